@@ -1,0 +1,18 @@
+"""Adversarial adaptation on Fourier-stylised source images, one band (Yang & Soatto 2020; S1).
+
+objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output
+inputs       = fda(source, target, beta), target
+
+The argument is [BENCHMARK,]beta=B, default 0.01.
+
+    python main.py --config configs/fda.py:beta=0.05
+"""
+
+from configs import adversarial, base
+
+
+def get_config(arg: str = ""):
+    benchmark, options = base.parse(arg, beta=0.01)
+    config = adversarial.get_config(benchmark)
+    config.fda_beta = options["beta"]
+    return config

@@ -1,0 +1,14 @@
+"""Target only: trained on the target's own training labels. The upper bound (oracle), no method.
+
+objective(G) = seg + seg_aux16 + seg_aux32          inputs = target, with its labels
+
+    python main.py --config configs/target_only.py
+"""
+
+from configs import base
+
+
+def get_config(arg: str = ""):
+    config = base.get_config(arg)
+    config.labelled = "target"
+    return config

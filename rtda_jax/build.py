@@ -1,0 +1,127 @@
+"""From a configuration to functions: networks, optimizers, objective and step of one stage."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+
+from rtda_jax import optim, terms
+from rtda_jax.data.labels import class_set
+from rtda_jax.errors import ConfigError
+from rtda_jax.models import create_discriminator, create_model
+from rtda_jax.state import TrainState, create_state
+from rtda_jax.step import make_prepare, make_train_step
+
+
+class Stage(NamedTuple):
+    """Everything a training stage closes over."""
+
+    generator: nn.Module
+    discriminators: dict[str, nn.Module]
+    g_tx: optax.GradientTransformation
+    d_tx: optax.GradientTransformation
+    g_schedule: optax.Schedule
+    d_schedule: optax.Schedule
+    objective: dict[str, tuple[terms.Term, float]]
+    needs_target: bool
+
+
+def build(config: Any, *, axis_name: str | None = None) -> Stage:
+    """The parts of a training stage.
+
+    Args:
+      config: a stage's configuration, see `configs/base.py`.
+      axis_name: the device axis when the step will be pmapped.
+
+    Raises:
+      ConfigError: naming the field that can not be built.
+    """
+    try:
+        known = terms.generator_terms(
+            pixel_loss=config.pixel_loss, gan_loss=config.adversary.gan_loss
+        )
+        objective = terms.select(known, config.objective)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    levels = sorted({term.level for term, _ in objective.values() if term.level})
+    needs_target = config.fda_beta is not None or any(
+        "target" in term.domains for term, _ in objective.values()
+    )
+    if config.labelled == "target" and needs_target:
+        raise ConfigError(
+            "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
+            "so fda_beta must be None and no adversarial term may be active"
+        )
+    num_classes = len(class_set(config.benchmark.classes).names)
+    dtype = terms.lookup(DTYPES, config.dtype, "dtype")
+    options = dict(config.model.options)
+    generator = create_model(
+        config.model.name,
+        num_classes=num_classes,
+        axis_name=axis_name,
+        batch_norm=config.model.batch_norm,
+        dtype=dtype,
+        **options,
+    )
+    discriminators = {
+        level: create_discriminator(
+            config.adversary.network, in_channels=num_classes, dtype=dtype
+        )
+        for level in levels
+    }
+    steps = config.optim.schedule_steps or config.steps
+    g_schedule = optim.poly(config.optim.g_lr, steps=steps, power=config.optim.power)
+    d_schedule = optim.poly(config.optim.d_lr, steps=steps, power=config.optim.power)
+    return Stage(
+        generator=generator,
+        discriminators=discriminators,
+        g_tx=optim.sgd(
+            g_schedule, momentum=config.optim.g_momentum, weight_decay=config.optim.g_decay
+        ),
+        d_tx=optim.adam(d_schedule, betas=tuple(config.optim.d_betas)),
+        g_schedule=g_schedule,
+        d_schedule=d_schedule,
+        objective=objective,
+        needs_target=needs_target,
+    )
+
+
+DTYPES = {"float32": "float32", "bfloat16": "bfloat16"}
+
+
+def initial_state(stage: Stage, config: Any) -> TrainState:
+    """The stage's state before its first step."""
+    return create_state(
+        stage.generator,
+        stage.discriminators,
+        stage.g_tx,
+        stage.d_tx,
+        seed=config.seed,
+        image_shape=(2, *config.benchmark.crop, 3),
+    )
+
+
+def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):
+    """The stage's step (state, batch) -> (state, logs), not yet compiled."""
+    return make_train_step(
+        stage.generator,
+        stage.discriminators,
+        stage.g_tx,
+        stage.d_tx,
+        objective=stage.objective,
+        d_objective={
+            level: terms.discriminator_terms(level, gan_loss=config.adversary.gan_loss)
+            for level in stage.discriminators
+        },
+        d_factor=config.adversary.d_factor,
+        prepare=make_prepare(normalisation=config.normalisation, fda_beta=config.fda_beta),
+        statistics=config.model.statistics,
+        axis_name=axis_name,
+    )
+
+
+def describe(stage: Stage, config: Any) -> str:
+    """Names, parameters and multiply-accumulates of a stage's networks, in one line."""
+    state = jax.eval_shape(lambda: initial_state(stage, config))
+    return ""

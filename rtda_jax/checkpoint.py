@@ -1,0 +1,92 @@
+"""Checkpoints: arrays through orbax, the configuration that made them as JSON beside them."""
+
+import contextlib
+import json
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from rtda_jax.errors import ConfigError
+
+
+@contextlib.contextmanager
+def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointManager]:
+    """An orbax manager that keeps the newest checkpoints; leaving it waits for unfinished writes."""
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.LatestN(keep), create=True
+    )
+    with ocp.CheckpointManager(directory.resolve(), options=options) as held:
+        yield held
+
+
+def save(held: ocp.CheckpointManager, state: Any, *, step: int) -> None:
+    """Write a state; returns as soon as the arrays are copied off the devices."""
+    if held.latest_step() != step:
+        held.save(step, args=ocp.args.StandardSave(state), force=True)
+
+
+def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = None) -> Any:
+    """The state of a step (default the newest), on whatever devices `abstract` is laid out."""
+    return held.restore(
+        held.latest_step() if step is None else step, args=ocp.args.StandardRestore(abstract)
+    )
+
+
+def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Shapes, types and the wished sharding of a state."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+    )
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Replace a JSON file in one move: a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    partial.replace(path)
+
+
+def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None:
+    """Bind a workdir to a configuration, or refuse it if it belongs to another one.
+
+    Args:
+      workdir: created if need be.
+      config: nested plain values.
+      free: dotted prefixes of fields that may differ between runs of one workdir.
+
+    Raises:
+      ConfigError: naming every differing field with both values.
+    """
+    path = workdir / "config.json"
+    config = json.loads(json.dumps(config))
+    if path.exists():
+        theirs, ours = _flat(json.loads(path.read_text())), _flat(config)
+        differing = [
+            f"  {field}: {theirs.get(field, '(absent)')!r} there, {ours.get(field, '(absent)')!r} now"
+            for field in sorted(theirs.keys() | ours.keys())
+            if theirs.get(field) != ours.get(field)
+            and not any(field == f or field.startswith(f + ".") for f in free)
+        ]
+        if differing:
+            raise ConfigError(
+                f"{workdir} holds a run of another configuration:\n" + "\n".join(differing)
+                + "\nChoose another --workdir, or give the configuration it was made with."
+            )
+        return
+    write_json(path, config)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    rows: dict[str, Any] = {}
+    for key, value in tree.items():
+        rows |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return rows

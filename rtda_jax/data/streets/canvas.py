@@ -1,0 +1,191 @@
+"""A painter's canvas: world-space shapes become a material-id buffer and a depth buffer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from rtda_jax.data.streets.dice import Colour
+from rtda_jax.data.streets.domain import Domain, Windows
+from rtda_jax.data.streets.labels import LABEL_IDS
+from rtda_jax.data.streets.patterns import PLAIN
+
+FAR = 2000.0
+PLANES = {"front": 0, "left": 1, "right": 1, "ground": 2, "sky": 3}
+
+
+@dataclass(frozen=True)
+class View:
+    """A level pinhole camera, in buffer pixels, on a street that bends by `bend * z**2` metres."""
+
+    rows: int
+    columns: int
+    focal: float
+    centre: float
+    horizon: float
+    height: float
+    bend: float
+
+    def column(self, x: float, z: float) -> float:
+        """The column of the street point `x` metres right of the camera at depth `z`."""
+        return self.centre + self.focal * (x / z + self.bend * z)
+
+    def row(self, y: float, z: float) -> float:
+        """The row of a point `y` metres above the ground at depth `z`."""
+        return self.horizon + self.focal * (self.height - y) / z
+
+
+def _span(low: float, high: float, size: int) -> tuple[int, int]:
+    """The pixels whose centres lie in [low, high), clipped to [0, size)."""
+    return max(ceil(low - 0.5), 0), min(ceil(high - 0.5), size)
+
+
+class Canvas:
+    """Buffers [rows, columns] of material ids and depths, and the table of materials behind them.
+
+    Shapes are in metres: x to the right, y up from the ground, z ahead. Later shapes cover earlier
+    ones. A material's `face` ("front", "left", "right", "ground", "sky") sets how the sun meets it
+    and along which axes its texture runs.
+    """
+
+    def __init__(self, view: View, domain: Domain, light: dict[str, float]) -> None:
+        self.view = view
+        self.domain = domain
+        self.light = light
+        self.ids = np.zeros((view.rows, view.columns), np.int16)
+        self.depth = np.full((view.rows, view.columns), FAR, np.float32)
+        self.shade = np.ones((view.rows, view.columns), np.float32)
+        self.slopes = (
+            (np.arange(view.columns, dtype=np.float32) + np.float32(0.5 - view.centre))
+            / np.float32(view.focal)
+        )  # fmt: skip
+        self._row = np.arange(view.rows, dtype=np.float32) + np.float32(0.5)
+        self._column = np.arange(view.columns, dtype=np.float32) + np.float32(0.5)
+        self._known: dict[tuple, int] = {}
+        self.table: list[tuple[float, ...]] = []
+
+    def material(
+        self,
+        label: str,
+        colour: Colour,
+        *,
+        face: str = "front",
+        surface: str = "",
+        windows: Windows | None = None,
+    ) -> int:
+        """The id of a material: its label, lit colour (0 to 255), texture and windows."""
+        key = (label, colour, face, surface, windows)
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        texture = self.domain.textures.get(surface, PLAIN)
+        gain = self.light[face]
+        pane = (*windows[:4], *(gain * c for c in windows.glass)) if windows else (0.0,) * 7
+        self.table.append((
+            LABEL_IDS[label], PLANES[face], gain * colour[0], gain * colour[1], gain * colour[2],
+            *texture, *pane,
+        ))  # fmt: skip
+        self._known[key] = len(self.table) - 1
+        return len(self.table) - 1
+
+    def _fill(self, top: int, bottom: int, left: int, right: int, mask, z, material: int) -> None:
+        np.copyto(self.ids[top:bottom, left:right], material, where=mask)
+        np.copyto(self.depth[top:bottom, left:right], z, where=mask)
+
+    def rect(
+        self, x0: float, x1: float, y0: float, y1: float, z: float, material: int
+    ) -> None:
+        """An upright rectangle that faces the camera."""
+        view = self.view
+        left, right = _span(view.column(x0, z), view.column(x1, z), view.columns)
+        top, bottom = _span(view.row(y1, z), view.row(y0, z), view.rows)
+        if left < right and top < bottom:
+            self.ids[top:bottom, left:right] = material
+            self.depth[top:bottom, left:right] = z
+
+    def disc(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        z: float,
+        material: int,
+        *,
+        ragged: float = 0.0,
+        rough: np.ndarray | None = None,
+    ) -> None:
+        """An upright ellipse; `ragged` > 0 bites leaves out of its rim with the pattern `rough`."""
+        view = self.view
+        left, right = _span(view.column(x - rx, z), view.column(x + rx, z), view.columns)
+        top, bottom = _span(view.row(y + ry, z), view.row(y - ry, z), view.rows)
+        if left >= right or top >= bottom:
+            return
+        u = (self._column[left:right] - np.float32(view.column(x, z))) * np.float32(
+            z / (view.focal * rx)
+        )
+        v = (self._row[top:bottom] - np.float32(view.row(y, z))) * np.float32(z / (view.focal * ry))
+        distance = (u * u)[None, :] + (v * v)[:, None]
+        if rough is not None and ragged > 0:
+            shift = int(x * 37 + z * 11)
+            iu = (u * np.float32(9 * rx)).astype(np.int32) + shift & 127
+            iv = (v * np.float32(9 * ry)).astype(np.int32) + shift & 127
+            distance += np.float32(ragged) * rough[iv[:, None], iu[None, :]]
+        self._fill(top, bottom, left, right, distance < 1, z, material)
+
+    def polygon(self, points: Sequence[tuple[float, float]], z: float, material: int) -> None:
+        """A convex upright polygon of (x, y) corners, counter-clockwise as seen by the camera."""
+        view = self.view
+        corners = [(view.column(x, z), view.row(y, z)) for x, y in points]
+        columns = [c for c, _ in corners]
+        rows = [r for _, r in corners]
+        left, right = _span(min(columns), max(columns), view.columns)
+        top, bottom = _span(min(rows), max(rows), view.rows)
+        if left >= right or top >= bottom:
+            return
+        u, v = self._column[left:right][None, :], self._row[top:bottom][:, None]
+        mask: np.ndarray | None = None
+        for (c0, r0), (c1, r1) in zip(corners, corners[1:] + corners[:1], strict=True):
+            inside = (u - np.float32(c0)) * np.float32(r1 - r0) >= (
+                v - np.float32(r0)
+            ) * np.float32(c1 - c0)
+            mask = inside if mask is None else mask & inside
+        self._fill(top, bottom, left, right, mask, z, material)
+
+    def side(
+        self, x: float, z0: float, z1: float, y0: float, y1: float, material: int
+    ) -> None:
+        """An upright wall that runs along the street at offset `x` from depth z0 to z1."""
+        view = self.view
+        near, far = view.column(x, z0), view.column(x, z1)
+        left, right = _span(min(near, far), max(near, far), view.columns)
+        if left >= right:
+            return
+        slope = self.slopes[left:right]
+        # z solves bend * z^2 - slope * z + x = 0; this form of the root also serves bend = 0.
+        root = np.sqrt(np.maximum(slope * slope - np.float32(4 * view.bend * x), 0))
+        with np.errstate(divide="ignore"):
+            z = np.float32(2 * x) / (slope + (root if x > 0 else -root))
+        np.clip(z, np.float32(z0), np.float32(z1), out=z)
+        scale = np.float32(view.focal) / z
+        low = np.float32(view.horizon) + np.float32(view.height - y0) * scale
+        high = np.float32(view.horizon) + np.float32(view.height - y1) * scale
+        top, bottom = _span(float(high.min()), float(low.max()), view.rows)
+        if top >= bottom:
+            return
+        v = self._row[top:bottom][:, None]
+        self._fill(top, bottom, left, right, (v >= high) & (v < low), z, material)
+
+    def shadow(self, x0: float, x1: float, z0: float, z1: float, gain: float) -> None:
+        """Darkens the ground between two offsets and two depths; upright things stay as they are."""
+        view = self.view
+        top, bottom = _span(view.row(0, z1), view.row(0, z0), view.rows)
+        if top >= bottom:
+            return
+        z = np.float32(view.focal * view.height) / (self._row[top:bottom] - view.horizon)
+        near, far = (np.float32(e) / z + np.float32(view.bend) * z for e in (x0, x1))
+        slope = self.slopes[None, :]
+        mask = (slope >= near[:, None]) & (slope < far[:, None])
+        np.copyto(self.shade[top:bottom], np.float32(gain), where=mask)
+

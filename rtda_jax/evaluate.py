@@ -1,0 +1,172 @@
+"""Evaluation at the labels' own resolution: one confusion matrix over the whole set."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtda_jax import metrics
+from rtda_jax.models.resize import upsample
+from rtda_jax.normalise import normalise
+
+
+class Model(NamedTuple):
+    """A trained network: the module, its variables and the input it reads."""
+
+    module: nn.Module
+    variables: Any
+    normalisation: str
+
+
+def evaluate(
+    models: Sequence[Model],
+    examples: Iterable[dict],
+    *,
+    num_classes: int,
+    mode: str = "whole",
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    watch: Callable[[int, dict, np.ndarray], None] | None = None,
+) -> np.ndarray:
+    """Confusion matrix int64 [K,K] of one network, or of the mean softmax of several.
+
+    Args:
+      models: one network, or several to fuse (FDA's multi-band transfer).
+      examples: dicts of `image` uint8 [h,w,3] and `label` uint8 [H,W].
+      num_classes: K.
+      mode: "whole" reads an image at once, "slide" in overlapping windows.
+      window: of "slide", (height, width).
+      stride: of "slide".
+      watch: called with (index, example, prediction uint8 [H,W]) for each image.
+    """
+    predict = predictor(models, mode=mode, window=window, stride=stride)
+    count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
+    total = np.zeros((num_classes, num_classes), np.int64)
+    for index, example in enumerate(examples):
+        label = example["label"]
+        prediction = predict(example["image"], size=label.shape)
+        total += np.asarray(count(label, prediction), np.int64)
+        if watch is not None:
+            watch(index, example, np.asarray(prediction))
+    return total
+
+
+def predictor(
+    models: Sequence[Model],
+    *,
+    mode: str,
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+) -> Callable[..., jax.Array]:
+    """A function (image uint8 [h,w,3], *, size) -> class uint8 [H,W] at `size`.
+
+    A single network's logits are upsampled before the argmax; of several, the mean softmax is
+    (FDA and S1 do so). Windows of "slide" add up softmax, as S4's evaluation does.
+    """
+    if mode not in ("whole", "slide"):
+        raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
+
+    def scores(variables: Sequence[Any], image: jax.Array) -> jax.Array:
+        pixels = image[None].astype(jnp.float32)
+        probabilities = []
+        for model, v in zip(models, variables, strict=True):
+            images = normalise(pixels, name=model.normalisation)
+            logits = model.module.apply(v, images, train=False)["logits"].astype(jnp.float32)
+            if len(models) == 1 and mode == "whole":
+                return logits
+            probabilities.append(jax.nn.softmax(logits, axis=-1))
+        return jnp.mean(jnp.stack(probabilities), axis=0)
+
+    @functools.partial(jax.jit, static_argnames="size")
+    def decide(score: jax.Array, *, size: tuple[int, int]) -> jax.Array:
+        full = score if score.shape[1:3] == size else upsample(score, size=size)
+        return full.argmax(-1)[0].astype(jnp.uint8)
+
+    @functools.partial(jax.jit, static_argnames="size")
+    def whole(variables: Sequence[Any], image: jax.Array, *, size: tuple[int, int]) -> jax.Array:
+        return decide(scores(variables, image), size=size)
+
+    windowed = jax.jit(scores)
+    variables = [model.variables for model in models]
+
+    def slide(image: np.ndarray, *, size: tuple[int, int]) -> jax.Array:
+        assert window is not None
+        assert stride is not None
+        summed: Any = None
+        height, width = image.shape[:2]
+        for top in starts(height, window[0], stride[0]):
+            for left in starts(width, window[1], stride[1]):
+                chip = image[top : top + window[0], left : left + window[1]]
+                score = np.asarray(windowed(variables, chip))
+                if summed is None:
+                    summed = np.zeros((1, height, width, score.shape[-1]), np.float32)
+                summed[:, top : top + window[0], left : left + window[1]] += score
+        return decide(jnp.asarray(summed), size=size)
+
+    if mode == "slide":
+        if window is None or stride is None:
+            raise ValueError("evaluation mode 'slide' needs a window and a stride")
+        return slide
+    return lambda image, *, size: whole(variables, image, size=tuple(size))
+
+
+def starts(length: int, window: int, stride: int) -> list[int]:
+    """Where the windows along one side begin: every `stride`, the last one flush with the end."""
+    if window > length:
+        raise ValueError(f"evaluation window {window} is larger than the image side {length}")
+    count = 1 + math.ceil((length - window) / stride)
+    return [min(i * stride, length - window) for i in range(count)]
+
+
+def report(
+    confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]
+) -> dict[str, Any]:
+    """What results.json says of a confusion matrix; null where a class is absent.
+
+    Args:
+      confusion: [K,K] over the head's classes.
+      names: of the reported classes.
+      rows: where they stand among the head's classes; what the network takes for one of the
+        others still counts against them.
+    """
+    iou = metrics.iou_per_class(confusion)[list(rows)]
+    present = iou[~np.isnan(iou)]
+    truth = np.asarray(confusion)[list(rows)]
+    right = np.asarray(confusion)[list(rows), list(rows)].sum()
+    return {
+        "miou": float(present.mean()) if present.size else None,
+        "pixel_accuracy": float(right / truth.sum()) if truth.sum() else None,
+        "iou": {
+            name: None if np.isnan(v) else float(v) for name, v in zip(names, iou, strict=True)
+        },
+        "pixels": int(truth.sum()),
+    }
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Per-class IoU, mIoU and pixel accuracy of several evaluations, side by side."""
+    columns = list(results)
+    classes = list(results[columns[0]]["iou"])
+    left = max(len(name) for name in [*classes, "pixel accuracy"])
+    widths = [max(len(column), 6) for column in columns]
+
+    def row(name: str, values: Sequence[float | None]) -> str:
+        cells = (
+            f"{'n/a' if value is None else f'{100 * value:.1f}':>{w}}"
+            for value, w in zip(values, widths, strict=True)
+        )
+        return f"{name:<{left}}  " + "  ".join(cells)
+
+    header = f"{'IoU, %':<{left}}  " + "  ".join(
+        f"{column:>{w}}" for column, w in zip(columns, widths, strict=True)
+    )
+    rule = "-" * len(header)
+    body = [row(name, [results[c]["iou"][name] for c in columns]) for name in classes]
+    means = row("mIoU", [results[c]["miou"] for c in columns])
+    accuracy = row("pixel accuracy", [results[c]["pixel_accuracy"] for c in columns])
+    return "\n".join([header, rule, *body, rule, means, accuracy])

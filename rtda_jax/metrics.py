@@ -1,0 +1,48 @@
+"""Scores from one confusion matrix over a whole set; ignored pixels count nowhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtda_jax.losses import IGNORE
+
+
+def confusion_matrix(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+    """Pixel counts int32 [K,K], rows the truth and columns the prediction.
+
+    Args:
+      labels: integer, any shape, 0..K-1 or 255 where the pixel is ignored.
+      predictions: integer 0..K-1, the shape of labels.
+      num_classes: K.
+
+    Returns:
+      Counts of the given pixels; sum them over batches on the host in int64.
+    """
+    labels = jnp.asarray(labels).reshape(-1).astype(jnp.int32)
+    predictions = jnp.asarray(predictions).reshape(-1).astype(jnp.int32)
+    bins = num_classes * num_classes
+    cell = jnp.where(labels == IGNORE, bins, labels * num_classes + predictions)
+    counts = jnp.bincount(cell, length=bins + 1)[:bins]
+    return counts.reshape(num_classes, num_classes).astype(jnp.int32)
+
+
+def iou_per_class(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union float64 [K]; nan where a class is neither true nor predicted."""
+    confusion = np.asarray(confusion, np.int64)
+    hits = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    with np.errstate(invalid="ignore"):
+        return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """Mean of the IoUs of the classes that occur; nan if none does."""
+    iou = iou_per_class(confusion)
+    return float(iou[~np.isnan(iou)].mean()) if (~np.isnan(iou)).any() else float("nan")
+
+
+def pixel_accuracy(confusion: np.ndarray) -> float:
+    """Share of the counted pixels that are right; nan if there are none."""
+    confusion = np.asarray(confusion, np.int64)
+    total = confusion.sum()
+    return float(np.diag(confusion).sum() / total) if total else float("nan")

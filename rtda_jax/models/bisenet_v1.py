@@ -1,0 +1,112 @@
+"""BiSeNet V1 on ResNet-18 (CoinCheung, S4) and on the STDC trunks (STDC-Seg, S1)."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rtda_jax.models.context import ContextPath, DetailPath, FeatureFusion, Head
+from rtda_jax.models.layers import (
+    KAIMING_FAN_OUT,
+    KAIMING_LINEAR,
+    Activation,
+    Conv,
+    batch_norm_layer,
+    check_images,
+    image_size,
+)
+from rtda_jax.models.resize import upsample
+from rtda_jax.models.resnet import RESNETS, ResNet
+from rtda_jax.models.stdc import STDC, STDCS
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": nn.relu,
+    "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.01),
+}
+ALIGN = ("corners", "half_pixel")
+
+
+class BiSeNetV1(nn.Module):
+    """Detail features at 1/8 fused with a top-down context path, three heads.
+
+    images float [B,H,W,3], normalised, H and W at least 32. Returns float32 "logits" [B,H,W,K];
+    "feature" [B,ceil(H/8),ceil(W/8),256], the fused features in front of the head; with train=True
+    also [B,H,W,K] "aux16" (the head on the context features at 1/8) and "aux32" (at 1/16), named
+    after the original's conv_out16 and conv_out32, and with detail_head "detail" [B,H,W,1], the
+    boundary logits of STDC-Seg on the trunk's 1/8 features.
+
+    backbone "resnet18" has its own detail path; with "stdc1", "stdc2" the trunk's 1/8 features take
+    its place (S1). activation "leaky_relu" (slope 0.01) stands for S4's InPlaceABN. align "corners"
+    resizes the logits as S1, S4 do; "half_pixel" by exactly 8 and 16 and crops (CoinCheung today).
+    """
+
+    num_classes: int = 19
+    backbone: str = "resnet18"
+    activation: str = "relu"
+    attention: str = "squeeze"
+    head_bias: bool = False
+    align: str = "corners"
+    detail_head: bool = False
+    axis_name: str | None = None
+    batch_norm: str = "batch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        """Segment images [B,H,W,3]."""
+        check_images(images, network="BiSeNetV1", stride=32)
+        if self.activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise ValueError(f"unknown activation {self.activation!r}; known: {known}")
+        if self.align not in ALIGN:
+            raise ValueError(f"unknown align {self.align!r}; known: {', '.join(ALIGN)}")
+        size = image_size(images)
+        images = images.astype(self.dtype)
+        conv = functools.partial(Conv, kernel_init=KAIMING_LINEAR, dtype=self.dtype)
+        trunk_conv = functools.partial(conv, kernel_init=KAIMING_FAN_OUT)
+        norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=self.dtype)
+        act = ACTIVATIONS[self.activation]
+
+        if self.backbone in RESNETS:
+            trunk = ResNet(self.backbone, trunk_conv, norm, activation=act, name="backbone")
+            detail = DetailPath(conv, norm, act, name="spatial")(images, train=train)
+            at8, at16, at32 = trunk(images, train=train)[-3:]
+        elif self.backbone in STDCS:
+            at8, at16, at32 = STDC(self.backbone, trunk_conv, norm, name="backbone")(
+                images, train=train
+            )[-3:]
+            detail = at8
+        else:
+            known = ", ".join((*RESNETS, *STDCS))
+            raise ValueError(f"unknown backbone {self.backbone!r}; known: {known}")
+
+        x8, x16 = ContextPath(conv, norm, act, name="context")(at8, at16, at32, train=train)
+        feature = FeatureFusion(conv, norm, act, self.attention, name="ffm")(
+            jnp.concatenate([detail, x8], -1), train=train
+        )
+
+        def head(width: int, x: jax.Array, factor: int, name: str) -> jax.Array:
+            logits = Head(width, self.num_classes, conv, norm, act, self.head_bias, name=name)(
+                x, train=train
+            )
+            return self._resize(logits, factor=factor, size=size)
+
+        outputs = {
+            "logits": head(256, feature, 8, "head"),
+            "feature": feature.astype(jnp.float32),
+        }
+        if train:
+            outputs["aux16"] = head(64, x8, 8, "aux16")
+            outputs["aux32"] = head(64, x16, 16, "aux32")
+            if self.detail_head:
+                boundary = Head(64, 1, conv, norm, act, self.head_bias, name="detail")
+                outputs["detail"] = self._resize(boundary(at8, train=train), factor=8, size=size)
+        return outputs
+
+    def _resize(self, x: jax.Array, *, factor: int, size: tuple[int, int]) -> jax.Array:
+        if self.align == "corners":
+            return upsample(x, size=size, align="corners")
+        x = upsample(x, size=(factor * x.shape[1], factor * x.shape[2]))
+        return x[:, : size[0], : size[1]]

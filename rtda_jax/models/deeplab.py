@@ -1,0 +1,145 @@
+"""DeepLabV2 (Chen et al. 2017) as AdaptSegNet and its descendants have it (S3)."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rtda_jax.models.layers import (
+    KAIMING_FAN_OUT,
+    NORMAL_001,
+    Conv,
+    batch_norm_layer,
+    check_images,
+    image_size,
+    uniform_bias,
+)
+from rtda_jax.models.resize import upsample
+from rtda_jax.models.resnet import ResNet
+from rtda_jax.models.vgg import DilatedVGG16
+
+DILATIONS = (6, 12, 18, 24)
+ASPP = {"all": DILATIONS, "first_two": DILATIONS[:2]}
+HEADS = ("single", "multi")
+
+
+class AtrousClassifier(nn.Module):
+    """Sum of four dilated 3x3 convolutions to float32 logits.
+
+    aspp "first_two" adds up dilations 6 and 12 only, what AdaptSegNet's early return computes; the
+    parameters of 18 and 24 exist and never train.
+    """
+
+    num_classes: int
+    conv: Callable[..., Conv]
+    aspp: str = "all"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Classify x [B,h,w,C] into [B,h,w,K]."""
+        if self.aspp not in ASPP:
+            raise ValueError(f"unknown aspp {self.aspp!r}; known: {', '.join(ASPP)}")
+        active = DILATIONS if self.is_initializing() else ASPP[self.aspp]
+        branches = [
+            self.conv(self.num_classes, 3, dilation=d, use_bias=True, name=f"dilation{d}")(x)
+            for d in active
+        ]
+        return functools.reduce(jnp.add, branches).astype(jnp.float32)
+
+
+def _idle_branches(aspp: str) -> str:
+    """Pattern of the parameters of the dilations which aspp leaves out."""
+    idle = "|".join(str(d) for d in DILATIONS if d not in ASPP[aspp])
+    return rf"\.dilation({idle})\." if idle else r"(?!)"
+
+
+class DeepLab(nn.Module):
+    """DeepLabV2 on ResNet-101 at stride 8, strides on conv1 (Caffe), ceil-mode pooling.
+
+    images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
+    (align_corners resize of the map at about 1/8, 65x129 for 512x1024); "feature" [B,h,w,2048], the
+    output of layer4; with heads "multi" and train=True also "aux16", the classifier on layer3.
+    The affine parameters of the normalisations never train (`trains`), the running statistics do.
+    """
+
+    num_classes: int = 19
+    heads: str = "single"
+    aspp: str = "all"
+    axis_name: str | None = None
+    batch_norm: str = "batch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        """Segment images [B,H,W,3]."""
+        check_images(images, network="DeepLab", stride=8)
+        if self.heads not in HEADS:
+            raise ValueError(f"unknown heads {self.heads!r}; known: {', '.join(HEADS)}")
+        size = image_size(images)
+        conv = functools.partial(Conv, kernel_init=KAIMING_FAN_OUT, dtype=self.dtype)
+        head_conv = functools.partial(conv, kernel_init=NORMAL_001, bias_init=uniform_bias)
+        norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=self.dtype)
+        trunk = ResNet(
+            "resnet101",
+            conv,
+            norm,
+            strides=(1, 2, 1, 1),
+            dilations=(1, 1, 2, 4),
+            strided="conv1",
+            pool_ceil=True,
+            name="backbone",
+        )
+        layer3, layer4 = trunk(images.astype(self.dtype), train=train)[2:]
+        logits = AtrousClassifier(self.num_classes, head_conv, self.aspp, name="classifier")(layer4)
+        outputs = {
+            "logits": upsample(logits, size=size, align="corners"),
+            "feature": layer4.astype(jnp.float32),
+        }
+        if train and self.heads == "multi":
+            head = AtrousClassifier(self.num_classes, head_conv, self.aspp, name="aux16")
+            outputs["aux16"] = upsample(head(layer3), size=size, align="corners")
+        return outputs
+
+    def trains(self, path: str) -> bool:
+        """Whether the parameter at the dotted path is trained."""
+        frozen = rf"\.(scale|bn\d\.bias|downsample_bn\.bias)$|{_idle_branches(self.aspp)}"
+        return re.search(frozen, path) is None
+
+
+class DeepLabVGG(nn.Module):
+    """DeepLabV2 on VGG-16 at stride 8, no normalisation layers.
+
+    images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
+    (align_corners resize) and "feature" [B,H//8,W//8,1024], the output of fc7. axis_name and
+    batch_norm are accepted for uniformity: there is nothing they could change.
+    """
+
+    num_classes: int = 19
+    aspp: str = "all"
+    axis_name: str | None = None
+    batch_norm: str = "batch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        """Segment images [B,H,W,3]."""
+        del train
+        check_images(images, network="DeepLabVGG", stride=8)
+        conv = functools.partial(Conv, kernel_init=KAIMING_FAN_OUT, dtype=self.dtype)
+        head_conv = functools.partial(conv, kernel_init=NORMAL_001, bias_init=uniform_bias)
+        feature = DilatedVGG16(conv, name="backbone")(images.astype(self.dtype))
+        logits = AtrousClassifier(self.num_classes, head_conv, self.aspp, name="classifier")(
+            feature
+        )
+        return {
+            "logits": upsample(logits, size=image_size(images), align="corners"),
+            "feature": feature.astype(jnp.float32),
+        }
+
+    def trains(self, path: str) -> bool:
+        """Whether the parameter at the dotted path is trained."""
+        return re.search(_idle_branches(self.aspp), path) is None

@@ -1,0 +1,80 @@
+"""Fully convolutional domain discriminators (AdaptSegNet) and their light, separable variant."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rtda_jax.models.layers import TORCH_UNIFORM, Conv, check_images, uniform_bias
+from rtda_jax.models.resize import upsample
+
+WIDTHS = (64, 128, 256, 512)
+SEPARABLE = {"full": False, "light": True}
+
+
+class LeakyReLU(nn.Module):
+    """max(x, slope * x), a module so that the cost counter sees its elements."""
+
+    slope: float = 0.2
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Rectify x."""
+        return nn.leaky_relu(x, self.slope)
+
+
+class Upsample(nn.Module):
+    """Half-pixel bilinear upsampling by a factor, a module so that the cost counter sees it."""
+
+    factor: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Upsample x [B,h,w,C]."""
+        return upsample(x, size=(self.factor * x.shape[1], self.factor * x.shape[2]))
+
+
+class Discriminator(nn.Module):
+    """Five 4x4 convolutions of stride 2, LeakyReLU(0.2) after the first four, float32 logits.
+
+    Input [B,H,W,in_channels] (softmax maps or features, H and W at least 32), output
+    [B,H//32,W//32,1], or upsampled by 32 with output_stride=1 (S2). convolution "light" makes each
+    one depthwise then pointwise (S0 with biases, 191,364 parameters at 19 channels; S2 without,
+    use_bias=False, 189,424); "full" is the FCD of every seed, 2,781,121.
+    """
+
+    in_channels: int = 19
+    convolution: str = "full"
+    use_bias: bool = True
+    output_stride: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Score x [B,H,W,in_channels]; positive logits mean the target domain (label 1)."""
+        check_images(x, network="discriminator", stride=32, channels=self.in_channels)
+        if self.convolution not in SEPARABLE:
+            raise ValueError(
+                f"unknown convolution {self.convolution!r}; known: {', '.join(SEPARABLE)}"
+            )
+        if self.output_stride not in (1, 32):
+            raise ValueError(f"unknown output_stride {self.output_stride}; known: 1, 32")
+        x = x.astype(self.dtype)
+        for i, features in enumerate(WIDTHS):
+            x = LeakyReLU(name=f"act{i + 1}")(self._conv(x, features, f"conv{i + 1}"))
+        logits = self._conv(x, 1, "classifier").astype(jnp.float32)
+        return logits if self.output_stride == 32 else Upsample(32, name="upsample")(logits)
+
+    def _conv(self, x: jax.Array, features: int, name: str) -> jax.Array:
+        options = {
+            "use_bias": self.use_bias,
+            "kernel_init": TORCH_UNIFORM,
+            "bias_init": uniform_bias,
+            "dtype": self.dtype,
+        }
+        if not SEPARABLE[self.convolution]:
+            return Conv(features, 4, 2, 1, name=name, **options)(x)
+        channels = x.shape[-1]
+        x = Conv(channels, 4, 2, 1, groups=channels, name=f"{name}_depthwise", **options)(x)
+        return Conv(features, 1, name=f"{name}_pointwise", **options)(x)

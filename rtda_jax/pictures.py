@@ -1,0 +1,74 @@
+"""Pictures people look at instead of reading: a grid of images and coloured labels."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from rtda_jax.losses import IGNORE
+
+MARGIN, TITLE, INK, PAPER = 6, 16, (30, 30, 30), (255, 255, 255)
+
+
+def colourise(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Labels [H,W] in their colours [K,3], ignored pixels black; uint8 [H,W,3]."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colours)] = colours
+    table[IGNORE] = 0
+    return table[labels]
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """A float image in [0,255] (or a little outside) as uint8."""
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    *,
+    titles: Sequence[str],
+    names: Sequence[str],
+    colours: np.ndarray,
+    width: int = 320,
+) -> Image.Image:
+    """A titled grid of images with a class legend below.
+
+    Args:
+      rows: uint8 images [H,W,3], one per title in every row.
+      titles: of the columns.
+      names: of the classes, for the legend.
+      colours: uint8 [K,3].
+      width: of a cell in pixels.
+    """
+    height = max(round(width * image.shape[0] / image.shape[1]) for row in rows for image in row)
+    columns = len(titles)
+    across = columns * (width + MARGIN) + MARGIN
+    longest = max(len(name) for name in names)
+    per_line = max(1, (across - MARGIN) // (longest * 7 + 26))
+    legend = -(-len(names) // per_line) * (TITLE + 2)
+    sheet = Image.new(
+        "RGB", (across, TITLE + len(rows) * (height + MARGIN) + legend + 2 * MARGIN), PAPER
+    )
+    draw = ImageDraw.Draw(sheet)
+    for c, title in enumerate(titles):
+        draw.text((MARGIN + c * (width + MARGIN), 3), title, fill=INK)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            cell = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(cell, (MARGIN + c * (width + MARGIN), TITLE + r * (height + MARGIN)))
+    top = TITLE + len(rows) * (height + MARGIN) + MARGIN
+    step = (across - MARGIN) // per_line
+    for k, name in enumerate(names):
+        x, y = MARGIN + (k % per_line) * step, top + (k // per_line) * (TITLE + 2)
+        draw.rectangle((x, y, x + 14, y + 12), fill=tuple(int(v) for v in colours[k]))
+        draw.text((x + 19, y), name, fill=INK)
+    return sheet
+
+
+def save(image: Image.Image, path: pathlib.Path) -> None:
+    """Write a PNG in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    image.save(partial, format="PNG")
+    partial.replace(path)

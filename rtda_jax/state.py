@@ -1,0 +1,69 @@
+"""What is trained: one dataclass of arrays. Modules and optimizers are closed over, never stored."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rtda_jax.terms import LEVELS
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Both networks, their optimizers and the step; `d_*` are dicts by level, maybe empty."""
+
+    step: jax.Array
+    key: jax.Array
+    g_params: Any
+    g_stats: Any
+    g_opt: Any
+    d_params: Any
+    d_opt: Any
+
+
+def create_state(
+    generator: nn.Module,
+    discriminators: Mapping[str, nn.Module],
+    g_tx: optax.GradientTransformation,
+    d_tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    image_shape: tuple[int, int, int, int],
+) -> TrainState:
+    """A fresh state; the arrays depend on the seed and the modules alone.
+
+    Args:
+      generator: the segmentation network.
+      discriminators: by level, as `terms.LEVELS` names them.
+      g_tx: its optimizer.
+      d_tx: one optimizer for all discriminators.
+      seed: of initialisation and of everything random on the device.
+      image_shape: [B,H,W,3] of one domain's batch.
+    """
+    key = jax.random.key(seed)
+    g_key, d_key, step_key = jax.random.split(key, 3)
+    images = jnp.zeros(image_shape, jnp.float32)
+    variables = jax.jit(lambda k: generator.init(k, images, train=True))(g_key)
+    d_params = {}
+    if discriminators:
+        outputs, _ = jax.eval_shape(
+            lambda k: generator.init_with_output(k, images, train=True), g_key
+        )
+        for level, module in sorted(discriminators.items()):
+            seen = jax.eval_shape(LEVELS[level].view, outputs)
+            view = jnp.zeros(seen.shape, seen.dtype)
+            level_key = jax.random.fold_in(d_key, sorted(LEVELS).index(level))
+            d_params[level] = module.init(level_key, view)["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=step_key,
+        g_params=variables["params"],
+        g_stats=variables["batch_stats"],
+        g_opt=g_tx.init(variables["params"]),
+        d_params=d_params,
+        d_opt=d_tx.init(d_params),
+    )

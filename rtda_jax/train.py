@@ -1,0 +1,147 @@
+"""One stage's loop: batches in, steps, logs, checkpoints; it can be killed and goes on."""
+
+import collections
+import math
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from rtda_jax import build, checkpoint, parallel, records
+from rtda_jax.data import DataError, load, train_stream
+from rtda_jax.clock import Clock
+from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
+from rtda_jax.interrupt import watch
+from rtda_jax.state import TrainState
+
+# Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
+AHEAD = 4
+
+Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
+
+
+def train(
+    config: Any, workdir: str | pathlib.Path, *, batches: Batches | None = None
+) -> TrainState:
+    """Train one stage to its last step, from wherever its workdir stands.
+
+    Args:
+      config: a stage's configuration, see `configs/base.py`.
+      workdir: the stage's folder; gets `metrics.jsonl` and `checkpoints/`.
+      batches: start step -> iterator of batches; default the benchmark's paired stream.
+
+    Returns:
+      The final state.
+
+    Raises:
+      ConfigError, DataError: the configuration or the data can not be used.
+      NotFiniteError: a loss or gradient is not finite; no checkpoint is written after it.
+      Interrupted: SIGTERM or SIGINT; the state is saved.
+    """
+    workdir = pathlib.Path(workdir)
+    mesh = parallel.mesh()
+    try:
+        parallel.check_batch(config.batch_size, mesh.size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    stage = build.build(config, axis_name=parallel.AXIS)
+    batches = batches or paired_batches(config, needs_target=stage.needs_target)
+    run = parallel.pmapped(build.train_step(stage, config, axis_name=parallel.AXIS), mesh)
+    objective = [name for name in stage.objective]
+    log = workdir / records.FILE
+    workdir.mkdir(parents=True, exist_ok=True)
+
+    with (
+        watch() as interrupted,
+        checkpoint.manager(workdir / "checkpoints", keep=config.checkpoint_keep) as held,
+    ):
+        start = held.latest_step() or 0
+        if start:
+            fresh = jax.eval_shape(lambda: build.initial_state(stage, config))
+            state = checkpoint.restore(held, checkpoint.abstract(fresh, parallel.everywhere(mesh)))
+            records.say(f"  continues after step {start}")
+        else:
+            state = parallel.replicate(build.initial_state(stage, config), mesh)
+        records.truncate(log, after=start)
+        pending: collections.deque = collections.deque()
+        clock = Clock(
+            step=start,
+            steps=config.steps,
+            images_per_step=config.batch_size * (2 if stage.needs_target else 1),
+        )
+        stream = batches(start) if start < config.steps else iter(())
+        for step in range(start + 1, config.steps + 1):
+            with clock.waiting():
+                batch = next(stream)
+            state, logs = run(state, batch)
+            pending.append((step, logs))
+            if len(pending) > AHEAD:
+                jax.block_until_ready(pending[-AHEAD][1])
+            if step == start + 1:
+                jax.block_until_ready(logs)
+                records.say(f"  first step after {records.duration(clock.elapsed())} (compilation)")
+                clock.restart(step)
+            last = step == config.steps
+            saves = last or step % config.checkpoint_every_steps == 0 or interrupted.is_set()
+            if saves or step % config.log_every_steps == 0:
+                values = _means(pending)
+                record = {"step": step, **values, "g_lr": float(stage.g_schedule(step - 1))}
+                if stage.discriminators:
+                    record["d_lr"] = float(stage.d_schedule(step - 1))
+                record |= clock.lap(step)
+                records.append(log, record)
+                records.say("  " + records.line(record, steps=config.steps, objective=objective))
+                pending.clear()
+            if saves:
+                checkpoint.save(held, state, step=step)
+            if interrupted.is_set() and not last:
+                held.wait_until_finished()
+                raise Interrupted(f"stopped after step {step}; the same command continues there")
+        return state
+
+
+def paired_batches(config: Any, *, needs_target: bool) -> Batches:
+    """The benchmark's stream; the target's labels are opened only if the config says labelled='target'."""
+    benchmark = config.benchmark
+    labelled = {"source": benchmark.source, "target": benchmark.target_labelled}
+    if config.labelled not in labelled:
+        raise ConfigError(f"labelled must be source or target, got {config.labelled!r}")
+    spec = labelled[config.labelled]
+    if not spec:
+        raise DataError(f"benchmark {benchmark.name} has no labelled target images to train on")
+    source = load(spec, data_dir=config.data_dir, classes=benchmark.classes)
+    target = (
+        load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+        if needs_target
+        else None
+    )
+
+    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
+        return train_stream(
+            source,
+            target,
+            seed=config.seed,
+            start_step=start,
+            batch_size=config.batch_size,
+            size=tuple(benchmark.size),
+            crop=tuple(benchmark.crop),
+            flip=config.augment.flip,
+            scale=tuple(config.augment.scale),
+            threads=config.threads,
+        )
+
+    return batches
+
+
+def _means(pending: collections.deque) -> dict[str, float]:
+    """Means over the pending steps, after checking each: the first bad step is named."""
+    fetched = jax.device_get([logs for _, logs in pending])
+    for (step, _), logs in zip(pending, fetched, strict=True):
+        bad = [name for name, value in logs.items() if not math.isfinite(value)]
+        if bad:
+            raise NotFiniteError(
+                f"step {step}: {', '.join(bad)} not finite; no checkpoint was written after it"
+            )
+    return {name: float(np.mean([logs[name] for logs in fetched])) for name in fetched[0]}
