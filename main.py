@@ -1,7 +1,9 @@
 """Flags to configuration to job: `python main.py --config configs/fda_mbt.py`."""
 
+import ast
 import os
 import pathlib
+import re
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,10 +36,8 @@ def _evaluate(config, workdir: pathlib.Path) -> None:
 JOBS = {"run": _run, "evaluate": _evaluate}
 
 
-def main(argv: list[str]) -> int | None:
+def main(argv: list[str]) -> int:
     """Run one job; user errors end with a sentence and their exit code, not with a traceback."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     import jax
 
     from rtda_jax.data import DataError
@@ -49,6 +49,8 @@ def main(argv: list[str]) -> int | None:
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     try:
+        if argv[1:]:
+            raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:
             raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
         JOBS[_JOB.value](config, pathlib.Path(_WORKDIR.value or default_workdir()))
@@ -64,5 +66,31 @@ def default_workdir() -> str:
     return str(pathlib.Path("runs") / (pathlib.Path(file).stem + (f"-{arg}" if arg else "")))
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse the command line; what is wrong with it is said in a sentence."""
+    try:
+        rest = flags.FLAGS(argv)
+        _ = _CONFIG.value.benchmark  # a file that can not be read fails on its first use
+    except (flags.Error, LookupError, AttributeError, TypeError, OSError, ValueError) as error:
+        print(f"ConfigError: {sentence(error)}\n(--help lists the flags)", file=sys.stderr)
+        raise SystemExit(2) from None
+    return rest
+
+
+def sentence(error: Exception) -> str:
+    """The reason in an error of the flag library, which wraps it in tracebacks and quotes."""
+    text = str(error)
+    raised = re.findall(r"^\s*[\w.]*Error: (.+)$", text, flags=re.MULTILINE)
+    if raised:
+        return raised[-1]
+    if isinstance(error, AttributeError):
+        if text[:1] in "'\"":
+            text = str(ast.literal_eval(text))
+        field, _, hint = text.strip().partition("\n")
+        return f"the configuration has no field {field.strip(chr(39))!r}. {hint}".strip()
+    missing = re.search(r"No such file or directory: '(.+)'", text)
+    return f"no configuration file {missing[1]}" if missing else text
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -14,10 +14,13 @@ def parse(arg: str, **options: float) -> tuple[str, dict[str, float]]:
         name, equals, value = part.partition("=")
         if not equals:
             benchmark = part
-        elif name in options:
-            options[name] = float(value)
-        else:
+        elif name not in options:
             raise ConfigError(f"unknown option {name!r} in {arg!r}; known: {', '.join(options)}")
+        else:
+            try:
+                options[name] = float(value)
+            except ValueError:
+                raise ConfigError(f"{name} in {arg!r} must be a number, got {value!r}") from None
     return benchmark, options
 
 

@@ -4,14 +4,16 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
-from rtda_jax import optim, terms
+from rtda_jax import cost, optim, terms
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import create_discriminator, create_model
-from rtda_jax.state import TrainState, create_state
-from rtda_jax.step import make_prepare, make_train_step
+from rtda_jax.normalise import NORMALISATIONS
+from rtda_jax.state import TrainState, create_state, output_shapes
+from rtda_jax.step import STATISTICS, make_prepare, make_train_step
 
 
 class Stage(NamedTuple):
@@ -38,13 +40,14 @@ def build(config: Any, *, axis_name: str | None = None) -> Stage:
       ConfigError: naming the field that can not be built.
     """
     try:
-        known = terms.generator_terms(
-            pixel_loss=config.pixel_loss, gan_loss=config.adversary.gan_loss
-        )
-        objective = terms.select(known, config.objective)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    levels = sorted({term.level for term, _ in objective.values() if term.level})
+        return _build(config, axis_name)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _build(config: Any, axis_name: str | None) -> Stage:
+    known = terms.generator_terms(pixel_loss=config.pixel_loss, gan_loss=config.adversary.gan_loss)
+    objective = terms.select(known, config.objective)
     needs_target = config.fda_beta is not None or any(
         "target" in term.domains for term, _ in objective.values()
     )
@@ -53,20 +56,31 @@ def build(config: Any, *, axis_name: str | None = None) -> Stage:
             "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
             "so fda_beta must be None and no adversarial term may be active"
         )
-    num_classes = len(class_set(config.benchmark.classes).names)
+    terms.lookup(STATISTICS, config.model.statistics, "model.statistics")
+    terms.lookup(NORMALISATIONS, config.normalisation, "normalisation")
+    num_classes = len(class_set(config.benchmark.classes))
     dtype = terms.lookup(DTYPES, config.dtype, "dtype")
-    options = dict(config.model.options)
     generator = create_model(
         config.model.name,
         num_classes=num_classes,
         axis_name=axis_name,
         batch_norm=config.model.batch_norm,
         dtype=dtype,
-        **options,
+        **config.model.options.to_dict(),
     )
+    outputs = output_shapes(generator, image_shape=(2, *config.benchmark.crop, 3))
+    for name, (term, _) in objective.items():
+        if term.head not in outputs:
+            heads = ", ".join(k for k in outputs if k != "feature")
+            raise ConfigError(
+                f"term {name} needs the output {term.head!r}; {config.model.name} has: {heads}"
+            )
+    levels = sorted({term.level for term, _ in objective.values() if term.level})
     discriminators = {
         level: create_discriminator(
-            config.adversary.network, in_channels=num_classes, dtype=dtype
+            config.adversary.network,
+            in_channels=jax.eval_shape(terms.LEVELS[level].view, outputs).shape[-1],
+            dtype=dtype,
         )
         for level in levels
     }
@@ -87,7 +101,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Stage:
     )
 
 
-DTYPES = {"float32": "float32", "bfloat16": "bfloat16"}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def initial_state(stage: Stage, config: Any) -> TrainState:
@@ -121,7 +135,17 @@ def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):
     )
 
 
-def describe(stage: Stage, config: Any) -> str:
-    """Names, parameters and multiply-accumulates of a stage's networks, in one line."""
-    state = jax.eval_shape(lambda: initial_state(stage, config))
-    return ""
+def describe(stage: Stage, config: Any) -> list[str]:
+    """A line for each network: name, parameters, multiply-accumulates for one training crop."""
+    size = tuple(config.benchmark.crop)
+    classes = len(class_set(config.benchmark.classes))
+    costs = [cost.model_cost(config.model.name, num_classes=classes, size=size)]
+    costs += [
+        cost.discriminator_cost(config.adversary.network, in_channels=classes, size=size)
+        for _ in stage.discriminators
+    ]
+    return [
+        f"{c.name}: {c.training_parameters:,} parameters, {c.macs / 1e9:.2f} G multiply-accumulates "
+        f"at {size[0]}x{size[1]}"
+        for c in costs
+    ]

@@ -40,9 +40,7 @@ def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = No
 
 def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
     """Shapes, types and the wished sharding of a state."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -76,7 +74,8 @@ def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None
         ]
         if differing:
             raise ConfigError(
-                f"{workdir} holds a run of another configuration:\n" + "\n".join(differing)
+                f"{workdir} holds a run of another configuration:\n"
+                + "\n".join(differing)
                 + "\nChoose another --workdir, or give the configuration it was made with."
             )
         return

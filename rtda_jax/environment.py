@@ -42,6 +42,8 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": versions,
         "devices": [f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }

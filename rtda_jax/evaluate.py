@@ -123,9 +123,7 @@ def starts(length: int, window: int, stride: int) -> list[int]:
     return [min(i * stride, length - window) for i in range(count)]
 
 
-def report(
-    confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]
-) -> dict[str, Any]:
+def report(confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
     """What results.json says of a confusion matrix; null where a class is absent.
 
     Args:

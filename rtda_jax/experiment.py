@@ -127,7 +127,8 @@ def _train(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name: s
     parts = build.build(stage)
     prepared = f"fda(beta={stage.fda_beta:g})" if stage.fda_beta is not None else "as they are"
     records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {prepared}")
-    records.say(f"  {build.describe(parts, stage)}")
+    for sentence in build.describe(parts, stage):
+        records.say(f"  {sentence}")
     begin = time.perf_counter()
     state = train(stage, folder)
     record = {
@@ -161,7 +162,7 @@ def _evaluate(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name
 
     confusion = evaluate.evaluate(
         models,
-        eval_stream(dataset, size=tuple(stage.benchmark.size)),
+        eval_stream(dataset, size=tuple(stage.benchmark.eval_size)),
         num_classes=len(head),
         mode=stage.eval.mode,
         window=tuple(stage.eval.window),
@@ -199,7 +200,7 @@ def protocol(config: ConfigDict) -> dict[str, Any]:
     return {
         "mode": config.eval.mode,
         **window,
-        "input_size": list(config.benchmark.size),
+        "input_size": list(config.benchmark.eval_size),
         "upsampled": "mean softmax" if several else "logits",
         "align": "half_pixel",
         "resolution": "labels' own",
@@ -232,7 +233,7 @@ def examples(config: ConfigDict, rows: list[tuple], *, beta: float | None):
         config.benchmark.source, data_dir=config.data_dir, classes=config.benchmark.classes
     )
     cells = []
-    stream = eval_stream(source, size=tuple(config.benchmark.size))
+    stream = eval_stream(source, size=tuple(config.benchmark.eval_size))
     for (_, example, prediction), played in zip(rows, stream, strict=False):
         row = [played["image"]]
         if beta is not None:

@@ -1,16 +1,22 @@
 """The two optimizers: poly SGD for the segmentation network, poly Adam for the discriminators."""
 
+import jax.numpy as jnp
 import optax
 
 
 def poly(learning_rate: float, *, steps: int, power: float) -> optax.Schedule:
     """Poly decay lr * (1 - t/steps)^power per iteration, 0 from `steps` on."""
-    return optax.polynomial_schedule(
-        init_value=learning_rate, end_value=0.0, power=power, transition_steps=steps
-    )
+
+    def schedule(step):
+        # Compiled, t/steps may exceed 1 by a rounding at t = steps: a negative base would be nan.
+        return learning_rate * jnp.maximum(1.0 - step / steps, 0.0) ** power
+
+    return schedule
 
 
-def sgd(schedule: optax.Schedule, *, momentum: float, weight_decay: float):
+def sgd(
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
     """SGD as PyTorch has it: coupled decay before the momentum, the learning rate last."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum)

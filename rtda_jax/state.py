@@ -48,16 +48,12 @@ def create_state(
     g_key, d_key, step_key = jax.random.split(key, 3)
     images = jnp.zeros(image_shape, jnp.float32)
     variables = jax.jit(lambda k: generator.init(k, images, train=True))(g_key)
+    outputs = output_shapes(generator, image_shape=image_shape)
     d_params = {}
-    if discriminators:
-        outputs, _ = jax.eval_shape(
-            lambda k: generator.init_with_output(k, images, train=True), g_key
-        )
-        for level, module in sorted(discriminators.items()):
-            seen = jax.eval_shape(LEVELS[level].view, outputs)
-            view = jnp.zeros(seen.shape, seen.dtype)
-            level_key = jax.random.fold_in(d_key, sorted(LEVELS).index(level))
-            d_params[level] = module.init(level_key, view)["params"]
+    for level, module in discriminators.items():
+        seen = jax.eval_shape(LEVELS[level].view, outputs)
+        level_key = jax.random.fold_in(d_key, sorted(LEVELS).index(level))
+        d_params[level] = module.init(level_key, jnp.zeros(seen.shape, seen.dtype))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=step_key,
@@ -67,3 +63,14 @@ def create_state(
         d_params=d_params,
         d_opt=d_tx.init(d_params),
     )
+
+
+def output_shapes(
+    generator: nn.Module, *, image_shape: tuple[int, int, int, int]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a segmentation network's named outputs in training."""
+    images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+    outputs, _ = jax.eval_shape(
+        lambda x: generator.init_with_output(jax.random.key(0), x, train=True), images
+    )
+    return outputs

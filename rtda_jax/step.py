@@ -70,7 +70,9 @@ def make_train_step(
     Returns:
       A pure function; logs hold every term, discriminator accuracies and both gradient norms.
     """
-    domains = [d for d in ("source", "target") if any(d in t.domains for t, _ in objective.values())]
+    domains = [
+        d for d in ("source", "target") if any(d in t.domains for t, _ in objective.values())
+    ]
     updating = STATISTICS[statistics] if len(domains) == 2 else tuple(domains)
 
     def everywhere(tree):
@@ -104,7 +106,9 @@ def make_train_step(
         outputs, stats = forward(g_params, state.g_stats, batch)
         if discriminators:
             outputs["judged_target"] = judge(state.d_params, outputs["target"])
-        values = {name: mean(term.evaluate(outputs, batch)) for name, (term, _) in objective.items()}
+        values = {
+            name: mean(term.evaluate(outputs, batch)) for name, (term, _) in objective.items()
+        }
         loss = sum(weight * values[name] for name, (_, weight) in objective.items())
         return loss, (values, outputs, stats)
 

@@ -30,19 +30,21 @@ class Term(NamedTuple):
 
     evaluate: Callable[[Outputs, Batch], Sums]
     domains: frozenset[str]  # whose images go through the segmentation network
+    head: str  # the output it reads
     level: str | None = None  # the discriminator it needs
 
 
 class Level(NamedTuple):
     """Where a discriminator looks: a view of the segmentation network's outputs."""
 
+    head: str
     view: Callable[[Mapping[str, jax.Array]], jax.Array]
 
 
 LEVELS = {
-    "output": Level(lambda outputs: jax.nn.softmax(outputs["logits"], axis=-1)),
-    "aux16": Level(lambda outputs: jax.nn.softmax(outputs["aux16"], axis=-1)),
-    "aux32": Level(lambda outputs: jax.nn.softmax(outputs["aux32"], axis=-1)),
+    "output": Level("logits", lambda outputs: jax.nn.softmax(outputs["logits"], axis=-1)),
+    "aux16": Level("aux16", lambda outputs: jax.nn.softmax(outputs["aux16"], axis=-1)),
+    "aux32": Level("aux32", lambda outputs: jax.nn.softmax(outputs["aux32"], axis=-1)),
 }
 
 PIXEL_LOSSES = {"cross_entropy": losses.cross_entropy, "focal": losses.focal}
@@ -62,7 +64,7 @@ def _segmentation(head: str, pixel_loss: Callable) -> Term:
         loss = pixel_loss(outputs["source"][head], labels)
         return loss.sum(), losses.valid(labels).sum(dtype=jnp.float32)
 
-    return Term(evaluate, frozenset({"source"}))
+    return Term(evaluate, frozenset({"source"}), head)
 
 
 def _deceive(level: str, gan_loss: Callable) -> Term:
@@ -72,7 +74,7 @@ def _deceive(level: str, gan_loss: Callable) -> Term:
         loss = gan_loss(outputs["judged_target"][level], domain=SOURCE)
         return loss.sum(), jnp.float32(loss.size)
 
-    return Term(evaluate, frozenset({"source", "target"}), level)
+    return Term(evaluate, frozenset({"source", "target"}), LEVELS[level].head, level)
 
 
 def generator_terms(*, pixel_loss: str, gan_loss: str) -> dict[str, Term]:
@@ -100,10 +102,15 @@ def discriminator_terms(level: str, *, gan_loss: str) -> dict[str, Callable]:
 
         return evaluate
 
-    return {f"d_{level}_source": judge("source", SOURCE), f"d_{level}_target": judge("target", TARGET)}
+    return {
+        f"d_{level}_source": judge("source", SOURCE),
+        f"d_{level}_target": judge("target", TARGET),
+    }
 
 
-def select(terms: Mapping[str, Term], weights: Mapping[str, float]) -> dict[str, tuple[Term, float]]:
+def select(
+    terms: Mapping[str, Term], weights: Mapping[str, float]
+) -> dict[str, tuple[Term, float]]:
     """The active terms with their weights; a term of weight 0 is not traced at all."""
     active = {}
     for name, weight in weights.items():

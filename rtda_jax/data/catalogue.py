@@ -15,7 +15,7 @@ _COMMON = {
     "use": "labelled",  # or "unlabelled": the labels are never looked for
     "quarantine": "",  # file of keys to leave out, written by check_data
     "store": "files",  # or "shards": decoded, resized and written once, then read from there
-    "store_dir": "",  # where shards go; empty: data_dir
+    "store_dir": "",  # where shards go, in its folder prepared; empty: data_dir
     "size": (),  # (H, W) of shards; empty: as the files are
     "format": "png",  # of images in shards: png, webp (both lossless) or jpeg
 }
@@ -77,8 +77,8 @@ def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) 
     keys = found.keys
     if fields["quarantine"]:
         left_out = splits.read(root / os.path.expanduser(fields["quarantine"]))
-        splits.choose(keys, left_out, what=fields["quarantine"])
-        keys = tuple(key for key in keys if key not in set(left_out))
+        dropped = splits.choose(keys, left_out, what=fields["quarantine"])
+        keys = tuple(key for key in keys if key not in dropped)
     labelled = found.labelling is not None
     reader = listing.complete(found.pairs, keys, labelled=labelled)
     dataset = Dataset(found.name, keys, mapped_to, found.labelling, reader, found.lenient)
@@ -194,23 +194,25 @@ def _streets(fields: dict[str, Any], root: pathlib.Path, classes: ClassSet) -> D
     if split not in builders.STREETS_SPLITS:
         known = ", ".join(builders.STREETS_SPLITS)
         raise DataError(f"streets has no split {split!r}; known: {known}")
-    reader = shards.Shards(shards.prepare(builders.Streets(data_dir=root)), split)
     labelling = "cityscapes_ids" if fields["use"] == "labelled" else None
+    if labelling:
+        classes.lut(labelling)  # fails early where there is no map
+    reader = shards.Shards(shards.prepare(builders.Streets(data_dir=root)), split)
     return Dataset(f"streets/{split}", reader.keys, classes, labelling, reader)
 
 
 def _cityscapes_tfds(fields: dict[str, Any], root: pathlib.Path, classes: ClassSet) -> Dataset:
-    from rtda_jax.data import builders
+    from rtda_jax.data import stored
 
-    reader = builders.cityscapes(root, fields["split"])
+    reader = stored.cityscapes(root, fields["split"])
     labelling = "cityscapes_ids" if fields["use"] == "labelled" else None
     return Dataset(f"cityscapes_tfds/{fields['split']}", reader.keys, classes, labelling, reader)
 
 
 def _from_shards(dataset: Dataset, fields: dict[str, Any], root: pathlib.Path) -> Dataset:
-    from rtda_jax.data import builders
+    from rtda_jax.data import stored
 
     place = root / os.path.expanduser(fields["store_dir"]) if fields["store_dir"] else root
-    return builders.stored(
+    return stored.stored(
         dataset, data_dir=place, size=tuple(fields["size"]), image_format=fields["format"]
     )

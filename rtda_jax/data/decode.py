@@ -1,5 +1,6 @@
 """From encoded bytes to uint8 arrays, inside a tf.data graph or eagerly."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -103,24 +104,32 @@ def examine(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
       DataError: naming the file, whatever is wrong with it.
     """
-    pixels, raw = examine_raw(dataset, i)
+    pixels, raw = examine_known(dataset, i)
     if raw is None or dataset.labelling is None:
         return pixels, None
     label = dataset.classes.lut(dataset.labelling)[raw]
-    outside = np.unique(raw[label == OUTSIDE])
-    if outside.size and dataset.keys[i] not in dataset.lenient:
-        encoding = labels.encoding(dataset.labelling)
-        bad = ", ".join(map(str, outside)) if encoding == "index" else "colours or ids"
-        known = (
-            f"0..{len(dataset.classes) - 1}, {IGNORE}"
-            if dataset.labelling == "classes"
-            else _ranges(labels.LABELLINGS[dataset.labelling].ids)
-        )
-        raise DataError(
-            f"{dataset.reader.where(i)[1]}: label {bad} outside the table of "
-            f"{dataset.labelling!r} ({known}) in {int((label == OUTSIDE).sum())} pixels"
-        )
     return pixels, np.where(label == OUTSIDE, np.uint8(IGNORE), label)
+
+
+def examine_known(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Like `examine_raw`, and every id is in the labelling's table, or IGNORE in lenient files."""
+    pixels, raw = examine_raw(dataset, i)
+    if raw is None or dataset.labelling is None:
+        return pixels, None
+    ids = labels.known_ids(dataset.labelling, dataset.classes)
+    known = np.zeros(256, bool)
+    known[list(ids)] = True
+    outside = ~known[raw]
+    if not outside.any():
+        return pixels, raw
+    if dataset.keys[i] in dataset.lenient:
+        return pixels, np.where(outside, np.uint8(IGNORE), raw)
+    kind = labels.encoding(dataset.labelling)
+    bad = f"ids {_ranges(tuple(np.unique(raw[outside]).tolist()))}" if kind == "index" else kind
+    raise DataError(
+        f"{dataset.reader.where(i)[1]}: {int(outside.sum())} label pixels ({bad}) outside the "
+        f"table of {dataset.labelling!r} ({_ranges(ids)})"
+    )
 
 
 def examine_raw(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -145,7 +154,7 @@ def _eagerly(where: str, decode: Any) -> np.ndarray:
         raise DataError(f"{where}: truncated or damaged ({reason})") from None
 
 
-def _ranges(ids: tuple[int, ...]) -> str:
+def _ranges(ids: Sequence[int]) -> str:
     runs: list[list[int]] = []
     for i in sorted(ids):
         if runs and i == runs[-1][1] + 1:

@@ -108,9 +108,13 @@ LABELLINGS = {
     "camvid32_colours": Labelling(
         "rgb", tuple(range(32)), {}, tuple(colour for _, colour in CAMVID32)
     ),
+    "camvid32_ids": Labelling("index", (*range(32), IGNORE), {}),  # as listed
     "camvid11_ids": Labelling("index", tuple(range(12)), {}),
     "iddlite_ids": Labelling("index", (*range(7), IGNORE), {}),
 }
+
+
+_AS_COLOURS = {"camvid32_ids": "camvid32_colours"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +141,8 @@ class ClassSet:
     def labellings(self) -> tuple[str, ...]:
         """The labellings that can be mapped to this set; "classes" are its own 0..K-1."""
         via = [n for n, known in LABELLINGS.items() if known.cityscapes and self.cityscapes]
-        return ("classes", *sorted({*via, *self.native}))
+        native = [n for n in LABELLINGS if _AS_COLOURS.get(n, n) in self.native]
+        return ("classes", *sorted({*via, *native}))
 
     def lut(self, labelling: str) -> np.ndarray:
         """Raw id -> class, uint8 [256]: IGNORE where unmapped, OUTSIDE where not in the table.
@@ -156,6 +161,7 @@ class ClassSet:
             table[IGNORE] = IGNORE
             return table
         known = LABELLINGS[labelling]
+        labelling = _AS_COLOURS.get(labelling, labelling)
         table[list(known.ids)] = IGNORE
         mapping = self.native.get(labelling) or {
             raw: self.cityscapes[city]
@@ -172,6 +178,15 @@ class ClassSet:
         if absent:
             raise DataError(f"classes {self.name!r} lack {', '.join(absent)} of {subset.name!r}")
         return tuple(self.names.index(name) for name in subset.names)
+
+
+# What raw ids are called once they are stored as one 8-bit channel.
+STORED = {"synthia_ids": "synthia_ids_8bit", "camvid32_colours": "camvid32_ids"}
+
+
+def known_ids(labelling: str, classes: ClassSet) -> tuple[int, ...]:
+    """The raw ids a labelling may contain."""
+    return (*range(len(classes)), IGNORE) if labelling == "classes" else LABELLINGS[labelling].ids
 
 
 def encoding(labelling: str) -> str:

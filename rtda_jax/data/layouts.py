@@ -47,8 +47,8 @@ class Layout:
 
 
 # The cities of the Cityscapes subset of S1 (paper s1), 1572 training images.
-_S1_CITIES = ("hanover", "jena", "krefeld", "monchengladbach", "strasbourg", "stuttgart", "tubingen",
-              "ulm", "weimar", "zurich")  # fmt: skip
+_S1_CITIES = ("hanover", "jena", "krefeld", "monchengladbach", "strasbourg", "stuttgart",
+              "tubingen", "ulm", "weimar", "zurich")  # fmt: skip
 
 _CITYSCAPES_GET = (
     "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from www.cityscapes-dataset.com "
@@ -107,8 +107,8 @@ LAYOUTS = {
         },
         image_suffix="_leftImg8bit",
         label_suffix="_gtFine_labelIds",
-        get="the course's archive, unpacked as <data_dir>/Cityscapes with images, labels, train.txt "
-        "and val.txt",
+        get="the course's archive, unpacked as <data_dir>/Cityscapes with images, labels, "
+        "train.txt and val.txt",
     ),
     "gta5": Layout(
         folder="gta5",
@@ -134,8 +134,8 @@ LAYOUTS = {
         folder="RAND_CITYSCAPES",
         labelling="synthia_ids_8bit",
         splits={"all": Split("RGB", "synthia_mapped_to_cityscapes", 9400)},
-        get="SYNTHIA_RAND_CITYSCAPES.rar from synthia-dataset.net as <data_dir>/RAND_CITYSCAPES, and "
-        "the 8-bit labels that BDL and FDA hand out in its synthia_mapped_to_cityscapes",
+        get="SYNTHIA_RAND_CITYSCAPES.rar from synthia-dataset.net as <data_dir>/RAND_CITYSCAPES, "
+        "and the 8-bit labels that BDL and FDA hand out in its synthia_mapped_to_cityscapes",
     ),
     "camvid32": Layout(
         folder="camvid",
@@ -171,8 +171,8 @@ LAYOUTS = {
         labelling="cityscapes_ids",
         splits=_CROSSCITY,
         label_suffix="_eval",
-        get="the NTHU cross-city set from yihsinchen.github.io/segmentation_adaptation, unpacked as "
-        "<data_dir>/NTHU/{Rio,Rome,Taipei,Tokyo}/{Images,Labels}/{Train,Test}",
+        get="the NTHU cross-city set from yihsinchen.github.io/segmentation_adaptation, unpacked "
+        "as <data_dir>/NTHU/{Rio,Rome,Taipei,Tokyo}/{Images,Labels}/{Train,Test}",
     ),
     "idd_lite": Layout(
         folder="idd20k_lite",
@@ -193,7 +193,7 @@ LAYOUTS = {
             "train": Split("images/train", "labels/train"),
             "val": Split("images/val", "labels/val"),
         },
-        get="frames of your own renderer as <data_dir>/synth/images/{train,val} and Cityscapes label "
-        "ids of the same names in synth/labels/{train,val}",
+        get="frames of your own renderer as <data_dir>/synth/images/{train,val} and Cityscapes "
+        "label ids of the same names in synth/labels/{train,val}",
     ),
 }

@@ -48,13 +48,13 @@ def find(root: pathlib.Path, pattern: str, *, get: str) -> Found:
         missing = next(p for p in (*reversed(path.parents), path) if not p.is_dir())
         raise DataError(f"{missing}: no such folder (looking for {pattern!r}); {get}")
     files: dict[str, str] = {}
-    for path in sorted(glob.iglob(search, recursive=True)):
-        stem, extension = os.path.splitext(os.path.relpath(path, folder))
+    for file in sorted(glob.iglob(search, recursive=True)):
+        stem, extension = os.path.splitext(os.path.relpath(file, folder))
         if extension.lower() not in EXTENSIONS:
             continue
         if stem in files:
-            raise DataError(f"{path}: has the same name as {files[stem]}")
-        files[stem] = path
+            raise DataError(f"{file}: has the same name as {files[stem]}")
+        files[stem] = file
     if not files:
         raise DataError(f"{whole}: holds no {', '.join(EXTENSIONS)} files; {get}")
     return Found(folder, files)

@@ -10,23 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+from rtda_jax.data import worker
 from rtda_jax.data.errors import DataError
+from rtda_jax.data.worker import Maker
 
-PART = 32  # examples
-
-
-class Example(NamedTuple):
-    """One finished example: key, encoded image, encoded label (empty if there is none)."""
-
-    key: str
-    image: bytes
-    label: bytes
-
-
-Maker = Callable[[Any], Iterable[Example]]
+PART = 16  # examples
 
 
 def make(
@@ -56,6 +47,11 @@ def make(
     ]
     progress = _Progress(what, total, done=total * (len(arguments) - len(todo)) // len(arguments))
     workers = min(workers or os.cpu_count() or 1, len(todo))
+    if workers <= 1:
+        for path, argument in todo:
+            progress.add(worker.write_part(maker, path, argument))
+        progress.end()
+        return
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -99,11 +95,11 @@ def make(
         progress.end()
 
 
-def examples(folder: pathlib.Path, names: Iterable[str]) -> Iterator[Example]:
+def examples(folder: pathlib.Path, names: Iterable[str]) -> Iterator[worker.Example]:
     """The examples of finished parts, in order."""
     for name in names:
         with open(folder / name, "rb") as file:
-            yield from pickle.load(file)
+            yield from (worker.Example(*fields) for fields in pickle.load(file))
 
 
 def drop(folder: pathlib.Path) -> None:

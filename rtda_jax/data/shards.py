@@ -7,10 +7,23 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from rtda_jax.data.errors import DataError
+
+ANEW = "delete the folder to prepare it anew"
+
+
+class Names(NamedTuple):
+    """What the features of a prepared data set are called."""
+
+    image: str = "image"
+    label: str = "label"
+    key: str = "key"
+
+
+_OURS = Names()
 
 
 def default_dir() -> pathlib.Path:
@@ -18,7 +31,7 @@ def default_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("RTDA_JAX_DATA") or "~/.cache/rtda_jax").expanduser()
 
 
-def prepare(builder: Any) -> pathlib.Path:
+def prepare(builder: Any, *, manual_dir: pathlib.Path | None = None) -> pathlib.Path:
     """The directory of a TFDS builder's finished data set, generated unless it is there.
 
     Only one process generates; others wait for it. TFDS writes beside and renames at the end, so
@@ -31,18 +44,19 @@ def prepare(builder: Any) -> pathlib.Path:
         if not final.exists():
             for stale in final.parent.glob("*.incomplete*"):
                 shutil.rmtree(stale, ignore_errors=True)
-            _generate(builder)
+            _generate(builder, manual_dir)
     return final
 
 
-def _generate(builder: Any) -> None:
+def _generate(builder: Any, manual_dir: pathlib.Path | None) -> None:
     import tensorflow_datasets as tfds
 
+    scratch = pathlib.Path(builder.data_dir).parent / "downloads"
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir)
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_dir=builder.data_dir_root / ".downloads")
-    with contextlib.suppress(OSError):
-        shutil.rmtree(builder.data_dir_root / ".downloads")
+        builder.download_and_prepare(download_dir=scratch, download_config=config)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -53,7 +67,7 @@ def _only_one(folder: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"{folder}: can not be written ({error.strerror}); choose another place for prepared "
-            "data with --data_dir or $RTDA_JAX_DATA"
+            "data with --data_dir or $RTDA_JAX_DATA, or the spec's store_dir"
         ) from None
     with lock:
         try:
@@ -67,7 +81,7 @@ def _only_one(folder: pathlib.Path) -> Iterator[None]:
 class Shards:
     """Random access to the encoded examples of one split of a prepared directory."""
 
-    def __init__(self, folder: pathlib.Path, split: str) -> None:
+    def __init__(self, folder: pathlib.Path, split: str, names: Names = _OURS) -> None:
         import tensorflow_datasets as tfds
 
         builder = tfds.builder_from_directory(str(folder))
@@ -75,17 +89,19 @@ class Shards:
             known = ", ".join(sorted(builder.info.splits))
             raise DataError(f"{folder}: no split {split!r}; known: {known}")
         skip = tfds.decode.SkipDecoding()
-        decoders = {name: skip for name in ("image", "label") if name in builder.info.features}
+        decoders = {names.image: skip, names.label: skip}
         try:
             self.source = builder.as_data_source(split, decoders=decoders)
         except (OSError, RuntimeError, ValueError) as error:
-            raise DataError(f"{folder}: damaged ({error}); delete it to prepare it anew") from None
-        self.folder, self.split = folder, split
-        self.keys = tuple(builder.info.metadata["keys"][split])
+            raise DataError(f"{folder}: damaged ({error}); {ANEW}") from None
+        self.folder, self.split, self.names = folder, split, names
+        self.keys: Sequence[str] = _Keys(self)
+        if names == _OURS:
+            self.keys = tuple(builder.info.metadata["keys"][split])
         if len(self.keys) != len(self.source):
             raise DataError(
                 f"{folder}: {len(self.source)} records in split {split!r}, expected "
-                f"{len(self.keys)}; delete it to prepare it anew"
+                f"{len(self.keys)}; {ANEW}"
             )
 
     def __len__(self) -> int:
@@ -93,27 +109,44 @@ class Shards:
 
     def image(self, i: int) -> bytes:
         """The encoded image of example i."""
-        return self._record(i)["image"]
+        return self.record(i)[self.names.image]
 
     def label(self, i: int) -> bytes:
         """The encoded label of example i."""
-        return self._record(i)["label"]
+        return self.record(i)[self.names.label]
 
     def pair(self, i: int) -> tuple[bytes, bytes]:
         """Both, in one access where they lie together."""
-        record = self._record(i)
-        return record["image"], record["label"]
+        record = self.record(i)
+        return record[self.names.image], record[self.names.label]
 
     def where(self, i: int) -> tuple[str, str]:
         """What errors call the image and the label."""
         name = f"{self.folder}: {self.split}[{i}] ({self.keys[i]})"
         return name, f"{name} label"
 
-    def _record(self, i: int) -> dict[str, bytes]:
+    def record(self, i: int) -> dict[str, bytes]:
+        """All features of example i, still encoded."""
         try:
             return self.source[int(i)]
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{self.where(i)[0]}: damaged record ({error}); "
-                "delete the folder to prepare it anew"
+                f"{self.folder}: {self.split}[{i}] is damaged ({error}); {ANEW}"
             ) from None
+
+
+class _Keys(Sequence[str]):
+    """Keys that stand in the records only, read one by one when asked for."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        if i >= len(self):
+            raise IndexError(i)
+        return self.shards.record(i)[self.shards.names.key].decode()

@@ -2,21 +2,26 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtda_jax.data import decode
+from rtda_jax.data import decode, geometry
+from rtda_jax.data.cache import Cache
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import IGNORE, OUTSIDE
 from rtda_jax.data.lazy_tf import tensorflow
+
+if TYPE_CHECKING:
+    from rtda_jax.data.sampling import RareClass
 
 Tensor = Any
 Size = tuple[int, int]
 
 _FOREVER = np.iinfo(np.int64).max
 _DOMAINS = ("source", "target")
+_MOVES, _RARE = 2, 4  # which random numbers of a position are meant; 0 and 1 are the orders
 
 
 def train_stream(
@@ -30,6 +35,8 @@ def train_stream(
     crop: Size | None = None,
     flip: bool = False,
     scale: tuple[float, float] = (1.0, 1.0),
+    rare: "RareClass | None" = None,
+    cache_bytes: int = 0,
     threads: int | None = None,
     prefetch: int = 2,
     process_index: int = 0,
@@ -49,6 +56,8 @@ def train_stream(
       batch_size: images per domain over all processes.
       size: (H, W) before the crop; None keeps the files' size.
       crop: (h, w) of the batch; None is the whole image.
+      rare: draw source examples by the classes they contain instead of by epochs.
+      cache_bytes: of decoded images each domain may keep in memory, 0: none.
       threads: of decoding; None is one per core.
       prefetch: batches held ready; with `threads` it bounds the memory.
       process_index, process_count: this process yields its share of every batch.
@@ -74,19 +83,34 @@ def train_stream(
     for dataset in sets.values():
         if not len(dataset):
             raise DataError(f"{dataset.name}: no examples")
+    if rare is not None and rare.counts.shape != (len(source), len(source.classes)):
+        raise DataError(
+            f"{source.name}: class counts are {rare.counts.shape}, expected "
+            f"{(len(source), len(source.classes))}"
+        )
     share = batch_size // process_count
     threads = threads or os.cpu_count() or 1
+    # Images are zoomed from the files' size when the zoom is random, and else kept at `size`.
+    kept = size if scale == (1.0, 1.0) else None
+    caches = {
+        domain: Cache(dataset, size=kept, limit=cache_bytes) if cache_bytes else None
+        for domain, dataset in sets.items()
+    }
+
+    def index_of(domain: str, position: Tensor) -> Tensor:
+        number = _DOMAINS.index(domain)
+        if domain == "source" and rare is not None:
+            return rare.draw(_key(seed, _RARE, position))
+        return draw(position, seed=seed, domain=number, count=len(sets[domain]))
 
     def example(count: Tensor) -> dict[str, Tensor]:
         position = (count // share) * batch_size + process_index * share + count % share
         out = {}
         for number, (domain, dataset) in enumerate(sets.items()):
-            index = draw(position, seed=seed, domain=number, count=len(dataset))
-            image, label = _decoded(dataset, index, size=None)
-            where = tf.random.experimental.stateless_fold_in(
-                tf.constant([seed, len(_DOMAINS) + number], tf.int64), position
-            )
-            image, label = _geometry(
+            index = index_of(domain, position)
+            image, label = _decoded(dataset, index, size=None, cache=caches[domain])
+            where = _key(seed, _MOVES + number, position)
+            image, label = geometry.move(
                 image, label, where, size=size, crop=crop, flip=flip, scale=scale
             )
             out[f"{domain}_image"] = image
@@ -102,11 +126,8 @@ def train_stream(
     def diagnose(step: int) -> None:
         base = step * batch_size + process_index * share
         for position in range(base, base + share):
-            for number, dataset in enumerate(sets.values()):
-                index = draw(
-                    tf.constant(position, tf.int64), seed=seed, domain=number, count=len(dataset)
-                )
-                decode.examine(dataset, int(index))
+            for domain, dataset in sets.items():
+                decode.examine(dataset, int(index_of(domain, tf.constant(position, tf.int64))))
 
     return _iterate(stream, diagnose, start=start_step, threads=threads)
 
@@ -157,13 +178,30 @@ def draw(position: Tensor, *, seed: int, domain: int, count: int) -> Tensor:
     return tf.random.experimental.index_shuffle(offset, seed=key, max_index=count - 1)
 
 
-def _decoded(dataset: Dataset, index: Tensor, *, size: Size | None) -> tuple[Tensor, Tensor | None]:
-    """Image, resized if `size` is given, and label in classes at its own resolution."""
+def _key(seed: int, purpose: int, position: Tensor) -> Tensor:
+    """A stateless seed [2] for one purpose at one position of the stream."""
     tf = tensorflow()
+    return tf.random.experimental.stateless_fold_in(
+        tf.constant([seed, purpose], tf.int64), position
+    )
+
+
+def _decoded(
+    dataset: Dataset, index: Tensor, *, size: Size | None, cache: Cache | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Image, resized if `size` is given, and label in classes at its own (or the cache's) size."""
+    tf = tensorflow()
+    if cache is not None:
+        image, label = tf.numpy_function(
+            lambda i: cache.get(int(i)), [index], [tf.uint8, tf.uint8], stateful=False
+        )
+        image.set_shape([None, None, 3])
+        label.set_shape([None, None])
+        return image, None if dataset.labelling is None else label
 
     def read(i: np.ndarray) -> tuple[bytes, bytes, np.uint8, np.bool_]:
         encoded = dataset.read(int(i))
-        lenient = np.bool_(dataset.keys[int(i)] in dataset.lenient)
+        lenient = np.bool_(bool(dataset.lenient) and dataset.keys[int(i)] in dataset.lenient)
         return encoded.image, encoded.label or b"", np.uint8(encoded.step), lenient
 
     data, label_data, step, lenient = tf.numpy_function(
@@ -179,48 +217,11 @@ def _decoded(dataset: Dataset, index: Tensor, *, size: Size | None) -> tuple[Ten
     outside = label == OUTSIDE
     check = tf.debugging.Assert(lenient | ~tf.reduce_any(outside), ["label outside its table"])
     with tf.control_dependencies([check]):
-        return image, tf.where(outside, tf.constant(IGNORE, tf.uint8), label)
-
-
-def _geometry(
-    image: Tensor,
-    label: Tensor | None,
-    key: Tensor,
-    *,
-    size: Size | None,
-    crop: Size | None,
-    flip: bool,
-    scale: tuple[float, float],
-) -> tuple[Tensor, Tensor | None]:
-    """Resize, crop and mirror image and label by one and the same random numbers."""
-    tf = tensorflow()
-    numbers = tf.random.stateless_uniform([4], seed=key, alg="philox")
-    shape = tf.shape(image)[:2] if size is None else tf.constant(size)
-    if scale != (1.0, 1.0):
-        factor = scale[0] + (scale[1] - scale[0]) * numbers[0]
-        shape = tf.maximum(tf.cast(tf.round(tf.cast(shape, tf.float32) * factor), tf.int32), 1)
-    image = decode.resized(image, shape)
-    label = None if label is None else decode.resized_label(label, shape)
-    if crop is not None:
-        room = tf.maximum(shape - crop, 0)
-        start = tf.cast(tf.floor(numbers[1:3] * tf.cast(room + 1, tf.float32)), tf.int32)
-        start = tf.minimum(start, room)
-        short = tf.maximum(crop - shape, 0)
-        image = image[start[0] : start[0] + crop[0], start[1] : start[1] + crop[1]]
-        image = tf.pad(image, [[0, short[0]], [0, short[1]], [0, 0]])
-        image = tf.ensure_shape(image, [*crop, 3])
-        if label is not None:
-            label = label[start[0] : start[0] + crop[0], start[1] : start[1] + crop[1]]
-            label = tf.pad(label, [[0, short[0]], [0, short[1]]], constant_values=IGNORE)
-            label = tf.ensure_shape(label, crop)
-    elif size is not None and scale == (1.0, 1.0):
-        image = tf.ensure_shape(image, [*size, 3])
-    if flip:
-        mirrored = numbers[3] < 0.5
-        image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
-        if label is not None:
-            label = tf.cond(mirrored, lambda: label[:, ::-1], lambda: label)
-    return image, label
+        return image, tf.cond(
+            tf.reduce_any(outside),
+            lambda: tf.where(outside, tf.constant(IGNORE, tf.uint8), label),
+            lambda: label,
+        )
 
 
 def _iterate(stream: Any, diagnose: Any, *, start: int, threads: int) -> Iterator[dict[str, Any]]:

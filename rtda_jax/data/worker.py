@@ -8,24 +8,43 @@ import json
 import os
 import pickle
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from rtda_jax.data.errors import DataError
 
 
+class Example(NamedTuple):
+    """One finished example: key, encoded image, encoded label."""
+
+    key: str
+    image: bytes
+    label: bytes
+
+
+Maker = Callable[[Any], Iterable[Example]]
+
+
+def write_part(maker: Maker, path: str, argument: Any) -> int:
+    """Write one part whole or not at all; the number of its examples."""
+    examples = [tuple(example) for example in maker(argument)]
+    partial = f"{path}.{os.getpid()}.partial"
+    with open(partial, "wb") as file:
+        pickle.dump(examples, file)
+    os.replace(partial, path)
+    return len(examples)
+
+
 def main() -> int:
-    """Write each part whole or not at all, reporting one JSON line per part on stdout."""
-    make, jobs = pickle.load(sys.stdin.buffer)
+    """Write the parts, reporting one JSON line for each on stdout."""
+    maker, jobs = pickle.load(sys.stdin.buffer)
     for path, argument in jobs:
         try:
-            examples = list(make(argument))
+            done = write_part(maker, path, argument)
         except DataError as error:
             print(json.dumps({"error": str(error)}), flush=True)
             return error.exit_code
-        partial = f"{path}.{os.getpid()}.partial"
-        with open(partial, "wb") as file:
-            pickle.dump(examples, file)
-        os.replace(partial, path)
-        print(json.dumps({"done": len(examples)}), flush=True)
+        print(json.dumps({"done": done}), flush=True)
     return 0
 
 

@@ -1,30 +1,295 @@
-"""Two-dimensional convolution, NHWC, with PyTorch's explicit symmetric padding."""
+"""Two-dimensional convolution, NHWC, with PyTorch's explicit symmetric padding.
+
+On a CPU, XLA runs a plain convolution near the speed of a matrix product for most shapes and far
+below it for a few. Those few are computed here in another, equal form, each chosen by a measured
+rule. Every other platform and dtype takes the plain convolution and its plain gradients.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
+Pair = tuple[int, int]
+NHWC = ("NHWC", "HWIO", "NHWC")
+FEW_CHANNELS = 32  # below it the convolution cannot fill its vectors, a matrix product can
+PATCH_LIMIT = 2**25  # elements; larger patch matrices are formed one image at a time
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+
+class Geometry(NamedTuple):
+    """How a kernel of size (kh, kw) moves over an input."""
+
+    size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+    def output(self, height: int, width: int) -> Pair:
+        """Output height and width."""
+        spans = [
+            (n + 2 * p - (k - 1) * d - 1) // s + 1
+            for n, k, s, p, d in zip((height, width), *self[:4], strict=True)
+        ]
+        return spans[0], spans[1]
+
+    def taps(self) -> list[Pair]:
+        """Kernel positions in row-major order."""
+        return list(product(range(self.size[0]), range(self.size[1])))
+
+
+def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def plain_conv2d(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """The convolution as XLA has it."""
+    (ph, pw) = geometry.padding
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        geometry.stride,
+        ((ph, ph), (pw, pw)),
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=NHWC,
+        feature_group_count=geometry.groups,
+    )
+
+
+def _windows(x: jax.Array, g: Geometry) -> list[jax.Array]:
+    """For every tap the [B,h,w,C] of padded x that it meets."""
+    (oh, ow), (sh, sw), (dh, dw) = g.output(*x.shape[1:3]), g.stride, g.dilation
+    (ph, pw) = g.padding
+    x = jnp.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)))
+    return [
+        x[:, i * dh : i * dh + (oh - 1) * sh + 1 : sh, j * dw : j * dw + (ow - 1) * sw + 1 : sw]
+        for i, j in g.taps()
+    ]
+
+
+def _patches(x: jax.Array, g: Geometry) -> jax.Array:
+    """Patch matrix [B*h*w, kh*kw*C], formed in memory and not inside the product."""
+    stacked = jnp.stack(_windows(x, g), axis=3)
+    return lax.optimization_barrier(stacked.reshape(-1, len(g.taps()) * x.shape[3]))
+
+
+def _over_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Product a^T b over the leading axes; the narrower operand goes first, about twice as fast."""
+    a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+    if a.shape[1] > b.shape[1]:
+        return lax.dot_general(b, a, (((0,), (0,)), ((), ()))).T
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+
+
+def _spread(
+    dy: jax.Array,
+    g: Geometry,
+    shape: tuple[int, ...],
+    weigh: Callable[[jax.Array, Pair], jax.Array],
+) -> jax.Array:
+    """Sum over taps of weigh(dy, tap), each at the input pixels that the tap reads.
+
+    The pixels of one phase of the stride see the same taps, so that shifts of dy suffice; the
+    phases are interleaved at the end. There is no scatter and no zero-stuffed array.
+    """
+    _, height, width, channels = shape
+    (oh, ow), (sh, sw), (dh, dw) = dy.shape[1:3], g.stride, g.dilation
+    rh, rw = ((g.size[0] - 1) * dh) // sh, ((g.size[1] - 1) * dw) // sw
+    dy = jnp.pad(dy, ((0, 0), (rh, rh), (rw, rw), (0, 0)))
+    hh, ww = oh + rh, ow + rw
+    lines = []
+    for row in range(sh):
+        phases = []
+        for col in range(sw):
+            total = jnp.zeros((shape[0], hh, ww, channels), dy.dtype)
+            for i, j in g.taps():
+                if (i * dh) % sh == row and (j * dw) % sw == col:
+                    a, b = rh - i * dh // sh, rw - j * dw // sw
+                    total = total + weigh(dy[:, a : a + hh, b : b + ww], (i, j))
+            phases.append(total)
+        lines.append(jnp.stack(phases, axis=3))
+    return _crop(jnp.stack(lines, axis=2).reshape(-1, hh * sh, ww * sw, channels), g, shape)
+
+
+def _crop(x: jax.Array, g: Geometry, shape: tuple[int, ...]) -> jax.Array:
+    """Take the unpadded input out of x, which starts with the padding; what is missing is zero."""
+    zero = jnp.zeros((), x.dtype)
+    edges = [
+        (-p, n + p - have, 0)
+        for p, n, have in zip(g.padding, shape[1:3], x.shape[1:3], strict=True)
+    ]
+    return lax.pad(x, zero, ((0, 0, 0), *edges, (0, 0, 0)))
+
+
+def _depthwise(g: Geometry, channels: int, features: int) -> bool:
+    return g.groups == channels == features and channels > 1
+
+
+def _pointwise(g: Geometry) -> bool:
+    return g.size == (1, 1) and g.padding == (0, 0) and g.groups == 1
+
+
+def _narrow_output(g: Geometry, channels: int, features: int) -> bool:
+    # A 3x3 over 1024 channels to 19 classes: move the taps to the side of the classes.
+    return g.groups == 1 and g.stride == (1, 1) and features <= FEW_CHANNELS <= channels // 4
+
+
+def _overhangs(g: Geometry, height: int, width: int) -> bool:
+    # XLA leaves its fast path, for loops 80 times slower, where a kernel is larger than the map.
+    return g.groups == 1 and (g.size[0] > height or g.size[1] > width)
+
+
+def _whole_strides(g: Geometry, height: int, width: int) -> bool:
+    # Folding the phases into channels computes a border of (h + 1)(w + 1) - h w outputs in vain.
+    fits = all(k % s == 0 for k, s in zip(g.size, g.stride, strict=True))
+    grown = (height + g.size[0] // g.stride[0] - 1) * (width + g.size[1] // g.stride[1] - 1)
+    simple = g.groups == 1 and g.dilation == (1, 1) and max(g.stride) > 1
+    return simple and fits and grown <= 1.15 * height * width
+
+
+def _cpu_forward(x: jax.Array, kernel: jax.Array, *, g: Geometry) -> jax.Array:
+    (_, height, width, channels), features = x.shape, kernel.shape[3]
+    if _depthwise(g, channels, features):
+        weights = [kernel[i, j, 0][None, None, None, :] for i, j in g.taps()]
+        return sum(w * k for w, k in zip(_windows(x, g), weights, strict=True))
+    if _pointwise(g):
+        return _windows(x, g)[0] @ kernel[0, 0]
+    if _overhangs(g, height, width) or (g.groups == 1 and channels < FEW_CHANNELS):
+        flat = kernel.reshape(-1, features)
+        oh, ow = g.output(height, width)
+
+        def one(images: jax.Array) -> jax.Array:
+            return (_patches(images, g) @ flat).reshape(-1, oh, ow, features)
+
+        return _in_parts(one, x, oh * ow * flat.shape[0])
+    if _narrow_output(g, channels, features):
+        taps = len(g.taps())
+        flat = kernel.transpose(2, 0, 1, 3).reshape(channels, taps * features)
+        # The windows of the product instead of the product of the windows.
+        wide = lax.optimization_barrier(x.reshape(-1, channels) @ flat)
+        windows = _windows(wide.reshape(-1, height, width, taps * features), g)
+        return sum(w[..., t * features : (t + 1) * features] for t, w in enumerate(windows))
+    return plain_conv2d(x, kernel, g)
+
+
+def _in_parts(function: Callable, images: jax.Array, elements: int) -> jax.Array:
+    """Apply function to [B,...], one image at a time where B * elements is too much to hold."""
+    if images.shape[0] * elements <= PATCH_LIMIT:
+        return function(images)
+    return lax.map(lambda image: function(image[None])[0], images)
+
+
+def _cpu_input_gradient(
+    dy: jax.Array, kernel: jax.Array, *, g: Geometry, shape: tuple[int, ...]
+) -> jax.Array:
+    channels, (_, oh, ow, features) = shape[3], dy.shape
+    if _depthwise(g, channels, features):
+        return _spread(dy, g, shape, lambda d, t: d * kernel[t][0][None, None, None, :])
+    if _pointwise(g):
+        return _spread(dy @ kernel[0, 0].T, g, shape, lambda d, _: d)
+    if _overhangs(g, oh, ow):
+        flat = kernel.reshape(-1, features).T
+        wide = lax.optimization_barrier(dy.reshape(-1, features) @ flat).reshape(*dy.shape[:3], -1)
+
+        def part(d: jax.Array, tap: Pair) -> jax.Array:
+            start = (tap[0] * g.size[1] + tap[1]) * channels
+            return d[..., start : start + channels]
+
+        return _spread(wide, g, shape, part)
+    if _whole_strides(g, oh, ow):
+        (sh, sw), kh, kw = g.stride, g.size[0] // g.stride[0], g.size[1] // g.stride[1]
+        folded = kernel.reshape(kh, sh, kw, sw, channels, features)[::-1, :, ::-1]
+        folded = folded.transpose(0, 2, 5, 1, 3, 4).reshape(kh, kw, features, sh * sw * channels)
+        full = Geometry((kh, kw), (1, 1), (kh - 1, kw - 1), (1, 1), 1)
+        z = lax.optimization_barrier(plain_conv2d(dy, folded, full))
+        hh, ww = z.shape[1:3]
+        z = z.reshape(-1, hh, ww, sh, sw, channels).transpose(0, 1, 3, 2, 4, 5)
+        return _crop(z.reshape(-1, hh * sh, ww * sw, channels), g, shape)
+    like = jax.ShapeDtypeStruct(shape, dy.dtype)
+    return jax.linear_transpose(lambda v: plain_conv2d(v, kernel, g), like)(dy)[0]
+
+
+def _cpu_kernel_gradient(
+    x: jax.Array, dy: jax.Array, *, g: Geometry, shape: tuple[int, ...]
+) -> jax.Array:
+    (batch, height, width, channels), features = x.shape, dy.shape[3]
+    if _depthwise(g, channels, features):
+        return jnp.stack([(w * dy).sum((0, 1, 2)) for w in _windows(x, g)]).reshape(shape)
+    if _pointwise(g):
+        return _over_pixels(_windows(x, g)[0], dy).reshape(shape)
+    taps = len(g.taps())
+    if _narrow_output(g, channels, features):
+        # Tap (i, j) of dy seen from the input is tap (kh-1-i, kw-1-j) of the flipped kernel.
+        reach = [(k - 1) * d - p for k, d, p in zip(g.size, g.dilation, g.padding, strict=True)]
+        back = g._replace(padding=(max(reach[0], 0), max(reach[1], 0)))
+        if min(reach) >= 0:
+            dw = _over_pixels(x, _patches(dy, back)).reshape(channels, *g.size, features)
+            return dw.transpose(1, 2, 0, 3)[::-1, ::-1]
+    if g.groups == 1 and (max(g.stride) > 1 or channels < FEW_CHANNELS):
+        oh, ow = dy.shape[1:3]
+        if batch * oh * ow * taps * channels <= PATCH_LIMIT:
+            return _over_pixels(_patches(x, g), dy).reshape(shape)
+
+        def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            return total + _over_pixels(pair[1], _patches(pair[0][None], g)), None
+
+        start = jnp.zeros((features, taps * channels), x.dtype)
+        return lax.scan(add, start, (x, dy))[0].T.reshape(shape)
+    like = jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.linear_transpose(lambda k: plain_conv2d(x, k, g), like)(dy)[0]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv2d(x: jax.Array, kernel: jax.Array, g: Geometry) -> jax.Array:
+    plain = partial(plain_conv2d, geometry=g)
+    return lax.platform_dependent(x, kernel, cpu=partial(_cpu_forward, g=g), default=plain)
+
+
+def _forward(x, kernel, g):
+    return _conv2d(x, kernel, g), (x, kernel)
+
+
+def _backward(g, residuals, dy):
+    x, kernel = residuals
+
+    def plain(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
+        return jax.vjp(partial(plain_conv2d, geometry=g), x, kernel)[1](dy)
+
+    def cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
+        dx = _cpu_input_gradient(dy, kernel, g=g, shape=x.shape)
+        return dx, _cpu_kernel_gradient(x, dy, g=g, shape=kernel.shape)
+
+    return lax.platform_dependent(x, kernel, dy, cpu=cpu, default=plain)
+
+
+_conv2d.defvjp(_forward, _backward)
 
 
 def conv2d(
     x: jax.Array,
     kernel: jax.Array,
     *,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
     groups: int = 1,
 ) -> jax.Array:
-    """Convolution of x [B,H,W,C] with kernel [kh,kw,C/groups,O]."""
-    (ph, pw) = _pair(padding)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        _pair(stride),
-        ((ph, ph), (pw, pw)),
-        rhs_dilation=_pair(dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    """Convolution of x [B,H,W,C] with kernel [kh,kw,C/groups,O], as PyTorch's conv2d.
+
+    Differentiable in reverse mode only when float32; raises ValueError where the shapes disagree.
+    """
+    g = Geometry(kernel.shape[:2], _pair(stride), _pair(padding), _pair(dilation), groups)
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2] * groups:
+        raise ValueError(
+            f"conv2d: x {x.shape} does not fit kernel {kernel.shape} with groups={groups}; "
+            "expected [B,H,W,C] and [kh,kw,C/groups,O]"
+        )
+    if min(g.output(*x.shape[1:3])) < 1:
+        raise ValueError(f"conv2d: kernel {kernel.shape} is larger than padded x {x.shape}")
+    if x.dtype == kernel.dtype == jnp.float32:
+        return _conv2d(x, kernel, g)
+    return plain_conv2d(x, kernel, g)

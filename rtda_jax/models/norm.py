@@ -1,13 +1,78 @@
 """Batch normalisation with PyTorch's running statistics."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+AXES = (0, 1, 2)
+
+
+def _mean(value: jax.Array, axis_name: str | None) -> jax.Array:
+    return value if axis_name is None else lax.pmean(value, axis_name)
+
+
+def _row(value: jax.Array) -> jax.Array:
+    return value[None, None, None, :]
+
+
+def _statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    # Two passes: E[x^2] - E[x]^2 loses every digit when the mean is large against the spread.
+    x = x.astype(jnp.float32)
+    mean = _mean(x.mean(AXES), axis_name)
+    return mean, _mean(jnp.square(x - _row(mean)).mean(AXES), axis_name)
+
+
+def _affine(
+    x: jax.Array, mean: jax.Array, inverse: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+    return ((x.astype(jnp.float32) - _row(mean)) * _row(inverse * scale) + _row(bias)).astype(
+        x.dtype
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalise(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return _normalise_forward(x, scale, bias, epsilon, axis_name)[0]
+
+
+def _normalise_forward(x, scale, bias, epsilon, axis_name):
+    mean, var = _statistics(x, axis_name)
+    inverse = lax.rsqrt(var + epsilon)
+    return (_affine(x, mean, inverse, scale, bias), mean, var), (x, scale, mean, inverse)
+
+
+def _normalise_backward(epsilon, axis_name, residuals, cotangents):
+    x, scale, mean, inverse = residuals
+    dy = cotangents[0].astype(jnp.float32)  # the statistics only feed the running averages
+    centred = x.astype(jnp.float32) - _row(mean)
+    count = x.size // x.shape[-1]
+    dbias = dy.sum(AXES)
+    dscale = (dy * centred).sum(AXES) * inverse
+    # With shared statistics each device's loss also reaches the other devices' inputs.
+    mean_dy = _mean(dbias / count, axis_name)
+    mean_dy_hat = _mean(dscale / count, axis_name)
+    factor = scale * inverse
+    dx = dy * _row(factor) - centred * _row(factor * inverse * mean_dy_hat) - _row(factor * mean_dy)
+    return dx.astype(x.dtype), dscale, dbias
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over [B,H,W] per channel."""
+    """Batch normalisation over [B,H,W] per channel, in float32, for reverse-mode gradients.
+
+    `momentum` weighs the old running average (0.9 is PyTorch's 0.1); the running variance is the
+    unbiased one, as in PyTorch. With `axis_name` the statistics are those of the global batch.
+    `frozen` normalises by the running averages and leaves them alone, also in training.
+    The output has `dtype`, by default that of x. Raises ValueError when training on one value per
+    channel, whose variance is undefined.
+    """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
@@ -17,25 +82,32 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Normalise x [B,H,W,C]."""
+        if x.ndim != 4:
+            raise ValueError(f"BatchNorm expects [B,H,W,C], got shape {x.shape}")
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        if train and not self.frozen:
-            xf = x.astype(jnp.float32)
-            n = x.size // channels
-            m, m2 = xf.mean((0, 1, 2)), (xf * xf).mean((0, 1, 2))
-            if self.axis_name is not None and not self.is_initializing():
-                n = n * lax.psum(1, self.axis_name)
-                m, m2 = lax.pmean((m, m2), self.axis_name)
-            if n == 1 and not self.is_initializing():
-                raise ValueError("BatchNorm needs more than one value per channel to train")
-            v = jnp.maximum(m2 - m * m, 0)
-            if not self.is_initializing():
-                mean.value = self.momentum * mean.value + (1 - self.momentum) * m
-                var.value = self.momentum * var.value + (1 - self.momentum) * v * (n / max(n - 1, 1))
-        else:
-            m, v = mean.value, var.value
-        mul = lax.rsqrt(v + self.epsilon) * scale
-        return (x * mul + (bias - m * mul)).astype(self.dtype or x.dtype)
+        if self.dtype is not None:
+            x = x.astype(self.dtype)
+        if self.frozen or not train:
+            return _affine(x, mean.value, lax.rsqrt(var.value + self.epsilon), scale, bias)
+        axis_name = None if self.is_initializing() else self.axis_name
+        count = x.size // channels
+        if axis_name is not None:
+            count *= lax.axis_size(axis_name)
+        if self.is_initializing():
+            return _normalise(x, scale, bias, self.epsilon, None)[0]
+        if count == 1:
+            raise ValueError(
+                f"{'/'.join(self.path) or 'BatchNorm'}: one value per channel (input {x.shape}) "
+                "has no variance to train on; use a larger batch or crop, set axis_name to share "
+                "statistics between devices, or frozen=True"
+            )
+        y, batch_mean, batch_var = _normalise(x, scale, bias, self.epsilon, axis_name)
+        keep = self.momentum
+        mean.value = keep * mean.value + (1 - keep) * batch_mean
+        var.value = keep * var.value + (1 - keep) * batch_var * (count / (count - 1))
+        return y

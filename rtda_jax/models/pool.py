@@ -1,15 +1,164 @@
 """Pooling with PyTorch's conventions."""
 
-import flax.linen as nn
+from functools import partial
+
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Pair = tuple[int, int]
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _output_length(length: int, window: int, stride: int, padding: int, ceil_mode: bool) -> int:
+    if padding * 2 > window:
+        raise ValueError(f"padding {padding} is more than half of the window {window}")
+    span = length + 2 * padding - window
+    if span < 0:
+        raise ValueError(f"window {window} is larger than the padded length {length + 2 * padding}")
+    if not ceil_mode:
+        return span // stride + 1
+    out = -(-span // stride) + 1
+    # PyTorch drops a last window that would start in the right padding.
+    return out - 1 if (out - 1) * stride >= length + padding else out
+
+
+def _geometry(
+    shape: tuple[int, ...], window: Pair, stride: Pair, padding: Pair, ceil_mode: bool
+) -> tuple[Pair, tuple[Pair, Pair]]:
+    """Output size and the explicit (low, high) padding that yields it."""
+    sizes, pads = [], []
+    for n, k, s, p in zip(shape[1:3], window, stride, padding, strict=True):
+        out = _output_length(n, k, s, p, ceil_mode)
+        sizes.append(out)
+        pads.append((p, max((out - 1) * s + k - n - p, 0)))
+    return (sizes[0], sizes[1]), (pads[0], pads[1])
+
+
+def _lowest(dtype: jnp.dtype) -> jax.Array:
+    return jnp.array(
+        -jnp.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min, dtype
+    )
+
+
+def _taps(x: jax.Array, size: Pair, window: Pair, stride: Pair) -> list[jax.Array]:
+    """Strided slices of padded x, one per window position, in row-major order."""
+    batch, _, _, channels = x.shape
+    (oh, ow), (sh, sw) = size, stride
+    return [
+        lax.slice(
+            x,
+            (0, i, j, 0),
+            (batch, i + (oh - 1) * sh + 1, j + (ow - 1) * sw + 1, channels),
+            (1, sh, sw, 1),
+        )
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: tuple) -> jax.Array:
+    return _max_pool_forward(x, window, stride, size, pads)[0]
+
+
+def _max_pool_forward(x, window, stride, size, pads):
+    padded = lax.pad(x, _lowest(x.dtype), ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
+    taps = _taps(padded, size, window, stride)
+    best, where = taps[0], jnp.zeros(taps[0].shape, jnp.int8)
+    for index, tap in enumerate(taps[1:], start=1):
+        # Strictly greater keeps the first maximum; a NaN wins over everything, as in PyTorch.
+        better = (tap > best) | (tap != tap)
+        best = jnp.where(better, tap, best)
+        where = jnp.where(better, jnp.int8(index), where)
+    return best, (where, jnp.zeros((0, *x.shape[1:3]), x.dtype))
+
+
+def _max_pool_backward(window, stride, size, pads, residuals, dy):
+    where, like = residuals
+    _, height, width = like.shape
+    batch, _, _, channels = dy.shape
+    rows, cols = (
+        [[t for t in range(k) if t % s == phase] for phase in range(s)]
+        for k, s in zip(window, stride, strict=True)
+    )
+    # Every phase of the input sees its own few windows: gather them instead of scattering.
+    reach = tuple((k - 1) // s for k, s in zip(window, stride, strict=True))
+    length = tuple(n + r for n, r in zip(size, reach, strict=True))
+    spread = ((0, 0, 0), (reach[0], reach[0], 0), (reach[1], reach[1], 0), (0, 0, 0))
+    dy_p = lax.pad(dy, jnp.zeros((), dy.dtype), spread)
+    where_p = lax.pad(where, jnp.int8(-1), spread)
+    lines = []
+    for row_taps in rows:
+        phases = []
+        for col_taps in cols:
+            total = jnp.zeros((batch, *length, channels), dy.dtype)
+            for i in row_taps:
+                for j in col_taps:
+                    a, b = reach[0] - i // stride[0], reach[1] - j // stride[1]
+                    box = (slice(None), slice(a, a + length[0]), slice(b, b + length[1]))
+                    hit = where_p[box] == jnp.int8(i * window[1] + j)
+                    total = total + jnp.where(hit, dy_p[box], 0)
+            phases.append(total)
+        lines.append(jnp.stack(phases, axis=3))
+    dx = jnp.stack(lines, axis=2)
+    dx = dx.reshape(batch, length[0] * stride[0], length[1] * stride[1], channels)
+    grow = tuple(
+        max(p[0] + n - have * s, 0)
+        for p, n, have, s in zip(pads, (height, width), length, stride, strict=True)
+    )
+    dx = jnp.pad(dx, ((0, 0), (0, grow[0]), (0, grow[1]), (0, 0)))
+    top, left = pads[0][0], pads[1][0]
+    return (dx[:, top : top + height, left : left + width],)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def max_pool(
-    x: jax.Array, *, window: int, stride: int, padding: int = 0, ceil_mode: bool = False
+    x: jax.Array,
+    *,
+    window: int | Pair,
+    stride: int | Pair,
+    padding: int | Pair = 0,
+    ceil_mode: bool = False,
 ) -> jax.Array:
-    """Maximum over windows of x [B,H,W,C]."""
-    pads = []
-    for n in x.shape[1:3]:
-        extra = (-(n + 2 * padding - window)) % stride if ceil_mode else 0
-        pads.append((padding, padding + extra))
-    return nn.max_pool(x, (window, window), (stride, stride), pads)
+    """Maximum over windows of x [B,H,W,C]; the gradient goes to the first maximum of a window.
+
+    Padding is minus infinity. Raises ValueError where a window is larger than the padded input.
+    """
+    window, stride, padding = _pair(window), _pair(stride), _pair(padding)
+    size, pads = _geometry(x.shape, window, stride, padding, ceil_mode)
+    return _max_pool(x, window, stride, size, pads)
+
+
+def avg_pool(
+    x: jax.Array,
+    *,
+    window: int | Pair,
+    stride: int | Pair,
+    padding: int | Pair = 0,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """Mean over windows of x [B,H,W,C], the zero padding counted (count_include_pad=True).
+
+    Positions that only ceil_mode adds beyond the padding are not counted, as in PyTorch.
+    """
+    window, stride, padding = _pair(window), _pair(stride), _pair(padding)
+    size, pads = _geometry(x.shape, window, stride, padding, ceil_mode)
+    padded = lax.pad(
+        x, jnp.zeros((), x.dtype), ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0))
+    )
+    total = sum(_taps(padded, size, window, stride))
+    counts = [
+        np.minimum(np.arange(out) * s + k, n + 2 * p) - np.arange(out) * s
+        for n, k, s, p, out in zip(x.shape[1:3], window, stride, padding, size, strict=True)
+    ]
+    inverse = (1.0 / np.outer(*counts)).astype(np.float32)
+    if (inverse == inverse[0, 0]).all():
+        return total * jnp.asarray(inverse[0, 0], x.dtype)
+    return (total * jnp.asarray(inverse)[None, :, :, None]).astype(x.dtype)

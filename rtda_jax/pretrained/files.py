@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -64,9 +63,11 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str
 
 def _read_npz(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}, {}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged archive can raise anything
         raise ValueError(f"{path}: cannot be read as .npz: {error}") from error
 
 

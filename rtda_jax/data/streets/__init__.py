@@ -62,7 +62,8 @@ def render(
     paint_scene(canvas, dice)
     _paint_hood(canvas, dice)
     colour, depth, labels = shade(canvas)
-    colour = (colour[::2, ::2] + colour[1::2, ::2] + colour[::2, 1::2] + colour[1::2, 1::2]) / 4
+    colour = colour[::2] + colour[1::2]
+    colour = (colour[:, ::2] + colour[:, 1::2]) / 4
     label = np.ascontiguousarray(labels[::2, ::2])
     sensor = np.random.Generator(np.random.PCG64(sensor_seed))
     return style.finish(colour, depth[::2, ::2], label, dice, sensor), label

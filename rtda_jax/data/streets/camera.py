@@ -15,28 +15,31 @@ def _finish(
     dice: Dice,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Haze, lens, exposure, sensor noise and chroma subsampling, in the order light meets them."""
+    """Haze, lens, glare, sensor noise and chroma subsampling, in the order light meets them."""
     height, width = depth.shape
     # depth / (depth + reach) stands in for 1 - exp(-depth / reach): exact on every machine.
     haze = depth / (depth + np.float32(dice.uniform(160, 320)))
     haze[labels == LABEL_IDS["sky"]] = 0
     veil = np.array((190, 202, 216), np.float32)
     image = colour + haze[:, :, None] * (veil - colour)
-    image = _blur(image, dice.uniform(0.1, 0.28))
+    image = _blur(image, dice.uniform(0.05, 0.2))
     down = (np.arange(height, dtype=np.float32) + np.float32(0.5)) / height * 2 - 1
     across = (np.arange(width, dtype=np.float32) + np.float32(0.5)) / width * 2 - 1
-    vignette = 1 - np.float32(dice.uniform(0.12, 0.3)) * (
+    exposure = dice.uniform(0.68, 0.9)
+    vignette = 1 - np.float32(dice.uniform(0.05, 0.2)) * (
         (down * down)[:, None] + (across * across)[None, :]
     ) / 2  # fmt: skip
-    exposure = dice.uniform(0.64, 1.05)
-    balance = np.array(
-        (dice.uniform(0.84, 0.98), dice.uniform(0.98, 1.05), dice.uniform(0.84, 1.0)), np.float32
+    # Veiling glare: stray light that lifts the shadows, tinted and uneven over the frame.
+    lift = dice.uniform(2, 26)
+    cast = lift + dice.uniform(-6, 12), lift + dice.uniform(-2, 12), lift + dice.uniform(-24, 2)
+    uneven = (
+        np.float32(dice.uniform(-18, 8)) * down[:, None]
+        + np.float32(dice.uniform(-10, 10)) * across[None, :]
     )
-    image *= (vignette * np.float32(exposure))[:, :, None] * balance
-    np.clip(image, 0, 255, out=image)
-    image = _tone(image, dice.uniform(-0.1, 0.25))
+    image = image * (vignette * np.float32(exposure))[:, :, None] + uneven[:, :, None]
+    image += np.array(cast, np.float32)
     noise = generator.integers(-128, 128, (2, height, width, 3), dtype=np.int8)
-    strength = np.float32(dice.uniform(0.012, 0.035))
+    strength = np.float32(dice.uniform(0.01, 0.03))
     image += strength * (noise[0].astype(np.float32) + noise[1])
     image = _soften_chroma(image)
     return (np.clip(image, 0, 255) + np.float32(0.5)).astype(np.uint8)
@@ -49,11 +52,6 @@ def _blur(image: np.ndarray, weight: float) -> np.ndarray:
     image = middle * image + side * (padded[:-2] + padded[2:])
     padded = np.concatenate((image[:, :1], image, image[:, -1:]), axis=1)
     return middle * image + side * (padded[:, :-2] + padded[:, 2:])
-
-
-def _tone(image: np.ndarray, lift: float) -> np.ndarray:
-    """A tone curve on [0, 255]: `lift` > 0 deepens the shadows, < 0 raises them."""
-    return image * (np.float32(1 - lift) + np.float32(lift / 255) * image)
 
 
 def _soften_chroma(image: np.ndarray) -> np.ndarray:
@@ -82,12 +80,14 @@ CAMERA = Domain(
         ragged=0.55, trim=0.18,
     ),
     palette={
-        "sky": ((206, 228, 262),), "road": ((98, 98, 104), (90, 92, 96), (108, 104, 104)),
+        "sky": ((238, 254, 280), (262, 268, 276)),
+        "road": ((98, 98, 104), (90, 92, 96), (108, 104, 104)),
         "marking": ((186, 186, 182),), "rail": ((56, 54, 54),),
         "sidewalk": ((160, 148, 138), (150, 146, 142), (168, 150, 134)),
         "curb": ((176, 170, 164),), "terrain": ((124, 146, 70), (134, 134, 78), (108, 134, 68)),
         "glass": ((66, 86, 110), (54, 64, 82), (106, 118, 130)),
-        "roof": ((96, 66, 58), (74, 72, 76)), "awning": ((120, 56, 52), (60, 70, 66), (140, 132, 110)),
+        "roof": ((96, 66, 58), (74, 72, 76)),
+        "awning": ((120, 56, 52), (60, 70, 66), (140, 132, 110)),
         "wall": ((150, 142, 130), (140, 120, 104)), "fence": ((116, 86, 62), (92, 98, 80)),
         "pole": ((88, 92, 92), (70, 74, 70)), "light": ((30, 34, 32),),
         "sign": ((176, 44, 46), (44, 76, 150), (206, 176, 70), (214, 214, 210), (92, 94, 96)),
@@ -98,7 +98,8 @@ CAMERA = Domain(
         "hair": ((44, 36, 30), (86, 66, 48), (112, 108, 104)),
         "clothes": ((50, 52, 70), (38, 38, 42), (64, 80, 130), (150, 64, 60), (176, 172, 166),
                     (110, 104, 74)),
-        "jersey": ((196, 206, 60), (206, 112, 48)), "helmet": ((190, 190, 190), (130, 44, 44), (36, 36, 40)),
+        "jersey": ((196, 206, 60), (206, 112, 48)),
+        "helmet": ((190, 190, 190), (130, 44, 44), (36, 36, 40)),
         "windscreen": ((44, 50, 54),),
         "car": ((34, 34, 38), (124, 126, 132), (176, 178, 180), (216, 216, 214), (46, 68, 128),
                 (150, 40, 42), (70, 76, 84)),

@@ -93,9 +93,7 @@ class Canvas:
         np.copyto(self.ids[top:bottom, left:right], material, where=mask)
         np.copyto(self.depth[top:bottom, left:right], z, where=mask)
 
-    def rect(
-        self, x0: float, x1: float, y0: float, y1: float, z: float, material: int
-    ) -> None:
+    def rect(self, x0: float, x1: float, y0: float, y1: float, z: float, material: int) -> None:
         """An upright rectangle that faces the camera."""
         view = self.view
         left, right = _span(view.column(x0, z), view.column(x1, z), view.columns)
@@ -153,9 +151,7 @@ class Canvas:
             mask = inside if mask is None else mask & inside
         self._fill(top, bottom, left, right, mask, z, material)
 
-    def side(
-        self, x: float, z0: float, z1: float, y0: float, y1: float, material: int
-    ) -> None:
+    def side(self, x: float, z0: float, z1: float, y0: float, y1: float, material: int) -> None:
         """An upright wall that runs along the street at offset `x` from depth z0 to z1."""
         view = self.view
         near, far = view.column(x, z0), view.column(x, z1)
@@ -178,7 +174,7 @@ class Canvas:
         self._fill(top, bottom, left, right, (v >= high) & (v < low), z, material)
 
     def shadow(self, x0: float, x1: float, z0: float, z1: float, gain: float) -> None:
-        """Darkens the ground between two offsets and two depths; upright things stay as they are."""
+        """Darkens the ground, and only the ground, between two offsets and two depths."""
         view = self.view
         top, bottom = _span(view.row(0, z1), view.row(0, z0), view.rows)
         if top >= bottom:
@@ -188,4 +184,3 @@ class Canvas:
         slope = self.slopes[None, :]
         mask = (slope >= near[:, None]) & (slope < far[:, None])
         np.copyto(self.shade[top:bottom], np.float32(gain), where=mask)
-

@@ -1,6 +1,7 @@
 """Scalar random draws for scene layout, a pure function of one PCG64 stream."""
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +23,11 @@ class Dice:
         if not self._block:
             self._block = self._generator.random(1024).tolist()
         return self._block.pop()
+
+    def near(self) -> float:
+        """A float in [0, 1) that prefers small values: u^1.5 of a uniform u."""
+        value = self.unit()
+        return value * sqrt(value)
 
     def uniform(self, low: float, high: float) -> float:
         """A float in [low, high)."""

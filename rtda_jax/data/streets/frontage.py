@@ -86,9 +86,7 @@ def green(canvas: Canvas, dice: Dice, x: float, z0: float, z1: float) -> None:
         z -= dice.uniform(2, 6)
 
 
-def _grove(
-    canvas: Canvas, dice: Dice, x: float, z0: float, z1: float, *, nearest: float
-) -> None:
+def _grove(canvas: Canvas, dice: Dice, x: float, z0: float, z1: float, *, nearest: float) -> None:
     z = z1
     while z > z0:
         out = dice.uniform(nearest, nearest + 7)

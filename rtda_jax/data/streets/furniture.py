@@ -31,11 +31,9 @@ def tree(canvas: Canvas, dice: Dice, x: float, z: float, *, size: float = 1.0) -
     canvas.rect(x - trunk, x + trunk, 0, base + 0.4 * radius, z, bark)
     middle, tall = (base + height) / 2, (height - base) / 2
     _blob(canvas, x, middle, radius, tall, z, dark)
-    for _ in range(4):
+    for _ in range(4 if z < 35 else 2):
         side, up = dice.uniform(-0.6, 0.6), dice.uniform(-0.5, 0.6)
-        _blob(
-            canvas, x + side * radius, middle + up * tall, 0.55 * radius, 0.45 * tall, z, lit
-        )
+        _blob(canvas, x + side * radius, middle + up * tall, 0.55 * radius, 0.45 * tall, z, lit)
 
 
 def bush(canvas: Canvas, dice: Dice, x: float, z: float) -> None:

@@ -13,8 +13,10 @@ def _finish(
     dice: Dice,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """A fixed exposure and nothing else: no blur, no noise."""
-    return (np.clip(colour, 0, 255) + np.float32(0.5)).astype(np.uint8)
+    """A nearly fixed exposure and a trace of dither: no blur, no haze."""
+    dither = generator.integers(-2, 3, colour.shape, dtype=np.int8)
+    image = colour * np.float32(dice.uniform(0.9, 1.06)) + dither
+    return (np.clip(image, 0, 255) + np.float32(0.5)).astype(np.uint8)
 
 
 GAME = Domain(
@@ -30,7 +32,7 @@ GAME = Domain(
         ragged=0.0, trim=0.06,
     ),
     palette={
-        "sky": ((136, 190, 246),), "road": ((104, 104, 110), (96, 98, 106)),
+        "sky": ((120, 178, 246), (206, 226, 246)), "road": ((104, 104, 110), (96, 98, 106)),
         "marking": ((240, 240, 236),), "rail": ((70, 70, 76),),
         "sidewalk": ((196, 180, 158), (186, 176, 164)), "curb": ((220, 212, 200),),
         "terrain": ((142, 188, 74), (160, 184, 84)),
@@ -45,10 +47,11 @@ GAME = Domain(
         "hair": ((50, 36, 26), (110, 76, 40), (30, 30, 30)),
         "clothes": ((220, 60, 60), (50, 90, 200), (240, 200, 60), (60, 60, 70), (240, 240, 240),
                     (120, 60, 150)),
-        "jersey": ((190, 240, 40), (250, 130, 30)), "helmet": ((240, 240, 240), (220, 40, 40), (40, 40, 44)),
+        "jersey": ((190, 240, 40), (250, 130, 30)),
+        "helmet": ((240, 240, 240), (220, 40, 40), (40, 40, 44)),
         "windscreen": ((44, 60, 84),),
         "car": ((214, 34, 34), (36, 84, 204), (245, 200, 40), (240, 240, 240), (40, 160, 90),
-                (30, 30, 36), (240, 120, 30)),
+                (30, 30, 36), (240, 120, 30), (168, 172, 180), (84, 88, 98)),
         "cargo": ((236, 236, 230), (240, 150, 50), (80, 140, 200)),
         "cab": ((200, 40, 40), (40, 80, 180), (240, 240, 240)),
         "bus": ((245, 205, 40), (220, 60, 50), (60, 170, 200)),

@@ -1,6 +1,7 @@
 """The ground: lanes, markings, sidewalks, green strips and crossings."""
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -42,9 +43,7 @@ def lay_out(canvas: Canvas, dice: Dice) -> Street:
     own = int(dice.unit() * ours)
     centre = at - lane / 2 - own * lane
     parking = (dice.chance(layout.parking), dice.chance(layout.parking))
-    strips = tuple(
-        dice.uniform(1.2, 3.5) if dice.chance(layout.strip) else 0.0 for _ in range(2)
-    )
+    strips = tuple(dice.uniform(1.2, 3.5) if dice.chance(layout.strip) else 0.0 for _ in range(2))
     walks = (dice.between(layout.sidewalk), dice.between(layout.sidewalk))
     inner_left, inner_right = centre - median, centre
     dividers = tuple(inner_left - k * lane for k in range(1, theirs + parking[0])) + tuple(
@@ -126,5 +125,5 @@ def _reach(canvas: Canvas, x0: float, x1: float, z: np.ndarray) -> tuple[int, in
     ends = [canvas.view.column(x, float(d)) for x in (x0, x1) for d in (z[0], z[-1])]
     turn = abs(canvas.view.bend)
     if turn > 0:
-        ends += [canvas.view.column(x, (abs(x) / turn) ** 0.5 or 1.0) for x in (x0, x1)]
+        ends += [canvas.view.column(x, sqrt(abs(x) / turn) or 1.0) for x in (x0, x1)]
     return max(int(min(ends)) - 1, 0), min(max(int(max(ends)) + 2, 0), canvas.view.columns)

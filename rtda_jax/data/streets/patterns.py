@@ -47,7 +47,7 @@ def bank() -> np.ndarray:
     brick = tone[course, ((column + 8 * (course % 2)) // 16) % (SIZE // 16)]
     block = generator.integers(-80, 81, (SIZE // 16, SIZE // 16)).astype(np.float32) / 100
     seam = (row % 16 == 0) | (column % 16 == 0)
-    patterns = {
+    patterns: dict[str, np.ndarray] = {
         "plain": np.zeros((SIZE, SIZE), np.float32),
         "grain": 0.6 * fine + 0.3 * mid + 0.3 * broad,
         "leaves": 0.4 * fine + 0.6 * mid + 0.5 * wide,

@@ -98,9 +98,7 @@ def motorcycle(canvas: Canvas, dice: Dice, x: float, z: float, *, pose: str) -> 
         return
     for axle in (x - 0.75, x + 0.75):
         _wheel(canvas, "motorcycle", axle, z, 0.36, (120, 120, 124))
-    canvas.polygon(
-        [(x - 0.55, 0.4), (x + 0.5, 0.4), (x + 0.6, 0.85), (x - 0.9, 0.85)], z, body
-    )
+    canvas.polygon([(x - 0.55, 0.4), (x + 0.5, 0.4), (x + 0.6, 0.85), (x - 0.9, 0.85)], z, body)
     canvas.polygon([(x - 0.15, 0.8), (x + 0.6, 0.8), (x + 0.45, 1.1), (x, 1.0)], z, body)
     canvas.rect(x - 0.85, x + 0.0, 0.8, 0.95, z, dark)
     canvas.rect(x - 0.3, x + 0.25, 0.3, 0.55, z, canvas.material("motorcycle", (95, 95, 100)))

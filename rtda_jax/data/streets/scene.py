@@ -159,8 +159,10 @@ def _drive(
 
     if rails is not None:
         facing = dice.pick(("oncoming", "away"))
-        place(partial(VEHICLES["train"], canvas, dice, facing=facing), rails, dice.uniform(11, 32), 34)
-    lanes = {"oncoming": [], "away": []}
+        place(
+            partial(VEHICLES["train"], canvas, dice, facing=facing), rails, dice.uniform(11, 32), 34
+        )
+    lanes: dict[str, list[float]] = {"oncoming": [], "away": []}
     x = street.centre + street.lane / 2
     while x < street.right - 2.4 * street.parking[1]:
         lanes["away"].append(x)
@@ -173,7 +175,7 @@ def _drive(
         kind = dice.weighted(dict(layout.traffic))
         facing = dice.pick(("away", "oncoming"))
         at = dice.pick(lanes[facing]) + dice.uniform(-0.25, 0.25)
-        z = 9 + 40 * dice.unit() ** 1.5
+        z = 9 + 40 * dice.near()
         length = {"car": 5, "truck": 10, "bus": 12.5}[kind]
         place(partial(VEHICLES[kind], canvas, dice, facing=facing), at, z, length)
     for draw, chance in (
@@ -195,7 +197,7 @@ def _populate(canvas: Canvas, dice: Dice, queue: Queue, taken: list, street: Str
         edge, walk = street.edges[side], street.walks[side]
         inward = dice.uniform(0.5, max(walk - 0.4, 0.6))
         x = edge + inward if side == 0 else edge - inward
-        z = 9 + 28 * dice.unit() ** 1.6
+        z = 9 + 28 * dice.near()
         if dice.chance(0.15):
             x = dice.uniform(street.left, street.right)
             if any(abs(x - a) < 1.8 and b - 1 < z < c + 1 for a, b, c in taken):

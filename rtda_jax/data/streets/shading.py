@@ -12,39 +12,48 @@ def shade(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     table = np.array(canvas.table, np.float32)
     ids = canvas.ids.astype(np.intp).ravel()
     depth = canvas.depth
-    plane = table[:, 1].astype(np.uint8)[ids].reshape(depth.shape)
+    plane = table[:, 1].astype(np.uint8).take(ids).reshape(depth.shape)
+    ground = plane == PLANES["ground"]
     along = np.where(plane == PLANES["left"], depth, canvas.slopes[None, :] * depth)
     rise = (np.arange(view.rows, dtype=np.float32) + np.float32(0.5 - view.horizon)) / np.float32(
         view.focal
     )
-    up = np.where(
-        plane == PLANES["ground"], depth, np.float32(view.height) - rise[:, None] * depth
-    )
+    up = np.where(ground, depth, np.float32(view.height) - rise[:, None] * depth)
     along, up = along.ravel(), up.ravel()
 
-    colour = table[:, 2:5][ids]
-    gain = np.where((plane == PLANES["ground"]), canvas.shade, np.float32(1)).ravel()
-    glazed = np.flatnonzero((table[:, 8] > 0)[ids])
+    colour = np.ascontiguousarray(table[:, 2:5]).take(ids, axis=0)
+    _grade_sky(colour, plane, canvas)
+    gain = np.where(ground, canvas.shade, np.float32(1)).ravel()
+    glazed = np.flatnonzero((table[:, 8] > 0).take(ids))
     if glazed.size:
         _glaze(colour, glazed, table[ids[glazed], 8:], along[glazed], up[glazed])
-    textured = np.flatnonzero((table[:, 7] > 0)[ids])
+    textured = np.flatnonzero((table[:, 7] > 0).take(ids))
     if textured.size:
-        rows = table[:, 5:8][ids[textured]]
-        scale = rows[:, 1]
+        own = ids[textured]
+        pattern, scale, amount = (column.take(own) for column in table[:, 5:8].T)
         u = (along[textured] * scale).astype(np.int32) & (SIZE - 1)
         v = (up[textured] * scale).astype(np.int32) & (SIZE - 1)
-        texel = bank().ravel()[(rows[:, 0].astype(np.int32) * SIZE + v) * SIZE + u]
-        amount = rows[:, 2] / (1 + depth.ravel()[textured] * np.float32(1 / 60))
+        texel = bank().ravel().take((pattern.astype(np.int32) * SIZE + v) * SIZE + u)
+        amount /= 1 + depth.ravel()[textured] * np.float32(1 / 60)
         gain[textured] *= 1 + amount * texel
     colour *= gain[:, None]
-    labels = table[:, 0].astype(np.uint8)[ids].reshape(depth.shape)
+    labels = table[:, 0].astype(np.uint8).take(ids).reshape(depth.shape)
     return colour.reshape(*depth.shape, 3), depth, labels
+
+
+def _grade_sky(colour: np.ndarray, plane: np.ndarray, canvas: Canvas) -> None:
+    """Fades the sky from its zenith colour to that at the horizon."""
+    zenith, low = (np.array(c, np.float32) for c in canvas.domain.palette["sky"])
+    where = np.flatnonzero(plane == PLANES["sky"])
+    rows = np.arange(canvas.view.rows, dtype=np.float32) / np.float32(canvas.view.horizon)
+    ramp = zenith + np.clip(rows, 0, 1)[:, None] ** 2 * (low - zenith)
+    colour[where] = ramp[where // canvas.view.columns]
 
 
 def _glaze(
     colour: np.ndarray, where: np.ndarray, panes: np.ndarray, u: np.ndarray, v: np.ndarray
 ) -> None:
-    """Puts window panes into `colour` at the flat positions `where`; every pane has its own tone."""
+    """Puts window panes, each of its own tone, into `colour` at the flat positions `where`."""
     u, v = u / panes[:, 0], v / panes[:, 1]
     cell_u, cell_v = np.floor(u), np.floor(v)
     u, v = u - cell_u, v - cell_v

@@ -43,7 +43,9 @@ def car(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
     glass = canvas.domain.palette["windscreen"][0]
     width, length = dice.uniform(1.75, 1.95), dice.uniform(3.9, 4.8)
     waist, roof = dice.uniform(0.85, 0.98), dice.uniform(1.42, 1.75)
-    canvas.shadow(x - 0.62 * width, x + 0.62 * width, z - 0.25, z + length, 0.6 * canvas.domain.shadow)
+    canvas.shadow(
+        x - 0.62 * width, x + 0.62 * width, z - 0.25, z + length, 0.6 * canvas.domain.shadow
+    )
     front, pane = canvas.material("car", paint), canvas.material("car", glass)
     if abs(x) > width / 2:
         inner, face = _inner(x, width)
@@ -71,7 +73,9 @@ def car(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
     canvas.rect(x - width / 2, x - width / 2 + 0.24, 0, 0.4, z, tyre)
     canvas.rect(x + width / 2 - 0.24, x + width / 2, 0, 0.4, z, tyre)
     canvas.rect(x - width / 2, x + width / 2, 0.26, waist, z, front)
-    canvas.rect(x - width / 2, x + width / 2, 0.24, 0.42, z, canvas.material("car", _dark(paint, 0.55)))
+    canvas.rect(
+        x - width / 2, x + width / 2, 0.24, 0.42, z, canvas.material("car", _dark(paint, 0.55))
+    )
     canvas.rect(x - 0.26, x + 0.26, 0.45, 0.58, z, canvas.material("car", (235, 235, 225)))
     _lamps(canvas, "car", x, z, width, 0.66, facing)
 
@@ -99,7 +103,9 @@ def truck(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
     if not cab_near:
         cab_side()
     if seen:
-        canvas.side(inner, z_box, z_box + length, 0.45, 0.95, canvas.material("truck", (50, 50, 54)))
+        canvas.side(
+            inner, z_box, z_box + length, 0.45, 0.95, canvas.material("truck", (50, 50, 54))
+        )
         _axles(canvas, "truck", inner, face, [z_box + 1.1, z_box + 2.2, z_box + length - 0.8], 0.95)
         flank = canvas.material("truck", cargo, face=face, surface="panels")
         canvas.side(inner, z_box, z_box + length, 0.95, height, flank)
@@ -170,7 +176,9 @@ def train(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
             canvas.side(inner, joint, joint + 0.5, 0.4, height, under)
     nose, roof = canvas.material("train", lower), canvas.material("train", upper)
     half = width / 2
-    canvas.rect(x - 0.6, x + 0.6, height, height + 0.5, z + 4, canvas.material("train", (60, 60, 64)))
+    canvas.rect(
+        x - 0.6, x + 0.6, height, height + 0.5, z + 4, canvas.material("train", (60, 60, 64))
+    )
     canvas.rect(x - half, x + half, 0.25, 1.5, z, nose)
     canvas.polygon(
         [(x - half, 1.5), (x + half, 1.5), (x + half - 0.2, height), (x - half + 0.2, height)],
@@ -178,7 +186,9 @@ def train(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
     )  # fmt: skip
     canvas.rect(x - half + 0.2, x + half - 0.2, 1.35, 2.75, z, canvas.material("train", glass))
     canvas.rect(x - 0.5, x + 0.5, 2.9, 3.2, z, canvas.material("train", (240, 170, 50)))
-    canvas.rect(x - half + 0.1, x + half - 0.1, 0.1, 0.35, z, canvas.material("train", (40, 40, 42)))
+    canvas.rect(
+        x - half + 0.1, x + half - 0.1, 0.1, 0.35, z, canvas.material("train", (40, 40, 42))
+    )
     _lamps(canvas, "train", x, z, width, 0.75, facing)
 
 
@@ -196,14 +206,14 @@ def crossing(canvas: Canvas, dice: Dice, x: float, z: float, kind: str) -> None:
         canvas.polygon(
             [(x - 1.6, 0.85), (x + 1.2, 0.85), (x + 0.7, 1.45), (x - 1.1, 1.45)], z, body
         )
-        canvas.polygon(
-            [(x - 1.4, 0.9), (x + 1.0, 0.9), (x + 0.65, 1.35), (x - 1.0, 1.35)], z, pane
-        )
+        canvas.polygon([(x - 1.4, 0.9), (x + 1.0, 0.9), (x + 0.65, 1.35), (x - 1.0, 1.35)], z, pane)
         canvas.rect(left, right, 0.3, 0.9, z, body)
     elif kind == "truck":
         canvas.rect(left, right - 2.0, 0.95, 3.4, z, body)
         canvas.rect(left, right, 0.5, 0.95, z, dark)
-        canvas.rect(right - 1.9, right, 0.5, 2.6, z, canvas.material(kind, _colour(canvas, dice, "cab")))
+        canvas.rect(
+            right - 1.9, right, 0.5, 2.6, z, canvas.material(kind, _colour(canvas, dice, "cab"))
+        )
         canvas.rect(right - 1.3, right - 0.2, 1.5, 2.3, z, pane)
     else:
         top = 3.1 if kind == "bus" else 3.5

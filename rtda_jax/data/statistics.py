@@ -1,0 +1,35 @@
+"""Class frequencies of a data set, streamed, and the weights made of them."""
+
+import numpy as np
+
+from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.errors import DataError
+from rtda_jax.data.labels import IGNORE
+from rtda_jax.data.stream import eval_stream
+
+
+def class_counts(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
+    """Pixels of each class in each example, int64 [N,K+1]; the last column is the ignored ones.
+
+    Only one label a thread is in memory at a time.
+    """
+    if dataset.labelling is None:
+        raise DataError(f"{dataset.name}: has no labels to count")
+    classes = len(dataset.classes)
+    counts = np.zeros((len(dataset), classes + 1), np.int64)
+    for example in eval_stream(dataset, threads=threads):
+        histogram = np.bincount(example["label"].ravel(), minlength=IGNORE + 1)
+        counts[example["index"], :classes] = histogram[:classes]
+        counts[example["index"], classes] = histogram[IGNORE]
+    return counts
+
+
+def frequencies(counts: np.ndarray) -> np.ndarray:
+    """Share of each class in the valid pixels, float64 [K], of pixel counts [K] or [N,K]."""
+    total = counts.reshape(-1, counts.shape[-1]).sum(axis=0).astype(np.float64)
+    return total / max(total.sum(), 1.0)
+
+
+def enet_weights(frequency: np.ndarray, *, c: float = 1.02) -> np.ndarray:
+    """1 / ln(c + f) of each class: ENet's weights (Paszke et al. 2016), as S0 uses them."""
+    return 1.0 / np.log(c + np.asarray(frequency, np.float64))

@@ -1,0 +1,70 @@
+"""Tiny data sets in the true file layouts, written by the tests that read them."""
+
+import pathlib
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+SIZE = (24, 32)
+
+
+def picture(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """A random image, uint8 [H,W,3]."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def ids(seed: int, among, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """A random label, uint8 [H,W], of the ids given."""
+    return np.random.default_rng(seed).choice(np.array(list(among), np.uint8), size)
+
+
+def save(path: pathlib.Path, pixels: np.ndarray, **options) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def save_palette(path: pathlib.Path, pixels: np.ndarray, bits: int = 8) -> pathlib.Path:
+    """Mode P with a palette whose colours say nothing about the indices, as GTA5 has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels).convert("L")
+    image = Image.frombytes("P", image.size, image.tobytes())
+    colours = np.random.default_rng(0).integers(0, 256, (2**bits, 3))
+    image.putpalette(colours.ravel().tolist())
+    image.save(path, bits=bits)
+    return path
+
+
+def save_16bit(path: pathlib.Path, channels: np.ndarray) -> pathlib.Path:
+    """uint16 [H,W,1..4] as PNG, which Pillow can not write: SYNTHIA's (class, instance, 0)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width, count = channels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[count]
+    rows = channels.astype(">u2").tobytes()
+    step = 2 * count * width
+    raw = b"".join(b"\0" + rows[i * step : (i + 1) * step] for i in range(height))
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(raw))
+        + chunk(b"IEND", b"")
+    )
+    return path
+
+
+def folders(
+    root: pathlib.Path, *, count: int = 6, among=range(34), size: tuple[int, int] = SIZE
+) -> dict:
+    """Plain folders images/ and labels/ below root; the spec that reads them."""
+    for i in range(count):
+        save(root / "images" / f"{i:03d}.png", picture(i, size))
+        save(root / "labels" / f"{i:03d}.png", ids(i, among, size))
+    return {"name": "folders", "images": str(root / "images"), "labels": str(root / "labels")}

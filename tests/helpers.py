@@ -1,0 +1,77 @@
+"""Batches and configurations small enough for two CPU cores."""
+
+import importlib
+
+import numpy as np
+from PIL import Image
+
+SIZE = (32, 64)
+
+
+def config(name="source_only", arg="", **fields):
+    """A config file's configuration at a tiny size; dotted fields override."""
+    module = importlib.import_module(f"configs.{name}")
+    made = module.get_config(arg)
+    made.benchmark.size = made.benchmark.crop = made.benchmark.eval_size = SIZE
+    made.batch_size, made.steps = 4, 6
+    made.checkpoint_every_steps, made.log_every_steps = 2, 1
+    made.optim.g_lr = 0.01
+    for field, value in fields.items():
+        made.update_from_flattened_dict({field.replace("__", "."): value})
+    return made
+
+
+def batch(step=0, *, size=4, seed=0, classes=19, target=True):
+    """The batch of a step: blocks of colour whose class follows from the colour."""
+    rng = np.random.default_rng([seed, step])
+    height, width = SIZE
+    labels = rng.integers(0, classes, (size, height // 8, width // 8)).astype(np.uint8)
+    labels = labels.repeat(8, 1).repeat(8, 2)
+    palette = np.random.default_rng(99).integers(0, 256, (classes, 3))
+    noise = rng.integers(-10, 11, (size, height, width, 3))
+    images = np.clip(palette[labels] + noise, 0, 255).astype(np.uint8)
+    labels[rng.random(labels.shape) < 0.1] = 255
+    made = {"source_image": images, "source_label": labels}
+    if target:
+        other = palette[rng.integers(0, classes, (size, height // 8, width // 8))]
+        other = 0.6 * other.repeat(8, 1).repeat(8, 2) + 40
+        made["target_image"] = np.clip(other, 0, 255).astype(np.uint8)
+    return made
+
+
+def batches(start, *, target=True, size=4):
+    """An endless stream from a step on, as `train` takes it."""
+    step = start
+    while True:
+        yield batch(step, target=target, size=size)
+        step += 1
+
+
+def write_folders(root, *, count=4, size=(40, 80), seed=0):
+    """A tiny labelled pair of folders, `source` and `target`, as PNG files with Cityscapes ids."""
+    ids = np.array([7, 8, 11, 21, 23, 26], np.uint8)
+    colours = np.random.default_rng(5).integers(0, 256, (256, 3))
+    for d, domain in enumerate(("source", "target")):
+        for folder in ("images", "labels"):
+            (root / domain / folder).mkdir(parents=True)
+        for i in range(count):
+            rng = np.random.default_rng([seed, d, i])
+            labels = rng.choice(ids, (size[0] // 8, size[1] // 8)).repeat(8, 0).repeat(8, 1)
+            image = np.clip(colours[labels] * (1 - 0.3 * d) + rng.normal(0, 6, (*size, 3)), 0, 255)
+            Image.fromarray(image.astype(np.uint8)).save(root / domain / "images" / f"{i:03d}.png")
+            Image.fromarray(labels).save(root / domain / "labels" / f"{i:03d}.png")
+
+
+def folder_fields(root):
+    """The fields that point the benchmark `folders` at what `write_folders` wrote."""
+    fields = {"data_dir": str(root)}
+    for use, domain in (
+        ("source", "source"),
+        ("target", "target"),
+        ("target_labelled", "target"),
+        ("eval", "target"),
+    ):
+        fields[f"benchmark.{use}.images"] = f"{domain}/images"
+        if use != "target":
+            fields[f"benchmark.{use}.labels"] = f"{domain}/labels"
+    return fields

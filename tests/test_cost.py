@@ -1,0 +1,78 @@
+import pytest
+
+from rtda_jax.cost import CONVENTIONS, cost_table, discriminator_cost, model_cost, summary
+
+
+def test_discriminators_cost_what_the_papers_print():
+    s0, s2 = CONVENTIONS["s0"], CONVENTIONS["s2"]
+    full, light = discriminator_cost("fcd"), discriminator_cost("fcd_light")
+    assert full.macs == 15_439_233_024
+    assert s0(full) == 30_878_466_048
+    assert light.macs == 1_067_712_512
+    assert s0(light) == 2_135_425_024
+    assert s2(discriminator_cost("fcd", output_stride=1)) == 30_952_915_968
+    assert s2(discriminator_cost("fcd_light", use_bias=False, output_stride=1)) == 2_178_416_640
+
+
+def test_elements_of_the_second_convention():
+    rows = discriminator_cost("fcd", output_stride=1).rows
+    assert sum(r.bias_adds for r in rows) == 15_729_152
+    assert sum(r.leaky_relus for r in rows) == 15_728_640
+    assert sum(r.upsampled for r in rows) == 524_288
+
+
+def test_the_portrait_input_of_s0_costs_the_same():
+    assert discriminator_cost("fcd", size=(1024, 512)).macs == 15_439_233_024
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("bisenet_resnet18", 25_632_244_434),
+        pytest.param("bisenet_resnet101", 91_410_137_810, marks=pytest.mark.slow),
+    ],
+)
+def test_bisenet_macs(name, published):
+    # The original classifies at full resolution; the commuted classifier here works at 1/8.
+    moved = 19 * 19 * (512 * 1024 - 64 * 128)
+    assert model_cost(name).macs == published - moved
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        ("bisenet_resnet18", 12_581_672),
+        ("bisenet_mpg_resnet18", 12_639_246),
+        ("bisenet_stdc1", 11_550_496),
+        ("bisenet_stdc2", 16_079_392),
+        pytest.param("bisenet_resnet101", 50_801_192, marks=pytest.mark.slow),
+        pytest.param("bisenet_mpg_resnet101", 51_277_134, marks=pytest.mark.slow),
+    ],
+)
+def test_pytorch_totals(name, total):
+    assert model_cost(name, size=(64, 64)).pytorch_parameters == total
+
+
+def test_a_convolution_by_hand():
+    (row,) = [r for r in model_cost("bisenet_resnet18").rows if r.path == "backbone.conv1"]
+    assert row.output == (256, 512, 64)
+    assert row.macs == 256 * 512 * 64 * 7 * 7 * 3
+    (row,) = [r for r in discriminator_cost("fcd_light").rows if r.path == "conv2_depthwise"]
+    assert row.macs == 128 * 256 * 64 * 4 * 4
+
+
+def test_summary():
+    lines = [line.split() for line in summary("bisenet_resnet18", depth=1).splitlines()]
+    assert ["backbone", "16x32x512", "11,176,512", "18,949,865,472"] in lines
+    assert ["aux16", "4,883"] in lines
+    assert lines[-1][:2] == ["bisenet_resnet18:", "12,068,672"]
+    with pytest.raises(ValueError, match=r"unknown name 'x'; known: bisenet_resnet18.*fcd_light"):
+        summary("x")
+
+
+@pytest.mark.slow
+def test_table():
+    rows = [line.split(" | ") for line in cost_table().splitlines()]
+    (full,) = [row for row in rows if row[0] == "| fcd"]
+    assert full[1] == "2,781,121"
+    assert full[5] == "30,878,466,048"

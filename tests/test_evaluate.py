@@ -1,0 +1,88 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtda_jax import evaluate
+from rtda_jax.normalise import normalise
+
+
+class Pixelwise(nn.Module):
+    """Logits of each pixel from its colour alone, at the input's resolution."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return {"logits": nn.Dense(4, name="dense")(images)}
+
+
+def models(count):
+    made = []
+    for seed in range(count):
+        module = Pixelwise()
+        variables = module.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 3)))
+        made.append(evaluate.Model(module, variables, "imagenet"))
+    return made
+
+
+def images(count, size, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, (count, *size)).astype(np.uint8)
+    labels[:, :1] = 255
+    pixels = rng.integers(0, 256, (count, *size, 3), np.uint8)
+    return [{"image": i, "label": y} for i, y in zip(pixels, labels, strict=True)]
+
+
+def softmax(model, image):
+    x = np.asarray(normalise(jnp.float32(image)[None], name="imagenet"))
+    dense = model.variables["params"]["dense"]
+    z = x @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return (e / e.sum(-1, keepdims=True))[0]
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_fusion_is_the_mean_softmax_over_one_confusion_matrix(mode, count):
+    fused, data = models(count), images(3, (10, 13))
+    seen = []
+    confusion = evaluate.evaluate(
+        fused,
+        data,
+        num_classes=4,
+        mode=mode,
+        window=(6, 6),
+        stride=(4, 5),
+        watch=lambda index, example, prediction: seen.append(index),
+    )
+    expected = np.zeros((4, 4), np.int64)
+    for example in data:
+        mean = np.mean([softmax(model, example["image"]) for model in fused], 0)
+        for truth, guess in zip(example["label"].ravel(), mean.argmax(-1).ravel(), strict=True):
+            if truth != 255:
+                expected[truth, guess] += 1
+    np.testing.assert_array_equal(confusion, expected)
+    assert seen == [0, 1, 2]
+
+
+def test_prediction_is_made_at_the_labels_resolution():
+    predict = evaluate.predictor(models(1), mode="whole")
+    image = images(1, (8, 12))[0]["image"]
+    assert predict(image, size=(24, 37)).shape == (24, 37)
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "stride", "expected"),
+    [(10, 10, 3, [0]), (10, 4, 3, [0, 3, 6]), (11, 4, 3, [0, 3, 6, 7])],
+)
+def test_windows_cover_the_side(length, window, stride, expected):
+    assert evaluate.starts(length, window, stride) == expected
+
+
+def test_bad_protocols_are_refused():
+    with pytest.raises(ValueError, match="known: whole, slide"):
+        evaluate.predictor(models(1), mode="tiles")
+    with pytest.raises(ValueError, match="needs a window"):
+        evaluate.predictor(models(1), mode="slide")
+    with pytest.raises(ValueError, match="larger than the image"):
+        evaluate.starts(5, 6, 1)

@@ -1,0 +1,182 @@
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import config, folder_fields, write_folders
+from PIL import Image
+
+from rtda_jax import experiment
+from rtda_jax.errors import ConfigError
+
+MAIN = pathlib.Path(__file__).parents[1] / "main.py"
+
+
+def tiny(root, name="fda_mbt", **fields):
+    made = config(name, "folders", steps=3, **fields)
+    made.update_from_flattened_dict(folder_fields(root))
+    made.eval.pictures = 2
+    return made
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folders")
+    write_folders(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return experiment.run(tiny(root).lock(), workdir), workdir
+
+
+def test_stages_run_in_order_and_results_gather_them(finished):
+    results, workdir = finished
+    assert results == json.loads((workdir / "results.json").read_text())
+    assert list(results["stages"]) == ["beta_001", "beta_005", "eval_001", "eval_005", "eval_mbt"]
+    assert {"config", "benchmark", "seed", "commit", "environment", "stages"} <= set(results)
+    fused = results["stages"]["eval_mbt"]
+    assert {"miou", "iou", "pixel_accuracy", "protocol", "step"} <= set(fused)
+    assert fused["step"] == 3
+    assert fused["images"] == 4
+    assert fused["pixels"] == 4 * 40 * 80
+    assert len(fused["iou"]) == 19
+    assert fused["iou"]["train"] is None or 0 <= fused["iou"]["train"] <= 1
+    confusion = np.array(fused["confusion"])
+    assert confusion.sum() == fused["pixels"]
+    assert (confusion.sum(1) > 0).sum() == 6
+    for train in ("beta_001", "beta_005"):
+        rows = (workdir / train / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in rows] == [1, 2, 3]
+
+
+def test_the_picture_grid_has_five_columns(finished):
+    picture = Image.open(finished[1] / "eval_mbt" / "predictions.png")
+    assert picture.width > 5 * 320
+    assert picture.height > 2 * 160
+    assert len(picture.getcolors(1 << 24)) > 20
+
+
+def test_a_finished_experiment_is_skipped(finished, root, capsys):
+    again = experiment.run(tiny(root).lock(), finished[1])
+    assert again["stages"] == finished[0]["stages"]
+    assert capsys.readouterr().out.count("finished, skipped") == 5
+
+
+def test_evaluate_again_gives_the_same_scores(finished, root):
+    again = experiment.reevaluate(tiny(root).lock(), finished[1])
+    for name in ("eval_001", "eval_005", "eval_mbt"):
+        assert again["stages"][name]["confusion"] == finished[0]["stages"][name]["confusion"]
+
+
+def test_a_workdir_of_another_config_is_refused_by_field(finished, root):
+    before = (finished[1] / "results.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.01 there, 0\.02 now"):
+        experiment.run(tiny(root, optim__g_lr=0.02).lock(), finished[1])
+    assert (finished[1] / "results.json").read_bytes() == before
+
+
+def test_fields_that_only_watch_may_differ(finished, root):
+    experiment.run(tiny(root, log_every_steps=7, threads=1).lock(), finished[1])
+
+
+def test_a_workdir_in_use_is_refused(finished, root):
+    with (
+        experiment.lock(finished[1]),
+        pytest.raises(ConfigError, match="in use by another process"),
+    ):
+        experiment.run(tiny(root).lock(), finished[1])
+
+
+def test_evaluation_needs_a_trained_workdir(root, tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        experiment.reevaluate(tiny(root).lock(), tmp_path)
+
+
+def test_training_never_opens_the_targets_labels(root, tmp_path):
+    blind = tmp_path / "data"
+    shutil.copytree(root, blind)
+    shutil.rmtree(blind / "target" / "labels")
+    made = tiny(blind, name="adversarial", steps=1)
+    made.stages = ("train",)
+    results = experiment.run(made.lock(), tmp_path / "run")
+    assert results["stages"]["train"]["step"] == 1
+
+
+def command(root, workdir, *more):
+    fields = {**folder_fields(root), "batch_size": 2, "checkpoint_every_steps": 2, **dict(more)}
+    arguments = [f"--config.{name}={value}" for name, value in fields.items()]
+    return [
+        sys.executable,
+        str(MAIN),
+        f"--config={MAIN.parent / 'configs' / 'adversarial.py'}:folders",
+        "--config.benchmark.crop=(32,64)",
+        "--config.benchmark.size=(32,64)",
+        "--config.log_every_steps=1",
+        f"--workdir={workdir}",
+        *arguments,
+    ]
+
+
+def environment(tmp_path):
+    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+
+
+def wait_for_step(workdir, step, process):
+    log = workdir / "train" / "metrics.jsonl"
+    while process.poll() is None:
+        if log.exists() and len(log.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError(process.communicate())
+
+
+def checkpoint_bytes(workdir):
+    import orbax.checkpoint as ocp
+
+    steps = sorted(int(p.name) for p in (workdir / "train" / "checkpoints").iterdir())
+    tree = ocp.StandardCheckpointer().restore(
+        (workdir / "train" / "checkpoints" / str(steps[-1]) / "default").absolute()
+    )
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return steps[-1], {
+        jax.tree_util.keystr(path): np.asarray(
+            jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        ).tobytes()
+        for path, x in leaves
+    }
+
+
+@pytest.mark.slow
+def test_sigterm_and_sigkill_then_the_same_command_is_bitwise_undisturbed(root, tmp_path):
+    """Separate processes: one undisturbed, one asked to stop, killed and continued."""
+    steps = ("steps", 12)
+    subprocess.run(
+        command(root, tmp_path / "whole", steps), check=True, env=environment(tmp_path)
+    )
+    begin = command(root, tmp_path / "torn", steps)
+    first = subprocess.Popen(begin, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
+    wait_for_step(tmp_path / "torn", 3, first)
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 75, said
+    assert "the same command continues" in said
+    second = subprocess.Popen(begin, env=environment(tmp_path))
+    wait_for_step(tmp_path / "torn", 7, second)
+    second.kill()
+    second.wait()
+    subprocess.run(begin, check=True, env=environment(tmp_path))
+    assert checkpoint_bytes(tmp_path / "torn") == checkpoint_bytes(tmp_path / "whole")
+    for name in ("whole", "torn"):
+        stages = json.loads((tmp_path / name / "results.json").read_text())["stages"]
+        assert stages["evaluate"]["step"] == 12

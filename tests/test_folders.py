@@ -1,0 +1,214 @@
+"""Plain folders: pairing by name, odd names, and every defect of a file called by its name."""
+
+import io
+import os
+import pathlib
+
+import data_files
+import numpy as np
+import pytest
+from PIL import Image
+
+from rtda_jax.data import DataError, decode, eval_stream, load, train_stream
+
+CLASSES = "cityscapes19"
+
+
+def only(root, **spec):
+    """The one example of images/ and labels/, decoded."""
+    spec = {"name": "folders", "images": "images", "labels": "labels", **spec}
+    data = load(spec, data_dir=root, classes=CLASSES)
+    return decode.examine(data, 0)
+
+
+@pytest.fixture
+def root(tmp_path):
+    data_files.folders(tmp_path, count=1)
+    return tmp_path
+
+
+def image(root):
+    return root / "images" / "000.png"
+
+
+def label(root):
+    return root / "labels" / "000.png"
+
+
+def test_an_example_is_its_pixels_and_mapped_ids(root):
+    pixels, classes = only(root)
+    np.testing.assert_array_equal(pixels, data_files.picture(0))
+    raw = data_files.ids(0, range(34))
+    assert (classes[raw == 26] == 13).all() and (classes[raw == 26].size > 0)
+    assert (classes[raw < 7] == 255).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palettes_are_read_as_indices(root, bits):
+    among = range(min(2**bits, 34))
+    raw = data_files.ids(5, among)
+    data_files.save_palette(label(root), raw, bits)
+    _, classes = only(root, labelling="cityscapes_ids")
+    data = load(
+        {"name": "folders", "images": "images", "labels": "labels"}, data_dir=root, classes=CLASSES
+    )
+    np.testing.assert_array_equal(classes, data.classes.lut("cityscapes_ids")[raw])
+
+
+@pytest.mark.parametrize("extension", ["jpg", "webp", "png"])
+def test_image_formats(root, extension):
+    image(root).unlink()
+    Image.fromarray(np.full((*data_files.SIZE, 3), 90, np.uint8)).save(
+        root / "images" / f"000.{extension}"
+    )
+    pixels, _ = only(root)
+    assert abs(pixels.astype(int) - 90).max() <= 2
+
+
+def test_names_with_spaces_accents_brackets_and_subfolders(tmp_path):
+    root = tmp_path / "mes données [v1]"
+    for i, name in enumerate(["rue d'été/a b", "東京/[0]*", "c"]):
+        data_files.save(root / "im" / f"{name}_image.png", data_files.picture(i))
+        data_files.save(root / "lb" / f"{name}_label.png", data_files.ids(i, range(34)))
+    spec = {"name": "folders", "images": "im", "labels": "lb", "image_suffix": "_image",
+            "label_suffix": "_label"}  # fmt: skip
+    data = load(spec, data_dir=root, classes=CLASSES)
+    assert sorted(data.keys) == sorted(["rue d'été/a b", "東京/[0]*", "c"])
+    for example in eval_stream(data):
+        i = ["rue d'été/a b", "東京/[0]*", "c"].index(example["key"])
+        np.testing.assert_array_equal(example["image"], data_files.picture(i))
+
+
+def test_globs_choose_among_files(tmp_path):
+    for name in ("a_1", "a_2", "b_1"):
+        data_files.save(tmp_path / "x" / f"{name}.png", data_files.picture(0))
+    data = load({"name": "folders", "images": "x/a_*.png"}, data_dir=tmp_path, classes=CLASSES)
+    assert data.keys == ("a_1", "a_2") and data.labelling is None
+
+
+def test_lists_and_quarantines_choose_examples(tmp_path):
+    spec = data_files.folders(tmp_path, count=5)
+    (tmp_path / "list.txt").write_text("000.png\nimages/002.png labels/002.png\n# no\n\n004\n")
+    spec["list"] = "list.txt"
+    data = load(spec, data_dir=tmp_path, classes=CLASSES)
+    assert data.keys == ("000", "002", "004")
+    (tmp_path / "bad.txt").write_text("# why\n002\tbroken for some reason\n")
+    data = load({**spec, "quarantine": "bad.txt"}, data_dir=tmp_path, classes=CLASSES)
+    assert data.keys == ("000", "004")
+    with pytest.raises(DataError, match=r"list\.txt: SHA-256 is .* expected 00"):
+        load({**spec, "list_sha256": "00"}, data_dir=tmp_path, classes=CLASSES)
+    (tmp_path / "list.txt").write_text("000\n777\n")
+    with pytest.raises(DataError, match=r"list\.txt: lists '777', but no image"):
+        load(spec, data_dir=tmp_path, classes=CLASSES)
+    with pytest.raises(DataError, match=r"5 images .*, expected 6"):
+        load({**spec, "list": "", "count": 6}, data_dir=tmp_path, classes=CLASSES)
+
+
+def reencode(path: pathlib.Path, mode: str) -> None:
+    Image.open(path).convert(mode).save(path)
+
+
+def truncate(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def link(path: pathlib.Path) -> None:
+    path.unlink()
+    path.symlink_to(path.parent / "gone.png")
+
+
+def sixteen(path: pathlib.Path) -> None:
+    data_files.save_16bit(path, np.full((*data_files.SIZE, 3), 7, np.uint16))
+
+
+def jpeg(path: pathlib.Path) -> None:
+    pixels = Image.open(path).convert("L")
+    buffer = io.BytesIO()
+    pixels.save(buffer, "JPEG")
+    path.write_bytes(buffer.getvalue())
+
+
+DEFECTS = {
+    "image truncated": (image, truncate, r"000\.png: truncated or damaged"),
+    "label truncated": (label, truncate, r"000\.png: truncated or damaged"),
+    "image empty": (image, lambda p: p.write_bytes(b""), r"images.000\.png: zero bytes"),
+    "label empty": (label, lambda p: p.write_bytes(b""), r"labels.000\.png: zero bytes"),
+    "header cut": (image, lambda p: p.write_bytes(p.read_bytes()[:20]), r"000\.png: truncated"),
+    "no image": (image, lambda p: p.write_bytes(b"<html>"), r"neither PNG, JPEG nor WebP"),
+    "grey": (image, lambda p: reencode(p, "L"), r"images.000\.png: greyscale; images must be RGB"),
+    "grey alpha": (image, lambda p: reencode(p, "LA"), r"greyscale with alpha"),
+    "rgba": (image, lambda p: reencode(p, "RGBA"), r"images.000\.png: RGBA; images must be RGB"),
+    "deep image": (image, sixteen, r"images.000\.png: 16 bits per channel"),
+    "dangling image": (image, link, r"images.000\.png: dangling link to .*gone\.png"),
+    "dangling label": (label, link, r"labels.000\.png: dangling link to .*gone\.png"),
+    "colour label": (label, lambda p: reencode(p, "RGB"), r"labels.000\.png: label has 3 channels"),
+    "deep label": (label, sixteen, r"labels.000\.png: 16-bit label, .*synthia_ids"),
+    "jpeg label": (label, jpeg, r"labels.000\.png: a JPEG can not hold labels"),
+    "sizes": (
+        label,
+        lambda p: data_files.save(p, data_files.ids(0, range(34), (24, 31))),
+        r"labels.000\.png: label is 31x24 but its image .*images.000\.png is 32x24",
+    ),
+    "id": (
+        label,
+        lambda p: data_files.save(p, data_files.ids(0, [7, 60, 61])),
+        r"labels.000\.png: \d+ label pixels \(ids 60\.\.61\) outside the table of "
+        r"'cityscapes_ids' \(0\.\.33, 255\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_defects_are_named(root, defect):
+    which, damage, message = DEFECTS[defect]
+    damage(which(root))
+    with pytest.raises(DataError, match=message):
+        only(root)
+    spec = {"name": "folders", "images": "images", "labels": "labels"}
+    data = load(spec, data_dir=root, classes=CLASSES)
+    with pytest.raises(DataError, match=message):
+        next(train_stream(data, seed=0, batch_size=2, threads=1))
+
+
+def test_missing_pairs_are_named(tmp_path):
+    spec = data_files.folders(tmp_path, count=3)
+    os.remove(tmp_path / "labels" / "001.png")
+    with pytest.raises(DataError, match=r"images.001\.png: 1 of 3 images have no label"):
+        load(spec, data_dir=tmp_path, classes=CLASSES)
+
+
+def test_two_images_of_one_name_are_refused(root):
+    data_files.save(root / "images" / "000.jpg", data_files.picture(0))
+    with pytest.raises(DataError, match="has the same name as"):
+        only(root)
+
+
+def test_missing_folders_say_what_to_do(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: no such folder.*benchmark 'streets' needs no"):
+        load({"name": "folders", "images": "nowhere/im"}, data_dir=tmp_path, classes=CLASSES)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: holds no \.png, \.jpg"):
+        load({"name": "folders", "images": "empty"}, data_dir=tmp_path, classes=CLASSES)
+    with pytest.raises(DataError, match="no images given"):
+        load({"name": "folders"}, data_dir=tmp_path, classes=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "foldres"}, "unknown data set 'foldres'; known: .*folders"),
+        ({"name": "folders", "image": "x"}, "no field image; known: .*images"),
+        ({"name": "folders", "images": "x", "use": "maybe"}, "use must be one of labelled"),
+        ({"name": "folders", "images": "x", "store": "tape"}, "store must be one of files"),
+        ({"name": "camvid11", "split": "tset"}, "no split 'tset'; known: train, val, test"),
+        ({"name": "streets", "split": "train"}, "no split 'train'; known: game_train"),
+    ],
+)
+def test_misspelt_specs_list_what_is_known(tmp_path, spec, message):
+    with pytest.raises(DataError, match=message):
+        load(spec, data_dir=tmp_path, classes="camvid11")
+
+
+def test_unknown_labellings_list_the_known(root):
+    with pytest.raises(DataError, match=r"'kitti_ids' have no map .*cityscapes_ids"):
+        only(root, labelling="kitti_ids")

@@ -1,0 +1,85 @@
+"""The command line's answers to bad input: a sentence, an exit code, nothing lost."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import folder_fields, write_folders
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def command(*arguments):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *arguments], capture_output=True, text=True
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/nope.py"], "no configuration file configs/nope.py"),
+        ([f"--config={ROOT}/configs/fda.py:nope"], "unknown benchmark 'nope'; known: cityscapes_to"),
+        (
+            [f"--config={ROOT}/configs/fda.py", "--config.optim.g_lrr=1"],
+            "the configuration has no field 'g_lrr'. Did you mean \"g_lr\"",
+        ),
+        ([f"--config={ROOT}/configs/fda.py", "--config.steps=abc"], "--config.steps=abc"),
+        ([f"--config={ROOT}/configs/fda.py", "--job=fly"], "unknown job 'fly'; known: run"),
+    ],
+)
+def test_a_wrong_command_line_is_a_sentence(arguments, message):
+    code, said = command(*arguments)
+    assert code == 2
+    assert message in said
+    assert "Traceback" not in said
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_folders(tmp_path)
+    return tmp_path
+
+
+def broken_image(root):
+    path = root / "source" / "images" / "001.png"
+    path.write_bytes(path.read_bytes()[:200])
+    return "001.png"
+
+
+def other_size(root):
+    path = root / "source" / "labels" / "002.png"
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(path)
+    return "002.png"
+
+
+def strange_id(root):
+    path = root / "source" / "labels" / "000.png"
+    Image.fromarray(np.full((40, 80), 99, np.uint8)).save(path)
+    return "000.png"
+
+
+def no_folder(root):
+    (root / "source").rename(root / "elsewhere")
+    return "streets"
+
+
+@pytest.mark.parametrize("damage", [broken_image, other_size, strange_id, no_folder])
+def test_broken_data_is_named(root, damage):
+    named = damage(root)
+    fields = {**folder_fields(root), "steps": 4, "batch_size": 4}
+    code, said = command(
+        f"--config={ROOT}/configs/source_only.py:folders",
+        "--config.benchmark.crop=(32,64)",
+        "--config.benchmark.size=(32,64)",
+        f"--workdir={root / 'run'}",
+        *[f"--config.{name}={value}" for name, value in fields.items()],
+    )
+    assert code == 4, said
+    assert "DataError" in said
+    assert named in said
+    assert "Traceback" not in said

@@ -1,0 +1,37 @@
+import jax
+import numpy as np
+import pytest
+
+from rtda_jax.normalise import NORMALISATIONS, check_normalisation, normalise
+
+RED, GREEN, BLUE = 200.0, 100.0, 50.0
+EXPECTED = {
+    "imagenet": [
+        (RED / 255 - 0.485) / 0.229,
+        (GREEN / 255 - 0.456) / 0.224,
+        (BLUE / 255 - 0.406) / 0.225,
+    ],
+    "caffe_bgr": [BLUE - 104.00698793, GREEN - 116.66876762, RED - 122.67891434],
+    "cityscapes_bgr": [BLUE - 73.158, GREEN - 82.909, RED - 72.392],
+    "cityscapes": [
+        (RED / 255 - 0.3257) / 0.2112,
+        (GREEN / 255 - 0.3690) / 0.2148,
+        (BLUE / 255 - 0.3223) / 0.2115,
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_by_hand(name):
+    images = np.broadcast_to(np.array([RED, GREEN, BLUE], np.float32), (2, 3, 4, 3))
+    out = jax.jit(lambda x: normalise(x, name=name))(images)
+    np.testing.assert_allclose(out, np.broadcast_to(EXPECTED[name], out.shape), rtol=2e-5)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"unknown normalisation 'bgr'; known: imagenet"):
+        normalise(np.zeros((1, 1, 1, 3), np.float32), name="bgr")
+    with pytest.raises(ValueError, match=r"w.pth was trained with .*caffe_bgr.*says 'imagenet'"):
+        check_normalisation("imagenet", required="caffe_bgr", path="w.pth")
+    check_normalisation("imagenet", required="imagenet")
+    check_normalisation("imagenet", required=None)

@@ -1,0 +1,219 @@
+"""Prepared data sets: the built-in pair and shards of files; whole or not at all, made once."""
+
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+
+import data_files
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from rtda_jax.data import DataError, builders, decode, load, parts, shards, train_stream
+from rtda_jax.data.streets import render
+
+SMALL = {"game_train": 3, "game_val": 2, "camera_train": 3, "camera_val": 1}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(builders, "STREETS_SPLITS", SMALL)
+
+
+def streets(root, split="game_train", **spec):
+    spec = {"name": "streets", "split": split, **spec}
+    return load(spec, data_dir=root, classes="cityscapes19")
+
+
+def test_streets_are_the_renderer_s_pictures(tmp_path, small):
+    height, width = builders.STREETS_SIZE
+    for split, domain, seed in (("game_train", "game", 0), ("camera_val", "camera", 1)):
+        data = streets(tmp_path, split)
+        assert len(data) == SMALL[split]
+        assert data.keys[0] == f"{split}_00000"
+        image, raw = render(domain, 0, seed=seed, height=height, width=width)
+        pixels, label = decode.examine(data, 0)
+        np.testing.assert_array_equal(pixels, image)
+        np.testing.assert_array_equal(label, data.classes.lut("cityscapes_ids")[raw])
+    assert streets(tmp_path, use="unlabelled").labelling is None
+
+
+def test_streets_are_prepared_once_and_readable_by_tfds(tmp_path, small, monkeypatch):
+    first = streets(tmp_path)
+    monkeypatch.setattr(builders, "rendered", None)  # rendering again would fail
+    assert streets(tmp_path).keys == first.keys
+    folder = next(tmp_path.glob("streets/*/1.0.0"))
+    assert [path.name for path in folder.parent.iterdir() if path.name != ".lock"] == ["1.0.0"]
+    example = tfds.builder_from_directory(str(folder)).as_data_source("camera_val")[0]
+    assert example["image"].shape == (*builders.STREETS_SIZE, 3)
+
+
+def test_an_interrupted_preparation_is_continued_and_never_taken_for_whole(
+    tmp_path, small, monkeypatch
+):
+    made = []
+    rendered = builders.rendered
+
+    def failing(argument):
+        made.append(argument[0])
+        if argument[0] == "camera_train" and made.count("camera_train") == 1:
+            raise KeyboardInterrupt
+        return rendered(argument)
+
+    monkeypatch.setattr(builders, "rendered", failing)
+    with pytest.raises(KeyboardInterrupt):
+        streets(tmp_path)
+    assert not list(tmp_path.glob("streets/*/1.0.0"))
+    assert streets(tmp_path).keys == ("game_train_00000", "game_train_00001", "game_train_00002")
+    assert made == ["game_train", "game_val", "camera_train", "camera_train", "camera_val"]
+
+
+@pytest.mark.slow
+def test_processes_that_prepare_at_once_share_the_work(tmp_path):
+    spec = data_files.folders(tmp_path, count=4)
+    code = (
+        "import sys; from rtda_jax.data import load; "
+        f"d = load({ {**spec, 'store': 'shards'}!r}, data_dir={str(tmp_path)!r}, "
+        "classes='cityscapes19'); print(*d.keys)"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    outputs = [process.communicate()[0].decode().split() for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert outputs == [["000", "001", "002", "003"]] * 2
+    assert len(list(tmp_path.glob("prepared/folders/*/*/dataset_info.json"))) == 1
+
+
+@pytest.mark.parametrize("image_format", ["png", "webp"])
+def test_shards_give_the_batches_that_files_give(tmp_path, image_format):
+    spec = data_files.folders(tmp_path, count=6, size=(40, 60))
+    store = {"store": "shards", "size": (20, 30), "format": image_format}
+    sets = [load(s, data_dir=tmp_path, classes="cityscapes19") for s in (spec, {**spec, **store})]
+    options = {"seed": 1, "batch_size": 4, "size": (20, 30), "crop": (16, 16), "flip": True}
+    one, two = (itertools.islice(train_stream(data, data, **options), 3) for data in sets)
+    for a, b in zip(one, two, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_jpeg_shards_are_close_and_labels_exact(tmp_path):
+    grey = np.full((24, 32, 3), 77, np.uint8)
+    data_files.save(tmp_path / "i" / "a.png", grey)
+    data_files.save(tmp_path / "l" / "a.png", data_files.ids(0, range(34)))
+    spec = {"name": "folders", "images": "i", "labels": "l", "store": "shards", "format": "jpeg"}
+    data = load(spec, data_dir=tmp_path, classes="cityscapes19")
+    assert data.reader.image(0).startswith(b"\xff\xd8")
+    pixels, label = decode.examine(data, 0)
+    assert abs(pixels.astype(int) - 77).max() <= 2
+    raw = data_files.ids(0, range(34))
+    np.testing.assert_array_equal(label, data.classes.lut("cityscapes_ids")[raw])
+    with pytest.raises(DataError, match="unknown image format 'gif'; known: png, webp, jpeg"):
+        load({**spec, "format": "gif"}, data_dir=tmp_path, classes="cityscapes19")
+
+
+def test_16_bit_labels_are_stored_as_8_bits(tmp_path):
+    raw = data_files.ids(0, range(23))
+    wide = np.stack([raw, raw], axis=-1).astype(np.uint16)
+    data_files.save(tmp_path / "RAND_CITYSCAPES/RGB/0000000.png", data_files.picture(0))
+    data_files.save_16bit(tmp_path / "RAND_CITYSCAPES/GT/LABELS/0000000.png", wide)
+    spec = {"name": "synthia", "split": "all", "count": 0, "store": "shards"}
+    data = load(spec, data_dir=tmp_path, classes="synthia16")
+    assert data.labelling == "synthia_ids_8bit"
+    expected = data.classes.lut("synthia_ids")[raw]
+    np.testing.assert_array_equal(decode.examine(data, 0)[1], expected)
+
+
+def test_unlabelled_shards_do_not_read_labels(tmp_path):
+    spec = data_files.folders(tmp_path, count=2)
+    for path in (tmp_path / "labels").iterdir():
+        path.unlink()
+    spec |= {"store": "shards", "use": "unlabelled", "size": (12, 16)}
+    data = load(spec, data_dir=tmp_path, classes="cityscapes19")
+    assert data.labelling is None and decode.examine(data, 1)[0].shape == (12, 16, 3)
+
+
+def test_changed_files_are_stored_anew(tmp_path):
+    spec = {**data_files.folders(tmp_path, count=2), "store": "shards"}
+    load(spec, data_dir=tmp_path, classes="cityscapes19")
+    path = data_files.save(tmp_path / "images" / "000.png", data_files.picture(99))
+    os.utime(path, (1, 1))
+    data = load(spec, data_dir=tmp_path, classes="cityscapes19")
+    np.testing.assert_array_equal(decode.examine(data, 0)[0], data_files.picture(99))
+
+
+def test_a_broken_file_stops_storing_by_name_and_the_rest_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 2)
+    spec = {**data_files.folders(tmp_path, count=4), "store": "shards"}
+    whole = (tmp_path / "labels" / "003.png").read_bytes()
+    (tmp_path / "labels" / "003.png").write_bytes(whole[:100])
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with pytest.raises(DataError, match=r"labels.003\.png: truncated"):
+        load(spec, data_dir=tmp_path, classes="cityscapes19")
+    assert not list(tmp_path.glob("prepared/folders/*/*/dataset_info.json"))
+    assert [path.name for path in tmp_path.glob("prepared/folders/*/parts/*/*")] == ["000000"]
+
+
+def made_in_a_worker(argument):
+    """A maker that a worker process can import; names its process."""
+    if argument == "bad":
+        raise DataError("some/file.png: no good")
+    yield parts.worker.Example(argument, str(os.getpid()).encode(), b"")
+
+
+def test_worker_processes_make_parts_and_report_errors(tmp_path, capfd):
+    names = [f"{i}" for i in range(4)]
+    parts.make(tmp_path, made_in_a_worker, {n: n for n in names}, total=4, what="t", workers=2)
+    examples = list(parts.examples(tmp_path, names))
+    assert [example.key for example in examples] == names
+    assert str(os.getpid()).encode() not in {example.image for example in examples}
+    assert len({example.image for example in examples}) == 2
+    assert "t: 4/4" in capfd.readouterr().err
+    arguments = {"4": "4", "5": "bad", "6": "6"}
+    with pytest.raises(DataError, match=r"some/file\.png: no good"):
+        parts.make(tmp_path, made_in_a_worker, arguments, total=3, what="t", workers=2)
+    assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "5").exists()
+
+
+def test_a_worker_that_dies_is_an_error(tmp_path):
+    arguments = {"a": 1, "b": 2}
+    with pytest.raises(DataError, match=r"(?s)a worker process failed.*TypeError"):
+        parts.make(tmp_path, pathlib.Path, arguments, total=2, what="t", workers=2)
+
+
+def test_damaged_shards_say_so(tmp_path, small):
+    streets(tmp_path)
+    (shard,) = tmp_path.glob("streets/*/1.0.0/streets-game_train.array_record*")
+    shard.write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"1\.0\.0.*delete .* to prepare it anew"):
+        data = streets(tmp_path)
+        data.read(0)
+
+
+def test_where_nothing_can_be_written(tmp_path, small):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"can not be written .*RTDA_JAX_DATA"):
+        streets(tmp_path / "file")
+
+
+def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("RTDA_JAX_DATA", str(tmp_path))
+    assert shards.default_dir() == tmp_path
+    monkeypatch.delenv("RTDA_JAX_DATA")
+    assert shards.default_dir() == pathlib.Path("~/.cache/rtda_jax").expanduser()
+
+
+def test_registered_builders_prepare_from_their_manual_folder(tmp_path):
+    raw = data_files.ids(0, range(35))
+    data_files.save(tmp_path / "Cityscapes/images/ulm_leftImg8bit.png", data_files.picture(0))
+    data_files.save(tmp_path / "Cityscapes/labels/ulm_gtFine_labelIds.png", raw % 34)
+    (tmp_path / "Cityscapes" / "val.txt").write_text("ulm_leftImg8bit.png\n")
+    builder = tfds.builder("cityscapes_s0/val", data_dir=tmp_path / "tfds")
+    config = tfds.download.DownloadConfig(manual_dir=tmp_path)
+    builder.download_and_prepare(download_config=config)
+    example = builder.as_data_source("examples")[0]
+    np.testing.assert_array_equal(example["image"], data_files.picture(0))
+    np.testing.assert_array_equal(example["label"][..., 0], raw % 34)
+    assert "images, labels, train.txt" in builder.MANUAL_DOWNLOAD_INSTRUCTIONS

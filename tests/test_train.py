@@ -1,0 +1,113 @@
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import batch, batches, config
+
+from rtda_jax.errors import ConfigError, NotFiniteError
+from rtda_jax.train import train
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step):
+    """A stream that dies while step `step` (counted from 1) asks for its batch."""
+
+    def stream(start):
+        for n, made in enumerate(batches(start), start=start + 1):
+            if n == step:
+                raise Killed
+            yield made
+
+    return stream
+
+
+@functools.cache
+def chosen():
+    return config("adversarial", fda_beta=0.05)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return jax.device_get(train(chosen(), folder, batches=batches)), folder
+
+
+def assert_bitwise(one, other):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
+    ):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), jax.tree_util.keystr(path)
+
+
+# Checkpoints lie after steps 2 and 4, the stage ends after step 6.
+@pytest.mark.parametrize("kills", [(1,), (4,), (5,), (6,), (3, 4, 6)])
+def test_killed_and_continued_is_bitwise_the_undisturbed_run(kills, undisturbed, tmp_path):
+    for step in kills:
+        with pytest.raises(Killed):
+            train(chosen(), tmp_path, batches=killed_at(step))
+    final = jax.device_get(train(chosen(), tmp_path, batches=batches))
+    assert_bitwise(final, undisturbed[0])
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    expected = [json.loads(x) for x in (undisturbed[1] / "metrics.jsonl").read_text().splitlines()]
+    assert [r["loss"] for r in rows] == [r["loss"] for r in expected]
+
+
+def test_a_finished_stage_trains_no_further(undisturbed):
+    def never(start):
+        raise AssertionError("no batch is needed")
+
+    assert_bitwise(
+        jax.device_get(train(chosen(), undisturbed[1], batches=never)), undisturbed[0]
+    )
+
+
+def test_another_seed_is_another_run(undisturbed, tmp_path):
+    other = config("adversarial", fda_beta=0.05, seed=1, steps=1)
+    final = jax.device_get(train(other, tmp_path, batches=batches))
+    assert not np.array_equal(
+        final.g_params["classifier"]["kernel"], undisturbed[0].g_params["classifier"]["kernel"]
+    )
+
+
+def test_log_lines_hold_what_people_watch(undisturbed):
+    last = (undisturbed[1] / "metrics.jsonl").read_text().splitlines()[-1]
+    row = json.loads(last)
+    assert {
+        "step", "loss", "seg", "seg_aux16", "seg_aux32", "adv_output", "d_loss", "g_lr", "d_lr",
+        "d_output_accuracy_source", "d_output_accuracy_target", "images_per_second", "data_wait",
+        "seconds_left", "grad_norm", "d_grad_norm",
+    } <= set(row)  # fmt: skip
+    assert row["g_lr"] == pytest.approx(0.01 * (1 - 5 / 6) ** 0.9)
+
+
+def test_not_finite_stops_before_a_checkpoint_and_names_step_and_term(tmp_path):
+    made = config("source_only", checkpoint_every_steps=3, log_every_steps=5, steps=6)
+    made.optim.g_lr = 1e30
+
+    with pytest.raises(NotFiniteError, match=r"step [23]: .*(loss|seg|grad_norm).* not finite"):
+        train(made, tmp_path, batches=functools.partial(batches, target=False))
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == []
+
+
+def test_batch_must_divide_by_the_devices(tmp_path):
+    with pytest.raises(ConfigError, match="batch_size 3 is not divisible by the 2 devices"):
+        train(config("source_only", batch_size=3), tmp_path, batches=batches)
+
+
+def test_newest_checkpoints_are_kept(undisturbed):
+    kept = sorted(int(p.name) for p in (undisturbed[1] / "checkpoints").iterdir())
+    assert kept == [4, 6]
+
+
+def test_batches_are_a_function_of_the_step():
+    a, b = batch(3), batch(3)
+    assert all(np.array_equal(a[k], b[k]) for k in a)
