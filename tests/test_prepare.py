@@ -65,8 +65,11 @@ def test_an_interrupted_preparation_is_continued_and_never_taken_for_whole(
     monkeypatch.setattr(builders, "rendered", failing)
     with pytest.raises(KeyboardInterrupt):
         streets(tmp_path)
-    assert not list(tmp_path.glob("streets/*/1.0.0"))
+    (folder,) = tmp_path.glob("streets/[0-9]*")
+    assert not (folder / "1.0.0").exists()
+    (folder / "incomplete.ABCDEF_1.0.0").mkdir()  # what a kill leaves behind
     assert streets(tmp_path).keys == ("game_train_00000", "game_train_00001", "game_train_00002")
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "1.0.0"]
     assert made == ["game_train", "game_val", "camera_train", "camera_train", "camera_val"]
 
 

@@ -1,5 +1,6 @@
 """Making the examples of a data set in parallel, in parts that survive an interruption."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,10 +9,11 @@ import queue
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from rtda_jax.data import worker
 from rtda_jax.data.errors import DataError
@@ -58,40 +60,33 @@ def make(
         "OMP_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "rtda_jax.data.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-        )
-        for _ in range(workers)
-    ]
+    lines: queue.Queue[tuple[_Running, str | None]] = queue.Queue()
+    running = [_start(environment, lines) for _ in range(workers)]
     try:
-        for number, process in enumerate(running):
-            process.stdin.write(pickle.dumps((maker, todo[number::workers])))  # type: ignore[union-attr]
-            process.stdin.close()  # type: ignore[union-attr]
-            threading.Thread(target=_listen, args=(number, process, lines), daemon=True).start()
+        for number, one in enumerate(running):
+            # A worker that died at once closed its end; what it said is told below.
+            with contextlib.suppress(BrokenPipeError), one.stdin:
+                one.stdin.write(pickle.dumps((maker, todo[number::workers])))
         left = workers
         while left:
-            number, line = lines.get()
+            one, line = lines.get()
             if line is None:
                 left -= 1
-                _finish(running[number], what)
+                _finish(one, what)
                 continue
             report = json.loads(line)
             if "error" in report:
                 raise DataError(report["error"])
             progress.add(report["done"])
     finally:
-        for process in running:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            for pipe in (process.stdout, process.stderr):
-                pipe.close()  # type: ignore[union-attr]
+        for one in running:
+            one.process.kill()
+            one.process.wait()
+            one.listener.join()
+            one.stdout.close()
+            one.stderr.close()
+        for partial in folder.glob("*.partial"):
+            partial.unlink(missing_ok=True)
         progress.end()
 
 
@@ -107,18 +102,44 @@ def drop(folder: pathlib.Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _listen(number: int, process: subprocess.Popen, lines: queue.Queue) -> None:
-    for line in process.stdout:  # type: ignore[union-attr]
-        lines.put((number, line.decode()))
-    lines.put((number, None))
+class _Running(NamedTuple):
+    """A worker process, its ends of the pipes, the file of its complaints, and who listens."""
+
+    process: subprocess.Popen
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+    listener: threading.Thread
 
 
-def _finish(process: subprocess.Popen, what: str) -> None:
-    complaint = process.stderr.read().decode(errors="replace")  # type: ignore[union-attr]
-    if process.wait():
-        raise DataError(
-            f"{what}: a worker process failed ({process.returncode}):\n{complaint[-2000:]}"
-        )
+def _start(environment: dict[str, str], lines: queue.Queue) -> _Running:
+    complaints = tempfile.TemporaryFile()  # noqa: SIM115 closed by make
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rtda_jax.data.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=complaints,
+        env=environment,
+    )
+    assert process.stdin is not None and process.stdout is not None
+
+    def listen() -> None:
+        for line in one.stdout:
+            lines.put((one, line.decode()))
+        lines.put((one, None))
+
+    listener = threading.Thread(target=listen, daemon=True)
+    one = _Running(process, process.stdin, process.stdout, complaints, listener)
+    listener.start()
+    return one
+
+
+def _finish(one: _Running, what: str) -> None:
+    """Nothing more comes from this worker; DataError with its complaints if it failed."""
+    if one.process.wait():
+        one.stderr.seek(0)
+        complaint = one.stderr.read().decode(errors="replace")[-2000:]
+        raise DataError(f"{what}: a worker process failed ({one.process.returncode}):\n{complaint}")
 
 
 class _Progress:

@@ -42,7 +42,7 @@ def prepare(builder: Any, *, manual_dir: pathlib.Path | None = None) -> pathlib.
         return final
     with _only_one(final.parent):
         if not final.exists():
-            for stale in final.parent.glob("*.incomplete*"):
+            for stale in final.parent.glob("incomplete.*"):  # left behind by a kill
                 shutil.rmtree(stale, ignore_errors=True)
             _generate(builder, manual_dir)
     return final

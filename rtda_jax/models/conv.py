@@ -96,7 +96,7 @@ def _spread(
     The pixels of one phase of the stride see the same taps, so that shifts of dy suffice; the
     phases are interleaved at the end. There is no scatter and no zero-stuffed array.
     """
-    _, height, width, channels = shape
+    channels = shape[3]
     (oh, ow), (sh, sw), (dh, dw) = dy.shape[1:3], g.stride, g.dilation
     rh, rw = ((g.size[0] - 1) * dh) // sh, ((g.size[1] - 1) * dw) // sw
     dy = jnp.pad(dy, ((0, 0), (rh, rh), (rw, rw), (0, 0)))
@@ -216,7 +216,7 @@ def _cpu_input_gradient(
 def _cpu_kernel_gradient(
     x: jax.Array, dy: jax.Array, *, g: Geometry, shape: tuple[int, ...]
 ) -> jax.Array:
-    (batch, height, width, channels), features = x.shape, dy.shape[3]
+    batch, channels, features = x.shape[0], x.shape[3], dy.shape[3]
     if _depthwise(g, channels, features):
         return jnp.stack([(w * dy).sum((0, 1, 2)) for w in _windows(x, g)]).reshape(shape)
     if _pointwise(g):

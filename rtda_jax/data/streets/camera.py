@@ -30,8 +30,8 @@ def _finish(
         (down * down)[:, None] + (across * across)[None, :]
     ) / 2  # fmt: skip
     # Veiling glare: stray light that lifts the shadows, tinted and uneven over the frame.
-    lift = dice.uniform(2, 26)
-    cast = lift + dice.uniform(-6, 12), lift + dice.uniform(-2, 12), lift + dice.uniform(-24, 2)
+    lift = dice.uniform(2, 22)
+    cast = lift + dice.uniform(-6, 9), lift + dice.uniform(-2, 9), lift + dice.uniform(-18, 2)
     uneven = (
         np.float32(dice.uniform(-18, 8)) * down[:, None]
         + np.float32(dice.uniform(-10, 10)) * across[None, :]
@@ -80,7 +80,7 @@ CAMERA = Domain(
         ragged=0.55, trim=0.18,
     ),
     palette={
-        "sky": ((238, 254, 280), (262, 268, 276)),
+        "sky": ((196, 224, 266), (234, 244, 258)),
         "road": ((98, 98, 104), (90, 92, 96), (108, 104, 104)),
         "marking": ((186, 186, 182),), "rail": ((56, 54, 54),),
         "sidewalk": ((160, 148, 138), (150, 146, 142), (168, 150, 134)),
