@@ -13,13 +13,6 @@ from ml_collections import config_flags
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rtda_jax"
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/fda_mbt.py", "FILE[:BENCHMARK], see configs/.", lock_config=True
-)
-_JOB = flags.DEFINE_string("job", "run", "What to do: run, evaluate.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
-
 
 def _run(config, workdir: pathlib.Path) -> None:
     from rtda_jax import experiment
@@ -33,7 +26,21 @@ def _evaluate(config, workdir: pathlib.Path) -> None:
     experiment.reevaluate(config, workdir)
 
 
-JOBS = {"run": _run, "evaluate": _evaluate}
+def _check_data(config, workdir: pathlib.Path) -> None:
+    from rtda_jax.data import check
+
+    check.check_benchmark(config.benchmark, data_dir=config.data_dir, out=workdir / "data")
+
+
+JOBS = {"run": _run, "evaluate": _evaluate, "check_data": _check_data}
+
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/fda_mbt.py", "FILE[:BENCHMARK], see configs/.", lock_config=True
+)
+_JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
 
 
 def main(argv: list[str]) -> int:

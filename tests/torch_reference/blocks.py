@@ -117,7 +117,7 @@ def bilinear(x, size, corners):
 def randomise(module, images, seed, *, kinks=True):
     """Random weights, and running statistics near those of the images, then disturbed.
 
-    kinks False keeps what goes into every normalised ReLU away from zero, channel by channel on
+    kinks False keeps what goes into every ReLU of a trunk away from zero, channel by channel on
     either side: a gradient is then a smooth function of rounding, and can be compared closely.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -131,6 +131,10 @@ def randomise(module, images, seed, *, kinks=True):
             child.weight.copy_(uniform(child.weight, -bound, bound))
             if child.bias is not None:
                 child.bias.copy_(uniform(child.bias, -0.3, 0.3))
+            if not kinks and child.bias is not None and name.startswith("features."):
+                child.weight *= 0.1
+                side = torch.sign(uniform(child.bias, -1, 1))
+                child.bias.copy_(side * uniform(child.bias, 1.8, 2.5))
         if isinstance(child, nn.BatchNorm2d):
             last = "layer" in name and name.endswith(("bn2", "bn3", "downsample.1", "ample_bn"))
             if kinks:
