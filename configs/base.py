@@ -42,7 +42,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.batch_norm = "batch"  # or "frozen": running statistics also while training
     config.model.statistics = "both"  # whose images update them: both, source, target
     config.model.pretrained = ""  # weight file (.pth, .safetensors, .npz); empty: from scratch
-    config.normalisation = "imagenet"  # a key of rtda_jax.normalise.PRESETS
+    config.model.pretrained_part = "backbone"  # or "all": the whole network
+    config.model.pretrained_naming = ""  # where a file's naming is not unique; empty: recognised
+    config.normalisation = "imagenet"  # a key of rtda_jax.normalise.NORMALISATIONS
     config.dtype = "float32"  # of the computation; parameters are always float32
 
     # The objective: weighted named terms (rtda_jax/terms.py); a weight of 0 is not traced.

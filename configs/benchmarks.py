@@ -88,8 +88,8 @@ BENCHMARKS = {
         "source": _spec("streets", "game_train"),
         "source_eval": _spec("streets", "game_val"),
         **_target("streets", "camera_train", "camera_val"),
-        **_sizes((96, 192)),
-        **_SMALL,
+        **_sizes((96, 192), crop=(64, 128)),
+        **{**_SMALL, "steps": 400},
     },
     "synth_to_camvid": {
         **_classes("camvid11"),

@@ -1,5 +1,6 @@
 """From a configuration to functions: networks, optimizers, objective and step of one stage."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,8 +11,9 @@ import optax
 from rtda_jax import cost, optim, terms
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.models import create_discriminator, create_model
-from rtda_jax.normalise import NORMALISATIONS
+from rtda_jax.models import create_discriminator, create_model, trainable
+from rtda_jax.normalise import NORMALISATIONS, check_normalisation
+from rtda_jax.pretrained import load_pretrained
 from rtda_jax.state import TrainState, create_state, output_shapes
 from rtda_jax.step import STATISTICS, make_prepare, make_train_step
 
@@ -90,8 +92,11 @@ def _build(config: Any, axis_name: str | None) -> Stage:
     return Stage(
         generator=generator,
         discriminators=discriminators,
-        g_tx=optim.sgd(
-            g_schedule, momentum=config.optim.g_momentum, weight_decay=config.optim.g_decay
+        g_tx=optim.only(
+            optim.sgd(
+                g_schedule, momentum=config.optim.g_momentum, weight_decay=config.optim.g_decay
+            ),
+            trained=functools.partial(trainable, generator),
         ),
         d_tx=optim.adam(d_schedule, betas=tuple(config.optim.d_betas)),
         g_schedule=g_schedule,
@@ -114,6 +119,28 @@ def initial_state(stage: Stage, config: Any) -> TrainState:
         seed=config.seed,
         image_shape=(2, *config.benchmark.crop, 3),
     )
+
+
+def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
+    """The state with the weights of `config.model.pretrained`, and what was loaded in a sentence.
+
+    Raises:
+      ConfigError: a weight that does not fit, by name, or weights of another normalisation.
+    """
+    path = config.model.pretrained
+    try:
+        variables, report = load_pretrained(
+            path,
+            config.model.name,
+            {"params": state.g_params, "batch_stats": state.g_stats},
+            part=config.model.pretrained_part,
+            naming=config.model.pretrained_naming or None,
+        )
+        check_normalisation(config.normalisation, required=report.normalisation, path=path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    loaded = state.replace(g_params=variables["params"], g_stats=variables["batch_stats"])
+    return loaded, str(report)
 
 
 def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):
@@ -145,7 +172,7 @@ def describe(stage: Stage, config: Any) -> list[str]:
         for _ in stage.discriminators
     ]
     return [
-        f"{c.name}: {c.training_parameters:,} parameters, {c.macs / 1e9:.2f} G multiply-accumulates "
-        f"at {size[0]}x{size[1]}"
+        f"{c.name}: {c.training_parameters:,} parameters, "
+        f"{c.macs / 1e9:.2f} G multiply-accumulates at {size[0]}x{size[1]}"
         for c in costs
     ]

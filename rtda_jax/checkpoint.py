@@ -16,7 +16,7 @@ from rtda_jax.errors import ConfigError
 
 @contextlib.contextmanager
 def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointManager]:
-    """An orbax manager that keeps the newest checkpoints; leaving it waits for unfinished writes."""
+    """An orbax manager that keeps the newest checkpoints; leaving it waits for its writes."""
     logging.getLogger("absl").setLevel(logging.WARNING)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.LatestN(keep), create=True
@@ -36,6 +36,16 @@ def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = No
     return held.restore(
         held.latest_step() if step is None else step, args=ocp.args.StandardRestore(abstract)
     )
+
+
+def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:
+    """Some fields of a step's state, by name; the others are not read."""
+    arguments = ocp.args.PyTreeRestore(
+        abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
+    )
+    return held.restore(step, args=arguments)
 
 
 def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -67,7 +77,7 @@ def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None
     if path.exists():
         theirs, ours = _flat(json.loads(path.read_text())), _flat(config)
         differing = [
-            f"  {field}: {theirs.get(field, '(absent)')!r} there, {ours.get(field, '(absent)')!r} now"
+            f"  {field}: {theirs.get(field, 'absent')!r} there, {ours.get(field, 'absent')!r} now"
             for field in sorted(theirs.keys() | ours.keys())
             if theirs.get(field) != ours.get(field)
             and not any(field == f or field.startswith(f + ".") for f in free)

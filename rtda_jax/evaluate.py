@@ -76,7 +76,8 @@ def predictor(
         probabilities = []
         for model, v in zip(models, variables, strict=True):
             images = normalise(pixels, name=model.normalisation)
-            logits = model.module.apply(v, images, train=False)["logits"].astype(jnp.float32)
+            outputs: Any = model.module.apply(v, images, train=False)
+            logits = outputs["logits"].astype(jnp.float32)
             if len(models) == 1 and mode == "whole":
                 return logits
             probabilities.append(jax.nn.softmax(logits, axis=-1))

@@ -16,7 +16,6 @@ from rtda_jax import build, checkpoint, environment, evaluate, fda, parallel, pi
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.normalise import normalise
 from rtda_jax.terms import formula
 from rtda_jax.train import train
 
@@ -61,7 +60,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """Each stage's own configuration: the experiment's fields with the stage's overrides."""
-    plan = {}
+    plan: dict[str, ConfigDict] = {}
     for name in config.stages:
         if name not in config.stage:
             raise ConfigError(
@@ -95,7 +94,7 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Hold a workdir for one process; the system frees it when the process ends, however it ends."""
+    """Hold a workdir for one process; the system frees it however the process ends."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("w") as file:
         try:
@@ -220,8 +219,9 @@ def trained(config: ConfigDict, folder: pathlib.Path) -> evaluate.Model:
             raise ConfigError(f"{folder} stands at step {step} of {config.steps}: train it first")
         fresh = jax.eval_shape(lambda: build.initial_state(parts, config))
         whole = parallel.everywhere(parallel.mesh(jax.devices()[:1]))
-        state = checkpoint.restore(held, checkpoint.abstract(fresh, whole))
-    variables = {"params": state.g_params, "batch_stats": state.g_stats}
+        wanted = {"g_params": fresh.g_params, "g_stats": fresh.g_stats}
+        state = checkpoint.restore_only(held, checkpoint.abstract(wanted, whole), step=step)
+    variables = {"params": state["g_params"], "batch_stats": state["g_stats"]}
     return evaluate.Model(parts.generator, variables, config.normalisation)
 
 

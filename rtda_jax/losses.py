@@ -36,7 +36,7 @@ def focal(
     gamma: float = 2.0,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Focal loss (1 - p)^gamma * w_y * -ln p of each pixel (S0: gamma 1 in the text, 2 in the code).
+    """Focal loss (1 - p)^gamma * w_y * -ln p (S0: gamma is 1 in the text, 2 in the code).
 
     Args:
       logits: float [B,H,W,K].
@@ -58,11 +58,11 @@ def focal(
 
 
 def binary_cross_entropy(logits: jax.Array, *, domain: float) -> jax.Array:
-    """Cross-entropy of discriminator logits against one domain, source 0 or target 1 (same shape)."""
+    """Cross-entropy of discriminator logits against a domain: source 0, target 1."""
     logits = logits.astype(jnp.float32)
     return optax.sigmoid_binary_cross_entropy(logits, jnp.full_like(logits, domain))
 
 
 def least_squares(logits: jax.Array, *, domain: float) -> jax.Array:
-    """Squared distance of raw discriminator outputs to one domain, source 0 or target 1 (LS-GAN)."""
+    """Squared distance of discriminator outputs to a domain, source 0, target 1 (LS-GAN)."""
     return (logits.astype(jnp.float32) - domain) ** 2

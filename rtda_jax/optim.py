@@ -1,5 +1,9 @@
 """The two optimizers: poly SGD for the segmentation network, poly Adam for the discriminators."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -26,3 +30,17 @@ def sgd(
 def adam(schedule: optax.Schedule, *, betas: tuple[float, float]) -> optax.GradientTransformation:
     """Adam with the betas every adversarial paper here uses, (.9, .99)."""
     return optax.adam(schedule, b1=betas[0], b2=betas[1])
+
+
+def only(
+    transform: optax.GradientTransformation, *, trained: Callable[[Any], Any]
+) -> optax.GradientTransformation:
+    """The transform on the parameters where `trained` (a tree of bool like them) is True.
+
+    The others are neither moved nor decayed and cost no memory in the optimizer's state.
+    """
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map(lambda train: "trained" if train else "kept", trained(params))
+
+    return optax.partition({"trained": transform, "kept": optax.set_to_zero()}, labels)

@@ -1,4 +1,4 @@
-"""What is trained: one dataclass of arrays. Modules and optimizers are closed over, never stored."""
+"""What is trained, as one tree of arrays; modules and optimizers are closed over."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,7 @@ import optax
 from rtda_jax.terms import LEVELS
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Both networks, their optimizers and the step; `d_*` are dicts by level, maybe empty."""
 
     step: jax.Array

@@ -1,4 +1,4 @@
-"""The training step, top to bottom: prepare, forward, generator loss, discriminator loss, update."""
+"""The training step: prepare, forward, generator loss, discriminator loss, update."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -96,7 +96,7 @@ def make_train_step(
                 stats = updated["batch_stats"]
         return outputs, stats
 
-    def judge(d_params: Any, outputs: dict) -> dict[str, jax.Array]:
+    def judge(d_params: Any, outputs: dict) -> dict[str, Any]:
         return {
             level: module.apply({"params": d_params[level]}, LEVELS[level].view(outputs))
             for level, module in discriminators.items()

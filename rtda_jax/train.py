@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from rtda_jax import build, checkpoint, parallel, records
-from rtda_jax.data import DataError, load, train_stream
 from rtda_jax.clock import Clock
+from rtda_jax.data import DataError, load, train_stream
 from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
 from rtda_jax.interrupt import watch
 from rtda_jax.state import TrainState
@@ -49,7 +49,7 @@ def train(
     stage = build.build(config, axis_name=parallel.AXIS)
     batches = batches or paired_batches(config, needs_target=stage.needs_target)
     run = parallel.pmapped(build.train_step(stage, config, axis_name=parallel.AXIS), mesh)
-    objective = [name for name in stage.objective]
+    objective = list(stage.objective)
     log = workdir / records.FILE
     workdir.mkdir(parents=True, exist_ok=True)
 
@@ -63,7 +63,11 @@ def train(
             state = checkpoint.restore(held, checkpoint.abstract(fresh, parallel.everywhere(mesh)))
             records.say(f"  continues after step {start}")
         else:
-            state = parallel.replicate(build.initial_state(stage, config), mesh)
+            state = build.initial_state(stage, config)
+            if config.model.pretrained:
+                state, report = build.pretrained_state(state, config)
+                records.say(f"  {report}")
+            state = parallel.replicate(state, mesh)
         records.truncate(log, after=start)
         pending: collections.deque = collections.deque()
         clock = Clock(
@@ -103,7 +107,7 @@ def train(
 
 
 def paired_batches(config: Any, *, needs_target: bool) -> Batches:
-    """The benchmark's stream; the target's labels are opened only if the config says labelled='target'."""
+    """The benchmark's stream; the target's labels are opened only with labelled="target"."""
     benchmark = config.benchmark
     labelled = {"source": benchmark.source, "target": benchmark.target_labelled}
     if config.labelled not in labelled:

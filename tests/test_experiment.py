@@ -161,9 +161,7 @@ def checkpoint_bytes(workdir):
 def test_sigterm_and_sigkill_then_the_same_command_is_bitwise_undisturbed(root, tmp_path):
     """Separate processes: one undisturbed, one asked to stop, killed and continued."""
     steps = ("steps", 12)
-    subprocess.run(
-        command(root, tmp_path / "whole", steps), check=True, env=environment(tmp_path)
-    )
+    subprocess.run(command(root, tmp_path / "whole", steps), check=True, env=environment(tmp_path))
     begin = command(root, tmp_path / "torn", steps)
     first = subprocess.Popen(begin, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
     wait_for_step(tmp_path / "torn", 3, first)

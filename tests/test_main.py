@@ -23,7 +23,10 @@ def command(*arguments):
     ("arguments", "message"),
     [
         (["--config=configs/nope.py"], "no configuration file configs/nope.py"),
-        ([f"--config={ROOT}/configs/fda.py:nope"], "unknown benchmark 'nope'; known: cityscapes_to"),
+        (
+            [f"--config={ROOT}/configs/fda.py:nope"],
+            "unknown benchmark 'nope'; known: cityscapes_to",
+        ),
         (
             [f"--config={ROOT}/configs/fda.py", "--config.optim.g_lrr=1"],
             "the configuration has no field 'g_lrr'. Did you mean \"g_lr\"",

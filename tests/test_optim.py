@@ -59,3 +59,14 @@ def test_sgd_and_adam_follow_pytorch_under_poly():
             rtol=2e-5,
             atol=2e-6,
         )
+
+
+def test_only_the_trained_parameters_move_or_decay():
+    params = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    transform = optim.only(
+        optim.sgd(optim.poly(0.1, steps=5, power=0.9), momentum=0.9, weight_decay=0.1),
+        trained=lambda tree: {"a": True, "b": False},
+    )
+    after = follow(transform, [params, params], params)
+    assert (after["a"] < 1).all()
+    assert (after["b"] == 1).all()

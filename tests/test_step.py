@@ -147,7 +147,9 @@ def test_generator_and_discriminator_move_by_their_own_losses_only():
     assert all(jax.tree.leaves(moved))
 
 
-@pytest.mark.parametrize(("statistics", "domains"), [("both", "st"), ("source", "s"), ("target", "t")])
+@pytest.mark.parametrize(
+    ("statistics", "domains"), [("both", "st"), ("source", "s"), ("target", "t")]
+)
 def test_running_statistics_follow_the_policy(statistics, domains):
     step, start = small_step(BOTH, statistics=statistics, beta=None)
     after, _ = jax.jit(step)(start, batch())

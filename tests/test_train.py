@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from helpers import batch, batches, config
 
+from rtda_jax import build
 from rtda_jax.errors import ConfigError, NotFiniteError
+from rtda_jax.pretrained import export_pretrained
 from rtda_jax.train import train
 
 
@@ -64,9 +66,7 @@ def test_a_finished_stage_trains_no_further(undisturbed):
     def never(start):
         raise AssertionError("no batch is needed")
 
-    assert_bitwise(
-        jax.device_get(train(chosen(), undisturbed[1], batches=never)), undisturbed[0]
-    )
+    assert_bitwise(jax.device_get(train(chosen(), undisturbed[1], batches=never)), undisturbed[0])
 
 
 def test_another_seed_is_another_run(undisturbed, tmp_path):
@@ -111,3 +111,24 @@ def test_newest_checkpoints_are_kept(undisturbed):
 def test_batches_are_a_function_of_the_step():
     a, b = batch(3), batch(3)
     assert all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_training_starts_from_a_file_of_weights(tmp_path):
+    made = config("source_only", steps=1, optim__g_lr=0.0)
+    stage = build.build(made)
+    other = build.initial_state(stage, config("source_only", seed=5))
+    variables = {"params": other.g_params, "batch_stats": other.g_stats}
+    path = tmp_path / "weights.safetensors"
+    export_pretrained(variables, "bisenet_resnet18", str(path), normalisation="imagenet")
+    made.model.pretrained, made.model.pretrained_part = str(path), "all"
+    source = functools.partial(batches, target=False)
+    final = train(made, tmp_path / "run", batches=source)
+    np.testing.assert_array_equal(
+        final.g_params["backbone"]["conv1"]["kernel"], other.g_params["backbone"]["conv1"]["kernel"]
+    )
+    made.normalisation = "caffe_bgr"
+    with pytest.raises(ConfigError, match="trained with normalisation 'imagenet'"):
+        train(made, tmp_path / "other", batches=source)
+    made.model.pretrained = str(tmp_path / "absent.pth")
+    with pytest.raises(ConfigError, match=r"absent\.pth"):
+        train(made, tmp_path / "third", batches=source)
