@@ -32,7 +32,15 @@ def _check_data(config, workdir: pathlib.Path) -> None:
     check.check_benchmark(config.benchmark, data_dir=config.data_dir, out=workdir / "data")
 
 
-JOBS = {"run": _run, "evaluate": _evaluate, "check_data": _check_data}
+def _summary(config, workdir: pathlib.Path) -> None:
+    from rtda_jax import cost
+
+    size = tuple(config.benchmark.crop)
+    print(cost.summary(config.model.name, size=size))
+    print(cost.summary(config.adversary.network, size=size))
+
+
+JOBS = {"run": _run, "evaluate": _evaluate, "check_data": _check_data, "summary": _summary}
 
 
 _CONFIG = config_flags.DEFINE_config_file(
