@@ -19,7 +19,7 @@ MAIN = pathlib.Path(__file__).parents[1] / "main.py"
 
 
 def tiny(root, name="fda_mbt", **fields):
-    made = config(name, "folders", steps=3, **fields)
+    made = config(name, "folders", **{"steps": 3, **fields})
     made.update_from_flattened_dict(folder_fields(root))
     made.eval.pictures = 2
     return made
