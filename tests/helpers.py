@@ -5,6 +5,9 @@ import importlib
 import numpy as np
 from PIL import Image
 
+from rtda_jax.data.labels import class_set
+from rtda_jax.data.streets import render
+
 SIZE = (32, 64)
 
 
@@ -37,6 +40,19 @@ def batch(step=0, *, size=4, seed=0, classes=19, target=True):
         other = 0.6 * other.repeat(8, 1).repeat(8, 2) + 40
         made["target_image"] = np.clip(other, 0, 255).astype(np.uint8)
     return made
+
+
+def streets_batch(step=0, *, size=4):
+    """A batch of the built-in scenes, rendered here."""
+    lut = class_set("cityscapes19").lut("cityscapes_ids")
+    indices = range(step * size, (step + 1) * size)
+    game = [render("game", i, height=SIZE[0], width=SIZE[1]) for i in indices]
+    camera = [render("camera", i, height=SIZE[0], width=SIZE[1]) for i in indices]
+    return {
+        "source_image": np.stack([image for image, _ in game]),
+        "source_label": np.stack([lut[label] for _, label in game]),
+        "target_image": np.stack([image for image, _ in camera]),
+    }
 
 
 def batches(start, *, target=True, size=4):

@@ -98,7 +98,20 @@ def test_one_image_at_a_time_is_equal(name, monkeypatch):
     assert_equal(value_and_pull(ours, *arrays), value_and_pull(plain, *arrays), 1e-5)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stem",
+        "trunk_stride_odd",
+        "fusion",
+        "discriminator_odd",
+        "small_map",
+        "atrous_stride",
+        "depthwise_even",
+        "groups",
+        "rectangle",
+    ],
+)
 def test_value_and_gradients_are_pytorchs(name):
     torch = pytest.importorskip("torch")
     g, (x, kernel, dy), ours, _ = build(name)

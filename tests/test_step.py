@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SIZE, batch, config
+from helpers import SIZE, batch, config, streets_batch
 
 from rtda_jax import build, experiment, optim, parallel, state, terms
 from rtda_jax.models.norm import BatchNorm
@@ -238,15 +238,15 @@ def test_one_step_of_every_config(name):
         assert bool(stage.discriminators) == (name not in ("source_only", "target_only"))
 
 
-def test_loss_falls_with_the_real_network():
-    chosen = config("adversarial", fda_beta=0.05)
+def test_loss_falls_on_the_built_in_scenes():
+    chosen = config("adversarial", fda_beta=0.05, steps=20)
     stage = build.build(chosen)
     step = jax.jit(build.train_step(stage, chosen), donate_argnums=0)
     current, seen = build.initial_state(stage, chosen), []
     for n in range(12):
-        current, logs = step(current, batch(n % 3))
+        current, logs = step(current, streets_batch(n % 3))
         seen.append(float(logs["seg"]))
-    assert np.mean(seen[-3:]) < 0.8 * np.mean(seen[:3])
+    assert np.mean(seen[-3:]) < 0.7 * np.mean(seen[:3])
 
 
 def test_bfloat16_computes_with_float32_parameters():

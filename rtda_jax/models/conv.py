@@ -17,7 +17,7 @@ from jax import lax
 Pair = tuple[int, int]
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW_CHANNELS = 32  # below it the convolution cannot fill its vectors, a matrix product can
-PATCH_LIMIT = 2**25  # elements; larger patch matrices are formed one image at a time
+PATCH_LIMIT = 2**26  # elements; larger patch matrices are formed one image at a time
 
 
 class Geometry(NamedTuple):
@@ -46,6 +46,10 @@ def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
+def _total(terms: list[jax.Array]) -> jax.Array:
+    return sum(terms[1:], start=terms[0])
+
+
 def plain_conv2d(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution as XLA has it."""
     (ph, pw) = geometry.padding
@@ -72,12 +76,16 @@ def _windows(x: jax.Array, g: Geometry) -> list[jax.Array]:
 
 
 def _patches(x: jax.Array, g: Geometry) -> jax.Array:
-    """Patch matrix [B*h*w, kh*kw*C]."""
-    return jnp.stack(_windows(x, g), axis=3).reshape(-1, len(g.taps()) * x.shape[3])
+    """Patch matrix [B*h*w, kh*kw*C]; stacked twice, which XLA fuses as it would not 16 slices."""
+    windows, kw = _windows(x, g), g.size[1]
+    rows = [jnp.stack(windows[i : i + kw], 3) for i in range(0, len(windows), kw)]
+    return jnp.stack(rows, 3).reshape(-1, len(windows) * x.shape[3])
 
 
-def _over_pixels(a: jax.Array, b: jax.Array, split: tuple[int, ...]) -> jax.Array:
-    """Product a^T b over the leading axes, as [*split, O].
+def _over_pixels(
+    a: jax.Array, b: jax.Array, *, a_shape: tuple[int, ...], b_shape: tuple[int, ...]
+) -> jax.Array:
+    """Product a^T b over the leading axes, as [*a_shape, *b_shape].
 
     The narrower operand goes first, which runs up to twice as fast; only a reshape in front of the
     transpose keeps XLA from undoing that.
@@ -85,9 +93,10 @@ def _over_pixels(a: jax.Array, b: jax.Array, split: tuple[int, ...]) -> jax.Arra
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     over = (((0,), (0,)), ((), ()))
     if a.shape[1] <= b.shape[1]:
-        return lax.dot_general(a, b, over).reshape(*split, -1)
-    product = lax.dot_general(b, a, over).reshape(-1, *split)
-    return product.transpose(*range(1, product.ndim), 0)
+        return lax.dot_general(a, b, over).reshape(*a_shape, *b_shape)
+    product = lax.dot_general(b, a, over).reshape(*b_shape, *a_shape)
+    n = len(b_shape)
+    return product.transpose(*range(n, product.ndim), *range(n))
 
 
 def _spread(
@@ -160,7 +169,7 @@ def _cpu_forward(x: jax.Array, kernel: jax.Array, *, g: Geometry) -> jax.Array:
     (_, height, width, channels), features = x.shape, kernel.shape[3]
     if _depthwise(g, channels, features):
         weights = [kernel[i, j, 0][None, None, None, :] for i, j in g.taps()]
-        return sum(w * k for w, k in zip(_windows(x, g), weights, strict=True))
+        return _total([w * k for w, k in zip(_windows(x, g), weights, strict=True)])
     if _pointwise(g):
         return _windows(x, g)[0] @ kernel[0, 0]
     narrow = g.groups == 1 and channels < FEW_CHANNELS and len(g.taps()) <= 16
@@ -178,7 +187,7 @@ def _cpu_forward(x: jax.Array, kernel: jax.Array, *, g: Geometry) -> jax.Array:
         # The windows of the product instead of the product of the windows.
         wide = lax.optimization_barrier(x.reshape(-1, channels) @ flat)
         windows = _windows(wide.reshape(-1, height, width, taps * features), g)
-        return sum(w[..., t * features : (t + 1) * features] for t, w in enumerate(windows))
+        return _total([w[..., t * features : (t + 1) * features] for t, w in enumerate(windows)])
     return plain_conv2d(x, kernel, g)
 
 
@@ -222,28 +231,29 @@ def _cpu_input_gradient(
 def _cpu_kernel_gradient(
     x: jax.Array, dy: jax.Array, *, g: Geometry, shape: tuple[int, ...]
 ) -> jax.Array:
-    batch, channels, features = x.shape[0], x.shape[3], dy.shape[3]
+    channels, features = x.shape[3], dy.shape[3]
     if _depthwise(g, channels, features):
         return jnp.stack([(w * dy).sum((0, 1, 2)) for w in _windows(x, g)]).reshape(shape)
     if _pointwise(g):
-        return _over_pixels(_windows(x, g)[0], dy, shape[:3])
-    taps = len(g.taps())
+        return _over_pixels(_windows(x, g)[0], dy, a_shape=shape[:3], b_shape=shape[3:])
     if _narrow_output(g, channels, features):
         # Tap (i, j) of dy seen from the input is tap (kh-1-i, kw-1-j) of the flipped kernel.
         reach = [(k - 1) * d - p for k, d, p in zip(g.size, g.dilation, g.padding, strict=True)]
         back = g._replace(padding=(max(reach[0], 0), max(reach[1], 0)))
         if min(reach) >= 0:
-            dw = _over_pixels(x, _patches(dy, back), (channels,))
-            dw = dw.reshape(channels, *g.size, features)
+            taps = (*g.size, features)
+            dw = _over_pixels(x, _patches(dy, back), a_shape=(channels,), b_shape=taps)
             return dw.transpose(1, 2, 0, 3)[::-1, ::-1]
     if g.groups == 1 and (max(g.stride) > 1 or channels < FEW_CHANNELS):
-        oh, ow = dy.shape[1:3]
-        if batch * oh * ow * taps * channels <= PATCH_LIMIT:
-            return _over_pixels(_patches(x, g), dy, shape[:3])
+
+        def product(x: jax.Array, dy: jax.Array) -> jax.Array:
+            return _over_pixels(_patches(x, g), dy, a_shape=shape[:3], b_shape=shape[3:])
+
+        if dy.size // features * channels * len(g.taps()) <= PATCH_LIMIT:
+            return product(x, dy)
 
         def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-            image, dy = (v[None] for v in pair)
-            return total + _over_pixels(_patches(image, g), dy, shape[:3]), None
+            return total + product(pair[0][None], pair[1][None]), None
 
         return lax.scan(add, jnp.zeros(shape, x.dtype), (x, dy))[0]
     like = jax.ShapeDtypeStruct(shape, x.dtype)
@@ -289,12 +299,13 @@ def conv2d(
 
     Differentiable in reverse mode only when float32; raises ValueError where the shapes disagree.
     """
-    g = Geometry(kernel.shape[:2], _pair(stride), _pair(padding), _pair(dilation), groups)
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2] * groups:
         raise ValueError(
             f"conv2d: x {x.shape} does not fit kernel {kernel.shape} with groups={groups}; "
             "expected [B,H,W,C] and [kh,kw,C/groups,O]"
         )
+    size = (kernel.shape[0], kernel.shape[1])
+    g = Geometry(size, _pair(stride), _pair(padding), _pair(dilation), groups)
     if min(g.output(*x.shape[1:3])) < 1:
         raise ValueError(f"conv2d: kernel {kernel.shape} is larger than padded x {x.shape}")
     if x.dtype == kernel.dtype == jnp.float32:
