@@ -53,6 +53,9 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default 
 
 def main(argv: list[str]) -> int:
     """Run one job; user errors end with a sentence and their exit code, not with a traceback."""
+    from rtda_jax.allocator import keep_freed_memory
+
+    keep_freed_memory()
     import jax
 
     from rtda_jax.data import DataError

@@ -1,0 +1,29 @@
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource
+from rtda_jax.allocator import keep_freed_memory
+import numpy as np
+{call}
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.ones(2**26, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+def faults(call):
+    program = PROGRAM.format(call=call)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_large_buffers_are_faulted_once():
+    assert faults("keep_freed_memory()") < 0.2 * faults("")
