@@ -40,7 +40,19 @@ def _summary(config, workdir: pathlib.Path) -> None:
     print(cost.summary(config.adversary.network, size=size))
 
 
-JOBS = {"run": _run, "evaluate": _evaluate, "check_data": _check_data, "summary": _summary}
+def _benchmark(config, workdir: pathlib.Path) -> None:
+    from benchmarks import speed
+
+    speed.run(config, workdir)
+
+
+JOBS = {
+    "run": _run,
+    "evaluate": _evaluate,
+    "check_data": _check_data,
+    "summary": _summary,
+    "benchmark": _benchmark,
+}
 
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -1,0 +1,111 @@
+"""One process of rtda_jax: the training step or the inference pass of a configuration, timed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import measure
+from rtda_jax import build, evaluate, parallel
+from rtda_jax.normalise import normalise
+
+
+def _about(config: Any) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "precision": config.dtype,
+        "form": "XLA",
+        "version": f"jax {jax.__version__}",
+    }
+
+
+def _peak() -> dict[str, Any]:
+    stats = jax.devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return {"peak": stats["peak_bytes_in_use"], "peak_of": "device"}
+    return {"peak": measure.peak_rss(), "peak_of": "process"}
+
+
+def _ceiling(config: Any) -> float:
+    """FLOP/s of a large matrix product in the configuration's precision."""
+    n = 2048 if jax.devices()[0].platform == "cpu" else 8192
+    a = jnp.ones((n, n), build.DTYPES[config.dtype])
+    product = jax.jit(lambda a: a @ a)
+    return 2 * n**3 / measure.best(lambda: product(a).block_until_ready())
+
+
+def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    """Time the step that `rtda_jax.train` runs, on one device, host batch in, loss out."""
+    stage = build.build(config, axis_name=parallel.AXIS)
+    one = parallel.mesh(jax.devices()[:1])
+    state = parallel.replicate(build.initial_state(stage, config), one)
+    run = parallel.pmapped(build.train_step(stage, config, axis_name=parallel.AXIS), one)
+    batch = measure.batch(**spec["batch"])
+
+    def step() -> float:
+        nonlocal state
+        state, logs = run(state, batch)
+        return float(logs["loss"])
+
+    found = measure.timed(step, steps=spec["steps"])
+    return _about(config) | found | _peak() | {"ceiling": _ceiling(config)}
+
+
+def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    """Time `rtda_jax.evaluate.predictor` on one image, uint8 in and uint8 out, by size."""
+    module = build.build(config).generator
+    variables = jax.device_put(_weights(module, tuple(spec["sizes"][0])))
+    model = evaluate.Model(module, variables, config.normalisation)
+    predict = evaluate.predictor([model], mode="whole")
+    found: dict[str, Any] = {}
+    for size in map(tuple, spec["sizes"]):
+        image = measure.images(1, size, seed=3)[0]
+        calls = {"host": lambda size=size, image=image: np.asarray(predict(image, size=size))}
+        if spec["parts"]:
+            calls |= _parts(model, predict, image)
+        rows = {name: measure.timed(call, steps=spec["steps"]) for name, call in calls.items()}
+        found[f"{size[0]}x{size[1]}"] = {"rows": rows, **_peak()}
+    return _about(config) | {"sizes": found}
+
+
+def _parts(model: evaluate.Model, predict: Any, image: np.ndarray) -> dict[str, Any]:
+    """The pass cut short after the features, the logits and the classes, nothing copied."""
+    pixels = jax.device_put(image)
+
+    def until(name: str) -> Any:
+        def outputs(variables: Any, image: jax.Array) -> jax.Array:
+            images = normalise(image[None].astype(jnp.float32), name=model.normalisation)
+            heads: Any = model.module.apply(variables, images, train=False)
+            return heads[name]
+
+        compiled = jax.jit(outputs)
+        return lambda: compiled(model.variables, pixels).block_until_ready()
+
+    size = image.shape[:2]
+    return {
+        "feature": until("feature"),
+        "logits": until("logits"),
+        "classes": lambda: predict(pixels, size=size).block_until_ready(),
+    }
+
+
+def _weights(module: Any, size: tuple[int, int]) -> Any:
+    """Random weights made on the host: the time of an initialiser is not inference's."""
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
+    rng = np.random.default_rng(0)
+
+    def fill(path: Any, leaf: Any) -> np.ndarray:
+        if len(leaf.shape) == 4:
+            spread = (2 / np.prod(leaf.shape[:3])) ** 0.5
+            return (spread * rng.standard_normal(leaf.shape)).astype(np.float32)
+        one = path[-1].key in ("scale", "var")
+        return np.full(leaf.shape, 1.0 if one else 0.0, np.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+JOBS = {"train": train, "infer": infer}

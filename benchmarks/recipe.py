@@ -1,0 +1,63 @@
+"""What the PyTorch twin has to know of a configuration, as plain JSON, or why there is no twin."""
+
+from typing import Any
+
+from rtda_jax.data.labels import class_set
+from rtda_jax.normalise import NORMALISATIONS
+
+TERMS = ("seg", "seg_aux16", "seg_aux32", "adv_output")
+ADVERSARIES = ("fcd", "fcd_light")
+
+
+def recipe(config: Any) -> dict[str, Any]:
+    """The recipe of a train stage's configuration, see `torch_twins.step.Twin`."""
+    normalisation = NORMALISATIONS[config.normalisation]
+    optim = config.optim
+    return {
+        "model": config.model.name,
+        "num_classes": len(class_set(config.benchmark.classes)),
+        "adversary": config.adversary.network,
+        "d_factor": config.adversary.d_factor,
+        "objective": {name: weight for name, weight in config.objective.items() if weight},
+        "fda_beta": config.fda_beta,
+        "normalisation": {
+            "order": list(normalisation.order),
+            "mean": list(normalisation.mean),
+            "std": list(normalisation.std),
+        },
+        "optim": {
+            **{name: optim[name] for name in ("g_lr", "g_momentum", "g_decay", "d_lr", "power")},
+            "d_betas": list(optim.d_betas),
+            "steps": optim.schedule_steps or config.steps,
+        },
+    }
+
+
+def no_inference_twin(config: Any) -> str:
+    """Why the twin can not segment like this configuration, or nothing."""
+    if config.model.options:
+        return f"the PyTorch twin has no model.options: {', '.join(config.model.options)}"
+    return ""
+
+
+def no_training_twin(config: Any) -> str:
+    """Why the twin can not train like this configuration, or nothing."""
+    for field, found, known in (
+        ("model.batch_norm", config.model.batch_norm, ("batch",)),
+        ("model.statistics", config.model.statistics, ("both",)),
+        ("augment.colour", config.augment.colour, (0.0,)),
+        ("pixel_loss", config.pixel_loss, ("cross_entropy",)),
+        ("loss.class_weights", config.loss.class_weights, (None,)),
+        ("loss.reduction", config.loss.reduction, ("weights", "valid")),
+        ("adversary.view", config.adversary.view, ("softmax",)),
+        ("adversary.gan_loss", config.adversary.gan_loss, ("bce",)),
+        ("adversary.network", config.adversary.network, ADVERSARIES),
+    ):
+        if found not in known:
+            return f"the PyTorch twin has no {field} {found!r}, only {', '.join(map(str, known))}"
+    for name, weight in config.objective.items():
+        if weight and name not in TERMS:
+            return f"the PyTorch twin has no term {name!r}, only {', '.join(TERMS)}"
+    if config.model.name.startswith("deeplab"):
+        return "the PyTorch twin of DeepLab does not train (its normalisations are part frozen)"
+    return no_inference_twin(config)

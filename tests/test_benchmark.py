@@ -1,0 +1,203 @@
+"""The PyTorch twins compute what we compute; the table says what ran and what did not."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import config as made
+
+from benchmarks import measure, report, speed
+from benchmarks.recipe import no_training_twin, recipe
+from rtda_jax import build
+from rtda_jax.models import MODELS, create_model
+from rtda_jax.pretrained import torch_arrays
+
+SIZE = (64, 128)
+D_NAMES = {"kernel": "weight", "bias": "bias"}
+
+
+def images(count=2):
+    return measure.batch(count, SIZE, num_classes=19, target=True)
+
+
+def d_arrays(params):
+    """A discriminator's tree with the names and layout of the twin."""
+    return {
+        f"{module}.{D_NAMES[leaf]}": np.asarray(
+            value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+        )
+        for module, leaves in params.items()
+        for leaf, value in leaves.items()
+    }
+
+
+def give(torch, module, arrays):
+    given = {name: torch.tensor(np.asarray(value)) for name, value in arrays.items()}
+    report = module.load_state_dict(given, strict=False)
+    assert not report.unexpected_keys
+    assert all(name.endswith("num_batches_tracked") for name in report.missing_keys)
+
+
+def numpy(module):
+    return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
+
+
+def moved_alike(before, ours, theirs):
+    """Both moved every array alike: within 1e-4, and within a hundredth of the whole move."""
+    ours = {name: np.asarray(value) for name, value in ours.items()}
+    moves = sum(np.square(ours[name] - np.asarray(before[name])).sum() for name in ours) ** 0.5
+    apart = sum(np.square(ours[name] - theirs[name]).sum() for name in ours) ** 0.5
+    assert moves > 0
+    assert apart < 1e-2 * moves
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, theirs[name], rtol=0, atol=1e-4, err_msg=name)
+
+
+def turned_alike(before, ours, theirs, *, rate):
+    """Adam's first step moves all by the rate, but rounding gives the sign of a zero gradient."""
+    apart = np.concatenate([np.abs(ours[n] - theirs[n]).ravel() for n in ours])
+    moves = np.concatenate([np.abs(ours[n] - before[n]).ravel() for n in ours])
+    assert np.median(moves) > 0.99 * rate
+    assert apart.max() < 2.01 * rate
+    assert (apart > 0.01 * rate).mean() < 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adversary", ["fcd", "fcd_light"])
+def test_the_twin_takes_the_same_step(adversary):
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_twins.step import Twin
+
+    config = made("fda", adversary__network=adversary, benchmark__crop=SIZE, fda_beta=0.05)
+    config.optim.g_lr = 1e-3
+    config.objective.adv_output = 0.1
+    assert no_training_twin(config) == ""
+    stage = build.build(config)
+    state = build.initial_state(stage, config)
+    twin = Twin(recipe(config), device="cpu", form="channels_last")
+    weights = {"params": state.g_params, "batch_stats": state.g_stats}
+    before = jax.device_get(torch_arrays(weights, config.model.name))
+    d_before = d_arrays(jax.device_get(state.d_params["output"]))
+    give(torch, twin.g, before)
+    give(torch, twin.d, d_before)
+
+    after, logs = jax.jit(build.train_step(stage, config))(state, images())
+    losses = twin.step(images())
+    assert set(losses) == {
+        *("seg", "seg_aux16", "seg_aux32", "adv_output", "d_output_source", "d_output_target")
+    }
+    for name, value in losses.items():
+        np.testing.assert_allclose(logs[name], value, rtol=1e-3, err_msg=name)
+    weights = {"params": after.g_params, "batch_stats": after.g_stats}
+    moved_alike(before, torch_arrays(weights, config.model.name), numpy(twin.g))
+    d_after = d_arrays(after.d_params["output"])
+    turned_alike(d_before, d_after, numpy(twin.d), rate=config.optim.d_lr)
+
+
+FAST = ("bisenet_resnet18",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in MODELS]
+)
+def test_every_twin_gives_the_same_logits(name):
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_twins import NETWORKS
+
+    torch.manual_seed(0)
+    twin = NETWORKS[name](7)
+    model = create_model(name, 7)
+    x = np.random.default_rng(0).normal(size=(2, 67, 97, 3)).astype(np.float32)
+    pixels = torch.from_numpy(x).permute(0, 3, 1, 2)
+    shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0), train=True), x)
+    twin.train()
+    with torch.no_grad():
+        twin(pixels)  # statistics that are not 0 and 1
+    arrays = numpy(twin)
+    flat = torch_arrays(jax.tree.map(lambda s: np.empty(s.shape), shapes), name)
+    assert set(flat) == {n for n in arrays if not n.endswith("num_batches_tracked")}
+    variables = from_torch(shapes, name, arrays)
+    with torch.no_grad():
+        expected = twin.eval()(pixels)["logits"].permute(0, 2, 3, 1).numpy()
+    logits = jax.jit(model.apply)(variables, x)["logits"]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+def from_torch(shapes, name, arrays):
+    """Variables with the twin's weights: the names are found by numbering the leaves."""
+    leaves, tree = jax.tree.flatten(shapes)
+    numbered = [np.full(leaf.shape, i, np.float32) for i, leaf in enumerate(leaves)]
+    for key, value in torch_arrays(tree.unflatten(numbered), name).items():
+        array = arrays[key]
+        numbered[int(np.ravel(value)[0])] = (
+            array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+        )
+    return tree.unflatten(numbered)
+
+
+def test_what_has_no_twin_is_said_by_name():
+    config = made("fda", pixel_loss="focal")
+    assert "no pixel_loss 'focal'" in no_training_twin(config)
+    config = made("fda", model__name="deeplab_vgg16")
+    assert "DeepLab" in no_training_twin(config)
+    config = made("adversarial", objective__adv_aux16=0.1)
+    assert "no term 'adv_aux16'" in no_training_twin(config)
+
+
+def side(step, image, parts):
+    """Made-up numbers of one process of each job."""
+    about = {"platform": "cpu", "device": "cpu", "precision": "float32", "form": "x"}
+    about |= {"version": "v 1"}
+    memory = {"peak_of": "process", "peak": 2**30}
+    rows = {name: {"seconds": [image] * 3} for name in ("host", *parts)}
+    sizes = {"64x128": {"rows": rows, **memory}}
+    times = {"seconds": [step] * 3, "first": step + 9, "to_first_step": 12.0, "ceiling": 1e12}
+    return about | memory | times, about | {"sizes": sizes}
+
+
+def found(theirs):
+    ours = [side(0.2, 0.01, ("feature",)), side(0.4, 0.02, ())]
+    made = {
+        "model": "bisenet_resnet18", "adversary": "fcd", "crop": [64, 128], "batch_size": 4,
+        "domains": 2, "fda_beta": 0.01, "commit": "c", "cores": 2, "seconds": 1.0,
+        "load_before": (0, 0, 0), "load_after": (0, 0, 0), "settings": {"rounds": 2},
+        "macs": {"step": 10**11, "64x128": 10**9},
+    }  # fmt: skip
+    for i, job in enumerate(("train", "infer")):
+        reason = "" if theirs else "torch is not installed"
+        runs = {"ours": [s[i] for s in ours], "theirs": [s[i] for s in theirs]}
+        made[job] = runs | {"slower": [], "not_run": reason}
+    return made
+
+
+def test_the_table_pairs_neighbours():
+    table = report.markdown(found([side(0.2, 0.02, ()), side(0.2, 0.02, ())]))
+    # Ratios of the rounds: 1 and 2; 0.5 and 1.
+    assert "| time per step | 300.0 ms | 200.0 ms | **1.50** (1.25 to 1.75) |" in table
+    assert "**0.75** (0.62 to 0.88)" in table
+    assert "| images/s | 26.7 | 40.0 |  |" in table
+    assert "GFLOP/s of 200.0 GFLOP (of the ceiling) | 667 (67%) | 1,000 (100%)" in table
+    assert "| tracing and compilation, cold | 9.0 s | 9.0 s | 1.00 |" in table
+    assert "| ours | cpu | float32 | 1 | 64x128 | no | no | no | 10.0 | 10.0 | 100.0 | 3 |" in table
+
+
+def test_what_did_not_run_is_said():
+    table = report.markdown(found([]))
+    assert "train: PyTorch not run: torch is not installed" in table
+    assert "GPU: not run" in table
+    assert "| time per step | 300.0 ms | not run |  |" in table
+
+
+@pytest.mark.slow
+def test_the_job_writes_its_numbers(tmp_path):
+    config = made("fda", benchmark__crop=SIZE)
+    with config.unlocked():
+        config.speed = {"rounds": 1, "train_steps": 1, "infer_steps": 2, "infer_size": (32, 64)}
+    result = speed.run(config, tmp_path)
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert written["macs"] == result["macs"]
+    for job in ("train", "infer"):
+        assert len(written[job]["ours"]) == 1
+    assert "training step of bisenet_resnet18 + fcd, FDA" in (tmp_path / "speed.md").read_text()
