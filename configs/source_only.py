@@ -6,6 +6,8 @@ The three cross-entropies have weight 1 as in S0's BiSeNet. Only source images u
 statistics, so the gain of the other configs is not mere re-normalisation.
 
     python main.py --config configs/source_only.py
+
+Expected on `streets`: 11.0 ± 2.9 mIoU, seeds 0 to 2 (README).
 """
 
 from configs import base
