@@ -40,19 +40,26 @@ def no_inference_twin(config: Any) -> str:
     return ""
 
 
+# What the twin's training step knows; a field that a configuration lacks is at its first value.
+TRAINED = (
+    ("model.batch_norm", ("batch",)),
+    ("model.statistics", ("both",)),
+    ("augment.colour", (0.0,)),
+    ("pixel_loss", ("cross_entropy",)),
+    ("loss.class_weights", (None,)),
+    ("loss.reduction", ("weights", "valid")),
+    ("adversary.view", ("softmax",)),
+    ("adversary.gan_loss", ("bce",)),
+    ("adversary.network", ADVERSARIES),
+)
+
+
 def no_training_twin(config: Any) -> str:
     """Why the twin can not train like this configuration, or nothing."""
-    for field, found, known in (
-        ("model.batch_norm", config.model.batch_norm, ("batch",)),
-        ("model.statistics", config.model.statistics, ("both",)),
-        ("augment.colour", config.augment.colour, (0.0,)),
-        ("pixel_loss", config.pixel_loss, ("cross_entropy",)),
-        ("loss.class_weights", config.loss.class_weights, (None,)),
-        ("loss.reduction", config.loss.reduction, ("weights", "valid")),
-        ("adversary.view", config.adversary.view, ("softmax",)),
-        ("adversary.gan_loss", config.adversary.gan_loss, ("bce",)),
-        ("adversary.network", config.adversary.network, ADVERSARIES),
-    ):
+    fields = config.to_dict()
+    for field, known in TRAINED:
+        group, _, name = field.rpartition(".")
+        found = (fields.get(group, {}) if group else fields).get(name, known[0])
         if found not in known:
             return f"the PyTorch twin has no {field} {found!r}, only {', '.join(map(str, known))}"
     for name, weight in config.objective.items():
