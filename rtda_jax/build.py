@@ -10,7 +10,7 @@ import optax
 
 from rtda_jax import cost, optim, terms
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.models import create_discriminator, create_model, trainable
 from rtda_jax.normalise import NORMALISATIONS, check_normalisation
 from rtda_jax.pretrained import load_pretrained
@@ -58,10 +58,10 @@ def _build(config: Any, axis_name: str | None) -> Stage:
             "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
             "so fda_beta must be None and no adversarial term may be active"
         )
-    terms.lookup(STATISTICS, config.model.statistics, "model.statistics")
-    terms.lookup(NORMALISATIONS, config.normalisation, "normalisation")
+    lookup(STATISTICS, config.model.statistics, "model.statistics")
+    lookup(NORMALISATIONS, config.normalisation, "normalisation")
     num_classes = len(class_set(config.benchmark.classes))
-    dtype = terms.lookup(DTYPES, config.dtype, "dtype")
+    dtype = lookup(DTYPES, config.dtype, "dtype")
     generator = create_model(
         config.model.name,
         num_classes=num_classes,

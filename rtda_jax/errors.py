@@ -1,5 +1,8 @@
 """What can go wrong by the user's hand, each with the exit code it ends the program with."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class ConfigError(ValueError):
     """A configuration that can not be run."""
@@ -17,3 +20,10 @@ class Interrupted(Exception):
     """SIGTERM or SIGINT arrived; the state is saved and the same command continues."""
 
     exit_code = 75
+
+
+def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """The entry of a literal table, or a ValueError that lists the known names."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
+    return table[name]

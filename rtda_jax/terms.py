@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax import losses
+from rtda_jax.errors import lookup
 
 SOURCE, TARGET = 0.0, 1.0  # the discriminator's labels, in every paper's code
 
@@ -49,13 +50,6 @@ LEVELS = {
 
 PIXEL_LOSSES = {"cross_entropy": losses.cross_entropy, "focal": losses.focal}
 GAN_LOSSES = {"bce": losses.binary_cross_entropy, "least_squares": losses.least_squares}
-
-
-def lookup(table: Mapping, name: str, what: str):
-    """The entry of a literal table, or a ValueError that lists the known names."""
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
-    return table[name]
 
 
 def _segmentation(head: str, pixel_loss: Callable) -> Term:

@@ -1,0 +1,109 @@
+"""Random colour on the device: contrast and saturation as S1 augments its source.
+
+Mirroring moves pixels, so it happens on the host with the label (`rtda_jax.data.geometry`). The
+randomness of an image depends on the seed, the step and which image of its set it is: neither
+the batch it lies in nor the device that holds it matters.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+
+
+def grey(images: jax.Array) -> jax.Array:
+    """Grey value [B,H,W,1] of RGB images [B,H,W,3]."""
+    return (images * jnp.array(GREY, jnp.float32).reshape(1, 1, 1, 3)).sum(-1, keepdims=True)
+
+
+def blend(images: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
+    """factor * images + (1 - factor) * other, clipped to [0,255]; factor is [B]."""
+    factor = factor.reshape(-1, 1, 1, 1)
+    return jnp.clip(factor * images + (1 - factor) * other, 0.0, 255.0)
+
+
+def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from their mean grey; factor [B]."""
+    return blend(images, grey(images).mean(axis=(1, 2, 3), keepdims=True), factor)
+
+
+def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from their own grey; factor [B]."""
+    return blend(images, grey(images), factor)
+
+
+def colour(
+    images: jax.Array,
+    key: jax.Array,
+    index: jax.Array,
+    *,
+    probability: float,
+    contrast_range: tuple[float, float],
+    saturation_range: tuple[float, float],
+) -> jax.Array:
+    """Contrast, then saturation, by factors drawn uniformly, of a share of the images (S1).
+
+    Definitions as in torchvision (adjust_contrast, adjust_saturation); nothing is rounded.
+
+    Args:
+      images: [B,H,W,3] in [0,255].
+      key: of the step.
+      index: int32 [B], which image of its set each one is.
+      probability: that an image is changed at all.
+      contrast_range, saturation_range: of the factors; 1 changes nothing.
+
+    Returns:
+      float32 [B,H,W,3] in [0,255].
+    """
+    images = images.astype(jnp.float32)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+    chance, by_contrast, by_saturation = jnp.moveaxis(
+        jax.vmap(lambda k: jax.random.uniform(k, (3,)))(keys), 1, 0
+    )
+
+    def factor(uniform: jax.Array, bounds: tuple[float, float]) -> jax.Array:
+        return bounds[0] + (bounds[1] - bounds[0]) * uniform
+
+    changed = contrast(images, factor(by_contrast, contrast_range))
+    changed = saturation(changed, factor(by_saturation, saturation_range))
+    return jnp.where((chance < probability).reshape(-1, 1, 1, 1), changed, images)
+
+
+Augment = Callable[[Mapping[str, jax.Array], jax.Array], dict[str, jax.Array]]
+
+
+def make_augment(
+    *,
+    probability: float,
+    contrast_range: tuple[float, float],
+    saturation_range: tuple[float, float],
+) -> Augment:
+    """A function (batch, key) -> batch that changes the source's colours; probability 0: nothing.
+
+    Raises:
+      ValueError: a probability or range that makes no sense, or a batch without source_index.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"augment.colour must be a probability, got {probability:g}")
+    for name, bounds in (("contrast", contrast_range), ("saturation", saturation_range)):
+        if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
+            raise ValueError(f"augment.{name} must be a range (low, high) from 0, got {bounds}")
+
+    def augment(batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+        if not probability:
+            return dict(batch)
+        if "source_index" not in batch:
+            raise ValueError("augment.colour needs batch['source_index'], int32 [B]")
+        image = colour(
+            batch["source_image"],
+            key,
+            batch["source_index"],
+            probability=probability,
+            contrast_range=contrast_range,
+            saturation_range=saturation_range,
+        )
+        return {**batch, "source_image": image}
+
+    return augment
