@@ -57,7 +57,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     """Replace a JSON file in one move: a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.replace(path)
 
 
