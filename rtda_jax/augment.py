@@ -10,28 +10,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
-
-
-def grey(images: jax.Array) -> jax.Array:
-    """Grey value [B,H,W,1] of RGB images [B,H,W,3]."""
-    return (images * jnp.array(GREY, jnp.float32).reshape(1, 1, 1, 3)).sum(-1, keepdims=True)
-
-
-def blend(images: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
-    """factor * images + (1 - factor) * other, clipped to [0,255]; factor is [B]."""
-    factor = factor.reshape(-1, 1, 1, 1)
-    return jnp.clip(factor * images + (1 - factor) * other, 0.0, 255.0)
-
-
-def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from their mean grey; factor [B]."""
-    return blend(images, grey(images).mean(axis=(1, 2, 3), keepdims=True), factor)
-
-
-def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from their own grey; factor [B]."""
-    return blend(images, grey(images), factor)
+from rtda_jax.photometric import contrast, saturation
 
 
 def colour(
