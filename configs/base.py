@@ -1,5 +1,7 @@
 """Every field of an experiment, with its default. The other files change a few of them."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -7,21 +9,31 @@ from configs import benchmarks
 from rtda_jax.errors import ConfigError
 
 
-def parse(arg: str, **options: float) -> tuple[str, dict[str, float]]:
-    """Split `BENCHMARK,option=number` into the benchmark's name and the options."""
+def parse(arg: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    """Split `BENCHMARK,option=value` into the benchmark's name and the options.
+
+    An option's default decides its type. Where it is a tuple, the value must be one of its words
+    and the first is the default.
+    """
     benchmark = ""
+    found = {k: v[0] if isinstance(v, tuple) else v for k, v in options.items()}
     for part in filter(None, arg.split(",")):
         name, equals, value = part.partition("=")
         if not equals:
             benchmark = part
         elif name not in options:
             raise ConfigError(f"unknown option {name!r} in {arg!r}; known: {', '.join(options)}")
+        elif isinstance(options[name], tuple):
+            if value not in options[name]:
+                known = ", ".join(options[name])
+                raise ConfigError(f"{name} in {arg!r} must be one of {known}, got {value!r}")
+            found[name] = value
         else:
             try:
-                options[name] = float(value)
+                found[name] = type(options[name])(value)
             except ValueError:
                 raise ConfigError(f"{name} in {arg!r} must be a number, got {value!r}") from None
-    return benchmark, options
+    return benchmark, found
 
 
 def get_config(arg: str = "") -> ConfigDict:
