@@ -52,12 +52,48 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.seg = 1.0  # main head on the labelled domain
     config.objective.seg_aux16 = 1.0  # auxiliary heads
     config.objective.seg_aux32 = 1.0
-    config.objective.adv_output = 0.0  # deceive the discriminator of the main softmax
-    config.pixel_loss = "cross_entropy"  # or "focal"
+    config.objective.seg_aux4 = 0.0  # further heads of bisenet_mpg_*
+    config.objective.seg_aux8 = 0.0
+    config.objective.adv_output = 0.0  # deceive the discriminator of the main output
+    config.objective.adv_aux16 = 0.0  # ... of auxiliary outputs
+    config.objective.adv_aux32 = 0.0
+    config.objective.adv_feature = 0.0  # ... of the features in front of the classifier
+    config.objective.minent = 0.0  # entropy of the target's predictions in [0,1]
+    config.objective.minent_aux16 = 0.0
+    config.objective.robust_entropy = 0.0  # FDA's: the same, squared, to the power loss.eta
+    config.objective.pseudo = 0.0  # target images with the labels of a pseudo_label stage
+    config.objective.pseudo_aux16 = 0.0
+    config.objective.pseudo_aux32 = 0.0
+    config.objective.mix = 0.0  # class-mixed images, labelled by the teacher
+    config.objective.mix_aux16 = 0.0
+    config.objective.mix_aux32 = 0.0
+    config.pixel_loss = "cross_entropy"  # of seg terms; or "focal", "ohem"
     config.fda_beta = placeholder(float)  # stylise the source after the target; None does not
+
+    config.loss = ConfigDict()
+    config.loss.weighting = "none"  # of classes: "given" in `weights`, "enet" from the labelled set
+    config.loss.weights = ()  # one number a class
+    config.loss.enet_c = 1.02  # weight 1 / ln(c + frequency)
+    config.loss.reduction = "weights"  # sum over: weights of valid pixels; "valid", "pixels"
+    config.loss.gamma = 2.0  # of "focal" (S0: 1 in the text, 2 in the code)
+    config.loss.ohem_probability = 0.7  # "ohem" keeps the pixels less sure than this
+    config.loss.ohem_rule = "pixels"  # and at least a 16th of: all "pixels", the "valid" ones
+    config.loss.eta = 2.0  # exponent of robust_entropy
+
+    config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
+    config.init = ""  # the earlier train stage whose networks this one starts from
+
+    config.teacher = ConfigDict()
+    config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
+    config.teacher.decay = 0.99  # of "ema", over parameters and running statistics alike
+    config.mix = ConfigDict()
+    config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
+    config.mix.colour = "strong"  # jitter and blur of the mixed image; or "none"
 
     config.adversary = ConfigDict()
     config.adversary.network = "fcd"  # or "fcd_light"
+    config.adversary.options = ConfigDict()  # of that network: use_bias, output_stride
+    config.adversary.view = "softmax"  # it reads; or "self_information" (AdvEnt)
     config.adversary.gan_loss = "bce"  # or "least_squares"
     config.adversary.d_factor = 0.5  # discriminator loss: half the sum of both domains (S1: 1)
 
@@ -69,10 +105,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.d_betas = (0.9, 0.99)
     config.optim.power = 0.9  # of the poly schedule of both
     config.optim.schedule_steps = 0  # where poly reaches zero; 0: at `steps`
+    config.optim.schedule_every_steps = 1  # how often poly changes (S0 to S2: once an epoch)
 
     config.augment = ConfigDict()
     config.augment.flip = True  # mirror image and label together, half of the time
     config.augment.scale = (1.0, 1.0)  # range of random zoom before the crop
+    config.augment.colour = 0.0  # probability that a source image changes its colours (S1: 0.5)
+    config.augment.contrast = (2.0, 6.0)  # range of the factor, S1's; 1 changes nothing
+    config.augment.saturation = (1.0, 4.0)
 
     config.eval = ConfigDict()
     config.eval.mode = "whole"  # or "slide": overlapping windows of size `window`

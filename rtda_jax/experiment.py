@@ -124,8 +124,7 @@ def _train(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name: s
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     parts = build.build(stage)
-    prepared = f"fda(beta={stage.fda_beta:g})" if stage.fda_beta is not None else "as they are"
-    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {prepared}")
+    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {build.inputs(stage)}")
     for sentence in build.describe(parts, stage):
         records.say(f"  {sentence}")
     begin = time.perf_counter()

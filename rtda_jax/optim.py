@@ -10,10 +10,14 @@ import optax
 from rtda_jax.errors import lookup
 
 
-def poly(learning_rate: float, *, steps: int, power: float) -> optax.Schedule:
-    """Poly decay lr * (1 - t/steps)^power per iteration, 0 from `steps` on."""
+def poly(learning_rate: float, *, steps: int, power: float, every: int = 1) -> optax.Schedule:
+    """Poly decay lr * (1 - t/steps)^power, 0 from `steps` on, updated every `every` iterations.
+
+    S0 to S2 update it once an epoch, all others every iteration.
+    """
 
     def schedule(step):
+        step = step // every * every
         # Compiled, t/steps may exceed 1 by a rounding at t = steps: a negative base would be nan.
         return learning_rate * jnp.maximum(1.0 - step / steps, 0.0) ** power
 

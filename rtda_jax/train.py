@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rtda_jax import build, checkpoint, parallel, records
+from rtda_jax import build, checkpoint, class_weights, health, parallel, records
 from rtda_jax.clock import Clock
 from rtda_jax.data import DataError, load, train_stream
 from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
@@ -46,12 +46,13 @@ def train(
         parallel.check_batch(config.batch_size, mesh.size)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    workdir.mkdir(parents=True, exist_ok=True)
+    config = class_weights.settled(config, workdir)
     stage = build.build(config, axis_name=parallel.AXIS)
     batches = batches or paired_batches(config, needs_target=stage.needs_target)
     run = parallel.pmapped(build.train_step(stage, config, axis_name=parallel.AXIS), mesh)
     objective = list(stage.objective)
     log = workdir / records.FILE
-    workdir.mkdir(parents=True, exist_ok=True)
 
     with (
         watch() as interrupted,
@@ -70,6 +71,7 @@ def train(
             state = parallel.replicate(state, mesh)
         records.truncate(log, after=start)
         pending: collections.deque = collections.deque()
+        alarm = health.Alarm()
         clock = Clock(
             step=start,
             steps=config.steps,
@@ -97,6 +99,8 @@ def train(
                 record |= clock.lap(step)
                 records.append(log, record)
                 records.say("  " + records.line(record, steps=config.steps, objective=objective))
+                for warning in alarm(record):
+                    records.say(f"  warning: {warning}")
                 pending.clear()
             if saves:
                 checkpoint.save(held, state, step=step)

@@ -5,9 +5,20 @@ import numpy as np
 import pytest
 from helpers import SIZE, batch, config, streets_batch
 
-from rtda_jax import build, experiment, optim, parallel, state, terms
+from rtda_jax import (
+    build,
+    experiment,
+    levels,
+    optim,
+    parallel,
+    pixel_losses,
+    prepare,
+    state,
+    teacher,
+    terms,
+)
 from rtda_jax.models.norm import BatchNorm
-from rtda_jax.step import make_prepare, make_train_step
+from rtda_jax.step import make_train_step
 
 CONFIGS = ["source_only", "target_only", "adversarial", "fda", "fda_mbt"]
 
@@ -31,13 +42,33 @@ class SmallDiscriminator(nn.Module):
         return nn.Conv(1, (4, 4), strides=4)(nn.leaky_relu(nn.Conv(8, (4, 4), strides=4)(x), 0.2))
 
 
+PLACES = levels.levels("softmax")
+
+
+def known_terms(gan_loss="bce"):
+    return terms.generator_terms(
+        pixel_loss=pixel_losses.pixel_loss("cross_entropy", pixel_losses.Options()),
+        levels={name: level.head for name, level in PLACES.items()},
+        gan_loss=gan_loss,
+    )
+
+
+def parts(beta):
+    stylised = [] if beta is None else [prepare.stylise(beta=beta)]
+    return prepare.in_order(
+        [prepare.as_floats, *stylised, prepare.normalised(normalisation="imagenet")]
+    )
+
+
+def prepared_batch(made, beta):
+    return parts(beta)(made, jax.random.key(0), {})
+
+
 def small_step(objective, *, axis_name=None, statistics="both", beta=0.05, d_factor=0.5):
     generator, discriminators = Small(axis_name), {"output": SmallDiscriminator()}
     g_tx = optim.sgd(optim.poly(0.05, steps=50, power=0.9), momentum=0.9, weight_decay=1e-4)
     d_tx = optim.adam(optim.poly(1e-2, steps=50, power=0.9), betas=(0.9, 0.99))
-    active = terms.select(
-        terms.generator_terms(pixel_loss="cross_entropy", gan_loss="bce"), objective
-    )
+    active = terms.select(known_terms(), objective)
     if not any(term.level for term, _ in active.values()):
         discriminators = {}
     step = make_train_step(
@@ -46,16 +77,24 @@ def small_step(objective, *, axis_name=None, statistics="both", beta=0.05, d_fac
         g_tx,
         d_tx,
         objective=active,
+        levels=PLACES,
         d_objective={
             level: terms.discriminator_terms(level, gan_loss="bce") for level in discriminators
         },
         d_factor=d_factor,
-        prepare=make_prepare(normalisation="imagenet", fda_beta=beta),
+        prepare=parts(beta),
+        follow=teacher.stay,
         statistics=statistics,
         axis_name=axis_name,
     )
     start = state.create_state(
-        generator, discriminators, g_tx, d_tx, seed=0, image_shape=(2, *SIZE, 3)
+        generator,
+        discriminators,
+        g_tx,
+        d_tx,
+        levels=PLACES,
+        seed=0,
+        image_shape=(2, *SIZE, 3),
     )
     return step, start
 
@@ -98,7 +137,7 @@ def test_loss_is_the_mean_over_all_valid_pixels_of_all_devices():
     mapped, start = small_step({"seg": 1.0}, axis_name=parallel.AXIS, beta=None)
     _, logs = parallel.pmapped(mapped, mesh)(parallel.replicate(start, mesh), uneven())
     _, start = small_step({"seg": 1.0}, beta=None)
-    prepared = make_prepare(normalisation="imagenet", fda_beta=None)(uneven())
+    prepared = prepared_batch(uneven(), None)
     outputs, _ = Small().apply(
         {"params": start.g_params, "batch_stats": start.g_stats},
         prepared["source_image"],
@@ -120,7 +159,7 @@ def test_generator_and_discriminator_move_by_their_own_losses_only():
         d_loss, 0.5 * (logs["d_output_source"] + logs["d_output_target"]), rtol=1e-6
     )
     # The discriminator's gradient, stated again: the generator is a constant to it.
-    prepared = make_prepare(normalisation="imagenet", fda_beta=0.05)(batch())
+    prepared = prepared_batch(batch(), 0.05)
     variables = {"params": start.g_params, "batch_stats": start.g_stats}
 
     def judge(d_params, domain):
@@ -153,7 +192,7 @@ def test_generator_and_discriminator_move_by_their_own_losses_only():
 def test_running_statistics_follow_the_policy(statistics, domains):
     step, start = small_step(BOTH, statistics=statistics, beta=None)
     after, _ = jax.jit(step)(start, batch())
-    prepared = make_prepare(normalisation="imagenet", fda_beta=None)(batch())
+    prepared = prepared_batch(batch(), None)
     stats = start.g_stats
     for domain in domains:
         image = prepared["source_image" if domain == "s" else "target_image"]
@@ -193,13 +232,15 @@ def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
 
 
 def test_unknown_terms_and_losses_are_named():
-    known = terms.generator_terms(pixel_loss="cross_entropy", gan_loss="bce")
+    known = known_terms()
     with pytest.raises(ValueError, match=r"term of the objective 'sge'; known: adv_"):
         terms.select(known, {"sge": 1.0})
     with pytest.raises(ValueError, match="no term"):
         terms.select(known, {"seg": 0.0})
-    with pytest.raises(ValueError, match="pixel loss 'ce'; known: cross_entropy, focal"):
-        terms.generator_terms(pixel_loss="ce", gan_loss="bce")
+    with pytest.raises(ValueError, match="pixel loss 'ce'; known: cross_entropy, focal, ohem"):
+        pixel_losses.pixel_loss("ce", pixel_losses.Options())
+    with pytest.raises(ValueError, match="GAN loss 'wgan'; known: bce, least_squares"):
+        known_terms("wgan")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
