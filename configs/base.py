@@ -130,6 +130,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.mode = "whole"  # or "slide": overlapping windows of size `window`
     config.eval.window = benchmark.crop  # sliding window (H, W)
     config.eval.stride = tuple((5 * side + 5) // 6 for side in benchmark.crop)
+    config.eval.scales = (1.0,)  # of the sliding window; S4: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    config.eval.mirror = False  # sliding windows read mirrored as well
     config.eval.pictures = 4  # rows of the picture grid
 
     config.log_every_steps = 20

@@ -165,6 +165,8 @@ def _evaluate(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name
         mode=stage.eval.mode,
         window=tuple(stage.eval.window),
         stride=tuple(stage.eval.stride),
+        scales=tuple(stage.eval.scales),
+        mirror=stage.eval.mirror,
         watch=watch,
     )
     record = {
@@ -189,18 +191,15 @@ KINDS = {"train": _train, "evaluate": _evaluate}
 
 def protocol(config: ConfigDict) -> dict[str, Any]:
     """Everything that decides an evaluation's numbers besides the weights."""
-    window = (
-        {"window": list(config.eval.window), "stride": list(config.eval.stride)}
-        if config.eval.mode == "slide"
-        else {}
-    )
-    several = len(config.models) > 1 or config.eval.mode == "slide"
+    slides = config.eval.mode == "slide"
+    window = {k: config.eval[k] for k in ("window", "stride", "scales", "mirror")} if slides else {}
+    several = len(config.models) > 1 or slides
     return {
         "mode": config.eval.mode,
         **window,
         "input_size": list(config.benchmark.eval_size),
         "upsampled": "mean softmax" if several else "logits",
-        "align": "half_pixel",
+        "align": "corners" if slides else "half_pixel",
         "resolution": "labels' own",
         "split": dict(config.benchmark.eval),
         "classes": config.benchmark.eval_classes,
