@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax import metrics
+from rtda_jax.models.fold import fold
 from rtda_jax.models.resize import upsample
 from rtda_jax.normalise import normalise
 
@@ -66,10 +67,12 @@ def predictor(
     """A function (image uint8 [h,w,3], *, size) -> class uint8 [H,W] at `size`.
 
     A single network's logits are upsampled before the argmax; of several, the mean softmax is
-    (FDA and S1 do so). Windows of "slide" add up softmax, as S4's evaluation does.
+    (FDA and S1 do so). Windows of "slide" add up softmax, as S4's evaluation does. Batch
+    normalisations are folded into the convolutions, once, here.
     """
     if mode not in ("whole", "slide"):
         raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
+    models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
 
     def scores(variables: Sequence[Any], image: jax.Array) -> jax.Array:
         pixels = image[None].astype(jnp.float32)
