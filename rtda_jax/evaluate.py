@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax import metrics
+from rtda_jax.models.argmax import argmax
 from rtda_jax.models.fold import fold
 from rtda_jax.models.resize import upsample
 from rtda_jax.normalise import normalise
@@ -89,7 +90,7 @@ def predictor(
     @functools.partial(jax.jit, static_argnames="size")
     def decide(score: jax.Array, *, size: tuple[int, int]) -> jax.Array:
         full = score if score.shape[1:3] == size else upsample(score, size=size)
-        return full.argmax(-1)[0].astype(jnp.uint8)
+        return argmax(full)[0]
 
     @functools.partial(jax.jit, static_argnames="size")
     def whole(variables: Sequence[Any], image: jax.Array, *, size: tuple[int, int]) -> jax.Array:
