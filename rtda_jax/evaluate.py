@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax import metrics, sliding
+from rtda_jax.models.argmax import argmax
+from rtda_jax.models.fold import fold
 from rtda_jax.models.resize import upsample
 from rtda_jax.normalise import normalise
 
@@ -74,12 +76,14 @@ def predictor(
 
     A single network's logits are upsampled before the argmax; of several, the mean softmax is
     (FDA and S1 do so). "slide" adds up softmax over windows, scales and mirrored copies
-    (`sliding.probabilities`, S4).
+    (`sliding.probabilities`, S4). Batch normalisations are folded into the convolutions, once,
+    here.
     """
     if mode not in ("whole", "slide"):
         raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
     if mode == "slide":
         sliding.check(window=window, stride=stride, scales=scales)
+    models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
 
     def scores(variables: Sequence[Any], image: jax.Array) -> jax.Array:
         pixels = image[None].astype(jnp.float32)
@@ -96,7 +100,7 @@ def predictor(
     @functools.partial(jax.jit, static_argnames="size")
     def decide(score: jax.Array, *, size: tuple[int, int]) -> jax.Array:
         full = score if score.shape[1:3] == size else upsample(score, size=size)
-        return full.argmax(-1)[0].astype(jnp.uint8)
+        return argmax(full)[0]
 
     @functools.partial(jax.jit, static_argnames="size")
     def whole(variables: Sequence[Any], image: jax.Array, *, size: tuple[int, int]) -> jax.Array:
