@@ -79,8 +79,16 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.window = benchmark.crop  # sliding window (H, W)
     config.eval.stride = tuple((5 * side + 5) // 6 for side in benchmark.crop)
     config.eval.pictures = 4  # rows of the picture grid
+    config.eval.validators = (  # scores that read no target label (rtda_jax/validators.py)
+        "source_miou",
+        "entropy",
+        "information_maximisation",
+        "nuclear_norm",
+    )
+    config.eval.validator_images = 100  # of source_eval that source_miou reads; 0: all
 
     config.log_every_steps = 20
+    config.loggers = ()  # beside metrics.jsonl: "tensorboard" (pip install 'rtda_jax[tensorboard]')
     config.checkpoint_every_steps = 100
     config.checkpoint_keep = 2  # newest checkpoints held; the newest is never deleted
     config.threads = 2  # of the input pipeline; the data do not depend on it

@@ -32,6 +32,7 @@ def evaluate(
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
     watch: Callable[[int, dict, np.ndarray], None] | None = None,
+    observe: Callable[[jax.Array], None] | None = None,
 ) -> np.ndarray:
     """Confusion matrix int64 [K,K] of one network, or of the mean softmax of several.
 
@@ -43,8 +44,9 @@ def evaluate(
       window: of "slide", (height, width).
       stride: of "slide".
       watch: called with (index, example, prediction uint8 [H,W]) for each image.
+      observe: called with the softmax [1,h,w,K] of each image, at the input's resolution.
     """
-    predict = predictor(models, mode=mode, window=window, stride=stride)
+    predict = predictor(models, mode=mode, window=window, stride=stride, observe=observe)
     count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
     total = np.zeros((num_classes, num_classes), np.int64)
     for index, example in enumerate(examples):
@@ -62,11 +64,13 @@ def predictor(
     mode: str,
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
+    observe: Callable[[jax.Array], None] | None = None,
 ) -> Callable[..., jax.Array]:
     """A function (image uint8 [h,w,3], *, size) -> class uint8 [H,W] at `size`.
 
     A single network's logits are upsampled before the argmax; of several, the mean softmax is
-    (FDA and S1 do so). Windows of "slide" add up softmax, as S4's evaluation does.
+    (FDA and S1 do so). Windows of "slide" add up softmax, as S4's evaluation does. `observe` gets
+    the softmax [1,h,w,K] of each image.
     """
     if mode not in ("whole", "slide"):
         raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
@@ -93,6 +97,7 @@ def predictor(
         return decide(scores(variables, image), size=size)
 
     windowed = jax.jit(scores)
+    softmax = jax.jit(jax.nn.softmax)
     variables = [model.variables for model in models]
 
     def slide(image: np.ndarray, *, size: tuple[int, int]) -> jax.Array:
@@ -107,13 +112,23 @@ def predictor(
                 if summed is None:
                     summed = np.zeros((1, height, width, score.shape[-1]), np.float32)
                 summed[:, top : top + window[0], left : left + window[1]] += score
+        if observe is not None:
+            observe(jnp.asarray(summed / summed.sum(-1, keepdims=True)))
         return decide(jnp.asarray(summed), size=size)
 
     if mode == "slide":
         if window is None or stride is None:
             raise ValueError("evaluation mode 'slide' needs a window and a stride")
         return slide
-    return lambda image, *, size: whole(variables, image, size=tuple(size))
+    if observe is None:
+        return lambda image, *, size: whole(variables, image, size=tuple(size))
+
+    def observed(image: np.ndarray, *, size: tuple[int, int]) -> jax.Array:
+        score = windowed(variables, image)
+        observe(score if len(models) > 1 else softmax(score))
+        return decide(score, size=tuple(size))
+
+    return observed
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
