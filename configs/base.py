@@ -133,8 +133,16 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.scales = (1.0,)  # of the sliding window; S4: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     config.eval.mirror = False  # sliding windows read mirrored as well
     config.eval.pictures = 4  # rows of the picture grid
+    config.eval.validators = (  # scores that read no target label (rtda_jax/validators.py)
+        "source_miou",
+        "entropy",
+        "information_maximisation",
+        "nuclear_norm",
+    )
+    config.eval.validator_images = 100  # of source_eval that source_miou reads; 0: all
 
     config.log_every_steps = 20
+    config.loggers = ()  # beside metrics.jsonl: "tensorboard" (pip install 'rtda_jax[tensorboard]')
     config.checkpoint_every_steps = 100
     config.checkpoint_keep = 2  # newest checkpoints held; the newest is never deleted
     config.threads = 2  # of the input pipeline; the data do not depend on it

@@ -12,10 +12,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rtda_jax import build, checkpoint, environment, evaluate, fda, parallel, pictures, records
+from rtda_jax import (
+    build,
+    checkpoint,
+    environment,
+    evaluate,
+    fda,
+    parallel,
+    pictures,
+    records,
+    validation,
+)
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
+from rtda_jax.progress import Progress
 from rtda_jax.terms import formula
 from rtda_jax.train import train
 
@@ -25,6 +36,7 @@ FREE = (
     "log_every_steps",
     "checkpoint_every_steps",
     "checkpoint_keep",
+    "loggers",
     "threads",
 )
 
@@ -44,6 +56,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             "seed": config.seed,
             "commit": environment.commit(),
             "environment": environment.describe(),
+            "command": command(workdir),
             "stages": {},
         }
         for name, stage_config in plan.items():
@@ -76,6 +89,7 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
             merged.kind = kind
             if kind == "evaluate":
                 merged.models = tuple(overrides.pop("models"))
+                validation.check(merged.eval.validators)
         for model in merged.get("models", ()):
             if model not in plan or plan[model].kind != "train":
                 raise ConfigError(f"stage {name}: {model!r} is no earlier train stage")
@@ -85,6 +99,13 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
             raise ConfigError(f"stage {name}: {error}") from None
         plan[name] = merged
     return plan
+
+
+def command(workdir: pathlib.Path) -> str:
+    """The command line that began this workdir; a later one does not replace it."""
+    path = workdir / "results.json"
+    earlier = json.loads(path.read_text()).get("command") if path.exists() else None
+    return earlier or environment.command()
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -155,9 +176,10 @@ def _evaluate(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name
     def watch(index: int, example: dict, prediction: np.ndarray) -> None:
         if index in shown:
             rows.append((index, example, prediction))
-        if (index + 1) % 50 == 0:
-            records.say(f"  {index + 1}/{len(dataset)} images")
+        progress.add(1)
 
+    progress = Progress("  images", len(dataset))
+    observe = validation.observer(stage.eval.validators)
     confusion = evaluate.evaluate(
         models,
         eval_stream(dataset, size=tuple(stage.benchmark.eval_size)),
@@ -168,7 +190,9 @@ def _evaluate(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name
         scales=tuple(stage.eval.scales),
         mirror=stage.eval.mirror,
         watch=watch,
+        observe=observe,
     )
+    progress.end()
     record = {
         **evaluate.report(confusion, names=wanted.names, rows=head.rows(wanted)),
         "images": len(dataset),
@@ -176,6 +200,7 @@ def _evaluate(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name
         "step": plan[stage.models[0]].steps,
         "models": list(stage.models),
         "confusion": confusion.tolist(),
+        "validators": validation.report(stage, models, observe),
         "seconds": round(time.perf_counter() - begin, 1),
     }
     betas = [plan[m].fda_beta for m in stage.models if plan[m].fda_beta is not None]

@@ -1,6 +1,7 @@
 """One stage's loop: batches in, steps, logs, checkpoints; it can be killed and goes on."""
 
 import collections
+import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from rtda_jax.clock import Clock
 from rtda_jax.data import DataError, load, train_stream
 from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
 from rtda_jax.interrupt import watch
+from rtda_jax.loggers import Loggers
 from rtda_jax.state import TrainState
 
 # Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
@@ -55,6 +57,7 @@ def train(
     log = workdir / records.FILE
 
     with (
+        contextlib.ExitStack() as kept,
         watch() as interrupted,
         checkpoint.manager(workdir / "checkpoints", keep=config.checkpoint_keep) as held,
     ):
@@ -70,6 +73,7 @@ def train(
                 records.say(f"  {report}")
             state = parallel.replicate(state, mesh)
         records.truncate(log, after=start)
+        loggers = kept.enter_context(Loggers(config.loggers, workdir))
         pending: collections.deque = collections.deque()
         alarm = health.Alarm()
         clock = Clock(
@@ -98,6 +102,7 @@ def train(
                     record["d_lr"] = float(stage.d_schedule(step - 1))
                 record |= clock.lap(step)
                 records.append(log, record)
+                loggers.write(record)
                 records.say("  " + records.line(record, steps=config.steps, objective=objective))
                 for warning in alarm(record):
                     records.say(f"  warning: {warning}")
