@@ -95,7 +95,7 @@ def test_every_config_builds_on_every_benchmark(name, benchmark):
     stages = experiment.stages(config.lock())
     stage = next(s for s in stages.values() if s.kind == "train")
     shapes = jax.eval_shape(lambda: build.initial_state(build.build(stage), stage))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes.g_params)) > 1e7
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes.g_params)) > 8e6
     assert any(s.kind == "evaluate" for s in stages.values())
 
 
