@@ -44,6 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pretrained = ""  # weight file (.pth, .safetensors, .npz); empty: from scratch
     config.model.pretrained_part = "backbone"  # or "all": the whole network
     config.model.pretrained_naming = ""  # where a file's naming is not unique; empty: recognised
+    config.init = ""  # a train stage starts from the networks of this earlier stage; empty: fresh
     config.normalisation = "imagenet"  # a key of rtda_jax.normalise.NORMALISATIONS
     config.dtype = "float32"  # of the computation; parameters are always float32
 
@@ -55,6 +56,18 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.adv_output = 0.0  # deceive the discriminator of the main softmax
     config.pixel_loss = "cross_entropy"  # or "focal"
     config.fda_beta = placeholder(float)  # stylise the source after the target; None does not
+
+    config.pseudo_labels = ""  # pseudo_label stage whose labels a train stage learns the target by
+    config.pseudo = ConfigDict()  # how a pseudo_label stage makes them (rtda_jax/pseudo_labels.py)
+    config.pseudo.heads = ("logits",)  # outputs whose softmax is fused, of every model it names
+    config.pseudo.fusion = "mean"  # or "most_confident" (S2), "majority" (a true vote)
+    config.pseudo.scope = "dataset"  # thresholds per class over the whole set, or of each "image"
+    config.pseudo.cut = 0.5  # quantile of a class's confidences that is its threshold (S1: .66)
+    config.pseudo.cap = 0.9  # thresholds are at most this
+    config.pseudo.index = "round"  # of the quantile among n sorted confidences; S1: "floor"
+    config.pseudo.split = "target"  # or "eval": labels the very images that scores are measured on
+    config.statistics = ConfigDict()
+    config.statistics.batches = 0  # target batches a statistics stage averages; 0: one epoch
 
     config.adversary = ConfigDict()
     config.adversary.network = "fcd"  # or "fcd_light"

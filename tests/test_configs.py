@@ -99,7 +99,7 @@ def test_stage_overrides_apply_to_the_stage_alone():
     [
         (lambda c: c.stage.train.update(fda_bta=0.1), "fda_bta"),
         (lambda c: c.stage.train.update(kind="trane"), "unknown kind 'trane'; known: train"),
-        (lambda c: c.stage.evaluate.update(models=("x",)), "'x' is no earlier train stage"),
+        (lambda c: c.stage.evaluate.update(models=("x",)), "'x' is no earlier train or stat"),
         (lambda c: c.update(stages=("nope",)), "stages names 'nope'"),
     ],
 )

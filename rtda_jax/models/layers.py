@@ -20,7 +20,12 @@ KAIMING_LINEAR = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 TORCH_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 NORMAL_001 = nn.initializers.normal(0.01)
 
-_BATCH_NORM = {"batch": False, "frozen": True}
+_BATCH_NORM: dict[str, dict[str, Any]] = {
+    "batch": {},
+    "last": {"momentum": 0.0},
+    "frozen": {"frozen": True},
+}
+AUXILIARY = ("training", "always")
 
 
 def zero_bias(fan_in: int) -> Initializer:
@@ -42,12 +47,21 @@ def uniform_bias(fan_in: int) -> Initializer:
 def batch_norm_layer(
     batch_norm: str, *, axis_name: str | None, dtype: Any
 ) -> Callable[..., BatchNorm]:
-    """Constructor of the BatchNorm named "batch" (statistics of the batch) or "frozen"."""
+    """Constructor of the BatchNorm of that name.
+
+    "batch" trains on the statistics of the batch, "frozen" on the running ones; "last" is "batch"
+    whose running statistics are those of the last batch alone, to measure a batch by.
+    """
     if batch_norm not in _BATCH_NORM:
         raise ValueError(f"unknown batch_norm {batch_norm!r}; known: {', '.join(_BATCH_NORM)}")
-    return functools.partial(
-        BatchNorm, axis_name=axis_name, frozen=_BATCH_NORM[batch_norm], dtype=dtype
-    )
+    return functools.partial(BatchNorm, axis_name=axis_name, dtype=dtype, **_BATCH_NORM[batch_norm])
+
+
+def computes_auxiliary(auxiliary: str, *, train: bool) -> bool:
+    """Whether auxiliary heads are wanted: "training" is with train=True only, or "always"."""
+    if auxiliary not in AUXILIARY:
+        raise ValueError(f"unknown auxiliary {auxiliary!r}; known: {', '.join(AUXILIARY)}")
+    return train or auxiliary == "always"
 
 
 class Conv(nn.Module):
