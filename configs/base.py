@@ -56,6 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pretrained = ""  # weight file (.pth, .safetensors, .npz); empty: from scratch
     config.model.pretrained_part = "backbone"  # or "all": the whole network
     config.model.pretrained_naming = ""  # where a file's naming is not unique; empty: recognised
+    config.init = ""  # a train stage starts from the networks of this earlier stage; empty: fresh
     config.normalisation = "imagenet"  # a key of rtda_jax.normalise.NORMALISATIONS
     config.dtype = "float32"  # of the computation; parameters are always float32
 
@@ -92,7 +93,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.ohem_rule = "pixels"  # and at least a 16th of: all "pixels", the "valid" ones
     config.loss.eta = 2.0  # exponent of robust_entropy
 
-    config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
     config.init = ""  # the earlier train stage whose networks this one starts from
 
     config.teacher = ConfigDict()
@@ -101,6 +101,17 @@ def get_config(arg: str = "") -> ConfigDict:
     config.mix = ConfigDict()
     config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
     config.mix.colour = "strong"  # jitter and blur of the mixed image; or "none"
+    config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
+    config.pseudo = ConfigDict()  # how a pseudo_label stage makes them (rtda_jax/pseudo_labels.py)
+    config.pseudo.heads = ("logits",)  # outputs whose softmax is fused, of every model it names
+    config.pseudo.fusion = "mean"  # or "most_confident" (S2), "majority" (a true vote)
+    config.pseudo.scope = "dataset"  # thresholds per class over the whole set, or of each "image"
+    config.pseudo.cut = 0.5  # quantile of a class's confidences that is its threshold (S1: .66)
+    config.pseudo.cap = 0.9  # thresholds are at most this
+    config.pseudo.index = "round"  # of the quantile among n sorted confidences; S1: "floor"
+    config.pseudo.split = "target"  # or "eval": labels the very images that scores are measured on
+    config.statistics = ConfigDict()
+    config.statistics.batches = 0  # target batches a statistics stage averages; 0: one epoch
 
     config.adversary = ConfigDict()
     config.adversary.network = "fcd"  # or "fcd_light"
