@@ -130,6 +130,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.schedule_steps = 0  # where poly reaches zero; 0: at `steps`
     config.optim.schedule_every_steps = 1  # how often poly changes (S0 to S2: once an epoch)
 
+    config.rare_class = placeholder(float)  # temperature of sampling by rare classes (.01); or None
+    config.cache_gib = 0.0  # of decoded images each domain may keep in memory
     config.augment = ConfigDict()
     config.augment.flip = True  # mirror image and label together, half of the time
     config.augment.scale = (1.0, 1.0)  # range of random zoom before the crop

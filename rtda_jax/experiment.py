@@ -38,6 +38,7 @@ FREE = (
     "checkpoint_keep",
     "loggers",
     "threads",
+    "cache_gib",
 )
 
 

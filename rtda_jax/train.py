@@ -5,15 +5,15 @@ import contextlib
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from rtda_jax import build, checkpoint, class_weights, health, parallel, records
+from rtda_jax.batches import Batches, paired
 from rtda_jax.clock import Clock
-from rtda_jax.data import DataError, load, load_pseudo, train_stream
 from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
 from rtda_jax.interrupt import watch
 from rtda_jax.loggers import Loggers
@@ -22,7 +22,6 @@ from rtda_jax.state import TrainState
 # Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
 AHEAD = 4
 
-Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 Start = Callable[[TrainState], tuple[TrainState, str]]
 
 
@@ -61,7 +60,9 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     config = class_weights.settled(config, workdir)
     stage = build.build(config, axis_name=parallel.AXIS)
-    batches = batches or paired_batches(config, needs_target=stage.needs_target, pseudo=pseudo)
+    batches = batches or paired(
+        config, needs_target=stage.needs_target, folder=workdir, pseudo=pseudo
+    )
     run = parallel.pmapped(build.train_step(stage, config, axis_name=parallel.AXIS), mesh)
     objective = list(stage.objective)
     log = workdir / records.FILE
@@ -125,43 +126,6 @@ def train(
                 held.wait_until_finished()
                 raise Interrupted(f"stopped after step {step}; the same command continues there")
         return state
-
-
-def paired_batches(
-    config: Any, *, needs_target: bool, pseudo: pathlib.Path | None = None
-) -> Batches:
-    """The benchmark's stream; the target's labels are opened only with labelled="target"."""
-    benchmark = config.benchmark
-    labelled = {"source": benchmark.source, "target": benchmark.target_labelled}
-    if config.labelled not in labelled:
-        raise ConfigError(f"labelled must be source or target, got {config.labelled!r}")
-    spec = labelled[config.labelled]
-    if not spec:
-        raise DataError(f"benchmark {benchmark.name} has no labelled target images to train on")
-    source = load(spec, data_dir=config.data_dir, classes=benchmark.classes)
-    target = (
-        load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
-        if needs_target
-        else None
-    )
-    labels = load_pseudo(pseudo, target=target) if pseudo and target else None
-
-    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
-        return train_stream(
-            source,
-            target,
-            pseudo=labels,
-            seed=config.seed,
-            start_step=start,
-            batch_size=config.batch_size,
-            size=tuple(benchmark.size),
-            crop=tuple(benchmark.crop),
-            flip=config.augment.flip,
-            scale=tuple(config.augment.scale),
-            threads=config.threads,
-        )
-
-    return batches
 
 
 def _means(pending: collections.deque) -> dict[str, float]:
