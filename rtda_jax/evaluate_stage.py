@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from rtda_jax import checkpoint, evaluate, fda, pictures, records, trained
+from rtda_jax import checkpoint, evaluate, fda, pictures, records, trained, validation
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.plan import Plan, parse
+from rtda_jax.progress import Progress
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -31,9 +32,10 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     def watch(index: int, example: dict, prediction: np.ndarray) -> None:
         if index in shown:
             rows.append((index, example, prediction))
-        if (index + 1) % 50 == 0:
-            records.say(f"  {index + 1}/{len(dataset)} images")
+        progress.add(1)
 
+    progress = Progress("  images", len(dataset))
+    observe = validation.observer(stage.eval.validators)
     confusion = evaluate.evaluate(
         models,
         eval_stream(dataset, size=tuple(stage.benchmark.eval_size)),
@@ -41,8 +43,12 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         mode=stage.eval.mode,
         window=tuple(stage.eval.window),
         stride=tuple(stage.eval.stride),
+        scales=tuple(stage.eval.scales),
+        mirror=stage.eval.mirror,
         watch=watch,
+        observe=observe,
     )
+    progress.end()
     record = {
         **evaluate.report(confusion, names=wanted.names, rows=head.rows(wanted)),
         "images": len(dataset),
@@ -50,6 +56,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "step": plan[parse(stage.models[0])[0]].steps,
         "models": list(stage.models),
         "confusion": confusion.tolist(),
+        "validators": validation.report(stage, models, observe),
         "seconds": round(time.perf_counter() - begin, 1),
     }
     betas = [plan[parse(m)[0]].fda_beta for m in stage.models]
@@ -63,18 +70,15 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
 def protocol(config: ConfigDict) -> dict[str, Any]:
     """Everything that decides an evaluation's numbers besides the weights."""
-    window = (
-        {"window": list(config.eval.window), "stride": list(config.eval.stride)}
-        if config.eval.mode == "slide"
-        else {}
-    )
-    several = len(config.models) > 1 or config.eval.mode == "slide"
+    slides = config.eval.mode == "slide"
+    window = {k: config.eval[k] for k in ("window", "stride", "scales", "mirror")} if slides else {}
+    several = len(config.models) > 1 or slides
     return {
         "mode": config.eval.mode,
         **window,
         "input_size": list(config.benchmark.eval_size),
         "upsampled": "mean softmax" if several else "logits",
-        "align": "half_pixel",
+        "align": "corners" if slides else "half_pixel",
         "resolution": "labels' own",
         "split": dict(config.benchmark.eval),
         "classes": config.benchmark.eval_classes,

@@ -36,6 +36,7 @@ FREE = (
     "log_every_steps",
     "checkpoint_every_steps",
     "checkpoint_keep",
+    "loggers",
     "threads",
 )
 
@@ -58,6 +59,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             "seed": config.seed,
             "commit": environment.commit(),
             "environment": environment.describe(),
+            "command": command(workdir),
             "stages": {},
         }
         for name, stage in plan.items():
@@ -69,6 +71,13 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         records.say(evaluate.table(tables))
     records.say(f"\n{workdir / 'results.json'}")
     return results
+
+
+def command(workdir: pathlib.Path) -> str:
+    """The command line that began this workdir; a later one does not replace it."""
+    path = workdir / "results.json"
+    earlier = json.loads(path.read_text()).get("command") if path.exists() else None
+    return earlier or environment.command()
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

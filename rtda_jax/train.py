@@ -1,6 +1,7 @@
 """One stage's loop: batches in, steps, logs, checkpoints; it can be killed and goes on."""
 
 import collections
+import contextlib
 import functools
 import math
 import pathlib
@@ -10,11 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rtda_jax import build, checkpoint, parallel, records
+from rtda_jax import build, checkpoint, class_weights, health, parallel, records
 from rtda_jax.clock import Clock
 from rtda_jax.data import DataError, load, load_pseudo, train_stream
 from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
 from rtda_jax.interrupt import watch
+from rtda_jax.loggers import Loggers
 from rtda_jax.state import TrainState
 
 # Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
@@ -56,14 +58,16 @@ def train(
         parallel.check_batch(config.batch_size, mesh.size)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    workdir.mkdir(parents=True, exist_ok=True)
+    config = class_weights.settled(config, workdir)
     stage = build.build(config, axis_name=parallel.AXIS)
     batches = batches or paired_batches(config, needs_target=stage.needs_target, pseudo=pseudo)
     run = parallel.pmapped(build.train_step(stage, config, axis_name=parallel.AXIS), mesh)
     objective = list(stage.objective)
     log = workdir / records.FILE
-    workdir.mkdir(parents=True, exist_ok=True)
 
     with (
+        contextlib.ExitStack() as kept,
         watch() as interrupted,
         checkpoint.manager(workdir / "checkpoints", keep=config.checkpoint_keep) as held,
     ):
@@ -81,7 +85,9 @@ def train(
                 records.say(f"  {report}")
             state = parallel.replicate(state, mesh)
         records.truncate(log, after=start)
+        loggers = kept.enter_context(Loggers(config.loggers, workdir))
         pending: collections.deque = collections.deque()
+        alarm = health.Alarm()
         clock = Clock(
             step=start,
             steps=config.steps,
@@ -108,7 +114,10 @@ def train(
                     record["d_lr"] = float(stage.d_schedule(step - 1))
                 record |= clock.lap(step)
                 records.append(log, record)
+                loggers.write(record)
                 records.say("  " + records.line(record, steps=config.steps, objective=objective))
+                for warning in alarm(record):
+                    records.say(f"  warning: {warning}")
                 pending.clear()
             if saves:
                 checkpoint.save(held, state, step=step)

@@ -20,17 +20,14 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     parts = build.build(stage)
-    prepared = f"fda(beta={stage.fda_beta:g})" if stage.fda_beta is not None else "as they are"
-    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {prepared}")
+    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {build.inputs(stage)}")
     for sentence in build.describe(parts, stage):
         records.say(f"  {sentence}")
     begin = time.perf_counter()
     state = train(
         stage,
         folder,
-        start_from=functools.partial(
-            trained.start, plan=plan, reference=stage.init, workdir=workdir
-        )
+        start_from=functools.partial(trained.start, config=stage, plan=plan, workdir=workdir)
         if stage.init
         else None,
         pseudo=workdir / stage.pseudo_labels if stage.pseudo_labels else None,
