@@ -56,7 +56,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pretrained = ""  # weight file (.pth, .safetensors, .npz); empty: from scratch
     config.model.pretrained_part = "backbone"  # or "all": the whole network
     config.model.pretrained_naming = ""  # where a file's naming is not unique; empty: recognised
-    config.init = ""  # a train stage starts from the networks of this earlier stage; empty: fresh
     config.normalisation = "imagenet"  # a key of rtda_jax.normalise.NORMALISATIONS
     config.dtype = "float32"  # of the computation; parameters are always float32
 
@@ -93,14 +92,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.ohem_rule = "pixels"  # and at least a 16th of: all "pixels", the "valid" ones
     config.loss.eta = 2.0  # exponent of robust_entropy
 
-    config.init = ""  # the earlier train stage whose networks this one starts from
-
-    config.teacher = ConfigDict()
-    config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
-    config.teacher.decay = 0.99  # of "ema", over parameters and running statistics alike
-    config.mix = ConfigDict()
-    config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
-    config.mix.colour = "strong"  # jitter and blur of the mixed image; or "none"
+    config.init = ""  # the earlier stage whose networks this one starts from; empty: fresh ones
     config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
     config.pseudo = ConfigDict()  # how a pseudo_label stage makes them (rtda_jax/pseudo_labels.py)
     config.pseudo.heads = ("logits",)  # outputs whose softmax is fused, of every model it names
@@ -112,6 +104,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.pseudo.split = "target"  # or "eval": labels the very images that scores are measured on
     config.statistics = ConfigDict()
     config.statistics.batches = 0  # target batches a statistics stage averages; 0: one epoch
+
+    config.teacher = ConfigDict()
+    config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
+    config.teacher.decay = 0.99  # of "ema", over parameters and running statistics alike
+    config.mix = ConfigDict()
+    config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
+    config.mix.colour = "strong"  # jitter and blur of the mixed image; or "none"
 
     config.adversary = ConfigDict()
     config.adversary.network = "fcd"  # or "fcd_light"

@@ -27,9 +27,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     state = train(
         stage,
         folder,
-        start_from=functools.partial(
-            trained.start, plan=plan, reference=stage.init, workdir=workdir
-        )
+        start_from=functools.partial(trained.start, config=stage, plan=plan, workdir=workdir)
         if stage.init
         else None,
         pseudo=workdir / stage.pseudo_labels if stage.pseudo_labels else None,

@@ -4,28 +4,32 @@ import importlib
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
-from rtda_jax.models.norm import BatchNorm
+from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer, computes_auxiliary
 
 SIZE = (32, 64)
 
 
 class Tiny(nn.Module):
-    """A segmentation network of a few convolutions, with everything the step relies on."""
+    """A segmentation network of a few convolutions, with everything the stages rely on."""
 
     num_classes: int = 19
     axis_name: str | None = None
-    auxiliary: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    batch_norm: str = "batch"
+    auxiliary: str = "training"
 
     @nn.compact
     def __call__(self, images, *, train=False):
-        x = nn.Conv(8, (3, 3), strides=2, padding=1)(images)
-        x = nn.relu(BatchNorm(axis_name=self.axis_name)(x, train=train))
-        heads = ("logits", *(self.auxiliary if train else ()))
+        norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=jnp.float32)
+        x = ConvNorm(8, 3, Conv, norm, stride=2, name="trunk")(images, train=train)
+        auxiliary = computes_auxiliary(self.auxiliary, train=train)
+        heads = ("logits", *(self.heads if auxiliary else ()))
         shape = (*images.shape[:3], self.num_classes)
         scores = {head: nn.Conv(self.num_classes, (1, 1), name=head)(x) for head in heads}
         outputs = {h: jax.image.resize(z, shape, "bilinear") for h, z in scores.items()}
@@ -45,7 +49,7 @@ def shrink(monkeypatch):
     from rtda_jax import build
 
     def model(name, *, num_classes, axis_name, batch_norm, dtype, **options):
-        return Tiny(num_classes, axis_name, ("aux4", "aux8", "aux16", "aux32"))
+        return Tiny(num_classes, axis_name, ("aux4", "aux8", "aux16", "aux32"), batch_norm)
 
     monkeypatch.setattr(build, "create_model", model)
     monkeypatch.setattr(build, "create_discriminator", lambda *a, **b: TinyDiscriminator())
