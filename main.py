@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from rtda_jax.data import DataError
-    from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
+    from rtda_jax.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
@@ -84,9 +84,12 @@ def main(argv: list[str]) -> int:
         if _JOB.value not in JOBS:
             raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
         JOBS[_JOB.value](config, pathlib.Path(_WORKDIR.value or default_workdir()))
-    except (ConfigError, DataError, NotFiniteError, Interrupted) as error:
+    except (ConfigError, DataError, NotFiniteError, CheckpointError, Interrupted) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"\nOSError: {error}", file=sys.stderr, flush=True)
+        return os.EX_IOERR
     return 0
 
 

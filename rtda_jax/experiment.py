@@ -12,19 +12,31 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rtda_jax import build, checkpoint, environment, evaluate, fda, parallel, pictures, records
+from rtda_jax import (
+    build,
+    checkpoint,
+    environment,
+    evaluate,
+    fda,
+    integrity,
+    parallel,
+    pictures,
+    records,
+)
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.terms import formula
 from rtda_jax.train import train
 
-# Fields that change how a run is watched, not what it computes.
+# Fields that change how a run is watched, not what it computes as long as all goes well.
 FREE = (
     "data_dir",
     "log_every_steps",
     "checkpoint_every_steps",
     "checkpoint_keep",
+    "on_not_finite",
+    "stall_seconds",
     "threads",
 )
 
@@ -120,7 +132,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def _train(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name: str) -> dict:
     folder = workdir / name
     done = folder / "done.json"
-    if done.exists():
+    if done.exists() and not integrity.damaged(folder / "checkpoints"):
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     parts = build.build(stage)
