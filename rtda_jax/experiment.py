@@ -22,10 +22,12 @@ from rtda_jax import (
     parallel,
     pictures,
     records,
+    validation,
 )
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
+from rtda_jax.progress import Progress
 from rtda_jax.terms import formula
 from rtda_jax.train import train
 
@@ -35,6 +37,7 @@ FREE = (
     "log_every_steps",
     "checkpoint_every_steps",
     "checkpoint_keep",
+    "loggers",
     "on_not_finite",
     "stall_seconds",
     "threads",
@@ -56,6 +59,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             "seed": config.seed,
             "commit": environment.commit(),
             "environment": environment.describe(),
+            "command": command(workdir),
             "stages": {},
         }
         for name, stage_config in plan.items():
@@ -88,6 +92,7 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
             merged.kind = kind
             if kind == "evaluate":
                 merged.models = tuple(overrides.pop("models"))
+                validation.check(merged.eval.validators)
         for model in merged.get("models", ()):
             if model not in plan or plan[model].kind != "train":
                 raise ConfigError(f"stage {name}: {model!r} is no earlier train stage")
@@ -97,6 +102,13 @@ def stages(config: ConfigDict) -> dict[str, ConfigDict]:
             raise ConfigError(f"stage {name}: {error}") from None
         plan[name] = merged
     return plan
+
+
+def command(workdir: pathlib.Path) -> str:
+    """The command line that began this workdir; a later one does not replace it."""
+    path = workdir / "results.json"
+    earlier = json.loads(path.read_text()).get("command") if path.exists() else None
+    return earlier or environment.command()
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -136,8 +148,7 @@ def _train(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name: s
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     parts = build.build(stage)
-    prepared = f"fda(beta={stage.fda_beta:g})" if stage.fda_beta is not None else "as they are"
-    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {prepared}")
+    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {build.inputs(stage)}")
     for sentence in build.describe(parts, stage):
         records.say(f"  {sentence}")
     begin = time.perf_counter()
@@ -168,9 +179,10 @@ def _evaluate(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name
     def watch(index: int, example: dict, prediction: np.ndarray) -> None:
         if index in shown:
             rows.append((index, example, prediction))
-        if (index + 1) % 50 == 0:
-            records.say(f"  {index + 1}/{len(dataset)} images")
+        progress.add(1)
 
+    progress = Progress("  images", len(dataset))
+    observe = validation.observer(stage.eval.validators)
     confusion = evaluate.evaluate(
         models,
         eval_stream(dataset, size=tuple(stage.benchmark.eval_size)),
@@ -178,8 +190,12 @@ def _evaluate(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name
         mode=stage.eval.mode,
         window=tuple(stage.eval.window),
         stride=tuple(stage.eval.stride),
+        scales=tuple(stage.eval.scales),
+        mirror=stage.eval.mirror,
         watch=watch,
+        observe=observe,
     )
+    progress.end()
     record = {
         **evaluate.report(confusion, names=wanted.names, rows=head.rows(wanted)),
         "images": len(dataset),
@@ -187,6 +203,7 @@ def _evaluate(config: ConfigDict, stage: ConfigDict, workdir: pathlib.Path, name
         "step": plan[stage.models[0]].steps,
         "models": list(stage.models),
         "confusion": confusion.tolist(),
+        "validators": validation.report(stage, models, observe),
         "seconds": round(time.perf_counter() - begin, 1),
     }
     betas = [plan[m].fda_beta for m in stage.models if plan[m].fda_beta is not None]
@@ -202,18 +219,15 @@ KINDS = {"train": _train, "evaluate": _evaluate}
 
 def protocol(config: ConfigDict) -> dict[str, Any]:
     """Everything that decides an evaluation's numbers besides the weights."""
-    window = (
-        {"window": list(config.eval.window), "stride": list(config.eval.stride)}
-        if config.eval.mode == "slide"
-        else {}
-    )
-    several = len(config.models) > 1 or config.eval.mode == "slide"
+    slides = config.eval.mode == "slide"
+    window = {k: config.eval[k] for k in ("window", "stride", "scales", "mirror")} if slides else {}
+    several = len(config.models) > 1 or slides
     return {
         "mode": config.eval.mode,
         **window,
         "input_size": list(config.benchmark.eval_size),
         "upsampled": "mean softmax" if several else "logits",
-        "align": "half_pixel",
+        "align": "corners" if slides else "half_pixel",
         "resolution": "labels' own",
         "split": dict(config.benchmark.eval),
         "classes": config.benchmark.eval_classes,

@@ -1,5 +1,6 @@
 """One stage's loop: batches in, steps, logs, checkpoints; it can be killed and goes on."""
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -8,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rtda_jax import build, checkpoint, guard, parallel, records
+from rtda_jax import build, checkpoint, class_weights, guard, health, parallel, records
 from rtda_jax.clock import Clock
 from rtda_jax.data import DataError, load, train_stream
 from rtda_jax.errors import ConfigError, Interrupted, lookup
 from rtda_jax.interrupt import watch
+from rtda_jax.loggers import Loggers
 from rtda_jax.state import TrainState
 from rtda_jax.watchdog import watchdog
 
@@ -49,6 +51,8 @@ def train(
         parallel.check_batch(config.batch_size, mesh.size)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    workdir.mkdir(parents=True, exist_ok=True)
+    config = class_weights.settled(config, workdir)
     stage = build.build(config, axis_name=parallel.AXIS)
     pending = guard.Pending(guard.numbers if batches else functools.partial(_keys, config))
     batches = batches or paired_batches(config, needs_target=stage.needs_target)
@@ -56,9 +60,9 @@ def train(
     run = parallel.pmapped(step_fn, mesh)
     objective = list(stage.objective)
     log = workdir / records.FILE
-    workdir.mkdir(parents=True, exist_ok=True)
 
     with (
+        contextlib.ExitStack() as kept,
         watch() as interrupted,
         watchdog(config.stall_seconds) as moved,
         checkpoint.manager(workdir / "checkpoints", keep=config.checkpoint_keep) as held,
@@ -75,6 +79,8 @@ def train(
                 records.say(f"  {report}")
             state = parallel.replicate(state, mesh)
         records.truncate(log, after=start)
+        loggers = kept.enter_context(Loggers(config.loggers, workdir))
+        alarm = health.Alarm()
         clock = Clock(
             step=start,
             steps=config.steps,
@@ -103,7 +109,10 @@ def train(
                     record["d_lr"] = float(stage.d_schedule(step - 1))
                 record |= clock.lap(step)
                 records.append(log, record)
+                loggers.write(record)
                 records.say("  " + records.line(record, steps=config.steps, objective=objective))
+                for warning in alarm(record):
+                    records.say(f"  warning: {warning}")
             if saves:
                 checkpoint.save(held, state, step=step)
             if interrupted.is_set() and not last:

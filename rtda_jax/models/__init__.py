@@ -74,3 +74,15 @@ def trainable(model: nn.Module, params: Any) -> Any:
         return model.trains(jax.tree_util.keystr(path, simple=True, separator="."))
 
     return jax.tree_util.tree_map_with_path(trains, params)
+
+
+def group_of(path: tuple[str, ...]) -> str:
+    """The parameter group, "trunk" or "heads", of a parameter's path in any of the networks.
+
+    Heads are the classifiers and BiSeNet's feature fusion, what the originals train ten times
+    faster: the layers that start from random weights.
+    """
+    return "heads" if path[0] in _HEADS or path[0].startswith("aux") else "trunk"
+
+
+_HEADS = ("ffm", "head", "classifier", "detail")

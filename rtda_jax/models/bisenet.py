@@ -23,7 +23,6 @@ from rtda_jax.models.layers import (
     image_size,
     uniform_bias,
 )
-from rtda_jax.models.norm import BatchNorm
 from rtda_jax.models.resize import upsample
 from rtda_jax.models.resnet import ResNet
 
@@ -32,7 +31,7 @@ class SpatialPath(nn.Module):
     """Three strided 3x3 convolutions, [B,H,W,3] -> [B,H/8,W/8,256]."""
 
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -48,7 +47,7 @@ class AttentionRefinement(nn.Module):
     """x * sigmoid(BN(conv1x1(mean(x)))); this lineage has no 3x3 convolution in front."""
 
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -62,7 +61,7 @@ class FeatureFusion(nn.Module):
 
     features: int
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
