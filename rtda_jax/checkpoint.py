@@ -1,6 +1,7 @@
 """Checkpoints: arrays through orbax, the configuration that made them as JSON beside them."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -67,10 +68,22 @@ def _writing(directory: Any) -> Iterator[None]:
 
 
 def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = None) -> Any:
-    """The state of a step (default the newest), on whatever devices `abstract` is laid out."""
-    return held.restore(
-        held.latest_step() if step is None else step, args=ocp.args.StandardRestore(abstract)
-    )
+    """The state of a step (default the newest), on whatever devices `abstract` is laid out.
+
+    Fields that are empty may be absent from the checkpoint: an earlier release did not have them.
+    """
+    step = held.latest_step() if step is None else step
+    try:
+        return held.restore(step, args=ocp.args.StandardRestore(abstract))
+    except ValueError:
+        if not dataclasses.is_dataclass(abstract):
+            raise
+        fields = {f.name: getattr(abstract, f.name) for f in dataclasses.fields(abstract)}
+        filled = {name: value for name, value in fields.items() if jax.tree.leaves(value)}
+        if len(filled) == len(fields):
+            raise
+        restored = held.restore(step, args=ocp.args.StandardRestore(filled))
+        return dataclasses.replace(abstract, **restored)
 
 
 def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:

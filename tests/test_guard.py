@@ -64,8 +64,8 @@ def clean_batches(start):
 
 
 WHERE = {
-    "generator loss": (in_generator, nan_loss, "grad_norm, loss, seg"),
-    "generator gradient": (in_generator, nan_gradient, "grad_norm"),
+    "generator loss": (in_generator, nan_loss, "grad_norm, loss, .*seg"),
+    "generator gradient": (in_generator, nan_gradient, "(pull_target, )?grad_norm, .*"),
     "discriminator loss": (in_discriminator, nan_loss, "d_grad_norm, d_loss, d_output_source, .*"),
     "discriminator gradient": (in_discriminator, nan_gradient, "d_grad_norm"),
 }

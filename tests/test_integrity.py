@@ -200,7 +200,7 @@ def test_a_seal_that_is_none_is_damage(run, text):
 
 
 def test_the_checkpoint_of_release_0_1_loads(tmp_path):
-    """Made by  PYTHONPATH=. python tests/tiny.py adversarial FOLDER  in that release."""
+    """Made by  PYTHONPATH=. python tests/tiny.py adversarial FOLDER  before states had teachers."""
     shutil.copytree(FIXTURE / "12", tmp_path / "checkpoints" / "12")
     with tiny.stubs():
         config = tiny.config("adversarial")

@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from unittest import mock
 
@@ -30,6 +31,7 @@ STEPS = 12  # checkpoints after every 2nd
 FAMILIES = {
     "adversarial": ("adversarial", {}),
     "fda": ("fda", {"fda_beta": 0.05}),
+    "dacs": ("dacs", {}),
 }
 
 
@@ -102,8 +104,8 @@ def digests(state):
     return {path: hashlib.sha256(data).hexdigest() for path, data in leaves(state).items()}
 
 
-def touches(root):
-    """A counter of the moments at which this process touches files below a folder."""
+def count_touches(root, at=lambda n: None):
+    """Call `at(n)` when this process touches files below a folder for the n-th time; the count."""
     count, root = [0], str(root)
 
     def audit(event, arguments):
@@ -111,23 +113,33 @@ def touches(root):
             path = arguments[0]
             if isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(root):
                 count[0] += 1
-                audit.at(count[0])
+                at(count[0])
 
-    audit.at = lambda n: None
     sys.addaudithook(audit)
-    return audit
+    return count
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_at_touch(workdir, number):
-    """SIGKILL when files of the checkpoints are touched for the n-th time."""
+    """SIGKILL when a file of the checkpoints is touched for the n-th time, most often by orbax."""
     moment = int(number)
-
-    def at(n):
-        if n == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    touches(pathlib.Path(workdir) / "checkpoints").at = at
+    count_touches(pathlib.Path(workdir) / "checkpoints", lambda n: die() if n == moment else None)
     return helpers.batches
+
+
+def kill_after(workdir, seconds):
+    """SIGKILL at some time after the second batch of batches that take 1/20 s each."""
+
+    def batches(start):
+        for n, made in enumerate(slow(workdir, 0.05)(start)):
+            if n == 1:
+                threading.Timer(float(seconds), die).start()
+            yield made
+
+    return batches
 
 
 def slow(workdir, seconds):
@@ -164,6 +176,7 @@ def small_files(workdir, size):
 
 FAULTS = {
     "kill_at_touch": kill_at_touch,
+    "kill_after": kill_after,
     "slow": slow,
     "stall_at": stall_at,
     "small_files": small_files,
@@ -178,6 +191,9 @@ def main(family, workdir, fault="", argument="", *fields):
     except (CheckpointError, Interrupted) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"OSError: {error}", file=sys.stderr)
+        return os.EX_IOERR
     (pathlib.Path(workdir) / "leaves.json").write_text(json.dumps(digests(state), indent=1))
     return 0
 
