@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from rtda_jax.data import DataError
-    from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
+    from rtda_jax.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
@@ -89,9 +89,12 @@ def main(argv: list[str]) -> int:
             JOBS[_JOB.value](config, workdir)
         else:
             run_seeds(config, workdir, count=_SEEDS.value)
-    except (ConfigError, DataError, NotFiniteError, Interrupted) as error:
+    except (ConfigError, DataError, NotFiniteError, CheckpointError, Interrupted) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"\nOSError: {error}", file=sys.stderr, flush=True)
+        return os.EX_IOERR
     return 0
 
 

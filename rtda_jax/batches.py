@@ -72,3 +72,13 @@ def paired(
         )
 
     return batches
+
+
+def named(config: Any, domain: str, indices: np.ndarray) -> list[str]:
+    """The names of examples of a domain of the benchmark's stream."""
+    benchmark = config.benchmark
+    if domain == "source":
+        dataset = labelled_set(config)
+    else:
+        dataset = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+    return [dataset.keys[i] for i in indices]
