@@ -46,12 +46,25 @@ def _benchmark(config, workdir: pathlib.Path) -> None:
     speed.run(config, workdir)
 
 
+def _report(config, workdir: pathlib.Path) -> None:
+    from rtda_jax import report
+
+    page = report.write(
+        _RUNS.value,
+        pathlib.Path(_OUT.value),
+        speeds=_SPEED.value,
+        published=_PUBLISHED.value,
+    )
+    print(f"{page}\n{page.with_suffix('.md')}")
+
+
 JOBS = {
     "run": _run,
     "evaluate": _evaluate,
     "check_data": _check_data,
     "summary": _summary,
     "benchmark": _benchmark,
+    "report": _report,
 }
 
 
@@ -61,6 +74,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
+_RUNS = flags.DEFINE_list("runs", [], "Job report: workdirs or globs; may follow the flags.")
+_OUT = flags.DEFINE_string("out", "report", "Job report: the folder it is written to.")
+_SPEED = flags.DEFINE_list("speed", [], "Job report: speed.json files of --job=benchmark.")
+_PUBLISHED = flags.DEFINE_list("published", [], "Job report: papers to show besides, s0 to s4.")
 
 
 def main(argv: list[str]) -> int:
@@ -79,7 +96,9 @@ def main(argv: list[str]) -> int:
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     try:
-        if argv[1:]:
+        if _JOB.value == "report":
+            flags.FLAGS.runs = [*_RUNS.value, *argv[1:]]
+        elif argv[1:]:
             raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:
             raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")

@@ -1,5 +1,6 @@
 """Scores of a network on images whose labels are not read; what to choose settings by."""
 
+import operator
 from typing import NamedTuple
 
 import jax
@@ -34,12 +35,14 @@ def statistics(probabilities: jax.Array) -> Statistics:
     """Statistics of one image's softmax [..., K], summed on the device."""
     entropy, probability, gram = jax.device_get(_sums(probabilities))
     pixels = int(np.prod(probabilities.shape[:-1]))
-    return Statistics(pixels, float(entropy), np.float64(probability), np.float64(gram))
+    return Statistics(
+        pixels, float(entropy), np.asarray(probability, np.float64), np.asarray(gram, np.float64)
+    )
 
 
 def add(a: Statistics, b: Statistics) -> Statistics:
     """Statistics of both."""
-    return Statistics(*(x + y for x, y in zip(a, b, strict=True)))
+    return jax.tree.map(operator.add, a, b)
 
 
 def entropy(s: Statistics) -> float:
