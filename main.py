@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
         config.data_dir = _DATA_DIR.value
     try:
         if _JOB.value == "report":
-            flags.FLAGS.runs = [*_RUNS.value, *argv[1:]]
+            _RUNS.value.extend(argv[1:])
         elif argv[1:]:
             raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rtda_jax.errors import ConfigError
-from rtda_jax.report import figures, tables
+from rtda_jax.report import accounts, figures, tables
 from rtda_jax.report.document import (
     Block,
     Commands,
@@ -24,8 +24,8 @@ from rtda_jax.report.runs import Run
 SCORES = (
     "Mean ± sample standard deviation over seeds, final step of each model, one confusion matrix "
     "over the whole split; ignored pixels count nowhere. Bold is the highest mean of several seeds "
-    "that no target label helped; a single seed is never bold. Gap closed is the share of the way "
-    "from source only to the oracle."
+    "that no target label helped; a single seed is never bold. An oracle is trained on target "
+    "labels. Gap closed is the share of the way from source only to the oracle."
 )
 VALIDATION = (
     "Scores that need no target label, from the same pass over the target's images, and mIoU on "
@@ -51,7 +51,7 @@ def document(
     Raises:
       ConfigError: two runs are the same, or a paper is not known.
     """
-    groups = sorted(group(runs), key=lambda g: g.label)
+    groups = group(runs)
     compared = boards(groups)
     names = sorted({run.benchmark for run in runs})
     several = len(compared) > 1
@@ -131,7 +131,7 @@ def _training(groups: Sequence[Group]) -> list[Section]:
 
 
 def _confusions(board: Board, where: str) -> list[Section]:
-    panels = [figures.confusion(row, board, of=i) for i, row in enumerate(board.rows)]
+    panels = [figures.confusion(row, board) for row in board.rows]
     says = "Rows are the truth, columns the prediction; shade is the share of the row, all seeds."
     return [Section(f"Confusion{where}", [Text(says), Panels(panels)])]
 
@@ -141,7 +141,8 @@ def _validation(board: Board, where: str) -> list[Section]:
     if not table or not ranks:
         return []
     signs = "Rank correlation is Spearman's; entropy enters with its sign turned, so +1 is perfect."
-    blocks: list[Block] = [Text(VALIDATION), table, ranks, Text(signs)]
+    dots = figures.validators(board, tables.validated(board))
+    blocks: list[Block] = [Text(VALIDATION), table, ranks, Text(signs), dots]
     return [Section(f"Validation without target labels{where}", blocks)]
 
 
@@ -153,24 +154,24 @@ def _speed(board: Board, speeds: Mapping[str, Mapping[str, Any]], where: str) ->
         "Time from a decoded uint8 image to its class map, one image at a time, as "
         "`--job=benchmark` measured it; a fused row is counted once for each of its networks."
     )
-    blocks: list[Block] = [Text(says), drawn, tables.speeds(speeds)]
+    blocks: list[Block] = [Text(says), drawn, accounts.speeds(speeds)]
     return [Section(f"Speed against accuracy{where}", blocks)]
 
 
 def _cost(groups: Sequence[Group]) -> Section:
     says = "Wall time over seeds as each process measured it, whatever else the machine did."
-    return Section("Cost", [tables.cost(groups), Text(says)])
+    return Section("Cost", [accounts.cost(groups), Text(says)])
 
 
 def _provenance(groups: Sequence[Group], runs: Sequence[Run]) -> Section:
-    blocks: list[Block] = [tables.provenance(groups)]
+    blocks: list[Block] = [accounts.provenance(groups)]
     commands = [run.command for g in groups for run in g.runs if run.command]
     if commands:
         blocks.append(Commands(commands))
-    differing = tables.settings(groups) if len(groups) > 1 else None
+    differing = accounts.settings(groups) if len(groups) > 1 else None
     if differing:
         blocks.append(Details("Fields in which the configurations differ", [differing]))
-    blocks.append(Details("Machine and versions", [tables.environments(runs)]))
+    blocks.append(Details("Machine and versions", [accounts.environments(runs)]))
     return Section("Runs and commands", blocks)
 
 

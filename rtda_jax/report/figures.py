@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from rtda_jax.data.labels import class_set
-from rtda_jax.report import plot
+from rtda_jax.report import bars, plot
 from rtda_jax.report.document import Panel, Panels
 from rtda_jax.report.groups import Board, Group, Row, summarise
 
+DOMAINS = {"source": 5, "target": 4}  # colours of the discriminators' curves
 POINTS = 160  # of a curve at most: more can not be seen and make the page heavy
 
 
@@ -24,21 +25,20 @@ def class_bars(board: Board, reference: Row | None) -> Panels:
     colours = class_set(board.protocol["classes"]).colours
     marks = _class_means(reference) if reference else {}
     panels = []
-    for index, row in enumerate(board.rows):
+    for row in board.rows:
         shown = []
         for (name, values), rgb in zip(per_class(row).items(), colours, strict=False):
             summary = summarise(values)
             shown.append(
-                plot.Bar(
+                bars.Bar(
                     name,
                     summary.mean if summary else None,
-                    summary.spread if summary else None,
                     summary.values if summary else (),
                     None if row is reference else marks.get(name),
                     "#{:02x}{:02x}{:02x}".format(*rgb),
                 )
             )
-        drawn = plot.bars(shown, title=f"IoU per class of {row.label}", of=index)
+        drawn = bars.bars(shown, title=f"IoU per class of {row.label}", of=row.group.colour)
         panels.append(Panel(f"iou-{slug(row.label)}", drawn, row.label))
     return Panels(panels)
 
@@ -67,14 +67,24 @@ def training_curves(groups: Sequence[Group]) -> Panels | None:
     for name in names:
         series = [
             line
-            for index, (one, stage) in enumerate(stages)
-            for line in _lines(one, stage, name, colour=index)
+            for one, stage in stages
+            for line in _lines(one, stage, name, colour=one.colour, dash=_dash(one, stage))
         ]
         if series:
             drawn = plot.curves(series, title=f"{name} over training steps")
             panels.append(Panel(f"curve-{slug(name)}", drawn, name))
-    legend = [(plot.colour(i), title(one, stage)) for i, (one, stage) in enumerate(stages)]
+    legend = [(plot.colour(one.colour), _dashed(one, stage)) for one, stage in stages]
     return Panels(panels, legend) if panels else None
+
+
+def _dash(group: Group, stage: str) -> int:
+    """Stages of one group share its colour and differ in their dashes."""
+    return list(group.runs[0].trainings).index(stage) % len(plot.DASHES)
+
+
+def _dashed(group: Group, stage: str) -> str:
+    style = ("", ", dashed", ", dotted")[_dash(group, stage)]
+    return title(group, stage) + style
 
 
 def train_stages(groups: Sequence[Group]) -> list[tuple[Group, str]]:
@@ -128,8 +138,8 @@ def discriminators(groups: Sequence[Group]) -> Panels | None:
         for level in levels(one, stage):
             series = [
                 line
-                for i, domain in enumerate(("source", "target"))
-                for line in _lines(one, stage, f"d_{level}_accuracy_{domain}", colour=i)
+                for domain, ink in DOMAINS.items()
+                for line in _lines(one, stage, f"d_{level}_accuracy_{domain}", colour=ink)
             ]
             name = title(one, stage) + ("" if level == "output" else f" · {level}")
             drawn = plot.curves(
@@ -139,11 +149,11 @@ def discriminators(groups: Sequence[Group]) -> Panels | None:
                 reference=(0.5, "chance"),
             )
             panels.append(Panel(f"discriminator-{slug(name)}", drawn, name))
-    legend = [(plot.colour(0), "right on the source"), (plot.colour(1), "right on the target")]
+    legend = [(plot.colour(ink), f"right on the {domain}") for domain, ink in DOMAINS.items()]
     return Panels(panels, legend) if panels else None
 
 
-def confusion(row: Row, board: Board, *, of: int) -> Panel:
+def confusion(row: Row, board: Board) -> Panel:
     """The confusion matrix over all seeds, every row a share of the true class's pixels."""
     names = class_set(board.protocol["head_classes"]).names
     total = np.sum([r.confusion for r in row.results.values()], axis=0)
@@ -152,22 +162,32 @@ def confusion(row: Row, board: Board, *, of: int) -> Panel:
         [None if not n else float(v / n) for v in counts]
         for counts, n in zip(total, truth, strict=True)
     ]
-    drawn = plot.heatmap(shares, names, title=f"confusion matrix of {row.label}", of=of)
+    drawn = bars.heatmap(
+        shares, names, title=f"confusion matrix of {row.label}", of=row.group.colour
+    )
     return Panel(f"confusion-{slug(row.label)}", drawn, row.label)
 
 
 def against_speed(board: Board, speeds: Mapping[str, Mapping[str, Any]]) -> Panels | None:
     """Score over the time of an image, a dot a row whose network was timed."""
-    dots, legend = [], []
-    for index, row in enumerate(board.rows):
+    dots = []
+    for row in board.rows:
         timed, miou = speeds.get(row.group.config["model"]["name"]), row.miou
         if timed is None or miou is None:
             continue
         # A fused row runs every one of its networks.
         count = len(next(iter(row.results.values())).models)
         spread = None if miou.spread is None else 100 * miou.spread
-        dots.append(plot.Dot(row.label, count * timed["ms"], 100 * miou.mean, spread, index))
-        legend.append((plot.colour(index), row.label))
+        dots.append(
+            plot.Dot(
+                row.label,
+                count * timed["ms"],
+                100 * miou.mean,
+                spread,
+                row.group.colour,
+                row.label,
+            )
+        )
     if not dots:
         return None
     drawn = plot.scatter(
@@ -176,4 +196,27 @@ def against_speed(board: Board, speeds: Mapping[str, Mapping[str, Any]]) -> Pane
         x_label="ms an image, host to host",
         y_label="mIoU, %",
     )
-    return Panels([Panel("speed", drawn, "accuracy against speed")], legend)
+    return Panels([Panel("speed", drawn, "accuracy against speed")])
+
+
+def validators(board: Board, names: Sequence[str]) -> Panels:
+    """The oracle's score over each validator, a dot an evaluation."""
+    panels = []
+    for name in names:
+        dots = [
+            plot.Dot(
+                f"{row.label}, seed {seed}", result.validators[name] or 0.0, 100 * miou, None, ink
+            )
+            for row in board.rows
+            for ink in (row.group.colour,)
+            for seed, result in row.results.items()
+            for miou in (result.miou,)
+            if result.validators.get(name) is not None and miou is not None
+        ]
+        if dots:
+            drawn = plot.scatter(
+                dots, title=f"target mIoU over {name}", x_label=name, y_label="target mIoU, %"
+            )
+            panels.append(Panel(f"validator-{slug(name)}", drawn, name))
+    inks = {row.group.label: row.group.colour for row in board.rows}
+    return Panels(panels, [(plot.colour(ink), label) for label, ink in inks.items()])

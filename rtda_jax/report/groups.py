@@ -41,6 +41,7 @@ class Group:
 
     label: str
     runs: Sequence[Run]
+    colour: int = 0
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -117,9 +118,11 @@ def group(runs: Sequence[Run]) -> list[Group]:
     taken: dict[str, int] = {}
     for one in groups:
         taken[one.label] = taken.get(one.label, 0) + 1
-    return [
+    groups = [
         dataclasses.replace(g, label=g.runs[0].name) if taken[g.label] > 1 else g for g in groups
     ]
+    groups.sort(key=lambda g: g.label)
+    return [dataclasses.replace(g, colour=i) for i, g in enumerate(groups)]
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,9 +167,11 @@ def boards(groups: Sequence[Group]) -> list[Board]:
     ]
 
 
-def _order(row: Row) -> tuple[float, str]:
+def _order(row: Row) -> tuple[int, float, str]:
+    """Source only, then what adapts by its score, then the oracle."""
     miou = row.miou
-    return (-1.0 if miou is None else miou.mean, row.label)
+    end = 2 if row.oracle else 1 - row.source_only
+    return (end, -1.0 if miou is None else miou.mean, row.label)
 
 
 def _label(runs: Sequence[Run]) -> str:

@@ -70,8 +70,8 @@ def _block(block: d.Block) -> str:
             return _gallery(block)
         case d.Picture(_, data, title):
             return (
-                f'<figure class="sheet"><div class="scroll">{_image(data, title)}</div>'
-                f"<figcaption>{escape(title)}</figcaption></figure>"
+                f'<figure class="sheet"><figcaption>{escape(title)}</figcaption>'
+                f'<div class="scroll">{_image(data, title)}</div></figure>'
             )
         case d.Commands(lines):
             return f"<pre><code>{escape(chr(10).join(lines))}</code></pre>"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rtda_jax import pictures
+from rtda_jax.report import bars, plot
 from rtda_jax.report import document as d
-from rtda_jax.report import plot
 from rtda_jax.report.figures import slug
 from rtda_jax.report.html import STYLE
 
@@ -37,7 +37,7 @@ def _block(block: d.Block, files: dict[str, bytes]) -> Iterator[str]:
         case d.Panels(panels, legend):
             if legend:
                 name = f"legend-{slug(panels[0].name)}"
-                yield _file(name, _standalone(plot.legend(legend)).encode(), "svg", "legend", files)
+                yield _file(name, _standalone(bars.legend(legend)).encode(), "svg", "legend", files)
             for panel in panels:
                 data = _standalone(panel.svg, panel.title).encode()
                 yield _file(panel.name, data, "svg", panel.title, files)
