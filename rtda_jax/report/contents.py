@@ -114,7 +114,11 @@ def _words(value: Any) -> str:
 
 
 def _looks(board: Board, where: str) -> list[Section]:
-    return [Section(f"Predictions{where}", gallery(board))]
+    shown, sheets = gallery(board)
+    blocks: list[Block] = [*shown]
+    if sheets:
+        blocks.append(Details("Whole sheets, as the runs drew them", sheets))
+    return [Section(f"Predictions{where}", blocks)]
 
 
 def _training(groups: Sequence[Group]) -> list[Section]:

@@ -6,21 +6,21 @@ import numpy as np
 
 from rtda_jax import pictures
 from rtda_jax.data.labels import class_set
-from rtda_jax.report.document import Block, Gallery, Picture
+from rtda_jax.report.document import Gallery, Picture
 from rtda_jax.report.figures import slug
 from rtda_jax.report.groups import Board, Row
 
 TRUTH, SHOWN = "truth", "prediction"
 
 
-def gallery(board: Board) -> list[Block]:
-    """Target, truth and the prediction of each row's first seed; sheets whole where they differ.
+def gallery(board: Board) -> tuple[list[Gallery], list[Picture]]:
+    """Target, truth and the prediction of each row's first seed; and the sheets left whole.
 
-    A sheet that does not say what its cells are (an older run's), or that shows other images than
-    the first, is shown as it is.
+    A sheet stays whole if it does not say what its cells are (an older run's), or if it shows other
+    images than the first.
     """
     columns: dict[str, list[np.ndarray]] = {}
-    blocks: list[Block] = []
+    sheets: list[Picture] = []
     for row in board.rows:
         result = next(iter(row.results.values()))
         if result.picture is None:
@@ -28,17 +28,17 @@ def gallery(board: Board) -> list[Block]:
         cells = pictures.cells(result.picture)
         if cells is None or not _same(cells, columns):
             png = result.picture.read_bytes()
-            blocks.append(Picture(f"sheet-{slug(row.label)}", png, row.label))
+            sheets.append(Picture(f"sheet-{slug(row.label)}", png, row.label))
             continue
         if not columns:
             columns |= {"target": cells["target"], TRUTH: cells[TRUTH]}
         columns[_title(row)] = cells[SHOWN]
-    if columns:
-        known = class_set(board.protocol["head_classes"])
-        rows = [list(images) for images in zip(*columns.values(), strict=True)]
-        name = f"gallery-{slug(board.benchmark)}"
-        blocks.insert(0, Gallery(name, list(columns), rows, known.names, known.colours))
-    return blocks
+    if not columns:
+        return [], sheets
+    known = class_set(board.protocol["head_classes"])
+    rows = [list(images) for images in zip(*columns.values(), strict=True)]
+    name = f"gallery-{slug(board.benchmark)}"
+    return [Gallery(name, list(columns), rows, known.names, known.colours)], sheets
 
 
 def _same(cells: dict[str, list[np.ndarray]], columns: dict[str, list[np.ndarray]]) -> bool:
