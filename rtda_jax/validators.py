@@ -1,6 +1,5 @@
 """Scores of a network on images whose labels are not read; what to choose settings by."""
 
-import operator
 from typing import NamedTuple
 
 import jax
@@ -36,13 +35,18 @@ def statistics(probabilities: jax.Array) -> Statistics:
     entropy, probability, gram = jax.device_get(_sums(probabilities))
     pixels = int(np.prod(probabilities.shape[:-1]))
     return Statistics(
-        pixels, float(entropy), np.asarray(probability, np.float64), np.asarray(gram, np.float64)
+        pixels, float(entropy), probability.astype(np.float64), gram.astype(np.float64)
     )
 
 
 def add(a: Statistics, b: Statistics) -> Statistics:
     """Statistics of both."""
-    return jax.tree.map(operator.add, a, b)
+    return Statistics(
+        a.pixels + b.pixels,
+        a.entropy + b.entropy,
+        a.probability + b.probability,
+        a.gram + b.gram,
+    )
 
 
 def entropy(s: Statistics) -> float:
