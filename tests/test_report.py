@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from rtda_jax import checkpoint, evaluate, experiment, pictures, records, report
+from rtda_jax import checkpoint, evaluate, evaluate_stage, experiment, pictures, records, report
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.report import groups, plot, runs, tables
@@ -54,7 +54,7 @@ def write_run(folder, name, seed, *, skill, benchmark="streets"):
         stages[stage] = {
             **evaluate.report(confusion, names=HEAD.names, rows=range(19)),
             "images": 100,
-            "protocol": experiment.protocol(fields),
+            "protocol": evaluate_stage.protocol(fields),
             "step": 40,
             "models": list(fields.models),
             "confusion": confusion.tolist(),
@@ -315,6 +315,17 @@ def test_discriminators_are_read_from_the_last_quarter(workdirs):
     table = tables.discriminators(groups.group([runs.load(pathlib.Path(workdirs[3]))]))
     assert [row[2:] for row in table.rows] == [["0.50", "0.50", "0.50", tables.reading(0.5)]] * 2
     assert (tables.reading(0.7), tables.reading(0.99)) == ("contested", "saturated")
+
+
+def test_seeds_of_one_workdir_are_its_runs(workdirs, tmp_path):
+    for seed in (0, 1):
+        shutil.copytree(workdirs[seed], tmp_path / "mine" / f"seed{seed}")
+    (tmp_path / "mine" / "summary.json").write_text("{}")
+    found = runs.find([str(tmp_path / "mine"), str(tmp_path / "mine" / "seed1")])
+    assert [p.name for p in found] == ["seed0", "seed1"]
+    (one,) = groups.group([runs.load(path) for path in found])
+    assert one.label == "mine"
+    assert [run.name for run in one.runs] == ["mine/seed0", "mine/seed1"]
 
 
 def test_published_numbers_show_for_their_data_or_when_asked_and_apart(workdirs, tmp_path):

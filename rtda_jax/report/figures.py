@@ -11,6 +11,8 @@ from rtda_jax.report.document import Panel, Panels
 from rtda_jax.report.groups import Board, Group, Row, summarise
 
 DOMAINS = {"source": 5, "target": 4}  # colours of the discriminators' curves
+# What a log says about collapse: entropy of the target's softmax, classes it spreads over.
+HEALTH = ("target_entropy", "target_classes")
 POINTS = 160  # of a curve at most: more can not be seen and make the page heavy
 
 
@@ -63,6 +65,7 @@ def training_curves(groups: Sequence[Group]) -> Panels | None:
             if stage in run.trainings:
                 terms = [t.split("·")[-1] for t in run.trainings[stage].objective.split(" + ")]
                 names += [t for t in ["loss", *terms] if t not in names]
+    names += HEALTH
     panels = []
     for name in names:
         series = [

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rtda_jax.checkpoint import flat
 from rtda_jax.errors import ConfigError
 from rtda_jax.experiment import FREE
+from rtda_jax.plan import parse
 from rtda_jax.report.runs import Evaluation, Run
 
 # Parts of a protocol that two numbers must share to stand in one table.
@@ -21,6 +22,8 @@ COMPARED = (
     "mode",
     "window",
     "stride",
+    "scales",
+    "mirror",
     "input_size",
     "resolution",
     "align",
@@ -74,7 +77,8 @@ class Row:
         stages = self.group.config["stage"]
         plain = not self.oracle and all(s["kind"] in ("train", "evaluate") for s in stages.values())
         for run in self.group.runs:
-            for name in self.results[run.seed].models if run.seed in self.results else ():
+            models = self.results[run.seed].models if run.seed in self.results else ()
+            for name, _ in map(parse, models):
                 terms = [t.split("·")[-1] for t in run.trainings[name].objective.split(" + ")]
                 beta = {**self.group.config, **stages[name]}.get("fda_beta")
                 plain &= beta is None and all(re.fullmatch(r"seg(_aux\d+)?", t) for t in terms)
@@ -175,6 +179,6 @@ def _order(row: Row) -> tuple[int, float, str]:
 
 
 def _label(runs: Sequence[Run]) -> str:
-    """The first folder's name without a trailing seed."""
+    """The first workdir's name without a trailing seed."""
     name = runs[0].name
-    return re.sub(r"[-_.](?:s|seed)[-_=]?\d+$", "", name) or name
+    return re.sub(r"[-_./](?:s|seed)[-_=]?\d+$", "", name) or name

@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.errors import ConfigError
 
+RESULTS = "results.json"
+SEED = re.compile(r"seed\d+")  # a workdir of --seeds=N
 NUMBER = (int, float)
 MAYBE = (int, float, type(None))
 
@@ -102,7 +105,7 @@ class Record:
 
 
 def find(patterns: Sequence[str]) -> list[pathlib.Path]:
-    """The folders that paths and globs name, sorted, each once.
+    """The workdirs that paths and globs name, sorted, each once; of --seeds=N its N workdirs.
 
     Raises:
       ConfigError: nothing is named, or a path or glob finds nothing.
@@ -114,7 +117,10 @@ def find(patterns: Sequence[str]) -> list[pathlib.Path]:
         ]
         if not found:
             raise ConfigError(f"report: {pattern} finds no folder")
-        folders |= {p.resolve(): p for p in found if p.is_dir()}
+        for path in filter(pathlib.Path.is_dir, found):
+            seeds = [] if (path / RESULTS).exists() else sorted(path.glob(f"seed*/{RESULTS}"))
+            inside = [result.parent for result in seeds] or [path]
+            folders |= {p.resolve(): p for p in inside}
     if not folders:
         raise ConfigError("report: name the workdirs to report on, --runs=runs/a,runs/b or runs/*")
     return [folders[resolved] for resolved in sorted(folders)]
@@ -136,7 +142,7 @@ def load(folder: pathlib.Path) -> Run:
     Raises:
       ConfigError: a file or field is missing or of another kind; both are named.
     """
-    record = read_json(folder / "results.json")
+    record = read_json(folder / RESULTS)
     config = record.child("config")
     planned = config.get("stages", list)
     kinds = {name: config.child("stage").child(name).get("kind", str) for name in planned}
@@ -149,7 +155,7 @@ def load(folder: pathlib.Path) -> Run:
         elif kinds.get(name) == "evaluate":
             evaluations[name] = _evaluation(stage, folder / name)
     return Run(
-        name=folder.resolve().name,
+        name=_name(folder.resolve()),
         config=config.value,
         benchmark=record.get("benchmark", str),
         seed=record.get("seed", int),
@@ -160,6 +166,10 @@ def load(folder: pathlib.Path) -> Run:
         evaluations=evaluations,
         missing=[name for name in planned if name not in stages.value],
     )
+
+
+def _name(folder: pathlib.Path) -> str:
+    return f"{folder.parent.name}/{folder.name}" if SEED.fullmatch(folder.name) else folder.name
 
 
 def _training(record: Record, folder: pathlib.Path) -> Training:
