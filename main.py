@@ -102,6 +102,18 @@ def _of_run(config, workdir: pathlib.Path):
     return config
 
 
+def _report(config, workdir: pathlib.Path) -> None:
+    from rtda_jax import report
+
+    page = report.write(
+        _RUNS.value,
+        pathlib.Path(_OUTPUT.value or "report"),
+        speeds=_SPEED.value,
+        published=_PUBLISHED.value,
+    )
+    print(f"{page}\n{page.with_suffix('.md')}")
+
+
 JOBS = {
     "run": _run,
     "evaluate": _evaluate,
@@ -111,6 +123,7 @@ JOBS = {
     "predict": _predict,
     "export": _export,
     "retrieve": _retrieve,
+    "report": _report,
 }
 
 
@@ -121,6 +134,9 @@ _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Seeds 0..N-1 in WORKDIR/seedK; mean and spread.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
+_RUNS = flags.DEFINE_list("runs", [], "Job report: workdirs or globs; may follow the flags.")
+_SPEED = flags.DEFINE_list("speed", [], "Job report: speed.json files of --job=benchmark.")
+_PUBLISHED = flags.DEFINE_list("published", [], "Job report: papers to show besides, s0 to s4.")
 
 # Of the jobs on a trained workdir: predict, export, retrieve (docs/deploy.md).
 _STAGE = flags.DEFINE_string("stage", None, "Whose networks; default the last evaluate stage.")
@@ -150,7 +166,9 @@ def main(argv: list[str]) -> int:
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     try:
-        if argv[1:]:
+        if _JOB.value == "report":
+            _RUNS.value.extend(argv[1:])
+        elif argv[1:]:
             raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:
             raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")

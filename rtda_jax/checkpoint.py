@@ -123,7 +123,7 @@ def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None
     path = workdir / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists():
-        theirs, ours = _flat(json.loads(path.read_text())), _flat(config)
+        theirs, ours = flat(json.loads(path.read_text())), flat(config)
         differing = [
             f"  {field}: {theirs.get(field, 'absent')!r} there, {ours.get(field, 'absent')!r} now"
             for field in sorted(theirs.keys() | ours.keys())
@@ -140,10 +140,11 @@ def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None
     write_json(path, config)
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested dict as one of dotted names."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     rows: dict[str, Any] = {}
     for key, value in tree.items():
-        rows |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return rows

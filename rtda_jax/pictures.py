@@ -1,12 +1,16 @@
 """Pictures people look at instead of reading: a grid of images and coloured labels."""
 
+import json
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from rtda_jax.losses import IGNORE
+
+# The text chunk that says what a sheet's cells are.
+CELLS = "rtda_jax.cells"
 
 MARGIN, TITLE, INK, PAPER = 6, 16, (30, 30, 30), (255, 255, 255)
 
@@ -54,6 +58,9 @@ def grid(
             cell = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(cell, (MARGIN + c * (width + MARGIN), TITLE + r * (height + MARGIN)))
     sheet.paste(below, (0, top))
+    sheet.info[CELLS] = json.dumps(
+        {"titles": list(titles), "rows": len(rows), "size": [height, width]}
+    )
     return sheet
 
 
@@ -72,9 +79,28 @@ def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Im
     return strip
 
 
+def cells(path: pathlib.Path) -> dict[str, list[np.ndarray]] | None:
+    """Title -> the images of its column, of a sheet `save` wrote; None of any other picture."""
+    with Image.open(path) as image:
+        said = image.info.get(CELLS)
+        sheet = np.asarray(image.convert("RGB"))
+    if said is None:
+        return None
+    titles, count, (height, width) = (json.loads(said)[key] for key in ("titles", "rows", "size"))
+    columns: dict[str, list[np.ndarray]] = {}
+    for c, title in enumerate(titles):
+        left = MARGIN + c * (width + MARGIN)
+        tops = [TITLE + r * (height + MARGIN) for r in range(count)]
+        columns[title] = [sheet[top : top + height, left : left + width] for top in tops]
+    return columns
+
+
 def save(image: Image.Image, path: pathlib.Path) -> None:
     """Write a PNG in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    image.save(partial, format="PNG")
+    said = PngImagePlugin.PngInfo()
+    if CELLS in image.info:
+        said.add_text(CELLS, image.info[CELLS])
+    image.save(partial, format="PNG", pnginfo=said)
     partial.replace(path)

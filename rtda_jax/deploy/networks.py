@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from rtda_jax import checkpoint, evaluate, experiment
+from rtda_jax import checkpoint, evaluate, experiment, trained
 from rtda_jax.errors import ConfigError
+from rtda_jax.plan import LEAVES_A_NETWORK, parse, stages
 
 # Fields that may differ from the run's: those of watching it, and how predictions are made.
 FREE = (*experiment.FREE, "eval")
@@ -42,21 +43,21 @@ def configuration(workdir: pathlib.Path, *, given: ConfigDict | None = None) -> 
 
 
 def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = None) -> Networks:
-    """The models of a train or evaluate stage, default the last evaluate stage.
+    """The models of a stage that trains, changes or evaluates networks; default the last evaluate.
 
     Raises:
       ConfigError: no such stage, or one of its models is not trained to its end.
     """
-    plan = experiment.stages(config)
-    usable = {name: s for name, s in plan.items() if s.kind in ("train", "evaluate")}
+    plan = stages(config)
+    usable = {n: s for n, s in plan.items() if s.kind in (*LEAVES_A_NETWORK, "evaluate")}
     if stage is None:
-        # Evaluate stages sort behind train stages, and later ones behind earlier ones.
+        # Evaluate stages sort behind the others, and later ones behind earlier ones.
         stage = max(usable, key=lambda n: (usable[n].kind == "evaluate", list(usable).index(n)))
     if stage not in usable:
         raise ConfigError(f"{workdir} has no stage {stage!r}; known: {', '.join(usable)}")
     names = tuple(usable[stage].models) if usable[stage].kind == "evaluate" else (stage,)
-    for name in names:
-        if not (workdir / name / "checkpoints").is_dir():
-            raise ConfigError(f"{workdir / name} is not trained; run --job=run")
-    models = tuple(experiment.trained(plan[name], workdir / name) for name in names)
+    for folder in (workdir / parse(name)[0] for name in names):
+        if not (folder / "checkpoints").is_dir():
+            raise ConfigError(f"{folder} is not trained; run --job=run")
+    models = tuple(trained.load(plan, name, workdir) for name in names)
     return Networks(models, names, stage, workdir, usable[stage])
