@@ -43,7 +43,7 @@ def _summary(config, workdir: pathlib.Path) -> None:
 def _benchmark(config, workdir: pathlib.Path) -> None:
     from benchmarks import speed
 
-    speed.run(config, workdir)
+    speed.run(config, workdir, parts=_PARTS.value)
 
 
 def _predict(config, workdir: pathlib.Path) -> None:
@@ -131,6 +131,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/fda_mbt.py", "FILE[:BENCHMARK], see configs/.", lock_config=True
 )
 _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
+_PARTS = flags.DEFINE_list("parts", "train,infer", "Of job benchmark: train, infer, networks.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Seeds 0..N-1 in WORKDIR/seedK; mean and spread.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
