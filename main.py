@@ -60,6 +60,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
+_SEEDS = flags.DEFINE_integer("seeds", None, "Seeds 0..N-1 in WORKDIR/seedK; mean and spread.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
 
 
@@ -83,11 +84,26 @@ def main(argv: list[str]) -> int:
             raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:
             raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
-        JOBS[_JOB.value](config, pathlib.Path(_WORKDIR.value or default_workdir()))
+        workdir = pathlib.Path(_WORKDIR.value or default_workdir())
+        if _SEEDS.value is None:
+            JOBS[_JOB.value](config, workdir)
+        else:
+            run_seeds(config, workdir, count=_SEEDS.value)
     except (ConfigError, DataError, NotFiniteError, Interrupted) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     return 0
+
+
+def run_seeds(config, workdir: pathlib.Path, *, count: int) -> None:
+    """Run or evaluate several seeds of an experiment."""
+    from rtda_jax import experiment, seeds
+    from rtda_jax.errors import ConfigError
+
+    jobs = {"run": experiment.run, "evaluate": experiment.reevaluate}
+    if _JOB.value not in jobs:
+        raise ConfigError(f"--seeds goes with --job={' or '.join(jobs)}, not {_JOB.value}")
+    seeds.run(config, workdir, count=count, job=jobs[_JOB.value])
 
 
 def default_workdir() -> str:

@@ -56,6 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pretrained = ""  # weight file (.pth, .safetensors, .npz); empty: from scratch
     config.model.pretrained_part = "backbone"  # or "all": the whole network
     config.model.pretrained_naming = ""  # where a file's naming is not unique; empty: recognised
+    config.init = ""  # a train stage starts from the networks of this earlier stage; empty: fresh
     config.normalisation = "imagenet"  # a key of rtda_jax.normalise.NORMALISATIONS
     config.dtype = "float32"  # of the computation; parameters are always float32
 
@@ -92,7 +93,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.ohem_rule = "pixels"  # and at least a 16th of: all "pixels", the "valid" ones
     config.loss.eta = 2.0  # exponent of robust_entropy
 
-    config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
     config.init = ""  # the earlier train stage whose networks this one starts from
 
     config.teacher = ConfigDict()
@@ -101,6 +101,17 @@ def get_config(arg: str = "") -> ConfigDict:
     config.mix = ConfigDict()
     config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
     config.mix.colour = "strong"  # jitter and blur of the mixed image; or "none"
+    config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
+    config.pseudo = ConfigDict()  # how a pseudo_label stage makes them (rtda_jax/pseudo_labels.py)
+    config.pseudo.heads = ("logits",)  # outputs whose softmax is fused, of every model it names
+    config.pseudo.fusion = "mean"  # or "most_confident" (S2), "majority" (a true vote)
+    config.pseudo.scope = "dataset"  # thresholds per class over the whole set, or of each "image"
+    config.pseudo.cut = 0.5  # quantile of a class's confidences that is its threshold (S1: .66)
+    config.pseudo.cap = 0.9  # thresholds are at most this
+    config.pseudo.index = "round"  # of the quantile among n sorted confidences; S1: "floor"
+    config.pseudo.split = "target"  # or "eval": labels the very images that scores are measured on
+    config.statistics = ConfigDict()
+    config.statistics.batches = 0  # target batches a statistics stage averages; 0: one epoch
 
     config.adversary = ConfigDict()
     config.adversary.network = "fcd"  # or "fcd_light"
@@ -133,8 +144,16 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.scales = (1.0,)  # of the sliding window; S4: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     config.eval.mirror = False  # sliding windows read mirrored as well
     config.eval.pictures = 4  # rows of the picture grid
+    config.eval.validators = (  # scores that read no target label (rtda_jax/validators.py)
+        "source_miou",
+        "entropy",
+        "information_maximisation",
+        "nuclear_norm",
+    )
+    config.eval.validator_images = 100  # of source_eval that source_miou reads; 0: all
 
     config.log_every_steps = 20
+    config.loggers = ()  # beside metrics.jsonl: "tensorboard" (pip install 'rtda_jax[tensorboard]')
     config.checkpoint_every_steps = 100
     config.checkpoint_keep = 2  # newest checkpoints held; the newest is never deleted
     config.threads = 2  # of the input pipeline; the data do not depend on it

@@ -35,6 +35,7 @@ def evaluate(
     scales: Sequence[float] = (1.0,),
     mirror: bool = False,
     watch: Callable[[int, dict, np.ndarray], None] | None = None,
+    observe: Callable[[jax.Array], None] | None = None,
 ) -> np.ndarray:
     """Confusion matrix int64 [K,K] of one network, or of the mean softmax of several.
 
@@ -48,9 +49,16 @@ def evaluate(
       scales: of "slide", at which an image is read.
       mirror: of "slide", read every window mirrored as well.
       watch: called with (index, example, prediction uint8 [H,W]) for each image.
+      observe: called with the softmax [1,h,w,K] of each image, at the input's resolution.
     """
     predict = predictor(
-        models, mode=mode, window=window, stride=stride, scales=scales, mirror=mirror
+        models,
+        mode=mode,
+        window=window,
+        stride=stride,
+        scales=scales,
+        mirror=mirror,
+        observe=observe,
     )
     count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
     total = np.zeros((num_classes, num_classes), np.int64)
@@ -71,13 +79,14 @@ def predictor(
     stride: tuple[int, int] | None = None,
     scales: Sequence[float] = (1.0,),
     mirror: bool = False,
+    observe: Callable[[jax.Array], None] | None = None,
 ) -> Callable[..., jax.Array]:
     """A function (image uint8 [h,w,3], *, size) -> class uint8 [H,W] at `size`.
 
     A single network's logits are upsampled before the argmax; of several, the mean softmax is
     (FDA and S1 do so). "slide" adds up softmax over windows, scales and mirrored copies
     (`sliding.probabilities`, S4). Batch normalisations are folded into the convolutions, once,
-    here.
+    here. `observe` gets the softmax [1,h,w,K] of each image.
     """
     if mode not in ("whole", "slide"):
         raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
@@ -107,8 +116,17 @@ def predictor(
         return decide(scores(variables, image), size=size)
 
     variables = [model.variables for model in models]
-    if mode == "whole":
+    if mode == "whole" and observe is None:
         return lambda image, *, size: whole(variables, image, size=tuple(size))
+    if mode == "whole" and observe is not None:
+        read, softmax, seen = jax.jit(scores), jax.jit(jax.nn.softmax), observe
+
+        def observed(image: np.ndarray, *, size: tuple[int, int]) -> jax.Array:
+            score = read(variables, image)
+            seen(score if len(models) > 1 else softmax(score))
+            return decide(score, size=tuple(size))
+
+        return observed
 
     assert window is not None
     assert stride is not None
@@ -123,6 +141,8 @@ def predictor(
             chip = functools.partial(_chip, model.module, model.variables)
             images = normalise(pixels, name=model.normalisation)
             summed = summed + read_windows(chip, images, size=size)
+        if observe is not None:
+            observe(summed / summed.sum(-1, keepdims=True))
         return decide(summed, size=size)
 
     return slide

@@ -1,6 +1,8 @@
 """One stage's loop: batches in, steps, logs, checkpoints; it can be killed and goes on."""
 
 import collections
+import contextlib
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -11,19 +13,26 @@ import numpy as np
 
 from rtda_jax import build, checkpoint, class_weights, health, parallel, records
 from rtda_jax.clock import Clock
-from rtda_jax.data import DataError, load, train_stream
+from rtda_jax.data import DataError, load, load_pseudo, train_stream
 from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
 from rtda_jax.interrupt import watch
+from rtda_jax.loggers import Loggers
 from rtda_jax.state import TrainState
 
 # Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
 AHEAD = 4
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
+Start = Callable[[TrainState], tuple[TrainState, str]]
 
 
 def train(
-    config: Any, workdir: str | pathlib.Path, *, batches: Batches | None = None
+    config: Any,
+    workdir: str | pathlib.Path,
+    *,
+    batches: Batches | None = None,
+    start_from: Start | None = None,
+    pseudo: pathlib.Path | None = None,
 ) -> TrainState:
     """Train one stage to its last step, from wherever its workdir stands.
 
@@ -31,6 +40,9 @@ def train(
       config: a stage's configuration, see `configs/base.py`.
       workdir: the stage's folder; gets `metrics.jsonl` and `checkpoints/`.
       batches: start step -> iterator of batches; default the benchmark's paired stream.
+      start_from: fresh state -> the state before the first step, and a sentence about it; default
+        `model.pretrained` or from scratch.
+      pseudo: folder of labels for the target's images, see `data.load_pseudo`.
 
     Returns:
       The final state.
@@ -49,12 +61,13 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     config = class_weights.settled(config, workdir)
     stage = build.build(config, axis_name=parallel.AXIS)
-    batches = batches or paired_batches(config, needs_target=stage.needs_target)
+    batches = batches or paired_batches(config, needs_target=stage.needs_target, pseudo=pseudo)
     run = parallel.pmapped(build.train_step(stage, config, axis_name=parallel.AXIS), mesh)
     objective = list(stage.objective)
     log = workdir / records.FILE
 
     with (
+        contextlib.ExitStack() as kept,
         watch() as interrupted,
         checkpoint.manager(workdir / "checkpoints", keep=config.checkpoint_keep) as held,
     ):
@@ -65,11 +78,14 @@ def train(
             records.say(f"  continues after step {start}")
         else:
             state = build.initial_state(stage, config)
-            if config.model.pretrained:
-                state, report = build.pretrained_state(state, config)
+            if start_from is None and config.model.pretrained:
+                start_from = functools.partial(build.pretrained_state, config=config)
+            if start_from is not None:
+                state, report = start_from(state)
                 records.say(f"  {report}")
-            state = parallel.replicate(state, mesh)
+            state = parallel.replicate(build.with_teacher(state, config), mesh)
         records.truncate(log, after=start)
+        loggers = kept.enter_context(Loggers(config.loggers, workdir))
         pending: collections.deque = collections.deque()
         alarm = health.Alarm()
         clock = Clock(
@@ -98,6 +114,7 @@ def train(
                     record["d_lr"] = float(stage.d_schedule(step - 1))
                 record |= clock.lap(step)
                 records.append(log, record)
+                loggers.write(record)
                 records.say("  " + records.line(record, steps=config.steps, objective=objective))
                 for warning in alarm(record):
                     records.say(f"  warning: {warning}")
@@ -110,7 +127,9 @@ def train(
         return state
 
 
-def paired_batches(config: Any, *, needs_target: bool) -> Batches:
+def paired_batches(
+    config: Any, *, needs_target: bool, pseudo: pathlib.Path | None = None
+) -> Batches:
     """The benchmark's stream; the target's labels are opened only with labelled="target"."""
     benchmark = config.benchmark
     labelled = {"source": benchmark.source, "target": benchmark.target_labelled}
@@ -125,11 +144,13 @@ def paired_batches(config: Any, *, needs_target: bool) -> Batches:
         if needs_target
         else None
     )
+    labels = load_pseudo(pseudo, target=target) if pseudo and target else None
 
     def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
         return train_stream(
             source,
             target,
+            pseudo=labels,
             seed=config.seed,
             start_step=start,
             batch_size=config.batch_size,

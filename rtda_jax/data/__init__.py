@@ -7,6 +7,7 @@ from rtda_jax.data.candidates import Candidates
 from rtda_jax.data.catalogue import load
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.errors import DataError
+from rtda_jax.data.pseudo import PseudoLabels, load_pseudo
 from rtda_jax.data.sampling import RareClass
 from rtda_jax.data.statistics import class_counts, enet_weights, frequencies
 from rtda_jax.data.stream import eval_stream, train_stream
@@ -15,11 +16,13 @@ __all__ = [
     "Candidates",
     "DataError",
     "Dataset",
+    "PseudoLabels",
     "RareClass",
     "class_counts",
     "enet_weights",
     "eval_stream",
     "frequencies",
     "load",
+    "load_pseudo",
     "train_stream",
 ]

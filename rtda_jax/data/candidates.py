@@ -83,7 +83,16 @@ class Candidates:
         return classes, [np.flatnonzero(contains[:, c]) for c in classes]
 
 
-def stacked(candidates: Candidates, key: Tensor, *, size: Size, crop: Size, decoded: Any) -> dict:
+def check_sizes(size: Size | None, crop: Size | None) -> tuple[Size, Size]:
+    """Both sizes; DataError where one is missing or the crop is larger."""
+    if size is None or crop is None or np.any(np.less(size, crop)):
+        raise DataError("candidates need a size and a crop within it")
+    return size, crop
+
+
+def stacked(
+    candidates: Candidates, key: Tensor, *, size: Size, crop: Size, decoded: Any
+) -> dict[str, Tensor]:
     """The candidates of one example, as tensors.
 
     Args:
