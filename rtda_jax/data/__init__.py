@@ -3,6 +3,7 @@
 Importing this package does not import TensorFlow; the first stream does.
 """
 
+from rtda_jax.data.candidates import Candidates
 from rtda_jax.data.catalogue import load
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.errors import DataError
@@ -12,6 +13,7 @@ from rtda_jax.data.statistics import class_counts, counted, enet_weights, freque
 from rtda_jax.data.stream import eval_stream, train_stream
 
 __all__ = [
+    "Candidates",
     "DataError",
     "Dataset",
     "PseudoLabels",
