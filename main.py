@@ -57,7 +57,7 @@ def _predict(config, workdir: pathlib.Path) -> None:
         workdir,
         stage=_STAGE.value,
         source=pathlib.Path(_INPUT.value).expanduser(),
-        out=pathlib.Path(_OUTPUT.value or workdir / "predict").expanduser(),
+        out=_output(workdir / "predict"),
         views=_VIEW.value,
         resolution=_RESOLUTION.value,
     )
@@ -70,7 +70,7 @@ def _export(config, workdir: pathlib.Path) -> None:
         _of_run(config, workdir),
         workdir,
         stage=_STAGE.value,
-        out=pathlib.Path(_OUTPUT.value or workdir / "export").expanduser(),
+        out=_output(workdir / "export"),
     )
 
 
@@ -86,17 +86,30 @@ def _retrieve(config, workdir: pathlib.Path) -> None:
         stage=_STAGE.value,
         before=before,
         before_stage=_BEFORE_STAGE.value,
-        out=pathlib.Path(_OUTPUT.value or workdir / "retrieve").expanduser(),
+        out=_output(workdir / "retrieve"),
     )
 
 
+def _output(default: pathlib.Path) -> pathlib.Path:
+    from rtda_jax.errors import ConfigError
+
+    path = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else default
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {path} can not be made: {error.strerror}") from None
+    return path
+
+
 def _of_run(config, workdir: pathlib.Path):
-    """The configuration that a trained workdir records; one given by flags must agree with it."""
+    """The configuration that a trained workdir records, or the given one, which must agree."""
     from rtda_jax.deploy import networks
 
     flag = flags.FLAGS["config"]
-    given = flag.present or config_flags.get_override_values(flag)
-    config = networks.configuration(workdir, given=config if given else None)
+    if not flag.present:
+        config = networks.configuration(workdir)
+        config.update_from_flattened_dict(config_flags.get_override_values(flag))
+    networks.check(config, workdir)
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     return config

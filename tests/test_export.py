@@ -152,8 +152,9 @@ def test_every_network_lowers_for_every_platform(name):
 
 def test_an_untrained_workdir_is_refused(tmp_path):
     made = config().lock()
-    with pytest.raises(ConfigError, match="holds no run"):
-        networks.configuration(tmp_path)
+    for look in (networks.configuration, lambda workdir: networks.check(made, workdir)):
+        with pytest.raises(ConfigError, match="holds no run"):
+            look(tmp_path)
     with pytest.raises(ConfigError, match=r"train is not trained; run --job=run"):
         networks.choose(made, tmp_path)
     with pytest.raises(ConfigError, match="no stage 'x'; known: train, evaluate"):
@@ -165,7 +166,7 @@ def test_a_run_is_known_by_its_own_record(exported):
     recorded = networks.configuration(workdir)
     assert json.loads(recorded.to_json_best_effort()) == json.loads(made.to_json_best_effort())
     assert networks.choose(recorded, workdir, stage="train").names == ("train",)
-    networks.configuration(workdir, given=made)
+    networks.check(made, workdir)
     other = config("fda", optim__g_lr=0.5).lock()
     with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.01 there, 0\.5 now"):
-        networks.configuration(workdir, given=other)
+        networks.check(other, workdir)

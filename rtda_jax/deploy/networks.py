@@ -26,19 +26,18 @@ class Networks(NamedTuple):
     config: ConfigDict
 
 
-def configuration(workdir: pathlib.Path, *, given: ConfigDict | None = None) -> ConfigDict:
-    """The configuration of a workdir: its own record, or the given one if that agrees with it.
-
-    Raises:
-      ConfigError: there is no run, or it is of another configuration.
-    """
+def configuration(workdir: pathlib.Path) -> ConfigDict:
+    """The configuration that a workdir records; ConfigError if it holds no run."""
     path = workdir / "config.json"
     if not path.exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run), or name --workdir")
-    if given is None:
-        return ConfigDict(json.loads(path.read_text())).lock()
-    checkpoint.claim(workdir, experiment.plain(given), free=FREE)
-    return given
+    return ConfigDict(json.loads(path.read_text())).lock()
+
+
+def check(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Raise ConfigError, naming the fields, unless a workdir's run has this configuration."""
+    configuration(workdir)
+    checkpoint.claim(workdir, experiment.plain(config), free=FREE)
 
 
 def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = None) -> Networks:
