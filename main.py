@@ -132,6 +132,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
+_SEEDS = flags.DEFINE_integer("seeds", None, "Seeds 0..N-1 in WORKDIR/seedK; mean and spread.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
 
 # Of the jobs on a trained workdir: predict, export, retrieve (docs/deploy.md).
@@ -154,7 +155,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from rtda_jax.data import DataError
-    from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
+    from rtda_jax.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
@@ -166,11 +167,29 @@ def main(argv: list[str]) -> int:
             raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:
             raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
-        JOBS[_JOB.value](config, pathlib.Path(_WORKDIR.value or default_workdir()))
-    except (ConfigError, DataError, NotFiniteError, Interrupted) as error:
+        workdir = pathlib.Path(_WORKDIR.value or default_workdir())
+        if _SEEDS.value is None:
+            JOBS[_JOB.value](config, workdir)
+        else:
+            run_seeds(config, workdir, count=_SEEDS.value)
+    except (ConfigError, DataError, NotFiniteError, CheckpointError, Interrupted) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"\nOSError: {error}", file=sys.stderr, flush=True)
+        return os.EX_IOERR
     return 0
+
+
+def run_seeds(config, workdir: pathlib.Path, *, count: int) -> None:
+    """Run or evaluate several seeds of an experiment."""
+    from rtda_jax import experiment, seeds
+    from rtda_jax.errors import ConfigError
+
+    jobs = {"run": experiment.run, "evaluate": experiment.reevaluate}
+    if _JOB.value not in jobs:
+        raise ConfigError(f"--seeds goes with --job={' or '.join(jobs)}, not {_JOB.value}")
+    seeds.run(config, workdir, count=count, job=jobs[_JOB.value])
 
 
 def default_workdir() -> str:

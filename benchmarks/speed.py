@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure, report
 from benchmarks.recipe import no_inference_twin, no_training_twin, recipe
-from rtda_jax import build, cost, environment, experiment
+from rtda_jax import build, cost, environment, experiment, terms
 from rtda_jax.errors import ConfigError
 from rtda_jax.records import say
 
@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         "adversary": stage.adversary.network if parts.discriminators else None,
         "crop": list(stage.benchmark.crop),
         "batch_size": stage.batch_size,
-        "domains": len(frozenset().union(*(t.domains for t, _ in parts.objective.values()))),
+        "domains": len(terms.views(parts.objective)),
         "fda_beta": stage.fda_beta,
         "commit": environment.commit(),
         "cores": measure.cores(),

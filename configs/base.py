@@ -1,5 +1,7 @@
 """Every field of an experiment, with its default. The other files change a few of them."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -7,21 +9,31 @@ from configs import benchmarks
 from rtda_jax.errors import ConfigError
 
 
-def parse(arg: str, **options: float) -> tuple[str, dict[str, float]]:
-    """Split `BENCHMARK,option=number` into the benchmark's name and the options."""
+def parse(arg: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    """Split `BENCHMARK,option=value` into the benchmark's name and the options.
+
+    An option's default decides its type. Where it is a tuple, the value must be one of its words
+    and the first is the default.
+    """
     benchmark = ""
+    found = {k: v[0] if isinstance(v, tuple) else v for k, v in options.items()}
     for part in filter(None, arg.split(",")):
         name, equals, value = part.partition("=")
         if not equals:
             benchmark = part
         elif name not in options:
             raise ConfigError(f"unknown option {name!r} in {arg!r}; known: {', '.join(options)}")
+        elif isinstance(options[name], tuple):
+            if value not in options[name]:
+                known = ", ".join(options[name])
+                raise ConfigError(f"{name} in {arg!r} must be one of {known}, got {value!r}")
+            found[name] = value
         else:
             try:
-                options[name] = float(value)
+                found[name] = type(options[name])(value)
             except ValueError:
                 raise ConfigError(f"{name} in {arg!r} must be a number, got {value!r}") from None
-    return benchmark, options
+    return benchmark, found
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -52,12 +64,58 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.seg = 1.0  # main head on the labelled domain
     config.objective.seg_aux16 = 1.0  # auxiliary heads
     config.objective.seg_aux32 = 1.0
-    config.objective.adv_output = 0.0  # deceive the discriminator of the main softmax
-    config.pixel_loss = "cross_entropy"  # or "focal"
+    config.objective.seg_aux4 = 0.0  # further heads of bisenet_mpg_*
+    config.objective.seg_aux8 = 0.0
+    config.objective.adv_output = 0.0  # deceive the discriminator of the main output
+    config.objective.adv_aux16 = 0.0  # ... of auxiliary outputs
+    config.objective.adv_aux32 = 0.0
+    config.objective.adv_feature = 0.0  # ... of the features in front of the classifier
+    config.objective.minent = 0.0  # entropy of the target's predictions in [0,1]
+    config.objective.minent_aux16 = 0.0
+    config.objective.robust_entropy = 0.0  # FDA's: the same, squared, to the power loss.eta
+    config.objective.pseudo = 0.0  # target images with the labels of a pseudo_label stage
+    config.objective.pseudo_aux16 = 0.0
+    config.objective.pseudo_aux32 = 0.0
+    config.objective.mix = 0.0  # class-mixed images, labelled by the teacher
+    config.objective.mix_aux16 = 0.0
+    config.objective.mix_aux32 = 0.0
+    config.pixel_loss = "cross_entropy"  # of seg terms; or "focal", "ohem"
     config.fda_beta = placeholder(float)  # stylise the source after the target; None does not
+
+    config.loss = ConfigDict()
+    config.loss.weighting = "none"  # of classes: "given" in `weights`, "enet" from the labelled set
+    config.loss.weights = ()  # one number a class
+    config.loss.enet_c = 1.02  # weight 1 / ln(c + frequency)
+    config.loss.reduction = "weights"  # sum over: weights of valid pixels; "valid", "pixels"
+    config.loss.gamma = 2.0  # of "focal" (S0: 1 in the text, 2 in the code)
+    config.loss.ohem_probability = 0.7  # "ohem" keeps the pixels less sure than this
+    config.loss.ohem_rule = "pixels"  # and at least a 16th of: all "pixels", the "valid" ones
+    config.loss.eta = 2.0  # exponent of robust_entropy
+
+    config.init = ""  # the earlier stage whose networks this one starts from; empty: fresh ones
+    config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
+    config.pseudo = ConfigDict()  # how a pseudo_label stage makes them (rtda_jax/pseudo_labels.py)
+    config.pseudo.heads = ("logits",)  # outputs whose softmax is fused, of every model it names
+    config.pseudo.fusion = "mean"  # or "most_confident" (S2), "majority" (a true vote)
+    config.pseudo.scope = "dataset"  # thresholds per class over the whole set, or of each "image"
+    config.pseudo.cut = 0.5  # quantile of a class's confidences that is its threshold (S1: .66)
+    config.pseudo.cap = 0.9  # thresholds are at most this
+    config.pseudo.index = "round"  # of the quantile among n sorted confidences; S1: "floor"
+    config.pseudo.split = "target"  # or "eval": labels the very images that scores are measured on
+    config.statistics = ConfigDict()
+    config.statistics.batches = 0  # target batches a statistics stage averages; 0: one epoch
+
+    config.teacher = ConfigDict()
+    config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
+    config.teacher.decay = 0.99  # of "ema", over parameters and running statistics alike
+    config.mix = ConfigDict()
+    config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
+    config.mix.colour = "strong"  # jitter and blur of the mixed image; or "none"
 
     config.adversary = ConfigDict()
     config.adversary.network = "fcd"  # or "fcd_light"
+    config.adversary.options = ConfigDict()  # of that network: use_bias, output_stride
+    config.adversary.view = "softmax"  # it reads; or "self_information" (AdvEnt)
     config.adversary.gan_loss = "bce"  # or "least_squares"
     config.adversary.d_factor = 0.5  # discriminator loss: half the sum of both domains (S1: 1)
 
@@ -69,20 +127,38 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.d_betas = (0.9, 0.99)
     config.optim.power = 0.9  # of the poly schedule of both
     config.optim.schedule_steps = 0  # where poly reaches zero; 0: at `steps`
+    config.optim.schedule_every_steps = 1  # how often poly changes (S0 to S2: once an epoch)
 
+    config.rare_class = placeholder(float)  # temperature of sampling by rare classes (.01); or None
+    config.cache_gib = 0.0  # of decoded images each domain may keep in memory
     config.augment = ConfigDict()
     config.augment.flip = True  # mirror image and label together, half of the time
     config.augment.scale = (1.0, 1.0)  # range of random zoom before the crop
+    config.augment.colour = 0.0  # probability that a source image changes its colours (S1: 0.5)
+    config.augment.contrast = (2.0, 6.0)  # range of the factor, S1's; 1 changes nothing
+    config.augment.saturation = (1.0, 4.0)
 
     config.eval = ConfigDict()
     config.eval.mode = "whole"  # or "slide": overlapping windows of size `window`
     config.eval.window = benchmark.crop  # sliding window (H, W)
     config.eval.stride = tuple((5 * side + 5) // 6 for side in benchmark.crop)
+    config.eval.scales = (1.0,)  # of the sliding window; S4: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    config.eval.mirror = False  # sliding windows read mirrored as well
     config.eval.pictures = 4  # rows of the picture grid
+    config.eval.validators = (  # scores that read no target label (rtda_jax/validators.py)
+        "source_miou",
+        "entropy",
+        "information_maximisation",
+        "nuclear_norm",
+    )
+    config.eval.validator_images = 100  # of source_eval that source_miou reads; 0: all
 
     config.log_every_steps = 20
+    config.loggers = ()  # beside metrics.jsonl: "tensorboard" (pip install 'rtda_jax[tensorboard]')
     config.checkpoint_every_steps = 100
-    config.checkpoint_keep = 2  # newest checkpoints held; the newest is never deleted
+    config.checkpoint_keep = 2  # newest checkpoints held, 2 or more: one may get damaged
+    config.on_not_finite = "stop"  # a loss or gradient is no number: stop, or skip that update
+    config.stall_seconds = 1800.0  # no step in that time: stacks, exit code 6; 0: wait for ever
     config.threads = 2  # of the input pipeline; the data do not depend on it
 
     # The experiment: named stages in order; each overrides fields above for itself.

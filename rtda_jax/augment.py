@@ -1,37 +1,17 @@
-"""Random colour on the device: contrast and saturation as S1 augments its source.
+"""Random colour on the device: S1's of the source, and the stronger one of mixed images.
 
 Mirroring moves pixels, so it happens on the host with the label (`rtda_jax.data.geometry`). The
 randomness of an image depends on the seed, the step and which image of its set it is: neither
 the batch it lies in nor the device that holds it matters.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
-
-
-def grey(images: jax.Array) -> jax.Array:
-    """Grey value [B,H,W,1] of RGB images [B,H,W,3]."""
-    return (images * jnp.array(GREY, jnp.float32).reshape(1, 1, 1, 3)).sum(-1, keepdims=True)
-
-
-def blend(images: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
-    """factor * images + (1 - factor) * other, clipped to [0,255]; factor is [B]."""
-    factor = factor.reshape(-1, 1, 1, 1)
-    return jnp.clip(factor * images + (1 - factor) * other, 0.0, 255.0)
-
-
-def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from their mean grey; factor [B]."""
-    return blend(images, grey(images).mean(axis=(1, 2, 3), keepdims=True), factor)
-
-
-def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from their own grey; factor [B]."""
-    return blend(images, grey(images), factor)
+from rtda_jax import photometric
 
 
 def colour(
@@ -66,10 +46,47 @@ def colour(
     def factor(uniform: jax.Array, bounds: tuple[float, float]) -> jax.Array:
         return bounds[0] + (bounds[1] - bounds[0]) * uniform
 
-    changed = contrast(images, factor(by_contrast, contrast_range))
-    changed = saturation(changed, factor(by_saturation, saturation_range))
+    changed = photometric.contrast(images, factor(by_contrast, contrast_range))
+    changed = photometric.saturation(changed, factor(by_saturation, saturation_range))
     return jnp.where((chance < probability).reshape(-1, 1, 1, 1), changed, images)
 
+
+# Of DACS (Tranheden et al. 2021, appendix); their hue shift is left out.
+JITTER, JITTERED, BLURRED, BLUR = 0.25, 0.8, 0.5, (0.15, 1.15)
+
+
+def strong(images: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
+    """Brightness, contrast and saturation jittered, then blurred, each by chance (DACS).
+
+    Args:
+      images: [B,H,W,3] in [0,255], H and W above 4.
+      key: of the step.
+      index: int32 [B], which image of its set each one is.
+
+    Returns:
+      float32 [B,H,W,3] in [0,255].
+    """
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+    numbers = jnp.moveaxis(jax.vmap(lambda k: jax.random.uniform(k, (6,)))(keys), 1, 0)
+    factors = 1 + JITTER * (2 * numbers[:3] - 1)
+    factors = jnp.where(numbers[3] < JITTERED, factors, 1.0)
+    changed = photometric.brightness(images.astype(jnp.float32), factors[0])
+    changed = photometric.contrast(changed, factors[1])
+    changed = photometric.saturation(changed, factors[2])
+    sigma = BLUR[0] + (BLUR[1] - BLUR[0]) * numbers[4]
+    radius = min(math.ceil(3 * BLUR[1]), *(side - 1 for side in images.shape[1:3]))
+    return photometric.gaussian_blur(
+        changed, jnp.where(numbers[5] < BLURRED, sigma, 0.0), radius=radius
+    )
+
+
+def unchanged(images: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
+    """The images as they are."""
+    del key, index
+    return images
+
+
+RECOLOURS = {"none": unchanged, "strong": strong}
 
 Augment = Callable[[Mapping[str, jax.Array], jax.Array], dict[str, jax.Array]]
 

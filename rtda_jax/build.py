@@ -1,6 +1,7 @@
 """From a configuration to functions: networks, optimizers, objective and step of one stage."""
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtda_jax import cost, optim, terms
+from rtda_jax import augment, cost, levels, optim, pixel_losses, prepare, teacher, terms
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.models import create_discriminator, create_model, trainable
 from rtda_jax.normalise import NORMALISATIONS, check_normalisation
 from rtda_jax.pretrained import load_pretrained
-from rtda_jax.state import TrainState, create_state, output_shapes
-from rtda_jax.step import STATISTICS, make_prepare, make_train_step
+from rtda_jax.state import TrainState, create_state, output_shapes, seen_shape
+from rtda_jax.step import STATISTICS, make_train_step
 
 
 class Stage(NamedTuple):
@@ -23,12 +24,15 @@ class Stage(NamedTuple):
 
     generator: nn.Module
     discriminators: dict[str, nn.Module]
+    levels: dict[str, levels.Level]
     g_tx: optax.GradientTransformation
     d_tx: optax.GradientTransformation
     g_schedule: optax.Schedule
     d_schedule: optax.Schedule
     objective: dict[str, tuple[terms.Term, float]]
     needs_target: bool
+    prepare: prepare.Part
+    follow: teacher.Follow
 
 
 def build(config: Any, *, axis_name: str | None = None) -> Stage:
@@ -48,18 +52,16 @@ def build(config: Any, *, axis_name: str | None = None) -> Stage:
 
 
 def _build(config: Any, axis_name: str | None) -> Stage:
-    known = terms.generator_terms(pixel_loss=config.pixel_loss, gan_loss=config.adversary.gan_loss)
-    objective = terms.select(known, config.objective)
-    needs_target = config.fda_beta is not None or any(
-        "target" in term.domains for term, _ in objective.values()
+    places = levels.levels(config.adversary.view)
+    known = terms.generator_terms(
+        pixel_loss=pixel_losses.pixel_loss(config.pixel_loss, loss_options(config)),
+        levels={name: level.head for name, level in places.items()},
+        gan_loss=config.adversary.gan_loss,
+        eta=config.loss.eta,
     )
-    if config.labelled == "target" and needs_target:
-        raise ConfigError(
-            "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
-            "so fda_beta must be None and no adversarial term may be active"
-        )
-    lookup(STATISTICS, config.model.statistics, "model.statistics")
-    lookup(NORMALISATIONS, config.normalisation, "normalisation")
+    objective = terms.select(known, config.objective)
+    needs_target = config.fda_beta is not None or terms.views(objective) != {"source"}
+    check_combination(config, objective, needs_target=needs_target)
     num_classes = len(class_set(config.benchmark.classes))
     dtype = lookup(DTYPES, config.dtype, "dtype")
     generator = create_model(
@@ -70,28 +72,34 @@ def _build(config: Any, axis_name: str | None) -> Stage:
         dtype=dtype,
         **config.model.options.to_dict(),
     )
-    outputs = output_shapes(generator, image_shape=(2, *config.benchmark.crop, 3))
+    size = tuple(config.benchmark.crop)
+    outputs = output_shapes(generator, image_shape=(2, *size, 3))
     for name, (term, _) in objective.items():
         if term.head not in outputs:
             heads = ", ".join(k for k in outputs if k != "feature")
             raise ConfigError(
                 f"term {name} needs the output {term.head!r}; {config.model.name} has: {heads}"
             )
-    levels = sorted({term.level for term, _ in objective.values() if term.level})
     discriminators = {
         level: create_discriminator(
             config.adversary.network,
-            in_channels=jax.eval_shape(terms.LEVELS[level].view, outputs).shape[-1],
+            in_channels=seen_shape(places[level], outputs, size=size).shape[-1],
             dtype=dtype,
+            **config.adversary.options.to_dict(),
         )
-        for level in levels
+        for level in sorted({term.level for term, _ in objective.values() if term.level})
     }
-    steps = config.optim.schedule_steps or config.steps
-    g_schedule = optim.poly(config.optim.g_lr, steps=steps, power=config.optim.power)
-    d_schedule = optim.poly(config.optim.d_lr, steps=steps, power=config.optim.power)
+    schedule = functools.partial(
+        optim.poly,
+        steps=config.optim.schedule_steps or config.steps,
+        power=config.optim.power,
+        every=config.optim.schedule_every_steps,
+    )
+    g_schedule, d_schedule = schedule(config.optim.g_lr), schedule(config.optim.d_lr)
     return Stage(
         generator=generator,
         discriminators=discriminators,
+        levels={level: places[level] for level in discriminators},
         g_tx=optim.only(
             optim.sgd(
                 g_schedule, momentum=config.optim.g_momentum, weight_decay=config.optim.g_decay
@@ -103,22 +111,144 @@ def _build(config: Any, axis_name: str | None) -> Stage:
         d_schedule=d_schedule,
         objective=objective,
         needs_target=needs_target,
+        prepare=preparation(config, generator, objective),
+        follow=lookup(FOLLOWS, config.teacher.kind, "teacher.kind")(config),
     )
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+FOLLOWS: dict[str, Callable[[Any], teacher.Follow]] = {
+    "none": lambda config: teacher.stay,
+    "frozen": lambda config: teacher.stay,
+    "ema": lambda config: teacher.average(decay=config.teacher.decay),
+}
+
+
+def loss_options(config: Any) -> pixel_losses.Options:
+    """The fields of `config.loss` that decide what a labelled pixel costs."""
+    weighting = lookup(WEIGHTINGS, config.loss.weighting, "loss.weighting")
+    return pixel_losses.Options(
+        class_weights=weighting(config),
+        reduction=config.loss.reduction,
+        gamma=config.loss.gamma,
+        ohem_probability=config.loss.ohem_probability,
+        ohem_rule=config.loss.ohem_rule,
+        eta=config.loss.eta,
+    )
+
+
+def _given(config: Any) -> tuple[float, ...]:
+    classes = class_set(config.benchmark.classes)
+    if len(config.loss.weights) != len(classes):
+        raise ConfigError(
+            f"loss.weights has {len(config.loss.weights)} numbers, {classes.name} has "
+            f"{len(classes)} classes"
+        )
+    return tuple(config.loss.weights)
+
+
+WEIGHTINGS: dict[str, Callable[[Any], tuple[float, ...] | str | None]] = {
+    "none": lambda config: None,
+    "given": _given,
+    "enet": lambda config: "enet",
+}
+
+
+def check_combination(config: Any, objective: Mapping, *, needs_target: bool) -> None:
+    """Refuse with a sentence what can not be combined.
+
+    Raises:
+      ConfigError: naming the fields.
+    """
+    lookup(STATISTICS, config.model.statistics, "model.statistics")
+    lookup(NORMALISATIONS, config.normalisation, "normalisation")
+    lookup(FOLLOWS, config.teacher.kind, "teacher.kind")
+    if config.labelled == "target" and needs_target:
+        raise ConfigError(
+            "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
+            "so fda_beta must be None and no term may look at the target"
+        )
+    pseudo = sorted(name for name in objective if name.startswith("pseudo"))
+    if pseudo and not config.pseudo_labels:
+        raise ConfigError(
+            f"term {pseudo[0]} needs pseudo_labels, the name of an earlier pseudo_label stage"
+        )
+    if config.pseudo_labels and not pseudo:
+        raise ConfigError(
+            f"pseudo_labels={config.pseudo_labels!r} is read by no term: give objective.pseudo "
+            "a weight"
+        )
+    if "mixed" in terms.views(objective) and config.teacher.kind == "none":
+        raise ConfigError(
+            "mix terms need a teacher to label the target: set teacher.kind to ema or frozen"
+        )
+
+
+def preparation(config: Any, generator: nn.Module, objective: Mapping) -> prepare.Part:
+    """The parts that turn a batch of bytes into what the network reads, in their order."""
+    parts: list[prepare.Part] = [prepare.as_floats]
+    if config.augment.colour:
+        changed = augment.make_augment(
+            probability=config.augment.colour,
+            contrast_range=tuple(config.augment.contrast),
+            saturation_range=tuple(config.augment.saturation),
+        )
+        parts.append(prepare.colour(changed))
+    if config.fda_beta is not None:
+        parts.append(prepare.stylise(beta=config.fda_beta))
+    if "mixed" in terms.views(objective):
+        parts.append(
+            prepare.class_mix(
+                functools.partial(_logits, generator),
+                num_classes=len(class_set(config.benchmark.classes)),
+                normalisation=config.normalisation,
+                threshold=config.mix.threshold,
+                recolour=lookup(augment.RECOLOURS, config.mix.colour, "mix.colour"),
+            )
+        )
+    parts.append(prepare.normalised(normalisation=config.normalisation))
+    return prepare.in_order(parts)
+
+
+def _logits(generator: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
+    outputs: Any = generator.apply(variables, images, train=False)
+    return outputs["logits"]
+
+
+def inputs(config: Any) -> str:
+    """What is done to the images on the device, in a few words."""
+    done = []
+    if config.augment.colour:
+        done.append(f"colour(p={config.augment.colour:g})")
+    if config.fda_beta is not None:
+        done.append(f"fda(beta={config.fda_beta:g})")
+    if config.teacher.kind != "none":
+        done.append(f"teacher({config.teacher.kind})")
+    return ", ".join(done) or "as they are"
+
 
 def initial_state(stage: Stage, config: Any) -> TrainState:
     """The stage's state before its first step."""
-    return create_state(
+    state = create_state(
         stage.generator,
         stage.discriminators,
         stage.g_tx,
         stage.d_tx,
+        levels=stage.levels,
         seed=config.seed,
         image_shape=(2, *config.benchmark.crop, 3),
     )
+    return with_teacher(state, config)
+
+
+def with_teacher(state: TrainState, config: Any) -> TrainState:
+    """The state with a teacher that starts as the student, if the configuration has one."""
+    if config.teacher.kind == "none":
+        return state
+    student = {"params": state.g_params, "batch_stats": state.g_stats}
+    # A copy: the step gives up the buffers of its state, and each only once.
+    return state.replace(teacher=jax.tree.map(jnp.copy, student))
 
 
 def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
@@ -151,12 +281,14 @@ def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):
         stage.g_tx,
         stage.d_tx,
         objective=stage.objective,
+        levels=stage.levels,
         d_objective={
             level: terms.discriminator_terms(level, gan_loss=config.adversary.gan_loss)
             for level in stage.discriminators
         },
         d_factor=config.adversary.d_factor,
-        prepare=make_prepare(normalisation=config.normalisation, fda_beta=config.fda_beta),
+        prepare=stage.prepare,
+        follow=stage.follow,
         statistics=config.model.statistics,
         axis_name=axis_name,
     )

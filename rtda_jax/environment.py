@@ -4,7 +4,9 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -26,6 +28,11 @@ def commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def command() -> str:
+    """The command line of this process."""
+    return shlex.join(["python", pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def describe() -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Evaluation at the labels' own resolution: one confusion matrix over the whole set."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import metrics
+from rtda_jax import metrics, sliding
+from rtda_jax.models.argmax import argmax
+from rtda_jax.models.fold import fold
 from rtda_jax.models.resize import upsample
 from rtda_jax.normalise import normalise
 
@@ -31,7 +32,10 @@ def evaluate(
     mode: str = "whole",
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
+    scales: Sequence[float] = (1.0,),
+    mirror: bool = False,
     watch: Callable[[int, dict, np.ndarray], None] | None = None,
+    observe: Callable[[jax.Array], None] | None = None,
 ) -> np.ndarray:
     """Confusion matrix int64 [K,K] of one network, or of the mean softmax of several.
 
@@ -42,9 +46,20 @@ def evaluate(
       mode: "whole" reads an image at once, "slide" in overlapping windows.
       window: of "slide", (height, width).
       stride: of "slide".
+      scales: of "slide", at which an image is read.
+      mirror: of "slide", read every window mirrored as well.
       watch: called with (index, example, prediction uint8 [H,W]) for each image.
+      observe: called with the softmax [1,h,w,K] of each image, at the input's resolution.
     """
-    predict = predictor(models, mode=mode, window=window, stride=stride)
+    predict = predictor(
+        models,
+        mode=mode,
+        window=window,
+        stride=stride,
+        scales=scales,
+        mirror=mirror,
+        observe=observe,
+    )
     count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
     total = np.zeros((num_classes, num_classes), np.int64)
     for index, example in enumerate(examples):
@@ -62,14 +77,22 @@ def predictor(
     mode: str,
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
+    scales: Sequence[float] = (1.0,),
+    mirror: bool = False,
+    observe: Callable[[jax.Array], None] | None = None,
 ) -> Callable[..., jax.Array]:
     """A function (image uint8 [h,w,3], *, size) -> class uint8 [H,W] at `size`.
 
     A single network's logits are upsampled before the argmax; of several, the mean softmax is
-    (FDA and S1 do so). Windows of "slide" add up softmax, as S4's evaluation does.
+    (FDA and S1 do so). "slide" adds up softmax over windows, scales and mirrored copies
+    (`sliding.probabilities`, S4). Batch normalisations are folded into the convolutions, once,
+    here. `observe` gets the softmax [1,h,w,K] of each image.
     """
     if mode not in ("whole", "slide"):
         raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
+    if mode == "slide":
+        sliding.check(window=window, stride=stride, scales=scales)
+    models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
 
     def scores(variables: Sequence[Any], image: jax.Array) -> jax.Array:
         pixels = image[None].astype(jnp.float32)
@@ -78,7 +101,7 @@ def predictor(
             images = normalise(pixels, name=model.normalisation)
             outputs: Any = model.module.apply(v, images, train=False)
             logits = outputs["logits"].astype(jnp.float32)
-            if len(models) == 1 and mode == "whole":
+            if len(models) == 1:
                 return logits
             probabilities.append(jax.nn.softmax(logits, axis=-1))
         return jnp.mean(jnp.stack(probabilities), axis=0)
@@ -86,42 +109,49 @@ def predictor(
     @functools.partial(jax.jit, static_argnames="size")
     def decide(score: jax.Array, *, size: tuple[int, int]) -> jax.Array:
         full = score if score.shape[1:3] == size else upsample(score, size=size)
-        return full.argmax(-1)[0].astype(jnp.uint8)
+        return argmax(full)[0]
 
     @functools.partial(jax.jit, static_argnames="size")
     def whole(variables: Sequence[Any], image: jax.Array, *, size: tuple[int, int]) -> jax.Array:
         return decide(scores(variables, image), size=size)
 
-    windowed = jax.jit(scores)
     variables = [model.variables for model in models]
+    if mode == "whole" and observe is None:
+        return lambda image, *, size: whole(variables, image, size=tuple(size))
+    if mode == "whole" and observe is not None:
+        read, softmax, seen = jax.jit(scores), jax.jit(jax.nn.softmax), observe
+
+        def observed(image: np.ndarray, *, size: tuple[int, int]) -> jax.Array:
+            score = read(variables, image)
+            seen(score if len(models) > 1 else softmax(score))
+            return decide(score, size=tuple(size))
+
+        return observed
+
+    assert window is not None
+    assert stride is not None
+    read_windows = functools.partial(
+        sliding.probabilities, window=window, stride=stride, scales=scales, mirror=mirror
+    )
 
     def slide(image: np.ndarray, *, size: tuple[int, int]) -> jax.Array:
-        assert window is not None
-        assert stride is not None
-        summed: Any = None
-        height, width = image.shape[:2]
-        for top in starts(height, window[0], stride[0]):
-            for left in starts(width, window[1], stride[1]):
-                chip = image[top : top + window[0], left : left + window[1]]
-                score = np.asarray(windowed(variables, chip))
-                if summed is None:
-                    summed = np.zeros((1, height, width, score.shape[-1]), np.float32)
-                summed[:, top : top + window[0], left : left + window[1]] += score
-        return decide(jnp.asarray(summed), size=size)
+        pixels = jnp.asarray(image, jnp.float32)[None]
+        summed = jnp.float32(0)
+        for model in models:
+            chip = functools.partial(_chip, model.module, model.variables)
+            images = normalise(pixels, name=model.normalisation)
+            summed = summed + read_windows(chip, images, size=size)
+        if observe is not None:
+            observe(summed / summed.sum(-1, keepdims=True))
+        return decide(summed, size=size)
 
-    if mode == "slide":
-        if window is None or stride is None:
-            raise ValueError("evaluation mode 'slide' needs a window and a stride")
-        return slide
-    return lambda image, *, size: whole(variables, image, size=tuple(size))
+    return slide
 
 
-def starts(length: int, window: int, stride: int) -> list[int]:
-    """Where the windows along one side begin: every `stride`, the last one flush with the end."""
-    if window > length:
-        raise ValueError(f"evaluation window {window} is larger than the image side {length}")
-    count = 1 + math.ceil((length - window) / stride)
-    return [min(i * stride, length - window) for i in range(count)]
+@functools.partial(jax.jit, static_argnums=0)
+def _chip(module: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
+    outputs: Any = module.apply(variables, images, train=False)
+    return jax.nn.softmax(outputs["logits"].astype(jnp.float32), axis=-1)
 
 
 def report(confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:

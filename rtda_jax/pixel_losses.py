@@ -36,7 +36,7 @@ def _array(options: Options) -> jax.Array | None:
     if isinstance(options.class_weights, str):
         raise ConfigError(
             f"loss.class_weights={options.class_weights!r} is not computed yet; training does so "
-            "from the labelled set (class_weights.settled), or give the numbers"
+            "from the labelled set (class_weights.settled); or give loss.weights"
         )
     return None if options.class_weights is None else jnp.array(options.class_weights, jnp.float32)
 

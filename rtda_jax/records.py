@@ -14,6 +14,11 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a run that is not being written; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def truncate(path: pathlib.Path, *, after: int) -> None:
     """Drop the lines of steps after the one a run resumes from, and a torn last line."""
     if not path.exists():

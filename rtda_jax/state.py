@@ -9,11 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtda_jax.terms import LEVELS
+from rtda_jax.levels import Level
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Both networks, their optimizers and the step; `d_*` are dicts by level, maybe empty."""
+    """Both networks, their optimizers and the step; `d_*` are dicts by level, maybe empty.
+
+    `teacher` is a second set of the segmentation network's variables, `memory` what a method keeps
+    between steps; both are empty where a method has none.
+    """
 
     step: jax.Array
     key: jax.Array
@@ -22,6 +26,8 @@ class TrainState(flax.struct.PyTreeNode):
     g_opt: Any
     d_params: Any
     d_opt: Any
+    teacher: Any = flax.struct.field(default_factory=dict)
+    memory: Any = flax.struct.field(default_factory=dict)
 
 
 def create_state(
@@ -30,6 +36,7 @@ def create_state(
     g_tx: optax.GradientTransformation,
     d_tx: optax.GradientTransformation,
     *,
+    levels: Mapping[str, Level],
     seed: int,
     image_shape: tuple[int, int, int, int],
 ) -> TrainState:
@@ -37,9 +44,10 @@ def create_state(
 
     Args:
       generator: the segmentation network.
-      discriminators: by level, as `terms.LEVELS` names them.
+      discriminators: by level.
       g_tx: its optimizer.
       d_tx: one optimizer for all discriminators.
+      levels: where they look, from `levels.levels`.
       seed: of initialisation and of everything random on the device.
       image_shape: [B,H,W,3] of one domain's batch.
     """
@@ -50,8 +58,8 @@ def create_state(
     outputs = output_shapes(generator, image_shape=image_shape)
     d_params = {}
     for level, module in discriminators.items():
-        seen = jax.eval_shape(LEVELS[level].view, outputs)
-        level_key = jax.random.fold_in(d_key, sorted(LEVELS).index(level))
+        seen = seen_shape(levels[level], outputs, size=image_shape[1:3])
+        level_key = jax.random.fold_in(d_key, levels[level].number)
         d_params[level] = module.init(level_key, jnp.zeros(seen.shape, seen.dtype))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -73,3 +81,8 @@ def output_shapes(
         lambda x: generator.init_with_output(jax.random.key(0), x, train=True), images
     )
     return outputs
+
+
+def seen_shape(level: Level, outputs: Mapping, *, size: tuple[int, int]) -> jax.ShapeDtypeStruct:
+    """The shape of what a level's discriminator reads."""
+    return jax.eval_shape(lambda x: level.view(x, size), outputs[level.head])

@@ -9,35 +9,20 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rtda_jax import fda
-from rtda_jax.normalise import normalise
+from rtda_jax.levels import Level
+from rtda_jax.prepare import Part
 from rtda_jax.state import TrainState
-from rtda_jax.terms import LEVELS, Sums, Term
+from rtda_jax.teacher import Follow
+from rtda_jax.terms import Sums, Term, views
 
-STATISTICS = {"both": ("source", "target"), "source": ("source",), "target": ("target",)}
+# Images go through the network in this order, which decides whose statistics come last.
+ORDER = ("source", "target", "weak", "strong", "mixed")
+
+# Whose forward passes update the running statistics.
+STATISTICS = {"both": ORDER, "source": ("source",), "target": ORDER[1:]}
 
 Logs = dict[str, jax.Array]
-
-
-def make_prepare(*, normalisation: str, fda_beta: float | None) -> Callable[[dict], dict]:
-    """The device's half of the input: uint8 pixels to what the network reads.
-
-    Args:
-      normalisation: a name `rtda_jax.normalise` knows.
-      fda_beta: stylise the source after the target of the same batch position; None does not.
-    """
-
-    def prepare(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        prepared = dict(batch)
-        images = {k: v.astype(jnp.float32) for k, v in batch.items() if k.endswith("_image")}
-        if fda_beta is not None:
-            images["source_image"] = fda.transfer(
-                images["source_image"], images["target_image"], beta=fda_beta
-            )
-        prepared.update({k: normalise(v, name=normalisation) for k, v in images.items()})
-        return prepared
-
-    return prepare
+Remember = Callable[[dict, dict, dict], tuple[dict, dict]]
 
 
 def make_train_step(
@@ -47,9 +32,12 @@ def make_train_step(
     d_tx: optax.GradientTransformation,
     *,
     objective: Mapping[str, tuple[Term, float]],
+    levels: Mapping[str, Level],
     d_objective: Mapping[str, Mapping[str, Callable[..., Sums]]],
     d_factor: float,
-    prepare: Callable[[dict], dict],
+    prepare: Part,
+    follow: Follow,
+    remember: Remember | None = None,
     statistics: str = "both",
     axis_name: str | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Logs]]:
@@ -61,19 +49,20 @@ def make_train_step(
       g_tx: its optimizer.
       d_tx: the discriminators' optimizer.
       objective: the active generator terms with their weights, from `terms.select`.
+      levels: where each discriminator looks.
       d_objective: by level, the two discriminator terms.
       d_factor: what the sum of a level's two terms is multiplied by, 1/2 or 1.
-      prepare: the device's half of the input.
+      prepare: the device's half of the input, from `prepare.in_order`.
+      follow: how the teacher follows the student, a value of `teacher.FOLLOWS`.
+      remember: (outputs, batch, memory) -> (outputs, memory) of methods with a state of their own.
       statistics: whose forward passes update the running statistics, a key of `STATISTICS`.
       axis_name: the device axis when pmapped, None under plain or sharded jit.
 
     Returns:
-      A pure function; logs hold every term, discriminator accuracies and both gradient norms.
+      A pure function; logs hold every term, the health of the adversary and gradient norms.
     """
-    domains = [
-        d for d in ("source", "target") if any(d in t.domains for t, _ in objective.values())
-    ]
-    updating = STATISTICS[statistics] if len(domains) == 2 else tuple(domains)
+    needed = {view: _heads(view, objective, levels) for view in ORDER if view in views(objective)}
+    updating = STATISTICS[statistics] if len(needed) > 1 else ORDER
 
     def everywhere(tree):
         return tree if axis_name is None else lax.psum(tree, axis_name)
@@ -85,35 +74,43 @@ def make_train_step(
 
     def forward(params: Any, stats: Any, batch: dict) -> tuple[dict, Any]:
         outputs = {}
-        for domain in domains:
-            outputs[domain], updated = generator.apply(
+        for view, heads in needed.items():
+            found, updated = generator.apply(
                 {"params": params, "batch_stats": stats},
-                batch[f"{domain}_image"],
+                batch[f"{view}_image"],
                 train=True,
                 mutable=["batch_stats"],
             )
-            if domain in updating:
+            outputs[view] = {head: found[head] for head in heads}
+            if view in updating:
                 stats = updated["batch_stats"]
         return outputs, stats
 
-    def judge(d_params: Any, outputs: dict) -> dict[str, Any]:
+    def judge(d_params: Any, view: str, outputs: dict, batch: dict) -> dict[str, Any]:
+        size = batch[f"{view}_image"].shape[1:3]
         return {
-            level: module.apply({"params": d_params[level]}, LEVELS[level].view(outputs))
+            level: module.apply(
+                {"params": d_params[level]},
+                levels[level].view(outputs[view][levels[level].head], size),
+            )
             for level, module in discriminators.items()
         }
 
-    def generator_loss(g_params: Any, state: TrainState, batch: dict):
-        outputs, stats = forward(g_params, state.g_stats, batch)
+    def generator_loss(outputs: dict, state: TrainState, batch: dict):
+        memory = state.memory
+        if remember is not None:
+            outputs, memory = remember(outputs, batch, memory)
         if discriminators:
-            outputs["judged_target"] = judge(state.d_params, outputs["target"])
+            judged = judge(state.d_params, "target", outputs, batch)
+            outputs = {**outputs, "judged_target": judged}
         values = {
             name: mean(term.evaluate(outputs, batch)) for name, (term, _) in objective.items()
         }
         loss = sum(weight * values[name] for name, (_, weight) in objective.items())
-        return loss, (values, outputs, stats)
+        return loss, (values, memory)
 
     def discriminator_loss(d_params: Any, outputs: dict, batch: dict):
-        judged = {f"judged_{d}": judge(d_params, outputs[d]) for d in domains}
+        judged = {f"judged_{d}": judge(d_params, d, outputs, batch) for d in ("source", "target")}
         values = {
             name: mean(evaluate(judged, batch))
             for terms in d_objective.values()
@@ -122,14 +119,25 @@ def make_train_step(
         return d_factor * sum(values.values()), (values, judged)
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, Logs]:
-        batch = prepare(batch)
-        (loss, (values, outputs, stats)), g_grads = jax.value_and_grad(
-            generator_loss, has_aux=True
-        )(state.g_params, state, batch)
-        logs = {"loss": loss, **values}
-        g_grads = everywhere(g_grads)
+        key = jax.random.fold_in(state.key, state.step)
+        batch = prepare(batch, key, state.teacher)
+        outputs, pull_back, stats = jax.vjp(
+            lambda params: forward(params, state.g_stats, batch), state.g_params, has_aux=True
+        )
+        (loss, (values, memory)), slopes = jax.value_and_grad(generator_loss, has_aux=True)(
+            outputs, state, batch
+        )
+        g_grads = everywhere(pull_back(slopes)[0])
         g_updates, g_opt = g_tx.update(g_grads, state.g_opt, state.g_params)
-        norms = {"grad_norm": optax.tree.norm(g_grads)}
+        g_params = optax.apply_updates(state.g_params, g_updates)
+        logs = everywhere({"loss": loss, **values})
+        logs["grad_norm"] = optax.tree.norm(g_grads)
+        # How hard each view pulls at the network's outputs: its share of the gradient, for free.
+        logs |= {
+            f"pull_{view}": jnp.sqrt(everywhere(optax.tree.norm(slope, squared=True)))
+            for view, slope in slopes.items()
+        }
+        logs |= predictions(outputs, mean=lambda sums: everywhere(mean(sums)))
 
         d_params, d_opt = state.d_params, state.d_opt
         if discriminators:
@@ -140,20 +148,50 @@ def make_train_step(
             d_grads = everywhere(d_grads)
             d_updates, d_opt = d_tx.update(d_grads, d_opt, d_params)
             d_params = optax.apply_updates(d_params, d_updates)
-            logs |= {"d_loss": d_loss, **d_values, **{k: mean(s) for k, s in accuracies(judged)}}
-            norms["d_grad_norm"] = optax.tree.norm(d_grads)
+            right = {name: mean(sums) for name, sums in accuracies(judged)}
+            logs |= everywhere({"d_loss": d_loss, **d_values, **right})
+            logs["d_grad_norm"] = optax.tree.norm(d_grads)
 
+        student = {"params": g_params, "batch_stats": stats}
         state = state.replace(
             step=state.step + 1,
-            g_params=optax.apply_updates(state.g_params, g_updates),
+            g_params=g_params,
             g_stats=stats,
             g_opt=g_opt,
             d_params=d_params,
             d_opt=d_opt,
+            teacher=follow(state.teacher, student, state.step),
+            memory=memory,
         )
-        return state, {**everywhere(logs), **norms}
+        return state, logs
 
     return step
+
+
+def _heads(view: str, objective: Mapping, levels: Mapping[str, Level]) -> frozenset[str]:
+    """The outputs of a view that anyone reads; the others are not computed."""
+    heads = {t.head for t, _ in objective.values() if view in t.views and t.level is None}
+    if view in ("source", "target"):
+        heads |= {levels[t.level].head for t, _ in objective.values() if t.level is not None}
+    return frozenset(heads)
+
+
+def predictions(outputs: Mapping, *, mean: Callable[[Sums], jax.Array]) -> Logs:
+    """How sure the target's predictions are, and over how many classes they spread.
+
+    target_entropy in [0,1] is the mean entropy of a pixel; target_classes in [1,K] is the
+    exponential of the mean prediction's entropy. Both fall when the network collapses.
+    """
+    logits = outputs.get("target", {}).get("logits")
+    if logits is None:
+        return {}
+    log_p = jax.nn.log_softmax(lax.stop_gradient(logits), axis=-1)
+    p = jnp.exp(log_p)
+    count = jnp.float32(p.size // p.shape[-1])
+    entropy = mean((-(p * log_p).sum(), count))
+    average = mean((p.sum(axis=(0, 1, 2)), count))
+    spread = jnp.exp(-(average * jnp.log(average + 1e-30)).sum())
+    return {"target_entropy": entropy / jnp.log(p.shape[-1]), "target_classes": spread}
 
 
 def accuracies(judged: Mapping[str, Mapping[str, jax.Array]]) -> list[tuple[str, Sums]]:

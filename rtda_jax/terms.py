@@ -2,7 +2,7 @@
 
 `outputs` is what the networks made of one batch:
 
-  outputs["source"], outputs["target"]   the segmentation network's named outputs, [B,H,W,.]
+  outputs[view]                          the segmentation network's heads for batch[f"{view}_image"]
   outputs["judged_source"][level]        a discriminator's logits for the source, [B,h,w,1]
   outputs["judged_target"][level]        ... and for the target
 
@@ -24,65 +24,100 @@ SOURCE, TARGET = 0.0, 1.0  # the discriminator's labels, in every paper's code
 Outputs = Mapping[str, Mapping[str, jax.Array]]
 Batch = Mapping[str, jax.Array]
 Sums = tuple[jax.Array, jax.Array]
+PixelLoss = Callable[[jax.Array, jax.Array], Sums]
 
 
 class Term(NamedTuple):
     """A term and what has to be computed for it."""
 
     evaluate: Callable[[Outputs, Batch], Sums]
-    domains: frozenset[str]  # whose images go through the segmentation network
+    views: frozenset[str]  # whose images go through the segmentation network
     head: str  # the output it reads
     level: str | None = None  # the discriminator it needs
 
 
-class Level(NamedTuple):
-    """Where a discriminator looks: a view of the segmentation network's outputs."""
+# The suffix of a term's name says which head it reads.
+HEADS = {"": "logits", **{f"_aux{scale}": f"aux{scale}" for scale in (4, 8, 16, 32)}}
 
-    head: str
-    view: Callable[[Mapping[str, jax.Array]], jax.Array]
-
-
-LEVELS = {
-    "output": Level("logits", lambda outputs: jax.nn.softmax(outputs["logits"], axis=-1)),
-    "aux16": Level("aux16", lambda outputs: jax.nn.softmax(outputs["aux16"], axis=-1)),
-    "aux32": Level("aux32", lambda outputs: jax.nn.softmax(outputs["aux32"], axis=-1)),
-}
-
-PIXEL_LOSSES = {"cross_entropy": losses.cross_entropy, "focal": losses.focal}
 GAN_LOSSES = {"bce": losses.binary_cross_entropy, "least_squares": losses.least_squares}
 
 
-def _segmentation(head: str, pixel_loss: Callable) -> Term:
+def _supervised(head: str, *, view: str, labels: str, pixel_loss: PixelLoss) -> Term:
     def evaluate(outputs: Outputs, batch: Batch) -> Sums:
-        labels = batch["source_label"]
-        loss = pixel_loss(outputs["source"][head], labels)
-        return loss.sum(), losses.valid(labels).sum(dtype=jnp.float32)
+        return pixel_loss(outputs[view][head], batch[labels])
 
-    return Term(evaluate, frozenset({"source"}), head)
+    return Term(evaluate, frozenset({view}), head)
 
 
-def _deceive(level: str, gan_loss: Callable) -> Term:
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> Sums:
+    loss = losses.cross_entropy(logits, labels)
+    return loss.sum(), losses.valid(labels).sum(dtype=jnp.float32)
+
+
+def _mixed(head: str) -> Term:
+    """Cross-entropy of mixed images, each pixel by its weight; the mean is over all pixels."""
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sums:
+        loss = losses.cross_entropy(outputs["mixed"][head], batch["mixed_label"])
+        return (loss * batch["mixed_weight"]).sum(), jnp.float32(loss.size)
+
+    return Term(evaluate, frozenset({"mixed"}), head)
+
+
+def _unlabelled(head: str, pixel_loss: Callable[[jax.Array], jax.Array]) -> Term:
+    """A loss of the target's predictions alone, the mean over all pixels."""
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sums:
+        loss = pixel_loss(outputs["target"][head])
+        return loss.sum(), jnp.float32(loss.size)
+
+    return Term(evaluate, frozenset({"target"}), head)
+
+
+def _deceive(level: str, head: str, gan_loss: Callable) -> Term:
     """The generator's side: the target should be taken for the source."""
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sums:
         loss = gan_loss(outputs["judged_target"][level], domain=SOURCE)
         return loss.sum(), jnp.float32(loss.size)
 
-    return Term(evaluate, frozenset({"source", "target"}), LEVELS[level].head, level)
+    return Term(evaluate, frozenset({"source", "target"}), head, level)
 
 
-def generator_terms(*, pixel_loss: str, gan_loss: str) -> dict[str, Term]:
-    """Every term a segmentation network can be trained on, by the name the config gives it."""
-    pixel = lookup(PIXEL_LOSSES, pixel_loss, "pixel loss")
+def generator_terms(
+    *, pixel_loss: PixelLoss, levels: Mapping[str, str], gan_loss: str, eta: float = 2.0
+) -> dict[str, Term]:
+    """Every term a segmentation network can be trained on, by the name the config gives it.
+
+    Args:
+      pixel_loss: of the labelled domain, from `pixel_losses.pixel_loss`.
+      levels: the head each discriminator level reads.
+      gan_loss: a key of `GAN_LOSSES`.
+      eta: exponent of FDA's robust entropy.
+    """
     gan = lookup(GAN_LOSSES, gan_loss, "GAN loss")
-    return {
-        "seg": _segmentation("logits", pixel),
-        "seg_aux16": _segmentation("aux16", pixel),
-        "seg_aux32": _segmentation("aux32", pixel),
-        "adv_output": _deceive("output", gan),
-        "adv_aux16": _deceive("aux16", gan),
-        "adv_aux32": _deceive("aux32", gan),
+    families: dict[str, Callable[[str], Term]] = {
+        # the labelled domain
+        "seg": lambda head: _supervised(
+            head, view="source", labels="source_label", pixel_loss=pixel_loss
+        ),
+        # target images with the labels of a pseudo_label stage
+        "pseudo": lambda head: _supervised(
+            head, view="target", labels="target_label", pixel_loss=_cross_entropy
+        ),
+        # target images with pasted source classes, labelled by the teacher
+        "mix": _mixed,
+        "minent": lambda head: _unlabelled(head, losses.entropy),
+        "robust_entropy": lambda head: _unlabelled(
+            head, lambda logits: losses.robust_entropy(logits, eta=eta)
+        ),
     }
+    known = {
+        f"{name}{suffix}": make(head)
+        for name, make in families.items()
+        for suffix, head in HEADS.items()
+    }
+    return known | {f"adv_{level}": _deceive(level, head, gan) for level, head in levels.items()}
 
 
 def discriminator_terms(level: str, *, gan_loss: str) -> dict[str, Callable]:
@@ -114,6 +149,11 @@ def select(
     if not active:
         raise ValueError("the objective has no term of non-zero weight")
     return active
+
+
+def views(active: Mapping[str, tuple[Term, float]]) -> frozenset[str]:
+    """The images that have to go through the segmentation network."""
+    return frozenset().union(*(term.views for term, _ in active.values()))
 
 
 def formula(active: Mapping[str, tuple[Term, float]]) -> str:

@@ -11,8 +11,49 @@ from PIL import Image
 from rtda_jax import build, checkpoint, evaluate, experiment
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
+from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer, computes_auxiliary
 
 SIZE = (32, 64)
+
+
+class Tiny(nn.Module):
+    """A segmentation network of a few convolutions, with everything the stages rely on."""
+
+    num_classes: int = 19
+    axis_name: str | None = None
+    heads: tuple[str, ...] = ()
+    batch_norm: str = "batch"
+    auxiliary: str = "training"
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=jnp.float32)
+        x = ConvNorm(8, 3, Conv, norm, stride=2, name="trunk")(images, train=train)
+        auxiliary = computes_auxiliary(self.auxiliary, train=train)
+        heads = ("logits", *(self.heads if auxiliary else ()))
+        shape = (*images.shape[:3], self.num_classes)
+        scores = {head: nn.Conv(self.num_classes, (1, 1), name=head)(x) for head in heads}
+        outputs = {h: jax.image.resize(z, shape, "bilinear") for h, z in scores.items()}
+        return {**outputs, "feature": x}
+
+
+class TinyDiscriminator(nn.Module):
+    """Two convolutions from [B,H,W,C] to logits."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Conv(1, (4, 4), strides=4)(nn.leaky_relu(nn.Conv(8, (4, 4), strides=4)(x), 0.2))
+
+
+def shrink(monkeypatch):
+    """Let every configuration build tiny networks that have all heads."""
+    from rtda_jax import build
+
+    def model(name, *, num_classes, axis_name, batch_norm, dtype, **options):
+        return Tiny(num_classes, axis_name, ("aux4", "aux8", "aux16", "aux32"), batch_norm)
+
+    monkeypatch.setattr(build, "create_model", model)
+    monkeypatch.setattr(build, "create_discriminator", lambda *a, **b: TinyDiscriminator())
 
 
 def config(name="source_only", arg="", **fields):
@@ -39,10 +80,13 @@ def batch(step=0, *, size=4, seed=0, classes=19, target=True):
     images = np.clip(palette[labels] + noise, 0, 255).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.1] = 255
     made = {"source_image": images, "source_label": labels}
+    made["source_index"] = np.arange(step * size, (step + 1) * size, dtype=np.int32)
     if target:
         other = palette[rng.integers(0, classes, (size, height // 8, width // 8))]
         other = 0.6 * other.repeat(8, 1).repeat(8, 2) + 40
         made["target_image"] = np.clip(other, 0, 255).astype(np.uint8)
+        # What a pseudo_label stage would have found for it.
+        made["target_label"] = rng.choice(np.array([0, 1, 2, 255], np.uint8), labels.shape)
     return made
 
 

@@ -17,13 +17,42 @@ FILES = sorted(
 SUPERVISED = {"seg": 1.0, "seg_aux16": 1.0, "seg_aux32": 1.0}
 ADVERSARIAL = {**SUPERVISED, "adv_output": 0.001}
 
+MINENT = {**SUPERVISED, "minent": 0.001, "minent_aux16": 0.0002}
+SELF = {**ADVERSARIAL, "pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
+MIXED = {**SUPERVISED, "mix": 1.0, "mix_aux16": 1.0, "mix_aux32": 1.0}
+
 # What each config trains: stage -> (active terms, FDA beta, labelled domain). A change is a change
 # of method.
 GOLDEN = {
+    "minent": {"train": (MINENT, None, "source")},
+    "advent": {"train": ({**ADVERSARIAL, "adv_aux16": 0.0002}, None, "source")},
+    "dacs": {"train": (MIXED, None, "source")},
+    "loss_study": {"train": (ADVERSARIAL, None, "source")},
+    "s1": {"train": (ADVERSARIAL, None, "source")},
     "source_only": {"train": (SUPERVISED, None, "source")},
     "target_only": {"train": (SUPERVISED, None, "target")},
     "adversarial": {"train": (ADVERSARIAL, None, "source")},
     "fda": {"train": (ADVERSARIAL, 0.01, "source")},
+    "adabn": {"source_only": (SUPERVISED, None, "source")},
+    "ssl": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_2layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_3layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_control": {
+        "adversarial": (ADVERSARIAL, None, "source"),
+        "control": (ADVERSARIAL, None, "source"),
+    },
+    "ssl_study": {
+        "adversarial": (ADVERSARIAL, None, "source"),
+        "ssl_1": (SELF, None, "source"),
+        "ssl_2": (SELF, None, "source"),
+        "ssl_3": (SELF, None, "source"),
+        "control": (ADVERSARIAL, None, "source"),
+    },
+    "fda_ssl": {
+        "beta_001": (ADVERSARIAL, 0.01, "source"),
+        "beta_005": (ADVERSARIAL, 0.05, "source"),
+        "ssl": (SELF, 0.01, "source"),
+    },
     "fda_mbt": {
         "beta_001": (ADVERSARIAL, 0.01, "source"),
         "beta_005": (ADVERSARIAL, 0.05, "source"),
@@ -46,6 +75,39 @@ def test_trains_what_it_says(name):
     assert trained == GOLDEN[name]
 
 
+@pytest.mark.parametrize(
+    ("arg", "terms"),
+    [
+        ("level=output", {"adv_output": 1e-3}),
+        ("level=multi", {"adv_output": 1e-3, "adv_aux16": 2e-4}),
+        ("level=three", {"adv_output": 1e-3, "adv_aux16": 2e-4, "adv_aux32": 2e-4}),
+        ("level=feature", {"adv_feature": 1e-3}),
+    ],
+)
+def test_the_level_of_the_adversary_is_an_argument(arg, terms):
+    objective = get("adversarial", f"streets,{arg},network=fcd_light").objective
+    assert {k: v for k, v in objective.items() if k.startswith("adv") and v} == terms
+
+
+def test_the_presets_of_the_loss_study_are_s0s_code_and_text():
+    code = get("loss_study", "loss=focal,backbone=101,epochs=100")
+    assert (code.pixel_loss, code.loss.weighting, code.loss.gamma) == ("focal", "enet", 2.0)
+    assert (code.loss.reduction, code.batch_size, code.steps) == ("pixels", 4, 12500)
+    assert code.optim.schedule_every_steps == 125
+    paper = get("loss_study", "loss=focal,preset=paper,discriminator=fcd_light")
+    assert (paper.loss.weighting, paper.loss.gamma, paper.batch_size) == ("none", 1.0, 8)
+    assert paper.adversary.network == "fcd_light"
+    assert get("loss_study", "loss=wce").loss.weighting == "enet"
+
+
+def test_s1_does_not_halve_the_discriminators_loss_unless_asked():
+    assert get("s1").adversary.d_factor == 1.0
+    assert get("s1", "preset=paper").adversary.d_factor == 0.5
+    augmented = get("s1", "row=augmented")
+    assert (augmented.augment.colour, augmented.objective.adv_output) == (0.5, 0.0)
+    assert get("s1", "gta5_to_cityscapes,row=fda,beta=0.05").fda_beta == 0.05
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("benchmark", sorted(benchmarks.BENCHMARKS))
 def test_every_config_builds_on_every_benchmark(name, benchmark):
@@ -54,7 +116,7 @@ def test_every_config_builds_on_every_benchmark(name, benchmark):
     stages = experiment.stages(config.lock())
     stage = next(s for s in stages.values() if s.kind == "train")
     shapes = jax.eval_shape(lambda: build.initial_state(build.build(stage), stage))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes.g_params)) > 1e7
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes.g_params)) > 8e6
     assert any(s.kind == "evaluate" for s in stages.values())
 
 
@@ -73,6 +135,8 @@ def test_fda_takes_beta_as_its_argument():
         get("fda", "gamma=1")
     with pytest.raises(ConfigError, match="must be a number"):
         get("fda", "beta=x")
+    with pytest.raises(ConfigError, match="level in 'level=all' must be one of output, multi"):
+        get("adversarial", "level=all")
 
 
 def test_unknown_benchmark_lists_the_known():
@@ -99,7 +163,7 @@ def test_stage_overrides_apply_to_the_stage_alone():
     [
         (lambda c: c.stage.train.update(fda_bta=0.1), "fda_bta"),
         (lambda c: c.stage.train.update(kind="trane"), "unknown kind 'trane'; known: train"),
-        (lambda c: c.stage.evaluate.update(models=("x",)), "'x' is no earlier train stage"),
+        (lambda c: c.stage.evaluate.update(models=("x",)), "'x' is no earlier train or stat"),
         (lambda c: c.update(stages=("nope",)), "stages names 'nope'"),
     ],
 )
@@ -119,6 +183,19 @@ def test_a_wrong_stage_is_named(change, message):
         ({"dtype": "float17"}, "unknown dtype 'float17'; known: bfloat16, float32"),
         ({"model.statistics": "none"}, "unknown model.statistics 'none'; known: both"),
         ({"normalisation": "none"}, "unknown normalisation 'none'"),
+        ({"objective.pseudo": 1.0}, "term pseudo needs pseudo_labels"),
+        ({"pseudo_labels": "label"}, "pseudo_labels='label' is read by no term"),
+        ({"objective.mix": 1.0}, "mix terms need a teacher"),
+        ({"teacher.kind": "average"}, "unknown teacher.kind 'average'; known: ema, frozen"),
+        ({"teacher.kind": "ema", "teacher.decay": 1.5}, "teacher.decay must lie in"),
+        ({"loss.weighting": "given"}, "loss.weights has 0 numbers, cityscapes19 has 19"),
+        ({"loss.weighting": "median"}, "unknown loss.weighting 'median'"),
+        ({"adversary.view": "logits"}, "unknown adversary.view 'logits'"),
+        ({"augment.colour": 1.5}, "augment.colour must be a probability"),
+        (
+            {"objective.seg_aux4": 1.0},
+            "needs the output 'aux4'; bisenet_resnet18 has: aux16, aux32, logits",
+        ),
     ],
 )
 def test_what_can_not_be_built_is_named(changes, message):

@@ -71,18 +71,12 @@ def test_prediction_is_made_at_the_labels_resolution():
     assert predict(image, size=(24, 37)).shape == (24, 37)
 
 
-@pytest.mark.parametrize(
-    ("length", "window", "stride", "expected"),
-    [(10, 10, 3, [0]), (10, 4, 3, [0, 3, 6]), (11, 4, 3, [0, 3, 6, 7])],
-)
-def test_windows_cover_the_side(length, window, stride, expected):
-    assert evaluate.starts(length, window, stride) == expected
-
-
 def test_bad_protocols_are_refused():
     with pytest.raises(ValueError, match="known: whole, slide"):
         evaluate.predictor(models(1), mode="tiles")
     with pytest.raises(ValueError, match="needs a window"):
         evaluate.predictor(models(1), mode="slide")
-    with pytest.raises(ValueError, match="larger than the image"):
-        evaluate.starts(5, 6, 1)
+    with pytest.raises(ValueError, match="leave pixels unseen"):
+        evaluate.predictor(models(1), mode="slide", window=(4, 4), stride=(5, 4))
+    with pytest.raises(ValueError, match="scales must be above 0"):
+        evaluate.predictor(models(1), mode="slide", window=(4, 4), stride=(4, 4), scales=(0.0,))

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from rtda_jax import optim
+from rtda_jax.models import create_model, group_of
 
 STEPS = 7
 
@@ -70,3 +71,89 @@ def test_only_the_trained_parameters_move_or_decay():
     after = follow(transform, [params, params], params)
     assert (after["a"] < 1).all()
     assert (after["b"] == 1).all()
+
+
+def test_warm_up_is_exponential_and_hands_over_to_poly():
+    lr, start, warm, total = 0.01, 1e-5, 5, 20
+    after = optim.poly(lr, steps=total - warm, power=0.9)
+    schedule = jax.jit(optim.warmed(after, learning_rate=lr, start=start, steps=warm))
+    factor = (lr / start) ** (1 / warm)
+    for t in range(total + 2):
+        expected = start * factor**t if t <= warm else lr * max(1 - (t - warm) / 15, 0) ** 0.9
+        assert float(schedule(jnp.int32(t))) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert optim.warmed(after, learning_rate=lr, start=start, steps=0) is after
+    with pytest.raises(ValueError, match="must start above 0"):
+        optim.warmed(after, learning_rate=lr, start=0.0, steps=3)
+
+
+def network(seed):
+    rng = np.random.default_rng(seed)
+    layer = lambda *names: {n: rng.normal(size=3).astype(np.float32) for n in names}  # noqa: E731
+    return {
+        "backbone": {"conv": layer("kernel"), "bn": layer("scale", "bias")},
+        "classifier": {"conv": layer("kernel", "bias")},
+        "aux16": layer("kernel"),
+    }
+
+
+@pytest.mark.parametrize("groups", ["one", "heads", "all"])
+@pytest.mark.parametrize("decayed", ["all", "kernels"])
+def test_groups_follow_pytorchs_parameter_groups(groups, decayed):
+    torch = pytest.importorskip("torch")
+    start, gradients = network(0), [network(seed) for seed in range(1, STEPS)]
+    schedule = optim.poly(0.01, steps=STEPS, power=0.9)
+    ours = optim.grouped(
+        optim.sgd(schedule, momentum=0.9, weight_decay=0.1, decayed=decayed),
+        group_of=group_of,
+        factors=dict.fromkeys(optim.GROUPS[groups], 10.0),
+    )
+    got = jax.tree.leaves_with_path(follow(ours, gradients, start))
+    flat = jax.tree.leaves_with_path(start)
+    weights = [torch.nn.Parameter(torch.tensor(leaf)) for _, leaf in flat]
+    rows = []
+    for (path, _), weight in zip(flat, weights, strict=True):
+        fast = groups == "all" or (groups == "heads" and path[0].key != "backbone")
+        decay = 0.1 if decayed == "all" or path[-1].key == "kernel" else 0.0
+        rows.append({"params": [weight], "weight_decay": decay, "times": 10 if fast else 1})
+    theirs = torch.optim.SGD(rows, lr=0.01, momentum=0.9)
+    for t, gradient in enumerate(gradients):
+        for row, leaf in zip(theirs.param_groups, jax.tree.leaves(gradient), strict=True):
+            row["lr"] = row["times"] * 0.01 * (1 - t / STEPS) ** 0.9
+            row["params"][0].grad = torch.tensor(leaf)
+        theirs.step()
+    for (path, mine), weight in zip(got, weights, strict=True):
+        np.testing.assert_allclose(
+            mine, weight.detach(), rtol=3e-5, atol=3e-6, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def test_heads_of_real_networks_are_their_classifiers_and_the_fusion():
+    expected = {
+        "bisenet_tufl": {"ffm", "head", "aux16", "aux32"},
+        "bisenet_resnet18": {"ffm", "classifier", "aux16", "aux32"},
+        "deeplab_resnet101": {"classifier"},
+    }
+    for name, heads in expected.items():
+        images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+        model = create_model(name, num_classes=5)
+        params = jax.eval_shape(lambda x, m=model: m.init(jax.random.key(0), x, train=True), images)
+        assert {n for n in params["params"] if group_of((n,)) == "heads"} == heads, name
+
+
+def test_decay_and_groups_pass_over_parameters_that_are_not_trained():
+    params = network(0)
+    transform = optim.only(
+        optim.grouped(
+            optim.sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.1, decayed="kernels"),
+            group_of=group_of,
+            factors={"heads": 10.0},
+        ),
+        trained=lambda tree: jax.tree_util.tree_map_with_path(
+            lambda path, _: path[0].key != "aux16", tree
+        ),
+    )
+    after = follow(transform, [params], params)
+    np.testing.assert_array_equal(after["aux16"]["kernel"], params["aux16"]["kernel"])
+    np.testing.assert_allclose(
+        after["classifier"]["conv"]["bias"], 0.0, atol=1e-6
+    )  # one step of 10 x 0.1 against itself, without decay

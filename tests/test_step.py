@@ -1,43 +1,67 @@
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SIZE, batch, config, streets_batch
+from helpers import SIZE, Tiny, TinyDiscriminator, batch, config, shrink, streets_batch
 
-from rtda_jax import build, experiment, optim, parallel, state, terms
-from rtda_jax.models.norm import BatchNorm
-from rtda_jax.step import make_prepare, make_train_step
+from rtda_jax import (
+    build,
+    experiment,
+    levels,
+    optim,
+    parallel,
+    pixel_losses,
+    prepare,
+    state,
+    teacher,
+    terms,
+)
+from rtda_jax.step import make_train_step
 
-CONFIGS = ["source_only", "target_only", "adversarial", "fda", "fda_mbt"]
+# Every config file, and the arguments that change what its stages train.
+EVERY = [
+    ("source_only", "colour=0.5"),
+    ("target_only", ""),
+    ("adversarial", ""),
+    ("adversarial", "level=three,network=fcd_light"),
+    ("adversarial", "level=feature"),
+    ("fda", ""),
+    ("fda_mbt", ""),
+    ("minent", ""),
+    ("advent", ""),
+    ("dacs", ""),
+    ("loss_study", "loss=focal,preset=paper"),
+    ("s1", "row=fda"),
+]
 
 
-class Small(nn.Module):
-    """A segmentation network of two convolutions, with everything the step relies on."""
-
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, images, *, train=False):
-        x = nn.Conv(8, (3, 3), strides=2, padding=1)(images)
-        x = nn.relu(BatchNorm(axis_name=self.axis_name)(x, train=train))
-        x = nn.Conv(19, (1, 1))(x)
-        return {"logits": jax.image.resize(x, (*images.shape[:3], 19), "bilinear")}
+PLACES = levels.levels("softmax")
 
 
-class SmallDiscriminator(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Conv(1, (4, 4), strides=4)(nn.leaky_relu(nn.Conv(8, (4, 4), strides=4)(x), 0.2))
+def known_terms(gan_loss="bce"):
+    return terms.generator_terms(
+        pixel_loss=pixel_losses.pixel_loss("cross_entropy", pixel_losses.Options()),
+        levels={name: level.head for name, level in PLACES.items()},
+        gan_loss=gan_loss,
+    )
+
+
+def parts(beta):
+    stylised = [] if beta is None else [prepare.stylise(beta=beta)]
+    return prepare.in_order(
+        [prepare.as_floats, *stylised, prepare.normalised(normalisation="imagenet")]
+    )
+
+
+def prepared_batch(made, beta):
+    return parts(beta)(made, jax.random.key(0), {})
 
 
 def small_step(objective, *, axis_name=None, statistics="both", beta=0.05, d_factor=0.5):
-    generator, discriminators = Small(axis_name), {"output": SmallDiscriminator()}
+    generator, discriminators = Tiny(axis_name=axis_name), {"output": TinyDiscriminator()}
     g_tx = optim.sgd(optim.poly(0.05, steps=50, power=0.9), momentum=0.9, weight_decay=1e-4)
     d_tx = optim.adam(optim.poly(1e-2, steps=50, power=0.9), betas=(0.9, 0.99))
-    active = terms.select(
-        terms.generator_terms(pixel_loss="cross_entropy", gan_loss="bce"), objective
-    )
+    active = terms.select(known_terms(), objective)
     if not any(term.level for term, _ in active.values()):
         discriminators = {}
     step = make_train_step(
@@ -46,16 +70,24 @@ def small_step(objective, *, axis_name=None, statistics="both", beta=0.05, d_fac
         g_tx,
         d_tx,
         objective=active,
+        levels=PLACES,
         d_objective={
             level: terms.discriminator_terms(level, gan_loss="bce") for level in discriminators
         },
         d_factor=d_factor,
-        prepare=make_prepare(normalisation="imagenet", fda_beta=beta),
+        prepare=parts(beta),
+        follow=teacher.stay,
         statistics=statistics,
         axis_name=axis_name,
     )
     start = state.create_state(
-        generator, discriminators, g_tx, d_tx, seed=0, image_shape=(2, *SIZE, 3)
+        generator,
+        discriminators,
+        g_tx,
+        d_tx,
+        levels=PLACES,
+        seed=0,
+        image_shape=(2, *SIZE, 3),
     )
     return step, start
 
@@ -98,8 +130,8 @@ def test_loss_is_the_mean_over_all_valid_pixels_of_all_devices():
     mapped, start = small_step({"seg": 1.0}, axis_name=parallel.AXIS, beta=None)
     _, logs = parallel.pmapped(mapped, mesh)(parallel.replicate(start, mesh), uneven())
     _, start = small_step({"seg": 1.0}, beta=None)
-    prepared = make_prepare(normalisation="imagenet", fda_beta=None)(uneven())
-    outputs, _ = Small().apply(
+    prepared = prepared_batch(uneven(), None)
+    outputs, _ = Tiny().apply(
         {"params": start.g_params, "batch_stats": start.g_stats},
         prepared["source_image"],
         train=True,
@@ -120,14 +152,14 @@ def test_generator_and_discriminator_move_by_their_own_losses_only():
         d_loss, 0.5 * (logs["d_output_source"] + logs["d_output_target"]), rtol=1e-6
     )
     # The discriminator's gradient, stated again: the generator is a constant to it.
-    prepared = make_prepare(normalisation="imagenet", fda_beta=0.05)(batch())
+    prepared = prepared_batch(batch(), 0.05)
     variables = {"params": start.g_params, "batch_stats": start.g_stats}
 
     def judge(d_params, domain):
-        out, _ = Small().apply(
+        out, _ = Tiny().apply(
             variables, prepared[f"{domain}_image"], train=True, mutable=["batch_stats"]
         )
-        return SmallDiscriminator().apply(
+        return TinyDiscriminator().apply(
             {"params": d_params["output"]}, jax.nn.softmax(out["logits"])
         )
 
@@ -153,11 +185,11 @@ def test_generator_and_discriminator_move_by_their_own_losses_only():
 def test_running_statistics_follow_the_policy(statistics, domains):
     step, start = small_step(BOTH, statistics=statistics, beta=None)
     after, _ = jax.jit(step)(start, batch())
-    prepared = make_prepare(normalisation="imagenet", fda_beta=None)(batch())
+    prepared = prepared_batch(batch(), None)
     stats = start.g_stats
     for domain in domains:
         image = prepared["source_image" if domain == "s" else "target_image"]
-        _, new = Small().apply(
+        _, new = Tiny().apply(
             {"params": start.g_params, "batch_stats": stats},
             image,
             train=True,
@@ -169,12 +201,92 @@ def test_running_statistics_follow_the_policy(statistics, domains):
     )
 
 
-def test_a_term_of_weight_zero_is_not_traced():
+@pytest.mark.parametrize("name", ["adv_output", "pseudo", "minent"])
+def test_a_term_of_weight_zero_is_not_traced(name):
     def flops(objective):
         step, start = small_step(objective, beta=None)
         return jax.jit(step).lower(start, batch()).compile().cost_analysis()["flops"]
 
-    assert flops({"seg": 1.0, "adv_output": 0.0}) < 0.7 * flops(BOTH)
+    assert flops({"seg": 1.0, name: 0.0}) < 0.7 * flops({"seg": 1.0, name: 0.1})
+
+
+def test_pulls_are_the_gradients_at_the_outputs_of_each_view():
+    weights = {"seg": 2.0, "pseudo": 0.5, "minent": 0.3}
+    step, start = small_step(weights, beta=None)
+    _, logs = jax.jit(step)(start, batch())
+    prepared = prepared_batch(batch(), None)
+
+    def logits(image):
+        variables = {"params": start.g_params, "batch_stats": start.g_stats}
+        return Tiny().apply(variables, image, train=True, mutable=["batch_stats"])[0]["logits"]
+
+    def cross_entropy(z, labels):
+        counts = labels != 255
+        picked = jnp.take_along_axis(
+            jax.nn.log_softmax(z), jnp.where(counts, labels, 0)[..., None].astype(int), -1
+        )[..., 0]
+        return -(picked * counts).sum() / counts.sum()
+
+    def source(z):
+        return 2.0 * cross_entropy(z, prepared["source_label"])
+
+    def target(z):
+        p = jax.nn.softmax(z)
+        entropy = -(p * jnp.log(p)).sum(-1).mean() / np.log(19)
+        return 0.5 * cross_entropy(z, prepared["target_label"]) + 0.3 * entropy
+
+    for view, loss in (("source", source), ("target", target)):
+        slope = jax.grad(loss)(logits(prepared[f"{view}_image"]))
+        np.testing.assert_allclose(logs[f"pull_{view}"], jnp.linalg.norm(slope), rtol=1e-3)
+    p = np.float64(jax.nn.softmax(logits(prepared["target_image"])))
+    np.testing.assert_allclose(
+        logs["target_entropy"], -(p * np.log(p)).sum(-1).mean() / np.log(19), rtol=1e-3
+    )
+    average = p.mean((0, 1, 2))
+    np.testing.assert_allclose(
+        logs["target_classes"], np.exp(-(average * np.log(average)).sum()), rtol=1e-3
+    )
+
+
+def test_mixed_images_are_half_source_labelled_by_the_teacher_elsewhere():
+    def segment(variables, images):
+        del variables
+        sure = images[..., :1] > 0  # certain of class 3 there, of nothing elsewhere
+        return jnp.where(sure, 50.0 * jax.nn.one_hot(3, 19), jax.nn.one_hot(5, 19))
+
+    part = prepare.class_mix(
+        segment,
+        num_classes=19,
+        normalisation="imagenet",
+        threshold=0.968,
+        recolour=lambda images, key, index: images,
+    )
+    made = prepare.as_floats(batch(), None, None)
+    out = part(made, jax.random.key(1), {})
+    from_source = (out["mixed_image"] == made["source_image"]).all(-1)
+    taken = np.asarray(from_source & (made["source_label"] != 255))
+    for image, mask in enumerate(taken):
+        classes = np.unique(made["source_label"][image])
+        drawn = np.unique(made["source_label"][image][mask])
+        count = (classes != 255).sum()
+        assert len(drawn) == (count + 1) // 2
+        assert np.isin(made["source_label"][image], drawn)[mask].all()
+    sure = np.asarray(made["target_image"][..., 0] > 0.485 * 255)
+    expected = np.where(taken, made["source_label"], np.where(sure, 3, 5))
+    np.testing.assert_array_equal(out["mixed_label"], expected)
+    weight = np.where(taken, 1.0, sure.mean((1, 2), keepdims=True))
+    np.testing.assert_allclose(out["mixed_weight"], weight, rtol=1e-6)
+
+
+def test_self_information_and_features_reach_the_discriminator():
+    outputs = {"logits": jnp.ones((1, 4, 4, 3)), "feature": jnp.ones((1, 2, 2, 7))}
+    seen = levels.levels("self_information")
+    np.testing.assert_allclose(
+        seen["output"].view(outputs["logits"], (4, 4)).sum(-1), np.ones((1, 4, 4)), rtol=1e-6
+    )
+    assert seen["feature"].view(outputs["feature"], (16, 32)).shape == (1, 16, 32, 7)
+    with pytest.raises(ValueError, match=r"adversary\.view 'x'; known: self_information, softmax"):
+        levels.levels("x")
 
 
 def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
@@ -193,49 +305,77 @@ def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
 
 
 def test_unknown_terms_and_losses_are_named():
-    known = terms.generator_terms(pixel_loss="cross_entropy", gan_loss="bce")
+    known = known_terms()
     with pytest.raises(ValueError, match=r"term of the objective 'sge'; known: adv_"):
         terms.select(known, {"sge": 1.0})
     with pytest.raises(ValueError, match="no term"):
         terms.select(known, {"seg": 0.0})
-    with pytest.raises(ValueError, match="pixel loss 'ce'; known: cross_entropy, focal"):
-        terms.generator_terms(pixel_loss="ce", gan_loss="bce")
+    with pytest.raises(ValueError, match="pixel loss 'ce'; known: cross_entropy, focal, ohem"):
+        pixel_losses.pixel_loss("ce", pixel_losses.Options())
+    with pytest.raises(ValueError, match="GAN loss 'wgan'; known: bce, least_squares"):
+        known_terms("wgan")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_one_step_of_every_config(name):
-    """Real networks, two devices: finite, both networks move, no second compilation."""
-    whole = config(name)
-    trains = [s for s in experiment.stages(whole).values() if s.kind == "train"]
-    for chosen in trains[:1]:
-        stage = build.build(chosen, axis_name=parallel.AXIS)
-        mesh = parallel.mesh()
-        begin = parallel.replicate(build.initial_state(stage, chosen), mesh)
-        before = jax.tree.map(np.asarray, (begin.g_params, begin.d_params))
-        traces = []
-        inner = build.train_step(stage, chosen, axis_name=parallel.AXIS)
+def two_steps(chosen):
+    """Two steps on two devices: finite, everything that should move does, compiled once."""
+    stage = build.build(chosen, axis_name=parallel.AXIS)
+    mesh = parallel.mesh()
+    begin = parallel.replicate(build.initial_state(stage, chosen), mesh)
+    before = jax.tree.map(np.asarray, (begin.g_params, begin.d_params))
+    traces = []
+    inner = build.train_step(stage, chosen, axis_name=parallel.AXIS)
 
-        def counted(current, data, inner=inner, traces=traces):
-            traces.append(None)
-            return inner(current, data)
+    def counted(current, data):
+        traces.append(None)
+        return inner(current, data)
 
-        step = parallel.pmapped(counted, mesh)
-        current = begin
-        for n in range(2):
-            current, logs = step(current, batch(n, target=stage.needs_target))
-            assert all(np.isfinite(v) for v in jax.device_get(logs).values()), logs
-        assert len(traces) == 1
-        assert int(current.step) == 2
-        after = jax.tree.map(np.asarray, (current.g_params, current.d_params))
-        still = [
-            jax.tree_util.keystr(path)
-            for (path, a), b in zip(
-                jax.tree_util.tree_leaves_with_path(after), jax.tree.leaves(before), strict=True
+    step = parallel.pmapped(counted, mesh)
+    current = begin
+    for n in range(2):
+        current, logs = step(current, batch(n, target=stage.needs_target))
+        assert all(np.isfinite(v) for v in jax.device_get(logs).values()), logs
+    assert len(traces) == 1
+    assert int(current.step) == 2
+    after = jax.tree.map(np.asarray, (current.g_params, current.d_params))
+    still = [
+        jax.tree_util.keystr(path)
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(after), jax.tree.leaves(before), strict=True
+        )
+        if np.array_equal(a, b)
+    ]
+    return stage, current, still
+
+
+@pytest.mark.parametrize(
+    "name", ["source_only", "fda", pytest.param("adversarial", marks=pytest.mark.slow)]
+)
+def test_one_step_of_real_networks(name):
+    stage, _, still = two_steps(config(name))
+    assert not still
+    assert bool(stage.discriminators) == (name != "source_only")
+
+
+@pytest.mark.parametrize(("name", "arg"), EVERY)
+def test_two_steps_of_every_train_stage_of_every_config(name, arg, monkeypatch):
+    shrink(monkeypatch)
+    whole = config(name, arg)
+    for chosen in experiment.stages(whole).values():
+        if chosen.kind != "train":
+            continue
+        stage, current, still = two_steps(chosen)
+        read = {term.head for term, _ in stage.objective.values()}
+        unread = [
+            path for path in still
+            if any(f"['{head}']" in path for head in {"aux4", "aux8", "aux16", "aux32"} - read)
+        ]  # fmt: skip
+        assert set(still) == set(unread)
+        assert bool(current.teacher) == (chosen.teacher.kind != "none")
+        if chosen.teacher.kind == "ema":
+            teacher_moved = jax.tree.map(
+                lambda a, b: bool((a != b).any()), current.teacher["params"], current.g_params
             )
-            if np.array_equal(a, b)
-        ]
-        assert not still
-        assert bool(stage.discriminators) == (name not in ("source_only", "target_only"))
+            assert any(jax.tree.leaves(teacher_moved))
 
 
 def test_loss_falls_on_the_built_in_scenes():

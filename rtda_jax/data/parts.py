@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 from rtda_jax.data import worker
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.worker import Maker
+from rtda_jax.progress import Progress
 
 PART = 16  # examples
 
@@ -47,7 +47,7 @@ def make(
     todo = [
         (str(folder / name), arg) for name, arg in arguments.items() if not (folder / name).exists()
     ]
-    progress = _Progress(what, total, done=total * (len(arguments) - len(todo)) // len(arguments))
+    progress = Progress(what, total, done=total * (len(arguments) - len(todo)) // len(arguments))
     workers = min(workers or os.cpu_count() or 1, len(todo))
     if workers <= 1:
         for path, argument in todo:
@@ -140,27 +140,3 @@ def _finish(one: _Running, what: str) -> None:
         one.stderr.seek(0)
         complaint = one.stderr.read().decode(errors="replace")[-2000:]
         raise DataError(f"{what}: a worker process failed ({one.process.returncode}):\n{complaint}")
-
-
-class _Progress:
-    """A line that is rewritten on a terminal, and written every quarter otherwise."""
-
-    def __init__(self, what: str, total: int, done: int) -> None:
-        self.what, self.total, self.done = what, total, done
-        self.begin, self.before, self.shown = time.monotonic(), done, -1
-
-    def add(self, count: int) -> None:
-        self.done += count
-        quarter = 4 * self.done // max(self.total, 1)
-        if not sys.stderr.isatty() and quarter == self.shown:
-            return
-        self.shown = quarter
-        rate = (self.done - self.before) / max(time.monotonic() - self.begin, 1e-6)
-        left = (self.total - self.done) / max(rate, 1e-6)
-        line = f"{self.what}: {self.done}/{self.total}, {rate:.0f}/s, {left:.0f} s left"
-        end = "" if sys.stderr.isatty() else "\n"
-        print(f"\r{line}   " if not end else line, end=end, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if sys.stderr.isatty() and self.shown >= 0:
-            print(file=sys.stderr, flush=True)

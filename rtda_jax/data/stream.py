@@ -1,17 +1,17 @@
 """The paired training stream and the evaluation stream: functions of (seed, step)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtda_jax.data import decode, geometry
+from rtda_jax.data import decode, geometry, graph
 from rtda_jax.data.cache import Cache
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.errors import DataError
-from rtda_jax.data.labels import IGNORE, OUTSIDE
 from rtda_jax.data.lazy_tf import tensorflow
+from rtda_jax.data.pseudo import PseudoLabels
 
 if TYPE_CHECKING:
     from rtda_jax.data.sampling import RareClass
@@ -28,6 +28,7 @@ def train_stream(
     source: Dataset,
     target: Dataset | None = None,
     *,
+    pseudo: PseudoLabels | None = None,
     seed: int,
     start_step: int = 0,
     batch_size: int,
@@ -52,6 +53,7 @@ def train_stream(
     Args:
       source: labelled set.
       target: its images only; its labels are never opened.
+      pseudo: what a network takes the target's images for, moved as they are.
       seed, start_step: the first batch is that of step `start_step`, counted from 0.
       batch_size: images per domain over all processes.
       size: (H, W) before the crop; None keeps the files' size.
@@ -64,7 +66,8 @@ def train_stream(
 
     Yields:
       source_image uint8 [B,h,w,3], source_label uint8 [B,h,w] (classes, 255 ignored),
-      target_image uint8 [B,h,w,3], source_index and target_index int32 [B].
+      target_image uint8 [B,h,w,3], source_index and target_index int32 [B]; with `pseudo` also
+      target_label uint8 [B,h,w].
 
     Raises:
       DataError: at once for sets or arguments that can not be used; while iterating for the file
@@ -83,6 +86,8 @@ def train_stream(
     for dataset in sets.values():
         if not len(dataset):
             raise DataError(f"{dataset.name}: no examples")
+    if pseudo is not None and (target is None or tuple(target.keys) != pseudo.keys):
+        raise DataError(f"{pseudo.folder}: pseudo-labels of other images than the target's")
     if rare is not None and rare.counts.shape != (len(source), len(source.classes)):
         raise DataError(
             f"{source.name}: class counts are {rare.counts.shape}, expected "
@@ -108,7 +113,9 @@ def train_stream(
         out = {}
         for number, (domain, dataset) in enumerate(sets.items()):
             index = index_of(domain, position)
-            image, label = _decoded(dataset, index, size=None, cache=caches[domain])
+            image, label = graph.decoded(dataset, index, size=None, cache=caches[domain])
+            if domain == "target" and pseudo is not None:
+                label = graph.pseudo_label(pseudo, index)
             where = _key(seed, _MOVES + number, position)
             image, label = geometry.move(
                 image, label, where, size=size, crop=crop, flip=flip, scale=scale
@@ -127,21 +134,25 @@ def train_stream(
         base = step * batch_size + process_index * share
         for position in range(base, base + share):
             for domain, dataset in sets.items():
-                decode.examine(dataset, int(index_of(domain, tf.constant(position, tf.int64))))
+                index = int(index_of(domain, tf.constant(position, tf.int64)))
+                decode.examine(dataset, index)
+                if domain == "target" and pseudo is not None:
+                    pseudo.check(index)
 
-    return _iterate(stream, diagnose, start=start_step, threads=threads)
+    return graph.iterate(stream, diagnose, start=start_step, threads=threads)
 
 
 def eval_stream(
     dataset: Dataset,
     *,
     size: Size | None = None,
+    order: Sequence[int] | None = None,
     threads: int | None = None,
     prefetch: int = 4,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Every example once, in order, one at a time.
+    """Every example once, in order, one at a time; or those of `order`.
 
     Yields:
       image uint8 [h,w,3] resized to `size` (None: as it is), label uint8 [H,W] in classes at the
@@ -152,20 +163,22 @@ def eval_stream(
     """
     tf = tensorflow()
     threads = threads or os.cpu_count() or 1
+    chosen = np.asarray(range(len(dataset)) if order is None else order, np.int64)
+    chosen = chosen[process_index::process_count]
 
     def example(index: Tensor) -> dict[str, Tensor]:
-        image, label = _decoded(dataset, index, size=size)
+        image, label = graph.decoded(dataset, index, size=size)
         out = {"image": image, "index": index}
         return out if label is None else {**out, "label": label}
 
-    stream = tf.data.Dataset.range(process_index, len(dataset), process_count)
+    stream = tf.data.Dataset.from_tensor_slices(chosen)
     stream = stream.map(example, num_parallel_calls=threads, deterministic=True)
     stream = stream.prefetch(prefetch)
 
     def diagnose(number: int) -> None:
-        decode.examine(dataset, process_index + number * process_count)
+        decode.examine(dataset, int(chosen[number]))
 
-    for out in _iterate(stream, diagnose, start=0, threads=threads):
+    for out in graph.iterate(stream, diagnose, start=0, threads=threads):
         index = int(out["index"])
         yield {**out, "index": index, "key": dataset.keys[index]}
 
@@ -184,65 +197,3 @@ def _key(seed: int, purpose: int, position: Tensor) -> Tensor:
     return tf.random.experimental.stateless_fold_in(
         tf.constant([seed, purpose], tf.int64), position
     )
-
-
-def _decoded(
-    dataset: Dataset, index: Tensor, *, size: Size | None, cache: Cache | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Image, resized if `size` is given, and label in classes at its own (or the cache's) size."""
-    tf = tensorflow()
-    if cache is not None:
-        image, label = tf.numpy_function(
-            lambda i: cache.get(int(i)), [index], [tf.uint8, tf.uint8], stateful=False
-        )
-        image.set_shape([None, None, 3])
-        label.set_shape([None, None])
-        return image, None if dataset.labelling is None else label
-
-    def read(i: np.ndarray) -> tuple[bytes, bytes, np.uint8, np.bool_]:
-        encoded = dataset.read(int(i))
-        lenient = np.bool_(bool(dataset.lenient) and dataset.keys[int(i)] in dataset.lenient)
-        return encoded.image, encoded.label or b"", np.uint8(encoded.step), lenient
-
-    data, label_data, step, lenient = tf.numpy_function(
-        read, [index], [tf.string, tf.string, tf.uint8, tf.bool], stateful=False
-    )
-    image = decode.image(data)
-    if size is not None:
-        image = decode.resized(image, size)
-    if dataset.labelling is None:
-        return image, None
-    raw = decode.raw_label(label_data, step, labelling=dataset.labelling)
-    label = decode.mapped(raw, dataset.classes.lut(dataset.labelling))
-    outside = label == OUTSIDE
-    check = tf.debugging.Assert(lenient | ~tf.reduce_any(outside), ["label outside its table"])
-    with tf.control_dependencies([check]):
-        return image, tf.cond(
-            tf.reduce_any(outside),
-            lambda: tf.where(outside, tf.constant(IGNORE, tf.uint8), label),
-            lambda: label,
-        )
-
-
-def _iterate(stream: Any, diagnose: Any, *, start: int, threads: int) -> Iterator[dict[str, Any]]:
-    tf = tensorflow()
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
-    options.deterministic = True
-    return _arrays(iter(stream.with_options(options)), diagnose, start)
-
-
-def _arrays(iterator: Any, diagnose: Any, step: int) -> Iterator[dict[str, Any]]:
-    """Batches as NumPy views; a failure of the graph becomes the DataError of its file."""
-    tf = tensorflow()
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            diagnose(step)
-            raise DataError(f"the data of step {step} can not be read: {error.message}") from None
-        yield {name: np.asarray(memoryview(value)) for name, value in batch.items()}
-        step += 1

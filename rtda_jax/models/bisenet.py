@@ -19,11 +19,11 @@ from rtda_jax.models.layers import (
     ConvNorm,
     batch_norm_layer,
     check_images,
+    computes_auxiliary,
     global_mean,
     image_size,
     uniform_bias,
 )
-from rtda_jax.models.norm import BatchNorm
 from rtda_jax.models.resize import upsample
 from rtda_jax.models.resnet import ResNet
 
@@ -32,7 +32,7 @@ class SpatialPath(nn.Module):
     """Three strided 3x3 convolutions, [B,H,W,3] -> [B,H/8,W/8,256]."""
 
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -48,7 +48,7 @@ class AttentionRefinement(nn.Module):
     """x * sigmoid(BN(conv1x1(mean(x)))); this lineage has no 3x3 convolution in front."""
 
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -62,7 +62,7 @@ class FeatureFusion(nn.Module):
 
     features: int
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -87,6 +87,7 @@ class BiSeNet(nn.Module):
     scales: tuple[int, ...] = (16, 32)
     axis_name: str | None = None
     batch_norm: str = "batch"
+    auxiliary: str = "training"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -121,7 +122,7 @@ class BiSeNet(nn.Module):
             "logits": logits[:, :height, :width],
             "feature": feature.astype(jnp.float32),
         }
-        if train:
+        if computes_auxiliary(self.auxiliary, train=train):
             for scale in self.scales:
                 head = conv(self.num_classes, use_bias=True, name=f"aux{scale}")
                 aux = upsample(head(refined[scale]).astype(jnp.float32), size=size)

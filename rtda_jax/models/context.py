@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.models.layers import Activation, Conv, ConvNorm, global_mean, image_size
-from rtda_jax.models.norm import BatchNorm
 
 FUSION_ATTENTION = ("squeeze", "conv_norm")
 
@@ -26,7 +25,7 @@ class AttentionRefinement(nn.Module):
 
     features: int
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
     activation: Activation
 
     @nn.compact
@@ -43,7 +42,7 @@ class ContextPath(nn.Module):
     """Top-down path over the trunk's maps at 1/16 and 1/32; returns 128 channels at 1/8, 1/16."""
 
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
     activation: Activation
 
     @nn.compact
@@ -70,7 +69,7 @@ class DetailPath(nn.Module):
     """7x7, 3x3, 3x3 of stride 2 and a 1x1, [B,H,W,3] -> [B,H/8,W/8,128]."""
 
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
     activation: Activation
 
     @nn.compact
@@ -102,7 +101,7 @@ class FeatureFusion(nn.Module):
     """
 
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
     activation: Activation
     attention: str = "squeeze"
 
@@ -130,7 +129,7 @@ class Head(nn.Module):
     width: int
     num_classes: int
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
     activation: Activation
     use_bias: bool = False
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.models.conv import conv2d
-from rtda_jax.models.norm import BatchNorm
+from rtda_jax.models.norm import BatchNorm, FoldedNorm
 
 Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
@@ -20,7 +20,13 @@ KAIMING_LINEAR = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 TORCH_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 NORMAL_001 = nn.initializers.normal(0.01)
 
-_BATCH_NORM = {"batch": False, "frozen": True}
+_BATCH_NORMS: dict[str, Callable[..., nn.Module]] = {
+    "batch": BatchNorm,
+    "last": functools.partial(BatchNorm, momentum=0.0),
+    "frozen": functools.partial(BatchNorm, frozen=True),
+    "folded": lambda *, axis_name, **options: FoldedNorm(**options),
+}
+AUXILIARY = ("training", "always")
 
 
 def zero_bias(fan_in: int) -> Initializer:
@@ -41,13 +47,23 @@ def uniform_bias(fan_in: int) -> Initializer:
 
 def batch_norm_layer(
     batch_norm: str, *, axis_name: str | None, dtype: Any
-) -> Callable[..., BatchNorm]:
-    """Constructor of the BatchNorm named "batch" (statistics of the batch) or "frozen"."""
-    if batch_norm not in _BATCH_NORM:
-        raise ValueError(f"unknown batch_norm {batch_norm!r}; known: {', '.join(_BATCH_NORM)}")
-    return functools.partial(
-        BatchNorm, axis_name=axis_name, frozen=_BATCH_NORM[batch_norm], dtype=dtype
-    )
+) -> Callable[..., nn.Module]:
+    """Constructor of the normalisation of that name.
+
+    "batch" trains on the statistics of the batch, "frozen" on the running ones; "last" is "batch"
+    whose running statistics are those of the last batch alone, to measure a batch by; "folded" is
+    what `fold.fold` leaves.
+    """
+    if batch_norm not in _BATCH_NORMS:
+        raise ValueError(f"unknown batch_norm {batch_norm!r}; known: {', '.join(_BATCH_NORMS)}")
+    return functools.partial(_BATCH_NORMS[batch_norm], axis_name=axis_name, dtype=dtype)
+
+
+def computes_auxiliary(auxiliary: str, *, train: bool) -> bool:
+    """Whether auxiliary heads are wanted: "training" is with train=True only, or "always"."""
+    if auxiliary not in AUXILIARY:
+        raise ValueError(f"unknown auxiliary {auxiliary!r}; known: {', '.join(AUXILIARY)}")
+    return train or auxiliary == "always"
 
 
 class Conv(nn.Module):
@@ -94,7 +110,7 @@ class ConvNorm(nn.Module):
     features: int
     size: int
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
     stride: int = 1
     padding: int | None = None
     dilation: int = 1

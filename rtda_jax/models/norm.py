@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 AXES = (0, 1, 2)
+EPSILON = 1e-5
 
 
 def _mean(value: jax.Array, axis_name: str | None) -> jax.Array:
@@ -75,7 +76,7 @@ class BatchNorm(nn.Module):
     """
 
     momentum: float = 0.9
-    epsilon: float = 1e-5
+    epsilon: float = EPSILON
     axis_name: str | None = None
     frozen: bool = False
     dtype: jnp.dtype | None = None
@@ -111,3 +112,17 @@ class BatchNorm(nn.Module):
         mean.value = keep * mean.value + (1 - keep) * batch_mean
         var.value = keep * var.value + (1 - keep) * batch_var * (count / (count - 1))
         return y
+
+
+class FoldedNorm(nn.Module):
+    """What is left of a BatchNorm folded into its convolution (`models.fold`): an added bias."""
+
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Add to x [B,H,W,C]; raises ValueError in training, for which it is not made."""
+        if train:
+            raise ValueError("batch_norm 'folded' is for inference, training needs batch or frozen")
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return (x.astype(jnp.float32) + _row(bias)).astype(self.dtype or x.dtype)

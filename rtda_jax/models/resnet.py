@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 
 from rtda_jax.models.layers import Activation, Conv
-from rtda_jax.models.norm import BatchNorm
 from rtda_jax.models.pool import max_pool
 
 
@@ -15,7 +14,7 @@ class BasicBlock(nn.Module):
 
     width: int
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
     stride: int = 1
     dilation: int = 1
     project: bool = False
@@ -40,7 +39,7 @@ class Bottleneck(nn.Module):
 
     width: int
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
     stride: int = 1
     dilation: int = 1
     project: bool = False
@@ -80,7 +79,7 @@ class ResNet(nn.Module):
 
     depth: str
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
     strides: tuple[int, ...] = (1, 2, 2, 2)
     dilations: tuple[int, ...] = (1, 1, 1, 1)
     strided: str = "conv2"

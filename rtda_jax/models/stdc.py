@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.models.layers import Conv, ConvNorm
-from rtda_jax.models.norm import BatchNorm
 
 STDCS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}
 
@@ -22,7 +21,7 @@ class CatBottleneck(nn.Module):
     features: int
     stride: int
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -49,7 +48,7 @@ class STDC(nn.Module):
 
     depth: str
     conv: Callable[..., Conv]
-    norm: Callable[..., BatchNorm]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:

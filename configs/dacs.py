@@ -1,0 +1,31 @@
+"""Class mixing with an averaged teacher (DACS, Tranheden et al. 2021), on a real-time network.
+
+objective(G) = seg + seg_aux16 + seg_aux32 + mix + mix_aux16 + mix_aux32
+mix          = cross-entropy of target images with half of the source's classes pasted on them
+labels       = the source's on pasted pixels, elsewhere the teacher's, which weigh as much as the
+               share of the target's pixels that the teacher is surer of than 0.968
+teacher      = average of parameters and running statistics, decay min(1 - 1/(t+1), 0.99)
+
+The student and the teacher are both evaluated. The auxiliary mix terms are ours: DACS has one head.
+
+    python main.py --config configs/dacs.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = ""):
+    config = base.get_config(arg)
+    config.objective.update({"mix": 1.0, "mix_aux16": 1.0, "mix_aux32": 1.0})
+    config.teacher.kind = "ema"
+    config.stages = ("train", "eval_student", "eval_teacher")
+    config.stage = ConfigDict(
+        {
+            "train": {"kind": "train"},
+            "eval_student": {"kind": "evaluate", "models": ("train",)},
+            "eval_teacher": {"kind": "evaluate", "models": ("train:teacher",)},
+        }
+    )
+    return config

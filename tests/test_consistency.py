@@ -1,0 +1,111 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rtda_jax import consistency
+
+WEAK, STRONG = [2.0, 0.0, -1.0], [1.0, 0.5, -0.5]
+
+
+def pixel(values):
+    return jnp.array(values, jnp.float32).reshape(1, 1, 1, -1)
+
+
+def gradients(weak, strong, **options):
+    total = lambda a, b: consistency.focal(a, b, **options).sum()  # noqa: E731
+    return jax.grad(total, argnums=(0, 1))(weak, strong)
+
+
+@pytest.mark.parametrize(
+    ("form", "gamma", "value", "strong"),
+    [
+        ("difference", 2.0, 0.063990, [-0.132969, 0.097208, 0.035761]),
+        ("difference", 1.0, 0.215278, None),
+        ("deficit", 1.0, 0.328409, [-0.314278, 0.229755, 0.084522]),
+        ("deficit", 2.0, 0.148917, [-0.223900, 0.163684, 0.060216]),
+    ],
+)
+def test_values_and_gradients_of_the_released_code(form, gamma, value, strong):
+    options = {"form": form, "gamma": gamma}
+    got = consistency.focal(pixel(WEAK), pixel(STRONG), **options)
+    np.testing.assert_allclose(got, [[[value]]], atol=2e-6)
+    by_weak, by_strong = gradients(pixel(WEAK), pixel(STRONG), **options)
+    np.testing.assert_allclose(by_weak.ravel(), [-0.299058, 0.187917, 0.111141], atol=2e-6)
+    if strong is not None:
+        np.testing.assert_allclose(by_strong.ravel(), strong, atol=2e-6)
+
+
+def torch_focal(torch, weak, strong, *, form, gamma, weights):
+    """The formula, written down again."""
+    p, q = torch.softmax(weak, -1), torch.softmax(strong, -1)
+    still = p.detach()
+    k = still.argmax(-1, keepdim=True)
+    d = (still - q).gather(-1, k).abs() if form == "difference" else (1 - q).gather(-1, k)
+    terms = still * (torch.log(still + 1e-30) - d**gamma * torch.log(q + 1e-30))
+    terms = terms - p * torch.log(p + 1e-30)
+    return (weights * terms).sum(-1).clamp(min=1e-8)
+
+
+@pytest.mark.parametrize("form", ["difference", "deficit"])
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 2.5])
+def test_against_pytorch_on_random_logits(form, gamma):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    weak, strong = (rng.normal(0, 4, (2, 3, 5, 6)) for _ in range(2))
+    weights = rng.uniform(1, 10, 6)
+    options = {"form": form, "gamma": gamma}
+    theirs = [torch.tensor(x, requires_grad=True) for x in (weak, strong)]
+    expected = torch_focal(torch, *theirs, **options, weights=torch.tensor(weights))
+    expected.sum().backward()
+    got = consistency.focal(
+        jnp.float32(weak), jnp.float32(strong), **options, class_weights=weights
+    )
+    np.testing.assert_allclose(got, expected.detach(), rtol=2e-4, atol=2e-5)
+    ours = gradients(jnp.float32(weak), jnp.float32(strong), **options, class_weights=weights)
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other.grad, rtol=2e-3, atol=2e-5)
+
+
+def test_exponent_zero_is_the_cross_entropy_with_entropy_minimisation():
+    got = consistency.focal(pixel(WEAK), pixel(STRONG), form="difference", gamma=0.0)
+    p, q = jax.nn.softmax(pixel(WEAK)), jax.nn.softmax(pixel(STRONG))
+    np.testing.assert_allclose(got, -(p * jnp.log(q)).sum(-1), rtol=1e-6)
+    by_weak, by_strong = gradients(pixel(WEAK), pixel(STRONG), form="difference", gamma=0.0)
+    np.testing.assert_allclose(by_strong, q - p, atol=1e-6)
+    assert np.isfinite(by_weak).all()
+
+
+@pytest.mark.parametrize("form", ["difference", "deficit"])
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+def test_extreme_logits_stay_finite_and_equal_views_have_no_gradient(form, gamma):
+    sure = pixel([200.0, -200.0, 0.0])
+    for weak, strong in ((sure, sure), (sure, -sure), (pixel(WEAK), pixel(WEAK))):
+        value = consistency.focal(weak, strong, form=form, gamma=gamma)
+        both = gradients(weak, strong, form=form, gamma=gamma)
+        assert np.isfinite(value).all()
+        assert all(np.isfinite(g).all() for g in both)
+    still = consistency.focal(sure, sure, form=form, gamma=gamma)
+    np.testing.assert_array_equal(still, jnp.float32(1e-8))
+    for gradient in gradients(sure, sure, form=form, gamma=gamma):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_unknown_forms_and_infinite_gradients_are_refused():
+    with pytest.raises(ValueError, match=r"'ratio'; known: deficit, difference"):
+        consistency.focal(pixel(WEAK), pixel(STRONG), form="ratio")
+    with pytest.raises(ValueError, match=r"got 0\.5"):
+        consistency.focal(pixel(WEAK), pixel(STRONG), form="difference", gamma=0.5)
+
+
+def test_sure_pixels_by_one_threshold_or_by_that_of_their_class():
+    def logits(p):
+        return np.log(np.float32([p, 1 - p]))
+
+    weak = jnp.array([[[logits(0.79), logits(0.81), logits(0.15), logits(0.05)]]])
+    confidence, labels = consistency.predicted(weak)
+    np.testing.assert_allclose(confidence, [[[0.79, 0.81, 0.85, 0.95]]], atol=1e-6)
+    np.testing.assert_array_equal(labels, [[[0, 0, 1, 1]]])
+    np.testing.assert_array_equal(consistency.sure(weak, 0.8), [[[False, True, True, True]]])
+    by_class = consistency.sure(weak, jnp.array([0.7, 0.9]))
+    np.testing.assert_array_equal(by_class, [[[True, True, False, True]]])

@@ -1,0 +1,105 @@
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import config, folder_fields, write_folders
+from test_evaluate import images, models, softmax
+
+from rtda_jax import evaluate, experiment, validation, validators
+from rtda_jax.errors import ConfigError
+
+
+def random_softmax(seed, *shape):
+    z = 3 * np.random.default_rng(seed).normal(size=shape)
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def streamed():
+    """Three images of different sizes, image by image, and all their pixels as one matrix."""
+    batches = [random_softmax(i, 4 + i, 7, 5) for i in range(3)]
+    total = validators.statistics(jnp.float32(batches[0]))
+    for one in batches[1:]:
+        total = validators.add(total, validators.statistics(jnp.float32(one)))
+    return total, np.concatenate([one.reshape(-1, 5) for one in batches])
+
+
+def test_entropy_and_information_maximisation(streamed):
+    total, p = streamed
+    mean = p.mean(0)
+    conditional = np.mean([-sum(v * math.log(v) for v in row) for row in p])
+    marginal = -sum(v * math.log(v) for v in mean)
+    assert total.pixels == len(p) == (4 + 5 + 6) * 7
+    assert validators.entropy(total) == pytest.approx(conditional, rel=1e-5)
+    assert validators.information_maximisation(total) == pytest.approx(
+        marginal - conditional, rel=1e-4
+    )
+
+
+def test_nuclear_norm_is_the_one_of_the_whole_matrix(streamed):
+    total, p = streamed
+    expected = np.linalg.norm(p, "nuc") / math.sqrt(p.size)
+    assert validators.nuclear_norm(total) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("p", "entropy", "information", "nuclear"),
+    [
+        (np.full((6, 3), 1 / 3), math.log(3), 0.0, 1 / 3),  # sure of nothing
+        (np.eye(3)[[0] * 6], 0.0, 0.0, math.sqrt(1 / 3)),  # one class for everything
+        (np.eye(3)[[0, 1, 2] * 2], 0.0, math.log(3), 1.0),  # sure and balanced
+    ],
+)
+def test_the_corners(p, entropy, information, nuclear):
+    s = validators.statistics(jnp.float32(p))
+    assert validators.entropy(s) == pytest.approx(entropy, abs=1e-6)
+    assert validators.information_maximisation(s) == pytest.approx(information, abs=1e-6)
+    assert validators.nuclear_norm(s) == pytest.approx(nuclear, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_evaluation_shows_its_softmax_and_decides_as_without(mode, count):
+    fused, data = models(count), images(2, (6, 9))
+    given = {"num_classes": 4, "mode": mode, "window": (6, 6), "stride": (4, 3)}
+    seen = []
+    watched = evaluate.evaluate(fused, data, observe=lambda p: seen.append(np.asarray(p)), **given)
+    np.testing.assert_array_equal(watched, evaluate.evaluate(fused, data, **given))
+    for example, p in zip(data, seen, strict=True):
+        expected = np.mean([softmax(model, example["image"]) for model in fused], 0)
+        np.testing.assert_allclose(p[0], expected, rtol=2e-5, atol=1e-6)
+
+
+def test_unknown_validators_are_refused_before_training():
+    made = config("source_only")
+    made.eval.validators = ("entropy", "oracle")
+    with pytest.raises(ConfigError, match=r"unknown 'oracle'; known: source_miou, entropy"):
+        experiment.stages(made.lock())
+
+
+def test_an_evaluate_stage_writes_the_validators_it_is_asked_for(tmp_path):
+    write_folders(tmp_path / "data", count=3)
+    made = config("source_only", "folders", steps=1, eval__pictures=1)
+    made.update_from_flattened_dict(folder_fields(tmp_path / "data"))
+    made.benchmark.source_eval = dict(made.benchmark.source)
+    made.eval.validator_images = 2
+    found = experiment.run(made.lock(), tmp_path / "run")["stages"]["evaluate"]["validators"]
+    assert list(found) == [
+        "source_miou",
+        "source_images",
+        "entropy",
+        "information_maximisation",
+        "nuclear_norm",
+    ]
+    assert found["source_images"] == 2
+    assert 0 <= found["source_miou"] <= 1
+    assert 0 < found["entropy"] < math.log(19)
+    with made.unlocked():
+        made.eval.validators = ()
+    assert validation.observer(made.eval.validators) is None
+    assert validation.report(made, [], None) == {}
+    made.eval.validators = ("source_miou",)
+    made.benchmark.source_eval = None
+    assert validation.report(made, [], None) == {"source_miou": None}
