@@ -47,15 +47,13 @@ def _benchmark(config, workdir: pathlib.Path) -> None:
 
 
 def _predict(config, workdir: pathlib.Path) -> None:
-    from rtda_jax.deploy import predict
+    from rtda_jax.deploy import networks, predict
     from rtda_jax.errors import ConfigError
 
     if _INPUT.value is None:
         raise ConfigError("--job=predict needs --input: an image, a video or a folder of them")
     predict.run(
-        _of_run(config, workdir),
-        workdir,
-        stage=_STAGE.value,
+        networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value),
         source=pathlib.Path(_INPUT.value).expanduser(),
         out=_output(workdir / "predict"),
         views=_VIEW.value,
@@ -64,30 +62,22 @@ def _predict(config, workdir: pathlib.Path) -> None:
 
 
 def _export(config, workdir: pathlib.Path) -> None:
-    from rtda_jax.deploy import export
+    from rtda_jax.deploy import export, networks
 
-    export.run(
-        _of_run(config, workdir),
-        workdir,
-        stage=_STAGE.value,
-        out=_output(workdir / "export"),
-    )
+    chosen = networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value)
+    export.run(chosen, out=_output(workdir / "export"), also=_ALSO.value)
 
 
 def _retrieve(config, workdir: pathlib.Path) -> None:
-    from rtda_jax.deploy import retrieve
+    from rtda_jax.deploy import networks, retrieve
 
-    before = pathlib.Path(_BEFORE.value).expanduser() if _BEFORE.value else None
-    if before is None and _BEFORE_STAGE.value is not None:
-        before = workdir
-    retrieve.run(
-        _of_run(config, workdir),
-        workdir,
-        stage=_STAGE.value,
-        before=before,
-        before_stage=_BEFORE_STAGE.value,
-        out=_output(workdir / "retrieve"),
-    )
+    config = _of_run(config, workdir)
+    runs = {"after": networks.choose(config, workdir, stage=_STAGE.value)}
+    if _BEFORE.value is not None or _BEFORE_STAGE.value is not None:
+        place = pathlib.Path(_BEFORE.value).expanduser() if _BEFORE.value else workdir
+        theirs = networks.choose(_recorded(place), place, stage=_BEFORE_STAGE.value)
+        runs = {"before": theirs, **runs}
+    retrieve.run(runs, out=_output(workdir / "retrieve"))
 
 
 def _output(default: pathlib.Path) -> pathlib.Path:
@@ -106,13 +96,20 @@ def _of_run(config, workdir: pathlib.Path):
     from rtda_jax.deploy import networks
 
     flag = flags.FLAGS["config"]
-    if not flag.present:
-        config = networks.configuration(workdir)
-        config.update_from_flattened_dict(config_flags.get_override_values(flag))
-    networks.check(config, workdir)
+    if flag.present:
+        networks.check(config, workdir)
+    else:
+        config = _recorded(workdir, config_flags.get_override_values(flag))
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     return config
+
+
+def _recorded(workdir: pathlib.Path, overrides: dict | None = None):
+    from configs import base
+    from rtda_jax.deploy import networks
+
+    return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
 
 
 JOBS = {
@@ -143,6 +140,7 @@ _VIEW = flags.DEFINE_list("view", ["overlay"], "predict: overlay,side_by_side,co
 _RESOLUTION = flags.DEFINE_string(
     "resolution", "eval", "predict: what the network reads: eval, native."
 )
+_ALSO = flags.DEFINE_list("also", [], "export: further formats: saved_model.")
 _BEFORE = flags.DEFINE_string("before", None, "retrieve: another workdir to compare with.")
 _BEFORE_STAGE = flags.DEFINE_string("before_stage", None, "retrieve: its stage, or one of WORKDIR.")
 

@@ -29,27 +29,18 @@ def noise(height, width, seed=0):
 
 @pytest.fixture
 def classify(monkeypatch):
-    model, scores = pixelwise()
-
-    def choose(made, workdir, *, stage=None):
-        return networks.Networks((model,), ("train",), "evaluate", workdir, made)
-
-    monkeypatch.setattr(networks, "choose", choose)
+    """What the network of `run` makes of an image, in NumPy."""
     monkeypatch.setattr(predict, "REPEAT_FOR", 0.01)
+    _, scores = pixelwise()
     return lambda image: scores(image).argmax(-1)
 
 
 def run(tmp_path, source, *, shown=("train_ids",), resolution="native", **fields):
     out = tmp_path / "out"
-    record = predict.run(
-        config(**fields).lock(),
-        tmp_path,
-        stage=None,
-        source=source,
-        out=out,
-        views=shown,
-        resolution=resolution,
+    chosen = networks.Networks(
+        (pixelwise()[0],), ("train",), "evaluate", tmp_path, config(**fields).lock()
     )
+    record = predict.run(chosen, source=source, out=out, views=shown, resolution=resolution)
     assert record == json.loads((out / "predict.json").read_text())
     return out
 
@@ -181,8 +172,11 @@ def test_at_the_evaluations_size_the_result_has_the_images_size(tmp_path, classi
 def test_a_sliding_window_reads_an_image_smaller_than_itself(tmp_path, classify):
     image = noise(20, 70)
     Image.fromarray(image).save(tmp_path / "a.png")
-    out = run(tmp_path, tmp_path / "a.png", eval__mode="slide", eval__window=(32, 64))
+    slide = {"eval__mode": "slide", "eval__window": (32, 64), "eval__stride": (16, 32)}
+    out = run(tmp_path, tmp_path / "a.png", **slide)
     np.testing.assert_array_equal(result(out / "train_ids" / "a.png"), classify(image))
+    with pytest.raises(ConfigError, match="leave pixels unseen"):
+        run(tmp_path, tmp_path / "a.png", **{**slide, "eval__stride": (64, 64)})
 
 
 def write_video(path, frames, rate=fractions.Fraction(10)):

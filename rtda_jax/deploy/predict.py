@@ -18,10 +18,11 @@ from rtda_jax.deploy.overlap import ahead, behind
 from rtda_jax.deploy.results import Picture, Results
 from rtda_jax.deploy.views import VIEWS, Key
 from rtda_jax.errors import ConfigError, Interrupted, lookup
+from rtda_jax.progress import Progress
 
 AHEAD = 4  # pictures that wait in front of the network, and as many behind it
 MULTIPLE = 32  # native sizes are padded to it: the coarsest stride of the networks
-SAY_EVERY, REPEAT_FOR = 5.0, 1.0  # seconds
+REPEAT_FOR = 1.0  # seconds, to measure the network alone
 
 
 Prepared = tuple[np.ndarray, tuple[int, int]]
@@ -33,9 +34,10 @@ def at_eval_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
 
 
 def at_native_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
-    """The image padded to what the network and its window need, and that size."""
-    least = tuple(config.eval.window) if config.eval.mode == "slide" else (MULTIPLE, MULTIPLE)
-    padded = inputs.padded(pixels, multiple=MULTIPLE, least=least)
+    """The image at its own size; read whole, it is padded to what the network needs."""
+    if config.eval.mode == "slide":
+        return pixels, pixels.shape[:2]
+    padded = inputs.padded(pixels, multiple=MULTIPLE)
     return padded, padded.shape[:2]
 
 
@@ -43,10 +45,8 @@ RESOLUTIONS = {"eval": at_eval_size, "native": at_native_size}
 
 
 def run(
-    config: ConfigDict,
-    workdir: pathlib.Path,
+    chosen: networks.Networks,
     *,
-    stage: str | None,
     source: pathlib.Path,
     out: pathlib.Path,
     views: Sequence[str],
@@ -58,78 +58,86 @@ def run(
     the size of the input, and OUT/legend.png and OUT/predict.json, which is returned.
 
     Args:
-      config, workdir, stage: see networks.choose.
+      chosen: see networks.choose.
       source: an image, a video or a folder.
       out: folder, made if need be.
       views: keys of VIEWS.
       resolution: key of RESOLUTIONS: what the network reads.
 
     Raises:
-      ConfigError: unknown names, an untrained stage, a video without PyAV.
+      ConfigError: unknown names, or a video without PyAV.
       DataError: naming the files that could not be read, after all others are done.
       Interrupted: SIGTERM or SIGINT arrived; what is written is whole.
     """
+    how = chosen.config.eval
     try:
         shown = {view: lookup(VIEWS, view, "view") for view in views}
         prepare = lookup(RESOLUTIONS, resolution, "resolution")
+        predict = evaluate.predictor(
+            chosen.models,
+            mode=how.mode,
+            window=tuple(how.window),
+            stride=tuple(how.stride),
+            scales=tuple(how.scales),
+            mirror=how.mirror,
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from None
     files = inputs.find(source, without=out)
     if any(file.is_video for file in files):
         video.library()
-    chosen = networks.choose(config, workdir, stage=stage)
-    records.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {workdir} on {len(files)} files")
+    records.say(
+        f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {len(files)} files"
+    )
     classes = class_set(chosen.config.benchmark.classes)
     key = Key(classes.names, classes.colours)
     results = Results(out, shown, key)
     pictures.save(_legend(key), out / "legend.png")
-    predict = evaluate.predictor(
-        chosen.models,
-        mode=chosen.config.eval.mode,
-        window=tuple(chosen.config.eval.window),
-        stride=tuple(chosen.config.eval.stride),
-    )
 
     def classify(picture: Picture) -> Any:
         return predict(picture.read, size=picture.size)
 
-    clock = _Clock(len(files))
-    failed = {}
+    failed: dict[str, str] = {}
+    count, first, example = 0, 0.0, None
     pixels_of = _pictures(files, lambda pixels: prepare(pixels, chosen.config))
-    example: Picture | None = None
+    total = sum(video.length(f.path) if f.is_video else 1 for f in files)
+    progress = Progress("  pictures", total)
     with interrupt.watch() as asked, behind(results.write, depth=AHEAD) as put:
         for picture in ahead(pixels_of, depth=AHEAD):
             if asked.is_set():
-                raise Interrupted(f"stopped after {clock.pictures} pictures, which are in {out}")
+                raise Interrupted(f"stopped after {count} pictures, which are in {out}")
             if picture.problem:
                 records.say(f"  {picture.problem}")
                 failed[str(picture.file.path)] = picture.problem
             if picture.pixels is None:
                 put((picture, None))
-            else:
-                put((picture, classify(picture)))
-                example = picture
-            clock.tick(picture)
-    clock.stop()
+                continue
+            put((picture, classify(picture)))
+            count, example = count + 1, picture
+            progress.add(1)
+            if count == 1:  # the network is compiled
+                first = time.perf_counter()
+    passed = time.perf_counter() - first
+    progress.end()
     rates = {
-        "with_io": clock.rate(),
+        "with_io": (count - 1) / passed if count > 1 else None,
         "network_only": _rate(classify, example) if example is not None else None,
     }
     record = {
-        "workdir": str(workdir),
+        "workdir": str(chosen.workdir),
         "stage": chosen.stage,
         "models": list(chosen.names),
         "classes": list(classes.names),
         "resolution": resolution,
         "views": list(views),
         "files": len(files),
-        "pictures": clock.pictures,
+        "pictures": count,
         "failed": failed,
         "pictures_per_second": rates,
     }
     checkpoint.write_json(out / "predict.json", record)
     records.say(
-        f"{clock.pictures} pictures in {out}; a second: {_number(rates['with_io'])} with reading "
+        f"{count} pictures in {out}; a second: {_number(rates['with_io'])} with reading "
         f"and writing (after the first), {_number(rates['network_only'])} without"
     )
     if failed:
@@ -153,38 +161,6 @@ def _pictures(files: list[Input], prepare: Callable[[np.ndarray], Prepared]) -> 
                 yield Picture(file, pixels, *prepare(pixels), last=True)
         except DataError as error:
             yield Picture(file, problem=str(error), last=True)
-
-
-class _Clock:
-    """Counts pictures, says every few seconds how far it is."""
-
-    def __init__(self, files: int) -> None:
-        self.pictures = self._done = 0
-        self._files, self._first, self._said = files, 0.0, time.perf_counter()
-        self._now = 0.0
-
-    def tick(self, picture: Picture) -> None:
-        self.pictures += picture.pixels is not None
-        self._done += picture.last
-        self._now = time.perf_counter()
-        if self.pictures == 1:  # it compiles the network
-            self._first = self._now
-        if self._now - self._said > SAY_EVERY:
-            self._said = self._now
-            frame = f", frame {picture.number}" if picture.frame else ""
-            records.say(
-                f"  file {min(self._done + 1, self._files)}/{self._files}{frame}   "
-                f"{_number(self.rate())} pictures a second"
-            )
-
-    def stop(self) -> None:
-        """The last result is written."""
-        self._now = time.perf_counter()
-
-    def rate(self) -> float | None:
-        """Pictures a second from the first one to the newest; None for fewer than two."""
-        passed = self._now - self._first
-        return (self.pictures - 1) / passed if self.pictures > 1 and passed > 0 else None
 
 
 def _rate(classify: Callable[[Picture], Any], picture: Picture) -> float:
