@@ -47,56 +47,59 @@ def _benchmark(config, workdir: pathlib.Path) -> None:
 
 
 def _predict(config, workdir: pathlib.Path) -> None:
-    from rtda_jax.deploy import predict
+    from rtda_jax.deploy import networks, predict
     from rtda_jax.errors import ConfigError
 
     if _INPUT.value is None:
         raise ConfigError("--job=predict needs --input: an image, a video or a folder of them")
     predict.run(
-        _of_run(config, workdir),
-        workdir,
-        stage=_STAGE.value,
+        networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value),
         source=pathlib.Path(_INPUT.value).expanduser(),
-        out=pathlib.Path(_OUTPUT.value or workdir / "predict").expanduser(),
+        out=_output(workdir / "predict"),
         views=_VIEW.value,
         resolution=_RESOLUTION.value,
     )
 
 
 def _export(config, workdir: pathlib.Path) -> None:
-    from rtda_jax.deploy import export
+    from rtda_jax.deploy import export, networks
 
-    export.run(
-        _of_run(config, workdir),
-        workdir,
-        stage=_STAGE.value,
-        out=pathlib.Path(_OUTPUT.value or workdir / "export").expanduser(),
-    )
+    chosen = networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value)
+    export.run(chosen, out=_output(workdir / "export"), also=_ALSO.value)
 
 
 def _retrieve(config, workdir: pathlib.Path) -> None:
-    from rtda_jax.deploy import retrieve
+    from rtda_jax.deploy import networks, retrieve
 
-    before = pathlib.Path(_BEFORE.value).expanduser() if _BEFORE.value else None
-    if before is None and _BEFORE_STAGE.value is not None:
-        before = workdir
-    retrieve.run(
-        _of_run(config, workdir),
-        workdir,
-        stage=_STAGE.value,
-        before=before,
-        before_stage=_BEFORE_STAGE.value,
-        out=pathlib.Path(_OUTPUT.value or workdir / "retrieve").expanduser(),
-    )
+    config = _of_run(config, workdir)
+    runs = {"after": networks.choose(config, workdir, stage=_STAGE.value)}
+    if _BEFORE.value is not None or _BEFORE_STAGE.value is not None:
+        place = pathlib.Path(_BEFORE.value).expanduser() if _BEFORE.value else workdir
+        theirs = networks.choose(_recorded(place), place, stage=_BEFORE_STAGE.value)
+        runs = {"before": theirs, **runs}
+    retrieve.run(runs, out=_output(workdir / "retrieve"))
+
+
+def _output(default: pathlib.Path) -> pathlib.Path:
+    from rtda_jax.errors import ConfigError
+
+    path = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else default
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {path} can not be made: {error.strerror}") from None
+    return path
 
 
 def _of_run(config, workdir: pathlib.Path):
-    """The configuration that a trained workdir records; one given by flags must agree with it."""
+    """The configuration that a trained workdir records, or the given one, which must agree."""
     from rtda_jax.deploy import networks
 
     flag = flags.FLAGS["config"]
-    given = flag.present or config_flags.get_override_values(flag)
-    config = networks.configuration(workdir, given=config if given else None)
+    if flag.present:
+        networks.check(config, workdir)
+    else:
+        config = _recorded(workdir, config_flags.get_override_values(flag))
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     return config
@@ -112,6 +115,13 @@ def _report(config, workdir: pathlib.Path) -> None:
         published=_PUBLISHED.value,
     )
     print(f"{page}\n{page.with_suffix('.md')}")
+
+
+def _recorded(workdir: pathlib.Path, overrides: dict | None = None):
+    from configs import base
+    from rtda_jax.deploy import networks
+
+    return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
 
 
 JOBS = {
@@ -147,6 +157,7 @@ _VIEW = flags.DEFINE_list("view", ["overlay"], "predict: overlay,side_by_side,co
 _RESOLUTION = flags.DEFINE_string(
     "resolution", "eval", "predict: what the network reads: eval, native."
 )
+_ALSO = flags.DEFINE_list("also", [], "export: further formats: saved_model.")
 _BEFORE = flags.DEFINE_string("before", None, "retrieve: another workdir to compare with.")
 _BEFORE_STAGE = flags.DEFINE_string("before_stage", None, "retrieve: its stage, or one of WORKDIR.")
 
