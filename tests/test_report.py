@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -206,6 +207,9 @@ def test_order_bold_oracle_and_gap(workdirs):
         (here - low) / (high - low)
     )
     assert tables.gap_closed(lower, lower, upper) is None
+    twin = dataclasses.replace(lower, label="focal")
+    assert tables.ends(dataclasses.replace(found, rows=[twin, *found.rows])) == (lower, upper)
+    assert tables.ends(dataclasses.replace(found, rows=[twin, twin])) == (None, None)
 
 
 def test_single_seeds_are_marked_and_never_bold(workdirs, tmp_path):
@@ -290,6 +294,16 @@ def test_an_unfinished_run_shows_what_it_has(workdirs, tmp_path):
     partial = edited(workdirs[3], tmp_path, lambda r: [r["stages"].pop("eval_mbt")])
     report.write([partial], tmp_path / "out")
     assert "not yet: eval_mbt" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_run_that_has_only_begun_is_listed(workdirs, tmp_path):
+    shutil.copytree(workdirs[3], tmp_path / "begun")
+    (tmp_path / "begun" / "results.json").unlink()
+    report.write([workdirs[0], str(tmp_path / "begun")], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| begun | 0 | unknown | not yet: beta_001, beta_005, eval_001" in text
+    assert "2 runs of 2 configurations" in text
+    report.write([str(tmp_path / "begun")], tmp_path / "alone")
 
 
 def test_rank_correlation_against_its_definition():

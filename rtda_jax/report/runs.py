@@ -13,7 +13,7 @@ from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.errors import ConfigError
 
-RESULTS = "results.json"
+RESULTS, CONFIG = "results.json", "config.json"
 SEED = re.compile(r"seed\d+")  # a workdir of --seeds=N
 NUMBER = (int, float)
 MAYBE = (int, float, type(None))
@@ -137,11 +137,13 @@ def read_json(path: pathlib.Path) -> Record:
 
 
 def load(folder: pathlib.Path) -> Run:
-    """A workdir's run.
+    """A workdir's run; one that has finished no stage yet has none.
 
     Raises:
       ConfigError: a file or field is missing or of another kind; both are named.
     """
+    if not (folder / RESULTS).exists() and (folder / CONFIG).exists():
+        return _begun(read_json(folder / CONFIG), _name(folder.resolve()))
     record = read_json(folder / RESULTS)
     config = record.child("config")
     planned = config.get("stages", list)
@@ -165,6 +167,21 @@ def load(folder: pathlib.Path) -> Run:
         trainings=trainings,
         evaluations=evaluations,
         missing=[name for name in planned if name not in stages.value],
+    )
+
+
+def _begun(config: Record, name: str) -> Run:
+    return Run(
+        name=name,
+        config=config.value,
+        benchmark=config.child("benchmark").get("name", str),
+        seed=config.get("seed", int),
+        commit=None,
+        environment={},
+        command="",
+        trainings={},
+        evaluations={},
+        missing=config.get("stages", list),
     )
 
 
