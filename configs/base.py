@@ -56,7 +56,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pretrained = ""  # weight file (.pth, .safetensors, .npz); empty: from scratch
     config.model.pretrained_part = "backbone"  # or "all": the whole network
     config.model.pretrained_naming = ""  # where a file's naming is not unique; empty: recognised
-    config.init = ""  # a train stage starts from the networks of this earlier stage; empty: fresh
     config.normalisation = "imagenet"  # a key of rtda_jax.normalise.NORMALISATIONS
     config.dtype = "float32"  # of the computation; parameters are always float32
 
@@ -93,14 +92,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.ohem_rule = "pixels"  # and at least a 16th of: all "pixels", the "valid" ones
     config.loss.eta = 2.0  # exponent of robust_entropy
 
-    config.init = ""  # the earlier train stage whose networks this one starts from
-
-    config.teacher = ConfigDict()
-    config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
-    config.teacher.decay = 0.99  # of "ema", over parameters and running statistics alike
-    config.mix = ConfigDict()
-    config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
-    config.mix.colour = "strong"  # jitter and blur of the mixed image; or "none"
+    config.init = ""  # the earlier stage whose networks this one starts from; empty: fresh ones
     config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
     config.pseudo = ConfigDict()  # how a pseudo_label stage makes them (rtda_jax/pseudo_labels.py)
     config.pseudo.heads = ("logits",)  # outputs whose softmax is fused, of every model it names
@@ -112,6 +104,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.pseudo.split = "target"  # or "eval": labels the very images that scores are measured on
     config.statistics = ConfigDict()
     config.statistics.batches = 0  # target batches a statistics stage averages; 0: one epoch
+
+    config.teacher = ConfigDict()
+    config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
+    config.teacher.decay = 0.99  # of "ema", over parameters and running statistics alike
+    config.mix = ConfigDict()
+    config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
+    config.mix.colour = "strong"  # jitter and blur of the mixed image; or "none"
 
     config.adversary = ConfigDict()
     config.adversary.network = "fcd"  # or "fcd_light"
@@ -130,6 +129,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.schedule_steps = 0  # where poly reaches zero; 0: at `steps`
     config.optim.schedule_every_steps = 1  # how often poly changes (S0 to S2: once an epoch)
 
+    config.rare_class = placeholder(float)  # temperature of sampling by rare classes (.01); or None
+    config.cache_gib = 0.0  # of decoded images each domain may keep in memory
     config.augment = ConfigDict()
     config.augment.flip = True  # mirror image and label together, half of the time
     config.augment.scale = (1.0, 1.0)  # range of random zoom before the crop
@@ -155,7 +156,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every_steps = 20
     config.loggers = ()  # beside metrics.jsonl: "tensorboard" (pip install 'rtda_jax[tensorboard]')
     config.checkpoint_every_steps = 100
-    config.checkpoint_keep = 2  # newest checkpoints held; the newest is never deleted
+    config.checkpoint_keep = 2  # newest checkpoints held, 2 or more: one may get damaged
+    config.on_not_finite = "stop"  # a loss or gradient is no number: stop, or skip that update
+    config.stall_seconds = 1800.0  # no step in that time: stacks, exit code 6; 0: wait for ever
     config.threads = 2  # of the input pipeline; the data do not depend on it
 
     # The experiment: named stages in order; each overrides fields above for itself.

@@ -46,14 +46,10 @@ def grid(
       width: of a cell in pixels.
     """
     height = max(round(width * image.shape[0] / image.shape[1]) for row in rows for image in row)
-    columns = len(titles)
-    across = columns * (width + MARGIN) + MARGIN
-    longest = max(len(name) for name in names)
-    per_line = max(1, (across - MARGIN) // (longest * 7 + 26))
-    legend = -(-len(names) // per_line) * (TITLE + 2)
-    sheet = Image.new(
-        "RGB", (across, TITLE + len(rows) * (height + MARGIN) + legend + 2 * MARGIN), PAPER
-    )
+    across = len(titles) * (width + MARGIN) + MARGIN
+    below = legend(names=names, colours=colours, width=across)
+    top = TITLE + len(rows) * (height + MARGIN)
+    sheet = Image.new("RGB", (across, top + below.height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(titles):
         draw.text((MARGIN + c * (width + MARGIN), 3), title, fill=INK)
@@ -61,16 +57,26 @@ def grid(
         for c, image in enumerate(row):
             cell = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(cell, (MARGIN + c * (width + MARGIN), TITLE + r * (height + MARGIN)))
-    top = TITLE + len(rows) * (height + MARGIN) + MARGIN
-    step = (across - MARGIN) // per_line
-    for k, name in enumerate(names):
-        x, y = MARGIN + (k % per_line) * step, top + (k // per_line) * (TITLE + 2)
-        draw.rectangle((x, y, x + 14, y + 12), fill=tuple(int(v) for v in colours[k]))
-        draw.text((x + 19, y), name, fill=INK)
+    sheet.paste(below, (0, top))
     sheet.info[CELLS] = json.dumps(
         {"titles": list(titles), "rows": len(rows), "size": [height, width]}
     )
     return sheet
+
+
+def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Image:
+    """The names of the classes with their colours uint8 [K,3], in as many lines as it takes."""
+    longest = max((len(name) for name in names), default=0)
+    per_line = max(1, (width - MARGIN) // (longest * 7 + 26))
+    lines = -(-len(names) // per_line)
+    strip = Image.new("RGB", (width, lines * (TITLE + 2) + 2 * MARGIN), PAPER)
+    draw = ImageDraw.Draw(strip)
+    step = (width - MARGIN) // per_line
+    for k, name in enumerate(names):
+        x, y = MARGIN + (k % per_line) * step, MARGIN + (k // per_line) * (TITLE + 2)
+        draw.rectangle((x, y, x + 14, y + 12), fill=tuple(int(v) for v in colours[k]))
+        draw.text((x + 19, y), name, fill=INK)
+    return strip
 
 
 def cells(path: pathlib.Path) -> dict[str, list[np.ndarray]] | None:

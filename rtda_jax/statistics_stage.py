@@ -23,6 +23,7 @@ from rtda_jax.evaluate import Model
 from rtda_jax.interrupt import watch
 from rtda_jax.normalise import normalise
 from rtda_jax.plan import Plan
+from rtda_jax.progress import Progress
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -40,17 +41,18 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     model = trained.load(plan, reference, workdir)
     begin = time.perf_counter()
     count, batches = target_batches(stage)
+    progress = Progress("  batches", count, unit="batches")
     with watch() as interrupted:
 
         def watched() -> Iterator[np.ndarray]:
-            for number, batch in enumerate(batches, start=1):
+            for batch in batches:
                 if interrupted.is_set():
                     raise Interrupted(f"stopped in stage {name}; the same command begins it anew")
                 yield batch
-                if number % 50 == 0 or number == count:
-                    records.say(f"  {number}/{count} batches")
+                progress.add(1)
 
         stats = measure(model, watched())
+    progress.end()
     with checkpoint.manager(folder / "checkpoints", keep=stage.checkpoint_keep) as held:
         state = {"g_params": model.variables["params"], "g_stats": stats}
         checkpoint.save(held, state, step=stage.steps)

@@ -18,6 +18,7 @@ SUPERVISED = {"seg": 1.0, "seg_aux16": 1.0, "seg_aux32": 1.0}
 ADVERSARIAL = {**SUPERVISED, "adv_output": 0.001}
 
 MINENT = {**SUPERVISED, "minent": 0.001, "minent_aux16": 0.0002}
+SELF = {**ADVERSARIAL, "pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
 MIXED = {**SUPERVISED, "mix": 1.0, "mix_aux16": 1.0, "mix_aux32": 1.0}
 
 # What each config trains: stage -> (active terms, FDA beta, labelled domain). A change is a change
@@ -32,6 +33,26 @@ GOLDEN = {
     "target_only": {"train": (SUPERVISED, None, "target")},
     "adversarial": {"train": (ADVERSARIAL, None, "source")},
     "fda": {"train": (ADVERSARIAL, 0.01, "source")},
+    "adabn": {"source_only": (SUPERVISED, None, "source")},
+    "ssl": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_2layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_3layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_control": {
+        "adversarial": (ADVERSARIAL, None, "source"),
+        "control": (ADVERSARIAL, None, "source"),
+    },
+    "ssl_study": {
+        "adversarial": (ADVERSARIAL, None, "source"),
+        "ssl_1": (SELF, None, "source"),
+        "ssl_2": (SELF, None, "source"),
+        "ssl_3": (SELF, None, "source"),
+        "control": (ADVERSARIAL, None, "source"),
+    },
+    "fda_ssl": {
+        "beta_001": (ADVERSARIAL, 0.01, "source"),
+        "beta_005": (ADVERSARIAL, 0.05, "source"),
+        "ssl": (SELF, 0.01, "source"),
+    },
     "fda_mbt": {
         "beta_001": (ADVERSARIAL, 0.01, "source"),
         "beta_005": (ADVERSARIAL, 0.05, "source"),

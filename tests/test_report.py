@@ -409,7 +409,7 @@ def test_the_job_reports_and_its_exit_code(workdirs, tmp_path, more, code, says)
     main = pathlib.Path(__file__).parents[1] / "main.py"
     paths = [workdirs[0] if word == "WORKDIR" else word for word in more]
     done = subprocess.run(
-        [sys.executable, str(main), "--job=report", f"--out={tmp_path / 'out'}", *paths],
+        [sys.executable, str(main), "--job=report", f"--output={tmp_path / 'out'}", *paths],
         capture_output=True,
         text=True,
     )
