@@ -38,6 +38,7 @@ def write_run(folder, name, seed, *, skill, benchmark="streets"):
                 "seconds": 60.0 + seed,
                 "objective": " + ".join(f"1·{n}" for n in names),
                 "fda_beta": fields.fda_beta,
+                "networks": ["bisenet_resnet18: 12,068,672 parameters"],
             }
             for step in range(10, 50, 10):
                 row = {"step": step, "loss": 2 / step, **dict.fromkeys(names, 1 / step)}
@@ -340,6 +341,11 @@ def test_seeds_of_one_workdir_are_its_runs(workdirs, tmp_path):
     (one,) = groups.group([runs.load(path) for path in found])
     assert one.label == "mine"
     assert [run.name for run in one.runs] == ["mine/seed0", "mine/seed1"]
+
+
+def test_networks_are_listed_once(written):
+    text = (written / "report.md").read_text()
+    assert text.count("| bisenet_resnet18 | 12,068,672 parameters |") == 1
 
 
 def test_published_numbers_show_for_their_data_or_when_asked_and_apart(workdirs, tmp_path):

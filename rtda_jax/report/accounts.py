@@ -42,6 +42,19 @@ def cost(groups: Sequence[Group]) -> Table:
     return Table(head, rows)
 
 
+def networks(groups: Sequence[Group]) -> Table | None:
+    """Parameters and multiply-accumulates of every network that was trained."""
+    said = {
+        words.partition(": ")[::2]
+        for group in groups
+        for run in group.runs
+        for training in run.trainings.values()
+        for words in training.networks
+    }
+    rows = [list(pair) for pair in sorted(said)]
+    return Table(["network", "in training"], rows, left=2) if rows else None
+
+
 def _timed(row: Mapping[str, Any]) -> bool:
     return row.get("images_per_second") is not None and row.get("data_wait") is not None
 

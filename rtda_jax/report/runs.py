@@ -48,12 +48,17 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One train stage of one run: its record and the rows of its metrics.jsonl."""
+    """One train stage of one run: its record and the rows of its metrics.jsonl.
+
+    Attributes:
+      networks: name, parameters and multiply-accumulates of each, in words.
+    """
 
     objective: str
     seconds: float
     step: int
     rows: Sequence[Mapping[str, Any]]
+    networks: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +210,7 @@ def _training(record: Record, folder: pathlib.Path) -> Training:
         seconds=record.get("seconds", NUMBER),
         step=record.get("step", int),
         rows=rows,
+        networks=[str(words) for words in record.get("networks", list, default=[])],
     )
 
 
