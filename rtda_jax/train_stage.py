@@ -21,7 +21,8 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         return json.loads(done.read_text())
     parts = build.build(stage)
     records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {build.inputs(stage)}")
-    for sentence in build.describe(parts, stage):
+    networks = build.describe(parts, stage)
+    for sentence in networks:
         records.say(f"  {sentence}")
     begin = time.perf_counter()
     state = train(
@@ -37,6 +38,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - begin, 1),
         "objective": formula(parts.objective),
         "fda_beta": stage.fda_beta,
+        "networks": networks,
     }
     checkpoint.write_json(done, record)
     return record

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -37,6 +38,7 @@ def write_run(folder, name, seed, *, skill, benchmark="streets"):
                 "seconds": 60.0 + seed,
                 "objective": " + ".join(f"1·{n}" for n in names),
                 "fda_beta": fields.fda_beta,
+                "networks": ["bisenet_resnet18: 12,068,672 parameters"],
             }
             for step in range(10, 50, 10):
                 row = {"step": step, "loss": 2 / step, **dict.fromkeys(names, 1 / step)}
@@ -206,6 +208,9 @@ def test_order_bold_oracle_and_gap(workdirs):
         (here - low) / (high - low)
     )
     assert tables.gap_closed(lower, lower, upper) is None
+    twin = dataclasses.replace(lower, label="focal")
+    assert tables.ends(dataclasses.replace(found, rows=[twin, *found.rows])) == (lower, upper)
+    assert tables.ends(dataclasses.replace(found, rows=[twin, twin])) == (None, None)
 
 
 def test_single_seeds_are_marked_and_never_bold(workdirs, tmp_path):
@@ -292,6 +297,16 @@ def test_an_unfinished_run_shows_what_it_has(workdirs, tmp_path):
     assert "not yet: eval_mbt" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_a_run_that_has_only_begun_is_listed(workdirs, tmp_path):
+    shutil.copytree(workdirs[3], tmp_path / "begun")
+    (tmp_path / "begun" / "results.json").unlink()
+    report.write([workdirs[0], str(tmp_path / "begun")], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| begun | 0 | unknown | not yet: beta_001, beta_005, eval_001" in text
+    assert "2 runs of 2 configurations" in text
+    report.write([str(tmp_path / "begun")], tmp_path / "alone")
+
+
 def test_rank_correlation_against_its_definition():
     rng = np.random.default_rng(1)
     a, b = rng.permutation(9), rng.permutation(9)
@@ -326,6 +341,11 @@ def test_seeds_of_one_workdir_are_its_runs(workdirs, tmp_path):
     (one,) = groups.group([runs.load(path) for path in found])
     assert one.label == "mine"
     assert [run.name for run in one.runs] == ["mine/seed0", "mine/seed1"]
+
+
+def test_networks_are_listed_once(written):
+    text = (written / "report.md").read_text()
+    assert text.count("| bisenet_resnet18 | 12,068,672 parameters |") == 1
 
 
 def test_published_numbers_show_for_their_data_or_when_asked_and_apart(workdirs, tmp_path):

@@ -164,7 +164,8 @@ def _speed(board: Board, speeds: Mapping[str, Mapping[str, Any]], where: str) ->
 
 def _cost(groups: Sequence[Group]) -> Section:
     says = "Wall time over seeds as each process measured it, whatever else the machine did."
-    return Section("Cost", [accounts.cost(groups), Text(says)])
+    networks = accounts.networks(groups)
+    return Section("Cost", [accounts.cost(groups), Text(says), *([networks] if networks else [])])
 
 
 def _provenance(groups: Sequence[Group], runs: Sequence[Run]) -> Section:
