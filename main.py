@@ -46,12 +46,19 @@ def _benchmark(config, workdir: pathlib.Path) -> None:
     speed.run(config, workdir)
 
 
+def _audit(config, workdir: pathlib.Path) -> None:
+    from rtda_jax import audit
+
+    audit.run(config)
+
+
 JOBS = {
     "run": _run,
     "evaluate": _evaluate,
     "check_data": _check_data,
     "summary": _summary,
     "benchmark": _benchmark,
+    "audit": _audit,
 }
 
 
@@ -60,6 +67,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "On a GPU, only kernels that give the same bits again; slower."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
 
 
@@ -70,21 +80,23 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     import jax
 
+    from rtda_jax import errors, parallel
     from rtda_jax.data import DataError
-    from rtda_jax.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
+    if _DETERMINISTIC.value:
+        parallel.deterministic()
     config = _CONFIG.value
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     try:
         if argv[1:]:
-            raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
+            raise errors.ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:
-            raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
+            raise errors.ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
         JOBS[_JOB.value](config, pathlib.Path(_WORKDIR.value or default_workdir()))
-    except (ConfigError, DataError, NotFiniteError, CheckpointError, Interrupted) as error:
+    except (*errors.ERRORS, DataError) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except OSError as error:  # a full disk, a folder that may not be written

@@ -15,6 +15,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from rtda_jax import integrity
 from rtda_jax.errors import CheckpointError, ConfigError
+from rtda_jax.state import TrainState
 
 
 @contextlib.contextmanager
@@ -29,7 +30,8 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
     """
     if keep < 2:
         raise ConfigError(f"checkpoint_keep must be 2 or more, got {keep}")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    # What orbax logs as an error it also raises, and `_writing` says it in a sentence.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     directory = directory.resolve()
     integrity.recover(directory)
     options = ocp.CheckpointManagerOptions(
@@ -76,14 +78,14 @@ def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = No
     try:
         return held.restore(step, args=ocp.args.StandardRestore(abstract))
     except ValueError:
-        if not dataclasses.is_dataclass(abstract):
+        if not isinstance(abstract, TrainState):
             raise
         fields = {f.name: getattr(abstract, f.name) for f in dataclasses.fields(abstract)}
         filled = {name: value for name, value in fields.items() if jax.tree.leaves(value)}
         if len(filled) == len(fields):
             raise
         restored = held.restore(step, args=ocp.args.StandardRestore(filled))
-        return dataclasses.replace(abstract, **restored)
+        return abstract.replace(**restored)
 
 
 def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:

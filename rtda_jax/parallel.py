@@ -3,6 +3,7 @@
 The train state has no device axis; it is replicated. A batch is split over its leading axis.
 """
 
+import os
 from collections.abc import Callable, Mapping
 
 import jax
@@ -15,6 +16,16 @@ AXIS = "batch"
 def mesh(devices: list | None = None) -> Mesh:
     """All devices (or the given ones) along one axis."""
     return Mesh(np.array(devices or jax.devices()), (AXIS,))
+
+
+def deterministic() -> None:
+    """Have the compiler use only GPU kernels that give the same bits again; before any device is.
+
+    What runs on a CPU is so already. Autotuning, which may choose other kernels in another
+    process, is off with it.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
 def check_batch(batch_size: int, devices: int) -> None:

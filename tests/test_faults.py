@@ -234,7 +234,7 @@ def mounted(folder, *options):
 @pytest.mark.slow
 def test_files_that_may_not_grow(tmp_path):
     half("fda", tmp_path)
-    code, said = finish(start("fda", tmp_path, "small_files", 3000))
+    code, said = finish(start("fda", tmp_path, "small_files", 5000))
     assert code == CheckpointError.exit_code, said
     assert "a checkpoint could not be written" in said
     assert steps(tmp_path) == [2, 4]
@@ -305,9 +305,12 @@ def test_the_second_process_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
         ):
             pass
         process.kill()
-    with experiment.lock(tmp_path), (tmp_path / ".lock").open("w") as file:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (
+        experiment.lock(tmp_path),
+        (tmp_path / ".lock").open("w") as file,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.slow
