@@ -92,8 +92,18 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.ohem_rule = "pixels"  # and at least a 16th of: all "pixels", the "valid" ones
     config.loss.eta = 2.0  # exponent of robust_entropy
 
+    config.init = ""  # the earlier stage whose networks this one starts from; empty: fresh ones
     config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
-    config.init = ""  # the earlier train stage whose networks this one starts from
+    config.pseudo = ConfigDict()  # how a pseudo_label stage makes them (rtda_jax/pseudo_labels.py)
+    config.pseudo.heads = ("logits",)  # outputs whose softmax is fused, of every model it names
+    config.pseudo.fusion = "mean"  # or "most_confident" (S2), "majority" (a true vote)
+    config.pseudo.scope = "dataset"  # thresholds per class over the whole set, or of each "image"
+    config.pseudo.cut = 0.5  # quantile of a class's confidences that is its threshold (S1: .66)
+    config.pseudo.cap = 0.9  # thresholds are at most this
+    config.pseudo.index = "round"  # of the quantile among n sorted confidences; S1: "floor"
+    config.pseudo.split = "target"  # or "eval": labels the very images that scores are measured on
+    config.statistics = ConfigDict()
+    config.statistics.batches = 0  # target batches a statistics stage averages; 0: one epoch
 
     config.teacher = ConfigDict()
     config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
@@ -119,6 +129,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.schedule_steps = 0  # where poly reaches zero; 0: at `steps`
     config.optim.schedule_every_steps = 1  # how often poly changes (S0 to S2: once an epoch)
 
+    config.rare_class = placeholder(float)  # temperature of sampling by rare classes (.01); or None
+    config.cache_gib = 0.0  # of decoded images each domain may keep in memory
     config.augment = ConfigDict()
     config.augment.flip = True  # mirror image and label together, half of the time
     config.augment.scale = (1.0, 1.0)  # range of random zoom before the crop

@@ -2,52 +2,66 @@
 
 import hashlib
 import itertools
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from rtda_jax import build, experiment, parallel
+from rtda_jax import build, class_weights, parallel
+from rtda_jax.batches import Batches, paired
 from rtda_jax.data import DataError
 from rtda_jax.errors import NotDeterministicError
+from rtda_jax.plan import stages
 from rtda_jax.records import say
-from rtda_jax.train import Batches, paired_batches
 
 STEPS = 5
 
 
-def run(config: Any) -> None:
+def run(config: Any, workdir: pathlib.Path) -> None:
     """Audit every train stage of an experiment; the final hash can be compared between processes.
+
+    A stage that learns from pseudo-labels is audited where its workdir holds them.
 
     Raises:
       NotDeterministicError: naming stage, step and leaf where the two runs part.
     """
-    for name, stage in experiment.stages(config).items():
-        if stage.kind == "train":
-            say(f"[{name}] {STEPS} steps, twice")
-            say(f"  equal in every bit; SHA-256 of the state {audit(stage, name=name)}")
+    for name, stage in stages(config).items():
+        if stage.kind != "train":
+            continue
+        pseudo = workdir / stage.pseudo_labels if stage.pseudo_labels else None
+        if pseudo is not None and not pseudo.exists():
+            say(f"[{name}] skipped: {pseudo} does not hold its pseudo-labels yet (--job=run)")
+            continue
+        say(f"[{name}] {STEPS} steps, twice")
+        (workdir / name).mkdir(parents=True, exist_ok=True)
+        stage = class_weights.settled(stage, workdir / name)
+        needs_target = build.build(stage).needs_target
+        batches = paired(stage, needs_target=needs_target, folder=workdir / name, pseudo=pseudo)
+        say(f"  equal in every bit; SHA-256 of the state {audit(stage, batches, name=name)}")
 
 
-def audit(config: Any, *, name: str, steps: int = STEPS, batches: Batches | None = None) -> str:
+def audit(config: Any, batches: Batches, *, name: str, steps: int = STEPS) -> str:
     """The SHA-256 of a stage's state after `steps` steps, if a second run gives the same.
 
     Args:
       config: a train stage's configuration.
-      name: what errors call it.
+      batches: start step -> iterator of batches; read twice.
+      name: what errors call the stage.
       steps: how many, from a fresh state.
-      batches: start step -> iterator of batches; default the benchmark's stream, read twice.
 
     Raises:
       NotDeterministicError: naming stage, step and leaf where the two runs part.
     """
     mesh = parallel.mesh()
     parts = build.build(config, axis_name=parallel.AXIS)
-    batches = batches or paired_batches(config, needs_target=parts.needs_target)
     step = parallel.pmapped(build.train_step(parts, config, axis_name=parallel.AXIS), mesh)
 
     def once() -> list[dict[str, str]]:
-        state = parallel.replicate(build.initial_state(parts, config), mesh)
+        state = parallel.replicate(
+            build.with_teacher(build.initial_state(parts, config), config), mesh
+        )
         return hashes(step, state, itertools.islice(batches(0), steps))
 
     first, second = once(), once()

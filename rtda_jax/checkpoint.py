@@ -15,7 +15,6 @@ from orbax.checkpoint import checkpoint_managers
 
 from rtda_jax import integrity
 from rtda_jax.errors import CheckpointError, ConfigError
-from rtda_jax.state import TrainState
 
 
 @contextlib.contextmanager
@@ -78,14 +77,14 @@ def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = No
     try:
         return held.restore(step, args=ocp.args.StandardRestore(abstract))
     except ValueError:
-        if not isinstance(abstract, TrainState):
+        if not dataclasses.is_dataclass(abstract) or isinstance(abstract, type):
             raise
         fields = {f.name: getattr(abstract, f.name) for f in dataclasses.fields(abstract)}
         filled = {name: value for name, value in fields.items() if jax.tree.leaves(value)}
         if len(filled) == len(fields):
             raise
         restored = held.restore(step, args=ocp.args.StandardRestore(filled))
-        return abstract.replace(**restored)
+        return dataclasses.replace(abstract, **restored)
 
 
 def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:
@@ -125,7 +124,7 @@ def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None
     path = workdir / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists():
-        theirs, ours = _flat(json.loads(path.read_text())), _flat(config)
+        theirs, ours = flat(json.loads(path.read_text())), flat(config)
         differing = [
             f"  {field}: {theirs.get(field, 'absent')!r} there, {ours.get(field, 'absent')!r} now"
             for field in sorted(theirs.keys() | ours.keys())
@@ -142,10 +141,11 @@ def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None
     write_json(path, config)
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested dict as one of dotted names."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     rows: dict[str, Any] = {}
     for key, value in tree.items():
-        rows |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return rows

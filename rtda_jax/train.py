@@ -3,15 +3,14 @@
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from rtda_jax import build, checkpoint, class_weights, guard, health, parallel, records
+from rtda_jax.batches import Batches, named, paired
 from rtda_jax.clock import Clock
-from rtda_jax.data import DataError, load, train_stream
 from rtda_jax.errors import ConfigError, Interrupted, lookup
 from rtda_jax.interrupt import watch
 from rtda_jax.loggers import Loggers
@@ -21,11 +20,16 @@ from rtda_jax.watchdog import watchdog
 # Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
 AHEAD = 4
 
-Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
+Start = Callable[[TrainState], tuple[TrainState, str]]
 
 
 def train(
-    config: Any, workdir: str | pathlib.Path, *, batches: Batches | None = None
+    config: Any,
+    workdir: str | pathlib.Path,
+    *,
+    batches: Batches | None = None,
+    start_from: Start | None = None,
+    pseudo: pathlib.Path | None = None,
 ) -> TrainState:
     """Train one stage to its last step, from wherever its workdir stands.
 
@@ -33,6 +37,9 @@ def train(
       config: a stage's configuration, see `configs/base.py`.
       workdir: the stage's folder; gets `metrics.jsonl` and `checkpoints/`.
       batches: start step -> iterator of batches; default the benchmark's paired stream.
+      start_from: fresh state -> the state before the first step, and a sentence about it; default
+        `model.pretrained` or from scratch.
+      pseudo: folder of labels for the target's images, see `data.load_pseudo`.
 
     Returns:
       The final state.
@@ -54,8 +61,10 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     config = class_weights.settled(config, workdir)
     stage = build.build(config, axis_name=parallel.AXIS)
-    pending = guard.Pending(guard.numbers if batches else functools.partial(_keys, config))
-    batches = batches or paired_batches(config, needs_target=stage.needs_target)
+    pending = guard.Pending(guard.numbers if batches else functools.partial(named, config))
+    batches = batches or paired(
+        config, needs_target=stage.needs_target, folder=workdir, pseudo=pseudo
+    )
     step_fn = policy(build.train_step(stage, config, axis_name=parallel.AXIS))
     run = parallel.pmapped(step_fn, mesh)
     objective = list(stage.objective)
@@ -74,10 +83,12 @@ def train(
             records.say(f"  continues after step {start}")
         else:
             state = build.initial_state(stage, config)
-            if config.model.pretrained:
-                state, report = build.pretrained_state(state, config)
+            if start_from is None and config.model.pretrained:
+                start_from = functools.partial(build.pretrained_state, config=config)
+            if start_from is not None:
+                state, report = start_from(state)
                 records.say(f"  {report}")
-            state = parallel.replicate(state, mesh)
+            state = parallel.replicate(build.with_teacher(state, config), mesh)
         records.truncate(log, after=start)
         loggers = kept.enter_context(Loggers(config.loggers, workdir))
         alarm = health.Alarm()
@@ -119,45 +130,3 @@ def train(
                 held.wait_until_finished()
                 raise Interrupted(f"stopped after step {step}; the same command continues there")
         return state
-
-
-def paired_batches(config: Any, *, needs_target: bool) -> Batches:
-    """The benchmark's stream; the target's labels are opened only with labelled="target"."""
-    benchmark = config.benchmark
-    labelled = {"source": benchmark.source, "target": benchmark.target_labelled}
-    if config.labelled not in labelled:
-        raise ConfigError(f"labelled must be source or target, got {config.labelled!r}")
-    spec = labelled[config.labelled]
-    if not spec:
-        raise DataError(f"benchmark {benchmark.name} has no labelled target images to train on")
-    source = load(spec, data_dir=config.data_dir, classes=benchmark.classes)
-    target = (
-        load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
-        if needs_target
-        else None
-    )
-
-    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
-        return train_stream(
-            source,
-            target,
-            seed=config.seed,
-            start_step=start,
-            batch_size=config.batch_size,
-            size=tuple(benchmark.size),
-            crop=tuple(benchmark.crop),
-            flip=config.augment.flip,
-            scale=tuple(config.augment.scale),
-            threads=config.threads,
-        )
-
-    return batches
-
-
-def _keys(config: Any, domain: str, indices: np.ndarray) -> list[str]:
-    """The names of a batch's examples in the benchmark's own stream."""
-    benchmark = config.benchmark
-    sources = {"source": benchmark.source, "target": benchmark.target_labelled}
-    spec = sources[config.labelled] if domain == "source" else benchmark.target
-    dataset = load(spec, data_dir=config.data_dir, classes=benchmark.classes)
-    return [dataset.keys[i] for i in indices]

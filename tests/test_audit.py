@@ -13,11 +13,9 @@ from rtda_jax.data import DataError
 from rtda_jax.errors import NotDeterministicError
 
 
-def audited(**options):
+def audited():
     with tiny.stubs():
-        return audit.audit(
-            tiny.config("dacs"), name="train", steps=3, batches=helpers.batches, **options
-        )
+        return audit.audit(tiny.config("dacs"), helpers.batches, name="train", steps=3)
 
 
 def test_the_same_bits_twice_and_the_same_hash_again():
@@ -46,17 +44,15 @@ def test_one_flipped_bit_is_found_where_it_is(monkeypatch):
     monkeypatch.setattr(parallel, "pmapped", flipping)
     said = r"after step 2 .* 1 of \d+ .*\['bias'\]"
     with tiny.stubs(), pytest.raises(NotDeterministicError, match=said):
-        audit.audit(tiny.config("adversarial"), name="train", steps=3, batches=helpers.batches)
+        audit.audit(tiny.config("adversarial"), helpers.batches, name="train", steps=3)
 
 
 def test_too_few_batches_are_no_audit():
+    def two(start):
+        return (helpers.batch(n) for n in range(2))
+
     with tiny.stubs(), pytest.raises(DataError, match="only 2 of 3 batches came"):
-        audit.audit(
-            tiny.config("fda"),
-            name="train",
-            steps=3,
-            batches=lambda start: (helpers.batch(n) for n in range(2)),
-        )
+        audit.audit(tiny.config("fda"), two, name="train", steps=3)
 
 
 def test_the_flag_reaches_the_compiler(monkeypatch):

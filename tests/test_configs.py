@@ -18,6 +18,7 @@ SUPERVISED = {"seg": 1.0, "seg_aux16": 1.0, "seg_aux32": 1.0}
 ADVERSARIAL = {**SUPERVISED, "adv_output": 0.001}
 
 MINENT = {**SUPERVISED, "minent": 0.001, "minent_aux16": 0.0002}
+SELF = {**ADVERSARIAL, "pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
 MIXED = {**SUPERVISED, "mix": 1.0, "mix_aux16": 1.0, "mix_aux32": 1.0}
 
 # What each config trains: stage -> (active terms, FDA beta, labelled domain). A change is a change
@@ -32,6 +33,26 @@ GOLDEN = {
     "target_only": {"train": (SUPERVISED, None, "target")},
     "adversarial": {"train": (ADVERSARIAL, None, "source")},
     "fda": {"train": (ADVERSARIAL, 0.01, "source")},
+    "adabn": {"source_only": (SUPERVISED, None, "source")},
+    "ssl": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_2layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_3layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_control": {
+        "adversarial": (ADVERSARIAL, None, "source"),
+        "control": (ADVERSARIAL, None, "source"),
+    },
+    "ssl_study": {
+        "adversarial": (ADVERSARIAL, None, "source"),
+        "ssl_1": (SELF, None, "source"),
+        "ssl_2": (SELF, None, "source"),
+        "ssl_3": (SELF, None, "source"),
+        "control": (ADVERSARIAL, None, "source"),
+    },
+    "fda_ssl": {
+        "beta_001": (ADVERSARIAL, 0.01, "source"),
+        "beta_005": (ADVERSARIAL, 0.05, "source"),
+        "ssl": (SELF, 0.01, "source"),
+    },
     "fda_mbt": {
         "beta_001": (ADVERSARIAL, 0.01, "source"),
         "beta_005": (ADVERSARIAL, 0.05, "source"),
@@ -142,7 +163,7 @@ def test_stage_overrides_apply_to_the_stage_alone():
     [
         (lambda c: c.stage.train.update(fda_bta=0.1), "fda_bta"),
         (lambda c: c.stage.train.update(kind="trane"), "unknown kind 'trane'; known: train"),
-        (lambda c: c.stage.evaluate.update(models=("x",)), "'x' is no earlier train stage"),
+        (lambda c: c.stage.evaluate.update(models=("x",)), "'x' is no earlier train or stat"),
         (lambda c: c.update(stages=("nope",)), "stages names 'nope'"),
     ],
 )
@@ -171,7 +192,10 @@ def test_a_wrong_stage_is_named(change, message):
         ({"loss.weighting": "median"}, "unknown loss.weighting 'median'"),
         ({"adversary.view": "logits"}, "unknown adversary.view 'logits'"),
         ({"augment.colour": 1.5}, "augment.colour must be a probability"),
-        ({"objective.seg_aux4": 1.0}, "needs the output 'aux4'; bisenet_resnet18 has: logits"),
+        (
+            {"objective.seg_aux4": 1.0},
+            "needs the output 'aux4'; bisenet_resnet18 has: aux16, aux32, logits",
+        ),
     ],
 )
 def test_what_can_not_be_built_is_named(changes, message):

@@ -1,19 +1,21 @@
 """The paired training stream and the evaluation stream: functions of (seed, step)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtda_jax.data import decode, geometry
+from rtda_jax.data import candidates as paste
+from rtda_jax.data import decode, geometry, graph
 from rtda_jax.data.cache import Cache
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.errors import DataError
-from rtda_jax.data.labels import IGNORE, OUTSIDE
 from rtda_jax.data.lazy_tf import tensorflow
+from rtda_jax.data.pseudo import PseudoLabels
 
 if TYPE_CHECKING:
+    from rtda_jax.data.candidates import Candidates
     from rtda_jax.data.sampling import RareClass
 
 Tensor = Any
@@ -21,13 +23,14 @@ Size = tuple[int, int]
 
 _FOREVER = np.iinfo(np.int64).max
 _DOMAINS = ("source", "target")
-_MOVES, _RARE = 2, 4  # which random numbers of a position are meant; 0 and 1 are the orders
+_MOVES, _RARE, _PASTE = 2, 4, 5  # which random numbers of a position; 0 and 1 are the orders
 
 
 def train_stream(
     source: Dataset,
     target: Dataset | None = None,
     *,
+    pseudo: PseudoLabels | None = None,
     seed: int,
     start_step: int = 0,
     batch_size: int,
@@ -36,6 +39,8 @@ def train_stream(
     flip: bool = False,
     scale: tuple[float, float] = (1.0, 1.0),
     rare: "RareClass | None" = None,
+    candidates: "Candidates | None" = None,
+    target_moves: str = "each",
     cache_bytes: int = 0,
     threads: int | None = None,
     prefetch: int = 2,
@@ -52,11 +57,15 @@ def train_stream(
     Args:
       source: labelled set.
       target: its images only; its labels are never opened.
+      pseudo: what a network takes the target's images for, moved as they are.
       seed, start_step: the first batch is that of step `start_step`, counted from 0.
       batch_size: images per domain over all processes.
       size: (H, W) before the crop; None keeps the files' size.
       crop: (h, w) of the batch; None is the whole image.
       rare: draw source examples by the classes they contain instead of by epochs.
+      candidates: further source crops, for long-tail class pasting.
+      target_moves: "each" image of the target by numbers of its own, or "once" all of the run by
+        the same ones (as S4's released code does).
       cache_bytes: of decoded images each domain may keep in memory, 0: none.
       threads: of decoding; None is one per core.
       prefetch: batches held ready; with `threads` it bounds the memory.
@@ -64,7 +73,9 @@ def train_stream(
 
     Yields:
       source_image uint8 [B,h,w,3], source_label uint8 [B,h,w] (classes, 255 ignored),
-      target_image uint8 [B,h,w,3], source_index and target_index int32 [B].
+      target_image uint8 [B,h,w,3], source_index and target_index int32 [B]; with `pseudo` also
+      target_label uint8 [B,h,w]; with `candidates` also paste_image uint8 [B,S,h,w,3],
+      paste_label uint8 [B,S,h,w] and paste_class uint8 [B,S].
 
     Raises:
       DataError: at once for sets or arguments that can not be used; while iterating for the file
@@ -83,11 +94,17 @@ def train_stream(
     for dataset in sets.values():
         if not len(dataset):
             raise DataError(f"{dataset.name}: no examples")
+    if pseudo is not None and (target is None or tuple(target.keys) != pseudo.keys):
+        raise DataError(f"{pseudo.folder}: pseudo-labels of other images than the target's")
     if rare is not None and rare.counts.shape != (len(source), len(source.classes)):
         raise DataError(
             f"{source.name}: class counts are {rare.counts.shape}, expected "
             f"{(len(source), len(source.classes))}"
         )
+    if target_moves not in ("each", "once"):
+        raise DataError(f"target_moves must be each or once, got {target_moves!r}")
+    if candidates is not None:
+        paste.check_sizes(size, crop)
     share = batch_size // process_count
     threads = threads or os.cpu_count() or 1
     # Images are zoomed from the files' size when the zoom is random, and else kept at `size`.
@@ -103,13 +120,19 @@ def train_stream(
             return rare.draw(_key(seed, _RARE, position))
         return draw(position, seed=seed, domain=number, count=len(sets[domain]))
 
+    def source_example(index: Tensor) -> tuple[Tensor, Tensor]:
+        return graph.decoded(source, index, size=None, cache=caches["source"])
+
     def example(count: Tensor) -> dict[str, Tensor]:
         position = (count // share) * batch_size + process_index * share + count % share
         out = {}
         for number, (domain, dataset) in enumerate(sets.items()):
             index = index_of(domain, position)
-            image, label = _decoded(dataset, index, size=None, cache=caches[domain])
-            where = _key(seed, _MOVES + number, position)
+            image, label = graph.decoded(dataset, index, size=None, cache=caches[domain])
+            if domain == "target" and pseudo is not None:
+                label = graph.pseudo_label(pseudo, index)
+            fixed = domain == "target" and target_moves == "once"
+            where = _key(seed, _MOVES + number, tf.zeros_like(position) if fixed else position)
             image, label = geometry.move(
                 image, label, where, size=size, crop=crop, flip=flip, scale=scale
             )
@@ -117,6 +140,12 @@ def train_stream(
             if label is not None:
                 out[f"{domain}_label"] = label
             out[f"{domain}_index"] = tf.cast(index, tf.int32)
+        if candidates is not None:
+            key = _key(seed, _PASTE, position)
+            kept_size, kept_crop = paste.check_sizes(size, crop)
+            out |= paste.stacked(
+                candidates, key, size=kept_size, crop=kept_crop, decoded=source_example
+            )
         return out
 
     stream = tf.data.Dataset.range(start_step * share, _FOREVER)
@@ -127,21 +156,28 @@ def train_stream(
         base = step * batch_size + process_index * share
         for position in range(base, base + share):
             for domain, dataset in sets.items():
-                decode.examine(dataset, int(index_of(domain, tf.constant(position, tf.int64))))
+                index = int(index_of(domain, tf.constant(position, tf.int64)))
+                decode.examine(dataset, index)
+                if domain == "target" and pseudo is not None:
+                    pseudo.check(index)
+            if candidates is not None:
+                for index in candidates.draw(_key(seed, _PASTE, position))[2]:
+                    decode.examine(source, int(index))
 
-    return _iterate(stream, diagnose, start=start_step, threads=threads)
+    return graph.iterate(stream, diagnose, start=start_step, threads=threads)
 
 
 def eval_stream(
     dataset: Dataset,
     *,
     size: Size | None = None,
+    order: Sequence[int] | None = None,
     threads: int | None = None,
     prefetch: int = 4,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Every example once, in order, one at a time.
+    """Every example once, in order, one at a time; or those of `order`.
 
     Yields:
       image uint8 [h,w,3] resized to `size` (None: as it is), label uint8 [H,W] in classes at the
@@ -152,20 +188,22 @@ def eval_stream(
     """
     tf = tensorflow()
     threads = threads or os.cpu_count() or 1
+    chosen = np.asarray(range(len(dataset)) if order is None else order, np.int64)
+    chosen = chosen[process_index::process_count]
 
     def example(index: Tensor) -> dict[str, Tensor]:
-        image, label = _decoded(dataset, index, size=size)
+        image, label = graph.decoded(dataset, index, size=size)
         out = {"image": image, "index": index}
         return out if label is None else {**out, "label": label}
 
-    stream = tf.data.Dataset.range(process_index, len(dataset), process_count)
+    stream = tf.data.Dataset.from_tensor_slices(chosen)
     stream = stream.map(example, num_parallel_calls=threads, deterministic=True)
     stream = stream.prefetch(prefetch)
 
     def diagnose(number: int) -> None:
-        decode.examine(dataset, process_index + number * process_count)
+        decode.examine(dataset, int(chosen[number]))
 
-    for out in _iterate(stream, diagnose, start=0, threads=threads):
+    for out in graph.iterate(stream, diagnose, start=0, threads=threads):
         index = int(out["index"])
         yield {**out, "index": index, "key": dataset.keys[index]}
 
@@ -184,65 +222,3 @@ def _key(seed: int, purpose: int, position: Tensor) -> Tensor:
     return tf.random.experimental.stateless_fold_in(
         tf.constant([seed, purpose], tf.int64), position
     )
-
-
-def _decoded(
-    dataset: Dataset, index: Tensor, *, size: Size | None, cache: Cache | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Image, resized if `size` is given, and label in classes at its own (or the cache's) size."""
-    tf = tensorflow()
-    if cache is not None:
-        image, label = tf.numpy_function(
-            lambda i: cache.get(int(i)), [index], [tf.uint8, tf.uint8], stateful=False
-        )
-        image.set_shape([None, None, 3])
-        label.set_shape([None, None])
-        return image, None if dataset.labelling is None else label
-
-    def read(i: np.ndarray) -> tuple[bytes, bytes, np.uint8, np.bool_]:
-        encoded = dataset.read(int(i))
-        lenient = np.bool_(bool(dataset.lenient) and dataset.keys[int(i)] in dataset.lenient)
-        return encoded.image, encoded.label or b"", np.uint8(encoded.step), lenient
-
-    data, label_data, step, lenient = tf.numpy_function(
-        read, [index], [tf.string, tf.string, tf.uint8, tf.bool], stateful=False
-    )
-    image = decode.image(data)
-    if size is not None:
-        image = decode.resized(image, size)
-    if dataset.labelling is None:
-        return image, None
-    raw = decode.raw_label(label_data, step, labelling=dataset.labelling)
-    label = decode.mapped(raw, dataset.classes.lut(dataset.labelling))
-    outside = label == OUTSIDE
-    check = tf.debugging.Assert(lenient | ~tf.reduce_any(outside), ["label outside its table"])
-    with tf.control_dependencies([check]):
-        return image, tf.cond(
-            tf.reduce_any(outside),
-            lambda: tf.where(outside, tf.constant(IGNORE, tf.uint8), label),
-            lambda: label,
-        )
-
-
-def _iterate(stream: Any, diagnose: Any, *, start: int, threads: int) -> Iterator[dict[str, Any]]:
-    tf = tensorflow()
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
-    options.deterministic = True
-    return _arrays(iter(stream.with_options(options)), diagnose, start)
-
-
-def _arrays(iterator: Any, diagnose: Any, step: int) -> Iterator[dict[str, Any]]:
-    """Batches as NumPy views; a failure of the graph becomes the DataError of its file."""
-    tf = tensorflow()
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            diagnose(step)
-            raise DataError(f"the data of step {step} can not be read: {error.message}") from None
-        yield {name: np.asarray(memoryview(value)) for name, value in batch.items()}
-        step += 1

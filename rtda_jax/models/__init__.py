@@ -42,7 +42,8 @@ def create_model(name: str, num_classes: int = 19, **options: Any) -> nn.Module:
     `model.apply(variables, images[B,H,W,3], train=False)` returns a dict: float32 "logits"
     [B,H,W,K] at the input's resolution, "feature" in front of the classifier, and with train=True
     (and mutable=["batch_stats"]) the auxiliary logits "aux16", "aux32", ... also [B,H,W,K].
-    options: axis_name, batch_norm ("batch" or "frozen"), dtype, and those of the network's class.
+    options: axis_name, batch_norm ("batch", "frozen", "last"), auxiliary ("always": the auxiliary
+    logits with train=False too), dtype, and those of the network's class.
     Raises ValueError for an unknown name.
     """
     if name not in MODELS:

@@ -19,6 +19,7 @@ from rtda_jax.models.layers import (
     ConvNorm,
     batch_norm_layer,
     check_images,
+    computes_auxiliary,
     global_mean,
     image_size,
     uniform_bias,
@@ -86,6 +87,7 @@ class BiSeNet(nn.Module):
     scales: tuple[int, ...] = (16, 32)
     axis_name: str | None = None
     batch_norm: str = "batch"
+    auxiliary: str = "training"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -120,7 +122,7 @@ class BiSeNet(nn.Module):
             "logits": logits[:, :height, :width],
             "feature": feature.astype(jnp.float32),
         }
-        if train:
+        if computes_auxiliary(self.auxiliary, train=train):
             for scale in self.scales:
                 head = conv(self.num_classes, use_bias=True, name=f"aux{scale}")
                 aux = upsample(head(refined[scale]).astype(jnp.float32), size=size)

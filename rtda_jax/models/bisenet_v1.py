@@ -15,6 +15,7 @@ from rtda_jax.models.layers import (
     Conv,
     batch_norm_layer,
     check_images,
+    computes_auxiliary,
     image_size,
 )
 from rtda_jax.models.resize import upsample
@@ -51,6 +52,7 @@ class BiSeNetV1(nn.Module):
     detail_head: bool = False
     axis_name: str | None = None
     batch_norm: str = "batch"
+    auxiliary: str = "training"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -97,7 +99,7 @@ class BiSeNetV1(nn.Module):
             "logits": head(256, feature, 8, "head"),
             "feature": feature.astype(jnp.float32),
         }
-        if train:
+        if computes_auxiliary(self.auxiliary, train=train):
             outputs["aux16"] = head(64, x8, 8, "aux16")
             outputs["aux32"] = head(64, x16, 16, "aux32")
             if self.detail_head:

@@ -15,6 +15,7 @@ from rtda_jax.models.layers import (
     Conv,
     batch_norm_layer,
     check_images,
+    computes_auxiliary,
     image_size,
     uniform_bias,
 )
@@ -71,6 +72,7 @@ class DeepLab(nn.Module):
     aspp: str = "all"
     axis_name: str | None = None
     batch_norm: str = "batch"
+    auxiliary: str = "training"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -99,7 +101,7 @@ class DeepLab(nn.Module):
             "logits": upsample(logits, size=size, align="corners"),
             "feature": layer4.astype(jnp.float32),
         }
-        if train and self.heads == "multi":
+        if self.heads == "multi" and computes_auxiliary(self.auxiliary, train=train):
             head = AtrousClassifier(self.num_classes, head_conv, self.aspp, name="aux16")
             outputs["aux16"] = upsample(head(layer3), size=size, align="corners")
         return outputs
@@ -114,14 +116,15 @@ class DeepLabVGG(nn.Module):
     """DeepLabV2 on VGG-16 at stride 8, no normalisation layers.
 
     images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
-    (align_corners resize) and "feature" [B,H//8,W//8,1024], the output of fc7. axis_name and
-    batch_norm are accepted for uniformity: there is nothing they could change.
+    (align_corners resize) and "feature" [B,H//8,W//8,1024], the output of fc7. axis_name,
+    batch_norm and auxiliary are accepted for uniformity: there is nothing they could change.
     """
 
     num_classes: int = 19
     aspp: str = "all"
     axis_name: str | None = None
     batch_norm: str = "batch"
+    auxiliary: str = "training"
     dtype: Any = jnp.float32
 
     @nn.compact

@@ -22,9 +22,11 @@ NORMAL_001 = nn.initializers.normal(0.01)
 
 _BATCH_NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNorm,
+    "last": functools.partial(BatchNorm, momentum=0.0),
     "frozen": functools.partial(BatchNorm, frozen=True),
     "folded": lambda *, axis_name, **options: FoldedNorm(**options),
 }
+AUXILIARY = ("training", "always")
 
 
 def zero_bias(fan_in: int) -> Initializer:
@@ -46,10 +48,22 @@ def uniform_bias(fan_in: int) -> Initializer:
 def batch_norm_layer(
     batch_norm: str, *, axis_name: str | None, dtype: Any
 ) -> Callable[..., nn.Module]:
-    """Constructor of the normalisation "batch" (statistics of the batch), "frozen" or "folded"."""
+    """Constructor of the normalisation of that name.
+
+    "batch" trains on the statistics of the batch, "frozen" on the running ones; "last" is "batch"
+    whose running statistics are those of the last batch alone, to measure a batch by; "folded" is
+    what `fold.fold` leaves.
+    """
     if batch_norm not in _BATCH_NORMS:
         raise ValueError(f"unknown batch_norm {batch_norm!r}; known: {', '.join(_BATCH_NORMS)}")
     return functools.partial(_BATCH_NORMS[batch_norm], axis_name=axis_name, dtype=dtype)
+
+
+def computes_auxiliary(auxiliary: str, *, train: bool) -> bool:
+    """Whether auxiliary heads are wanted: "training" is with train=True only, or "always"."""
+    if auxiliary not in AUXILIARY:
+        raise ValueError(f"unknown auxiliary {auxiliary!r}; known: {', '.join(AUXILIARY)}")
+    return train or auxiliary == "always"
 
 
 class Conv(nn.Module):

@@ -1,0 +1,110 @@
+"""An evaluate stage of an experiment: scores, protocol and a picture grid."""
+
+import json
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rtda_jax import checkpoint, evaluate, fda, pictures, records, trained, validation
+from rtda_jax.data import eval_stream, load
+from rtda_jax.data.labels import class_set
+from rtda_jax.plan import Plan, parse
+from rtda_jax.progress import Progress
+
+
+def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluate the stage's networks; what results.json says of it."""
+    stage = plan[name]
+    path = workdir / name / "result.json"
+    if path.exists():
+        records.say(f"[{name}] finished, skipped")
+        return json.loads(path.read_text())
+    records.say(f"[{name}] {' + '.join(stage.models)} on {stage.benchmark.name}")
+    models = [trained.load(plan, m, workdir) for m in stage.models]
+    head, wanted = class_set(stage.benchmark.classes), class_set(stage.benchmark.eval_classes)
+    dataset = load(stage.benchmark.eval, data_dir=stage.data_dir, classes=head.name)
+    begin, rows = time.perf_counter(), []
+    shown = set(np.linspace(0, len(dataset) - 1, stage.eval.pictures).astype(int).tolist())
+
+    def watch(index: int, example: dict, prediction: np.ndarray) -> None:
+        if index in shown:
+            rows.append((index, example, prediction))
+        progress.add(1)
+
+    progress = Progress("  images", len(dataset))
+    observe = validation.observer(stage.eval.validators)
+    confusion = evaluate.evaluate(
+        models,
+        eval_stream(dataset, size=tuple(stage.benchmark.eval_size)),
+        num_classes=len(head),
+        mode=stage.eval.mode,
+        window=tuple(stage.eval.window),
+        stride=tuple(stage.eval.stride),
+        scales=tuple(stage.eval.scales),
+        mirror=stage.eval.mirror,
+        watch=watch,
+        observe=observe,
+    )
+    progress.end()
+    record = {
+        **evaluate.report(confusion, names=wanted.names, rows=head.rows(wanted)),
+        "images": len(dataset),
+        "protocol": protocol(stage),
+        "step": plan[parse(stage.models[0])[0]].steps,
+        "models": list(stage.models),
+        "confusion": confusion.tolist(),
+        "validators": validation.report(stage, models, observe),
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+    betas = [plan[parse(m)[0]].fda_beta for m in stage.models]
+    betas = [beta for beta in betas if beta is not None]
+    sheet = examples(stage, rows, beta=betas[-1] if betas else None)
+    pictures.save(sheet, workdir / name / "predictions.png")
+    records.say(f"  mIoU {100 * record['miou']:.1f}   {workdir / name / 'predictions.png'}")
+    checkpoint.write_json(path, record)
+    return record
+
+
+def protocol(config: ConfigDict) -> dict[str, Any]:
+    """Everything that decides an evaluation's numbers besides the weights."""
+    slides = config.eval.mode == "slide"
+    window = {k: config.eval[k] for k in ("window", "stride", "scales", "mirror")} if slides else {}
+    several = len(config.models) > 1 or slides
+    return {
+        "mode": config.eval.mode,
+        **window,
+        "input_size": list(config.benchmark.eval_size),
+        "upsampled": "mean softmax" if several else "logits",
+        "align": "corners" if slides else "half_pixel",
+        "resolution": "labels' own",
+        "split": dict(config.benchmark.eval),
+        "classes": config.benchmark.eval_classes,
+        "head_classes": config.benchmark.classes,
+        "checkpoint": "final step",
+    }
+
+
+def examples(config: ConfigDict, rows: list[tuple], *, beta: float | None):
+    """The picture grid: source, stylised source, target, prediction, truth."""
+    head = class_set(config.benchmark.classes)
+    colours = np.asarray(head.colours, np.uint8)
+    source = load(
+        config.benchmark.source, data_dir=config.data_dir, classes=config.benchmark.classes
+    )
+    cells = []
+    stream = eval_stream(source, size=tuple(config.benchmark.eval_size))
+    for (_, example, prediction), played in zip(rows, stream, strict=False):
+        row = [played["image"]]
+        if beta is not None:
+            pair = [x[None].astype(np.float32) for x in (played["image"], example["image"])]
+            row.append(pictures.as_bytes(np.asarray(fda.transfer(*pair, beta=beta)[0])))
+        row += [example["image"], pictures.colourise(prediction, colours)]
+        row.append(pictures.colourise(example["label"], colours))
+        cells.append(row)
+    titles = ["source", "target", "prediction", "truth"]
+    if beta is not None:
+        titles.insert(1, f"source as target (FDA {beta:g})")
+    return pictures.grid(cells, titles=titles, names=head.names, colours=colours)

@@ -1,0 +1,171 @@
+"""From a stream of predictions to label files, in bounded memory and from wherever it was killed.
+
+Thresholds over the whole set need two passes: the first counts confidences in a histogram (saved
+now and then, so that a killed pass goes on), the second writes the files. The second trusts files
+that are there, since each is a function of its image and the thresholds, and is moved into place
+whole.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pathlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rtda_jax import checkpoint, pseudo_labels
+from rtda_jax.data.encode import png
+from rtda_jax.data.pseudo import label_path
+from rtda_jax.errors import Interrupted
+from rtda_jax.progress import Progress
+
+SAVE_EVERY = 100  # images between two saves of the histogram
+
+# From an image on, the label uint8 [H,W] and confidence float32 [H,W] of each.
+Predictions = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Which pixels keep their label: see `rtda_jax.pseudo_labels`."""
+
+    scope: str
+    cut: float
+    cap: float
+    index: str
+    num_classes: int
+
+
+def generate(
+    predictions: Predictions,
+    folder: pathlib.Path,
+    *,
+    keys: Sequence[str],
+    rule: Rule,
+    interrupted: threading.Event,
+) -> dict[str, Any]:
+    """Write `labels/KEY.png` for every key, 255 where a pixel is not sure enough.
+
+    Args:
+      predictions: of the images in the order of the keys; the same whenever it is asked.
+      folder: where they go; it may hold what an earlier, killed call wrote.
+      keys: names of the images.
+      rule: which pixels keep their label.
+      interrupted: ends the work between two images.
+
+    Returns:
+      thresholds ([K], None where the scope is an image), coverage (share of pixels with a label),
+      pixels [K] and files {key: sha256}.
+
+    Raises:
+      Interrupted: the same call goes on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    limits = None
+    if rule.scope == "dataset":
+        limits = _dataset_thresholds(predictions, folder, len(keys), rule, interrupted)
+    written = (
+        i for i, key in enumerate(keys) if not pathlib.Path(label_path(folder, key)).exists()
+    )
+    first = next(written, len(keys))
+    watched = _watched(predictions, first, len(keys), "writing labels", interrupted)
+    for i, (labels, confidence) in watched:
+        if limits is None:
+            found = pseudo_labels.exact_thresholds(
+                labels,
+                confidence,
+                num_classes=rule.num_classes,
+                cut=rule.cut,
+                cap=rule.cap,
+                index=rule.index,
+            )
+        else:
+            found = limits
+        path = pathlib.Path(label_path(folder, keys[i]))
+        _replace(path, png(pseudo_labels.assign(labels, confidence, found)))
+    return {
+        "thresholds": None if limits is None else limits.tolist(),
+        **_survey(folder, keys, rule),
+    }
+
+
+def _dataset_thresholds(
+    predictions: Predictions,
+    folder: pathlib.Path,
+    total: int,
+    rule: Rule,
+    interrupted: threading.Event,
+) -> np.ndarray:
+    path = folder / "thresholds.json"
+    if path.exists():
+        return np.array(json.loads(path.read_text()))
+    partial = folder / "histogram.npz"
+    done, counts = 0, np.zeros((rule.num_classes, pseudo_labels.BINS), np.int64)
+    if partial.exists():
+        with np.load(partial) as saved:
+            done, counts = int(saved["done"]), saved["counts"]
+
+    def save(images: int) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, done=images, counts=counts)
+        _replace(partial, buffer.getvalue())
+
+    watched = _watched(predictions, done, total, "counting confidences", interrupted, save)
+    for i, (labels, confidence) in watched:
+        counts += pseudo_labels.histogram(labels, confidence, num_classes=rule.num_classes)
+        if (i + 1) % SAVE_EVERY == 0:
+            save(i + 1)
+    limits = pseudo_labels.thresholds(counts, cut=rule.cut, cap=rule.cap, index=rule.index)
+    checkpoint.write_json(path, limits.tolist())
+    partial.unlink(missing_ok=True)
+    return limits
+
+
+def _watched(
+    predictions: Predictions,
+    first: int,
+    total: int,
+    what: str,
+    interrupted: threading.Event,
+    save: Callable[[int], None] = lambda done: None,
+) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    """Predictions from an image on, numbered, with progress lines; a signal ends them."""
+    if first == total:
+        return
+    progress = Progress(f"  {what}", total, first)
+    for done, prediction in enumerate(predictions(first), start=first + 1):
+        yield done - 1, prediction
+        progress.add(1)
+        if interrupted.is_set() and done < total:
+            save(done)
+            progress.end()
+            raise Interrupted(f"stopped after image {done}; the same command continues there")
+    progress.end()
+
+
+def _survey(folder: pathlib.Path, keys: Sequence[str], rule: Rule) -> dict[str, Any]:
+    """What lies on the disk: hashes, and how many pixels of each class."""
+    files, counts = {}, np.zeros(256, np.int64)
+    for key in keys:
+        data = pathlib.Path(label_path(folder, key)).read_bytes()
+        files[key] = hashlib.sha256(data).hexdigest()
+        with Image.open(io.BytesIO(data)) as image:
+            counts += np.bincount(np.asarray(image).ravel(), minlength=256)
+    pixels = counts[: rule.num_classes]
+    return {
+        "coverage": float(pixels.sum() / counts.sum()),
+        "pixels": pixels.tolist(),
+        "files": files,
+    }
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(path)

@@ -1,0 +1,130 @@
+"""A pseudo_label stage: finished networks label the target's training images."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtda_jax import checkpoint, pseudo_labels, records, trained
+from rtda_jax.data import Dataset, eval_stream, load
+from rtda_jax.data.labels import class_set
+from rtda_jax.data.pseudo import MANIFEST
+from rtda_jax.errors import ConfigError
+from rtda_jax.evaluate import Model
+from rtda_jax.interrupt import watch
+from rtda_jax.models.fold import fold
+from rtda_jax.normalise import normalise
+from rtda_jax.plan import Plan
+from rtda_jax.pseudo_files import Rule, generate
+
+
+def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
+    """Write the stage's `labels/` and `manifest.json`; what results.json says of them."""
+    stage, folder = plan[name], workdir / name
+    done = folder / "done.json"
+    if done.exists():
+        records.say(f"[{name}] finished, skipped")
+        return json.loads(done.read_text())
+    pseudo, benchmark = stage.pseudo, stage.benchmark
+    records.say(f"[{name}] {' + '.join(stage.models)} label {benchmark[pseudo.split].name}")
+    predict = predictor(
+        [trained.load(plan, model, workdir) for model in stage.models],
+        heads=tuple(pseudo.heads),
+        fusion=pseudo.fusion,
+    )
+    classes = class_set(benchmark.classes)
+    dataset = images(stage)
+
+    def predictions(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        order = range(start, len(dataset))
+        size = tuple(benchmark.size)
+        for example in eval_stream(dataset, size=size, order=order, threads=stage.threads):
+            labels, confidence = predict(example["image"])
+            yield np.asarray(labels), np.asarray(confidence)
+
+    begin = time.perf_counter()
+    rule = Rule(pseudo.scope, pseudo.cut, pseudo.cap, pseudo.index, len(classes))
+    with watch() as interrupted:
+        made = generate(predictions, folder, keys=dataset.keys, rule=rule, interrupted=interrupted)
+    files = made.pop("files")
+    by_class = {
+        field: None if made[field] is None else dict(zip(classes.names, made[field], strict=True))
+        for field in ("thresholds", "pixels")
+    }
+    record = {
+        "models": list(stage.models),
+        "rule": {field: pseudo[field] for field in ("fusion", "scope", "cut", "cap", "index")},
+        "heads": list(pseudo.heads),
+        "split": pseudo.split,
+        "data": dataset.name,
+        "classes": classes.name,
+        "size": list(benchmark.size),
+        "images": len(dataset),
+        "coverage": made["coverage"],
+        **by_class,
+    }
+    checkpoint.write_json(folder / MANIFEST, {**record, "files": files})
+    say(record)
+    record |= {"seconds": round(time.perf_counter() - begin, 1)}
+    checkpoint.write_json(done, record)
+    return record
+
+
+def images(stage: Any) -> Dataset:
+    """The images a stage labels; their own labels will not be opened."""
+    spec = {**stage.benchmark[stage.pseudo.split], "use": "unlabelled"}
+    dataset = load(spec, data_dir=stage.data_dir, classes=stage.benchmark.classes)
+    return dataset.unlabelled()
+
+
+def predictor(
+    models: Sequence[Model], *, heads: Sequence[str], fusion: str
+) -> Callable[[np.ndarray], tuple[jax.Array, jax.Array]]:
+    """A function image uint8 [H,W,3] -> label uint8 [H,W], confidence float32 [H,W].
+
+    Args:
+      models: whose softmax maps are fused.
+      heads: the outputs of each that are.
+      fusion: a key of `pseudo_labels.FUSIONS`.
+
+    Raises:
+      ConfigError: a network has no such output.
+    """
+    folded = [fold(m.module.clone(auxiliary="always"), m.variables) for m in models]
+    modules = [module for module, _ in folded]
+
+    def maps(variables: Sequence[Any], image: jax.Array) -> list[jax.Array]:
+        found = []
+        for model, module, v in zip(models, modules, variables, strict=True):
+            pixels = image[None].astype(jnp.float32)
+            outputs: Any = module.apply(v, normalise(pixels, name=model.normalisation), train=False)
+            for head in heads:
+                if head not in outputs or head == "feature":
+                    known = ", ".join(sorted(set(outputs) - {"feature"}))
+                    raise ConfigError(f"pseudo.heads: no output {head!r}; the network has: {known}")
+                found.append(jax.nn.softmax(outputs[head][0].astype(jnp.float32), axis=-1))
+        return found
+
+    @jax.jit
+    def fused(variables: Sequence[Any], image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return pseudo_labels.fuse(jnp.stack(maps(variables, image)), fusion=fusion)
+
+    variables = [v for _, v in folded]
+    return lambda image: fused(variables, image)
+
+
+def say(record: dict[str, Any]) -> None:
+    """Coverage and class histogram, and which classes got no pixel at all."""
+    total = max(sum(record["pixels"].values()), 1)
+    shares = {name: n / total for name, n in record["pixels"].items()}
+    records.say(f"  {100 * record['coverage']:.1f}% of the pixels are labelled; of these")
+    present = [f"{name} {100 * share:.1f}%" for name, share in shares.items() if share]
+    records.say("  " + ", ".join(present))
+    absent = [name for name, share in shares.items() if not share]
+    if absent:
+        records.say(f"  no pixel: {', '.join(absent)}")

@@ -1,0 +1,99 @@
+"""Several seeds of one experiment: each in its own folder, and their mean and spread."""
+
+import pathlib
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rtda_jax import checkpoint, experiment, records
+from rtda_jax.errors import ConfigError
+
+Job = Callable[[ConfigDict, pathlib.Path], dict[str, Any]]
+
+
+def run(
+    config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job = experiment.run
+) -> dict[str, Any]:
+    """Run or resume seeds 0..count-1 in `workdir/seed<k>`; gather them in `workdir/summary.json`.
+
+    The compiled programs do not depend on the seed: with the persistent cache only the first seed
+    compiles.
+
+    Raises:
+      ConfigError: count is below 1, or the configuration has a seed of its own.
+    """
+    if count < 1:
+        raise ConfigError(f"--seeds must be 1 or more, got {count}")
+    if config.seed:
+        raise ConfigError(f"--seeds={count} runs seeds 0 to {count - 1}; config.seed must stay 0")
+    results = []
+    for seed in range(count):
+        chosen = config.copy_and_resolve_references()
+        chosen.seed = seed
+        records.say(f"\n=== seed {seed}, {seed + 1} of {count} ===")
+        results.append(job(chosen.lock(), workdir / f"seed{seed}"))
+        summary = summarise(results)
+        checkpoint.write_json(workdir / "summary.json", summary)
+    records.say(f"\n{config.benchmark.name}, mIoU in %, mean ± sample standard deviation")
+    records.say(table(summary))
+    records.say(f"\n{workdir / 'summary.json'}")
+    return summary
+
+
+def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean, sample standard deviation (null of one seed) and each seed's value of every score.
+
+    Args:
+      results: what `experiment.run` returned, one a seed.
+    """
+    first = results[0]
+    stages = {}
+    for name, stage in first["stages"].items():
+        if "iou" not in stage:
+            continue
+        runs = [result["stages"][name] for result in results]
+        stages[name] = {
+            "miou": spread([r["miou"] for r in runs]),
+            "pixel_accuracy": spread([r["pixel_accuracy"] for r in runs]),
+            "iou": {k: spread([r["iou"][k] for r in runs]) for k in stage["iou"]},
+        }
+    return {
+        "benchmark": first["benchmark"],
+        "commits": sorted({str(result["commit"]) for result in results}),
+        "seeds": [result["seed"] for result in results],
+        "stages": stages,
+    }
+
+
+def spread(values: list[float | None]) -> dict[str, Any]:
+    """Mean and sample standard deviation of the values that are there."""
+    present = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(present) if present else None,
+        "std": statistics.stdev(present) if len(present) > 1 else None,
+        "values": values,
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """One row an evaluate stage: mean, spread and every seed's mIoU, and the pixel accuracy."""
+    rows = [("stage", "mIoU", "each seed", "pixel accuracy")]
+    for name, stage in summary["stages"].items():
+        each = " ".join(percent(value) for value in stage["miou"]["values"])
+        rows.append((name, with_spread(stage["miou"]), each, with_spread(stage["pixel_accuracy"])))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def percent(value: float | None) -> str:
+    """A share in per cent with one decimal."""
+    return "n/a" if value is None else f"{100 * value:.1f}"
+
+
+def with_spread(score: dict[str, Any]) -> str:
+    """Mean ± standard deviation in per cent."""
+    deviation = "" if score["std"] is None else f" ± {percent(score['std'])}"
+    return percent(score["mean"]) + deviation

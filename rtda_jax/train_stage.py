@@ -1,0 +1,42 @@
+"""A train stage of an experiment: from its configuration to its record."""
+
+import functools
+import json
+import pathlib
+import time
+from typing import Any
+
+from rtda_jax import build, checkpoint, integrity, records, trained
+from rtda_jax.plan import Plan
+from rtda_jax.terms import formula
+from rtda_jax.train import train
+
+
+def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
+    """Train the stage to its end, from wherever it stands; what results.json says of it."""
+    stage, folder = plan[name], workdir / name
+    done = folder / "done.json"
+    if done.exists() and not integrity.damaged(folder / "checkpoints"):
+        records.say(f"[{name}] finished, skipped")
+        return json.loads(done.read_text())
+    parts = build.build(stage)
+    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {build.inputs(stage)}")
+    for sentence in build.describe(parts, stage):
+        records.say(f"  {sentence}")
+    begin = time.perf_counter()
+    state = train(
+        stage,
+        folder,
+        start_from=functools.partial(trained.start, config=stage, plan=plan, workdir=workdir)
+        if stage.init
+        else None,
+        pseudo=workdir / stage.pseudo_labels if stage.pseudo_labels else None,
+    )
+    record = {
+        "step": int(state.step),
+        "seconds": round(time.perf_counter() - begin, 1),
+        "objective": formula(parts.objective),
+        "fda_beta": stage.fda_beta,
+    }
+    checkpoint.write_json(done, record)
+    return record

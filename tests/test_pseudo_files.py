@@ -1,0 +1,131 @@
+"""Label files of a whole set: the rule over all images, in bounded memory, killed anywhere."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rtda_jax import pseudo_files, pseudo_labels
+from rtda_jax.data.pseudo import label_path
+from rtda_jax.errors import Interrupted
+
+K, KEYS = 6, tuple(f"town/{i:03d}" for i in range(7))
+
+
+def prediction(i, size=(12, 20)):
+    rng = np.random.default_rng(i)
+    labels = rng.integers(0, K - 1, size).astype(np.uint8)  # the last class is absent
+    return labels, rng.beta(3 + labels, 1.0).astype(np.float32)
+
+
+def predictions(start):
+    return (prediction(i) for i in range(start, len(KEYS)))
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(count):
+    """Predictions of which this process sees `count` before it dies."""
+    left = iter(range(count))
+
+    def stream(start):
+        for made in predictions(start):
+            if next(left, None) is None:
+                raise Killed
+            yield made
+
+    return stream
+
+
+def rule(**fields):
+    return pseudo_files.Rule(
+        **{
+            "scope": "dataset",
+            "cut": 0.66,
+            "cap": 0.9,
+            "index": "floor",
+            "num_classes": K,
+            **fields,
+        }
+    )
+
+
+def generate(folder, stream=predictions, stop=None, **fields):
+    return pseudo_files.generate(
+        stream, folder, keys=KEYS, rule=rule(**fields), interrupted=stop or threading.Event()
+    )
+
+
+def written(folder):
+    return {key: np.asarray(Image.open(label_path(folder, key))) for key in KEYS}
+
+
+def everything(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_thresholds_hold_over_the_whole_set(tmp_path):
+    made = generate(tmp_path)
+    labels, confidence = (np.stack(x) for x in zip(*predictions(0), strict=True))
+    for k in range(K):
+        values = np.sort(confidence[labels == k])
+        exact = min(values[int(0.66 * len(values))], 0.9) if len(values) else 0
+        assert 0 <= exact - made["thresholds"][k] <= 1 / pseudo_labels.BINS + 1e-7
+    limits = np.array(made["thresholds"])
+    expected = np.where(confidence < limits[labels], 255, labels)
+    found = np.stack(list(written(tmp_path).values()))
+    np.testing.assert_array_equal(found, expected)
+    assert made["coverage"] == pytest.approx((expected != 255).mean())
+    assert made["pixels"] == [int((expected == k).sum()) for k in range(K)]
+
+
+def test_thresholds_of_each_image_are_exact(tmp_path):
+    made = generate(tmp_path, scope="image", cut=0.5, index="round")
+    assert made["thresholds"] is None
+    for i, found in enumerate(written(tmp_path).values()):
+        labels, confidence = prediction(i)
+        limits = np.zeros(K)
+        for k in range(K - 1):
+            values = np.sort(confidence[labels == k])
+            limits[k] = min(values[round(0.5 * len(values))], 0.9)
+        expected = np.where(confidence < limits[labels], 255, labels)
+        np.testing.assert_array_equal(found, expected)
+
+
+# Of 7 images: killed while counting, on the border of the passes, while writing, and repeatedly.
+@pytest.mark.parametrize("scope", ["dataset", "image"])
+@pytest.mark.parametrize("kills", [(0,), (2,), (6,), (7,), (10,), (1, 3, 4, 2)])
+def test_killed_and_continued_leaves_the_same_bytes(kills, scope, tmp_path, monkeypatch):
+    monkeypatch.setattr(pseudo_files, "SAVE_EVERY", 2)
+    whole = generate(tmp_path / "whole", scope=scope)
+    for count in kills:
+        with contextlib.suppress(Killed):  # the one pass of "image" may end before
+            generate(tmp_path / "torn", killed_after(count), scope=scope)
+    assert generate(tmp_path / "torn", scope=scope) == whole
+    assert everything(tmp_path / "torn") == everything(tmp_path / "whole")
+
+
+def test_a_signal_saves_the_count_and_what_is_done_is_not_done_again(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted, match="stopped after image 1; the same command"):
+        generate(tmp_path, stop=stop)
+    asked = []
+
+    def watched(start):
+        asked.append(start)
+        return predictions(start)
+
+    generate(tmp_path, watched)
+    assert asked == [1, 0]
+
+
+def test_progress_is_said(tmp_path, capsys):
+    generate(tmp_path)
+    said = capsys.readouterr().err
+    assert "counting confidences: 7/7" in said
+    assert "writing labels: 7/7" in said
