@@ -124,12 +124,19 @@ def _recorded(workdir: pathlib.Path, overrides: dict | None = None):
     return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
 
 
+def _audit(config, workdir: pathlib.Path) -> None:
+    from rtda_jax import audit
+
+    audit.run(config, workdir)
+
+
 JOBS = {
     "run": _run,
     "evaluate": _evaluate,
     "check_data": _check_data,
     "summary": _summary,
     "benchmark": _benchmark,
+    "audit": _audit,
     "predict": _predict,
     "export": _export,
     "retrieve": _retrieve,
@@ -143,7 +150,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
 _PARTS = flags.DEFINE_list("parts", "train,infer", "Of job benchmark: train, infer, networks.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "On a GPU, only kernels that give the same bits again; slower."
+)
 _SEEDS = flags.DEFINE_integer("seeds", None, "Seeds 0..N-1 in WORKDIR/seedK; mean and spread.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several processes: HOST:PORT of the first, or auto (docs/trust.md)."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "Several processes: which one this is, from 0.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
 _RUNS = flags.DEFINE_list("runs", [], "Job report: workdirs or globs; may follow the flags.")
 _SPEED = flags.DEFINE_list("speed", [], "Job report: speed.json files of --job=benchmark.")
@@ -169,33 +184,65 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     import jax
 
+    from rtda_jax import errors, parallel
     from rtda_jax.data import DataError
-    from rtda_jax.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
+    if _DETERMINISTIC.value:
+        parallel.deterministic()
     config = _CONFIG.value
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     try:
+        if _COORDINATOR.value:
+            join(_COORDINATOR.value)
         if _JOB.value == "report":
             _RUNS.value.extend(argv[1:])
         elif argv[1:]:
-            raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
+            raise errors.ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:
-            raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
+            raise errors.ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
         workdir = pathlib.Path(_WORKDIR.value or default_workdir())
         if _SEEDS.value is None:
             JOBS[_JOB.value](config, workdir)
         else:
             run_seeds(config, workdir, count=_SEEDS.value)
-    except (ConfigError, DataError, NotFiniteError, CheckpointError, Interrupted) as error:
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
+    except (*errors.ERRORS, DataError) as error:
+        return end(f"{type(error).__name__}: {error}", error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"\nOSError: {error}", file=sys.stderr, flush=True)
-        return os.EX_IOERR
+        return end(f"OSError: {error}", os.EX_IOERR)
+    except jax.errors.JaxRuntimeError as error:
+        if not _COORDINATOR.value:
+            raise
+        return end(f"{str(error)[:500]}\nAnother process of this job is gone. {AGAIN}", LONELY)
     return 0
+
+
+LONELY = 8  # exit code
+AGAIN = "The same command, with any number of processes, continues from the newest checkpoint"
+
+
+def join(coordinator: str) -> None:
+    """Become one of several processes; all but the first are silent."""
+    from rtda_jax import errors, parallel
+
+    if _JOB.value not in ("run", "evaluate"):
+        raise errors.ConfigError(f"--job={_JOB.value} runs in one process only")
+    try:
+        parallel.join(coordinator, processes=_PROCESSES.value, index=_PROCESS.value)
+    except ValueError as error:
+        raise errors.ConfigError(str(error)) from None
+    if not parallel.is_main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def end(sentence: str, code: int) -> int:
+    """Say why, and end; among several processes at once, without waiting for the others."""
+    print(f"\n{sentence}", file=sys.stderr, flush=True)
+    if _COORDINATOR.value:
+        os._exit(code)
+    return code
 
 
 def run_seeds(config, workdir: pathlib.Path, *, count: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax import records
+from rtda_jax import parallel, records
 from rtda_jax.data import DataError, Dataset, RareClass, counted, load, load_pseudo, train_stream
 from rtda_jax.errors import ConfigError
 
@@ -45,6 +45,7 @@ def paired(
       pseudo: folder of labels for the target's images, see `data.load_pseudo`.
     """
     benchmark = config.benchmark
+    process_index, process_count = parallel.process()
     source, target = labelled_set(config), None
     if needs_target:
         target = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
@@ -69,6 +70,8 @@ def paired(
             rare=rare,
             cache_bytes=int(config.cache_gib * 2**30),
             threads=config.threads,
+            process_index=process_index,
+            process_count=process_count,
         )
 
     return batches

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import checkpoint, records, trained
+from rtda_jax import checkpoint, integrity, records, trained
 from rtda_jax.data import eval_stream, load
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.evaluate import Model
@@ -33,7 +33,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """
     stage, folder = plan[name], workdir / name
     done = folder / "done.json"
-    if done.exists():
+    if done.exists() and not integrity.damaged(folder / "checkpoints"):
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     (reference,) = stage.models
