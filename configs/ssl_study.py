@@ -9,6 +9,8 @@ labels come from the one adversarial network.
     python main.py --config configs/ssl_study.py --seeds 3
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import adversarial, ssl, ssl_control
@@ -18,7 +20,7 @@ LAYERS = {"1": ssl.ONE, "2": ssl.TWO, "3": ssl.THREE}
 
 def get_config(arg: str = ""):
     config = adversarial.get_config(arg)
-    stage = {"adversarial": {"kind": "train"}}
+    stage: dict[str, dict[str, Any]] = {"adversarial": {"kind": "train"}}
     for number, heads in LAYERS.items():
         stage[f"label_{number}"] = ssl.label(heads)
         stage[f"ssl_{number}"] = {
