@@ -43,7 +43,75 @@ def _summary(config, workdir: pathlib.Path) -> None:
 def _benchmark(config, workdir: pathlib.Path) -> None:
     from benchmarks import speed
 
-    speed.run(config, workdir)
+    speed.run(config, workdir, parts=_PARTS.value)
+
+
+def _predict(config, workdir: pathlib.Path) -> None:
+    from rtda_jax.deploy import predict
+    from rtda_jax.errors import ConfigError
+
+    if _INPUT.value is None:
+        raise ConfigError("--job=predict needs --input: an image, a video or a folder of them")
+    predict.run(
+        _of_run(config, workdir),
+        workdir,
+        stage=_STAGE.value,
+        source=pathlib.Path(_INPUT.value).expanduser(),
+        out=pathlib.Path(_OUTPUT.value or workdir / "predict").expanduser(),
+        views=_VIEW.value,
+        resolution=_RESOLUTION.value,
+    )
+
+
+def _export(config, workdir: pathlib.Path) -> None:
+    from rtda_jax.deploy import export
+
+    export.run(
+        _of_run(config, workdir),
+        workdir,
+        stage=_STAGE.value,
+        out=pathlib.Path(_OUTPUT.value or workdir / "export").expanduser(),
+    )
+
+
+def _retrieve(config, workdir: pathlib.Path) -> None:
+    from rtda_jax.deploy import retrieve
+
+    before = pathlib.Path(_BEFORE.value).expanduser() if _BEFORE.value else None
+    if before is None and _BEFORE_STAGE.value is not None:
+        before = workdir
+    retrieve.run(
+        _of_run(config, workdir),
+        workdir,
+        stage=_STAGE.value,
+        before=before,
+        before_stage=_BEFORE_STAGE.value,
+        out=pathlib.Path(_OUTPUT.value or workdir / "retrieve").expanduser(),
+    )
+
+
+def _of_run(config, workdir: pathlib.Path):
+    """The configuration that a trained workdir records; one given by flags must agree with it."""
+    from rtda_jax.deploy import networks
+
+    flag = flags.FLAGS["config"]
+    given = flag.present or config_flags.get_override_values(flag)
+    config = networks.configuration(workdir, given=config if given else None)
+    if _DATA_DIR.value is not None:
+        config.data_dir = _DATA_DIR.value
+    return config
+
+
+def _report(config, workdir: pathlib.Path) -> None:
+    from rtda_jax import report
+
+    page = report.write(
+        _RUNS.value,
+        pathlib.Path(_OUTPUT.value or "report"),
+        speeds=_SPEED.value,
+        published=_PUBLISHED.value,
+    )
+    print(f"{page}\n{page.with_suffix('.md')}")
 
 
 JOBS = {
@@ -52,6 +120,10 @@ JOBS = {
     "check_data": _check_data,
     "summary": _summary,
     "benchmark": _benchmark,
+    "predict": _predict,
+    "export": _export,
+    "retrieve": _retrieve,
+    "report": _report,
 }
 
 
@@ -59,9 +131,24 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/fda_mbt.py", "FILE[:BENCHMARK], see configs/.", lock_config=True
 )
 _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
+_PARTS = flags.DEFINE_list("parts", "train,infer", "Of job benchmark: train, infer, networks.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Seeds 0..N-1 in WORKDIR/seedK; mean and spread.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
+_RUNS = flags.DEFINE_list("runs", [], "Job report: workdirs or globs; may follow the flags.")
+_SPEED = flags.DEFINE_list("speed", [], "Job report: speed.json files of --job=benchmark.")
+_PUBLISHED = flags.DEFINE_list("published", [], "Job report: papers to show besides, s0 to s4.")
+
+# Of the jobs on a trained workdir: predict, export, retrieve (docs/deploy.md).
+_STAGE = flags.DEFINE_string("stage", None, "Whose networks; default the last evaluate stage.")
+_INPUT = flags.DEFINE_string("input", None, "predict: an image, a video or a folder of them.")
+_OUTPUT = flags.DEFINE_string("output", None, "Where results go; default WORKDIR/JOB.")
+_VIEW = flags.DEFINE_list("view", ["overlay"], "predict: overlay,side_by_side,colours,train_ids.")
+_RESOLUTION = flags.DEFINE_string(
+    "resolution", "eval", "predict: what the network reads: eval, native."
+)
+_BEFORE = flags.DEFINE_string("before", None, "retrieve: another workdir to compare with.")
+_BEFORE_STAGE = flags.DEFINE_string("before_stage", None, "retrieve: its stage, or one of WORKDIR.")
 
 
 def main(argv: list[str]) -> int:
@@ -72,7 +159,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from rtda_jax.data import DataError
-    from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
+    from rtda_jax.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
@@ -80,7 +167,9 @@ def main(argv: list[str]) -> int:
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     try:
-        if argv[1:]:
+        if _JOB.value == "report":
+            _RUNS.value.extend(argv[1:])
+        elif argv[1:]:
             raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:
             raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
@@ -89,9 +178,12 @@ def main(argv: list[str]) -> int:
             JOBS[_JOB.value](config, workdir)
         else:
             run_seeds(config, workdir, count=_SEEDS.value)
-    except (ConfigError, DataError, NotFiniteError, Interrupted) as error:
+    except (ConfigError, DataError, NotFiniteError, CheckpointError, Interrupted) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"\nOSError: {error}", file=sys.stderr, flush=True)
+        return os.EX_IOERR
     return 0
 
 

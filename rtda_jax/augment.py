@@ -5,6 +5,7 @@ randomness of an image depends on the seed, the step and which image of its set 
 the batch it lies in nor the device that holds it matters.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax import photometric
+from rtda_jax.texture import TEXTURES, textured
 
 
 def colour(
@@ -86,7 +88,11 @@ def unchanged(images: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
     return images
 
 
-RECOLOURS = {"none": unchanged, "strong": strong}
+RECOLOURS = {
+    "none": unchanged,
+    "strong": strong,
+    **{name: functools.partial(textured, how=how) for name, how in TEXTURES.items()},
+}
 
 Augment = Callable[[Mapping[str, jax.Array], jax.Array], dict[str, jax.Array]]
 

@@ -243,7 +243,7 @@ def initial_state(stage: Stage, config: Any) -> TrainState:
 
 
 def with_teacher(state: TrainState, config: Any) -> TrainState:
-    """The state with a teacher that equals the student, if the configuration has one."""
+    """The state with a teacher that starts as the student, if the configuration has one."""
     if config.teacher.kind == "none":
         return state
     student = {"params": state.g_params, "batch_stats": state.g_stats}
@@ -270,7 +270,7 @@ def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
     loaded = state.replace(g_params=variables["params"], g_stats=variables["batch_stats"])
-    return with_teacher(loaded, config), str(report)
+    return loaded, str(report)
 
 
 def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):

@@ -4,9 +4,9 @@ import json
 import pathlib
 from typing import Any
 
-from rtda_jax import records
+from rtda_jax import batches
 from rtda_jax.checkpoint import write_json
-from rtda_jax.data import class_counts, enet_weights, frequencies, load
+from rtda_jax.data import enet_weights, frequencies
 from rtda_jax.data.labels import class_set
 
 
@@ -20,12 +20,7 @@ def settled(config: Any, folder: pathlib.Path) -> Any:
         return config
     path = folder / "class_weights.json"
     if not path.exists():
-        spec = config.benchmark.source
-        if config.labelled == "target":
-            spec = config.benchmark.target_labelled
-        dataset = load(spec, data_dir=config.data_dir, classes=config.benchmark.classes)
-        records.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
-        counts = class_counts(dataset)[:, :-1]
+        counts = batches.class_counts(config, batches.labelled_set(config), folder=folder)
         weights = enet_weights(frequencies(counts), c=config.loss.enet_c)
         names = class_set(config.benchmark.classes).names
         write_json(path, dict(zip(names, weights.tolist(), strict=True)))

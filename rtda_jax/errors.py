@@ -16,6 +16,12 @@ class NotFiniteError(RuntimeError):
     exit_code = 3
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint that can not be written, or none left that can be read."""
+
+    exit_code = 5
+
+
 class Interrupted(Exception):
     """SIGTERM or SIGINT arrived; the state is saved and the same command continues."""
 

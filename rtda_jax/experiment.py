@@ -30,14 +30,17 @@ RUN = {
     "evaluate": evaluate_stage.run,
 }
 
-# Fields that change how a run is watched, not what it computes.
+# Fields that change how a run is watched, not what it computes as long as all goes well.
 FREE = (
     "data_dir",
     "log_every_steps",
     "checkpoint_every_steps",
     "checkpoint_keep",
     "loggers",
+    "on_not_finite",
+    "stall_seconds",
     "threads",
+    "cache_gib",
 )
 
 

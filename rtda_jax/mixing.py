@@ -39,13 +39,44 @@ def half_of(
       index: int32 [B], which image of its set each one is.
       fewer: int or int32 [B] (S4 draws 2 fewer where it pastes rare classes as well).
     """
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-    lots = jax.vmap(lambda k: jax.random.uniform(k, present.shape[1:]))(keys)
-    # The absent draw the highest lots: the lowest ranks are the classes present, in random order.
-    ranks = jnp.argsort(jnp.argsort(jnp.where(present, lots, 2.0), axis=1), axis=1)
     count = present.sum(axis=1, dtype=jnp.int32)
     wanted = jnp.maximum((count + 1) // 2 - fewer, 1)
-    return present & (ranks < wanted[:, None])
+    return present & (_ranks(present, key, index) < wanted[:, None])
+
+
+def with_related(
+    chosen: jax.Array, present: jax.Array, key: jax.Array, index: jax.Array, *, table: jax.Array
+) -> jax.Array:
+    """The chosen classes and those of the image that belong to them, bool [B,K+1] (S4).
+
+    Classes join in the order they were drawn in, each with its relatives, until they are half of
+    the classes present, rounded down; the unlabelled never joins.
+
+    Args:
+      chosen: bool [B,K+1], of `half_of`.
+      present: bool [B,K+1], of `present`.
+      key, index: those `half_of` was given.
+      table: bool [K,K]; row c marks what is pasted along with c, see `related.table`.
+    """
+    classes = table.shape[0]
+    enough = present.sum(axis=1, dtype=jnp.int32) // 2
+    rows = jnp.pad(table | jnp.eye(classes, dtype=bool), ((0, 1), (0, 1)))
+    ranks = _ranks(present, key, index)
+
+    def join(rank: jax.Array, joined: jax.Array) -> jax.Array:
+        here = (ranks == rank) & chosen
+        family = (here[:, :, None] & rows[None]).any(axis=1) & present
+        count = joined.sum(axis=1, dtype=jnp.int32)
+        return joined | (family & ((count < enough) | (count == 0))[:, None])
+
+    return jax.lax.fori_loop(0, classes + 1, join, jnp.zeros_like(present))
+
+
+def _ranks(present: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
+    """Each image's classes in random order: int32 [B,K+1], the present ones before the absent."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+    lots = jax.vmap(lambda k: jax.random.uniform(k, present.shape[1:]))(keys)
+    return jnp.argsort(jnp.argsort(jnp.where(present, lots, 2.0), axis=1), axis=1)
 
 
 def mask_of(labels: jax.Array, chosen: jax.Array) -> jax.Array:
@@ -81,14 +112,6 @@ def class_mask(
 def paste(mask: jax.Array, over: jax.Array, under: jax.Array) -> jax.Array:
     """`over` where the mask [B,H,W] is True, else `under`; images [B,H,W,3] or labels [B,H,W]."""
     return jnp.where(mask if over.ndim == mask.ndim else mask[..., None], over, under)
-
-
-def soft_paste(
-    mask: jax.Array, over: jax.Array, under: jax.Array, *, ratio: jax.Array | float
-) -> jax.Array:
-    """ratio * over + (1 - ratio) * under where the mask is True, else `under`; images [B,H,W,3]."""
-    share = jnp.where(mask, ratio, 0.0)[..., None]
-    return share * over + (1.0 - share) * under
 
 
 def confidence(probabilities: jax.Array, *, threshold: float = 0.968) -> jax.Array:

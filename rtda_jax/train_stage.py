@@ -6,7 +6,7 @@ import pathlib
 import time
 from typing import Any
 
-from rtda_jax import build, checkpoint, records, trained
+from rtda_jax import build, checkpoint, integrity, records, trained
 from rtda_jax.plan import Plan
 from rtda_jax.terms import formula
 from rtda_jax.train import train
@@ -16,7 +16,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Train the stage to its end, from wherever it stands; what results.json says of it."""
     stage, folder = plan[name], workdir / name
     done = folder / "done.json"
-    if done.exists():
+    if done.exists() and not integrity.damaged(folder / "checkpoints"):
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     parts = build.build(stage)

@@ -37,9 +37,8 @@ def start(
 ) -> tuple[TrainState, str]:
     """A fresh state with the networks of the stage `config.init` names, and a sentence about them.
 
-    These are the segmentation network with its batch statistics, a teacher that equals it where
-    the stage has one, and the discriminators of the levels that both stages train. The optimizers
-    stay fresh.
+    These are the segmentation network with its batch statistics and the discriminators of the
+    levels that both stages train. The optimizers stay fresh.
 
     Raises:
       ConfigError: that stage is not finished, its networks are of another shape or read images of
@@ -66,7 +65,7 @@ def start(
         d_params={**state.d_params, **found},
     )
     taken = ", ".join(["segmentation network", *(f"discriminator of {level}" for level in wanted)])
-    return build.with_teacher(state, config), f"starts from {config.init}: {taken}"
+    return state, f"starts from {config.init}: {taken}"
 
 
 def _restore(config: Any, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from rtda_jax import build, checkpoint, evaluate, experiment
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
 from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer, computes_auxiliary
@@ -138,3 +139,52 @@ def folder_fields(root):
         if use != "target":
             fields[f"benchmark.{use}.labels"] = f"{domain}/labels"
     return fields
+
+
+class Pixelwise(nn.Module):
+    """Logits of each pixel from its colour alone, at the input's resolution."""
+
+    classes: int = 19
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return {"logits": nn.Dense(self.classes, name="dense")(images), "feature": images}
+
+
+def pixelwise(seed=0, *, classes=19):
+    """A pixelwise model, and the NumPy function from images [...,3] to its logits [...,K]."""
+    module = Pixelwise(classes)
+    variables = module.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 3)))
+    dense = variables["params"]["dense"]
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+
+    def scores(image):
+        x = (image.astype(np.float64) - mean) / std
+        return x @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+
+    return evaluate.Model(module, variables, "imagenet"), scores
+
+
+def softmax(scores):
+    """Over the last axis."""
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def write_workdir(made, workdir):
+    """A workdir whose train stages are at their last step, with random weights."""
+    checkpoint.write_json(workdir / "config.json", experiment.plain(made))
+    for seed, (name, stage) in enumerate(experiment.stages(made).items()):
+        if stage.kind == "train":
+            shapes = jax.eval_shape(lambda s=stage: build.initial_state(build.build(s), s))
+            state = {"g_params": shapes.g_params, "g_stats": shapes.g_stats}
+            rng = np.random.default_rng(seed)
+
+            def fill(path, x, rng=rng):
+                if x.ndim == 4:
+                    return rng.normal(0, (2 / x.size * x.shape[-1]) ** 0.5, x.shape).astype("f4")
+                return np.full(x.shape, path[-1].key in ("scale", "var"), x.dtype)
+
+            with checkpoint.manager(workdir / name / "checkpoints", keep=1) as held:
+                filled = jax.tree_util.tree_map_with_path(fill, state)
+                checkpoint.save(held, filled, step=stage.steps)

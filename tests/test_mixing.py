@@ -94,9 +94,6 @@ def test_paste_pixel_by_pixel():
     got = np.asarray(mixing.paste(mask, over, under))
     assert (got[mask] == 100).all()
     np.testing.assert_array_equal(got[~mask], under[~mask])
-    soft = np.asarray(mixing.soft_paste(mask, over, under, ratio=0.8))
-    np.testing.assert_allclose(soft[mask], 80 + 0.2 * under[mask], rtol=1e-6)
-    np.testing.assert_array_equal(soft[~mask], under[~mask])
 
 
 def test_confidence_is_the_share_of_sure_pixels_and_weighs_the_teachers_half():
@@ -117,3 +114,27 @@ def test_the_boundary_is_what_lies_near_both_sides():
     expected[:, :, 3:5] = True
     np.testing.assert_array_equal(mixing.boundary(mask, radius=1), expected)
     assert not mixing.boundary(np.ones_like(mask), radius=2).any()
+
+
+def test_related_classes_join_until_half_of_them_are_there():
+    table = np.zeros((K, K), bool)
+    table[0, [1, 2]] = True  # class 0 brings 1 and 2
+    seen = mixing.present(LABELS, num_classes=K)  # image 0 shows 0, 1, 2, 3 and 255
+    orders = set()
+    for step in range(60):
+        key, index = jax.random.key(step), jnp.arange(3)
+        chosen = mixing.half_of(seen, key, index)
+        joined = mixing.with_related(chosen, seen, key, index, table=jnp.asarray(table))
+        joined, picked = np.asarray(joined), np.asarray(chosen)
+        assert not joined[:, K].any()
+        classes = frozenset(np.flatnonzero(joined[0]).tolist())
+        own = frozenset(np.flatnonzero(picked[0, :K]).tolist())
+        if 0 in classes:
+            # With its two relatives there are enough, unless one other class came before.
+            assert classes >= {0, 1, 2}
+        else:
+            assert classes <= own
+            assert len(classes) == 2
+        orders.add(classes)
+        np.testing.assert_array_equal(joined[1], picked[1])
+    assert {frozenset({0, 1, 2}), frozenset({0, 1, 2, 3})} <= orders

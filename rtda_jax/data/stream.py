@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtda_jax.data import candidates as paste
 from rtda_jax.data import decode, geometry, graph
 from rtda_jax.data.cache import Cache
 from rtda_jax.data.dataset import Dataset
@@ -14,6 +15,7 @@ from rtda_jax.data.lazy_tf import tensorflow
 from rtda_jax.data.pseudo import PseudoLabels
 
 if TYPE_CHECKING:
+    from rtda_jax.data.candidates import Candidates
     from rtda_jax.data.sampling import RareClass
 
 Tensor = Any
@@ -21,7 +23,7 @@ Size = tuple[int, int]
 
 _FOREVER = np.iinfo(np.int64).max
 _DOMAINS = ("source", "target")
-_MOVES, _RARE = 2, 4  # which random numbers of a position are meant; 0 and 1 are the orders
+_MOVES, _RARE, _PASTE = 2, 4, 5  # which random numbers of a position; 0 and 1 are the orders
 
 
 def train_stream(
@@ -37,6 +39,8 @@ def train_stream(
     flip: bool = False,
     scale: tuple[float, float] = (1.0, 1.0),
     rare: "RareClass | None" = None,
+    candidates: "Candidates | None" = None,
+    target_moves: str = "each",
     cache_bytes: int = 0,
     threads: int | None = None,
     prefetch: int = 2,
@@ -59,6 +63,9 @@ def train_stream(
       size: (H, W) before the crop; None keeps the files' size.
       crop: (h, w) of the batch; None is the whole image.
       rare: draw source examples by the classes they contain instead of by epochs.
+      candidates: further source crops, for long-tail class pasting.
+      target_moves: "each" image of the target by numbers of its own, or "once" all of the run by
+        the same ones (as S4's released code does).
       cache_bytes: of decoded images each domain may keep in memory, 0: none.
       threads: of decoding; None is one per core.
       prefetch: batches held ready; with `threads` it bounds the memory.
@@ -67,7 +74,8 @@ def train_stream(
     Yields:
       source_image uint8 [B,h,w,3], source_label uint8 [B,h,w] (classes, 255 ignored),
       target_image uint8 [B,h,w,3], source_index and target_index int32 [B]; with `pseudo` also
-      target_label uint8 [B,h,w].
+      target_label uint8 [B,h,w]; with `candidates` also paste_image uint8 [B,S,h,w,3],
+      paste_label uint8 [B,S,h,w] and paste_class uint8 [B,S].
 
     Raises:
       DataError: at once for sets or arguments that can not be used; while iterating for the file
@@ -93,6 +101,10 @@ def train_stream(
             f"{source.name}: class counts are {rare.counts.shape}, expected "
             f"{(len(source), len(source.classes))}"
         )
+    if target_moves not in ("each", "once"):
+        raise DataError(f"target_moves must be each or once, got {target_moves!r}")
+    if candidates is not None:
+        paste.check_sizes(size, crop)
     share = batch_size // process_count
     threads = threads or os.cpu_count() or 1
     # Images are zoomed from the files' size when the zoom is random, and else kept at `size`.
@@ -108,6 +120,9 @@ def train_stream(
             return rare.draw(_key(seed, _RARE, position))
         return draw(position, seed=seed, domain=number, count=len(sets[domain]))
 
+    def source_example(index: Tensor) -> tuple[Tensor, Tensor]:
+        return graph.decoded(source, index, size=None, cache=caches["source"])
+
     def example(count: Tensor) -> dict[str, Tensor]:
         position = (count // share) * batch_size + process_index * share + count % share
         out = {}
@@ -116,7 +131,8 @@ def train_stream(
             image, label = graph.decoded(dataset, index, size=None, cache=caches[domain])
             if domain == "target" and pseudo is not None:
                 label = graph.pseudo_label(pseudo, index)
-            where = _key(seed, _MOVES + number, position)
+            fixed = domain == "target" and target_moves == "once"
+            where = _key(seed, _MOVES + number, tf.zeros_like(position) if fixed else position)
             image, label = geometry.move(
                 image, label, where, size=size, crop=crop, flip=flip, scale=scale
             )
@@ -124,6 +140,12 @@ def train_stream(
             if label is not None:
                 out[f"{domain}_label"] = label
             out[f"{domain}_index"] = tf.cast(index, tf.int32)
+        if candidates is not None:
+            key = _key(seed, _PASTE, position)
+            kept_size, kept_crop = paste.check_sizes(size, crop)
+            out |= paste.stacked(
+                candidates, key, size=kept_size, crop=kept_crop, decoded=source_example
+            )
         return out
 
     stream = tf.data.Dataset.range(start_step * share, _FOREVER)
@@ -138,6 +160,9 @@ def train_stream(
                 decode.examine(dataset, index)
                 if domain == "target" and pseudo is not None:
                     pseudo.check(index)
+            if candidates is not None:
+                for index in candidates.draw(_key(seed, _PASTE, position))[2]:
+                    decode.examine(source, int(index))
 
     return graph.iterate(stream, diagnose, start=start_step, threads=threads)
 

@@ -51,8 +51,8 @@ def batch_norm_layer(
     """Constructor of the normalisation of that name.
 
     "batch" trains on the statistics of the batch, "frozen" on the running ones; "last" is "batch"
-    whose running statistics are those of the last batch alone, to measure it by; "folded" is for
-    inference.
+    whose running statistics are those of the last batch alone, to measure a batch by; "folded" is
+    what `fold.fold` leaves.
     """
     if batch_norm not in _BATCH_NORMS:
         raise ValueError(f"unknown batch_norm {batch_norm!r}; known: {', '.join(_BATCH_NORMS)}")

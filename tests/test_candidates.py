@@ -1,0 +1,122 @@
+"""Candidates of long-tail pasting show their class and depend on (seed, step) alone."""
+
+import itertools
+
+import data_files
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rtda_jax.data import Candidates, DataError, class_counts, load, train_stream
+from rtda_jax.data.candidates import visible
+
+CROP = (16, 20)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    spec = data_files.folders(root / "source", count=7, among=range(19))
+    spec["labelling"] = "train_ids"
+    return load(spec, data_dir=root, classes="cityscapes19")
+
+
+@pytest.fixture(scope="module")
+def counts(source):
+    return class_counts(source)[:, :-1]
+
+
+def batches(source, count, **options):
+    options = {"seed": 3, "batch_size": 4, "size": (24, 40), "crop": CROP, **options}
+    return list(itertools.islice(train_stream(source, **options), count))
+
+
+def test_every_candidate_shows_the_class_it_was_drawn_for(source, counts):
+    for batch in batches(source, 3, candidates=Candidates(counts, slots=3, probability=1.0)):
+        assert batch["paste_image"].shape == (4, 3, *CROP, 3)
+        assert batch["paste_label"].shape == (4, 3, *CROP)
+        for label, kind in zip(
+            batch["paste_label"].reshape(12, *CROP), batch["paste_class"].ravel(), strict=True
+        ):
+            assert (label == kind).any()
+
+
+def test_without_luck_there_is_nothing_to_paste(source, counts):
+    drawn = batches(source, 20, candidates=Candidates(counts, slots=2, probability=0.3))
+    kinds = np.concatenate([batch["paste_class"] for batch in drawn])
+    empty = (kinds == 255).all(axis=1)
+    assert 0.5 < empty.mean() < 0.9
+    assert not (kinds[~empty] == 255).any()
+    labels = np.concatenate([batch["paste_label"] for batch in drawn])
+    assert (labels[empty] == 255).all()
+
+
+def test_the_other_arrays_stay_and_a_resumed_stream_draws_the_same(source, counts):
+    made = Candidates(counts, slots=2, probability=0.5)
+    whole, plain = batches(source, 6, candidates=made), batches(source, 6)
+    later = batches(source, 3, candidates=made, start_step=3, threads=1)
+    for a, b in zip(whole[3:], later, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    for a, b in zip(whole, plain, strict=True):
+        for name in b:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_only_the_asked_classes_are_drawn_each_equally_often(source, counts):
+    made = Candidates(counts, slots=4, probability=1.0, classes=(2, 5, 11))
+    kinds = np.concatenate([b["paste_class"].ravel() for b in batches(source, 30, candidates=made)])
+    assert set(kinds.tolist()) == set(made.drawn.tolist()) <= {2, 5, 11}
+    shares = np.bincount(kinds, minlength=19)[made.drawn] / len(kinds)
+    np.testing.assert_allclose(shares, 1 / len(made.drawn), atol=0.08)
+
+
+def test_crops_are_uniform_among_those_that_show_the_class():
+    shown = np.zeros((5, 6), bool)
+    shown[0, 5] = True
+    corners = {
+        tuple(int(v) for v in visible(tf.constant(shown), crop=(3, 4), number=tf.constant(n)))
+        for n in np.linspace(0, 0.999, 20)
+    }
+    assert corners == {(0, 2)}
+    shown[2, 2] = True  # in every crop
+    corners = [
+        tuple(int(v) for v in visible(tf.constant(shown), crop=(3, 4), number=tf.constant(n)))
+        for n in np.linspace(0.01, 0.99, 90)
+    ]
+    assert len(set(corners)) == 9
+    assert {corners.count(c) for c in corners} == {10}
+
+
+def test_a_target_that_moves_once_moves_alike_in_every_step(source):
+    options = {"target": source.unlabelled(), "batch_size": 7, "flip": True}
+    fixed = batches(source, 4, target_moves="once", **options)
+    images = {}
+    for batch in fixed:
+        for index, image in zip(batch["target_index"], batch["target_image"], strict=True):
+            np.testing.assert_array_equal(images.setdefault(int(index), image), image)
+    free = batches(source, 4, **options)
+    assert any(
+        (a["target_image"] != b["target_image"]).any() for a, b in zip(fixed, free, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"slots": 0}, "at least one slot"),
+        ({"probability": 2.0}, "need a probability, got 2"),
+        ({"classes": (3, 40)}, r"classes \[40\] are not among the 19"),
+        ({"min_pixels": 10**6}, "of any class that could be pasted"),
+    ],
+)
+def test_candidates_that_can_not_be_drawn_are_refused(counts, fields, message):
+    with pytest.raises(DataError, match=message):
+        Candidates(counts, **{"slots": 2, **fields})
+
+
+def test_a_crop_larger_than_the_image_is_refused(source, counts):
+    with pytest.raises(DataError, match="a size and a crop within it"):
+        batches(source, 1, size=(12, 40), candidates=Candidates(counts, slots=1))
+    with pytest.raises(DataError, match="target_moves must be each or once"):
+        batches(source, 1, target_moves="twice")
