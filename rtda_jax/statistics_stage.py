@@ -7,6 +7,7 @@ through the network in training mode, each with weight 1/N.
 
 import json
 import pathlib
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -53,6 +54,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
         stats = measure(model, watched())
     progress.end()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run that was killed here
     with checkpoint.manager(folder / "checkpoints", keep=stage.checkpoint_keep) as held:
         state = {"g_params": model.variables["params"], "g_stats": stats}
         checkpoint.save(held, state, step=stage.steps)

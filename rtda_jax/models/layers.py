@@ -23,9 +23,9 @@ NORMAL_001 = nn.initializers.normal(0.01)
 
 _BATCH_NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNorm,
-    "last": functools.partial(BatchNorm, momentum=0.0),
     "frozen": functools.partial(BatchNorm, frozen=True),
     "folded": lambda *, axis_name, **options: FoldedNorm(**options),
+    "last": functools.partial(BatchNorm, momentum=0.0),
 }
 AUXILIARY = ("training", "always")
 
