@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rtda_jax import build, checkpoint, class_weights, health, parallel, records
+from rtda_jax import build, checkpoint, class_weights, health, parallel, records, views
 from rtda_jax.clock import Clock
-from rtda_jax.data import DataError, load, load_pseudo, train_stream
+from rtda_jax.data import Candidates, DataError, load, load_pseudo, train_stream
 from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
 from rtda_jax.interrupt import watch
 from rtda_jax.loggers import Loggers
@@ -61,7 +61,12 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     config = class_weights.settled(config, workdir)
     stage = build.build(config, axis_name=parallel.AXIS)
-    batches = batches or paired_batches(config, needs_target=stage.needs_target, pseudo=pseudo)
+    batches = batches or paired_batches(
+        config,
+        needs_target=stage.needs_target,
+        pseudo=pseudo,
+        counts=class_weights.counted(config, workdir) if views.pastes(config) else None,
+    )
     run = parallel.pmapped(build.train_step(stage, config, axis_name=parallel.AXIS), mesh)
     objective = list(stage.objective)
     log = workdir / records.FILE
@@ -128,9 +133,16 @@ def train(
 
 
 def paired_batches(
-    config: Any, *, needs_target: bool, pseudo: pathlib.Path | None = None
+    config: Any,
+    *,
+    needs_target: bool,
+    pseudo: pathlib.Path | None = None,
+    counts: np.ndarray | None = None,
 ) -> Batches:
-    """The benchmark's stream; the target's labels are opened only with labelled="target"."""
+    """The benchmark's stream; the target's labels are opened only with labelled="target".
+
+    counts: pixels of each class in each labelled image, to draw candidates of long-tail pasting by.
+    """
     benchmark = config.benchmark
     labelled = {"source": benchmark.source, "target": benchmark.target_labelled}
     if config.labelled not in labelled:
@@ -145,6 +157,15 @@ def paired_batches(
         else None
     )
     labels = load_pseudo(pseudo, target=target) if pseudo and target else None
+    candidates = None
+    if counts is not None:
+        candidates = Candidates(
+            counts,
+            slots=config.long_tail.slots,
+            probability=config.long_tail.probability,
+            classes=tuple(config.long_tail.classes),
+            min_pixels=config.long_tail.min_pixels,
+        )
 
     def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
         return train_stream(
@@ -158,6 +179,8 @@ def paired_batches(
             crop=tuple(benchmark.crop),
             flip=config.augment.flip,
             scale=tuple(config.augment.scale),
+            candidates=candidates,
+            target_moves=config.augment.target_moves,
             threads=config.threads,
         )
 
