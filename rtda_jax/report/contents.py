@@ -27,6 +27,10 @@ SCORES = (
     "that no target label helped; a single seed is never bold. An oracle is trained on target "
     "labels. Gap closed is the share of the way from source only to the oracle."
 )
+BUILT_IN = (
+    "`streets` is a small built-in benchmark: its numbers say nothing about real data sets and "
+    "must not stand beside theirs."
+)
 VALIDATION = (
     "Scores that need no target label, from the same pass over the target's images, and mIoU on "
     "held-out source images; entropies are in nats. The last column reads the target's labels: it "
@@ -94,10 +98,11 @@ def _scores(board: Board, where: str) -> Section:
     lower, _ = tables.ends(board)
     about = ", ".join(f"{k} {_words(v)}" for k, v in sorted(board.protocol.items()))
     counts = sorted({r.images for row in board.rows for r in row.results.values()})
+    small = f" {BUILT_IN}" if board.benchmark == "streets" else ""
     blocks: list[Block] = [
         tables.scores(board),
         Text(SCORES),
-        Text(f"Protocol: {' or '.join(map(str, counts))} images, {about}."),
+        Text(f"Protocol: {' or '.join(map(str, counts))} images, {about}.{small}"),
         tables.classes(board),
     ]
     if lower is not None:
@@ -115,7 +120,8 @@ def _words(value: Any) -> str:
 
 def _looks(board: Board, where: str) -> list[Section]:
     shown, sheets = gallery(board)
-    blocks: list[Block] = [*shown]
+    says = Text("The same images through every method, of its first seed.")
+    blocks: list[Block] = [says, *shown] if shown else []
     if sheets:
         blocks.append(Details("Whole sheets, as the runs drew them", sheets))
     return [Section(f"Predictions{where}", blocks)]
