@@ -7,6 +7,7 @@ through the network in training mode, each with weight 1/N.
 
 import json
 import pathlib
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import checkpoint, records, trained
+from rtda_jax import checkpoint, integrity, records, trained
 from rtda_jax.data import eval_stream, load
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.evaluate import Model
@@ -33,7 +34,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """
     stage, folder = plan[name], workdir / name
     done = folder / "done.json"
-    if done.exists():
+    if done.exists() and not integrity.damaged(folder / "checkpoints"):
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     (reference,) = stage.models
@@ -53,6 +54,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
         stats = measure(model, watched())
     progress.end()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run that was killed here
     with checkpoint.manager(folder / "checkpoints", keep=stage.checkpoint_keep) as held:
         state = {"g_params": model.variables["params"], "g_stats": stats}
         checkpoint.save(held, state, step=stage.steps)

@@ -14,6 +14,7 @@ from helpers import SIZE, config, folder_fields, shrink, write_folders
 from PIL import Image
 
 from rtda_jax import (
+    batches,
     build,
     experiment,
     plan,
@@ -152,7 +153,7 @@ def test_killed_anywhere_and_continued_is_bitwise_the_undisturbed_run(
 
     # Of the label stage's two passes over 6 images: in the first, in the second, again there.
     kills = [(pseudo_stage, "eval_stream", count) for count in (2, 5, 1)]
-    kills += [(train, "train_stream", 1), (statistics_stage, "eval_stream", 3)]
+    kills += [(batches, "train_stream", 1), (statistics_stage, "eval_stream", 3)]
     for module, name, count in kills:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(module, name, mortal(getattr(module, name), count))

@@ -32,6 +32,7 @@ EVERY = [
     ("dacs", ""),
     ("loss_study", "loss=focal,preset=paper"),
     ("s1", "row=fda"),
+    ("adaptsegnet", "preset=ls"),
 ]
 
 
