@@ -252,6 +252,11 @@ def test_runs_of_other_settings_share_no_row_and_other_protocols_no_table(workdi
     assert len(loaded) == 2
     assert groups.differences(loaded)["optim.g_lr"] in ([0.5, 0.025], [0.025, 0.5])
     assert len(groups.boards(loaded)) == 2
+    page = report.write([workdirs[0], other], tmp_path / "out")
+    tags = Tags()
+    tags.feed(page.read_text())
+    assert {"scores-on-streets-protocol-1", "scores-on-streets-protocol-2"} <= tags.ids
+    assert (tmp_path / "out" / "figures" / "gallery-streets-2.png").exists()
 
 
 def test_one_configuration_and_seed_twice_is_refused(workdirs, tmp_path):

@@ -58,14 +58,12 @@ def document(
     groups = group(runs)
     compared = boards(groups)
     names = sorted({run.benchmark for run in runs})
-    several = len(compared) > 1
+    places = _places(compared)
     sections = []
-    for board in compared:
-        where = f" on {board.benchmark}" if several else ""
+    for board, where in zip(compared, places, strict=True):
         sections += [_scores(board, where), *_looks(board, where)]
     sections += _training(groups)
-    for board in compared:
-        where = f" on {board.benchmark}" if several else ""
+    for board, where in zip(compared, places, strict=True):
         sections += [*_confusions(board, where), *_validation(board, where)]
         sections += _speed(board, speeds, where)
     sections += [_cost(groups), _provenance(groups, runs), *_published(names, published)]
@@ -76,6 +74,17 @@ def document(
         f"{', '.join(map(str, seeds))}; everything here is read from the runs' own records."
     )
     return Document(", ".join(names), lead, _facts(compared), [s for s in sections if s.blocks])
+
+
+def _places(compared: Sequence[Board]) -> list[str]:
+    """What headings call each board: nothing if there is one, else its benchmark."""
+    if len(compared) == 1:
+        return [""]
+    names = [board.benchmark for board in compared]
+    return [
+        f" on {name}" + (f", protocol {names[: i + 1].count(name)}" * (names.count(name) > 1))
+        for i, name in enumerate(names)
+    ]
 
 
 def _facts(compared: Sequence[Board]) -> list[Fact]:
