@@ -132,6 +132,21 @@ def test_deleted_and_regenerated_it_is_equal_in_any_order(workdirs, written, tmp
         assert contents(out) == before
 
 
+def test_the_committed_report_is_what_its_records_give(tmp_path):
+    docs = pathlib.Path(__file__).parents[1] / "docs" / "report"
+    kept = docs / "runs"
+    if not kept.is_dir():
+        pytest.skip("no report is committed")
+    report.write([str(kept / "*")], tmp_path)
+    # What other versions of the PNG encoder may write otherwise is left out.
+    image = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+    for name in ("report.md", "report.html"):
+        texts = [image.sub("", (folder / name).read_text()) for folder in (docs, tmp_path)]
+        assert texts[0] == texts[1]
+    for path in sorted(tmp_path.glob("figures/*.svg")):
+        assert path.read_text() == (docs / "figures" / path.name).read_text()
+
+
 class Tags(HTMLParser):
     """Checks nesting and collects what the page would load."""
 
@@ -237,6 +252,11 @@ def test_runs_of_other_settings_share_no_row_and_other_protocols_no_table(workdi
     assert len(loaded) == 2
     assert groups.differences(loaded)["optim.g_lr"] in ([0.5, 0.025], [0.025, 0.5])
     assert len(groups.boards(loaded)) == 2
+    page = report.write([workdirs[0], other], tmp_path / "out")
+    tags = Tags()
+    tags.feed(page.read_text())
+    assert {"scores-on-streets-protocol-1", "scores-on-streets-protocol-2"} <= tags.ids
+    assert (tmp_path / "out" / "figures" / "gallery-streets-2.png").exists()
 
 
 def test_one_configuration_and_seed_twice_is_refused(workdirs, tmp_path):

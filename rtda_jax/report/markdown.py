@@ -1,7 +1,6 @@
 """The report as Markdown, with its drawings and images as files beside it."""
 
 import io
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -67,7 +66,10 @@ def _table(table: d.Table) -> Iterator[str]:
 
 
 def _file(name: str, data: bytes, kind: str, title: str, files: dict[str, bytes]) -> str:
-    path = str(pathlib.PurePosixPath(FOLDER) / f"{name}.{kind}")
+    path, number = f"{FOLDER}/{name}.{kind}", 1
+    while files.get(path, data) != data:  # the same method on another benchmark
+        number += 1
+        path = f"{FOLDER}/{name}-{number}.{kind}"
     files[path] = data
     return f"![{title}]({path})"
 
