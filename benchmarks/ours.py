@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks import measure
 from rtda_jax import build, evaluate, parallel
+from rtda_jax.models.fold import fold
 from rtda_jax.normalise import normalise
 
 
@@ -57,8 +58,8 @@ def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
 def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
     """Time `rtda_jax.evaluate.predictor` on one image, uint8 in and uint8 out, by size."""
     module = build.build(config).generator
-    variables = jax.device_put(_weights(module, tuple(spec["sizes"][0])))
-    model = evaluate.Model(module, variables, config.normalisation)
+    folded = fold(module, _weights(module, tuple(spec["sizes"][0])))
+    model = evaluate.Model(*folded, config.normalisation)
     predict = evaluate.predictor([model], mode="whole")
     found: dict[str, Any] = {}
     for size in map(tuple, spec["sizes"]):
@@ -68,7 +69,7 @@ def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
             calls |= _parts(model, predict, image)
         rows = {name: measure.timed(call, steps=spec["steps"]) for name, call in calls.items()}
         found[f"{size[0]}x{size[1]}"] = {"rows": rows, **_peak()}
-    return _about(config) | {"sizes": found}
+    return _about(config) | {"sizes": found, "ceiling": _ceiling(config)}
 
 
 def _parts(model: evaluate.Model, predict: Any, image: np.ndarray) -> dict[str, Any]:

@@ -76,9 +76,19 @@ def _comparison(
     ]
 
 
+def _compared(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The comparisons that were made, by what the notes call them."""
+    made = {part: found[part] for part in ("train", "infer") if part in found}
+    return made | found.get("networks", {})
+
+
+def _processes(found: dict[str, Any], side: str) -> list[dict[str, Any]]:
+    return [run for runs in _compared(found).values() for run in runs[side]]
+
+
 def ceiling(found: dict[str, Any]) -> float:
     """FLOP/s of the fastest large matrix product that either side managed."""
-    return max(r["ceiling"] for side in ("ours", "theirs") for r in found["train"][side])
+    return max(r["ceiling"] for side in ("ours", "theirs") for r in _processes(found, side))
 
 
 def _training(found: dict[str, Any]) -> list[str]:
@@ -162,11 +172,27 @@ def _latencies(found: dict[str, Any]) -> list[str]:
     return _table([*head, "median, ms", "p95, ms", "FPS", "runs"], rows)
 
 
+def _networks(found: dict[str, Any]) -> list[str]:
+    """A row for each network: end to end, median and 95th percentile of each side, the ratio."""
+    rows, size = [], found["networks_size"]
+    for name, runs in found["networks"].items():
+        cells, times = [], {}
+        for side in ("ours", "theirs"):
+            times[side] = [image_time(r, size) for r in runs[side]]
+            passes = [t for r in runs[side] for t in r["sizes"][size]["rows"]["host"]["seconds"]]
+            cells += [_ms(np.percentile(passes, q)) if passes else NOT_RUN for q in (50, 95)]
+        rows.append([f"`{name}`", *cells, _spread(times)])
+    head = f"inference, batch 1, {size}, uint8 to uint8"
+    return _table([head, "ours", "p95", "PyTorch", "p95", "ours / PyTorch"], rows)
+
+
 def markdown(found: dict[str, Any]) -> str:
     """All tables, and in words what they were measured on."""
-    mine, settings = found["train"]["ours"][-1], found["settings"]
-    sides = [found["train"][side] for side in ("ours", "theirs")]
-    versions = [runs[-1]["version"] for runs in sides if runs]
+    made, settings = _compared(found), found["settings"]
+    mine = _processes(found, "ours")[-1]
+    versions = sorted(
+        {r["version"] for side in ("ours", "theirs") for r in _processes(found, side)}
+    )
     load = " and ".join(f"{found[f'load_{when}'][0]:.1f}" for when in ("before", "after"))
     notes = [
         f"{mine['device']} ({mine['platform']}), {found['cores']} cores, {', '.join(versions)}, "
@@ -176,13 +202,19 @@ def markdown(found: dict[str, Any]) -> str:
         f"machine before and after: {load}; {found['seconds']:.0f} s in all.",
         "",
     ]
-    for job in ("train", "infer"):
-        if found[job]["not_run"]:
-            notes += [f"{job}: PyTorch {NOT_RUN}: {found[job]['not_run']}", ""]
-        for run in found[job]["slower"]:
+    for job, runs in made.items():
+        if runs["not_run"]:
+            notes += [f"{job}: PyTorch {NOT_RUN}: {runs['not_run']}", ""]
+        for run in runs["slower"]:
             size = list(run.get("sizes", {}))[-1:]
             took = image_time(run, size[0]) if size else step_time(run)
             notes += [f"{job}: PyTorch {run['form']} is slower, {_ms(took)}, and left out.", ""]
     if mine["platform"] == "cpu":
         notes += [f"GPU: {NOT_RUN}, JAX sees none.", ""]
-    return "\n".join([*notes, *_training(found), "", *_inference(found), *_latencies(found)])
+    if "train" in found:
+        notes += [*_training(found), ""]
+    if "infer" in found:
+        notes += [*_inference(found), *_latencies(found), ""]
+    if "networks" in found:
+        notes += [*_networks(found), ""]
+    return "\n".join(notes).rstrip()

@@ -88,7 +88,7 @@ def infer(spec: dict[str, Any]) -> dict[str, Any]:
             calls["classes"] = synchronised(twin.classes, pixels)
         rows = {name: measure.timed(call, steps=spec["steps"]) for name, call in calls.items()}
         found[f"{size[0]}x{size[1]}"] = {"rows": rows, **_peak(twin)}
-    return _about(twin, spec) | {"sizes": found}
+    return _about(twin, spec) | {"sizes": found, "ceiling": _ceiling(twin)}
 
 
 JOBS = {"train": train, "infer": infer}

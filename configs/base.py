@@ -56,7 +56,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pretrained = ""  # weight file (.pth, .safetensors, .npz); empty: from scratch
     config.model.pretrained_part = "backbone"  # or "all": the whole network
     config.model.pretrained_naming = ""  # where a file's naming is not unique; empty: recognised
-    config.init = ""  # a train stage starts from the networks of this earlier stage; empty: fresh
     config.normalisation = "imagenet"  # a key of rtda_jax.normalise.NORMALISATIONS
     config.dtype = "float32"  # of the computation; parameters are always float32
 
@@ -96,7 +95,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.ohem_rule = "pixels"  # and at least a 16th of: all "pixels", the "valid" ones
     config.loss.eta = 2.0  # exponent of robust_entropy
 
-    config.init = ""  # the earlier train stage whose networks this one starts from
+    config.init = ""  # the earlier stage whose networks this one starts from; empty: fresh ones
 
     config.teacher = ConfigDict()
     config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
@@ -168,6 +167,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.schedule_steps = 0  # where poly reaches zero; 0: at `steps`
     config.optim.schedule_every_steps = 1  # how often poly changes (S0 to S2: once an epoch)
 
+    config.rare_class = placeholder(float)  # temperature of sampling by rare classes (.01); or None
+    config.cache_gib = 0.0  # of decoded images each domain may keep in memory
     config.augment = ConfigDict()
     config.augment.flip = True  # mirror image and label together, half of the time
     config.augment.scale = (1.0, 1.0)  # range of random zoom before the crop
@@ -197,7 +198,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.log_every_steps = 20
     config.loggers = ()  # beside metrics.jsonl: "tensorboard" (pip install 'rtda_jax[tensorboard]')
     config.checkpoint_every_steps = 100
-    config.checkpoint_keep = 2  # newest checkpoints held; the newest is never deleted
+    config.checkpoint_keep = 2  # newest checkpoints held, 2 or more: one may get damaged
+    config.on_not_finite = "stop"  # a loss or gradient is no number: stop, or skip that update
+    config.stall_seconds = 1800.0  # no step in that time: stacks, exit code 6; 0: wait for ever
     config.threads = 2  # of the input pipeline; the data do not depend on it
 
     # The experiment: named stages in order; each overrides fields above for itself.

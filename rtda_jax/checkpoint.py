@@ -1,6 +1,8 @@
 """Checkpoints: arrays through orbax, the configuration that made them as JSON beside them."""
 
 import contextlib
+import dataclasses
+import functools
 import json
 import logging
 import pathlib
@@ -11,31 +13,81 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from rtda_jax.errors import ConfigError
+from rtda_jax import integrity, parallel
+from rtda_jax.errors import CheckpointError, ConfigError
 
 
 @contextlib.contextmanager
 def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointManager]:
-    """An orbax manager that keeps the newest checkpoints; leaving it waits for its writes."""
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    """An orbax manager that keeps the newest checkpoints; leaving it waits for its writes.
+
+    Its newest checkpoint is complete and verified: see `integrity.recover`.
+
+    Raises:
+      ConfigError: fewer than two are to be kept, so that none is left if one is damaged.
+      CheckpointError: a write failed, or none of the checkpoints is healthy.
+    """
+    if keep < 2:
+        raise ConfigError(f"checkpoint_keep must be 2 or more, got {keep}")
+    # What orbax logs as an error it also raises, and `_writing` says it in a sentence.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    directory = directory.resolve()
+    parallel.together("checkpoints, before")
+    if parallel.is_main():
+        integrity.recover(directory)
+    parallel.together("checkpoints, after")
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.LatestN(keep), create=True
+        preservation_policy=checkpoint_managers.LatestN(keep),
+        create=True,
+        # Called when all files are written and just before their folder gets its name.
+        async_options=ocp.options.AsyncOptions(
+            post_finalization_callback=functools.partial(integrity.seal_partial, directory)
+        ),
     )
-    with ocp.CheckpointManager(directory.resolve(), options=options) as held:
+    held = ocp.CheckpointManager(directory, options=options)
+    try:
         yield held
+    finally:
+        with _writing(directory):
+            held.close()
 
 
 def save(held: ocp.CheckpointManager, state: Any, *, step: int) -> None:
     """Write a state; returns as soon as the arrays are copied off the devices."""
     if held.latest_step() != step:
-        held.save(step, args=ocp.args.StandardSave(state), force=True)
+        with _writing(held.directory):
+            held.save(step, args=ocp.args.StandardSave(state), force=True)
+
+
+@contextlib.contextmanager
+def _writing(directory: Any) -> Iterator[None]:
+    """Whatever orbax raises for a full disk or the like, in a sentence."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"{directory}: a checkpoint could not be written: {error}\n"
+            "Earlier ones are as they were; the same command continues from the newest"
+        ) from error
 
 
 def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = None) -> Any:
-    """The state of a step (default the newest), on whatever devices `abstract` is laid out."""
-    return held.restore(
-        held.latest_step() if step is None else step, args=ocp.args.StandardRestore(abstract)
-    )
+    """The state of a step (default the newest), on whatever devices `abstract` is laid out.
+
+    Fields that are empty may be absent from the checkpoint: an earlier release did not have them.
+    """
+    step = held.latest_step() if step is None else step
+    try:
+        return held.restore(step, args=ocp.args.StandardRestore(abstract))
+    except ValueError:
+        if not dataclasses.is_dataclass(abstract) or isinstance(abstract, type):
+            raise
+        fields = {f.name: getattr(abstract, f.name) for f in dataclasses.fields(abstract)}
+        filled = {name: value for name, value in fields.items() if jax.tree.leaves(value)}
+        if len(filled) == len(fields):
+            raise
+        restored = held.restore(step, args=ocp.args.StandardRestore(filled))
+        return dataclasses.replace(abstract, **restored)
 
 
 def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:
@@ -54,7 +106,12 @@ def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replace a JSON file in one move: a reader sees the old one or the new one."""
+    """Replace a JSON file in one move: a reader sees the old one or the new one.
+
+    Of several processes the main one writes.
+    """
+    if not parallel.is_main():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
@@ -75,7 +132,7 @@ def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None
     path = workdir / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists():
-        theirs, ours = _flat(json.loads(path.read_text())), _flat(config)
+        theirs, ours = flat(json.loads(path.read_text())), flat(config)
         differing = [
             f"  {field}: {theirs.get(field, 'absent')!r} there, {ours.get(field, 'absent')!r} now"
             for field in sorted(theirs.keys() | ours.keys())
@@ -92,10 +149,11 @@ def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None
     write_json(path, config)
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested dict as one of dotted names."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     rows: dict[str, Any] = {}
     for key, value in tree.items():
-        rows |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return rows

@@ -4,11 +4,9 @@ import json
 import pathlib
 from typing import Any
 
-import numpy as np
-
-from rtda_jax import records
+from rtda_jax import batches, parallel
 from rtda_jax.checkpoint import write_json
-from rtda_jax.data import class_counts, enet_weights, frequencies, load
+from rtda_jax.data import enet_weights, frequencies
 from rtda_jax.data.labels import class_set
 
 
@@ -22,9 +20,11 @@ def settled(config: Any, folder: pathlib.Path) -> Any:
         return config
     path = folder / "class_weights.json"
     if not path.exists():
-        weights = enet_weights(frequencies(counted(config, folder)), c=config.loss.enet_c)
+        counts = batches.class_counts(config, batches.labelled_set(config), folder=folder)
+        weights = enet_weights(frequencies(counts), c=config.loss.enet_c)
         names = class_set(config.benchmark.classes).names
         write_json(path, dict(zip(names, weights.tolist(), strict=True)))
+    parallel.together("class weights")
     settled_config = config.copy_and_resolve_references()
     settled_config.update_from_flattened_dict(
         {
@@ -33,21 +33,3 @@ def settled(config: Any, folder: pathlib.Path) -> Any:
         }
     )
     return settled_config
-
-
-def counted(config: Any, folder: pathlib.Path) -> np.ndarray:
-    """Pixels of each class in each image of the labelled training set, int64 [N,K].
-
-    The labels are counted once, streamed, into `class_counts.npy`; an interrupted stage reads it.
-    """
-    path = folder / "class_counts.npy"
-    if not path.exists():
-        spec = config.benchmark.source
-        if config.labelled == "target":
-            spec = config.benchmark.target_labelled
-        dataset = load(spec, data_dir=config.data_dir, classes=config.benchmark.classes)
-        records.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, class_counts(dataset)[:, :-1])
-        partial.rename(path)
-    return np.load(path)

@@ -16,10 +16,26 @@ class NotFiniteError(RuntimeError):
     exit_code = 3
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint that can not be written, or none left that can be read."""
+
+    exit_code = 5
+
+
+class NotDeterministicError(RuntimeError):
+    """Two runs of the same steps that differ."""
+
+    exit_code = 7
+
+
 class Interrupted(Exception):
     """SIGTERM or SIGINT arrived; the state is saved and the same command continues."""
 
     exit_code = 75
+
+
+# What ends the program with a sentence and not with a traceback.
+ERRORS = (ConfigError, NotFiniteError, CheckpointError, NotDeterministicError, Interrupted)
 
 
 def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:

@@ -1,12 +1,16 @@
 """Pictures people look at instead of reading: a grid of images and coloured labels."""
 
+import json
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from rtda_jax.losses import IGNORE
+
+# The text chunk that says what a sheet's cells are.
+CELLS = "rtda_jax.cells"
 
 MARGIN, TITLE, INK, PAPER = 6, 16, (30, 30, 30), (255, 255, 255)
 
@@ -42,14 +46,10 @@ def grid(
       width: of a cell in pixels.
     """
     height = max(round(width * image.shape[0] / image.shape[1]) for row in rows for image in row)
-    columns = len(titles)
-    across = columns * (width + MARGIN) + MARGIN
-    longest = max(len(name) for name in names)
-    per_line = max(1, (across - MARGIN) // (longest * 7 + 26))
-    legend = -(-len(names) // per_line) * (TITLE + 2)
-    sheet = Image.new(
-        "RGB", (across, TITLE + len(rows) * (height + MARGIN) + legend + 2 * MARGIN), PAPER
-    )
+    across = len(titles) * (width + MARGIN) + MARGIN
+    below = legend(names=names, colours=colours, width=across)
+    top = TITLE + len(rows) * (height + MARGIN)
+    sheet = Image.new("RGB", (across, top + below.height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(titles):
         draw.text((MARGIN + c * (width + MARGIN), 3), title, fill=INK)
@@ -57,18 +57,50 @@ def grid(
         for c, image in enumerate(row):
             cell = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(cell, (MARGIN + c * (width + MARGIN), TITLE + r * (height + MARGIN)))
-    top = TITLE + len(rows) * (height + MARGIN) + MARGIN
-    step = (across - MARGIN) // per_line
+    sheet.paste(below, (0, top))
+    sheet.info[CELLS] = json.dumps(
+        {"titles": list(titles), "rows": len(rows), "size": [height, width]}
+    )
+    return sheet
+
+
+def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Image:
+    """The names of the classes with their colours uint8 [K,3], in as many lines as it takes."""
+    longest = max((len(name) for name in names), default=0)
+    per_line = max(1, (width - MARGIN) // (longest * 7 + 26))
+    lines = -(-len(names) // per_line)
+    strip = Image.new("RGB", (width, lines * (TITLE + 2) + 2 * MARGIN), PAPER)
+    draw = ImageDraw.Draw(strip)
+    step = (width - MARGIN) // per_line
     for k, name in enumerate(names):
-        x, y = MARGIN + (k % per_line) * step, top + (k // per_line) * (TITLE + 2)
+        x, y = MARGIN + (k % per_line) * step, MARGIN + (k // per_line) * (TITLE + 2)
         draw.rectangle((x, y, x + 14, y + 12), fill=tuple(int(v) for v in colours[k]))
         draw.text((x + 19, y), name, fill=INK)
-    return sheet
+    return strip
+
+
+def cells(path: pathlib.Path) -> dict[str, list[np.ndarray]] | None:
+    """Title -> the images of its column, of a sheet `save` wrote; None of any other picture."""
+    with Image.open(path) as image:
+        said = image.info.get(CELLS)
+        sheet = np.asarray(image.convert("RGB"))
+    if said is None:
+        return None
+    titles, count, (height, width) = (json.loads(said)[key] for key in ("titles", "rows", "size"))
+    columns: dict[str, list[np.ndarray]] = {}
+    for c, title in enumerate(titles):
+        left = MARGIN + c * (width + MARGIN)
+        tops = [TITLE + r * (height + MARGIN) for r in range(count)]
+        columns[title] = [sheet[top : top + height, left : left + width] for top in tops]
+    return columns
 
 
 def save(image: Image.Image, path: pathlib.Path) -> None:
     """Write a PNG in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    image.save(partial, format="PNG")
+    said = PngImagePlugin.PngInfo()
+    if CELLS in image.info:
+        said.add_text(CELLS, image.info[CELLS])
+    image.save(partial, format="PNG", pnginfo=said)
     partial.replace(path)

@@ -36,7 +36,7 @@ def stages(config: ConfigDict) -> Plan:
         models = tuple(overrides.pop("models", ())) if kind in READS_NETWORKS else ()
         try:
             _check_models(plan, kind, models)
-            merged = _base(config) if kind != "statistics" else plan[parse(models[0])[0]].copy()
+            merged = _base(plan, config, models if kind == "statistics" else ())
             with merged.unlocked():
                 merged.kind, merged.models = kind, models
             merged.lock().update(overrides)
@@ -55,7 +55,10 @@ def parse(reference: str) -> tuple[str, str]:
     return stage, weights or "student"
 
 
-def _base(config: ConfigDict) -> ConfigDict:
+def _base(plan: Plan, config: ConfigDict, models: tuple[str, ...]) -> ConfigDict:
+    """The fields a stage overrides: those of the stage whose network it changes, or of all."""
+    if models:
+        return plan[parse(models[0])[0]].copy_and_resolve_references()
     merged = config.copy_and_resolve_references()
     with merged.unlocked():
         del merged["stages"], merged["stage"]
@@ -72,9 +75,11 @@ def _check_models(plan: Plan, kind: str, models: tuple[str, ...]) -> None:
 
 
 def _earlier(plan: Plan, reference: str, kinds: tuple[str, ...]) -> None:
-    stage, _ = parse(reference)
+    stage, weights = parse(reference)
     if stage not in plan or plan[stage].kind not in kinds:
         raise ConfigError(f"{reference!r} is no earlier {' or '.join(kinds)} stage")
+    if weights == "teacher" and (plan[stage].kind != "train" or plan[stage].teacher.kind == "none"):
+        raise ConfigError(f"{reference!r}: that stage trains no teacher")
 
 
 def _check_train(plan: Plan, stage: ConfigDict) -> None:
@@ -98,7 +103,8 @@ def _check_pseudo_label(plan: Plan, stage: ConfigDict) -> None:
             raise ConfigError(
                 f"unknown pseudo.{field} {rule[field]!r}; known: {', '.join(sorted(known))}"
             )
-    if rule.split == "target" and _images(benchmark.target) == _images(benchmark.eval):
+    images = _images(benchmark.target)
+    if rule.split == "target" and any(images[1:]) and images == _images(benchmark.eval):
         raise ConfigError(
             "benchmark.target holds the images that scores are measured on; labelling them for "
             "training makes the scores worthless, pseudo.split='eval' does it all the same"
@@ -110,7 +116,7 @@ SPLITS = ("target", "eval")
 
 
 def _images(spec: Any) -> tuple:
-    return tuple(spec.get(field) for field in ("name", "split", "images", "list"))
+    return tuple(spec.get(field, "") for field in ("name", "split", "images", "list"))
 
 
 CHECKS = {

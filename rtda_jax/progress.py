@@ -34,7 +34,7 @@ class Progress:
         now = time.monotonic()
         rate = (self.done - self.before) / max(now - self.begin, 1e-6)
         left = (self.total - self.done) / max(rate, 1e-6)
-        line = f"{self.what} {self.done}/{self.total}  {rate:.1f} {self.unit}/s"
+        line = f"{self.what}: {self.done}/{self.total}  {rate:.1f} {self.unit}/s"
         line += f"  left {duration(left)}"
         if self.to.isatty():
             if now - self.last >= _EVERY or self.done >= self.total:

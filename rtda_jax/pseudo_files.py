@@ -12,20 +12,19 @@ import io
 import json
 import pathlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from rtda_jax import checkpoint, pseudo_labels, records
+from rtda_jax import checkpoint, pseudo_labels
 from rtda_jax.data.encode import png
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
+from rtda_jax.progress import Progress
 
 SAVE_EVERY = 100  # images between two saves of the histogram
-SAY_EVERY = 10.0  # seconds between two progress lines
 
 # From an image on, the label uint8 [H,W] and confidence float32 [H,W] of each.
 Predictions = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
@@ -138,19 +137,15 @@ def _watched(
     """Predictions from an image on, numbered, with progress lines; a signal ends them."""
     if first == total:
         return
-    if first:
-        records.say(f"  {what}: continues after image {first}")
-    begin = said = time.monotonic()
-    for i, prediction in enumerate(predictions(first), start=first):
-        yield i, prediction
-        now, done = time.monotonic(), i + 1
-        if now - said >= SAY_EVERY or done == total:
-            said, rate = now, (done - first) / max(now - begin, 1e-9)
-            left = records.duration((total - done) / rate)
-            records.say(f"  {what}: {done}/{total} images  {rate:.1f} img/s  left {left}")
+    progress = Progress(f"  {what}", total, first)
+    for done, prediction in enumerate(predictions(first), start=first + 1):
+        yield done - 1, prediction
+        progress.add(1)
         if interrupted.is_set() and done < total:
             save(done)
+            progress.end()
             raise Interrupted(f"stopped after image {done}; the same command continues there")
+    progress.end()
 
 
 def _survey(folder: pathlib.Path, keys: Sequence[str], rule: Rule) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rtda_jax.data.pseudo import MANIFEST
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.interrupt import watch
+from rtda_jax.models.fold import fold
 from rtda_jax.normalise import normalise
 from rtda_jax.plan import Plan
 from rtda_jax.pseudo_files import Rule, generate
@@ -94,7 +95,8 @@ def predictor(
     Raises:
       ConfigError: a network has no such output.
     """
-    modules = [model.module.clone(auxiliary="always") for model in models]
+    folded = [fold(m.module.clone(auxiliary="always"), m.variables) for m in models]
+    modules = [module for module, _ in folded]
 
     def maps(variables: Sequence[Any], image: jax.Array) -> list[jax.Array]:
         found = []
@@ -112,7 +114,7 @@ def predictor(
     def fused(variables: Sequence[Any], image: jax.Array) -> tuple[jax.Array, jax.Array]:
         return pseudo_labels.fuse(jnp.stack(maps(variables, image)), fusion=fusion)
 
-    variables = [model.variables for model in models]
+    variables = [v for _, v in folded]
     return lambda image: fused(variables, image)
 
 

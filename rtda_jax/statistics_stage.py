@@ -7,6 +7,7 @@ through the network in training mode, each with weight 1/N.
 
 import json
 import pathlib
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import checkpoint, records, trained
+from rtda_jax import checkpoint, integrity, records, trained
 from rtda_jax.data import eval_stream, load
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.evaluate import Model
 from rtda_jax.interrupt import watch
 from rtda_jax.normalise import normalise
 from rtda_jax.plan import Plan
+from rtda_jax.progress import Progress
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """
     stage, folder = plan[name], workdir / name
     done = folder / "done.json"
-    if done.exists():
+    if done.exists() and not integrity.damaged(folder / "checkpoints"):
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     (reference,) = stage.models
@@ -40,17 +42,19 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     model = trained.load(plan, reference, workdir)
     begin = time.perf_counter()
     count, batches = target_batches(stage)
+    progress = Progress("  batches", count, unit="batches")
     with watch() as interrupted:
 
         def watched() -> Iterator[np.ndarray]:
-            for number, batch in enumerate(batches, start=1):
+            for batch in batches:
                 if interrupted.is_set():
                     raise Interrupted(f"stopped in stage {name}; the same command begins it anew")
                 yield batch
-                if number % 50 == 0 or number == count:
-                    records.say(f"  {number}/{count} batches")
+                progress.add(1)
 
         stats = measure(model, watched())
+    progress.end()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run that was killed here
     with checkpoint.manager(folder / "checkpoints", keep=stage.checkpoint_keep) as held:
         state = {"g_params": model.variables["params"], "g_stats": stats}
         checkpoint.save(held, state, step=stage.steps)

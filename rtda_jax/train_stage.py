@@ -6,7 +6,7 @@ import pathlib
 import time
 from typing import Any
 
-from rtda_jax import build, checkpoint, records, trained, views
+from rtda_jax import build, checkpoint, integrity, records, trained, views
 from rtda_jax.plan import Plan
 from rtda_jax.terms import formula
 from rtda_jax.train import train
@@ -16,21 +16,20 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Train the stage to its end, from wherever it stands; what results.json says of it."""
     stage, folder = plan[name], workdir / name
     done = folder / "done.json"
-    if done.exists():
+    if done.exists() and not integrity.damaged(folder / "checkpoints"):
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     parts = build.build(stage)
     inputs = views.describe(stage, parts.objective)
     records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {inputs}")
-    for sentence in build.describe(parts, stage):
+    networks = build.describe(parts, stage)
+    for sentence in networks:
         records.say(f"  {sentence}")
     begin = time.perf_counter()
     state = train(
         stage,
         folder,
-        start_from=functools.partial(
-            trained.start, plan=plan, reference=stage.init, workdir=workdir
-        )
+        start_from=functools.partial(trained.start, config=stage, plan=plan, workdir=workdir)
         if stage.init
         else None,
         pseudo=workdir / stage.pseudo_labels if stage.pseudo_labels else None,
@@ -40,6 +39,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - begin, 1),
         "objective": formula(parts.objective),
         "fda_beta": stage.fda_beta,
+        "networks": networks,
     }
     checkpoint.write_json(done, record)
     return record

@@ -15,7 +15,7 @@ def load(plan: Plan, reference: str, workdir: pathlib.Path) -> evaluate.Model:
     """The network "STAGE" or "STAGE:teacher" names, on the first device.
 
     Raises:
-      ConfigError: the stage is not finished, or trains no teacher.
+      ConfigError: the stage is not finished.
     """
     name, weights = parse(reference)
     config = plan[name]
@@ -23,8 +23,6 @@ def load(plan: Plan, reference: str, workdir: pathlib.Path) -> evaluate.Model:
     fresh = jax.eval_shape(lambda: build.initial_state(parts, config))
     wanted: dict[str, Any] = {"g_params": fresh.g_params, "g_stats": fresh.g_stats}
     if weights == "teacher":
-        if not fresh.teacher or config.kind != "train":
-            raise ConfigError(f"{reference}: stage {name} has no teacher")
         wanted = {"teacher": fresh.teacher}
     state = _restore(config, workdir / name, wanted)
     variables = state.get("teacher") or {
@@ -35,35 +33,39 @@ def load(plan: Plan, reference: str, workdir: pathlib.Path) -> evaluate.Model:
 
 
 def start(
-    state: TrainState, plan: Plan, reference: str, workdir: pathlib.Path
+    state: TrainState, *, config: Any, plan: Plan, workdir: pathlib.Path
 ) -> tuple[TrainState, str]:
-    """A fresh state with the networks of an earlier stage, and what was taken in a sentence.
+    """A fresh state with the networks of the stage `config.init` names, and a sentence about them.
 
-    The segmentation network with its batch statistics, and the discriminators of the levels that
-    both stages train; the optimizers stay fresh.
+    These are the segmentation network with its batch statistics and the discriminators of the
+    levels that both stages train. The optimizers stay fresh.
 
     Raises:
-      ConfigError: the stage is not finished, or its networks are of another shape.
+      ConfigError: that stage is not finished, its networks are of another shape or read images of
+        another normalisation.
     """
-    model = load(plan, reference, workdir)
-    params, stats = model.variables["params"], model.variables["batch_stats"]
-    _same_shapes(
-        {"params": state.g_params, "batch_stats": state.g_stats}, model.variables, reference
+    model = load(plan, config.init, workdir)
+    if model.normalisation != config.normalisation:
+        raise ConfigError(
+            f"init={config.init!r} was trained with normalisation {model.normalisation!r}, "
+            f"not {config.normalisation!r}"
+        )
+    ours = {"params": state.g_params, "batch_stats": state.g_stats}
+    _same_shapes(ours, model.variables, config.init)
+    name, _ = parse(config.init)
+    parts = build.build(plan[name])
+    fresh = jax.eval_shape(lambda: build.initial_state(parts, plan[name]))
+    shared = set(fresh.d_params) & set(state.d_params) if plan[name].kind == "train" else set()
+    wanted = {level: fresh.d_params[level] for level in sorted(shared)}
+    _same_shapes({level: state.d_params[level] for level in shared}, wanted, config.init)
+    found = _restore(plan[name], workdir / name, {"d_params": wanted})["d_params"] if shared else {}
+    state = state.replace(
+        g_params=model.variables["params"],
+        g_stats=model.variables["batch_stats"],
+        d_params={**state.d_params, **found},
     )
-    state = state.replace(g_params=params, g_stats=stats)
-    name, _ = parse(reference)
-    levels: list[str] = []
-    if plan[name].kind == "train":
-        earlier = build.build(plan[name])
-        levels = sorted(set(state.d_params) & set(earlier.discriminators))
-    if levels:
-        fresh = jax.eval_shape(lambda: build.initial_state(earlier, plan[name]))
-        wanted = {level: fresh.d_params[level] for level in levels}
-        _same_shapes({k: state.d_params[k] for k in levels}, wanted, reference)
-        found = _restore(plan[name], workdir / name, {"d_params": wanted})["d_params"]
-        state = state.replace(d_params={**state.d_params, **found})
-    taken = ["segmentation network", *(f"discriminator {level}" for level in levels)]
-    return state, f"starts from {reference}: {', '.join(taken)}"
+    taken = ", ".join(["segmentation network", *(f"discriminator of {level}" for level in wanted)])
+    return state, f"starts from {config.init}: {taken}"
 
 
 def _restore(config: Any, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def _restore(config: Any, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[
         step = held.latest_step()
         if step != config.steps:
             raise ConfigError(f"{folder} stands at step {step} of {config.steps}: train it first")
-        whole = parallel.everywhere(parallel.mesh(jax.devices()[:1]))
+        whole = parallel.everywhere(parallel.first())
         return checkpoint.restore_only(held, checkpoint.abstract(wanted, whole), step=step)
 
 

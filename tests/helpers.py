@@ -4,28 +4,33 @@ import importlib
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from rtda_jax import build, checkpoint, evaluate, experiment
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
-from rtda_jax.models.norm import BatchNorm
+from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer, computes_auxiliary
 
 SIZE = (32, 64)
 
 
 class Tiny(nn.Module):
-    """A segmentation network of a few convolutions, with everything the step relies on."""
+    """A segmentation network of a few convolutions, with everything the stages rely on."""
 
     num_classes: int = 19
     axis_name: str | None = None
-    auxiliary: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    batch_norm: str = "batch"
+    auxiliary: str = "training"
 
     @nn.compact
     def __call__(self, images, *, train=False):
-        x = nn.Conv(8, (3, 3), strides=2, padding=1)(images)
-        x = nn.relu(BatchNorm(axis_name=self.axis_name)(x, train=train))
-        heads = ("logits", *(self.auxiliary if train else ()))
+        norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=jnp.float32)
+        x = ConvNorm(8, 3, Conv, norm, stride=2, name="trunk")(images, train=train)
+        auxiliary = computes_auxiliary(self.auxiliary, train=train)
+        heads = ("logits", *(self.heads if auxiliary else ()))
         shape = (*images.shape[:3], self.num_classes)
         scores = {head: nn.Conv(self.num_classes, (1, 1), name=head)(x) for head in heads}
         outputs = {h: jax.image.resize(z, shape, "bilinear") for h, z in scores.items()}
@@ -45,7 +50,7 @@ def shrink(monkeypatch):
     from rtda_jax import build
 
     def model(name, *, num_classes, axis_name, batch_norm, dtype, **options):
-        return Tiny(num_classes, axis_name, ("aux4", "aux8", "aux16", "aux32"))
+        return Tiny(num_classes, axis_name, ("aux4", "aux8", "aux16", "aux32"), batch_norm)
 
     monkeypatch.setattr(build, "create_model", model)
     monkeypatch.setattr(build, "create_discriminator", lambda *a, **b: TinyDiscriminator())
@@ -134,3 +139,52 @@ def folder_fields(root):
         if use != "target":
             fields[f"benchmark.{use}.labels"] = f"{domain}/labels"
     return fields
+
+
+class Pixelwise(nn.Module):
+    """Logits of each pixel from its colour alone, at the input's resolution."""
+
+    classes: int = 19
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return {"logits": nn.Dense(self.classes, name="dense")(images), "feature": images}
+
+
+def pixelwise(seed=0, *, classes=19):
+    """A pixelwise model, and the NumPy function from images [...,3] to its logits [...,K]."""
+    module = Pixelwise(classes)
+    variables = module.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 3)))
+    dense = variables["params"]["dense"]
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+
+    def scores(image):
+        x = (image.astype(np.float64) - mean) / std
+        return x @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+
+    return evaluate.Model(module, variables, "imagenet"), scores
+
+
+def softmax(scores):
+    """Over the last axis."""
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def write_workdir(made, workdir):
+    """A workdir whose train stages are at their last step, with random weights."""
+    checkpoint.write_json(workdir / "config.json", experiment.plain(made))
+    for seed, (name, stage) in enumerate(experiment.stages(made).items()):
+        if stage.kind == "train":
+            shapes = jax.eval_shape(lambda s=stage: build.initial_state(build.build(s), s))
+            state = {"g_params": shapes.g_params, "g_stats": shapes.g_stats}
+            rng = np.random.default_rng(seed)
+
+            def fill(path, x, rng=rng):
+                if x.ndim == 4:
+                    return rng.normal(0, (2 / x.size * x.shape[-1]) ** 0.5, x.shape).astype("f4")
+                return np.full(x.shape, path[-1].key in ("scale", "var"), x.dtype)
+
+            with checkpoint.manager(workdir / name / "checkpoints", keep=2) as held:
+                filled = jax.tree_util.tree_map_with_path(fill, state)
+                checkpoint.save(held, filled, step=stage.steps)

@@ -11,6 +11,7 @@ from helpers import config as made
 from benchmarks import measure, report, speed
 from benchmarks.recipe import no_training_twin, recipe
 from rtda_jax import build
+from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.pretrained import torch_arrays
 
@@ -153,7 +154,8 @@ def side(step, image, parts):
     memory = {"peak_of": "process", "peak": 2**30}
     rows = {name: {"seconds": [image] * 3} for name in ("host", *parts)}
     sizes = {"64x128": {"rows": rows, **memory}}
-    times = {"seconds": [step] * 3, "first": step + 9, "to_first_step": 12.0, "ceiling": 1e12}
+    about["ceiling"] = 1e12
+    times = {"seconds": [step] * 3, "first": step + 9, "to_first_step": 12.0}
     return about | memory | times, about | {"sizes": sizes}
 
 
@@ -163,7 +165,7 @@ def found(theirs):
         "model": "bisenet_resnet18", "adversary": "fcd", "crop": [64, 128], "batch_size": 4,
         "domains": 2, "fda_beta": 0.01, "commit": "c", "cores": 2, "seconds": 1.0,
         "load_before": (0, 0, 0), "load_after": (0, 0, 0), "settings": {"rounds": 2},
-        "macs": {"step": 10**11, "64x128": 10**9},
+        "macs": {"step": 10**11, "64x128": 10**9}, "networks_size": "64x128",
     }  # fmt: skip
     for i, job in enumerate(("train", "infer")):
         reason = "" if theirs else "torch is not installed"
@@ -181,6 +183,21 @@ def test_the_table_pairs_neighbours():
     assert "GFLOP/s of 200.0 GFLOP (of the ceiling) | 667 (67%) | 1,000 (100%)" in table
     assert "| tracing and compilation, cold | 9.0 s | 9.0 s | 1.00 |" in table
     assert "| ours | cpu | float32 | 1 | 64x128 | no | no | no | 10.0 | 10.0 | 100.0 | 3 |" in table
+
+
+def test_the_table_of_networks_has_a_row_each():
+    numbers = found([side(0.2, 0.02, ()), side(0.2, 0.02, ())])
+    del numbers["train"]
+    numbers["networks"] = {"bisenet_stdc1": numbers.pop("infer")}
+    table = report.markdown(numbers)
+    row = "| 15.0 ms | 20.0 ms | 20.0 ms | 20.0 ms | **0.75** (0.62 to 0.88) |"
+    assert f"| `bisenet_stdc1` {row}" in table
+    assert "training step" not in table
+
+
+def test_an_unknown_part_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no part 'inference'; train, infer, networks"):
+        speed.run(made("fda"), tmp_path, parts=("train", "inference"))
 
 
 def test_what_did_not_run_is_said():

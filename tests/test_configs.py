@@ -18,6 +18,7 @@ SUPERVISED = {"seg": 1.0, "seg_aux16": 1.0, "seg_aux32": 1.0}
 ADVERSARIAL = {**SUPERVISED, "adv_output": 0.001}
 
 MINENT = {**SUPERVISED, "minent": 0.001, "minent_aux16": 0.0002}
+SELF = {**ADVERSARIAL, "pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
 MIXED = {**SUPERVISED, "mix": 1.0, "mix_aux16": 1.0, "mix_aux32": 1.0}
 
 THREE = dict.fromkeys(("seg", "seg_aux16", "seg_aux32"), 1 / 3)
@@ -29,6 +30,13 @@ GOLDEN = {
     "minent": {"train": (MINENT, None, "source")},
     "advent": {"train": ({**ADVERSARIAL, "adv_aux16": 0.0002}, None, "source")},
     "dacs": {"train": (MIXED, None, "source")},
+    "adaptsegnet": {
+        "train": (
+            {"seg": 1.0, "seg_aux16": 0.1, "adv_output": 1e-3, "adv_aux16": 2e-4},
+            None,
+            "source",
+        )
+    },
     "loss_study": {"train": (ADVERSARIAL, None, "source")},
     "s1": {"train": (ADVERSARIAL, None, "source")},
     "tufl": {
@@ -40,6 +48,26 @@ GOLDEN = {
     "target_only": {"train": (SUPERVISED, None, "target")},
     "adversarial": {"train": (ADVERSARIAL, None, "source")},
     "fda": {"train": (ADVERSARIAL, 0.01, "source")},
+    "adabn": {"source_only": (SUPERVISED, None, "source")},
+    "ssl": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_2layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_3layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
+    "ssl_control": {
+        "adversarial": (ADVERSARIAL, None, "source"),
+        "control": (ADVERSARIAL, None, "source"),
+    },
+    "ssl_study": {
+        "adversarial": (ADVERSARIAL, None, "source"),
+        "ssl_1": (SELF, None, "source"),
+        "ssl_2": (SELF, None, "source"),
+        "ssl_3": (SELF, None, "source"),
+        "control": (ADVERSARIAL, None, "source"),
+    },
+    "fda_ssl": {
+        "beta_001": (ADVERSARIAL, 0.01, "source"),
+        "beta_005": (ADVERSARIAL, 0.05, "source"),
+        "ssl": (SELF, 0.01, "source"),
+    },
     "fda_mbt": {
         "beta_001": (ADVERSARIAL, 0.01, "source"),
         "beta_005": (ADVERSARIAL, 0.05, "source"),
@@ -85,6 +113,25 @@ def test_the_presets_of_the_loss_study_are_s0s_code_and_text():
     assert (paper.loss.weighting, paper.loss.gamma, paper.batch_size) == ("none", 1.0, 8)
     assert paper.adversary.network == "fcd_light"
     assert get("loss_study", "loss=wce").loss.weighting == "enet"
+
+
+@pytest.mark.parametrize(
+    ("arg", "model", "terms"),
+    [
+        ("preset=multi04", "resnet101_multi", {"adv_output": 5e-4, "adv_aux16": 5e-5}),
+        ("preset=single", "resnet101", {"adv_output": 1e-3}),
+        ("preset=ls", "resnet101", {"adv_output": 1e-2}),
+        ("preset=feature,network=vgg16", "vgg16", {"adv_feature": 1e-3}),
+        ("lambda=0.004", "resnet101_multi", {"adv_output": 4e-3, "adv_aux16": 8e-4}),
+    ],
+)
+def test_the_presets_of_adaptsegnet(arg, model, terms):
+    config = get("adaptsegnet", f"gta5_to_cityscapes,{arg}")
+    assert config.model.name == f"deeplab_{model}"
+    adversarial = {k: v for k, v in config.objective.items() if k.startswith("adv") and v}
+    assert adversarial == pytest.approx(terms)
+    assert config.adversary.gan_loss == ("least_squares" if "ls" in arg else "bce")
+    assert (config.optim.g_groups, config.optim.schedule_steps) == ("heads", 250_000)
 
 
 def test_s1_does_not_halve_the_discriminators_loss_unless_asked():

@@ -12,7 +12,7 @@ import pytest
 from helpers import config, folder_fields, write_folders
 from PIL import Image
 
-from rtda_jax import experiment
+from rtda_jax import experiment, report
 from rtda_jax.errors import ConfigError
 
 MAIN = pathlib.Path(__file__).parents[1] / "main.py"
@@ -63,6 +63,14 @@ def test_the_picture_grid_has_five_columns(finished):
     assert picture.width > 5 * 320
     assert picture.height > 2 * 160
     assert len(picture.getcolors(1 << 24)) > 20
+
+
+def test_a_report_reads_what_a_run_wrote(finished, tmp_path):
+    page = report.write([str(finished[1])], tmp_path)
+    text = page.read_text()
+    assert "beta_001" in text
+    assert "eval_mbt" in text
+    assert page.with_suffix(".md").read_text().count("(figures/gallery-folders.png)") == 1
 
 
 def test_a_finished_experiment_is_skipped(finished, root, capsys):

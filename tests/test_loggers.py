@@ -75,10 +75,10 @@ def test_progress_in_a_file_is_a_line_every_quarter(monkeypatch):
         progress.add(1)
     progress.end()
     assert said.getvalue().splitlines() == [
-        "images 2/8  2.0 img/s  left 3s",
-        "images 4/8  2.0 img/s  left 2s",
-        "images 6/8  2.0 img/s  left 1s",
-        "images 8/8  2.0 img/s  left 0s",
+        "images: 2/8  2.0 img/s  left 3s",
+        "images: 4/8  2.0 img/s  left 2s",
+        "images: 6/8  2.0 img/s  left 1s",
+        "images: 8/8  2.0 img/s  left 0s",
     ]
 
 
@@ -98,4 +98,4 @@ def test_progress_on_a_terminal_rewrites_its_line(monkeypatch):
     progress.end()
     shown = said.getvalue()
     assert shown.count("\r") == 3
-    assert shown.endswith("preparing 90/90  100.0 img/s  left 0s\x1b[K\n")
+    assert shown.endswith("preparing: 90/90  100.0 img/s  left 0s\x1b[K\n")

@@ -298,6 +298,26 @@ def test_frozen_batch_norm_keeps_its_statistics():
     jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], variables["batch_stats"])
     expected = jax.jit(model.apply)(variables, images)["logits"]
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
+    # The same statistics, so the same auxiliary logits, where inference is asked for them.
+    always = create_model("bisenet_resnet18", 5, auxiliary="always")
+    found = jax.jit(always.apply)(variables, images)
+    assert set(found) == {"logits", "feature", "aux16", "aux32"}
+    for head in found:
+        np.testing.assert_allclose(found[head], outputs[head], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [("bisenet_stdc1", {"aux16", "aux32"}), ("deeplab_resnet101_multi", {"aux16"}),
+     ("bisenet_mpg_resnet18", {"aux4", "aux8", "aux16", "aux32"}), ("deeplab_vgg16", set())],
+)  # fmt: skip
+def test_auxiliary_logits_at_inference(name, heads):
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    variables = variables_of(create_model(name))
+    for auxiliary, expected in (("training", set()), ("always", heads)):
+        model = create_model(name, auxiliary=auxiliary)
+        found = jax.eval_shape(model.apply, variables, images)
+        assert set(found) == {"logits", "feature", *expected}
 
 
 def test_bad_input_is_named():
@@ -310,6 +330,7 @@ def test_bad_input_is_named():
         create_model("bisenet_resnet18").init(jax.random.key(0), jnp.zeros((2, 64, 64, 4)))
     for option, known in (
         ({"batch_norm": "sync"}, "batch, frozen"),
+        ({"auxiliary": "never"}, "training, always"),
         ({"activation": "gelu"}, "relu, leaky_relu"),
         ({"align": "left"}, "corners, half_pixel"),
         ({"attention": "none"}, "squeeze, conv_norm"),

@@ -126,6 +126,6 @@ def test_a_signal_saves_the_count_and_what_is_done_is_not_done_again(tmp_path):
 
 def test_progress_is_said(tmp_path, capsys):
     generate(tmp_path)
-    said = capsys.readouterr().out
-    assert "counting confidences: 7/7 images" in said
-    assert "writing labels: 7/7 images" in said
+    said = capsys.readouterr().err
+    assert "counting confidences 7/7" in said
+    assert "writing labels 7/7" in said

@@ -33,6 +33,7 @@ EVERY = [
     ("dacs", ""),
     ("loss_study", "loss=focal,preset=paper"),
     ("s1", "row=fda"),
+    ("adaptsegnet", "preset=ls"),
 ]
 
 

@@ -1,13 +1,16 @@
 """The batch of a step is a function of (seed, step) alone, and image and label move together."""
 
 import itertools
+import os
+import pathlib
 
 import data_files
 import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, RareClass, eval_stream, load, train_stream
+from rtda_jax.data import DataError, PseudoLabels, RareClass, eval_stream, load, train_stream
+from rtda_jax.data.pseudo import label_path
 
 KEYS = ("source_image", "source_label", "source_index", "target_image", "target_index")
 
@@ -198,6 +201,56 @@ def test_target_labels_are_never_opened(tmp_path):
     assert_equal(
         batches((source, labelled), 3, crop=None), batches((source, unlabelled), 3, crop=None)
     )
+
+
+def pseudo_labelled(root, label, count=1):
+    """Target images that say their label in every channel, twice the size of their label files."""
+    for i in range(count):
+        big = label.repeat(2, 0).repeat(2, 1)
+        data_files.save(root / "images" / f"{i}.png", painted(big))
+        data_files.save(pathlib.Path(label_path(root, str(i))), label)
+    spec = {"name": "folders", "images": "images", "use": "unlabelled"}
+    return load(spec, data_dir=root, classes="cityscapes19"), PseudoLabels(
+        str(root), tuple(str(i) for i in range(count)), ("",) * count
+    )
+
+
+# Where images are made smaller, antialiasing blurs the borders.
+@pytest.mark.parametrize(
+    ("size", "scale", "least"),
+    [(None, (1.0, 1.0), 0.999), ((40, 60), (1.0, 1.0), 0.85), ((40, 60), (0.5, 2.0), 0.8)],
+    ids=str,
+)
+def test_pseudo_labels_move_with_the_target_image(tmp_path, pair, size, scale, least):
+    label = np.zeros((40, 60), np.uint8)
+    label[:, 25:] = 18
+    label[30:] = 9
+    label[:5] = 255
+    target, pseudo = pseudo_labelled(tmp_path, label)
+    options = {"size": size, "scale": scale, "crop": (24, 36), "batch_size": 32}
+    (batch,) = batches((pair[0], target), 1, pseudo=pseudo, **options)
+    images, labels = batch["target_image"][..., 0].astype(int), batch["target_label"].astype(int)
+    padded = (images == 0) & (labels == 255)
+    assert ((images == labels) | padded).mean() > least
+    assert len({image.tobytes() for image in labels}) > 20
+    (without,) = batches((pair[0], target), 1, **options)
+    assert sorted(set(batch) - set(without)) == ["target_label"]
+    assert_equal([{k: v for k, v in batch.items() if k != "target_label"}], [without])
+
+
+def test_pseudo_labels_of_other_images_or_gone_are_an_error(tmp_path, pair):
+    target, pseudo = pseudo_labelled(tmp_path, np.zeros((8, 8), np.uint8), count=3)
+    with pytest.raises(DataError, match="pseudo-labels of other images than the target's"):
+        train_stream(*pair, pseudo=pseudo, seed=0, batch_size=1)
+    os.unlink(label_path(tmp_path, "2"))
+    with pytest.raises(DataError, match=r"2\.png: no such file"):
+        batches((pair[0], target), 3, pseudo=pseudo, crop=(8, 8))
+
+
+def test_an_order_chooses_examples(pair):
+    found = [example["index"] for example in eval_stream(pair[0], order=[4, 0, 4])]
+    assert found == [4, 0, 4]
+    assert list(eval_stream(pair[0], order=[])) == []
 
 
 def test_a_broken_file_stops_the_stream_by_name(tmp_path):

@@ -9,7 +9,7 @@ from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.pseudo import PseudoLabels, load_pseudo
 from rtda_jax.data.sampling import RareClass
-from rtda_jax.data.statistics import class_counts, enet_weights, frequencies
+from rtda_jax.data.statistics import class_counts, counted, enet_weights, frequencies
 from rtda_jax.data.stream import eval_stream, train_stream
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "PseudoLabels",
     "RareClass",
     "class_counts",
+    "counted",
     "enet_weights",
     "eval_stream",
     "frequencies",

@@ -34,7 +34,10 @@ class PseudoLabels:
         """Raise DataError unless the file of example i is the one its stage wrote."""
         path = label_path(self.folder, self.keys[i])
         if hashlib.sha256(read_bytes(path)).hexdigest() != self.sha256[i]:
-            raise DataError(f"{path}: changed since it was written; its hash is not the manifest's")
+            raise DataError(
+                f"{path}: changed since it was written, its hash is not the manifest's; "
+                f"delete {self.folder} and the same command makes the labels anew"
+            )
 
 
 def label_path(folder: str | os.PathLike, key: str) -> str:

@@ -1,5 +1,7 @@
 """Class frequencies of a data set, streamed, and the weights made of them."""
 
+import pathlib
+
 import numpy as np
 
 from rtda_jax.data.dataset import Dataset
@@ -21,6 +23,29 @@ def class_counts(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
         histogram = np.bincount(example["label"].ravel(), minlength=IGNORE + 1)
         counts[example["index"], :classes] = histogram[:classes]
         counts[example["index"], classes] = histogram[IGNORE]
+    return counts
+
+
+def counted(dataset: Dataset, path: pathlib.Path, *, threads: int | None = None) -> np.ndarray:
+    """`class_counts` without the ignored column, int64 [N,K], kept in the file `path` (.npz).
+
+    A file about other examples or classes is counted anew.
+    """
+    about = {
+        "name": np.array(dataset.name),
+        "keys": np.array(dataset.keys),
+        "classes": np.array(dataset.classes.names),
+    }
+    if path.exists():
+        with np.load(path) as held:
+            if all(np.array_equal(held[name], value) for name, value in about.items()):
+                return held["counts"]
+    counts = class_counts(dataset, threads=threads)[:, :-1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, counts=counts, **about)
+    partial.replace(path)
     return counts
 
 

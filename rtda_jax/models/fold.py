@@ -30,7 +30,7 @@ def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
     """
     statistics = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}))
     if not statistics:
-        return module, variables
+        return module, jax.tree.map(jnp.asarray, variables)
     params = dict(flax.traverse_util.flatten_dict(variables["params"]))
     for norm in sorted({path[:-1] for path in statistics}):
         convolution = (*norm[:-1], norm[-1].replace("bn", "conv"))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from rtda_jax.models.conv import conv2d
 from rtda_jax.models.norm import BatchNorm, FoldedNorm
+from rtda_jax.models.rectify import relu
 
 Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
@@ -22,9 +23,9 @@ NORMAL_001 = nn.initializers.normal(0.01)
 
 _BATCH_NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNorm,
-    "last": functools.partial(BatchNorm, momentum=0.0),
     "frozen": functools.partial(BatchNorm, frozen=True),
     "folded": lambda *, axis_name, **options: FoldedNorm(**options),
+    "last": functools.partial(BatchNorm, momentum=0.0),
 }
 AUXILIARY = ("training", "always")
 
@@ -115,7 +116,7 @@ class ConvNorm(nn.Module):
     padding: int | None = None
     dilation: int = 1
     groups: int = 1
-    activation: Activation | None = nn.relu
+    activation: Activation | None = relu
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

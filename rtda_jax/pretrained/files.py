@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rtda_jax.pretrained.pickle_file import read_pickle_file
 
@@ -126,4 +126,4 @@ def write_weights(
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights are exported to .safetensors files")
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    save_file(contiguous, path, {"format": "pt", **metadata})
+    path.write_bytes(save(contiguous, {"format": "pt", **metadata}))

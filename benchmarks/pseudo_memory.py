@@ -1,0 +1,68 @@
+"""Memory of making pseudo-labels for a large set, beyond the network: how much a process grows.
+
+    python benchmarks/pseudo_memory.py [--images 3000] [--height 512] [--width 1024]
+
+The predictions are synthetic (19 classes, blocks of one label, noisy confidences), everything
+behind the network is real: histogram, thresholds, both passes, PNG files, manifest. The growth is
+that of the largest resident size since the first prediction was made.
+"""
+
+import argparse
+import pathlib
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from rtda_jax.pseudo_files import Rule, generate
+from rtda_jax.records import say
+
+CLASSES = 19
+
+
+def peak() -> float:
+    """The largest resident size this process had, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def prediction(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Label and confidence of one image."""
+    rng = np.random.default_rng(seed)
+    small = (-(-height // 32), -(-width // 32))
+    label, sure = rng.integers(0, CLASSES, small, np.uint8), rng.random(small, np.float32)
+    label, sure = (x.repeat(32, 0).repeat(32, 1)[:height, :width] for x in (label, sure))
+    return label, 1 - (1 - sure) * rng.random((height, width), np.float32)
+
+
+def main() -> None:
+    """Print the growth for both scopes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--height", type=int, default=512)
+    parser.add_argument("--width", type=int, default=1024)
+    flags = parser.parse_args()
+    prediction(0, flags.height, flags.width)
+    say(f"{flags.images} images of {flags.height}x{flags.width}; {peak():.0f} MB at the start")
+
+    def predictions(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (prediction(i, flags.height, flags.width) for i in range(start, flags.images))
+
+    for scope in ("dataset", "image"):
+        before, begin = peak(), time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            generate(
+                predictions,
+                pathlib.Path(folder),
+                keys=[f"{i:05d}" for i in range(flags.images)],
+                rule=Rule(scope, 0.66, 0.9, "floor", CLASSES),
+                interrupted=threading.Event(),
+            )
+        seconds = time.perf_counter() - begin
+        say(f"scope {scope}: grew by {peak() - before:.0f} MB to {peak():.0f} MB, {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""AdaBN (Li et al. 2016): the source-only network with the batch statistics of the target.
+
+objective(G) = seg + seg_aux16 + seg_aux32          inputs = source
+statistics   = of every batch normalisation the mean over one epoch of target batches; nothing
+               else of the network changes
+
+    python main.py --config configs/adabn.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = ""):
+    config = base.get_config(arg)
+    config.stages = ("source_only", "adabn", "eval_source_only", "eval_adabn")
+    config.stage = ConfigDict(
+        {
+            "source_only": {"kind": "train"},
+            "adabn": {"kind": "statistics", "models": ("source_only",)},
+            "eval_source_only": {"kind": "evaluate", "models": ("source_only",)},
+            "eval_adabn": {"kind": "evaluate", "models": ("adabn",)},
+        }
+    )
+    return config

@@ -1,0 +1,1 @@
+"""What a trained workdir is used for: predictions, an exported network, retrieval."""

@@ -1,0 +1,180 @@
+"""Predictions of a trained network on images, folders of them, and videos."""
+
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from rtda_jax import checkpoint, evaluate, interrupt, pictures, records
+from rtda_jax.data.errors import DataError
+from rtda_jax.data.labels import class_set
+from rtda_jax.deploy import inputs, networks, video
+from rtda_jax.deploy.inputs import Input
+from rtda_jax.deploy.overlap import ahead, behind
+from rtda_jax.deploy.results import Picture, Results
+from rtda_jax.deploy.views import VIEWS, Key
+from rtda_jax.errors import ConfigError, Interrupted, lookup
+from rtda_jax.progress import Progress
+
+AHEAD = 4  # pictures that wait in front of the network, and as many behind it
+MULTIPLE = 32  # native sizes are padded to it: the coarsest stride of the networks
+REPEAT_FOR = 1.0  # seconds, to measure the network alone
+
+
+Prepared = tuple[np.ndarray, tuple[int, int]]
+
+
+def at_eval_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
+    """The image resized as evaluation does it; its classes are decided at its own size."""
+    return inputs.resized(pixels, tuple(config.benchmark.eval_size)), pixels.shape[:2]
+
+
+def at_native_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
+    """The image at its own size; read whole, it is padded to what the network needs."""
+    if config.eval.mode == "slide":
+        return pixels, pixels.shape[:2]
+    padded = inputs.padded(pixels, multiple=MULTIPLE)
+    return padded, padded.shape[:2]
+
+
+RESOLUTIONS = {"eval": at_eval_size, "native": at_native_size}
+
+
+def run(
+    chosen: networks.Networks,
+    *,
+    source: pathlib.Path,
+    out: pathlib.Path,
+    views: Sequence[str],
+    resolution: str,
+) -> dict[str, Any]:
+    """Predict every picture of a file or folder; what can not be read is named at the end.
+
+    Writes OUT/VIEW/NAME.png, for a video OUT/VIEW/NAME.mp4 (train_ids: a folder of PNGs), all at
+    the size of the input, and OUT/legend.png and OUT/predict.json, which is returned.
+
+    Args:
+      chosen: see networks.choose.
+      source: an image, a video or a folder.
+      out: folder, made if need be.
+      views: keys of VIEWS.
+      resolution: key of RESOLUTIONS: what the network reads.
+
+    Raises:
+      ConfigError: unknown names, or a video without PyAV.
+      DataError: naming the files that could not be read, after all others are done.
+      Interrupted: SIGTERM or SIGINT arrived; what is written is whole.
+    """
+    how = chosen.config.eval
+    try:
+        shown = {view: lookup(VIEWS, view, "view") for view in views}
+        prepare = lookup(RESOLUTIONS, resolution, "resolution")
+        predict = evaluate.predictor(
+            chosen.models,
+            mode=how.mode,
+            window=tuple(how.window),
+            stride=tuple(how.stride),
+            scales=tuple(how.scales),
+            mirror=how.mirror,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    files = inputs.find(source, without=out)
+    if any(file.is_video for file in files):
+        video.library()
+    records.say(
+        f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {len(files)} files"
+    )
+    classes = class_set(chosen.config.benchmark.classes)
+    key = Key(classes.names, classes.colours)
+    results = Results(out, shown, key)
+    pictures.save(_legend(key), out / "legend.png")
+
+    def classify(picture: Picture) -> Any:
+        return predict(picture.read, size=picture.size)
+
+    failed: dict[str, str] = {}
+    count, first, example = 0, 0.0, None
+    pixels_of = _pictures(files, lambda pixels: prepare(pixels, chosen.config))
+    total = sum(video.length(f.path) if f.is_video else 1 for f in files)
+    progress = Progress("  pictures", total)
+    with interrupt.watch() as asked, behind(results.write, depth=AHEAD) as put:
+        for picture in ahead(pixels_of, depth=AHEAD):
+            if asked.is_set():
+                raise Interrupted(f"stopped after {count} pictures, which are in {out}")
+            if picture.problem:
+                records.say(f"  {picture.problem}")
+                failed[str(picture.file.path)] = picture.problem
+            if picture.pixels is None:
+                put((picture, None))
+                continue
+            put((picture, classify(picture)))
+            count, example = count + 1, picture
+            progress.add(1)
+            if count == 1:  # the network is compiled
+                first = time.perf_counter()
+    passed = time.perf_counter() - first
+    progress.end()
+    rates = {
+        "with_io": (count - 1) / passed if count > 1 else None,
+        "network_only": _rate(classify, example) if example is not None else None,
+    }
+    record = {
+        "workdir": str(chosen.workdir),
+        "stage": chosen.stage,
+        "models": list(chosen.names),
+        "classes": list(classes.names),
+        "resolution": resolution,
+        "views": list(views),
+        "files": len(files),
+        "pictures": count,
+        "failed": failed,
+        "pictures_per_second": rates,
+    }
+    checkpoint.write_json(out / "predict.json", record)
+    records.say(
+        f"{count} pictures in {out}; a second: {_number(rates['with_io'])} with reading "
+        f"and writing (after the first), {_number(rates['network_only'])} without"
+    )
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(files)} files could not be predicted whole; the others are "
+            "done:\n" + "\n".join(f"  {problem}" for problem in failed.values())
+        )
+    return record
+
+
+def _pictures(files: list[Input], prepare: Callable[[np.ndarray], Prepared]) -> Iterator[Picture]:
+    for file in files:
+        try:
+            if file.is_video:
+                for number, frame in enumerate(video.read(file.path)):
+                    pixels = frame.pixels
+                    yield Picture(file, pixels, *prepare(pixels), frame, number)
+                yield Picture(file, last=True)
+            else:
+                pixels = inputs.read_image(file.path)
+                yield Picture(file, pixels, *prepare(pixels), last=True)
+        except DataError as error:
+            yield Picture(file, problem=str(error), last=True)
+
+
+def _rate(classify: Callable[[Picture], Any], picture: Picture) -> float:
+    """Pictures a second when nothing is read or written, measured on one picture."""
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < REPEAT_FOR:
+        np.asarray(classify(picture))
+        count += 1
+    return count / (time.perf_counter() - begin)
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+def _legend(key: Key) -> Image.Image:
+    return pictures.legend(names=key.names, colours=np.asarray(key.colours, np.uint8), width=640)

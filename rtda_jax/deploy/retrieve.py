@@ -1,0 +1,219 @@
+"""Cross-domain retrieval (S3): the nearest images of the other domain in feature space."""
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from rtda_jax import checkpoint, evaluate, pictures, records
+from rtda_jax.data import Dataset, eval_stream, load
+from rtda_jax.deploy import networks
+from rtda_jax.errors import ConfigError
+from rtda_jax.normalise import normalise
+
+NEIGHBOURS = 5
+IMAGES = 500  # of a domain at most, evenly spaced
+QUERIES, WIDTH = 6, 160  # rows and pixels of the pictures
+
+
+class Side(NamedTuple):
+    """The images of one domain.
+
+    features: of each run float32 [N,D] of length 1. histograms: float64 [N,K], shares of the
+    counted label pixels, NaN where there are none; None without labels. small: to be looked at.
+    """
+
+    name: str
+    features: dict[str, np.ndarray]
+    histograms: np.ndarray | None
+    small: list[np.ndarray]
+
+
+def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str, Any]:
+    """Retrieve across domains with the features of one run, or of several on the same images.
+
+    Writes OUT/retrieve.json, and of every run OUT/RUN_source_to_target.png and back.
+
+    Args:
+      runs: name ("before", "after") -> networks; the last one's configuration names the data.
+      out: folder, made if need be.
+
+    Raises:
+      ConfigError: runs that read images of different sizes.
+      DataError: data that can not be read.
+    """
+    config = list(runs.values())[-1].config
+    sizes = {name: tuple(r.config.benchmark.eval_size) for name, r in runs.items()}
+    if len(set(sizes.values())) > 1:
+        raise ConfigError(f"the runs read images of different sizes: {sizes}")
+    describers = {name: describer(chosen.models) for name, chosen in runs.items()}
+    sides = [
+        gather(dataset, describers, name=name, size=tuple(config.benchmark.eval_size))
+        for name, dataset in _domains(config)
+    ]
+    record: dict[str, Any] = {
+        "images": {side.name: len(side.small) for side in sides},
+        "neighbours": min(NEIGHBOURS, *(len(side.small) for side in sides)),
+        "runs": {},
+    }
+    for name, chosen in runs.items():
+        numbers: dict[str, Any] = {
+            "workdir": str(chosen.workdir),
+            "stage": chosen.stage,
+            "models": list(chosen.names),
+        }
+        for query, gallery in (sides, sides[::-1]):
+            direction = f"{query.name}_to_{gallery.name}"
+            nearest = neighbours(
+                query.features[name], gallery.features[name], count=record["neighbours"]
+            )
+            numbers[direction] = {
+                "agreement": agreement(query.histograms, gallery.histograms, nearest),
+                "mixing": mixing(
+                    query.features[name], gallery.features[name], count=record["neighbours"]
+                ),
+            }
+            pictures.save(_picture(query, gallery, nearest), out / f"{name}_{direction}.png")
+        record["runs"][name] = numbers
+    checkpoint.write_json(out / "retrieve.json", record)
+    for line in _table(record):
+        records.say(line)
+    records.say(f"{out}")
+    return record
+
+
+def _domains(config: ConfigDict) -> Iterator[tuple[str, Dataset]]:
+    benchmark = config.benchmark
+    unnamed = "images" in benchmark.eval and not benchmark.eval.images
+    specs = {
+        "source": benchmark.source_eval or benchmark.source,
+        "target": benchmark.target if unnamed else benchmark.eval,
+    }
+    for name, spec in specs.items():
+        yield name, load(spec, data_dir=config.data_dir, classes=benchmark.classes)
+
+
+def describer(models: Sequence[evaluate.Model]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function image uint8 [h,w,3] -> float32 [D] of length 1: the networks' mean features.
+
+    Each network's "feature" is averaged over the image and scaled to length 1; the dot product of
+    two descriptions is thus the cosine of the networks' features, averaged over networks.
+    """
+
+    @jax.jit
+    def describe(variables: Sequence[Any], image: jax.Array) -> jax.Array:
+        parts = []
+        for model, v in zip(models, variables, strict=True):
+            images = normalise(image[None], name=model.normalisation)
+            outputs: Any = model.module.apply(v, images, train=False)
+            mean = outputs["feature"].astype(jnp.float32).mean((0, 1, 2))
+            parts.append(mean / jnp.maximum(jnp.linalg.norm(mean), 1e-12))
+        return jnp.concatenate(parts) / len(models) ** 0.5
+
+    variables = [model.variables for model in models]
+    return lambda image: np.asarray(describe(variables, image))
+
+
+def gather(
+    dataset: Dataset,
+    describers: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    *,
+    name: str,
+    size: tuple[int, int],
+) -> Side:
+    """What every run and the labels say of a domain's images, at most IMAGES of them."""
+    every = -(-len(dataset) // IMAGES)
+    features: dict[str, list[np.ndarray]] = {run: [] for run in describers}
+    histograms, small = [], []
+    total = -(-len(dataset) // every)
+    for example in eval_stream(dataset, size=size, process_count=every):
+        for run, describe in describers.items():
+            features[run].append(describe(example["image"]))
+        height = round(WIDTH * size[0] / size[1])
+        small.append(np.asarray(Image.fromarray(example["image"]).resize((WIDTH, height))))
+        if "label" in example:
+            histograms.append(histogram(example["label"], classes=len(dataset.classes)))
+        if len(small) % 50 == 0:
+            records.say(f"  {name}: {len(small)}/{total} images")
+    return Side(
+        name,
+        {run: np.stack(rows) for run, rows in features.items()},
+        np.stack(histograms) if histograms else None,
+        small,
+    )
+
+
+def histogram(label: np.ndarray, *, classes: int) -> np.ndarray:
+    """Share of each class among the counted pixels of a label [H,W], float64 [K]."""
+    counts = np.bincount(label[label < classes].ravel(), minlength=classes)
+    return counts / counts.sum() if counts.any() else np.full(classes, np.nan)
+
+
+def neighbours(query: np.ndarray, gallery: np.ndarray, *, count: int) -> np.ndarray:
+    """The nearest of gallery [M,D] by cosine for each of query [N,D], nearest first; [N,count]."""
+    return np.argsort(-(query @ gallery.T), axis=1, kind="stable")[:, :count]
+
+
+def agreement(
+    query: np.ndarray | None, gallery: np.ndarray | None, nearest: np.ndarray
+) -> dict[str, float] | None:
+    """How alike the class histograms of queries and their neighbours are; None without labels.
+
+    The measure is the intersection sum_k min(q_k, g_k), from 0 to 1. "chance" is that of a random
+    neighbour (the mean over all pairs, exactly), "best" that of the most alike there is.
+    """
+    if query is None or gallery is None:
+        return None
+    alike = np.minimum(query[:, None], gallery[None]).sum(-1)
+    valid = ~np.isnan(alike).all(1)
+    chosen = np.take_along_axis(alike, nearest, axis=1)
+    return {
+        "first": float(np.nanmean(chosen[:, 0])),
+        "all": float(np.nanmean(chosen)),
+        "chance": float(np.nanmean(alike)),
+        "best": float(np.nanmax(alike[valid], axis=1).mean()),
+    }
+
+
+def mixing(query: np.ndarray, gallery: np.ndarray, *, count: int) -> dict[str, float]:
+    """The share of the other domain among the nearest of both; "chance" if features did not tell.
+
+    S3 asks whether a query "belongs" to the other domain; a query is not its own neighbour.
+    """
+    similar = query @ np.concatenate([gallery, query]).T
+    np.fill_diagonal(similar[:, len(gallery) :], -np.inf)
+    nearest = np.argsort(-similar, axis=1, kind="stable")[:, :count]
+    others = len(gallery) + len(query) - 1
+    return {
+        "other_domain": float((nearest < len(gallery)).mean()),
+        "chance": len(gallery) / others,
+    }
+
+
+def _picture(query: Side, gallery: Side, nearest: np.ndarray) -> Image.Image:
+    shown = np.linspace(0, len(query.small) - 1, min(QUERIES, len(query.small))).astype(int)
+    rows = [[query.small[i], *(gallery.small[j] for j in nearest[i])] for i in shown]
+    titles = [query.name, *(f"{gallery.name}, {k + 1}" for k in range(nearest.shape[1]))]
+    none = np.zeros((0, 3), np.uint8)
+    return pictures.grid(rows, titles=titles, names=(), colours=none, width=WIDTH)
+
+
+def _table(record: dict[str, Any]) -> Iterator[str]:
+    count = record["neighbours"]
+    yield f"{'%':<26}  first  mean of {count}  chance   best   other domain (chance)"
+    for name, numbers in record["runs"].items():
+        for direction in ("source_to_target", "target_to_source"):
+            alike, mixed = numbers[direction]["agreement"], numbers[direction]["mixing"]
+            values = [f"{100 * alike[k]:.1f}" for k in alike] if alike else ["n/a"] * 4
+            first, mean, chance, best = values
+            yield (
+                f"{name + ' ' + direction:<26}  {first:>5}  {mean:>9}  {chance:>6}  {best:>5}"
+                f"   {100 * mixed['other_domain']:.1f} ({100 * mixed['chance']:.1f})"
+            )
+    if not alike:
+        yield "a domain has no labels: how far the classes agree can not be said"

@@ -1,0 +1,137 @@
+"""Checksums of a checkpoint: sealed before it becomes visible, verified before it is read."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+from rtda_jax.errors import CheckpointError
+from rtda_jax.records import say
+
+MANIFEST = "sha256.json"
+PARTIAL = "*.orbax-checkpoint-tmp*"  # what orbax calls a checkpoint that is not yet complete
+UNSEALED = (MANIFEST, "commit_success.txt")  # come into a checkpoint after its files
+STAMPED = "_CHECKPOINT_METADATA"  # JSON that gets one more field after them
+STAMP = "commit_timestamp_nsecs"
+ASIDE = "damaged"
+
+
+def seal(folder: pathlib.Path) -> None:
+    """Write the size and SHA-256 of every file of a folder into it, all of it on the disk."""
+    files = {}
+    for path in _files(folder):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[str(path.relative_to(folder))] = [_size(path), _digest(path)]
+    with (folder / MANIFEST).open("w") as file:
+        json.dump(files, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def seal_partial(directory: pathlib.Path) -> None:
+    """Seal the checkpoint that is about to be complete; its renaming then shows both at once."""
+    for folder in directory.glob(PARTIAL):
+        seal(folder)
+
+
+def problem(folder: pathlib.Path) -> str:
+    """What is wrong with a sealed folder, naming the first file; empty if nothing is.
+
+    A folder without a seal comes from a release before seals and has no known problem.
+    """
+    if not (folder / MANIFEST).exists():
+        return ""
+    try:
+        expected = json.loads((folder / MANIFEST).read_text())
+        rows = {name: (int(size), str(digest)) for name, (size, digest) in expected.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
+        return f"{MANIFEST} can not be read: {error}"
+    found = {str(p.relative_to(folder)): p for p in _files(folder)}
+    if found.keys() != rows.keys():
+        odd = sorted(found.keys() ^ rows.keys())[0]
+        return f"{odd} is {'missing' if odd in rows else 'not part of it'}"
+    for name, (size, digest) in rows.items():
+        try:
+            if _size(found[name]) != size:
+                return f"{name} has {_size(found[name])} of {size} bytes"
+            if _digest(found[name]) != digest:
+                return f"{name} is not what was written (SHA-256 differs)"
+        except (ValueError, TypeError, RecursionError, OSError) as error:
+            return f"{name} can not be read: {error}"
+    return ""
+
+
+def recover(directory: pathlib.Path) -> None:
+    """Leave a healthy checkpoint as the newest: remove partial ones, set damaged ones aside.
+
+    Damaged checkpoints are moved to `damaged/` beside the directory, never deleted.
+
+    Raises:
+      CheckpointError: there were checkpoints and none is healthy.
+    """
+    for folder in directory.glob(PARTIAL):
+        shutil.rmtree(folder)
+    said: list[str] = []
+    for step in _steps(directory):
+        folder = directory / str(step)
+        wrong = problem(folder)
+        if not wrong:
+            if not (folder / MANIFEST).exists():
+                say(f"  checkpoint of step {step} has no {MANIFEST} to verify it by: used as it is")
+            if said:
+                say(f"  the checkpoint of step {step} is used in its place")
+            return
+        said.append(f"the checkpoint of step {step} is damaged: {wrong}; moved to {_aside(folder)}")
+        say(f"  WARNING: {said[-1]}")
+    if said:
+        raise CheckpointError(
+            "\n  ".join([f"{directory} holds no healthy checkpoint:", *said])
+            + "\nThe same command now starts from the first step."
+        )
+
+
+def damaged(directory: pathlib.Path) -> bool:
+    """Whether the newest checkpoint fails its verification, or all that there were did so.
+
+    A directory that never had checkpoints, or whose checkpoints were deleted, is not damaged.
+    """
+    steps = _steps(directory)
+    if not steps:
+        return (directory.parent / ASIDE).exists()
+    return bool(problem(directory / str(steps[0])))
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(
+        p for p in folder.rglob("*") if p.is_file() and str(p.relative_to(folder)) not in UNSEALED
+    )
+
+
+def _size(path: pathlib.Path) -> int:
+    return 0 if path.name == STAMPED else path.stat().st_size
+
+
+def _digest(path: pathlib.Path) -> str:
+    if path.name == STAMPED:
+        unstamped = json.dumps(json.loads(path.read_text()) | {STAMP: None}, sort_keys=True)
+        return hashlib.sha256(unstamped.encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+    """Steps that have a checkpoint, the newest first."""
+    return sorted((int(p.name) for p in directory.glob("*") if p.name.isdecimal()), reverse=True)
+
+
+def _aside(folder: pathlib.Path) -> pathlib.Path:
+    """Move a checkpoint where nothing looks for one; earlier ones of that step stay."""
+    where = folder.parent.parent / ASIDE
+    where.mkdir(exist_ok=True)
+    new, number = where / folder.name, 1
+    while new.exists():
+        new, number = where / f"{folder.name}-{number}", number + 1
+    folder.rename(new)
+    return new

@@ -1,0 +1,106 @@
+"""Headline numbers as the papers print them; shown beside ours, never mixed with them.
+
+Other data (subsets of hundreds or thousands of images), other lengths of training, often selected
+on the labels that are scored: these rows say what was claimed, not what to compare with.
+"""
+
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """One paper's table.
+
+    Attributes:
+      title: whose it is.
+      setting: what it was measured on, as far as the paper says.
+      benchmarks: ours that have its source, target and classes.
+      head: column names.
+      rows: as printed; mIoU in percent.
+    """
+
+    title: str
+    setting: str
+    benchmarks: tuple[str, ...]
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+_GTA5 = ("gta5_to_cityscapes",)
+_CITIES = tuple(f"cityscapes_to_crosscity:{c}" for c in ("rome", "rio", "taipei", "tokyo"))
+
+PUBLISHED = {
+    "s0": Published(
+        "S0, Brunstein et al., Analysis of loss function impact on real-time domain adaptation",
+        "GTA5 (500 images) to Cityscapes val; BiSeNet; single runs; the pixel accuracy counts "
+        "ignored pixels as wrong",
+        _GTA5,
+        ("backbone, epochs, discriminator", "CE", "weighted CE", "focal"),
+        (
+            ("ResNet-18, 50, standard", "16.4", "19.0", "21.0"),
+            ("ResNet-18, 100, standard", "17.7", "20.5", "21.7"),
+            ("ResNet-101, 50, standard", "22.2", "23.4", "25.9"),
+            ("ResNet-101, 100, standard", "23.2", "24.6", "24.5"),
+            ("ResNet-101, 50, separable", "", "24.3", ""),
+            ("ResNet-101, 100, separable", "", "24.2", ""),
+            ("ResNet-18, trained on the target", "39.1", "", ""),
+            ("ResNet-101, trained on the target", "45.1", "", ""),
+        ),
+    ),
+    "s1": Published(
+        "S1, Nikiforos, Cappello & Macaluso, Real-time domain adaptation",
+        "GTA5 (2500 images) to Cityscapes (1572); BiSeNet STDC; single runs; the test images were "
+        "also used for validation",
+        _GTA5,
+        ("method", "mIoU, %"),
+        (
+            ("source only", "16.2"),
+            ("+ augmentation", "22.6"),
+            ("adversarial", "26.4"),
+            ("FDA, β = 0.01", "26.9"),
+            ("FDA, β = 0.05", "25.3"),
+            ("FDA, both bands fused (MBT)", "27.5"),
+            ("MBT + self-supervised", "23.3"),
+            ("trained on the target", "63.4"),
+        ),
+    ),
+    "s2": Published(
+        "S2, Bartoletti, Bulfamante & Sciortino, Multiple layer self supervised learning",
+        "GTA5 (500 images) to Cityscapes; BiSeNet ResNet-101; single runs",
+        _GTA5,
+        ("method", "mIoU, %"),
+        (
+            ("adversarial, FCD", "30.8"),
+            ("adversarial, FCD-Light", "30.4"),
+            ("FCD, pseudo-labels of one layer", "31.5"),
+            ("FCD, of two layers", "31.0"),
+            ("FCD, of three layers", "31.3"),
+            ("ResNet-18, trained on the target", "55.5"),
+            ("ResNet-101, trained on the target", "60.7"),
+        ),
+    ),
+    "s3": Published(
+        "S3, Thukral, Khantwal & Agarwal, Domain adaptation for image segmentation",
+        "GTA5 to Cityscapes, SYNTHIA to CamVid; DeepLab; single runs; of 31.2 the nine classes "
+        "listed do not give the mean",
+        (*_GTA5, "synthia_to_camvid"),
+        ("method", "mIoU, %"),
+        (
+            ("GTA5 to Cityscapes, feature level", "34.86"),
+            ("GTA5 to Cityscapes, single level", "38.29"),
+            ("GTA5 to Cityscapes, multi level", "42.35"),
+            ("SYNTHIA to CamVid, multi level", "31.2"),
+        ),
+    ),
+    "s4": Published(
+        "S4, Threshold-adaptive unsupervised focal loss, arXiv 2208.10716",
+        "Cityscapes to CrossCity, 13 classes; BiSeNet; 2000 iterations, single and multi scale",
+        _CITIES,
+        ("city", "single scale", "multi scale"),
+        (
+            ("Rome", "52.27", "53.35"),
+            ("Rio", "56.39", "58.02"),
+            ("Taipei", "51.05", "52.15"),
+            ("Tokyo", "48.59", "59.70 (as printed; perhaps 49.70)"),
+        ),
+    ),
+}

@@ -1,0 +1,249 @@
+"""Runs as they stand in their folders, every field checked where it is read."""
+
+import dataclasses
+import glob
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rtda_jax import records
+from rtda_jax.data.errors import DataError
+from rtda_jax.data.labels import ClassSet, class_set
+from rtda_jax.errors import ConfigError
+
+RESULTS, CONFIG = "results.json", "config.json"
+SEED = re.compile(r"seed\d+")  # a workdir of --seeds=N
+NUMBER = (int, float)
+MAYBE = (int, float, type(None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One evaluate stage of one run.
+
+    Attributes:
+      miou, pixel_accuracy, iou: fractions, None where nothing can be said.
+      confusion: pixel counts [K][K] over the head's classes, rows the truth.
+      protocol: what decides the numbers besides the weights.
+      validators: scores that read no target label, by name.
+      models: the train stages it fuses.
+      seconds: it took.
+      picture: its predictions.png, or None.
+    """
+
+    miou: float | None
+    pixel_accuracy: float | None
+    iou: Mapping[str, float | None]
+    confusion: Sequence[Sequence[int]]
+    protocol: Mapping[str, Any]
+    validators: Mapping[str, float | None]
+    models: Sequence[str]
+    images: int
+    step: int
+    seconds: float
+    picture: pathlib.Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One train stage of one run: its record and the rows of its metrics.jsonl.
+
+    Attributes:
+      networks: name, parameters and multiply-accumulates of each, in words.
+    """
+
+    objective: str
+    seconds: float
+    step: int
+    rows: Sequence[Mapping[str, Any]]
+    networks: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished or unfinished experiment in its folder."""
+
+    name: str
+    config: Mapping[str, Any]
+    benchmark: str
+    seed: int
+    commit: str | None
+    environment: Mapping[str, Any]
+    command: str
+    trainings: Mapping[str, Training]
+    evaluations: Mapping[str, Evaluation]
+    missing: Sequence[str]
+
+
+class Record:
+    """A JSON object of a file; a field that is missing or of another type is an error by name."""
+
+    def __init__(self, where: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected an object, found {type(value).__name__}")
+        self.where, self.value = where, value
+
+    def get(self, field: str, kind: Any, *, default: Any = ...) -> Any:
+        """The field's value, checked to be of `kind`, or the default where it is absent."""
+        if field not in self.value:
+            if default is ...:
+                raise ConfigError(f"{self.where}: no field {field!r}; is this a run's record?")
+            return default
+        value = self.value[field]
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join(k.__name__.replace("NoneType", "null") for k in kinds)
+            raise ConfigError(f"{self.where}: field {field!r} must be {names}, found {value!r}")
+        return value
+
+    def child(self, field: str) -> "Record":
+        """A field that is an object."""
+        return Record(f"{self.where}: {field}", self.get(field, dict))
+
+    def table(self, field: str, kind: Any, **default: Any) -> dict[str, Any]:
+        """A field that is an object whose values are all of one kind."""
+        found = self.get(field, dict, **default)
+        record = Record(f"{self.where}: {field}", found)
+        return {name: record.get(name, kind) for name in found}
+
+
+def find(patterns: Sequence[str]) -> list[pathlib.Path]:
+    """The workdirs that paths and globs name, sorted, each once; of --seeds=N its N workdirs.
+
+    Raises:
+      ConfigError: nothing is named, or a path or glob finds nothing.
+    """
+    folders: dict[pathlib.Path, pathlib.Path] = {}
+    for pattern in patterns:
+        found = [
+            pathlib.Path(p) for p in sorted(glob.glob(str(pathlib.Path(pattern).expanduser())))
+        ]
+        if not found:
+            raise ConfigError(f"report: {pattern} finds no folder")
+        for path in filter(pathlib.Path.is_dir, found):
+            seeds = [] if (path / RESULTS).exists() else sorted(path.glob(f"seed*/{RESULTS}"))
+            inside = [result.parent for result in seeds] or [path]
+            folders |= {p.resolve(): p for p in inside}
+    if not folders:
+        raise ConfigError("report: name the workdirs to report on, --runs=runs/a,runs/b or runs/*")
+    return [folders[resolved] for resolved in sorted(folders)]
+
+
+def read_json(path: pathlib.Path) -> Record:
+    """A JSON file's object; ConfigError names the file."""
+    try:
+        return Record(str(path), json.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; a run writes it (--job=run)") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from None
+
+
+def load(folder: pathlib.Path) -> Run:
+    """A workdir's run; one that has finished no stage yet has none.
+
+    Raises:
+      ConfigError: a file or field is missing or of another kind; both are named.
+    """
+    if not (folder / RESULTS).exists() and (folder / CONFIG).exists():
+        return _begun(read_json(folder / CONFIG), _name(folder.resolve()))
+    record = read_json(folder / RESULTS)
+    config = record.child("config")
+    planned = config.get("stages", list)
+    kinds = {name: config.child("stage").child(name).get("kind", str) for name in planned}
+    stages = record.child("stages")
+    trainings, evaluations = {}, {}
+    for name in stages.value:
+        stage = stages.child(name)
+        if kinds.get(name) == "train":
+            trainings[name] = _training(stage, folder / name)
+        elif kinds.get(name) == "evaluate":
+            evaluations[name] = _evaluation(stage, folder / name)
+    return Run(
+        name=_name(folder.resolve()),
+        config=config.value,
+        benchmark=record.get("benchmark", str),
+        seed=record.get("seed", int),
+        commit=record.get("commit", (str, type(None))),
+        environment=record.get("environment", dict),
+        command=record.get("command", str, default=""),
+        trainings=trainings,
+        evaluations=evaluations,
+        missing=[name for name in planned if name not in stages.value],
+    )
+
+
+def _begun(config: Record, name: str) -> Run:
+    return Run(
+        name=name,
+        config=config.value,
+        benchmark=config.child("benchmark").get("name", str),
+        seed=config.get("seed", int),
+        commit=None,
+        environment={},
+        command="",
+        trainings={},
+        evaluations={},
+        missing=config.get("stages", list),
+    )
+
+
+def _name(folder: pathlib.Path) -> str:
+    return f"{folder.parent.name}/{folder.name}" if SEED.fullmatch(folder.name) else folder.name
+
+
+def _training(record: Record, folder: pathlib.Path) -> Training:
+    path = folder / records.FILE
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        where = f"{path}, line {number}"
+        try:
+            row = Record(where, json.loads(line))
+        except ValueError as error:
+            raise ConfigError(f"{where}: not JSON ({error})") from None
+        row.get("step", int)
+        rows.append({name: row.get(name, MAYBE) for name in row.value})
+    return Training(
+        objective=record.get("objective", str),
+        seconds=record.get("seconds", NUMBER),
+        step=record.get("step", int),
+        rows=rows,
+        networks=[str(words) for words in record.get("networks", list, default=[])],
+    )
+
+
+def _evaluation(record: Record, folder: pathlib.Path) -> Evaluation:
+    picture = folder / "predictions.png"
+    protocol = record.child("protocol")
+    head, wanted = (_classes(protocol, field) for field in ("head_classes", "classes"))
+    confusion = record.get("confusion", list)
+    for row in [confusion, *confusion]:
+        if not isinstance(row, list) or len(row) != len(head):
+            raise ConfigError(
+                f"{record.where}: field 'confusion' must be {len(head)} x {len(head)} counts"
+            )
+    iou = record.table("iou", MAYBE)
+    if tuple(iou) != wanted.names:
+        raise ConfigError(f"{record.where}: field 'iou' does not have the classes of {wanted.name}")
+    return Evaluation(
+        miou=record.get("miou", MAYBE),
+        pixel_accuracy=record.get("pixel_accuracy", MAYBE),
+        iou=iou,
+        confusion=confusion,
+        protocol=protocol.value,
+        validators=record.table("validators", MAYBE, default={}),
+        models=record.get("models", list),
+        images=record.get("images", int),
+        step=record.get("step", int),
+        seconds=record.get("seconds", NUMBER),
+        picture=picture if picture.exists() else None,
+    )
+
+
+def _classes(protocol: Record, field: str) -> ClassSet:
+    try:
+        return class_set(protocol.get(field, str))
+    except DataError as error:
+        raise ConfigError(f"{protocol.where}: field {field!r}: {error}") from None

@@ -1,0 +1,79 @@
+import json
+
+import numpy as np
+import pytest
+from helpers import config, folder_fields, write_folders
+from PIL import Image
+
+from rtda_jax import batches, class_weights
+from rtda_jax.data import counted, load
+from rtda_jax.data.labels import class_set
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folders")
+    write_folders(folder)
+    return folder
+
+
+def made(root, **fields):
+    chosen = config("source_only", "folders", **fields)
+    chosen.update_from_flattened_dict(folder_fields(root))
+    return chosen
+
+
+def frequency(root, domain="source"):
+    """Brute force over the label files."""
+    lut = class_set("cityscapes19").lut("cityscapes_ids")
+    files = sorted((root / domain / "labels").iterdir())
+    pixels = np.concatenate([lut[np.asarray(Image.open(f))].ravel() for f in files])
+    counts = np.bincount(pixels[pixels != 255], minlength=19)
+    return counts / counts.sum()
+
+
+def test_enet_weights_are_s0s_formula_over_the_labelled_set(root, tmp_path):
+    settled = class_weights.settled(made(root, loss__weighting="enet"), tmp_path)
+    assert settled.loss.weighting == "given"
+    np.testing.assert_allclose(settled.loss.weights, 1 / np.log(1.02 + frequency(root)), rtol=1e-12)
+    held = json.loads((tmp_path / "class_weights.json").read_text())
+    assert tuple(held) == class_set("cityscapes19").names
+    # Read again, not counted again: an interrupted stage goes on with the same numbers.
+    (tmp_path / "class_weights.json").write_text(json.dumps(dict.fromkeys(held, 2.0)))
+    again = class_weights.settled(made(root, loss__weighting="enet"), tmp_path)
+    assert again.loss.weights == (2.0,) * 19
+
+
+def test_the_oracle_counts_the_targets_labels(root, tmp_path):
+    chosen = made(root, loss__weighting="enet", labelled="target")
+    weights = class_weights.settled(chosen, tmp_path).loss.weights
+    np.testing.assert_allclose(weights, 1 / np.log(1.02 + frequency(root, "target")), rtol=1e-12)
+
+
+def test_without_enet_nothing_is_counted(root, tmp_path):
+    chosen = made(root)
+    assert class_weights.settled(chosen, tmp_path) is chosen
+    assert not list(tmp_path.iterdir())
+
+
+def test_counts_of_another_set_are_not_reused(root, tmp_path):
+    chosen = made(root)
+    source = batches.labelled_set(chosen)
+    first = counted(source, tmp_path / "counts.npz")
+    target = load(chosen.benchmark.target_labelled, data_dir=str(root), classes="cityscapes19")
+    assert source.keys == target.keys  # the same names
+    assert not np.array_equal(counted(target, tmp_path / "counts.npz"), first)
+    fewer = load(chosen.benchmark.source, data_dir=str(root), classes="synthia16")
+    assert counted(fewer, tmp_path / "counts.npz").shape == (4, 16)
+    np.testing.assert_array_equal(counted(source, tmp_path / "counts.npz"), first)
+
+
+def test_rare_classes_are_drawn_by_a_field(root, tmp_path):
+    def indices(**fields):
+        chosen = made(root, **fields)
+        stream = batches.paired(chosen, needs_target=False, folder=tmp_path)(0)
+        return np.concatenate([next(stream)["source_index"] for _ in range(6)])
+
+    assert np.bincount(indices(), minlength=4).tolist() == [6, 6, 6, 6]
+    assert np.bincount(indices(rare_class=1e-3), minlength=4).tolist() != [6, 6, 6, 6]
+    np.testing.assert_array_equal(indices(cache_gib=0.01), indices())

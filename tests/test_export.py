@@ -1,0 +1,225 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import config, pixelwise, softmax, write_workdir
+from PIL import Image
+
+from configs import base
+from rtda_jax import evaluate, experiment
+from rtda_jax.deploy import export, networks
+from rtda_jax.errors import ConfigError
+from rtda_jax.models import MODELS, create_model
+from rtda_jax.pretrained import load_pretrained
+
+EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
+SIZE = (32, 64)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    made = config("fda").lock()
+    write_workdir(made, workdir)
+    about = export.run(networks.choose(made, workdir), out=workdir / "export")
+    return made, workdir, about
+
+
+def fresh(code, *arguments, cwd):
+    """Run code in an interpreter that sees no package of ours, wherever it is installed."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, "-I", "-c", "import sys; sys.modules['rtda_jax'] = None; " + code]
+        + [str(a) for a in arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**environment, "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def test_a_fresh_interpreter_gets_every_pixel_of_five_images(exported, tmp_path):
+    made, workdir, about = exported
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 8, 16, 3), np.uint8).repeat(4, 1).repeat(4, 2)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    done = fresh(
+        f"import runpy; sys.argv[0] = 'run'; runpy.run_path({str(EXAMPLE)!r})",
+        workdir / "export",
+        *(tmp_path / f"{i}.png" for i in range(5)),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    predict = evaluate.predictor(networks.choose(made, workdir).models, mode="whole")
+    for i, image in enumerate(images):
+        picture = Image.open(tmp_path / f"{i}.classes.png")
+        expected = np.asarray(predict(image, size=SIZE))
+        assert len(np.unique(expected)) > 2
+        np.testing.assert_array_equal(np.asarray(picture), expected)
+        colours = np.array(about["colours"])[expected]
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), colours)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ("np.zeros((1, 32, 65, 3), np.uint8)", "[B, 32, 64, 3], got uint8 [1, 32, 65, 3]"),
+        ("np.zeros((1, 32, 64, 3), np.float32)", "reads uint8 [B, 32, 64, 3], got float32"),
+    ],
+)
+def test_a_wrong_size_or_dtype_is_a_sentence(exported, tmp_path, images, said):
+    done = fresh(
+        "import runpy; import numpy as np; sys.argv[0] = 'run'; "
+        f"runpy.run_path({str(EXAMPLE)!r})['segment']({images})",
+        exported[1] / "export",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_file_itself_refuses_them_too(exported):
+    network = jax.export.deserialize(
+        bytearray((exported[1] / "export/model.stablehlo").read_bytes())
+    )
+    with pytest.raises(ValueError, match="Shape mismatch"):
+        network.call(np.zeros((1, 32, 65, 3), np.uint8))
+    with pytest.raises(ValueError, match="Dtype mismatch"):
+        network.call(np.zeros((1, *SIZE, 3), np.float32))
+
+
+def test_any_batch_in_one_file_for_two_platforms(exported):
+    made, workdir, _ = exported
+    data = bytearray((workdir / "export" / "model.stablehlo").read_bytes())
+    network = jax.export.deserialize(data)
+    assert network.platforms == ("cpu", "cuda")
+    images = np.random.default_rng(1).integers(0, 256, (3, *SIZE, 3), np.uint8)
+    together = np.asarray(network.call(images))
+    assert together.dtype == np.uint8
+    predict = evaluate.predictor(networks.choose(made, workdir).models, mode="whole")
+    for image, classes in zip(images, together, strict=True):
+        np.testing.assert_array_equal(classes, predict(image, size=SIZE))
+
+
+def test_what_the_file_is_stands_beside_it(exported):
+    made, workdir, about = exported
+    assert about == json.loads((workdir / "export" / "model.json").read_text())
+    assert about["size"] == list(SIZE)
+    assert about["classes"][0] == "road"
+    assert about["fusion"] is None
+    assert about["run"]["models"] == ["train"]
+    assert about["normalisation"]["name"] == made.normalisation
+
+
+def test_the_weights_load_into_the_network_again(exported):
+    made, workdir, about = exported
+    for name, model in zip(
+        about["run"]["models"], networks.choose(made, workdir).models, strict=True
+    ):
+        empty = jax.tree.map(jnp.zeros_like, model.variables)
+        path = workdir / "export" / about["weights"][name]["file"]
+        loaded, report = load_pretrained(path, made.model.name, empty, part="all")
+        assert report.normalisation == made.normalisation
+        jax.tree.map(np.testing.assert_array_equal, loaded, model.variables)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_pixels_are_those_of_the_formula(count):
+    """Of two networks the mean of their softmax decides."""
+    made = [pixelwise(seed) for seed in range(count)]
+    images = np.random.default_rng(2).integers(0, 256, (2, 6, 9, 3), np.uint8)
+    segment = export.segmenter([model for model, _ in made], size=(6, 9))
+    network = export.lower(segment, size=(6, 9))
+    shares = sum(softmax(scores(images)) for _, scores in made)
+    np.testing.assert_array_equal(network.call(images), shares.argmax(-1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_lowers_for_every_platform(name):
+    module = create_model(name)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 64, 128, 3))))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    models = [evaluate.Model(module, variables, "imagenet")]
+    network = export.lower(export.segmenter(models, size=(64, 128)), size=(64, 128))
+    assert network.platforms == export.PLATFORMS
+
+
+@pytest.mark.slow
+def test_a_saved_model_gets_every_pixel_without_jax(exported, tmp_path):
+    made, workdir, _ = exported
+    chosen = networks.choose(made, workdir)
+    export.run(chosen, out=tmp_path, also=("saved_model",))
+    images = np.random.default_rng(3).integers(0, 256, (5, *SIZE, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    done = fresh(
+        "sys.modules['jax'] = None; import numpy as np, tensorflow as tf; "
+        "f = tf.saved_model.load('saved_model').signatures['serving_default']; "
+        "np.save('classes.npy', f(images=tf.constant(np.load('images.npy')))['classes'])",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    predict = evaluate.predictor(chosen.models, mode="whole")
+    expected = [predict(image, size=SIZE) for image in images]
+    np.testing.assert_array_equal(np.load(tmp_path / "classes.npy"), expected)
+
+
+def test_an_unknown_format_is_refused(exported, tmp_path):
+    made, workdir, _ = exported
+    with pytest.raises(ConfigError, match="unknown format 'onnx'; known: saved_model"):
+        export.run(networks.choose(made, workdir), out=tmp_path, also=("onnx",))
+
+
+def test_an_untrained_workdir_is_refused(tmp_path):
+    made = config().lock()
+    for look in (recorded, lambda workdir: networks.check(made, workdir)):
+        with pytest.raises(ConfigError, match="holds no run"):
+            look(tmp_path)
+    with pytest.raises(ConfigError, match=r"train is not trained; run --job=run"):
+        networks.choose(made, tmp_path)
+    with pytest.raises(ConfigError, match="no stage 'x'; known: train, evaluate"):
+        networks.choose(made, tmp_path, stage="x")
+
+
+def recorded(workdir, **overrides):
+    return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
+
+
+def test_a_run_is_known_by_its_own_record(exported):
+    made, workdir, _ = exported
+    assert experiment.plain(recorded(workdir)) == experiment.plain(made)
+    assert networks.choose(recorded(workdir), workdir, stage="train").names == ("train",)
+    networks.check(made, workdir)
+    other = config("fda", optim__g_lr=0.5).lock()
+    with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.01 there, 0\.5 now"):
+        networks.check(other, workdir)
+
+
+def test_only_how_it_predicts_may_be_overridden(exported):
+    found = recorded(exported[1], **{"eval.mode": "slide", "eval.window": (16, 32)})
+    assert (found.eval.mode, tuple(found.eval.window)) == ("slide", (16, 32))
+    with pytest.raises(ConfigError, match=r"--config\.seed would change what"):
+        recorded(exported[1], seed=3)
+
+
+def test_fields_an_older_run_lacks_are_at_their_defaults(exported, tmp_path):
+    record = json.loads((exported[1] / "config.json").read_text())
+    del record["eval"]["mirror"], record["teacher"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert experiment.plain(recorded(tmp_path)) == experiment.plain(exported[0])
+
+
+def test_of_several_evaluate_stages_the_last_counts(tmp_path):
+    made = config("fda_mbt").lock()
+    write_workdir(made, tmp_path)
+    chosen = networks.choose(made, tmp_path)
+    assert (chosen.stage, chosen.names) == ("eval_mbt", ("beta_001", "beta_005"))
+    assert len(chosen.models) == 2

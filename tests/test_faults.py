@@ -1,0 +1,325 @@
+"""Runs that are killed, starved, stalled and damaged end up, bit by bit, as if nothing had been.
+
+The long ones are slow; `pytest -m slow tests/test_faults.py` counts what docs/trust.md says.
+"""
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import helpers
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from rtda_jax import experiment, integrity
+from rtda_jax.errors import CheckpointError, ConfigError, Interrupted
+from rtda_jax.watchdog import EXIT_CODE as STALLED
+
+ROOT = pathlib.Path(__file__).parents[1]
+KILLS = 10  # at the touch of a file, and as many at a random time, for every family
+FAMILIES = sorted(tiny.FAMILIES)
+
+
+class Killed(Exception):
+    pass
+
+
+@functools.cache
+def undisturbed(family):
+    """Leaves, log and touches of files of a run that nothing happens to."""
+    workdir = pathlib.Path(tempfile.mkdtemp(prefix=f"undisturbed_{family}_"))
+    touched = tiny.count_touches(workdir / "checkpoints")
+    leaves = tiny.leaves(tiny.run(family, workdir))
+    rows, count = log(workdir), touched[0]
+    shutil.rmtree(workdir)
+    return leaves, rows, count
+
+
+def log(workdir):
+    """The log without what depends on the clock."""
+    clock = ("images_per_second", "data_wait", "seconds_left")
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if k not in clock} for row in rows]
+
+
+def assert_continues_to_the_same(family, workdir, batches=helpers.batches):
+    leaves, rows, _ = undisturbed(family)
+    found = tiny.leaves(tiny.run(family, workdir, batches=batches))
+    assert found.keys() == leaves.keys()
+    assert [name for name in leaves if found[name] != leaves[name]] == []
+    assert log(workdir) == rows
+
+
+def half(family, workdir, step=5):
+    """A run that dies while it waits for the batch of a step; checkpoints lie at 2 and 4."""
+
+    def batches(start):
+        for n, made in enumerate(helpers.batches(start), start=start + 1):
+            if n == step:
+                raise Killed
+            yield made
+
+    with pytest.raises(Killed):
+        tiny.run(family, workdir, batches=batches)
+
+
+def start(family, workdir, *words):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    }
+    command = [sys.executable, str(ROOT / "tests" / "tiny.py"), family, str(workdir)]
+    return subprocess.Popen(
+        command + [str(word) for word in words],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, *, seconds=300):
+    _, said = process.communicate(timeout=seconds)
+    return process.returncode, said
+
+
+def steps(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdecimal())
+
+
+# --- kills ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", range(KILLS))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sigkill_while_files_are_touched(family, kill, tmp_path):
+    """The moments lie in every part of the run: most of them are inside the checkpoint writer."""
+    count = undisturbed(family)[2]
+    moment = int((kill + np.random.default_rng([1, kill]).random()) * 0.95 * count / KILLS) + 1
+    code, said = finish(start(family, tmp_path, "kill_at_touch", moment))
+    assert code == -signal.SIGKILL, said
+    assert_continues_to_the_same(family, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", range(KILLS))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sigkill_at_a_random_time(family, kill, tmp_path):
+    seconds = 0.6 * np.random.default_rng([2, kill]).random()
+    code, said = finish(start(family, tmp_path, "kill_after", seconds))
+    assert code == -signal.SIGKILL, said
+    assert_continues_to_the_same(family, tmp_path)
+
+
+@pytest.mark.parametrize("kills", [(1,), (3, 4, 9), (5, 5, 5)])
+def test_ended_in_process_and_continued(kills, tmp_path):
+    for step in kills:
+        half("dacs", tmp_path, step)
+    assert_continues_to_the_same("dacs", tmp_path)
+
+
+def test_the_comparison_sees_a_run_that_repeats_a_step(tmp_path):
+    """The variant the tests above would fail on: data that do not know where the run stands."""
+    half("dacs", tmp_path)
+    with pytest.raises(AssertionError, match="g_params"):
+        assert_continues_to_the_same(
+            "dacs", tmp_path, lambda start: helpers.batches(max(0, start - 1))
+        )
+
+
+# --- SIGTERM --------------------------------------------------------------------------------------
+
+
+def test_a_request_to_stop_saves_the_step_it_is_at(tmp_path):
+    def batches(begin):
+        for n, made in enumerate(helpers.batches(begin), start=begin + 1):
+            if n == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield made
+
+    with pytest.raises(Interrupted, match="stopped after step 3"):
+        tiny.run("fda", tmp_path, batches=batches)
+    assert steps(tmp_path)[-1] == 3
+    assert_continues_to_the_same("fda", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sigterm(family, tmp_path):
+    process = start(family, tmp_path, "slow", 0.3)
+    while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
+        time.sleep(0.02)
+    process.terminate()
+    code, said = finish(process)
+    assert code == Interrupted.exit_code, said
+    assert 0 < steps(tmp_path)[-1] < tiny.STEPS
+    assert_continues_to_the_same(family, tmp_path)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def damage(workdir, step):
+    path = max((workdir / "checkpoints" / str(step)).rglob("d/*"), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_flipped_bit_costs_the_steps_since_the_checkpoint_before(family, tmp_path, capsys):
+    half(family, tmp_path)
+    damage(tmp_path, 4)
+    assert_continues_to_the_same(family, tmp_path)
+    said = capsys.readouterr().out
+    assert "WARNING: the checkpoint of step 4 is damaged" in said
+    assert "continues after step 2" in said
+    assert [p.name for p in (tmp_path / "damaged").iterdir()] == ["4"]
+
+
+def test_nothing_healthy_left_is_said_and_the_next_run_starts_anew(tmp_path):
+    half("fda", tmp_path)
+    for step in (2, 4):
+        damage(tmp_path, step)
+    with pytest.raises(CheckpointError, match="holds no healthy checkpoint"):
+        tiny.run("fda", tmp_path)
+    assert_continues_to_the_same("fda", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flip", range(20))
+def test_a_random_bit_of_a_random_file(flip, tmp_path):
+    """Found or harmless: the end is the same."""
+    half("fda", tmp_path)
+    rng = np.random.default_rng([3, flip])
+    files = sorted(p for p in (tmp_path / "checkpoints" / "4").rglob("*") if p.is_file())
+    path = files[rng.integers(len(files))]
+    data = bytearray(path.read_bytes())
+    data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    path.write_bytes(data)
+    unread = path.name == "commit_success.txt" and path.parent.name == "4"
+    assert integrity.damaged(tmp_path / "checkpoints") != unread
+    assert_continues_to_the_same("fda", tmp_path)
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def mounted(folder, *options):
+    """A file system of its own; skips where none may be mounted."""
+    done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs to mount: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_files_that_may_not_grow(tmp_path):
+    half("fda", tmp_path)
+    code, said = finish(start("fda", tmp_path, "small_files", 5000))
+    assert code == CheckpointError.exit_code, said
+    assert "a checkpoint could not be written" in said
+    assert steps(tmp_path) == [2, 4]
+    assert_continues_to_the_same("fda", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("free", [8, 24, 40, 72])
+def test_a_full_disk(free, tmp_path):
+    """Room for the checkpoints at 2 and 4 and some KiB more."""
+    half("fda", tmp_path / "before")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    files = list((tmp_path / "before").rglob("*"))
+    pages = sum(1 + p.stat().st_size // 4096 for p in files)
+    with mounted(disk, "-t", "tmpfs", "-o", f"size={4 * pages + free}k", "none"):
+        shutil.copytree(tmp_path / "before", disk / "run")
+        code, said = finish(start("fda", disk / "run"))
+        assert code in (CheckpointError.exit_code, os.EX_IOERR), said
+        assert "No space left" in said
+        assert "Traceback" not in said
+        kept = steps(disk / "run")
+        assert len(kept) == 2
+        folders = [disk / "run" / "checkpoints" / str(step) for step in kept]
+        assert [integrity.problem(folder) for folder in folders] == ["", ""]
+        shutil.copytree(disk / "run", tmp_path / "after")
+    assert_continues_to_the_same("fda", tmp_path / "after")
+
+
+@pytest.mark.slow
+def test_a_folder_that_may_only_be_read(tmp_path):
+    run = tmp_path / "run"
+    half("fda", run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with contextlib.ExitStack() as stack:
+        if os.geteuid():
+            folders = [run, *(p for p in run.rglob("*") if p.is_dir())]
+            for folder in folders:
+                folder.chmod(0o555)
+                stack.callback(folder.chmod, 0o755)
+        else:
+            stack.enter_context(mounted(run, "--bind", str(run)))
+            subprocess.run(["mount", "-o", "remount,ro,bind", str(run)], check=True)
+        code, said = finish(start("fda", run))
+    assert code in (CheckpointError.exit_code, os.EX_IOERR), said
+    assert "Traceback" not in said
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    assert_continues_to_the_same("fda", run)
+
+
+# --- two at once, and none ------------------------------------------------------------------------
+
+
+def test_the_second_process_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
+    """The holder is a process of its own that takes the lock, says so and waits to be killed."""
+    holder = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(ConfigError, match="in use by another process"),
+            experiment.lock(tmp_path),
+        ):
+            pass
+        process.kill()
+    with (
+        experiment.lock(tmp_path),
+        (tmp_path / ".lock").open("w") as file,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_input_that_never_comes(step, tmp_path):
+    code, said = finish(start("fda", tmp_path, "stall_at", step, "stall_seconds=20"))
+    assert code == STALLED, said
+    assert "Stalled: no step in 20 s" in said
+    assert "in batches" in said
+    assert_continues_to_the_same("fda", tmp_path)

@@ -1,0 +1,212 @@
+"""Every file of a checkpoint, cut, flipped or gone: found, set aside, the one before is used."""
+
+import json
+import pathlib
+import shutil
+from unittest import mock
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+
+from rtda_jax import build, checkpoint, integrity
+from rtda_jax.errors import CheckpointError, ConfigError
+
+FIXTURE = pathlib.Path(__file__).parent / "checkpoint_0.1"
+
+
+def state(step):
+    rng = np.random.default_rng(step)
+    return {"weights": rng.normal(size=(40, 50)).astype(np.float32), "step": np.int32(step)}
+
+
+def abstract():
+    return checkpoint.abstract(state(0), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole")
+    with checkpoint.manager(root / "checkpoints", keep=3) as held:
+        for step in (2, 4, 6):
+            checkpoint.save(held, state(step), step=step)
+    return root
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def newest(root):
+    """What a run would continue from: its step and its state."""
+    with checkpoint.manager(root / "checkpoints", keep=3) as held:
+        step = held.latest_step()
+        return step, step and checkpoint.restore(held, abstract(), step=step)
+
+
+def files(folder):
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def flip_last(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 128
+    path.write_bytes(data)
+
+
+def test_what_was_written_is_healthy(run):
+    step, restored = newest(run)
+    assert step == 6
+    np.testing.assert_array_equal(restored["weights"], state(6)["weights"])
+    assert not (run / "damaged").exists()
+
+
+@pytest.mark.parametrize("damage", [cut, halve, flip, flip_last, pathlib.Path.unlink])
+def test_damage_to_any_file_is_found_before_anything_is_read(run, damage, capsys):
+    seen = []
+    for path in files(run / "checkpoints" / "6"):
+        name = path.relative_to(run / "checkpoints" / "6")
+        if str(name) == "commit_success.txt":
+            continue  # a marker that nothing reads
+        if path.name == integrity.MANIFEST and damage is pathlib.Path.unlink:
+            continue  # as an earlier release left it
+        before = path.read_bytes()
+        damage(path)
+        seen.append(str(name))
+        torn = {p: p.read_bytes() for p in files(run / "checkpoints" / "6")}
+        with mock.patch.object(checkpoint.ocp, "CheckpointManager", side_effect=AssertionError):
+            integrity.recover(run / "checkpoints")
+        said = capsys.readouterr().out
+        assert "WARNING: the checkpoint of step 6 is damaged" in said, name
+        assert "the checkpoint of step 4 is used in its place" in said
+        aside = sorted((run / "damaged").iterdir())
+        assert len(aside) == 1
+        assert sorted(p.read_bytes() for p in files(aside[0])) == sorted(torn.values())
+        aside[0].rename(run / "checkpoints" / "6")
+        path.write_bytes(before)
+    assert len(seen) >= 8
+
+
+def test_without_the_verification_a_flipped_bit_is_not_found_in_time(run):
+    """The variant the tests above would fail on."""
+    arrays = max(files(run / "checkpoints" / "6" / "default"), key=lambda p: p.stat().st_size)
+    flip(arrays)
+    with mock.patch.object(integrity, "problem", return_value=""):
+        try:
+            _, restored = newest(run)
+        except ConfigError:
+            raise
+        except Exception as error:
+            assert not isinstance(error, CheckpointError)
+        else:
+            assert not np.array_equal(restored["weights"], state(6)["weights"])
+
+
+def test_two_damaged_ones_and_the_third_is_used(run):
+    for step in (4, 6):
+        halve(files(run / "checkpoints" / str(step) / "default")[-1])
+    step, restored = newest(run)
+    assert step == 2
+    np.testing.assert_array_equal(restored["weights"], state(2)["weights"])
+    assert sorted(p.name for p in (run / "damaged").iterdir()) == ["4", "6"]
+
+
+def test_a_step_damaged_twice_keeps_both(run):
+    flip(files(run / "checkpoints" / "6" / "default")[-1])
+    assert newest(run)[0] == 4
+    with checkpoint.manager(run / "checkpoints", keep=3) as held:
+        checkpoint.save(held, state(6), step=6)
+    flip(files(run / "checkpoints" / "6" / "default")[-1])
+    assert newest(run)[0] == 4
+    assert sorted(p.name for p in (run / "damaged").iterdir()) == ["6", "6-1"]
+
+
+def test_no_healthy_one_is_an_error_that_names_them_all(run):
+    for step in (2, 4, 6):
+        halve(files(run / "checkpoints" / str(step) / "default")[0])
+    with pytest.raises(CheckpointError, match="holds no healthy checkpoint") as raised:
+        newest(run)
+    assert all(f"step {step} is damaged" in str(raised.value) for step in (2, 4, 6))
+    assert sorted(p.name for p in (run / "damaged").iterdir()) == ["2", "4", "6"]
+    assert newest(run) == (None, None)
+
+
+def test_a_partial_checkpoint_is_never_taken_for_one(run):
+    shutil.copytree(run / "checkpoints" / "6", run / "checkpoints" / "8.orbax-checkpoint-tmp")
+    assert newest(run)[0] == 6
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4", "6"]
+
+
+def test_a_failure_before_the_seal_leaves_no_checkpoint(run):
+    with (
+        mock.patch.object(integrity, "seal", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(CheckpointError, match="No space left on device"),
+        checkpoint.manager(run / "checkpoints", keep=3) as held,
+    ):
+        checkpoint.save(held, state(8), step=8)
+    assert newest(run)[0] == 6
+
+
+def test_retention_counts_healthy_ones(run):
+    """With the newest damaged, the one before survives until a newer one is complete."""
+    flip(files(run / "checkpoints" / "6" / "default")[-1])
+    with checkpoint.manager(run / "checkpoints", keep=2) as held:
+        checkpoint.save(held, state(8), step=8)
+        held.wait_until_finished()
+        kept = sorted(p.name for p in (run / "checkpoints").iterdir())
+    assert kept == ["4", "8"]
+    with pytest.raises(ConfigError, match="checkpoint_keep must be 2 or more, got 1"):
+        newest_of_one(run)
+
+
+def newest_of_one(run):
+    with checkpoint.manager(run / "checkpoints", keep=1):
+        pass
+
+
+def test_a_checkpoint_without_seal_is_used_and_it_is_said(tmp_path, capsys):
+    directory = (tmp_path / "checkpoints").resolve()
+    with ocp.CheckpointManager(directory) as held:
+        held.save(3, args=ocp.args.StandardSave(state(3)))
+    step, restored = newest(tmp_path)
+    assert step == 3
+    np.testing.assert_array_equal(restored["weights"], state(3)["weights"])
+    assert "has no sha256.json to verify it by" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": ["x", 2]}', "null", "[" * 9999])
+def test_a_seal_that_is_none_is_damage(run, text):
+    (run / "checkpoints" / "6" / integrity.MANIFEST).write_text(text)
+    assert integrity.damaged(run / "checkpoints")
+    assert newest(run)[0] == 4
+
+
+def test_the_checkpoint_of_release_0_1_loads(tmp_path):
+    """Made by  PYTHONPATH=. python tests/tiny.py adversarial FOLDER  before states had teachers."""
+    shutil.copytree(FIXTURE / "12", tmp_path / "checkpoints" / "12")
+    with tiny.stubs():
+        config = tiny.config("adversarial")
+        fresh = jax.eval_shape(lambda: build.initial_state(build.build(config), config))
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with checkpoint.manager(tmp_path / "checkpoints", keep=2) as held:
+        found = tiny.digests(checkpoint.restore(held, checkpoint.abstract(fresh, one)))
+    expected = json.loads((FIXTURE / "leaves.json").read_text())
+    assert {name: found[name] for name in expected} == expected

@@ -1,0 +1,280 @@
+"""Label the target, train on the labels, start from an earlier stage, AdaBN: whole experiments."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from helpers import SIZE, config, folder_fields, shrink, write_folders
+from PIL import Image
+
+from rtda_jax import (
+    batches,
+    build,
+    experiment,
+    plan,
+    pseudo_files,
+    pseudo_stage,
+    statistics_stage,
+    train,
+    trained,
+)
+from rtda_jax.data import DataError, load, load_pseudo
+from rtda_jax.errors import ConfigError, Interrupted
+
+STAGES = {
+    "adversarial": {"kind": "train", "teacher": {"kind": "ema"}},
+    "label": {
+        "kind": "pseudo_label",
+        "models": ("adversarial", "adversarial:teacher"),
+        "pseudo": {"heads": ("logits", "aux16"), "cut": 0.3},
+    },
+    "ssl": {
+        "kind": "train",
+        "pseudo_labels": "label",
+        "init": "adversarial",
+        "objective": {"pseudo": 1.0, "pseudo_aux16": 0.5},
+    },
+    "adabn": {"kind": "statistics", "models": ("ssl",)},
+    "eval_teacher": {"kind": "evaluate", "models": ("adversarial:teacher",)},
+    "eval_adabn": {"kind": "evaluate", "models": ("adabn",)},
+}
+
+
+class Killed(Exception):
+    pass
+
+
+def tiny(root, stages=STAGES, **fields):
+    made = config("adversarial", "folders", steps=3, checkpoint_every_steps=1)
+    made.update_from_flattened_dict(folder_fields(root))
+    made.benchmark.eval.images, made.benchmark.eval.labels = "source/images", "source/labels"
+    made.eval.pictures, made.eval.validators = 1, ()
+    made.stages = tuple(stages)
+    made.stage = type(made)(stages)
+    made.update_from_flattened_dict(fields)
+    return made.lock()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folders")
+    write_folders(folder, count=6)
+    shutil.rmtree(folder / "target" / "labels")  # nothing here may look for them
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(root, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return experiment.run(tiny(root), workdir), workdir
+
+
+def arrays(workdir, stage):
+    folder = workdir / stage / "checkpoints" / "3" / "default"
+    tree = ocp.StandardCheckpointer().restore(folder.absolute())
+    return {
+        jax.tree_util.keystr(path): np.asarray(
+            jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        ).tobytes()
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def files(workdir):
+    label = workdir / "label"
+    names = [label / "manifest.json", *sorted(label.rglob("*.png"))]
+    return {str(p.relative_to(label)): p.read_bytes() for p in names}
+
+
+def test_labels_lie_under_a_manifest_that_vouches_for_them(whole):
+    results, workdir = whole
+    manifest = json.loads((workdir / "label" / "manifest.json").read_text())
+    assert list(manifest["files"]) == [f"{i:03d}" for i in range(6)]
+    assert manifest["models"] == ["adversarial", "adversarial:teacher"]
+    assert manifest["rule"]["cut"] == 0.3
+    pixels = np.stack([np.asarray(Image.open(p)) for p in sorted(workdir.rglob("label/**/*.png"))])
+    assert pixels.shape == (6, *SIZE)
+    assert results["stages"]["label"]["coverage"] == pytest.approx((pixels != 255).mean())
+    assert 0.3 < results["stages"]["label"]["coverage"] < 1
+    assert sum(manifest["pixels"].values()) == (pixels != 255).sum()
+    assert next(iter(manifest["thresholds"])) == "road"
+
+
+def test_training_on_them_starts_from_the_earlier_networks(whole, root, tmp_path):
+    results, workdir = whole
+    assert "pseudo" in results["stages"]["ssl"]["objective"]
+    stages = plan.stages(tiny(root))
+    frozen = plan.stages(tiny(root, **{"optim.g_lr": 0.0, "optim.d_lr": 0.0, "optim.g_decay": 0.0}))
+    final = train.train(
+        frozen["ssl"],
+        tmp_path,
+        start_from=lambda state: trained.start(
+            state, config=stages["ssl"], plan=stages, workdir=workdir
+        ),
+        pseudo=workdir / "label",
+    )
+    earlier = trained.load(stages, "adversarial", workdir)
+    jax.tree.map(np.testing.assert_array_equal, final.g_params, earlier.variables["params"])
+    before = arrays(workdir, "adversarial")
+    for path, leaf in jax.tree_util.tree_leaves_with_path({"d_params": final.d_params}):
+        assert np.asarray(leaf).tobytes() == before[jax.tree_util.keystr(path)]
+
+
+def test_killed_anywhere_and_continued_is_bitwise_the_undisturbed_run(
+    whole, root, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pseudo_files, "SAVE_EVERY", 2)
+    shutil.copytree(whole[1] / "adversarial", tmp_path / "adversarial")
+    shutil.copy(whole[1] / "config.json", tmp_path)
+
+    def mortal(stream, count):
+        left = itertools.count(count, -1)
+
+        def killed(*args, **options):
+            for made in stream(*args, **options):
+                if next(left) == 0:
+                    raise Killed
+                yield made
+
+        return killed
+
+    # Of the label stage's two passes over 6 images: in the first, in the second, again there.
+    kills = [(pseudo_stage, "eval_stream", count) for count in (2, 5, 1)]
+    kills += [(batches, "train_stream", 1), (statistics_stage, "eval_stream", 3)]
+    for module, name, count in kills:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(module, name, mortal(getattr(module, name), count))
+            experiment.run(tiny(root), tmp_path)
+    results = experiment.run(tiny(root), tmp_path)
+    assert files(tmp_path) == files(whole[1])
+    for stage in ("ssl", "adabn"):
+        assert arrays(tmp_path, stage) == arrays(whole[1], stage)
+    for stage in ("eval_teacher", "eval_adabn"):
+        assert results["stages"][stage]["confusion"] == whole[0]["stages"][stage]["confusion"]
+
+
+def test_a_signal_ends_the_label_stage_politely(whole, root, tmp_path, monkeypatch):
+    shutil.copytree(whole[1] / "adversarial", tmp_path / "adversarial")
+    stream = pseudo_stage.eval_stream
+
+    def signalled(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return stream(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudo_stage, "eval_stream", signalled)
+        with pytest.raises(Interrupted, match="stopped after image 1; the same command"):
+            experiment.run(tiny(root), tmp_path)
+
+
+def test_adabn_changes_the_statistics_alone(whole):
+    before, after = arrays(whole[1], "ssl"), arrays(whole[1], "adabn")
+    assert set(after) < set(before)
+    for path, value in after.items():
+        assert (value == before[path]) == path.startswith("['g_params']"), path
+
+
+def test_teacher_and_student_are_different_networks(whole, root):
+    stages = plan.stages(tiny(root))
+    student, teacher = (
+        trained.load(stages, name, whole[1]) for name in ("adversarial", "adversarial:teacher")
+    )
+    assert jax.tree.structure(student.variables) == jax.tree.structure(teacher.variables)
+    assert not np.array_equal(
+        student.variables["params"]["logits"]["kernel"],
+        teacher.variables["params"]["logits"]["kernel"],
+    )
+
+
+@pytest.fixture
+def labels(whole, tmp_path):
+    shutil.copytree(whole[1] / "label", tmp_path / "label")
+    return tmp_path / "label"
+
+
+def target(root, classes="cityscapes19", **fields):
+    spec = {"name": "folders", "images": "target/images", "use": "unlabelled", **fields}
+    return load(spec, data_dir=root, classes=classes)
+
+
+def test_a_changed_or_missing_label_file_is_named(labels, root):
+    path = labels / "labels" / "003.png"
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(path)
+    with pytest.raises(DataError, match=r"003\.png: changed since it was written"):
+        load_pseudo(labels, target=target(root))
+    path.unlink()
+    with pytest.raises(DataError, match=r"003\.png: no such file"):
+        load_pseudo(labels, target=target(root))
+
+
+def test_labels_of_other_images_or_classes_are_refused(labels, root):
+    assert len(load_pseudo(labels, target=target(root)).keys) == 6
+    with pytest.raises(DataError, match="labels of the classes 'cityscapes19', not 'synthia16'"):
+        load_pseudo(labels, target=target(root, "synthia16"))
+    (root / "others.txt").write_text("000\n001\n")
+    with pytest.raises(DataError, match=r"made for 6 images .* differ in '002'"):
+        load_pseudo(labels, target=target(root, list="others.txt"))
+    (labels / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"no finished pseudo-labels \(manifest\.json is missing"):
+        load_pseudo(labels, target=target(root))
+
+
+EVAL = {"benchmark.eval.images": "target/images"}
+
+
+@pytest.mark.parametrize(
+    ("stages", "fields", "message"),
+    [
+        ({"ssl": {"init": "x"}}, {}, "stage ssl: 'x' is no earlier train or statistics stage"),
+        ({"ssl": {"pseudo_labels": "adversarial"}}, {}, "is no earlier pseudo_label stage"),
+        ({"label": {"models": ()}}, {}, "kind 'pseudo_label' needs models"),
+        ({"adabn": {"models": ("ssl", "ssl")}}, {}, "kind 'statistics' reads one model, got 2"),
+        ({"adabn": {"models": ("ssl:teacher",)}}, {}, "'ssl:teacher': that stage trains no teac"),
+        ({"adabn": {"models": ("ssl:old",)}}, {}, "'ssl:old': after the colon only 'teacher'"),
+        ({"label": {"pseudo": {"scope": "pixel"}}}, {}, "unknown pseudo.scope 'pixel'; known: d"),
+        ({"label": {"pseudo": {"split": "val"}}}, {}, "unknown pseudo.split 'val'; known: eval"),
+        ({"label": {"pseudo": {"cut": 1.0}}}, {}, r"pseudo.cut must lie in \[0, 1\)"),
+        ({}, EVAL, "holds the images that scores are measured on"),
+    ],
+)
+def test_a_stage_that_makes_no_sense_is_refused_before_anything_runs(stages, fields, message, root):
+    changed = {name: {**made, **stages.get(name, {})} for name, made in STAGES.items()}
+    with pytest.raises(ConfigError, match=message):
+        plan.stages(tiny(root, changed, **fields))
+
+
+def test_the_evaluation_split_is_labelled_only_by_its_name(root):
+    label = {**STAGES["label"], "pseudo": {"split": "eval"}}
+    stages = plan.stages(tiny(root, {**STAGES, "label": label}, **EVAL))
+    assert pseudo_stage.images(stages["label"]).labelling is None
+    assert len(pseudo_stage.images(stages["label"])) == 6
+
+
+def test_an_unknown_head_is_named(whole, root):
+    model = trained.load(plan.stages(tiny(root)), "adversarial", whole[1])
+    predict = pseudo_stage.predictor([model], heads=("aux64",), fusion="mean")
+    with pytest.raises(ConfigError, match="no output 'aux64'; the network has: aux16, aux32, aux4"):
+        predict(np.zeros((*SIZE, 3), np.uint8))
+
+
+def test_networks_of_another_shape_can_not_be_started_from(whole, root):
+    stages = plan.stages(tiny(root))
+    state = build.initial_state(build.build(stages["ssl"]), stages["ssl"])
+    params = {**state.g_params, "logits": {"kernel": np.zeros((1, 1, 8, 3)), "bias": np.zeros(3)}}
+    with pytest.raises(ConfigError, match=r"params\.logits\.bias is \(19,\) there, \(3,\) here"):
+        trained.start(
+            state.replace(g_params=params), config=stages["ssl"], plan=stages, workdir=whole[1]
+        )
