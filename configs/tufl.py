@@ -1,10 +1,10 @@
 """Threshold-adaptive unsupervised focal loss in two stages (TUFL; S4).
 
-objective(G) = seg / 3                                   stage `source`, over three heads, weighted
-             = seg / 3 + 0.08 consistency / 3            `one`, from `source`, statistics frozen
-             = seg / 3 + 0.08 consistency / 3 + 0.5 mix  `two`, from `one`, which is also its teacher
-consistency  = unsupervised focal loss of a strong view of the target (colours, shadow, noise, blur,
-               affine) where a weak view is surer than the threshold of its class, which adapts
+objective(G) = seg/3                                stage `source`, over three heads, weighted
+             = seg/3 + 0.08 consistency/3           `one`, from `source`, statistics frozen
+             = seg/3 + 0.08 consistency/3 + 0.5 mix `two`, from `one`, which is also its teacher
+consistency  = unsupervised focal loss of a strong view of the target (colours, shadow, noise,
+               blur, affine) where a weak view is surer than its class's threshold, which adapts
 mix          = cross-entropy of target images with half of the source's classes, and now and then
                rare classes of other source images, pasted on them; the teacher labels the rest
 
