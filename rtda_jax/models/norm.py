@@ -50,15 +50,16 @@ def _normalise_forward(x, scale, bias, epsilon, axis_name):
 def _normalise_backward(epsilon, axis_name, residuals, cotangents):
     x, scale, mean, inverse = residuals
     dy = cotangents[0].astype(jnp.float32)  # the statistics only feed the running averages
-    centred = x.astype(jnp.float32) - _row(mean)
     count = x.size // x.shape[-1]
     dbias = dy.sum(AXES)
-    dscale = (dy * centred).sum(AXES) * inverse
+    # Neither the forward pass's x - mean nor ready before dy is: XLA would keep it beside x.
+    below = _row(mean + 0.0 * dbias) - x.astype(jnp.float32)
+    dscale = -(dy * below).sum(AXES) * inverse
     # With shared statistics each device's loss also reaches the other devices' inputs.
     mean_dy = _mean(dbias / count, axis_name)
     mean_dy_hat = _mean(dscale / count, axis_name)
     factor = scale * inverse
-    dx = dy * _row(factor) - centred * _row(factor * inverse * mean_dy_hat) - _row(factor * mean_dy)
+    dx = dy * _row(factor) + below * _row(factor * inverse * mean_dy_hat) - _row(factor * mean_dy)
     return dx.astype(x.dtype), dscale, dbias
 
 
