@@ -31,6 +31,10 @@ BUILT_IN = (
     "`streets` is a small built-in benchmark: its numbers say nothing about real data sets and "
     "must not stand beside theirs."
 )
+VERSIONS = (
+    "These runs come from versions of the code that know different fields; they count as one "
+    "configuration because all fields that they share agree."
+)
 VALIDATION = (
     "Scores that need no target label, from the same pass over the target's images, and mIoU on "
     "held-out source images; entropies are in nats. The last column reads the target's labels: it "
@@ -189,6 +193,9 @@ def _provenance(groups: Sequence[Group], runs: Sequence[Run]) -> Section:
     if commands:
         blocks.append(Commands(commands))
     differing = accounts.settings(groups) if len(groups) > 1 else None
+    versions = accounts.versions(groups)
+    if versions:
+        blocks += [Text(VERSIONS), versions]
     if differing:
         blocks.append(Details("Fields in which the configurations differ", [differing]))
     blocks.append(Details("Machine and versions", [accounts.environments(runs)]))
