@@ -25,7 +25,8 @@ SCORES = (
     "Mean ± sample standard deviation over seeds, final step of each model, one confusion matrix "
     "over the whole split; ignored pixels count nowhere. Bold is the highest mean of several seeds "
     "that no target label helped; a single seed is never bold. An oracle is trained on target "
-    "labels. Gap closed is the share of the way from source only to the oracle."
+    "labels. Gap closed is the share of the way from source only to the oracle, left out where "
+    "that way is within their spreads."
 )
 BUILT_IN = (
     "`streets` is a small built-in benchmark: its numbers say nothing about real data sets and "
