@@ -1,13 +1,12 @@
 """Threshold-adaptive unsupervised focal loss in two stages (TUFL; S4).
 
-source       seg / 3 over three heads, class-weighted
-one          seg / 3 + 0.08 consistency / 3           from `source`, batch statistics frozen
-two          seg / 3 + 0.08 consistency / 3 + 0.5 mix from `one`, which is also the frozen teacher
-
-consistency  unsupervised focal loss of a strong view of the target (colours, shadow, noise, blur,
-             affine) where a weak view is surer than the threshold of its class, which adapts
-mix          target images with half of the source's classes, and now and then rare classes of
-             other source images, pasted on them; the teacher labels the rest
+objective(G) = seg/3                                stage `source`, over three heads, weighted
+             = seg/3 + 0.08 consistency/3           `one`, from `source`, statistics frozen
+             = seg/3 + 0.08 consistency/3 + 0.5 mix `two`, from `one`, which is also its teacher
+consistency  = unsupervised focal loss of a strong view of the target (colours, shadow, noise,
+               blur, affine) where a weak view is surer than its class's threshold, which adapts
+mix          = cross-entropy of target images with half of the source's classes, and now and then
+               rare classes of other source images, pasted on them; the teacher labels the rest
 
 The argument is [BENCHMARK,]option=1,...: `deeplab` takes DeepLabV2 (one head) for BiSeNet,
 `released` what the authors' code runs: one fixed threshold, d = |p - q|, every learning rate

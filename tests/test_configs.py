@@ -21,6 +21,9 @@ MINENT = {**SUPERVISED, "minent": 0.001, "minent_aux16": 0.0002}
 SELF = {**ADVERSARIAL, "pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
 MIXED = {**SUPERVISED, "mix": 1.0, "mix_aux16": 1.0, "mix_aux32": 1.0}
 
+THREE = dict.fromkeys(("seg", "seg_aux16", "seg_aux32"), 1 / 3)
+CONSISTENT = THREE | {f"consistency{head}": 0.08 / 3 for head in ("", "_aux16", "_aux32")}
+
 # What each config trains: stage -> (active terms, FDA beta, labelled domain). A change is a change
 # of method.
 GOLDEN = {
@@ -36,6 +39,11 @@ GOLDEN = {
     },
     "loss_study": {"train": (ADVERSARIAL, None, "source")},
     "s1": {"train": (ADVERSARIAL, None, "source")},
+    "tufl": {
+        "source": (THREE, None, "source"),
+        "one": (CONSISTENT, None, "source"),
+        "two": ({**CONSISTENT, "mix": 0.5}, None, "source"),
+    },
     "source_only": {"train": (SUPERVISED, None, "source")},
     "target_only": {"train": (SUPERVISED, None, "target")},
     "adversarial": {"train": (ADVERSARIAL, None, "source")},

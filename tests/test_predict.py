@@ -2,6 +2,7 @@ import fractions
 import json
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 import zlib
@@ -225,6 +226,23 @@ def test_odd_sides_of_a_video_get_a_line(tmp_path):
     assert next(video.read(tmp_path / "odd.mp4")).pixels.shape == (34, 52, 3)
 
 
+def test_a_video_of_a_turned_phone_is_upright(tmp_path):
+    """The track's matrix sends (x, y) to (-y, x), a quarter turn clockwise where y points down."""
+    pytest.importorskip("av")
+    frame = np.zeros((32, 64, 3), np.uint8)
+    frame[:, 32:] = 255
+    write_video(tmp_path / "clip.mp4", [frame] * 2)
+    data = (tmp_path / "clip.mp4").read_bytes()
+    same = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    track = data.index(same, data.index(b"tkhd"))
+    (tmp_path / "clip.mp4").write_bytes(data[:track] + turn + data[track + len(same) :])
+    pixels = next(video.read(tmp_path / "clip.mp4")).pixels
+    assert pixels.shape == (64, 32, 3)
+    assert pixels[:30].max() < 40
+    assert pixels[34:].min() > 215
+
+
 def test_without_the_library_a_video_is_refused_and_images_are_not(tmp_path, classify, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     Image.fromarray(noise(32, 32)).save(tmp_path / "a.png")
@@ -261,6 +279,14 @@ def test_queues_are_bounded_ordered_and_pass_errors_on():
 
     with pytest.raises(OSError, match="full"), overlap.behind(refuse, depth=2) as put:
         put(1)
+
+
+def test_a_result_that_can_not_be_written_is_named(tmp_path, classify):
+    Image.fromarray(noise(32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train_ids").write_text("in the way")
+    with pytest.raises(DataError, match="out/train_ids"):
+        run(tmp_path, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def test_two_runs_are_compared_on_the_same_images(root, capsys):
     record = retrieve.run(runs, out=root / "out")
     assert record == json.loads((root / "out" / "retrieve.json").read_text())
     assert record["images"] == {"source": 4, "target": 4}
+    assert record["data"]["source"] == "folders/source/images"
     assert list(record["runs"]) == ["before", "after"]
     for numbers in record["runs"].values():
         for direction in ("source_to_target", "target_to_source"):

@@ -109,6 +109,7 @@ def run(
             if picture.problem:
                 records.say(f"  {picture.problem}")
                 failed[str(picture.file.path)] = picture.problem
+                progress.add(1)
             if picture.pixels is None:
                 put((picture, None))
                 continue

@@ -22,13 +22,14 @@ QUERIES, WIDTH = 6, 160  # rows and pixels of the pictures
 
 
 class Side(NamedTuple):
-    """The images of one domain.
+    """The images of one domain: "source" or "target", and the data set they are of.
 
     features: of each run float32 [N,D] of length 1. histograms: float64 [N,K], shares of the
     counted label pixels, NaN where there are none; None without labels. small: to be looked at.
     """
 
     name: str
+    data: str
     features: dict[str, np.ndarray]
     histograms: np.ndarray | None
     small: list[np.ndarray]
@@ -57,7 +58,9 @@ def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str
         for name, dataset in _domains(config)
     ]
     record: dict[str, Any] = {
+        "data": {side.name: side.data for side in sides},
         "images": {side.name: len(side.small) for side in sides},
+        "labelled": all(side.histograms is not None for side in sides),
         "neighbours": min(NEIGHBOURS, *(len(side.small) for side in sides)),
         "runs": {},
     }
@@ -142,6 +145,7 @@ def gather(
             records.say(f"  {name}: {len(small)}/{total} images")
     return Side(
         name,
+        dataset.name,
         {run: np.stack(rows) for run, rows in features.items()},
         np.stack(histograms) if histograms else None,
         small,
@@ -215,5 +219,5 @@ def _table(record: dict[str, Any]) -> Iterator[str]:
                 f"{name + ' ' + direction:<26}  {first:>5}  {mean:>9}  {chance:>6}  {best:>5}"
                 f"   {100 * mixed['other_domain']:.1f} ({100 * mixed['chance']:.1f})"
             )
-    if not alike:
+    if not record["labelled"]:
         yield "a domain has no labels: how far the classes agree can not be said"
