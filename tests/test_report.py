@@ -223,9 +223,9 @@ def test_order_bold_oracle_and_gap(workdirs):
         (here - low) / (high - low)
     )
     assert tables.gap_closed(lower, lower, upper) is None
-    noisy = {0: dict(miou=0.0), 1: dict(miou=0.9)}
     results = {
-        seed: dataclasses.replace(lower.results[seed], **change) for seed, change in noisy.items()
+        seed: dataclasses.replace(lower.results[seed], miou=miou)
+        for seed, miou in ((0, 0.0), (1, 0.9))
     }
     within = dataclasses.replace(lower, results=results)
     assert tables.gap_closed(found.rows[2], within, upper) is None
