@@ -223,6 +223,12 @@ def test_order_bold_oracle_and_gap(workdirs):
         (here - low) / (high - low)
     )
     assert tables.gap_closed(lower, lower, upper) is None
+    results = {
+        seed: dataclasses.replace(lower.results[seed], miou=miou)
+        for seed, miou in ((0, 0.0), (1, 0.9))
+    }
+    within = dataclasses.replace(lower, results=results)
+    assert tables.gap_closed(found.rows[2], within, upper) is None
     twin = dataclasses.replace(lower, label="focal")
     assert tables.ends(dataclasses.replace(found, rows=[twin, *found.rows])) == (lower, upper)
     assert tables.ends(dataclasses.replace(found, rows=[twin, twin])) == (None, None)
@@ -257,6 +263,20 @@ def test_runs_of_other_settings_share_no_row_and_other_protocols_no_table(workdi
     tags.feed(page.read_text())
     assert {"scores-on-streets-protocol-1", "scores-on-streets-protocol-2"} <= tags.ids
     assert (tmp_path / "out" / "figures" / "gallery-streets-2.png").exists()
+
+
+def test_runs_of_two_versions_are_one_method_if_their_shared_fields_agree(workdirs, tmp_path):
+    def older(results):
+        del results["config"]["optim"]["g_momentum"]
+
+    shutil.copytree(workdirs[0], tmp_path / "a-seed0")
+    shutil.move(edited(workdirs[1], tmp_path, older), tmp_path / "a-seed1")
+    shutil.move(edited(workdirs[2], tmp_path, older), tmp_path / "b")
+    loaded = groups.group([runs.load(tmp_path / name) for name in ("a-seed0", "a-seed1", "b")])
+    assert [(g.label, len(g.runs), g.unshared) for g in loaded] == [
+        ("a", 2, ["optim.g_momentum"]),
+        ("b", 1, []),
+    ]
 
 
 def test_one_configuration_and_seed_twice_is_refused(workdirs, tmp_path):

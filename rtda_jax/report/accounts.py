@@ -84,6 +84,13 @@ def provenance(groups: Sequence[Group]) -> Table:
     return Table(["method", "workdir", "seed", "commit", "stages"], rows, left=2)
 
 
+def versions(groups: Sequence[Group]) -> Table | None:
+    """Methods whose runs do not know the same fields, and these."""
+    rows = [[g.label, ", ".join(f"`{field}`" for field in g.unshared)] for g in groups]
+    rows = [row for row in rows if row[1]]
+    return Table(["method", "fields not known to all its runs"], rows, left=2) if rows else None
+
+
 def settings(groups: Sequence[Group]) -> Table | None:
     """The fields in which the configurations differ."""
     found = differences(groups)

@@ -25,11 +25,16 @@ SCORES = (
     "Mean ± sample standard deviation over seeds, final step of each model, one confusion matrix "
     "over the whole split; ignored pixels count nowhere. Bold is the highest mean of several seeds "
     "that no target label helped; a single seed is never bold. An oracle is trained on target "
-    "labels. Gap closed is the share of the way from source only to the oracle."
+    "labels. Gap closed is the share of the way from source only to the oracle, left out where "
+    "that way is within their spreads."
 )
 BUILT_IN = (
     "`streets` is a small built-in benchmark: its numbers say nothing about real data sets and "
     "must not stand beside theirs."
+)
+VERSIONS = (
+    "These runs come from versions of the code that know different fields; they count as one "
+    "configuration because all fields that they share agree."
 )
 VALIDATION = (
     "Scores that need no target label, from the same pass over the target's images, and mIoU on "
@@ -189,6 +194,9 @@ def _provenance(groups: Sequence[Group], runs: Sequence[Run]) -> Section:
     if commands:
         blocks.append(Commands(commands))
     differing = accounts.settings(groups) if len(groups) > 1 else None
+    versions = accounts.versions(groups)
+    if versions:
+        blocks += [Text(VERSIONS), versions]
     if differing:
         blocks.append(Details("Fields in which the configurations differ", [differing]))
     blocks.append(Details("Machine and versions", [accounts.environments(runs)]))

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rtda_jax.checkpoint import flat
@@ -50,6 +50,12 @@ class Group:
     def config(self) -> Mapping[str, Any]:
         """That of the first; the others differ from it in the seed."""
         return self.runs[0].config
+
+    @property
+    def unshared(self) -> list[str]:
+        """Fields that not all of its runs' versions know."""
+        known = [settings(run.config).keys() for run in self.runs]
+        return sorted(set().union(*known) - set(known[0]).intersection(*known))
 
     @property
     def trained(self) -> list[str]:
@@ -111,19 +117,25 @@ def summarise(values: Sequence[float | None]) -> Summary | None:
 def group(runs: Sequence[Run]) -> list[Group]:
     """Runs by configuration; labels come from their folders' names and are made distinct.
 
+    Runs of one name under other versions of the code are one configuration where they agree in
+    every field that both know; `Group.unshared` names the fields that not all of them know.
+
     Raises:
       ConfigError: two runs are of the same configuration and seed.
     """
-    found: dict[str, dict[int, Run]] = {}
+    found: list[dict[int, Run]] = []
     for run in runs:
-        same = found.setdefault(json.dumps(settings(run.config), sort_keys=True), {})
-        if run.seed in same:
-            raise ConfigError(
-                f"report: {same[run.seed].name} and {run.name} are one configuration with one "
-                f"seed ({run.seed}); give one of them"
-            )
-        same[run.seed] = run
-    groups = [Group(_label(list(g.values())), [g[s] for s in sorted(g)]) for g in found.values()]
+        for same in found:
+            if run.seed in same and settings(same[run.seed].config) == settings(run.config):
+                raise ConfigError(
+                    f"report: {same[run.seed].name} and {run.name} are one configuration with one "
+                    f"seed ({run.seed}); give one of them"
+                )
+        home = next((g for g in found if run.seed not in g and _alike(run, g.values())), None)
+        if home is None:
+            found.append(home := {})
+        home[run.seed] = run
+    groups = [Group(_label(g[min(g)]), [g[s] for s in sorted(g)]) for g in found]
     taken: dict[str, int] = {}
     for one in groups:
         taken[one.label] = taken.get(one.label, 0) + 1
@@ -132,6 +144,18 @@ def group(runs: Sequence[Run]) -> list[Group]:
     ]
     groups.sort(key=lambda g: g.label)
     return [dataclasses.replace(g, colour=i) for i, g in enumerate(groups)]
+
+
+def _alike(run: Run, others: Iterable[Run]) -> bool:
+    mine = settings(run.config)
+    for other in others:
+        theirs = settings(other.config)
+        shared = mine.keys() & theirs.keys()
+        if mine != theirs and _label(run) != _label(other):
+            return False
+        if any(mine[field] != theirs[field] for field in shared):
+            return False
+    return True
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +207,6 @@ def _order(row: Row) -> tuple[int, float, str]:
     return (end, -1.0 if miou is None else miou.mean, row.label)
 
 
-def _label(runs: Sequence[Run]) -> str:
-    """The first workdir's name without a trailing seed."""
-    name = runs[0].name
-    return re.sub(r"[-_./](?:s|seed)[-_=]?\d+$", "", name) or name
+def _label(run: Run) -> str:
+    """The workdir's name without a trailing seed."""
+    return re.sub(r"[-_./](?:s|seed)[-_=]?\d+$", "", run.name) or run.name

@@ -45,14 +45,18 @@ def _only(rows: Sequence[Row], label: str) -> Row | None:
 
 
 def gap_closed(row: Row, lower: Row | None, upper: Row | None) -> float | None:
-    """Share of the way from source only to the oracle, of mean mIoU."""
+    """Share of the way from source only to the oracle, of mean mIoU.
+
+    None where the way is no longer than the two ends' spreads together: it would be noise.
+    """
     if lower is None or upper is None or row in (lower, upper):
         return None
-    scores = [r.miou.mean if r.miou else None for r in (row, lower, upper)]
-    if None in scores or not scores[2] > scores[1]:  # type: ignore[operator]
+    here, low, high = row.miou, lower.miou, upper.miou
+    if here is None or low is None or high is None:
         return None
-    here, low, high = scores
-    return (here - low) / (high - low)  # type: ignore[operator]
+    way = high.mean - low.mean
+    noise = (low.spread or 0.0) + (high.spread or 0.0)
+    return (here.mean - low.mean) / way if way > noise else None
 
 
 def scores(board: Board) -> Table:
