@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import save as to_safetensors
 
 from rtda_jax import checkpoint, experiment, integrity
-from rtda_jax.data import DataError, headers, load, splits
+from rtda_jax.data import DataError, headers, load, splits, worker
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pseudo import load_pseudo
@@ -352,6 +352,15 @@ def test_a_tensor_that_repeats_its_storage_is_refused(tmp_path):
     torch.save({"w": torch.zeros(1).expand(1 << 14, 1 << 14)}, path)
     with bounded(), pytest.raises(ValueError, match="larger than its storage"):
         read_weights(path)
+
+
+def test_a_part_of_a_data_set_runs_no_code(tmp_path):
+    path = tmp_path / "part"
+    path.write_bytes(pickle.dumps([("key", b"image", Runs())]))
+    with pytest.raises(DataError, match="part: not a part of a data set: it would run"):
+        worker.read_part(path)
+    path.write_bytes(pickle.dumps([("key", b"image", b"label")]))
+    assert worker.read_part(path) == [("key", b"image", b"label")]
 
 
 # --- what a run wrote -----------------------------------------------------------------------------
