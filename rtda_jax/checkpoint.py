@@ -44,7 +44,10 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
             post_finalization_callback=functools.partial(integrity.seal_partial, directory)
         ),
     )
-    held = ocp.CheckpointManager(directory, options=options)
+    try:
+        held = ocp.CheckpointManager(directory, options=options)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{directory}: not what this program writes: {error}") from error
     try:
         yield held
     finally:
@@ -118,6 +121,17 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     partial.replace(path)
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """What `write_json` wrote; ConfigError naming the file if it holds something else."""
+    try:
+        value = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not the JSON this program writes there: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds a {type(value).__name__}, expected an object")
+    return value
+
+
 def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None:
     """Bind a workdir to a configuration, or refuse it if it belongs to another one.
 
@@ -132,7 +146,7 @@ def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None
     path = workdir / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists():
-        theirs, ours = flat(json.loads(path.read_text())), flat(config)
+        theirs, ours = flat(read_json(path)), flat(config)
         differing = [
             f"  {field}: {theirs.get(field, 'absent')!r} there, {ours.get(field, 'absent')!r} now"
             for field in sorted(theirs.keys() | ours.keys())

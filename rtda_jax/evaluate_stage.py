@@ -1,6 +1,5 @@
 """An evaluate stage of an experiment: scores, protocol and a picture grid."""
 
-import json
 import pathlib
 import time
 from typing import Any
@@ -22,7 +21,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / name / "result.json"
     if path.exists():
         records.say(f"[{name}] finished, skipped")
-        return json.loads(path.read_text())
+        return checkpoint.read_json(path)
     records.say(f"[{name}] {' + '.join(stage.models)} on {stage.benchmark.name}")
     models = [trained.load(plan, m, workdir) for m in stage.models]
     head, wanted = class_set(stage.benchmark.classes), class_set(stage.benchmark.eval_classes)

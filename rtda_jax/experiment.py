@@ -91,7 +91,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def command(workdir: pathlib.Path) -> str:
     """The command line that began this workdir; a later one does not replace it."""
     path = workdir / "results.json"
-    earlier = json.loads(path.read_text()).get("command") if path.exists() else None
+    earlier = checkpoint.read_json(path).get("command") if path.exists() else None
     return earlier or environment.command()
 
 

@@ -1,6 +1,5 @@
 """A pseudo_label stage: finished networks label the target's training images."""
 
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     done = folder / "done.json"
     if done.exists():
         records.say(f"[{name}] finished, skipped")
-        return json.loads(done.read_text())
+        return checkpoint.read_json(done)
     pseudo, benchmark = stage.pseudo, stage.benchmark
     records.say(f"[{name}] {' + '.join(stage.models)} label {benchmark[pseudo.split].name}")
     predict = predictor(

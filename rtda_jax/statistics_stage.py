@@ -5,7 +5,6 @@ As PyTorch's `update_bn` does, they are the averages of the statistics of N batc
 through the network in training mode, each with weight 1/N.
 """
 
-import json
 import pathlib
 import shutil
 import time
@@ -36,7 +35,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     done = folder / "done.json"
     if done.exists() and not integrity.damaged(folder / "checkpoints"):
         records.say(f"[{name}] finished, skipped")
-        return json.loads(done.read_text())
+        return checkpoint.read_json(done)
     (reference,) = stage.models
     records.say(f"[{name}] batch statistics of {reference} from {stage.benchmark.target.name}")
     model = trained.load(plan, reference, workdir)

@@ -1,7 +1,6 @@
 """A train stage of an experiment: from its configuration to its record."""
 
 import functools
-import json
 import pathlib
 import time
 from typing import Any
@@ -18,7 +17,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     done = folder / "done.json"
     if done.exists() and not integrity.damaged(folder / "checkpoints"):
         records.say(f"[{name}] finished, skipped")
-        return json.loads(done.read_text())
+        return checkpoint.read_json(done)
     parts = build.build(stage)
     inputs = views.describe(stage, parts.objective)
     records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {inputs}")

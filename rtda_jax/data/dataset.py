@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -124,7 +125,7 @@ class Dataset:
         if label_header.palette:
             try:
                 label = headers.as_indices(label)
-            except IndexError:
+            except (IndexError, struct.error):
                 raise DataError(f"{label_at}: truncated; no image data follow") from None
         return Encoded(data, label, headers.index_step(label_header.bits))
 
@@ -133,7 +134,8 @@ def _check_image(header: headers.Header, where: str) -> None:
     if header.bits != 8 and not header.palette:
         raise DataError(f"{where}: {header.bits} bits per channel; images must have 8")
     if header.channels != 3 and not header.palette:
-        kind = {1: "greyscale", 2: "greyscale with alpha", 4: "RGBA"}[header.channels]
+        kinds = {1: "greyscale", 2: "greyscale with alpha", 4: "RGBA"}
+        kind = kinds.get(header.channels, f"{header.channels} channels")
         raise DataError(f"{where}: {kind}; images must be RGB")
 
 

@@ -9,6 +9,8 @@ from rtda_jax.data.errors import DataError
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PALETTE = 3
+_DEPTHS = (1, 2, 4, 8, 16)
+MOST_PIXELS = 2**27  # of an image: three times the largest of any data set here
 
 
 class Header(NamedTuple):
@@ -28,20 +30,28 @@ def probe(data: bytes, where: str) -> Header:
         raise DataError(f"{where}: zero bytes; expected a PNG, JPEG or WebP image")
     try:
         if data.startswith(_PNG):
-            return _png(data, where)
-        if data.startswith(b"\xff\xd8"):
-            return _jpeg(data)
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return _webp(data)
+            header = _png(data, where)
+        elif data.startswith(b"\xff\xd8"):
+            header = _jpeg(data)
+        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            header = _webp(data)
+        else:
+            raise DataError(f"{where}: neither PNG, JPEG nor WebP (begins with {data[:8]!r})")
     except (struct.error, IndexError):
         raise DataError(f"{where}: truncated; the header ends after {len(data)} bytes") from None
-    raise DataError(f"{where}: neither PNG, JPEG nor WebP (begins with {data[:8]!r})")
+    if not 0 < header.height * header.width <= MOST_PIXELS:
+        raise DataError(
+            f"{where}: {header.width}x{header.height} pixels; an image has 1 to {MOST_PIXELS}"
+        )
+    return header
 
 
 def _png(data: bytes, where: str) -> Header:
     width, height, bits, kind = struct.unpack(">IIBB", data[16:26])
     if kind not in _PNG_CHANNELS:
         raise DataError(f"{where}: PNG of unknown colour type {kind}")
+    if bits not in _DEPTHS:
+        raise DataError(f"{where}: PNG of {bits} bits per channel; known: 1, 2, 4, 8, 16")
     return Header("PNG", height, width, _PNG_CHANNELS[kind], bits, kind == _PALETTE)
 
 

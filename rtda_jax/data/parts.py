@@ -93,8 +93,7 @@ def make(
 def examples(folder: pathlib.Path, names: Iterable[str]) -> Iterator[worker.Example]:
     """The examples of finished parts, in order."""
     for name in names:
-        with open(folder / name, "rb") as file:
-            yield from (worker.Example(*fields) for fields in pickle.load(file))
+        yield from worker.read_part(folder / name)
 
 
 def drop(folder: pathlib.Path) -> None:

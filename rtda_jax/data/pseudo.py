@@ -59,7 +59,7 @@ def load_pseudo(folder: str | os.PathLike, *, target: Dataset) -> PseudoLabels:
     path = pathlib.Path(folder) / MANIFEST
     if not path.exists():
         raise DataError(f"{folder}: no finished pseudo-labels ({MANIFEST} is missing)")
-    manifest = json.loads(path.read_text())
+    manifest = _manifest(path)
     if manifest["classes"] != target.classes.name:
         raise DataError(
             f"{path}: labels of the classes {manifest['classes']!r}, not {target.classes.name!r}"
@@ -76,3 +76,14 @@ def load_pseudo(folder: str | os.PathLike, *, target: Dataset) -> PseudoLabels:
     for i in range(len(keys)):
         labels.check(i)
     return labels
+
+
+def _manifest(path: pathlib.Path) -> dict:
+    try:
+        manifest = json.loads(read_bytes(os.fspath(path)))
+        if set(manifest) >= {"classes", "data", "files"} and isinstance(manifest["files"], dict):
+            return manifest
+        problem = "classes, data and files are not all in it"
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = str(error)
+    raise DataError(f"{path}: not what a pseudo_label stage writes: {problem}")

@@ -32,7 +32,10 @@ def read(path: str | os.PathLike, *, sha256: str = "") -> tuple[str, ...]:
     found = hashlib.sha256(data).hexdigest()
     if sha256 and found != sha256:
         raise DataError(f"{path}: SHA-256 is {found}, expected {sha256}: another list")
-    lines = [line.strip() for line in data.decode().splitlines()]
+    try:
+        lines = [line.strip() for line in data.decode().splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: a list of names is a text file: {error}") from None
     return tuple(line.split("\t")[0] for line in lines if line and not line.startswith("#"))
 
 

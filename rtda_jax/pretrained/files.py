@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save
 
-from rtda_jax.pretrained.pickle_file import read_pickle_file
+from rtda_jax.pretrained.pickle_file import check_unpacked, read_pickle_file
 
 _SAFETENSORS: dict[str, Any] = {
     "F64": np.float64,
@@ -43,27 +43,32 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or len(data) < 8 + length:
         raise ValueError(f"{path}: truncated, {len(data)} bytes do not hold the header")
+    body = memoryview(data)[8 + length :]
     try:
         header = json.loads(data[8 : 8 + length])
-    except ValueError as error:
+        metadata = header.pop("__metadata__", {})
+        spans = [entry["data_offsets"] for entry in header.values()]
+        if sum(end - begin for begin, end in spans) > len(body):
+            raise ValueError(f"truncated, its tensors do not fit into {len(body)} bytes")
+        return {name: _tensor(name, entry, body) for name, entry in header.items()}, metadata
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from error
-    metadata = header.pop("__metadata__", {})
-    arrays = {}
-    body = memoryview(data)[8 + length :]
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if entry["dtype"] not in _SAFETENSORS:
-            raise ValueError(f"{path}: {name} has dtype {entry['dtype']}, which is not supported")
-        if end > len(body):
-            raise ValueError(f"{path}: truncated, {name} ends at {end} of {len(body)} bytes")
-        dtype = np.dtype(_SAFETENSORS[entry["dtype"]])
-        arrays[name] = np.frombuffer(body[begin:end], dtype).reshape(entry["shape"])
-    return arrays, metadata
+
+
+def _tensor(name: str, entry: dict[str, Any], body: memoryview) -> np.ndarray:
+    begin, end = entry["data_offsets"]
+    if entry["dtype"] not in _SAFETENSORS:
+        raise ValueError(f"{name} has dtype {entry['dtype']}, which is not supported")
+    if not 0 <= begin <= end <= len(body):
+        raise ValueError(f"truncated, {name} ends at {end} of {len(body)} bytes")
+    dtype = np.dtype(_SAFETENSORS[entry["dtype"]])
+    return np.frombuffer(body[begin:end], dtype).reshape(entry["shape"])
 
 
 def _read_npz(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            check_unpacked(file.zip)
             return {name: file[name] for name in file.files}, {}
     except FileNotFoundError:
         raise

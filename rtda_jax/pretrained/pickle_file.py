@@ -8,8 +8,10 @@ other name is refused.
 import collections
 import dataclasses
 import io
+import math
 import pathlib
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -20,6 +22,7 @@ import numpy as np
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_INFLATION = 100
 
 _DTYPES: dict[str, Any] = {
     "FloatStorage": np.float32,
@@ -61,6 +64,8 @@ class _Tensor:
         if self.offset < 0 or min(self.strides, default=0) < 0 or last >= data.size:
             raise ValueError(f"a tensor reaches outside its storage {self.storage.key!r}")
         strides = [s * data.itemsize for s in self.strides]
+        if math.prod(self.shape) > data.size:
+            raise ValueError(f"a tensor is larger than its storage {self.storage.key!r}")
         view = np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides)
         return np.array(view)
 
@@ -112,8 +117,30 @@ class _Unpickler(pickle.Unpickler):
         return self._storages[key]
 
 
+def check_unpacked(archive: zipfile.ZipFile) -> None:
+    """ValueError for an archive that would unpack to a multiple of its size: weights do not."""
+    entries = archive.infolist()
+    packed, unpacked = sum(e.compress_size for e in entries), sum(e.file_size for e in entries)
+    if unpacked > _INFLATION * packed + 2**20:
+        raise ValueError(f"{packed} bytes would unpack to {unpacked}: no weights compress so well")
+
+
+def _load(file: IO[bytes], storages: dict[str, _Storage]) -> Any:
+    """One pickle; one that would make room for more objects than it has bytes is refused."""
+    start = file.tell()
+    largest = 0
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None:
+            largest = max(largest, argument)
+    if largest > file.tell() - start:
+        raise ValueError("its memo is larger than the pickle")
+    file.seek(start)
+    return _Unpickler(file, storages).load()
+
+
 def _read_zip(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
+        check_unpacked(archive)
         pickles = [n for n in archive.namelist() if n.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError("the archive has no data.pkl: not a PyTorch checkpoint")
@@ -122,7 +149,7 @@ def _read_zip(file: IO[bytes]) -> Any:
         if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("big-endian checkpoints are not supported")
         storages: dict[str, _Storage] = {}
-        tree = _Unpickler(io.BytesIO(archive.read(pickles[0])), storages).load()
+        tree = _load(io.BytesIO(archive.read(pickles[0])), storages)
         for storage in storages.values():
             data = archive.read(f"{root}data/{storage.key}")
             storage.data = np.frombuffer(data, storage.dtype, storage.size)
@@ -133,7 +160,7 @@ def _read_flat(file: IO[bytes]) -> Any:
     storages: dict[str, _Storage] = {}
 
     def load() -> Any:
-        return _Unpickler(file, storages).load()
+        return _load(file, storages)
 
     if load() != _MAGIC or load() != _PROTOCOL:
         raise ValueError("not a PyTorch checkpoint")

@@ -1,0 +1,394 @@
+"""Files from elsewhere, mutilated: a named error or a result, in bounded memory and time."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import pickle
+import resource
+import struct
+import zipfile
+import zlib
+
+import helpers
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import save as to_safetensors
+
+from rtda_jax import checkpoint, experiment, integrity
+from rtda_jax.data import DataError, headers, load, splits, worker
+from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.labels import class_set
+from rtda_jax.data.pseudo import load_pseudo
+from rtda_jax.errors import ConfigError
+from rtda_jax.pretrained import read_weights
+
+STATM = pathlib.Path("/proc/self/statm")
+ROOM = 512 << 20  # bytes of memory that reading a hostile file of a few KiB may take
+
+fuzz = settings(
+    max_examples=150,
+    deadline=5000,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@contextlib.contextmanager
+def bounded():
+    """More memory than `ROOM` is an error here, not a machine that swaps."""
+    size = int(STATM.read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@st.composite
+def mutilated(draw, seeds):
+    """One of the seeds, cut, with bytes changed, doubled or put in."""
+    data = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, max(len(data) - 1, 0)))
+        match draw(st.sampled_from(["flip", "set", "insert", "cut", "remove", "number"])):
+            case "flip" if data:
+                data[at] ^= 1 << draw(st.integers(0, 7))
+            case "set" if data:
+                data[at] = draw(st.integers(0, 255))
+            case "insert":
+                data[at:at] = draw(st.binary(max_size=9))
+            case "cut":
+                del data[at:]
+            case "remove":
+                del data[at : at + draw(st.integers(1, 9))]
+            case "number":
+                wide = draw(st.sampled_from([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]))
+                data[at : at + 4] = struct.pack(draw(st.sampled_from("<>")) + "I", wide)
+    return bytes(data)
+
+
+def encoded(array, kind, **options):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def images():
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (8, 12, 3), np.uint8)
+    palette = Image.fromarray(rgb).quantize(8)
+    stream = io.BytesIO()
+    palette.save(stream, "PNG")
+    return [
+        encoded(rgb, "PNG"),
+        encoded(rgb, "JPEG"),
+        encoded(rgb, "WebP"),
+        encoded(rgb, "WebP", lossless=True),
+        encoded(rgb[..., 0], "PNG"),
+        encoded(rgb[..., 0].astype(np.uint16), "PNG"),
+        stream.getvalue(),
+        b"",
+    ]
+
+
+class Bytes:
+    """A reader of two given files."""
+
+    def __init__(self, image, label):
+        self.files = image, label
+
+    def __len__(self):
+        return 1
+
+    def image(self, i):
+        return self.files[0]
+
+    def label(self, i):
+        return self.files[1]
+
+    def pair(self, i):
+        return self.files
+
+    def where(self, i):
+        return "a/image", "a/label"
+
+
+@fuzz
+@given(mutilated(images()), mutilated(images()))
+@pytest.mark.parametrize("labelling", ["cityscapes_ids", "synthia_ids", "camvid32_colours"])
+def test_headers_of_images_and_labels(labelling, image, label):
+    dataset = Dataset("set", ("a",), class_set("cityscapes19"), labelling, Bytes(image, label))
+    with bounded(), contextlib.suppress(DataError):
+        dataset.read(0)
+
+
+@fuzz
+@given(mutilated(images()))
+def test_the_header_names_its_file(data):
+    try:
+        found = headers.probe(data, "somewhere/b.png")
+    except DataError as error:
+        assert "somewhere/b.png" in str(error)
+    else:
+        assert 0 < found.height * found.width <= headers.MOST_PIXELS
+
+
+def bomb(width, height):
+    """A valid PNG header of any size, and a few bytes of pixels."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(tmp_path):
+    with pytest.raises(DataError, match=r"a\.png: 60000x60000 pixels; an image has 1 to"):
+        headers.probe(bomb(60000, 60000), "a.png")
+    with pytest.raises(DataError, match="0x7 pixels"):
+        headers.probe(bomb(0, 7), "a.png")
+    helpers.write_folders(tmp_path)
+    path = tmp_path / "source" / "images" / "001.png"
+    path.write_bytes(bomb(60000, 60000))
+    spec = {"name": "folders", "images": "source/images", "labels": "source/labels"}
+    dataset = load(spec, data_dir=tmp_path, classes="cityscapes19")
+    with bounded(), pytest.raises(DataError, match=r"001\.png: 60000x60000 pixels"):
+        dataset.read(1)
+
+
+# --- lists and manifests --------------------------------------------------------------------------
+
+LIST = b"a/b\tbroken\n# note\nc d\n../../etc/passwd\n"
+
+
+@fuzz
+@given(
+    st.one_of(st.binary(max_size=60), mutilated([b"a/b\tbroken\n# note\nc d\n../../etc/passwd\n"]))
+)
+def test_a_list_names_examples_that_exist_or_nothing(tmp_path, data):
+    path = tmp_path / "list.txt"
+    path.write_bytes(data)
+    keys = ("a/b", "c", "d")
+    with contextlib.suppress(DataError):
+        assert splits.choose(keys, splits.read(path), what="list.txt") <= set(keys)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "..", "~/secret"])
+def test_a_list_can_not_leave_the_root(name, tmp_path):
+    """What a list names is looked up among the images below the root, never opened as a path."""
+    helpers.write_folders(tmp_path / "data")
+    Image.new("RGB", (80, 40)).save(tmp_path / "secret.png")
+    (tmp_path / "data" / "list.txt").write_text(f"{name}\n")
+    spec = {
+        "name": "folders", "images": "source/images", "labels": "source/labels",
+        "quarantine": "list.txt",
+    }  # fmt: skip
+    with pytest.raises(DataError, match="no image has that name"):
+        load(spec, data_dir=tmp_path / "data", classes="cityscapes19")
+
+
+MANIFESTS = [
+    b'{"classes": "cityscapes19", "data": "x", "files": {"000": "00"}}',
+    b'{"classes": "cityscapes19", "data": "x", "files": {"../../../etc/passwd": "00"}}',
+    b'{"classes": 3, "data": [], "files": {"000": 7, "001": null, "002": {}, "003": []}}',
+    b"[" * 100_000,
+    b"null",
+]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    root = tmp_path_factory.mktemp("target")
+    helpers.write_folders(root)
+    spec = {"name": "folders", "images": "target/images", "use": "unlabelled"}
+    return load(spec, data_dir=root, classes="cityscapes19")
+
+
+@fuzz
+@given(mutilated(MANIFESTS))
+def test_manifests_of_pseudo_labels(tmp_path, target, data):
+    (tmp_path / "manifest.json").write_bytes(data)
+    with pytest.raises(DataError):
+        load_pseudo(tmp_path, target=target)
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def weights():
+    return {"conv.weight": np.ones((2, 3), np.float32), "n": np.arange(4)}
+
+
+def npz(arrays):
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+def write(folder, suffix, data):
+    path = folder / f"weights{suffix}"
+    path.write_bytes(data)
+    return path
+
+
+def read_or_named_error(path):
+    with bounded():
+        try:
+            read_weights(path)
+        except (ValueError, FileNotFoundError) as error:
+            assert path.name in str(error)
+
+
+@fuzz
+@given(mutilated([to_safetensors(weights()), b"\0" * 8, b"\x02" + bytes(7) + b"[]"]))
+def test_safetensors(tmp_path, data):
+    read_or_named_error(write(tmp_path, ".safetensors", data))
+
+
+@fuzz
+@given(mutilated([npz(weights())]))
+def test_npz(tmp_path, data):
+    read_or_named_error(write(tmp_path, ".npz", data))
+
+
+def torch_seeds():
+    """A zip and a flat checkpoint; the zip unpacked as well, where mutations reach the pickle."""
+    torch = pytest.importorskip("torch")
+    made = []
+    for new in (True, False):
+        stream = io.BytesIO()
+        tensors = {k: torch.from_numpy(v) for k, v in weights().items()}
+        torch.save(tensors, stream, _use_new_zipfile_serialization=new)
+        made.append(stream.getvalue())
+    return made
+
+
+def test_pth(tmp_path):
+    @fuzz
+    @given(mutilated(torch_seeds()))
+    def check(data):
+        read_or_named_error(write(tmp_path, ".pth", data))
+
+    check()
+
+
+def test_the_pickle_inside_pth(tmp_path):
+    with zipfile.ZipFile(io.BytesIO(torch_seeds()[0])) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    (inside,) = (name for name in files if name.endswith("data.pkl"))
+
+    @fuzz
+    @given(mutilated([files[inside]]))
+    def check(data):
+        path = tmp_path / "weights.pth"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, data if name == inside else content)
+        read_or_named_error(path)
+
+    check()
+
+
+class Runs:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/it_ran",)
+
+
+def zipped(pickled):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights/data.pkl", pickled)
+    return stream.getvalue()
+
+
+def a_deflate_bomb():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights/data.pkl", bytes(1 << 28))
+    return stream.getvalue()
+
+
+BOMBS = {
+    "code": (".pth", zipped(pickle.dumps(Runs())), "it would run"),
+    "memo": (".pth", zipped(b"\x80\x02Nr" + struct.pack("<I", 0x0FFFFFFF) + b"."), "memo"),
+    "deflate": (".pth", a_deflate_bomb(), "no weights compress so well"),
+    "npz": (".npz", npz({"w": np.zeros(1 << 26, np.float32)}), "no weights compress so well"),
+    "spans": (
+        ".safetensors",
+        (lambda head: struct.pack("<Q", len(head)) + head + bytes(8))(
+            json.dumps(
+                {f"t{i}": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]} for i in range(9)}
+            ).encode()
+        ),
+        "do not fit",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs(name, tmp_path):
+    suffix, data, said = BOMBS[name]
+    with bounded(), pytest.raises(ValueError, match=said):
+        read_weights(write(tmp_path, suffix, data))
+    assert not os.path.exists("/tmp/it_ran")
+
+
+def test_a_tensor_that_repeats_its_storage_is_refused(tmp_path):
+    """A stride of 0 makes terabytes out of four bytes."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "weights.pth"
+    torch.save({"w": torch.zeros(1).expand(1 << 14, 1 << 14)}, path)
+    with bounded(), pytest.raises(ValueError, match="larger than its storage"):
+        read_weights(path)
+
+
+def test_a_part_of_a_data_set_runs_no_code(tmp_path):
+    path = tmp_path / "part"
+    path.write_bytes(pickle.dumps([("key", b"image", Runs())]))
+    with pytest.raises(DataError, match="part: not a part of a data set: it would run"):
+        worker.read_part(path)
+    path.write_bytes(pickle.dumps([("key", b"image", b"label")]))
+    assert worker.read_part(path) == [("key", b"image", b"label")]
+
+
+# --- what a run wrote -----------------------------------------------------------------------------
+
+JSONS = [b'{"a": {"b": 1}, "stages": {"train": {"miou": 0.5}}}', b"[]", b"null", b"[" * 100_000]
+
+
+@fuzz
+@given(mutilated(JSONS))
+def test_config_json(tmp_path, data):
+    (tmp_path / "config.json").write_bytes(data)
+    with contextlib.suppress(ConfigError):
+        checkpoint.claim(tmp_path, {"a": {"b": 1}}, free=())
+
+
+@fuzz
+@given(mutilated(JSONS))
+def test_results_json(tmp_path, data):
+    (tmp_path / "results.json").write_bytes(data)
+    with contextlib.suppress(ConfigError):
+        experiment.command(tmp_path)
+
+
+@fuzz
+@given(mutilated([b'{"a": [1, "00"], "default/d/x": [3, "ff"]}', *JSONS]))
+def test_seals(tmp_path, data):
+    folder = tmp_path / "4"
+    folder.mkdir(exist_ok=True)
+    (folder / "a").write_bytes(b"x")
+    (folder / integrity.MANIFEST).write_bytes(data)
+    assert isinstance(integrity.problem(folder), str)
