@@ -47,56 +47,59 @@ def _benchmark(config, workdir: pathlib.Path) -> None:
 
 
 def _predict(config, workdir: pathlib.Path) -> None:
-    from rtda_jax.deploy import predict
+    from rtda_jax.deploy import networks, predict
     from rtda_jax.errors import ConfigError
 
     if _INPUT.value is None:
         raise ConfigError("--job=predict needs --input: an image, a video or a folder of them")
     predict.run(
-        _of_run(config, workdir),
-        workdir,
-        stage=_STAGE.value,
+        networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value),
         source=pathlib.Path(_INPUT.value).expanduser(),
-        out=pathlib.Path(_OUTPUT.value or workdir / "predict").expanduser(),
+        out=_output(workdir / "predict"),
         views=_VIEW.value,
         resolution=_RESOLUTION.value,
     )
 
 
 def _export(config, workdir: pathlib.Path) -> None:
-    from rtda_jax.deploy import export
+    from rtda_jax.deploy import export, networks
 
-    export.run(
-        _of_run(config, workdir),
-        workdir,
-        stage=_STAGE.value,
-        out=pathlib.Path(_OUTPUT.value or workdir / "export").expanduser(),
-    )
+    chosen = networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value)
+    export.run(chosen, out=_output(workdir / "export"), also=_ALSO.value)
 
 
 def _retrieve(config, workdir: pathlib.Path) -> None:
-    from rtda_jax.deploy import retrieve
+    from rtda_jax.deploy import networks, retrieve
 
-    before = pathlib.Path(_BEFORE.value).expanduser() if _BEFORE.value else None
-    if before is None and _BEFORE_STAGE.value is not None:
-        before = workdir
-    retrieve.run(
-        _of_run(config, workdir),
-        workdir,
-        stage=_STAGE.value,
-        before=before,
-        before_stage=_BEFORE_STAGE.value,
-        out=pathlib.Path(_OUTPUT.value or workdir / "retrieve").expanduser(),
-    )
+    config = _of_run(config, workdir)
+    runs = {"after": networks.choose(config, workdir, stage=_STAGE.value)}
+    if _BEFORE.value is not None or _BEFORE_STAGE.value is not None:
+        place = pathlib.Path(_BEFORE.value).expanduser() if _BEFORE.value else workdir
+        theirs = networks.choose(_recorded(place), place, stage=_BEFORE_STAGE.value)
+        runs = {"before": theirs, **runs}
+    retrieve.run(runs, out=_output(workdir / "retrieve"))
+
+
+def _output(default: pathlib.Path) -> pathlib.Path:
+    from rtda_jax.errors import ConfigError
+
+    path = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else default
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {path} can not be made: {error.strerror}") from None
+    return path
 
 
 def _of_run(config, workdir: pathlib.Path):
-    """The configuration that a trained workdir records; one given by flags must agree with it."""
+    """The configuration that a trained workdir records, or the given one, which must agree."""
     from rtda_jax.deploy import networks
 
     flag = flags.FLAGS["config"]
-    given = flag.present or config_flags.get_override_values(flag)
-    config = networks.configuration(workdir, given=config if given else None)
+    if flag.present:
+        networks.check(config, workdir)
+    else:
+        config = _recorded(workdir, config_flags.get_override_values(flag))
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     return config
@@ -114,12 +117,26 @@ def _report(config, workdir: pathlib.Path) -> None:
     print(f"{page}\n{page.with_suffix('.md')}")
 
 
+def _recorded(workdir: pathlib.Path, overrides: dict | None = None):
+    from configs import base
+    from rtda_jax.deploy import networks
+
+    return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
+
+
+def _audit(config, workdir: pathlib.Path) -> None:
+    from rtda_jax import audit
+
+    audit.run(config, workdir)
+
+
 JOBS = {
     "run": _run,
     "evaluate": _evaluate,
     "check_data": _check_data,
     "summary": _summary,
     "benchmark": _benchmark,
+    "audit": _audit,
     "predict": _predict,
     "export": _export,
     "retrieve": _retrieve,
@@ -133,7 +150,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
 _PARTS = flags.DEFINE_list("parts", "train,infer", "Of job benchmark: train, infer, networks.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "On a GPU, only kernels that give the same bits again; slower."
+)
 _SEEDS = flags.DEFINE_integer("seeds", None, "Seeds 0..N-1 in WORKDIR/seedK; mean and spread.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several processes: HOST:PORT of the first, or auto (docs/trust.md)."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "Several processes: which one this is, from 0.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
 _RUNS = flags.DEFINE_list("runs", [], "Job report: workdirs or globs; may follow the flags.")
 _SPEED = flags.DEFINE_list("speed", [], "Job report: speed.json files of --job=benchmark.")
@@ -147,6 +172,7 @@ _VIEW = flags.DEFINE_list("view", ["overlay"], "predict: overlay,side_by_side,co
 _RESOLUTION = flags.DEFINE_string(
     "resolution", "eval", "predict: what the network reads: eval, native."
 )
+_ALSO = flags.DEFINE_list("also", [], "export: further formats: saved_model.")
 _BEFORE = flags.DEFINE_string("before", None, "retrieve: another workdir to compare with.")
 _BEFORE_STAGE = flags.DEFINE_string("before_stage", None, "retrieve: its stage, or one of WORKDIR.")
 
@@ -158,33 +184,65 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     import jax
 
+    from rtda_jax import errors, parallel
     from rtda_jax.data import DataError
-    from rtda_jax.errors import CheckpointError, ConfigError, Interrupted, NotFiniteError
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
+    if _DETERMINISTIC.value:
+        parallel.deterministic()
     config = _CONFIG.value
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
     try:
+        if _COORDINATOR.value:
+            join(_COORDINATOR.value)
         if _JOB.value == "report":
             _RUNS.value.extend(argv[1:])
         elif argv[1:]:
-            raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
+            raise errors.ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
         if _JOB.value not in JOBS:
-            raise ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
+            raise errors.ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
         workdir = pathlib.Path(_WORKDIR.value or default_workdir())
         if _SEEDS.value is None:
             JOBS[_JOB.value](config, workdir)
         else:
             run_seeds(config, workdir, count=_SEEDS.value)
-    except (ConfigError, DataError, NotFiniteError, CheckpointError, Interrupted) as error:
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
+    except (*errors.ERRORS, DataError) as error:
+        return end(f"{type(error).__name__}: {error}", error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"\nOSError: {error}", file=sys.stderr, flush=True)
-        return os.EX_IOERR
+        return end(f"OSError: {error}", os.EX_IOERR)
+    except jax.errors.JaxRuntimeError as error:
+        if not _COORDINATOR.value:
+            raise
+        return end(f"{str(error)[:500]}\nAnother process of this job is gone. {AGAIN}", LONELY)
     return 0
+
+
+LONELY = 8  # exit code
+AGAIN = "The same command, with any number of processes, continues from the newest checkpoint"
+
+
+def join(coordinator: str) -> None:
+    """Become one of several processes; all but the first are silent."""
+    from rtda_jax import errors, parallel
+
+    if _JOB.value not in ("run", "evaluate"):
+        raise errors.ConfigError(f"--job={_JOB.value} runs in one process only")
+    try:
+        parallel.join(coordinator, processes=_PROCESSES.value, index=_PROCESS.value)
+    except ValueError as error:
+        raise errors.ConfigError(str(error)) from None
+    if not parallel.is_main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def end(sentence: str, code: int) -> int:
+    """Say why, and end; among several processes at once, without waiting for the others."""
+    print(f"\n{sentence}", file=sys.stderr, flush=True)
+    if _COORDINATOR.value:
+        os._exit(code)
+    return code
 
 
 def run_seeds(config, workdir: pathlib.Path, *, count: int) -> None:

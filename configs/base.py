@@ -79,6 +79,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.mix = 0.0  # class-mixed images, labelled by the teacher
     config.objective.mix_aux16 = 0.0
     config.objective.mix_aux32 = 0.0
+    config.objective.consistency = 0.0  # strong views of the target against weak ones (TUFL)
+    config.objective.consistency_aux16 = 0.0
+    config.objective.consistency_aux32 = 0.0
     config.pixel_loss = "cross_entropy"  # of seg terms; or "focal", "ohem"
     config.fda_beta = placeholder(float)  # stylise the source after the target; None does not
 
@@ -93,6 +96,43 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.eta = 2.0  # exponent of robust_entropy
 
     config.init = ""  # the earlier stage whose networks this one starts from; empty: fresh ones
+
+    config.teacher = ConfigDict()
+    config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
+    config.teacher.decay = 0.99  # of "ema", over parameters and running statistics alike
+    config.mix = ConfigDict()
+    config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
+    config.mix.colour = "strong"  # DACS's, of the mixed image; or "tufl_strong", "none"
+    config.mix.ignore = "never"  # the unlabelled is not cut out; "class": as if it were one (S4)
+    config.mix.related = "none"  # classes cut out together: "gta5", "synthia" (S4)
+    config.mix.boundary = 0  # pixels this near to the seam count twice (S4: an option)
+    config.mix.boundary_blur = 0.0  # sigma of a blur of these pixels
+
+    # Rare classes of other source images pasted on the source before it is mixed (TUFL).
+    config.long_tail = ConfigDict()
+    config.long_tail.probability = 0.0  # that an image gets any; 0 is off
+    config.long_tail.slots = 2  # candidates the data layer offers such an image
+    config.long_tail.count = (2, 2)  # range of how many are pasted
+    config.long_tail.choice = "uniform"  # of classes; "threshold": the less sure the more often
+    config.long_tail.classes = ()  # numbers of the classes; empty: all
+    config.long_tail.related = "none"  # classes pasted along: "gta5", "synthia"
+    config.long_tail.min_pixels = 1  # an image contains a class from so many pixels on
+
+    config.consistency = ConfigDict()
+    config.consistency.form = "difference"  # d = |p - q|; or "deficit", d = 1 - q
+    config.consistency.gamma = 2.0
+    config.consistency.temperature = 1.0  # the weak view's logits are divided by it
+    config.consistency.threshold = "fixed"  # at `initial`, or "adaptive" for each class
+    config.consistency.initial = 0.8
+    config.consistency.alpha = 0.9  # share of the old threshold that is kept
+    config.consistency.beta = 0.8  # share of a class's pixels that pass
+    config.consistency.d = 8.0  # ... times threshold^d
+    config.consistency.decay = 0.0  # above 0, what is kept is 1 - alpha exp(-decay step)
+    config.affine = ConfigDict()  # of the strong view
+    config.affine.rotation = 30.0  # degrees, either way
+    config.affine.shear = 5.0
+    config.affine.scale = (0.8, 1.2)
+    config.affine.mirror = 0.5  # probability
     config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
     config.pseudo = ConfigDict()  # how a pseudo_label stage makes them (rtda_jax/pseudo_labels.py)
     config.pseudo.heads = ("logits",)  # outputs whose softmax is fused, of every model it names
@@ -105,13 +145,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.statistics = ConfigDict()
     config.statistics.batches = 0  # target batches a statistics stage averages; 0: one epoch
 
-    config.teacher = ConfigDict()
-    config.teacher.kind = "none"  # or "ema" of the student, or "frozen" as it started
-    config.teacher.decay = 0.99  # of "ema", over parameters and running statistics alike
-    config.mix = ConfigDict()
-    config.mix.threshold = 0.968  # target pixels count by the share of them surer than this
-    config.mix.colour = "strong"  # jitter and blur of the mixed image; or "none"
-
     config.adversary = ConfigDict()
     config.adversary.network = "fcd"  # or "fcd_light"
     config.adversary.options = ConfigDict()  # of that network: use_bias, output_stride
@@ -123,6 +156,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.g_lr = benchmark.g_lr  # SGD, momentum, coupled weight decay, poly per iteration
     config.optim.g_momentum = 0.9
     config.optim.g_decay = 1e-4
+    config.optim.g_decayed = "all"  # or "kernels": neither biases nor batch normalisation
+    config.optim.g_groups = "one"  # learning rate; "heads" or "all" learn g_factor times faster
+    config.optim.g_factor = 10.0
+    config.optim.warmup_steps = 0  # of g_lr, exponential from warmup_start
+    config.optim.warmup_start = 1e-5
     config.optim.d_lr = 1e-4  # Adam
     config.optim.d_betas = (0.9, 0.99)
     config.optim.power = 0.9  # of the poly schedule of both
@@ -137,6 +175,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.colour = 0.0  # probability that a source image changes its colours (S1: 0.5)
     config.augment.contrast = (2.0, 6.0)  # range of the factor, S1's; 1 changes nothing
     config.augment.saturation = (1.0, 4.0)
+    config.augment.texture = "none"  # of the source; or "tufl_source"
+    config.augment.strong = "tufl_strong"  # of the strong view
+    config.augment.draw = "image"  # noise and blur of these; "run": once (S4's released code)
+    config.augment.target_moves = "each"  # mirror, zoom, crop of the target; "once" a run (S4's)
 
     config.eval = ConfigDict()
     config.eval.mode = "whole"  # or "slide": overlapping windows of size `window`

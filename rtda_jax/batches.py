@@ -6,8 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax import records
-from rtda_jax.data import DataError, Dataset, RareClass, counted, load, load_pseudo, train_stream
+from rtda_jax import parallel, records, views
+from rtda_jax.data import (
+    Candidates,
+    DataError,
+    Dataset,
+    RareClass,
+    counted,
+    load,
+    load_pseudo,
+    train_stream,
+)
 from rtda_jax.errors import ConfigError
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
@@ -45,14 +54,24 @@ def paired(
       pseudo: folder of labels for the target's images, see `data.load_pseudo`.
     """
     benchmark = config.benchmark
+    process_index, process_count = parallel.process()
     source, target = labelled_set(config), None
     if needs_target:
         target = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
     labels = load_pseudo(pseudo, target=target) if pseudo and target else None
-    rare = None
-    if config.rare_class is not None:
+    rare = candidates = None
+    if config.rare_class is not None or views.pastes(config):
         counts = class_counts(config, source, folder=folder)
+    if config.rare_class is not None:
         rare = RareClass(counts, temperature=config.rare_class)
+    if views.pastes(config):
+        candidates = Candidates(
+            counts,
+            slots=config.long_tail.slots,
+            probability=config.long_tail.probability,
+            classes=tuple(config.long_tail.classes),
+            min_pixels=config.long_tail.min_pixels,
+        )
 
     def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
         return train_stream(
@@ -67,8 +86,12 @@ def paired(
             flip=config.augment.flip,
             scale=tuple(config.augment.scale),
             rare=rare,
+            candidates=candidates,
+            target_moves=config.augment.target_moves,
             cache_bytes=int(config.cache_gib * 2**30),
             threads=config.threads,
+            process_index=process_index,
+            process_count=process_count,
         )
 
     return batches

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtda_jax import augment, cost, levels, optim, pixel_losses, prepare, teacher, terms
+from rtda_jax import consistency, cost, levels, optim, pixel_losses, prepare, teacher, terms, views
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.models import create_discriminator, create_model, trainable
+from rtda_jax.models import create_discriminator, create_model, group_of, trainable
 from rtda_jax.normalise import NORMALISATIONS, check_normalisation
 from rtda_jax.pretrained import load_pretrained
 from rtda_jax.state import TrainState, create_state, output_shapes, seen_shape
-from rtda_jax.step import STATISTICS, make_train_step
+from rtda_jax.step import STATISTICS, Remember, make_train_step
 
 
 class Stage(NamedTuple):
@@ -33,6 +33,7 @@ class Stage(NamedTuple):
     needs_target: bool
     prepare: prepare.Part
     follow: teacher.Follow
+    remember: Remember | None
 
 
 def build(config: Any, *, axis_name: str | None = None) -> Stage:
@@ -58,6 +59,10 @@ def _build(config: Any, axis_name: str | None) -> Stage:
         levels={name: level.head for name, level in places.items()},
         gan_loss=config.adversary.gan_loss,
         eta=config.loss.eta,
+        disagreement=functools.partial(
+            consistency.focal, form=config.consistency.form, gamma=config.consistency.gamma
+        ),
+        class_weights=functools.partial(pixel_losses.class_weights, loss_options(config)),
     )
     objective = terms.select(known, config.objective)
     needs_target = config.fda_beta is not None or terms.views(objective) != {"source"}
@@ -89,20 +94,24 @@ def _build(config: Any, axis_name: str | None) -> Stage:
         )
         for level in sorted({term.level for term, _ in objective.values() if term.level})
     }
-    schedule = functools.partial(
-        optim.poly,
-        steps=config.optim.schedule_steps or config.steps,
-        power=config.optim.power,
-        every=config.optim.schedule_every_steps,
-    )
-    g_schedule, d_schedule = schedule(config.optim.g_lr), schedule(config.optim.d_lr)
+    g_schedule, d_schedule = schedules(config)
     return Stage(
         generator=generator,
         discriminators=discriminators,
         levels={level: places[level] for level in discriminators},
         g_tx=optim.only(
-            optim.sgd(
-                g_schedule, momentum=config.optim.g_momentum, weight_decay=config.optim.g_decay
+            optim.grouped(
+                optim.sgd(
+                    g_schedule,
+                    momentum=config.optim.g_momentum,
+                    weight_decay=config.optim.g_decay,
+                    decayed=config.optim.g_decayed,
+                ),
+                group_of=group_of,
+                factors=dict.fromkeys(
+                    lookup(optim.GROUPS, config.optim.g_groups, "optim.g_groups"),
+                    config.optim.g_factor,
+                ),
             ),
             trained=functools.partial(trainable, generator),
         ),
@@ -111,8 +120,32 @@ def _build(config: Any, axis_name: str | None) -> Stage:
         d_schedule=d_schedule,
         objective=objective,
         needs_target=needs_target,
-        prepare=preparation(config, generator, objective),
+        prepare=views.preparation(config, generator, objective),
         follow=lookup(FOLLOWS, config.teacher.kind, "teacher.kind")(config),
+        remember=views.remember(config, objective, axis_name=axis_name),
+    )
+
+
+def schedules(config: Any) -> tuple[optax.Schedule, optax.Schedule]:
+    """The learning rates of the segmentation network and of the discriminators, by step."""
+    optimum = config.optim
+    poly = functools.partial(
+        optim.poly,
+        steps=(optimum.schedule_steps or config.steps) - optimum.warmup_steps,
+        power=optimum.power,
+        every=optimum.schedule_every_steps,
+    )
+    warmed = optim.warmed(
+        poly(optimum.g_lr),
+        learning_rate=optimum.g_lr,
+        start=optimum.warmup_start,
+        steps=optimum.warmup_steps,
+    )
+    return warmed, optim.poly(
+        optimum.d_lr,
+        steps=optimum.schedule_steps or config.steps,
+        power=optimum.power,
+        every=optimum.schedule_every_steps,
     )
 
 
@@ -183,49 +216,7 @@ def check_combination(config: Any, objective: Mapping, *, needs_target: bool) ->
         raise ConfigError(
             "mix terms need a teacher to label the target: set teacher.kind to ema or frozen"
         )
-
-
-def preparation(config: Any, generator: nn.Module, objective: Mapping) -> prepare.Part:
-    """The parts that turn a batch of bytes into what the network reads, in their order."""
-    parts: list[prepare.Part] = [prepare.as_floats]
-    if config.augment.colour:
-        changed = augment.make_augment(
-            probability=config.augment.colour,
-            contrast_range=tuple(config.augment.contrast),
-            saturation_range=tuple(config.augment.saturation),
-        )
-        parts.append(prepare.colour(changed))
-    if config.fda_beta is not None:
-        parts.append(prepare.stylise(beta=config.fda_beta))
-    if "mixed" in terms.views(objective):
-        parts.append(
-            prepare.class_mix(
-                functools.partial(_logits, generator),
-                num_classes=len(class_set(config.benchmark.classes)),
-                normalisation=config.normalisation,
-                threshold=config.mix.threshold,
-                recolour=lookup(augment.RECOLOURS, config.mix.colour, "mix.colour"),
-            )
-        )
-    parts.append(prepare.normalised(normalisation=config.normalisation))
-    return prepare.in_order(parts)
-
-
-def _logits(generator: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
-    outputs: Any = generator.apply(variables, images, train=False)
-    return outputs["logits"]
-
-
-def inputs(config: Any) -> str:
-    """What is done to the images on the device, in a few words."""
-    done = []
-    if config.augment.colour:
-        done.append(f"colour(p={config.augment.colour:g})")
-    if config.fda_beta is not None:
-        done.append(f"fda(beta={config.fda_beta:g})")
-    if config.teacher.kind != "none":
-        done.append(f"teacher({config.teacher.kind})")
-    return ", ".join(done) or "as they are"
+    views.check(config, objective)
 
 
 def initial_state(stage: Stage, config: Any) -> TrainState:
@@ -239,7 +230,8 @@ def initial_state(stage: Stage, config: Any) -> TrainState:
         seed=config.seed,
         image_shape=(2, *config.benchmark.crop, 3),
     )
-    return with_teacher(state, config)
+    memory = views.memory(config, stage.objective)
+    return with_teacher(state.replace(memory=memory), config)
 
 
 def with_teacher(state: TrainState, config: Any) -> TrainState:
@@ -289,6 +281,7 @@ def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):
         d_factor=config.adversary.d_factor,
         prepare=stage.prepare,
         follow=stage.follow,
+        remember=stage.remember,
         statistics=config.model.statistics,
         axis_name=axis_name,
     )

@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from rtda_jax import integrity
+from rtda_jax import integrity, parallel
 from rtda_jax.errors import CheckpointError, ConfigError
 
 
@@ -29,9 +29,13 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
     """
     if keep < 2:
         raise ConfigError(f"checkpoint_keep must be 2 or more, got {keep}")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    # What orbax logs as an error it also raises, and `_writing` says it in a sentence.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     directory = directory.resolve()
-    integrity.recover(directory)
+    parallel.together("checkpoints, before")
+    if parallel.is_main():
+        integrity.recover(directory)
+    parallel.together("checkpoints, after")
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.LatestN(keep),
         create=True,
@@ -102,7 +106,12 @@ def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replace a JSON file in one move: a reader sees the old one or the new one."""
+    """Replace a JSON file in one move: a reader sees the old one or the new one.
+
+    Of several processes the main one writes.
+    """
+    if not parallel.is_main():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")

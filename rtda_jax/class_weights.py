@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from rtda_jax import batches
+from rtda_jax import batches, parallel
 from rtda_jax.checkpoint import write_json
 from rtda_jax.data import enet_weights, frequencies
 from rtda_jax.data.labels import class_set
@@ -24,6 +24,7 @@ def settled(config: Any, folder: pathlib.Path) -> Any:
         weights = enet_weights(frequencies(counts), c=config.loss.enet_c)
         names = class_set(config.benchmark.classes).names
         write_json(path, dict(zip(names, weights.tolist(), strict=True)))
+    parallel.together("class weights")
     settled_config = config.copy_and_resolve_references()
     settled_config.update_from_flattened_dict(
         {

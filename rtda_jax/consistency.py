@@ -10,13 +10,16 @@ gradient is that of this cross-entropy, through d as well, for the strong view, 
 entropy of p, and nothing else, for the weak view.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rtda_jax.affine import warp
 from rtda_jax.errors import lookup
+from rtda_jax.thresholds import Thresholds, adapt
 
 LEAST = 1e-8  # a pixel's loss is no smaller, and below it has no gradient
 LOG_LEAST = -69.07755  # ln 1e-30
@@ -32,7 +35,7 @@ def focal(
     weak: jax.Array,
     strong: jax.Array,
     *,
-    form: str,
+    form: str = "difference",
     gamma: float = 2.0,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
@@ -85,3 +88,56 @@ def predicted(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Highest probability and its class, [B,H,W] each, of logits [B,H,W,K]; no gradient."""
     probabilities = jax.nn.softmax(lax.stop_gradient(logits).astype(jnp.float32))
     return probabilities.max(axis=-1), probabilities.argmax(axis=-1)
+
+
+def make_remember(
+    heads: Sequence[str],
+    *,
+    thresholds: Thresholds | None,
+    fixed: float,
+    temperature: float = 1.0,
+    axis_name: str | None = None,
+) -> Callable[..., tuple[dict, dict, dict]]:
+    """A function (outputs, batch, memory) -> (outputs, memory, what to log) for the train step.
+
+    It adds outputs["weak"], the target's logits of each head moved by batch["strong_affine"], and
+    outputs["threshold"]. Outside the moved image logits are zero, the prediction uniform and so
+    never sure; as in the original these pixels still count as class 0 where thresholds adapt.
+
+    Args:
+      heads: outputs of the network that consistency terms read. One theta serves all of them and
+        adapts to each in this order, as in the original.
+      thresholds: how memory["theta"] adapts; None: every class has the fixed one.
+      fixed: threshold of all classes.
+      temperature: the weak view's logits are divided by it.
+      axis_name: the device axis.
+    """
+    if temperature <= 0:
+        raise ValueError(f"consistency.temperature must be above 0, got {temperature:g}")
+
+    def remember(outputs: dict, batch: Mapping, memory: dict) -> tuple[dict, dict, dict]:
+        # All heads at once: one look-up of each pixel's place.
+        logits = [outputs["target"][head] for head in heads]
+        moved = warp(jnp.concatenate(logits, axis=-1), batch["strong_affine"]) / temperature
+        weak = dict(zip(heads, jnp.split(moved, len(heads), axis=-1), strict=True))
+        measured: dict[str, Any] = {}
+        if thresholds is None:
+            limits: dict[str, Any] = dict.fromkeys(heads, fixed)
+        else:
+            theta, limits = memory["theta"], {}
+            for head in heads:
+                theta = adapt(
+                    theta,
+                    *predicted(weak[head]),
+                    how=thresholds,
+                    step=batch["step"],
+                    axis_name=axis_name,
+                )
+                limits[head] = theta
+            memory = {**memory, "theta": theta}
+            measured["theta"] = theta.sum(), jnp.float32(theta.size)
+        kept = sure(weak[heads[0]], limits[heads[0]])
+        measured["sure"] = kept.sum(dtype=jnp.float32), jnp.float32(kept.size)
+        return {**outputs, "weak": weak, "threshold": limits}, memory, measured
+
+    return remember

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import ConfigError
 from rtda_jax.models import DISCRIMINATORS, MODELS, create_discriminator, create_model
 from rtda_jax.models.discriminator import LeakyReLU, Upsample
 from rtda_jax.models.layers import Conv
@@ -186,14 +187,15 @@ def summary(name: str, *, size: tuple[int, int] = (512, 1024), depth: int = 2) -
 
     Each line has the module, the output [H,W,C] of its last convolution, its parameters and its
     MACs on one image; modules of the training network alone have neither output nor MACs. Raises
-    ValueError for an unknown name.
+    ConfigError for an unknown name.
     """
     if name in DISCRIMINATORS:
         cost = discriminator_cost(name, size=size)
     elif name in MODELS:
         cost = model_cost(name, size=size)
     else:
-        raise ValueError(f"unknown name {name!r}; known: {', '.join([*MODELS, *DISCRIMINATORS])}")
+        known = ", ".join([*MODELS, *DISCRIMINATORS])
+        raise ConfigError(f"unknown network {name!r}; known: {known}")
 
     def top(path: str) -> str:
         return ".".join(path.split(".")[:depth])

@@ -22,10 +22,20 @@ class CheckpointError(RuntimeError):
     exit_code = 5
 
 
+class NotDeterministicError(RuntimeError):
+    """Two runs of the same steps that differ."""
+
+    exit_code = 7
+
+
 class Interrupted(Exception):
     """SIGTERM or SIGINT arrived; the state is saved and the same command continues."""
 
     exit_code = 75
+
+
+# What ends the program with a sentence and not with a traceback.
+ERRORS = (ConfigError, NotFiniteError, CheckpointError, NotDeterministicError, Interrupted)
 
 
 def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:

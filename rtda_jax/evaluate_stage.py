@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from rtda_jax import checkpoint, evaluate, fda, pictures, records, trained, validation
+from rtda_jax import checkpoint, evaluate, fda, parallel, pictures, records, trained, validation
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
+from rtda_jax.errors import ConfigError
 from rtda_jax.plan import Plan, parse
 from rtda_jax.progress import Progress
 
@@ -26,19 +27,28 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     models = [trained.load(plan, m, workdir) for m in stage.models]
     head, wanted = class_set(stage.benchmark.classes), class_set(stage.benchmark.eval_classes)
     dataset = load(stage.benchmark.eval, data_dir=stage.data_dir, classes=head.name)
+    process_index, process_count = parallel.process()
+    if process_count > 1 and stage.eval.validators:
+        raise ConfigError(f"stage {name}: eval.validators need the whole set in one process")
+    share = len(range(process_index, len(dataset), process_count))
     begin, rows = time.perf_counter(), []
-    shown = set(np.linspace(0, len(dataset) - 1, stage.eval.pictures).astype(int).tolist())
+    shown = set(np.linspace(0, share - 1, stage.eval.pictures).astype(int).tolist())
 
     def watch(index: int, example: dict, prediction: np.ndarray) -> None:
         if index in shown:
             rows.append((index, example, prediction))
         progress.add(1)
 
-    progress = Progress("  images", len(dataset))
+    progress = Progress("  images", share)
     observe = validation.observer(stage.eval.validators)
     confusion = evaluate.evaluate(
         models,
-        eval_stream(dataset, size=tuple(stage.benchmark.eval_size)),
+        eval_stream(
+            dataset,
+            size=tuple(stage.benchmark.eval_size),
+            process_index=process_index,
+            process_count=process_count,
+        ),
         num_classes=len(head),
         mode=stage.eval.mode,
         window=tuple(stage.eval.window),
@@ -49,6 +59,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         observe=observe,
     )
     progress.end()
+    confusion = parallel.total(confusion)
     record = {
         **evaluate.report(confusion, names=wanted.names, rows=head.rows(wanted)),
         "images": len(dataset),
@@ -59,6 +70,8 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "validators": validation.report(stage, models, observe),
         "seconds": round(time.perf_counter() - begin, 1),
     }
+    if not parallel.is_main():
+        return record
     betas = [plan[parse(m)[0]].fda_beta for m in stage.models]
     betas = [beta for beta in betas if beta is not None]
     sheet = examples(stage, rows, beta=betas[-1] if betas else None)

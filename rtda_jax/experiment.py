@@ -15,6 +15,7 @@ from rtda_jax import (
     environment,
     evaluate,
     evaluate_stage,
+    parallel,
     pseudo_stage,
     records,
     statistics_stage,
@@ -29,6 +30,9 @@ RUN = {
     "statistics": statistics_stage.run,
     "evaluate": evaluate_stage.run,
 }
+
+# The kinds of stages that several processes share.
+SEVERAL = ("train", "evaluate")
 
 # Fields that change how a run is watched, not what it computes as long as all goes well.
 FREE = (
@@ -54,7 +58,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     for stage in plan.values():
         if stage.kind == "train":
             build.build(stage)  # what can not be built is refused before anything runs
-    with lock(workdir):
+    several = parallel.process()[1] > 1
+    for name, stage in plan.items():
+        if several and stage.kind not in SEVERAL:
+            raise ConfigError(
+                f"stage {name}: kind {stage.kind!r} runs in one process only; those that several "
+                f"can share: {', '.join(SEVERAL)}"
+            )
+    with lock(workdir) if parallel.is_main() else contextlib.nullcontext():
         checkpoint.claim(workdir, plain(config), free=FREE)
         results = {
             "config": plain(config),
@@ -66,6 +77,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             "stages": {},
         }
         for name, stage in plan.items():
+            parallel.together(f"stage {name}")
             results["stages"][name] = RUN[stage.kind](plan, name, workdir)
             checkpoint.write_json(workdir / "results.json", results)
     tables = {n: r for n, r in results["stages"].items() if "iou" in r}

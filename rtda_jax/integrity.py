@@ -93,9 +93,14 @@ def recover(directory: pathlib.Path) -> None:
 
 
 def damaged(directory: pathlib.Path) -> bool:
-    """Whether the newest checkpoint of a directory, if there is one, fails its verification."""
+    """Whether the newest checkpoint fails its verification, or all that there were did so.
+
+    A directory that never had checkpoints, or whose checkpoints were deleted, is not damaged.
+    """
     steps = _steps(directory)
-    return bool(steps) and bool(problem(directory / str(steps[0])))
+    if not steps:
+        return (directory.parent / ASIDE).exists()
+    return bool(problem(directory / str(steps[0])))
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

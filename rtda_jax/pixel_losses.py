@@ -32,7 +32,8 @@ class Options:
     eta: float = 2.0
 
 
-def _array(options: Options) -> jax.Array | None:
+def class_weights(options: Options) -> jax.Array | None:
+    """The weights as float32 [K], or None; ConfigError while they are only named."""
     if isinstance(options.class_weights, str):
         raise ConfigError(
             f"loss.class_weights={options.class_weights!r} is not computed yet; training does so "
@@ -42,7 +43,7 @@ def _array(options: Options) -> jax.Array | None:
 
 
 def _weights(labels: jax.Array, options: Options) -> jax.Array:
-    weights = _array(options)
+    weights = class_weights(options)
     if weights is None:
         return _valid(labels, options)
     return losses.label_weights(labels, weights).sum()
@@ -66,18 +67,18 @@ REDUCTIONS: dict[str, Callable[[jax.Array, Options], jax.Array]] = {
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array, options: Options) -> Sums:
-    loss = losses.cross_entropy(logits, labels, class_weights=_array(options))
+    loss = losses.cross_entropy(logits, labels, class_weights=class_weights(options))
     return loss.sum(), REDUCTIONS[options.reduction](labels, options)
 
 
 def _focal(logits: jax.Array, labels: jax.Array, options: Options) -> Sums:
-    loss = losses.focal(logits, labels, gamma=options.gamma, class_weights=_array(options))
+    loss = losses.focal(logits, labels, gamma=options.gamma, class_weights=class_weights(options))
     return loss.sum(), REDUCTIONS[options.reduction](labels, options)
 
 
 def _ohem(logits: jax.Array, labels: jax.Array, options: Options) -> Sums:
     """The mean is over the kept pixels; class weights multiply before the choice, as in S4."""
-    loss = losses.cross_entropy(logits, labels, class_weights=_array(options))
+    loss = losses.cross_entropy(logits, labels, class_weights=class_weights(options))
     return losses.hardest(
         loss, labels, probability=options.ohem_probability, rule=options.ohem_rule
     )

@@ -41,8 +41,11 @@ def append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     clean = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
     }
-    with path.open("a") as file:
-        file.write(json.dumps(clean) + "\n")
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(clean) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def line(record: Mapping[str, Any], *, steps: int, objective: list[str]) -> str:

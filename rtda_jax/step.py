@@ -22,7 +22,7 @@ ORDER = ("source", "target", "weak", "strong", "mixed")
 STATISTICS = {"both": ORDER, "source": ("source",), "target": ORDER[1:]}
 
 Logs = dict[str, jax.Array]
-Remember = Callable[[dict, dict, dict], tuple[dict, dict]]
+Remember = Callable[[dict, Mapping, dict], tuple[dict, dict, dict[str, Sums]]]
 
 
 def make_train_step(
@@ -54,7 +54,8 @@ def make_train_step(
       d_factor: what the sum of a level's two terms is multiplied by, 1/2 or 1.
       prepare: the device's half of the input, from `prepare.in_order`.
       follow: how the teacher follows the student, a value of `teacher.FOLLOWS`.
-      remember: (outputs, batch, memory) -> (outputs, memory) of methods with a state of their own.
+      remember: (outputs, batch, memory) -> (outputs, memory, what to log) of a method that adds
+        to the outputs or has a state of its own. Its memory is in the batch under its names.
       statistics: whose forward passes update the running statistics, a key of `STATISTICS`.
       axis_name: the device axis when pmapped, None under plain or sharded jit.
 
@@ -98,8 +99,9 @@ def make_train_step(
 
     def generator_loss(outputs: dict, state: TrainState, batch: dict):
         memory = state.memory
+        measured: dict[str, Sums] = {}
         if remember is not None:
-            outputs, memory = remember(outputs, batch, memory)
+            outputs, memory, measured = remember(outputs, batch, memory)
         if discriminators:
             judged = judge(state.d_params, "target", outputs, batch)
             outputs = {**outputs, "judged_target": judged}
@@ -107,6 +109,7 @@ def make_train_step(
             name: mean(term.evaluate(outputs, batch)) for name, (term, _) in objective.items()
         }
         loss = sum(weight * values[name] for name, (_, weight) in objective.items())
+        values |= {name: mean(sums) for name, sums in measured.items()}
         return loss, (values, memory)
 
     def discriminator_loss(d_params: Any, outputs: dict, batch: dict):
@@ -120,7 +123,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, Logs]:
         key = jax.random.fold_in(state.key, state.step)
-        batch = prepare(batch, key, state.teacher)
+        batch = prepare({**batch, **state.memory, "step": state.step}, key, state.teacher)
         outputs, pull_back, stats = jax.vjp(
             lambda params: forward(params, state.g_stats, batch), state.g_params, has_aux=True
         )

@@ -3,6 +3,8 @@
 `outputs` is what the networks made of one batch:
 
   outputs[view]                          the segmentation network's heads for batch[f"{view}_image"]
+  outputs["weak"][head]                  the target's, moved to where the strong view sees them
+  outputs["threshold"][head]             how sure it must be, from `consistency.make_remember`
   outputs["judged_source"][level]        a discriminator's logits for the source, [B,h,w,1]
   outputs["judged_target"][level]        ... and for the target
 
@@ -16,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import losses
+from rtda_jax import consistency, losses
 from rtda_jax.errors import lookup
 
 SOURCE, TARGET = 0.0, 1.0  # the discriminator's labels, in every paper's code
@@ -25,6 +27,8 @@ Outputs = Mapping[str, Mapping[str, jax.Array]]
 Batch = Mapping[str, jax.Array]
 Sums = tuple[jax.Array, jax.Array]
 PixelLoss = Callable[[jax.Array, jax.Array], Sums]
+Disagreement = Callable[..., jax.Array]
+ClassWeights = Callable[[], jax.Array | None]
 
 
 class Term(NamedTuple):
@@ -54,14 +58,29 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> Sums:
     return loss.sum(), losses.valid(labels).sum(dtype=jnp.float32)
 
 
-def _mixed(head: str) -> Term:
+def _mixed(head: str, weights: ClassWeights) -> Term:
     """Cross-entropy of mixed images, each pixel by its weight; the mean is over all pixels."""
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sums:
-        loss = losses.cross_entropy(outputs["mixed"][head], batch["mixed_label"])
+        loss = losses.cross_entropy(
+            outputs["mixed"][head], batch["mixed_label"], class_weights=weights()
+        )
         return (loss * batch["mixed_weight"]).sum(), jnp.float32(loss.size)
 
     return Term(evaluate, frozenset({"mixed"}), head)
+
+
+def _agreeing(head: str, disagreement: Disagreement, weights: ClassWeights) -> Term:
+    """What the strong view makes of pixels that the weak one is sure of; the mean is over them."""
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sums:
+        del batch
+        weak, strong = outputs["weak"][head], outputs["strong"][head]
+        kept = consistency.sure(weak, outputs["threshold"][head])
+        loss = disagreement(weak, strong, class_weights=weights())
+        return jnp.where(kept, loss, 0.0).sum(), kept.sum(dtype=jnp.float32)
+
+    return Term(evaluate, frozenset({"target", "strong"}), head)
 
 
 def _unlabelled(head: str, pixel_loss: Callable[[jax.Array], jax.Array]) -> Term:
@@ -85,7 +104,13 @@ def _deceive(level: str, head: str, gan_loss: Callable) -> Term:
 
 
 def generator_terms(
-    *, pixel_loss: PixelLoss, levels: Mapping[str, str], gan_loss: str, eta: float = 2.0
+    *,
+    pixel_loss: PixelLoss,
+    levels: Mapping[str, str],
+    gan_loss: str,
+    eta: float = 2.0,
+    disagreement: Disagreement = consistency.focal,
+    class_weights: ClassWeights = lambda: None,
 ) -> dict[str, Term]:
     """Every term a segmentation network can be trained on, by the name the config gives it.
 
@@ -94,6 +119,8 @@ def generator_terms(
       levels: the head each discriminator level reads.
       gan_loss: a key of `GAN_LOSSES`.
       eta: exponent of FDA's robust entropy.
+      disagreement: (weak, strong, *, class_weights) -> loss of each pixel, see `consistency`.
+      class_weights: of the mix and consistency terms.
     """
     gan = lookup(GAN_LOSSES, gan_loss, "GAN loss")
     families: dict[str, Callable[[str], Term]] = {
@@ -106,7 +133,9 @@ def generator_terms(
             head, view="target", labels="target_label", pixel_loss=_cross_entropy
         ),
         # target images with pasted source classes, labelled by the teacher
-        "mix": _mixed,
+        "mix": lambda head: _mixed(head, class_weights),
+        # a strong view of the target against a weak one
+        "consistency": lambda head: _agreeing(head, disagreement, class_weights),
         "minent": lambda head: _unlabelled(head, losses.entropy),
         "robust_entropy": lambda head: _unlabelled(
             head, lambda logits: losses.robust_entropy(logits, eta=eta)

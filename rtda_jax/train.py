@@ -66,7 +66,7 @@ def train(
         config, needs_target=stage.needs_target, folder=workdir, pseudo=pseudo
     )
     step_fn = policy(build.train_step(stage, config, axis_name=parallel.AXIS))
-    run = parallel.pmapped(step_fn, mesh)
+    run = parallel.compiled(step_fn, mesh)
     objective = list(stage.objective)
     log = workdir / records.FILE
 
@@ -89,8 +89,10 @@ def train(
                 state, report = start_from(state)
                 records.say(f"  {report}")
             state = parallel.replicate(build.with_teacher(state, config), mesh)
-        records.truncate(log, after=start)
-        loggers = kept.enter_context(Loggers(config.loggers, workdir))
+        writes = parallel.is_main()
+        if writes:
+            records.truncate(log, after=start)
+        loggers = kept.enter_context(Loggers(config.loggers if writes else (), workdir))
         alarm = health.Alarm()
         clock = Clock(
             step=start,
@@ -108,9 +110,10 @@ def train(
                 jax.block_until_ready(logs)
                 records.say(f"  first step after {records.duration(clock.elapsed())} (compilation)")
                 clock.restart(step)
-            last = step == config.steps
-            saves = last or step % config.checkpoint_every_steps == 0 or interrupted.is_set()
-            if saves or step % config.log_every_steps == 0:
+            last, logs_now = step == config.steps, step % config.log_every_steps == 0
+            stops = parallel.agreed(interrupted.is_set(), now=logs_now)
+            saves = last or stops or step % config.checkpoint_every_steps == 0
+            if saves or logs_now:
                 record = {
                     "step": step,
                     **pending.means(),
@@ -119,14 +122,15 @@ def train(
                 if stage.discriminators:
                     record["d_lr"] = float(stage.d_schedule(step - 1))
                 record |= clock.lap(step)
-                records.append(log, record)
+                if writes:
+                    records.append(log, record)
                 loggers.write(record)
                 records.say("  " + records.line(record, steps=config.steps, objective=objective))
                 for warning in alarm(record):
                     records.say(f"  warning: {warning}")
             if saves:
                 checkpoint.save(held, state, step=step)
-            if interrupted.is_set() and not last:
+            if stops and not last:
                 held.wait_until_finished()
                 raise Interrupted(f"stopped after step {step}; the same command continues there")
         return state

@@ -6,7 +6,7 @@ import pathlib
 import time
 from typing import Any
 
-from rtda_jax import build, checkpoint, integrity, records, trained
+from rtda_jax import build, checkpoint, integrity, records, trained, views
 from rtda_jax.plan import Plan
 from rtda_jax.terms import formula
 from rtda_jax.train import train
@@ -20,8 +20,10 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         records.say(f"[{name}] finished, skipped")
         return json.loads(done.read_text())
     parts = build.build(stage)
-    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {build.inputs(stage)}")
-    for sentence in build.describe(parts, stage):
+    inputs = views.describe(stage, parts.objective)
+    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {inputs}")
+    networks = build.describe(parts, stage)
+    for sentence in networks:
         records.say(f"  {sentence}")
     begin = time.perf_counter()
     state = train(
@@ -37,6 +39,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - begin, 1),
         "objective": formula(parts.objective),
         "fda_beta": stage.fda_beta,
+        "networks": networks,
     }
     checkpoint.write_json(done, record)
     return record

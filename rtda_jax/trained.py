@@ -73,7 +73,7 @@ def _restore(config: Any, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[
         step = held.latest_step()
         if step != config.steps:
             raise ConfigError(f"{folder} stands at step {step} of {config.steps}: train it first")
-        whole = parallel.everywhere(parallel.mesh(jax.devices()[:1]))
+        whole = parallel.everywhere(parallel.first())
         return checkpoint.restore_only(held, checkpoint.abstract(wanted, whole), step=step)
 
 

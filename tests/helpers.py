@@ -185,6 +185,6 @@ def write_workdir(made, workdir):
                     return rng.normal(0, (2 / x.size * x.shape[-1]) ** 0.5, x.shape).astype("f4")
                 return np.full(x.shape, path[-1].key in ("scale", "var"), x.dtype)
 
-            with checkpoint.manager(workdir / name / "checkpoints", keep=1) as held:
+            with checkpoint.manager(workdir / name / "checkpoints", keep=2) as held:
                 filled = jax.tree_util.tree_map_with_path(fill, state)
                 checkpoint.save(held, filled, step=stage.steps)

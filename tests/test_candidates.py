@@ -33,21 +33,23 @@ def batches(source, count, **options):
 
 def test_every_candidate_shows_the_class_it_was_drawn_for(source, counts):
     for batch in batches(source, 3, candidates=Candidates(counts, slots=3, probability=1.0)):
-        assert batch["paste_image"].shape == (4, 3, *CROP, 3)
-        assert batch["paste_label"].shape == (4, 3, *CROP)
+        assert batch["candidate_images"].shape == (4, 3, *CROP, 3)
+        assert batch["candidate_labels"].shape == (4, 3, *CROP)
         for label, kind in zip(
-            batch["paste_label"].reshape(12, *CROP), batch["paste_class"].ravel(), strict=True
+            batch["candidate_labels"].reshape(12, *CROP),
+            batch["candidate_classes"].ravel(),
+            strict=True,
         ):
             assert (label == kind).any()
 
 
 def test_without_luck_there_is_nothing_to_paste(source, counts):
     drawn = batches(source, 20, candidates=Candidates(counts, slots=2, probability=0.3))
-    kinds = np.concatenate([batch["paste_class"] for batch in drawn])
+    kinds = np.concatenate([batch["candidate_classes"] for batch in drawn])
     empty = (kinds == 255).all(axis=1)
     assert 0.5 < empty.mean() < 0.9
     assert not (kinds[~empty] == 255).any()
-    labels = np.concatenate([batch["paste_label"] for batch in drawn])
+    labels = np.concatenate([batch["candidate_labels"] for batch in drawn])
     assert (labels[empty] == 255).all()
 
 
@@ -65,7 +67,9 @@ def test_the_other_arrays_stay_and_a_resumed_stream_draws_the_same(source, count
 
 def test_only_the_asked_classes_are_drawn_each_equally_often(source, counts):
     made = Candidates(counts, slots=4, probability=1.0, classes=(2, 5, 11))
-    kinds = np.concatenate([b["paste_class"].ravel() for b in batches(source, 30, candidates=made)])
+    kinds = np.concatenate(
+        [b["candidate_classes"].ravel() for b in batches(source, 30, candidates=made)]
+    )
     assert set(kinds.tolist()) == set(made.drawn.tolist()) <= {2, 5, 11}
     shares = np.bincount(kinds, minlength=19)[made.drawn] / len(kinds)
     np.testing.assert_allclose(shares, 1 / len(made.drawn), atol=0.08)

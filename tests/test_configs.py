@@ -21,14 +21,29 @@ MINENT = {**SUPERVISED, "minent": 0.001, "minent_aux16": 0.0002}
 SELF = {**ADVERSARIAL, "pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
 MIXED = {**SUPERVISED, "mix": 1.0, "mix_aux16": 1.0, "mix_aux32": 1.0}
 
+THREE = dict.fromkeys(("seg", "seg_aux16", "seg_aux32"), 1 / 3)
+CONSISTENT = THREE | {f"consistency{head}": 0.08 / 3 for head in ("", "_aux16", "_aux32")}
+
 # What each config trains: stage -> (active terms, FDA beta, labelled domain). A change is a change
 # of method.
 GOLDEN = {
     "minent": {"train": (MINENT, None, "source")},
     "advent": {"train": ({**ADVERSARIAL, "adv_aux16": 0.0002}, None, "source")},
     "dacs": {"train": (MIXED, None, "source")},
+    "adaptsegnet": {
+        "train": (
+            {"seg": 1.0, "seg_aux16": 0.1, "adv_output": 1e-3, "adv_aux16": 2e-4},
+            None,
+            "source",
+        )
+    },
     "loss_study": {"train": (ADVERSARIAL, None, "source")},
     "s1": {"train": (ADVERSARIAL, None, "source")},
+    "tufl": {
+        "source": (THREE, None, "source"),
+        "one": (CONSISTENT, None, "source"),
+        "two": ({**CONSISTENT, "mix": 0.5}, None, "source"),
+    },
     "source_only": {"train": (SUPERVISED, None, "source")},
     "target_only": {"train": (SUPERVISED, None, "target")},
     "adversarial": {"train": (ADVERSARIAL, None, "source")},
@@ -98,6 +113,25 @@ def test_the_presets_of_the_loss_study_are_s0s_code_and_text():
     assert (paper.loss.weighting, paper.loss.gamma, paper.batch_size) == ("none", 1.0, 8)
     assert paper.adversary.network == "fcd_light"
     assert get("loss_study", "loss=wce").loss.weighting == "enet"
+
+
+@pytest.mark.parametrize(
+    ("arg", "model", "terms"),
+    [
+        ("preset=multi04", "resnet101_multi", {"adv_output": 5e-4, "adv_aux16": 5e-5}),
+        ("preset=single", "resnet101", {"adv_output": 1e-3}),
+        ("preset=ls", "resnet101", {"adv_output": 1e-2}),
+        ("preset=feature,network=vgg16", "vgg16", {"adv_feature": 1e-3}),
+        ("lambda=0.004", "resnet101_multi", {"adv_output": 4e-3, "adv_aux16": 8e-4}),
+    ],
+)
+def test_the_presets_of_adaptsegnet(arg, model, terms):
+    config = get("adaptsegnet", f"gta5_to_cityscapes,{arg}")
+    assert config.model.name == f"deeplab_{model}"
+    adversarial = {k: v for k, v in config.objective.items() if k.startswith("adv") and v}
+    assert adversarial == pytest.approx(terms)
+    assert config.adversary.gan_loss == ("least_squares" if "ls" in arg else "bce")
+    assert (config.optim.g_groups, config.optim.schedule_steps) == ("heads", 250_000)
 
 
 def test_s1_does_not_halve_the_discriminators_loss_unless_asked():

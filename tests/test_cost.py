@@ -1,6 +1,7 @@
 import pytest
 
 from rtda_jax.cost import CONVENTIONS, cost_table, discriminator_cost, model_cost, summary
+from rtda_jax.models import DISCRIMINATORS, MODELS
 
 
 def test_discriminators_cost_what_the_papers_print():
@@ -61,12 +62,31 @@ def test_a_convolution_by_hand():
     assert row.macs == 128 * 256 * 64 * 4 * 4
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *DISCRIMINATORS,
+        *(pytest.param(n, marks=() if n == "bisenet_stdc1" else pytest.mark.slow) for n in MODELS),
+    ],
+)
+def test_every_network_has_a_summary(name):
+    lines = [line.split() for line in summary(name, size=(64, 128)).splitlines()]
+    rows, last = lines[1:-1], lines[-1]
+    parameters = [row[2] if "x" in row[1] else row[1] for row in rows]
+    total = sum(int(count.replace(",", "")) for count in parameters)
+    assert last[:2] == [f"{name}:", f"{total:,}"]
+    macs = sum(int(row[3].replace(",", "")) for row in rows if "x" in row[1])
+    assert f"{macs:,} MACs on 64x128" in " ".join(last)
+
+
 def test_summary():
     lines = [line.split() for line in summary("bisenet_resnet18", depth=1).splitlines()]
     assert ["backbone", "16x32x512", "11,176,512", "18,949,865,472"] in lines
     assert ["aux16", "4,883"] in lines
     assert lines[-1][:2] == ["bisenet_resnet18:", "12,068,672"]
-    with pytest.raises(ValueError, match=r"unknown name 'x'; known: bisenet_resnet18.*fcd_light"):
+    with pytest.raises(
+        ValueError, match=r"unknown network 'x'; known: bisenet_resnet18.*fcd_light"
+    ):
         summary("x")
 
 

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from rtda_jax import evaluate
+from rtda_jax.errors import ConfigError
+from rtda_jax.models import create_model
 from rtda_jax.normalise import normalise
 
 
@@ -80,3 +82,12 @@ def test_bad_protocols_are_refused():
         evaluate.predictor(models(1), mode="slide", window=(4, 4), stride=(5, 4))
     with pytest.raises(ValueError, match="scales must be above 0"):
         evaluate.predictor(models(1), mode="slide", window=(4, 4), stride=(4, 4), scales=(0.0,))
+
+
+def test_an_image_smaller_than_the_stride_says_the_smallest():
+    module = create_model("bisenet_resnet18", 4)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+    variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
+    predict = evaluate.predictor([evaluate.Model(module, variables, "imagenet")], mode="whole")
+    with pytest.raises(ConfigError, match="the smallest image is 32x32, got 31x64"):
+        predict(images(1, (31, 64))[0]["image"], size=(31, 64))

@@ -11,7 +11,8 @@ import pytest
 from helpers import config, pixelwise, softmax, write_workdir
 from PIL import Image
 
-from rtda_jax import evaluate
+from configs import base
+from rtda_jax import evaluate, experiment
 from rtda_jax.deploy import export, networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
@@ -26,7 +27,7 @@ def exported(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     made = config("fda").lock()
     write_workdir(made, workdir)
-    about = export.run(made, workdir, stage=None, out=workdir / "export")
+    about = export.run(networks.choose(made, workdir), out=workdir / "export")
     return made, workdir, about
 
 
@@ -135,7 +136,8 @@ def test_the_pixels_are_those_of_the_formula(count):
     """Of two networks the mean of their softmax decides."""
     made = [pixelwise(seed) for seed in range(count)]
     images = np.random.default_rng(2).integers(0, 256, (2, 6, 9, 3), np.uint8)
-    network = export.lower([model for model, _ in made], size=(6, 9))
+    segment = export.segmenter([model for model, _ in made], size=(6, 9))
+    network = export.lower(segment, size=(6, 9))
     shares = sum(softmax(scores(images)) for _, scores in made)
     np.testing.assert_array_equal(network.call(images), shares.argmax(-1))
 
@@ -146,26 +148,78 @@ def test_every_network_lowers_for_every_platform(name):
     module = create_model(name)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 64, 128, 3))))
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    network = export.lower([evaluate.Model(module, variables, "imagenet")], size=(64, 128))
+    models = [evaluate.Model(module, variables, "imagenet")]
+    network = export.lower(export.segmenter(models, size=(64, 128)), size=(64, 128))
     assert network.platforms == export.PLATFORMS
+
+
+@pytest.mark.slow
+def test_a_saved_model_gets_every_pixel_without_jax(exported, tmp_path):
+    made, workdir, _ = exported
+    chosen = networks.choose(made, workdir)
+    export.run(chosen, out=tmp_path, also=("saved_model",))
+    images = np.random.default_rng(3).integers(0, 256, (5, *SIZE, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    done = fresh(
+        "sys.modules['jax'] = None; import numpy as np, tensorflow as tf; "
+        "f = tf.saved_model.load('saved_model').signatures['serving_default']; "
+        "np.save('classes.npy', f(images=tf.constant(np.load('images.npy')))['classes'])",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    predict = evaluate.predictor(chosen.models, mode="whole")
+    expected = [predict(image, size=SIZE) for image in images]
+    np.testing.assert_array_equal(np.load(tmp_path / "classes.npy"), expected)
+
+
+def test_an_unknown_format_is_refused(exported, tmp_path):
+    made, workdir, _ = exported
+    with pytest.raises(ConfigError, match="unknown format 'onnx'; known: saved_model"):
+        export.run(networks.choose(made, workdir), out=tmp_path, also=("onnx",))
 
 
 def test_an_untrained_workdir_is_refused(tmp_path):
     made = config().lock()
-    with pytest.raises(ConfigError, match="holds no run"):
-        networks.configuration(tmp_path)
+    for look in (recorded, lambda workdir: networks.check(made, workdir)):
+        with pytest.raises(ConfigError, match="holds no run"):
+            look(tmp_path)
     with pytest.raises(ConfigError, match=r"train is not trained; run --job=run"):
         networks.choose(made, tmp_path)
     with pytest.raises(ConfigError, match="no stage 'x'; known: train, evaluate"):
         networks.choose(made, tmp_path, stage="x")
 
 
+def recorded(workdir, **overrides):
+    return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
+
+
 def test_a_run_is_known_by_its_own_record(exported):
     made, workdir, _ = exported
-    recorded = networks.configuration(workdir)
-    assert json.loads(recorded.to_json_best_effort()) == json.loads(made.to_json_best_effort())
-    assert networks.choose(recorded, workdir, stage="train").names == ("train",)
-    networks.configuration(workdir, given=made)
+    assert experiment.plain(recorded(workdir)) == experiment.plain(made)
+    assert networks.choose(recorded(workdir), workdir, stage="train").names == ("train",)
+    networks.check(made, workdir)
     other = config("fda", optim__g_lr=0.5).lock()
     with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.01 there, 0\.5 now"):
-        networks.configuration(workdir, given=other)
+        networks.check(other, workdir)
+
+
+def test_only_how_it_predicts_may_be_overridden(exported):
+    found = recorded(exported[1], **{"eval.mode": "slide", "eval.window": (16, 32)})
+    assert (found.eval.mode, tuple(found.eval.window)) == ("slide", (16, 32))
+    with pytest.raises(ConfigError, match=r"--config\.seed would change what"):
+        recorded(exported[1], seed=3)
+
+
+def test_fields_an_older_run_lacks_are_at_their_defaults(exported, tmp_path):
+    record = json.loads((exported[1] / "config.json").read_text())
+    del record["eval"]["mirror"], record["teacher"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert experiment.plain(recorded(tmp_path)) == experiment.plain(exported[0])
+
+
+def test_of_several_evaluate_stages_the_last_counts(tmp_path):
+    made = config("fda_mbt").lock()
+    write_workdir(made, tmp_path)
+    chosen = networks.choose(made, tmp_path)
+    assert (chosen.stage, chosen.names) == ("eval_mbt", ("beta_001", "beta_005"))
+    assert len(chosen.models) == 2

@@ -1,18 +1,24 @@
 import fractions
 import json
+import os
+import pathlib
+import struct
+import subprocess
 import sys
 import zlib
 
 import numpy as np
 import pytest
-from helpers import config, pixelwise
+from helpers import SIZE, config, pixelwise, write_workdir
 from PIL import Image
 
+from rtda_jax import evaluate
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import inputs, networks, overlap, predict, video, views
 from rtda_jax.errors import ConfigError
 
+MAIN = pathlib.Path(__file__).parents[1] / "main.py"
 KEY = views.Key(class_set("cityscapes19").names, class_set("cityscapes19").colours)
 
 
@@ -24,33 +30,25 @@ def noise(height, width, seed=0):
 
 @pytest.fixture
 def classify(monkeypatch):
-    model, scores = pixelwise()
-
-    def choose(made, workdir, *, stage=None):
-        return networks.Networks((model,), ("train",), "evaluate", workdir, made)
-
-    monkeypatch.setattr(networks, "choose", choose)
+    """What the network of `run` makes of an image, in NumPy."""
     monkeypatch.setattr(predict, "REPEAT_FOR", 0.01)
+    _, scores = pixelwise()
     return lambda image: scores(image).argmax(-1)
 
 
 def run(tmp_path, source, *, shown=("train_ids",), resolution="native", **fields):
     out = tmp_path / "out"
-    record = predict.run(
-        config(**fields).lock(),
-        tmp_path,
-        stage=None,
-        source=source,
-        out=out,
-        views=shown,
-        resolution=resolution,
+    chosen = networks.Networks(
+        (pixelwise()[0],), ("train",), "evaluate", tmp_path, config(**fields).lock()
     )
+    record = predict.run(chosen, source=source, out=out, views=shown, resolution=resolution)
     assert record == json.loads((out / "predict.json").read_text())
     return out
 
 
 def result(path):
-    return np.asarray(Image.open(path))
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def test_every_kind_of_image_is_predicted_at_its_own_size(tmp_path, classify):
@@ -175,8 +173,11 @@ def test_at_the_evaluations_size_the_result_has_the_images_size(tmp_path, classi
 def test_a_sliding_window_reads_an_image_smaller_than_itself(tmp_path, classify):
     image = noise(20, 70)
     Image.fromarray(image).save(tmp_path / "a.png")
-    out = run(tmp_path, tmp_path / "a.png", eval__mode="slide", eval__window=(32, 64))
+    slide = {"eval__mode": "slide", "eval__window": (32, 64), "eval__stride": (16, 32)}
+    out = run(tmp_path, tmp_path / "a.png", **slide)
     np.testing.assert_array_equal(result(out / "train_ids" / "a.png"), classify(image))
+    with pytest.raises(ConfigError, match="leave pixels unseen"):
+        run(tmp_path, tmp_path / "a.png", **{**slide, "eval__stride": (64, 64)})
 
 
 def write_video(path, frames, rate=fractions.Fraction(10)):
@@ -225,6 +226,23 @@ def test_odd_sides_of_a_video_get_a_line(tmp_path):
     assert next(video.read(tmp_path / "odd.mp4")).pixels.shape == (34, 52, 3)
 
 
+def test_a_video_of_a_turned_phone_is_upright(tmp_path):
+    """The track's matrix sends (x, y) to (-y, x), a quarter turn clockwise where y points down."""
+    pytest.importorskip("av")
+    frame = np.zeros((32, 64, 3), np.uint8)
+    frame[:, 32:] = 255
+    write_video(tmp_path / "clip.mp4", [frame] * 2)
+    data = (tmp_path / "clip.mp4").read_bytes()
+    same = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    track = data.index(same, data.index(b"tkhd"))
+    (tmp_path / "clip.mp4").write_bytes(data[:track] + turn + data[track + len(same) :])
+    pixels = next(video.read(tmp_path / "clip.mp4")).pixels
+    assert pixels.shape == (64, 32, 3)
+    assert pixels[:30].max() < 40
+    assert pixels[34:].min() > 215
+
+
 def test_without_the_library_a_video_is_refused_and_images_are_not(tmp_path, classify, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     Image.fromarray(noise(32, 32)).save(tmp_path / "a.png")
@@ -263,6 +281,14 @@ def test_queues_are_bounded_ordered_and_pass_errors_on():
         put(1)
 
 
+def test_a_result_that_can_not_be_written_is_named(tmp_path, classify):
+    Image.fromarray(noise(32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train_ids").write_text("in the way")
+    with pytest.raises(DataError, match="out/train_ids"):
+        run(tmp_path, tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -280,3 +306,36 @@ def test_no_input_is_refused(tmp_path):
         inputs.find(tmp_path / "nothing")
     with pytest.raises(DataError, match="holds no image or video"):
         inputs.find(tmp_path)
+
+
+def test_the_command_predicts_what_it_can_and_says_what_it_could_not(tmp_path):
+    """A network of a workdir, known by the workdir alone, against evaluation's own predictor."""
+    made = config()
+    write_workdir(made, tmp_path / "run")
+    (tmp_path / "in").mkdir()
+    image = noise(*SIZE)
+    Image.fromarray(image).save(tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(MAIN),
+            "--job=predict",
+            f"--workdir={tmp_path / 'run'}",
+            f"--input={tmp_path / 'in'}",
+            "--view=train_ids,side_by_side",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 4, done.stderr
+    assert "bad.png: zero bytes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "1 pictures" in done.stdout
+    predict_one = evaluate.predictor(networks.choose(made, tmp_path / "run").models, mode="whole")
+    expected = np.asarray(predict_one(image, size=SIZE))
+    out = tmp_path / "run" / "predict"
+    np.testing.assert_array_equal(result(out / "train_ids" / "good.png"), expected)
+    assert result(out / "side_by_side" / "good.png").shape[1] == 2 * SIZE[1]
+    assert len(np.unique(expected)) > 2

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -37,6 +38,7 @@ def write_run(folder, name, seed, *, skill, benchmark="streets"):
                 "seconds": 60.0 + seed,
                 "objective": " + ".join(f"1·{n}" for n in names),
                 "fda_beta": fields.fda_beta,
+                "networks": ["bisenet_resnet18: 12,068,672 parameters"],
             }
             for step in range(10, 50, 10):
                 row = {"step": step, "loss": 2 / step, **dict.fromkeys(names, 1 / step)}
@@ -130,6 +132,21 @@ def test_deleted_and_regenerated_it_is_equal_in_any_order(workdirs, written, tmp
         assert contents(out) == before
 
 
+def test_the_committed_report_is_what_its_records_give(tmp_path):
+    docs = pathlib.Path(__file__).parents[1] / "docs" / "report"
+    kept = docs / "runs"
+    if not kept.is_dir():
+        pytest.skip("no report is committed")
+    report.write([str(kept / "*")], tmp_path)
+    # What other versions of the PNG encoder may write otherwise is left out.
+    image = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+    for name in ("report.md", "report.html"):
+        texts = [image.sub("", (folder / name).read_text()) for folder in (docs, tmp_path)]
+        assert texts[0] == texts[1]
+    for path in sorted(tmp_path.glob("figures/*.svg")):
+        assert path.read_text() == (docs / "figures" / path.name).read_text()
+
+
 class Tags(HTMLParser):
     """Checks nesting and collects what the page would load."""
 
@@ -206,6 +223,9 @@ def test_order_bold_oracle_and_gap(workdirs):
         (here - low) / (high - low)
     )
     assert tables.gap_closed(lower, lower, upper) is None
+    twin = dataclasses.replace(lower, label="focal")
+    assert tables.ends(dataclasses.replace(found, rows=[twin, *found.rows])) == (lower, upper)
+    assert tables.ends(dataclasses.replace(found, rows=[twin, twin])) == (None, None)
 
 
 def test_single_seeds_are_marked_and_never_bold(workdirs, tmp_path):
@@ -232,6 +252,11 @@ def test_runs_of_other_settings_share_no_row_and_other_protocols_no_table(workdi
     assert len(loaded) == 2
     assert groups.differences(loaded)["optim.g_lr"] in ([0.5, 0.025], [0.025, 0.5])
     assert len(groups.boards(loaded)) == 2
+    page = report.write([workdirs[0], other], tmp_path / "out")
+    tags = Tags()
+    tags.feed(page.read_text())
+    assert {"scores-on-streets-protocol-1", "scores-on-streets-protocol-2"} <= tags.ids
+    assert (tmp_path / "out" / "figures" / "gallery-streets-2.png").exists()
 
 
 def test_one_configuration_and_seed_twice_is_refused(workdirs, tmp_path):
@@ -292,6 +317,16 @@ def test_an_unfinished_run_shows_what_it_has(workdirs, tmp_path):
     assert "not yet: eval_mbt" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_a_run_that_has_only_begun_is_listed(workdirs, tmp_path):
+    shutil.copytree(workdirs[3], tmp_path / "begun")
+    (tmp_path / "begun" / "results.json").unlink()
+    report.write([workdirs[0], str(tmp_path / "begun")], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| begun | 0 | unknown | not yet: beta_001, beta_005, eval_001" in text
+    assert "2 runs of 2 configurations" in text
+    report.write([str(tmp_path / "begun")], tmp_path / "alone")
+
+
 def test_rank_correlation_against_its_definition():
     rng = np.random.default_rng(1)
     a, b = rng.permutation(9), rng.permutation(9)
@@ -326,6 +361,11 @@ def test_seeds_of_one_workdir_are_its_runs(workdirs, tmp_path):
     (one,) = groups.group([runs.load(path) for path in found])
     assert one.label == "mine"
     assert [run.name for run in one.runs] == ["mine/seed0", "mine/seed1"]
+
+
+def test_networks_are_listed_once(written):
+    text = (written / "report.md").read_text()
+    assert text.count("| bisenet_resnet18 | 12,068,672 parameters |") == 1
 
 
 def test_published_numbers_show_for_their_data_or_when_asked_and_apart(workdirs, tmp_path):

@@ -63,15 +63,8 @@ def test_a_description_is_the_mean_feature_of_length_one():
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path):
     write_folders(tmp_path)
-    seeds = {"after": 0, "before": 1}
-
-    def choose(made, workdir, *, stage=None):
-        model, _ = pixelwise(seeds[workdir.name])
-        return networks.Networks((model,), ("train",), stage or "evaluate", workdir, made)
-
-    monkeypatch.setattr(networks, "choose", choose)
     return tmp_path
 
 
@@ -81,16 +74,21 @@ def made(root, **fields):
     return found
 
 
-def run(root, config, **options):
-    options = {"stage": None, "before": None, "before_stage": None, **options}
-    return retrieve.run(config.lock(), root / "after", out=root / "out", **options)
+def chosen(root, config, seed=0):
+    models = (pixelwise(seed)[0],)
+    return networks.Networks(models, ("train",), "evaluate", root / "run", config.lock())
 
 
-def test_two_runs_are_compared_on_the_same_images(root, monkeypatch, capsys):
-    monkeypatch.setattr(networks, "configuration", lambda workdir: made(root).lock())
-    record = run(root, made(root), before=root / "before")
+def run(root, config):
+    return retrieve.run({"after": chosen(root, config)}, out=root / "out")
+
+
+def test_two_runs_are_compared_on_the_same_images(root, capsys):
+    runs = {"before": chosen(root, made(root), seed=1), "after": chosen(root, made(root))}
+    record = retrieve.run(runs, out=root / "out")
     assert record == json.loads((root / "out" / "retrieve.json").read_text())
     assert record["images"] == {"source": 4, "target": 4}
+    assert record["data"]["source"] == "folders/source/images"
     assert list(record["runs"]) == ["before", "after"]
     for numbers in record["runs"].values():
         for direction in ("source_to_target", "target_to_source"):
@@ -124,8 +122,8 @@ def test_large_sets_are_thinned_evenly(root, monkeypatch):
     assert record["neighbours"] == 2
 
 
-def test_runs_of_different_sizes_are_refused(root, monkeypatch):
-    other = made(root, benchmark__eval_size=(64, 64)).lock()
-    monkeypatch.setattr(networks, "configuration", lambda workdir: other)
+def test_runs_of_different_sizes_are_refused(root):
+    other = made(root, benchmark__eval_size=(64, 64))
+    runs = {"before": chosen(root, other), "after": chosen(root, made(root))}
     with pytest.raises(ConfigError, match="different sizes"):
-        run(root, made(root), before=root / "before")
+        retrieve.run(runs, out=root / "out")

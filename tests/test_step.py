@@ -6,6 +6,7 @@ from helpers import SIZE, Tiny, TinyDiscriminator, batch, config, shrink, street
 
 from rtda_jax import (
     build,
+    cuts,
     experiment,
     levels,
     optim,
@@ -32,6 +33,7 @@ EVERY = [
     ("dacs", ""),
     ("loss_study", "loss=focal,preset=paper"),
     ("s1", "row=fda"),
+    ("adaptsegnet", "preset=ls"),
 ]
 
 
@@ -256,7 +258,7 @@ def test_mixed_images_are_half_source_labelled_by_the_teacher_elsewhere():
 
     part = prepare.class_mix(
         segment,
-        num_classes=19,
+        cut=cuts.make_cut(num_classes=19, ignore="never"),
         normalisation="imagenet",
         threshold=0.968,
         recolour=lambda images, key, index: images,

@@ -103,8 +103,8 @@ def stacked(
       decoded: a function from an example's index to its image and label.
 
     Returns:
-      paste_image uint8 [S,h,w,3], paste_label uint8 [S,h,w], paste_class uint8 [S], 255 and no
-      label where there is none.
+      candidate_images uint8 [S,h,w,3], candidate_labels uint8 [S,h,w] and candidate_classes
+      uint8 [S]; labels and classes are 255 where there is none.
     """
     tf = tensorflow()
     present, classes, indices, numbers = candidates.draw(key)
@@ -132,9 +132,9 @@ def stacked(
 
     images, labels, kinds = tf.cond(present, found, none)
     return {
-        "paste_image": tf.ensure_shape(images, [candidates.slots, *crop, 3]),
-        "paste_label": tf.ensure_shape(labels, [candidates.slots, *crop]),
-        "paste_class": tf.ensure_shape(kinds, [candidates.slots]),
+        "candidate_images": tf.ensure_shape(images, [candidates.slots, *crop, 3]),
+        "candidate_labels": tf.ensure_shape(labels, [candidates.slots, *crop]),
+        "candidate_classes": tf.ensure_shape(kinds, [candidates.slots]),
     }
 
 

@@ -74,8 +74,8 @@ def train_stream(
     Yields:
       source_image uint8 [B,h,w,3], source_label uint8 [B,h,w] (classes, 255 ignored),
       target_image uint8 [B,h,w,3], source_index and target_index int32 [B]; with `pseudo` also
-      target_label uint8 [B,h,w]; with `candidates` also paste_image uint8 [B,S,h,w,3],
-      paste_label uint8 [B,S,h,w] and paste_class uint8 [B,S].
+      target_label uint8 [B,h,w]; with `candidates` also candidate_images uint8 [B,S,h,w,3],
+      candidate_labels uint8 [B,S,h,w] and candidate_classes uint8 [B,S].
 
     Raises:
       DataError: at once for sets or arguments that can not be used; while iterating for the file

@@ -9,31 +9,41 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from rtda_jax import checkpoint, environment, evaluate, records
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import networks
-from rtda_jax.errors import ConfigError
+from rtda_jax.deploy import networks, saved_model
+from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.normalise import NORMALISATIONS
 from rtda_jax.pretrained import export_pretrained
 
 PLATFORMS = ("cpu", "cuda")
 
 
-def lower(models: Sequence[evaluate.Model], *, size: tuple[int, int]) -> jax.export.Exported:
-    """The function uint8 [b,H,W,3] RGB -> class uint8 [b,H,W] of evaluation, for any b.
+# Beside model.stablehlo, which is always written.
+FORMATS = {"saved_model": saved_model.write}
+
+Segment = jax.stages.Wrapped  # what jax.jit returns
+
+
+def segmenter(models: Sequence[evaluate.Model], *, size: tuple[int, int]) -> Segment:
+    """The jitted function uint8 [b,H,W,3] RGB -> class uint8 [b,H,W] of evaluation.
 
     Normalisation, networks (several fuse by their mean softmax), upsampling, argmax and the
-    weights are inside; it runs on each of PLATFORMS, none of which need be present.
+    weights are inside.
+    """
+    # From the host, so that a file made of it records no devices.
+    models = [model._replace(variables=jax.device_get(model.variables)) for model in models]
+    predict = evaluate.predictor(models, mode="whole")
+    return jax.jit(jax.vmap(lambda image: predict(image, size=size)))
+
+
+def lower(segment: Segment, *, size: tuple[int, int]) -> jax.export.Exported:
+    """The function for any b and each of PLATFORMS, none of which need be present.
 
     Raises:
       ConfigError: an operation of the network has no stable form.
     """
-    # On the host, so that the file records no devices.
-    models = [model._replace(variables=jax.device_get(model.variables)) for model in models]
-    predict = evaluate.predictor(models, mode="whole")
-    segment = jax.jit(jax.vmap(lambda image: predict(image, size=size)))
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
     try:
@@ -43,32 +53,39 @@ def lower(models: Sequence[evaluate.Model], *, size: tuple[int, int]) -> jax.exp
 
 
 def run(
-    config: ConfigDict, workdir: pathlib.Path, *, stage: str | None, out: pathlib.Path
+    chosen: networks.Networks, *, out: pathlib.Path, also: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Write model.stablehlo, what it is as model.json, and each network as a .safetensors file.
+    """Write model.stablehlo, what it is as model.json, and each network as .safetensors.
 
     Args:
-      config, workdir, stage: see networks.choose.
+      chosen: see networks.choose.
       out: folder, made if need be.
+      also: keys of FORMATS, written as OUT/KEY.
 
     Returns:
       What model.json says.
 
     Raises:
-      ConfigError: an untrained stage, or a network that can not be exported.
+      ConfigError: an unknown format, or a network that can not be exported.
     """
-    chosen = networks.choose(config, workdir, stage=stage)
+    try:
+        writers = {name: lookup(FORMATS, name, "format") for name in also}
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     config = chosen.config
     size = (config.benchmark.eval_size[0], config.benchmark.eval_size[1])
-    records.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {workdir}, {size[0]}x{size[1]}")
+    records.say(
+        f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir}, {size[0]}x{size[1]}"
+    )
     if config.eval.mode != "whole":
         records.say(f"  evaluated in mode {config.eval.mode!r}, exported to read images whole")
-    exported = lower(chosen.models, size=size)
+    segment = segmenter(chosen.models, size=size)
+    exported = lower(segment, size=size)
     program = bytes(exported.serialize())
     out.mkdir(parents=True, exist_ok=True)
     weights = {}
     for name, model in zip(chosen.names, chosen.models, strict=True):
-        path = out / f"{name}.safetensors"
+        path = out / f"{name.replace(':', '-')}.safetensors"
         export_pretrained(
             model.variables, config.model.name, path, normalisation=config.normalisation
         )
@@ -76,14 +93,29 @@ def run(
     partial = out / "model.stablehlo.partial"
     partial.write_bytes(program)
     partial.replace(out / "model.stablehlo")
-    classes = class_set(config.benchmark.classes)
+    for name, write in writers.items():
+        write(segment, out / name, size=size, platforms=PLATFORMS)
     about = {
         "file": "model.stablehlo",
         "sha256": _sha256(program),
         "format": "StableHLO, read by jax.export.deserialize",
+        "also": list(also),
         "jax": jax.__version__,
         "calling_convention": exported.calling_convention_version,
         "platforms": list(exported.platforms),
+        **_interface(chosen, size),
+        "run": _run(chosen),
+        "weights": weights,
+    }
+    checkpoint.write_json(out / "model.json", about)
+    records.say(f"  {len(program) / 1e6:.1f} MB for {' and '.join(PLATFORMS)} in {out}")
+    return json.loads(json.dumps(about))
+
+
+def _interface(chosen: networks.Networks, size: tuple[int, int]) -> dict[str, Any]:
+    classes = class_set(chosen.config.benchmark.classes)
+    normalisation = chosen.config.normalisation
+    return {
         "size": list(size),
         "input": {"shape": ["b", *size, 3], "dtype": "uint8", "channels": "RGB"},
         "output": {"shape": ["b", *size], "dtype": "uint8", "means": "position in classes"},
@@ -91,17 +123,12 @@ def run(
         "classes": list(classes.names),
         "colours": [list(colour) for colour in classes.colours],
         "normalisation": {
-            "name": config.normalisation,
-            **dataclasses.asdict(NORMALISATIONS[config.normalisation]),
+            "name": normalisation,
+            **dataclasses.asdict(NORMALISATIONS[normalisation]),
             "where": "inside the file",
         },
         "fusion": "mean softmax" if len(chosen.models) > 1 else None,
-        "run": _run(chosen),
-        "weights": weights,
     }
-    checkpoint.write_json(out / "model.json", about)
-    records.say(f"  {len(program) / 1e6:.1f} MB for {' and '.join(PLATFORMS)} in {out}")
-    return json.loads(json.dumps(about))
 
 
 def _run(chosen: networks.Networks) -> dict[str, Any]:

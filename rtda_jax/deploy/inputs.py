@@ -112,10 +112,7 @@ def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(picture)
 
 
-def padded(pixels: np.ndarray, *, multiple: int, least: tuple[int, int]) -> np.ndarray:
+def padded(pixels: np.ndarray, *, multiple: int) -> np.ndarray:
     """uint8 [H,W,3] with its edge repeated below and to the right, up to a multiple."""
-    grown = [
-        -(-max(n, m) // multiple) * multiple for n, m in zip(pixels.shape, least, strict=False)
-    ]
-    height, width = pixels.shape[:2]
-    return np.pad(pixels, ((0, grown[0] - height), (0, grown[1] - width), (0, 0)), mode="edge")
+    below, right = (-side % multiple for side in pixels.shape[:2])
+    return np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="edge")

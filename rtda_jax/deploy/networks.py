@@ -2,7 +2,8 @@
 
 import json
 import pathlib
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -17,7 +18,7 @@ FREE = (*experiment.FREE, "eval")
 class Networks(NamedTuple):
     """Networks that predict together, and where they come from.
 
-    config is the stage's, names are the train stages that made the models.
+    config is the stage's, names are the stages that left the models ("train", "train:teacher").
     """
 
     models: tuple[evaluate.Model, ...]
@@ -27,37 +28,71 @@ class Networks(NamedTuple):
     config: ConfigDict
 
 
-def configuration(workdir: pathlib.Path, *, given: ConfigDict | None = None) -> ConfigDict:
-    """The configuration of a workdir: its own record, or the given one if that agrees with it.
+def recorded(
+    workdir: pathlib.Path,
+    *,
+    defaults: Callable[[str], ConfigDict],
+    overrides: Mapping[str, Any] | None = None,
+) -> ConfigDict:
+    """The configuration that a workdir records, with some fields overridden.
+
+    Args:
+      workdir: of a run.
+      defaults: from a benchmark's name to the values of fields that an older run did not have.
+      overrides: dotted field -> value; only fields of FREE.
 
     Raises:
-      ConfigError: there is no run, or it is of another configuration.
+      ConfigError: there is no run, or an override that would change what was trained.
     """
+    record = json.loads(_record(workdir).read_text())
+    try:
+        config = defaults(record["benchmark"]["name"])
+        with config.unlocked():
+            config.stage = ConfigDict(record["stage"])
+            config.update(record)
+        config.lock().update_from_flattened_dict(dict(overrides or {}))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{workdir / 'config.json'}: {error}") from None
+    for field in overrides or {}:
+        if not any(field == free or field.startswith(f"{free}.") for free in FREE):
+            raise ConfigError(
+                f"--config.{field} would change what {workdir} was trained for; free are: "
+                + ", ".join(FREE)
+            )
+    return config
+
+
+def check(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Raise ConfigError, naming the fields, unless a workdir's run has this configuration."""
+    _record(workdir)
+    checkpoint.claim(workdir, experiment.plain(config), free=FREE)
+
+
+def _record(workdir: pathlib.Path) -> pathlib.Path:
     path = workdir / "config.json"
     if not path.exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run), or name --workdir")
-    if given is None:
-        return ConfigDict(json.loads(path.read_text())).lock()
-    checkpoint.claim(workdir, experiment.plain(given), free=FREE)
-    return given
+    return path
 
 
 def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = None) -> Networks:
-    """The models of a stage that trains, changes or evaluates networks; default the last evaluate.
+    """The models of a stage: those an evaluate stage names, or the one that another stage left.
+
+    The default is the last evaluate stage.
 
     Raises:
       ConfigError: no such stage, or one of its models is not trained to its end.
     """
     plan = stages(config)
-    usable = {n: s for n, s in plan.items() if s.kind in (*LEAVES_A_NETWORK, "evaluate")}
+    evaluated = [name for name, s in plan.items() if s.kind == "evaluate"]
+    left = [name for name, s in plan.items() if s.kind in LEAVES_A_NETWORK]
     if stage is None:
-        # Evaluate stages sort behind the others, and later ones behind earlier ones.
-        stage = max(usable, key=lambda n: (usable[n].kind == "evaluate", list(usable).index(n)))
-    if stage not in usable:
-        raise ConfigError(f"{workdir} has no stage {stage!r}; known: {', '.join(usable)}")
-    names = tuple(usable[stage].models) if usable[stage].kind == "evaluate" else (stage,)
-    for folder in (workdir / parse(name)[0] for name in names):
-        if not (folder / "checkpoints").is_dir():
-            raise ConfigError(f"{folder} is not trained; run --job=run")
+        stage = (left + evaluated)[-1]
+    if stage not in left + evaluated:
+        raise ConfigError(f"{workdir} has no stage {stage!r}; known: {', '.join(left + evaluated)}")
+    names = tuple(plan[stage].models) if stage in evaluated else (stage,)
+    for name in names:
+        if not (workdir / parse(name)[0] / "checkpoints").is_dir():
+            raise ConfigError(f"{workdir / parse(name)[0]} is not trained; run --job=run")
     models = tuple(trained.load(plan, name, workdir) for name in names)
-    return Networks(models, names, stage, workdir, usable[stage])
+    return Networks(models, names, stage, workdir, plan[stage])

@@ -22,55 +22,45 @@ QUERIES, WIDTH = 6, 160  # rows and pixels of the pictures
 
 
 class Side(NamedTuple):
-    """The images of one domain.
+    """The images of one domain: "source" or "target", and the data set they are of.
 
     features: of each run float32 [N,D] of length 1. histograms: float64 [N,K], shares of the
     counted label pixels, NaN where there are none; None without labels. small: to be looked at.
     """
 
     name: str
+    data: str
     features: dict[str, np.ndarray]
     histograms: np.ndarray | None
     small: list[np.ndarray]
 
 
-def run(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    *,
-    stage: str | None,
-    before: pathlib.Path | None,
-    before_stage: str | None,
-    out: pathlib.Path,
-) -> dict[str, Any]:
-    """Retrieve across domains with the features of one stage, or of two to compare them.
+def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str, Any]:
+    """Retrieve across domains with the features of one run, or of several on the same images.
 
     Writes OUT/retrieve.json, and of every run OUT/RUN_source_to_target.png and back.
 
     Args:
-      config, workdir, stage: see networks.choose; this run is called "after".
-      before: workdir of the run "before", for instance source_only; None: there is none.
-      before_stage: its stage.
+      runs: name ("before", "after") -> networks; the last one's configuration names the data.
       out: folder, made if need be.
 
     Raises:
-      ConfigError: an untrained stage, or two that read images of different sizes.
+      ConfigError: runs that read images of different sizes.
       DataError: data that can not be read.
     """
-    runs = {"after": networks.choose(config, workdir, stage=stage)}
-    if before is not None:
-        theirs = networks.configuration(before)
-        runs = {"before": networks.choose(theirs, before, stage=before_stage), **runs}
+    config = list(runs.values())[-1].config
     sizes = {name: tuple(r.config.benchmark.eval_size) for name, r in runs.items()}
     if len(set(sizes.values())) > 1:
         raise ConfigError(f"the runs read images of different sizes: {sizes}")
     describers = {name: describer(chosen.models) for name, chosen in runs.items()}
     sides = [
-        gather(dataset, describers, name=name, size=sizes["after"])
-        for name, dataset in _domains(runs["after"].config)
+        gather(dataset, describers, name=name, size=tuple(config.benchmark.eval_size))
+        for name, dataset in _domains(config)
     ]
     record: dict[str, Any] = {
+        "data": {side.name: side.data for side in sides},
         "images": {side.name: len(side.small) for side in sides},
+        "labelled": all(side.histograms is not None for side in sides),
         "neighbours": min(NEIGHBOURS, *(len(side.small) for side in sides)),
         "runs": {},
     }
@@ -155,6 +145,7 @@ def gather(
             records.say(f"  {name}: {len(small)}/{total} images")
     return Side(
         name,
+        dataset.name,
         {run: np.stack(rows) for run, rows in features.items()},
         np.stack(histograms) if histograms else None,
         small,
@@ -228,5 +219,5 @@ def _table(record: dict[str, Any]) -> Iterator[str]:
                 f"{name + ' ' + direction:<26}  {first:>5}  {mean:>9}  {chance:>6}  {best:>5}"
                 f"   {100 * mixed['other_domain']:.1f} ({100 * mixed['chance']:.1f})"
             )
-    if record["runs"]["after"]["source_to_target"]["agreement"] is None:
+    if not record["labelled"]:
         yield "a domain has no labels: how far the classes agree can not be said"

@@ -65,6 +65,19 @@ def read(path: pathlib.Path) -> Iterator[Frame]:
         raise DataError(f"{path}: has no frames")
 
 
+def length(path: pathlib.Path) -> int:
+    """How many frames a video says it has; 1 if it does not say, or can not be read."""
+    av = library()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            if not stream.frames and stream.duration and stream.average_rate:
+                return max(1, round(stream.duration * stream.time_base * stream.average_rate))
+            return max(1, stream.frames)
+    except (av.error.FFmpegError, IndexError):
+        return 1
+
+
 class Writer:
     """An MP4 file (H.264, no sound) that appears under its name when it is complete."""
 

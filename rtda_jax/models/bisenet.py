@@ -24,6 +24,7 @@ from rtda_jax.models.layers import (
     image_size,
     uniform_bias,
 )
+from rtda_jax.models.rectify import relu
 from rtda_jax.models.resize import upsample
 from rtda_jax.models.resnet import ResNet
 
@@ -68,7 +69,7 @@ class FeatureFusion(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Fuse x [B,h,w,C] into [B,h,w,features]."""
         x = ConvNorm(self.features, 3, self.conv, self.norm, name="convblock")(x, train=train)
-        a = nn.relu(self.conv(self.features, use_bias=True, name="conv1")(global_mean(x)))
+        a = relu(self.conv(self.features, use_bias=True, name="conv1")(global_mean(x)))
         return x + x * nn.sigmoid(self.conv(self.features, use_bias=True, name="conv2")(a))
 
 

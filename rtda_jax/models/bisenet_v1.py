@@ -18,13 +18,14 @@ from rtda_jax.models.layers import (
     computes_auxiliary,
     image_size,
 )
+from rtda_jax.models.rectify import leaky_relu, relu
 from rtda_jax.models.resize import upsample
 from rtda_jax.models.resnet import RESNETS, ResNet
 from rtda_jax.models.stdc import STDC, STDCS
 
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": nn.relu,
-    "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.01),
+    "relu": relu,
+    "leaky_relu": functools.partial(leaky_relu, slope=0.01),
 }
 ALIGN = ("corners", "half_pixel")
 

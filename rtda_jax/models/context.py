@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.models.layers import Activation, Conv, ConvNorm, global_mean, image_size
+from rtda_jax.models.rectify import relu
 
 FUSION_ATTENTION = ("squeeze", "conv_norm")
 
@@ -116,7 +117,7 @@ class FeatureFusion(nn.Module):
         )
         a = global_mean(x)
         if self.attention == "squeeze":
-            a = nn.relu(self.conv(64, name="conv1")(a))
+            a = relu(self.conv(64, name="conv1")(a))
             a = self.conv(256, name="conv2")(a)
         else:
             a = self.norm(name="bn")(self.conv(256, name="conv")(a), train=train)

@@ -17,7 +17,7 @@ from jax import lax
 Pair = tuple[int, int]
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW_CHANNELS = 32  # below it the convolution cannot fill its vectors, a matrix product can
-PATCH_LIMIT = 2**26  # elements; larger patch matrices are formed one image at a time
+PATCH_LIMIT = 2**22  # elements; XLA would make larger patch matrices early and keep them for long
 
 
 class Geometry(NamedTuple):

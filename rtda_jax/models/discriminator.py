@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.models.layers import TORCH_UNIFORM, Conv, check_images, uniform_bias
+from rtda_jax.models.rectify import leaky_relu
 from rtda_jax.models.resize import upsample
 
 WIDTHS = (64, 128, 256, 512)
@@ -21,7 +22,7 @@ class LeakyReLU(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Rectify x."""
-        return nn.leaky_relu(x, self.slope)
+        return leaky_relu(x, self.slope)
 
 
 class Upsample(nn.Module):

@@ -8,8 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import ConfigError
 from rtda_jax.models.conv import conv2d
 from rtda_jax.models.norm import BatchNorm, FoldedNorm
+from rtda_jax.models.rectify import relu
 
 Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
@@ -115,7 +117,7 @@ class ConvNorm(nn.Module):
     padding: int | None = None
     dilation: int = 1
     groups: int = 1
-    activation: Activation | None = nn.relu
+    activation: Activation | None = relu
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -144,12 +146,15 @@ def image_size(x: jax.Array) -> tuple[int, int]:
 
 
 def check_images(images: jax.Array, *, network: str, stride: int, channels: int = 3) -> None:
-    """Raise ValueError unless images is [B,H,W,channels] with H and W of at least the stride."""
+    """Raise unless images is [B,H,W,channels] with H and W of at least the stride.
+
+    ValueError for another shape, ConfigError for images that are too small.
+    """
     if images.ndim != 4 or images.shape[-1] != channels:
         raise ValueError(f"{network} expects [B,H,W,{channels}], got {images.shape}")
     if min(images.shape[1:3]) < stride:
         height, width = images.shape[1:3]
-        raise ValueError(
+        raise ConfigError(
             f"{network} has stride {stride}: the smallest image is {stride}x{stride}, "
             f"got {height}x{width}"
         )

@@ -7,6 +7,7 @@ import jax
 
 from rtda_jax.models.layers import Activation, Conv
 from rtda_jax.models.pool import max_pool
+from rtda_jax.models.rectify import relu
 
 
 class BasicBlock(nn.Module):
@@ -18,7 +19,7 @@ class BasicBlock(nn.Module):
     stride: int = 1
     dilation: int = 1
     project: bool = False
-    activation: Activation = nn.relu
+    activation: Activation = relu
     strided: str = "conv1"
 
     @nn.compact
@@ -31,7 +32,7 @@ class BasicBlock(nn.Module):
         if self.project:
             x = self.conv(self.width, 1, self.stride, name="downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x, train=train)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class Bottleneck(nn.Module):
@@ -43,7 +44,7 @@ class Bottleneck(nn.Module):
     stride: int = 1
     dilation: int = 1
     project: bool = False
-    activation: Activation = nn.relu
+    activation: Activation = relu
     strided: str = "conv2"
 
     @nn.compact
@@ -61,7 +62,7 @@ class Bottleneck(nn.Module):
         if self.project:
             x = self.conv(4 * self.width, 1, self.stride, name="downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x, train=train)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 RESNETS: dict[str, tuple[type[nn.Module], int, tuple[int, ...]]] = {
@@ -84,7 +85,7 @@ class ResNet(nn.Module):
     dilations: tuple[int, ...] = (1, 1, 1, 1)
     strided: str = "conv2"
     pool_ceil: bool = False
-    activation: Activation = nn.relu
+    activation: Activation = relu
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:

@@ -7,6 +7,7 @@ import jax
 
 from rtda_jax.models.layers import Conv
 from rtda_jax.models.pool import max_pool
+from rtda_jax.models.rectify import relu
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -25,9 +26,9 @@ class DilatedVGG16(nn.Module):
                 layer = self.conv(
                     width, 3, dilation=dilation, use_bias=True, name=f"conv{stage}_{i}"
                 )
-                x = nn.relu(layer(x))
+                x = relu(layer(x))
             if stage <= 3:
                 x = max_pool(x, window=2, stride=2)
         for name in ("fc6", "fc7"):
-            x = nn.relu(self.conv(1024, 3, dilation=4, use_bias=True, name=name)(x))
+            x = relu(self.conv(1024, 3, dilation=4, use_bias=True, name=name)(x))
         return x

@@ -16,7 +16,7 @@ def cost(groups: Sequence[Group]) -> Table:
     """Wall time and speed of every train stage, and of the evaluations together."""
     rows: list[list[Cell]] = []
     for group in groups:
-        for stage in group.runs[0].trainings:
+        for stage in group.trained:
             made = [run.trainings[stage] for run in group.runs if stage in run.trainings]
             rates = [r["images_per_second"] for t in made for r in t.rows if _timed(r)]
             waits = [r["data_wait"] for t in made for r in t.rows if _timed(r)]
@@ -31,10 +31,28 @@ def cost(groups: Sequence[Group]) -> Table:
                     group.config["model"]["name"],
                 ]
             )
-        seconds = [sum(e.seconds for e in run.evaluations.values()) for run in group.runs]
-        rows.append([f"{group.label}: evaluation", "", _times(seconds), "", "", "", ""])
+        seconds = [
+            sum(e.seconds for e in run.evaluations.values())
+            for run in group.runs
+            if run.evaluations
+        ]
+        if any(seconds):
+            rows.append([f"{group.label}: evaluation", "", _times(seconds), "", "", "", ""])
     head = ["stage", "steps", "wall time", "images/s", "waits for data", "batch", "network"]
     return Table(head, rows)
+
+
+def networks(groups: Sequence[Group]) -> Table | None:
+    """Parameters and multiply-accumulates of every network that was trained."""
+    said = {
+        words.partition(": ")[::2]
+        for group in groups
+        for run in group.runs
+        for training in run.trainings.values()
+        for words in training.networks
+    }
+    rows = [list(pair) for pair in sorted(said)]
+    return Table(["network", "in training"], rows, left=2) if rows else None
 
 
 def _timed(row: Mapping[str, Any]) -> bool:
@@ -84,6 +102,8 @@ def environments(runs: Sequence[Run]) -> Table:
     found: dict[str, tuple[Mapping[str, str], list[str]]] = {}
     for run in runs:
         e = run.environment
+        if not e:
+            continue
         packages = e.get("packages", {})
         facts = {
             "devices": ", ".join(map(str, e.get("devices", []))),

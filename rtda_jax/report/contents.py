@@ -27,6 +27,10 @@ SCORES = (
     "that no target label helped; a single seed is never bold. An oracle is trained on target "
     "labels. Gap closed is the share of the way from source only to the oracle."
 )
+BUILT_IN = (
+    "`streets` is a small built-in benchmark: its numbers say nothing about real data sets and "
+    "must not stand beside theirs."
+)
 VALIDATION = (
     "Scores that need no target label, from the same pass over the target's images, and mIoU on "
     "held-out source images; entropies are in nats. The last column reads the target's labels: it "
@@ -54,14 +58,12 @@ def document(
     groups = group(runs)
     compared = boards(groups)
     names = sorted({run.benchmark for run in runs})
-    several = len(compared) > 1
+    places = _places(compared)
     sections = []
-    for board in compared:
-        where = f" on {board.benchmark}" if several else ""
+    for board, where in zip(compared, places, strict=True):
         sections += [_scores(board, where), *_looks(board, where)]
     sections += _training(groups)
-    for board in compared:
-        where = f" on {board.benchmark}" if several else ""
+    for board, where in zip(compared, places, strict=True):
         sections += [*_confusions(board, where), *_validation(board, where)]
         sections += _speed(board, speeds, where)
     sections += [_cost(groups), _provenance(groups, runs), *_published(names, published)]
@@ -72,6 +74,17 @@ def document(
         f"{', '.join(map(str, seeds))}; everything here is read from the runs' own records."
     )
     return Document(", ".join(names), lead, _facts(compared), [s for s in sections if s.blocks])
+
+
+def _places(compared: Sequence[Board]) -> list[str]:
+    """What headings call each board: nothing if there is one, else its benchmark."""
+    if len(compared) == 1:
+        return [""]
+    names = [board.benchmark for board in compared]
+    return [
+        f" on {name}" + (f", protocol {names[: i + 1].count(name)}" * (names.count(name) > 1))
+        for i, name in enumerate(names)
+    ]
 
 
 def _facts(compared: Sequence[Board]) -> list[Fact]:
@@ -94,10 +107,11 @@ def _scores(board: Board, where: str) -> Section:
     lower, _ = tables.ends(board)
     about = ", ".join(f"{k} {_words(v)}" for k, v in sorted(board.protocol.items()))
     counts = sorted({r.images for row in board.rows for r in row.results.values()})
+    small = f" {BUILT_IN}" if board.benchmark == "streets" else ""
     blocks: list[Block] = [
         tables.scores(board),
         Text(SCORES),
-        Text(f"Protocol: {' or '.join(map(str, counts))} images, {about}."),
+        Text(f"Protocol: {' or '.join(map(str, counts))} images, {about}.{small}"),
         tables.classes(board),
     ]
     if lower is not None:
@@ -115,7 +129,8 @@ def _words(value: Any) -> str:
 
 def _looks(board: Board, where: str) -> list[Section]:
     shown, sheets = gallery(board)
-    blocks: list[Block] = [*shown]
+    says = Text("The same images through every method, of its first seed.")
+    blocks: list[Block] = [says, *shown] if shown else []
     if sheets:
         blocks.append(Details("Whole sheets, as the runs drew them", sheets))
     return [Section(f"Predictions{where}", blocks)]
@@ -164,7 +179,8 @@ def _speed(board: Board, speeds: Mapping[str, Mapping[str, Any]], where: str) ->
 
 def _cost(groups: Sequence[Group]) -> Section:
     says = "Wall time over seeds as each process measured it, whatever else the machine did."
-    return Section("Cost", [accounts.cost(groups), Text(says)])
+    networks = accounts.networks(groups)
+    return Section("Cost", [accounts.cost(groups), Text(says), *([networks] if networks else [])])
 
 
 def _provenance(groups: Sequence[Group], runs: Sequence[Run]) -> Section:

@@ -82,7 +82,7 @@ def training_curves(groups: Sequence[Group]) -> Panels | None:
 
 def _dash(group: Group, stage: str) -> int:
     """Stages of one group share its colour and differ in their dashes."""
-    return list(group.runs[0].trainings).index(stage) % len(plot.DASHES)
+    return group.trained.index(stage) % len(plot.DASHES)
 
 
 def _dashed(group: Group, stage: str) -> str:
@@ -92,12 +92,12 @@ def _dashed(group: Group, stage: str) -> str:
 
 def train_stages(groups: Sequence[Group]) -> list[tuple[Group, str]]:
     """Every train stage of every group, in order."""
-    return [(g, stage) for g in groups for stage in g.runs[0].trainings]
+    return [(g, stage) for g in groups for stage in g.trained]
 
 
 def title(group: Group, stage: str) -> str:
     """What a train stage is called: by its group, and by its own name where there are several."""
-    return f"{group.label} · {stage}" if len(group.runs[0].trainings) > 1 else group.label
+    return f"{group.label} · {stage}" if len(group.trained) > 1 else group.label
 
 
 def _lines(group: Group, stage: str, name: str, *, colour: int, dash: int = 0) -> list[plot.Series]:
@@ -129,8 +129,9 @@ def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def levels(group: Group, stage: str) -> list[str]:
     """The discriminators that a stage's records speak of."""
     ends = "_accuracy_source"
-    rows = group.runs[0].trainings[stage].rows
-    names = {k for row in rows for k in row if k.startswith("d_") and k.endswith(ends)}
+    trainings = [run.trainings[stage] for run in group.runs if stage in run.trainings]
+    keys = {key for training in trainings for row in training.rows for key in row}
+    names = [key for key in keys if key.startswith("d_") and key.endswith(ends)]
     return sorted(name.removeprefix("d_").removesuffix(ends) for name in names)
 
 

@@ -8,7 +8,7 @@ from rtda_jax import pictures
 from rtda_jax.data.labels import class_set
 from rtda_jax.report.document import Gallery, Picture
 from rtda_jax.report.figures import slug
-from rtda_jax.report.groups import Board, Row
+from rtda_jax.report.groups import Board
 
 TRUTH, SHOWN = "truth", "prediction"
 
@@ -32,7 +32,7 @@ def gallery(board: Board) -> tuple[list[Gallery], list[Picture]]:
             continue
         if not columns:
             columns |= {"target": cells["target"], TRUTH: cells[TRUTH]}
-        columns[_title(row)] = cells[SHOWN]
+        columns[row.label] = cells[SHOWN]
     if not columns:
         return [], sheets
     known = class_set(board.protocol["head_classes"])
@@ -50,11 +50,6 @@ def _same(cells: dict[str, list[np.ndarray]], columns: dict[str, list[np.ndarray
     return len(mine) == len(first) and all(
         np.array_equal(a, b) for a, b in zip(mine, first, strict=True)
     )
-
-
-def _title(row: Row) -> str:
-    seed = next(iter(row.results))
-    return f"{row.label} (seed {seed})" if len(row.results) > 1 else row.label
 
 
 def png(image: np.ndarray) -> bytes:

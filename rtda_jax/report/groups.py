@@ -51,6 +51,11 @@ class Group:
         """That of the first; the others differ from it in the seed."""
         return self.runs[0].config
 
+    @property
+    def trained(self) -> list[str]:
+        """The train stages that any of its runs has finished."""
+        return list(dict.fromkeys(stage for run in self.runs for stage in run.trainings))
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:

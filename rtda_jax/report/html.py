@@ -1,16 +1,14 @@
 """The report as one HTML page that asks for nothing else: style, drawings and images inside."""
 
 import base64
-import pathlib
 import re
 from collections.abc import Sequence
 from html import escape
 
 from rtda_jax.report import document as d
+from rtda_jax.report.drawing import STYLE
 from rtda_jax.report.figures import slug
 from rtda_jax.report.gallery import png
-
-STYLE = pathlib.Path(__file__).with_name("page.css")
 
 
 def html(report: d.Document) -> str:

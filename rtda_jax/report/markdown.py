@@ -1,16 +1,15 @@
 """The report as Markdown, with its drawings and images as files beside it."""
 
 import io
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from rtda_jax import pictures
-from rtda_jax.report import bars, plot
+from rtda_jax.report import bars
 from rtda_jax.report import document as d
+from rtda_jax.report.drawing import standalone
 from rtda_jax.report.figures import slug
-from rtda_jax.report.html import STYLE
 
 FOLDER = "figures"
 
@@ -37,9 +36,9 @@ def _block(block: d.Block, files: dict[str, bytes]) -> Iterator[str]:
         case d.Panels(panels, legend):
             if legend:
                 name = f"legend-{slug(panels[0].name)}"
-                yield _file(name, _standalone(bars.legend(legend)).encode(), "svg", "legend", files)
+                yield _file(name, standalone(bars.legend(legend)).encode(), "svg", "legend", files)
             for panel in panels:
-                data = _standalone(panel.svg, panel.title).encode()
+                data = standalone(panel.svg, panel.title).encode()
                 yield _file(panel.name, data, "svg", panel.title, files)
         case d.Gallery():
             yield _file(block.name, _sheet(block), "png", ", ".join(block.titles), files)
@@ -67,30 +66,12 @@ def _table(table: d.Table) -> Iterator[str]:
 
 
 def _file(name: str, data: bytes, kind: str, title: str, files: dict[str, bytes]) -> str:
-    path = str(pathlib.PurePosixPath(FOLDER) / f"{name}.{kind}")
+    path, number = f"{FOLDER}/{name}.{kind}", 1
+    while files.get(path, data) != data:  # the same method on another benchmark
+        number += 1
+        path = f"{FOLDER}/{name}-{number}.{kind}"
     files[path] = data
     return f"![{title}]({path})"
-
-
-def _standalone(svg: str, title: str = "") -> str:
-    """A drawing that brings its style, its background and its title along."""
-    start = svg.index(">") + 1
-    box = svg[svg.index('viewBox="') + 9 : start].split('"')[0]
-    width, height = (float(v) for v in box.split()[2:])
-    head = 20 if title else 0
-    opening = svg[:start].replace(
-        box, f"0 {-head} {plot.number(width)} {plot.number(height + head)}"
-    )
-    opening = opening.replace("<svg ", f'<svg width="{plot.number(width)}" ')
-    paper = f'<rect y="{-head}" width="100%" height="100%" class="paper"/>'
-    words = plot.text(2, -6, title, "title") if title else ""
-    return f"{opening}<style>{_drawing_style()}</style>{paper}{words}{svg[start:]}\n"
-
-
-def _drawing_style() -> str:
-    """The part of the page's style that drawings need."""
-    begin, end = "/* drawings: begin */", "/* drawings: end */"
-    return STYLE.read_text().split(begin)[1].split(end)[0].strip()
 
 
 def _sheet(block: d.Gallery) -> bytes:

@@ -139,7 +139,6 @@ def curves(
     if reference is not None:
         value, says = reference
         body.append(line(38, axes.y(value), WIDTH - 8, axes.y(value), "reference"))
-        body.append(text(WIDTH - 10, axes.y(value) - 4, says, "note", anchor="end"))
     for one in sorted(series, key=lambda s: not s.faint):
         points = " ".join(f"{number(axes.x(x))},{number(axes.y(y))}" for x, y in one.points)
         dash = f' stroke-dasharray="{DASHES[one.dash]}"' if one.dash else ""
@@ -147,6 +146,8 @@ def curves(
         body.append(
             f'<polyline points="{points}" class="{kind}" stroke="{colour(one.colour)}"{dash}/>'
         )
+    if reference is not None:
+        body.append(text(WIDTH - 10, axes.y(value) - 4, says, "note", anchor="end"))
     return svg(190, title, body)
 
 

@@ -13,7 +13,7 @@ from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.errors import ConfigError
 
-RESULTS = "results.json"
+RESULTS, CONFIG = "results.json", "config.json"
 SEED = re.compile(r"seed\d+")  # a workdir of --seeds=N
 NUMBER = (int, float)
 MAYBE = (int, float, type(None))
@@ -48,12 +48,17 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One train stage of one run: its record and the rows of its metrics.jsonl."""
+    """One train stage of one run: its record and the rows of its metrics.jsonl.
+
+    Attributes:
+      networks: name, parameters and multiply-accumulates of each, in words.
+    """
 
     objective: str
     seconds: float
     step: int
     rows: Sequence[Mapping[str, Any]]
+    networks: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +142,13 @@ def read_json(path: pathlib.Path) -> Record:
 
 
 def load(folder: pathlib.Path) -> Run:
-    """A workdir's run.
+    """A workdir's run; one that has finished no stage yet has none.
 
     Raises:
       ConfigError: a file or field is missing or of another kind; both are named.
     """
+    if not (folder / RESULTS).exists() and (folder / CONFIG).exists():
+        return _begun(read_json(folder / CONFIG), _name(folder.resolve()))
     record = read_json(folder / RESULTS)
     config = record.child("config")
     planned = config.get("stages", list)
@@ -168,6 +175,21 @@ def load(folder: pathlib.Path) -> Run:
     )
 
 
+def _begun(config: Record, name: str) -> Run:
+    return Run(
+        name=name,
+        config=config.value,
+        benchmark=config.child("benchmark").get("name", str),
+        seed=config.get("seed", int),
+        commit=None,
+        environment={},
+        command="",
+        trainings={},
+        evaluations={},
+        missing=config.get("stages", list),
+    )
+
+
 def _name(folder: pathlib.Path) -> str:
     return f"{folder.parent.name}/{folder.name}" if SEED.fullmatch(folder.name) else folder.name
 
@@ -188,6 +210,7 @@ def _training(record: Record, folder: pathlib.Path) -> Training:
         seconds=record.get("seconds", NUMBER),
         step=record.get("step", int),
         rows=rows,
+        networks=[str(words) for words in record.get("networks", list, default=[])],
     )
 
 

@@ -33,10 +33,15 @@ def best(board: Board) -> Row | None:
 
 
 def ends(board: Board) -> tuple[Row | None, Row | None]:
-    """The source-only row and the oracle, where there is exactly one of each."""
+    """The source-only row and the oracle: the only one of its kind, or the one so called."""
     lower = [row for row in board.rows if row.source_only]
     upper = [row for row in board.rows if row.oracle]
-    return (lower[0] if len(lower) == 1 else None, upper[0] if len(upper) == 1 else None)
+    return _only(lower, "source_only"), _only(upper, "target_only")
+
+
+def _only(rows: Sequence[Row], label: str) -> Row | None:
+    called = [row for row in rows if row.label == label]
+    return rows[0] if len(rows) == 1 else called[0] if called else None
 
 
 def gap_closed(row: Row, lower: Row | None, upper: Row | None) -> float | None:

@@ -1,0 +1,61 @@
+"""The audit finds one flipped bit of one leaf, and nothing where nothing is."""
+
+import os
+
+import helpers
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from rtda_jax import audit, parallel
+from rtda_jax.data import DataError
+from rtda_jax.errors import NotDeterministicError
+
+
+def audited():
+    with tiny.stubs():
+        return audit.audit(tiny.config("dacs"), helpers.batches, name="train", steps=3)
+
+
+def test_the_same_bits_twice_and_the_same_hash_again():
+    assert audited() == audited()
+
+
+def test_one_flipped_bit_is_found_where_it_is(monkeypatch):
+    made, calls = parallel.pmapped, []
+
+    def flipping(step, over):
+        run = made(step, over)
+
+        def disturbed(state, batch):
+            state, logs = run(state, batch)
+            calls.append(0)
+            if len(calls) == 5:  # the second step of the second run
+                bits = jax.lax.bitcast_convert_type(
+                    state.d_opt[0].mu["output"]["Conv_0"]["bias"], jnp.uint32
+                )
+                flipped = jax.lax.bitcast_convert_type(bits ^ 1, jnp.float32)
+                state.d_opt[0].mu["output"]["Conv_0"]["bias"] = flipped
+            return state, logs
+
+        return disturbed
+
+    monkeypatch.setattr(parallel, "pmapped", flipping)
+    said = r"after step 2 .* 1 of \d+ .*\['bias'\]"
+    with tiny.stubs(), pytest.raises(NotDeterministicError, match=said):
+        audit.audit(tiny.config("adversarial"), helpers.batches, name="train", steps=3)
+
+
+def test_too_few_batches_are_no_audit():
+    def two(start):
+        return (helpers.batch(n) for n in range(2))
+
+    with tiny.stubs(), pytest.raises(DataError, match="only 2 of 3 batches came"):
+        audit.audit(tiny.config("fda"), two, name="train", steps=3)
+
+
+def test_the_flag_reaches_the_compiler(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    parallel.deterministic()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x --xla_gpu_deterministic_ops=true"

@@ -1,0 +1,150 @@
+"""Several processes on the loopback interface do what one process does with the same batches."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import helpers
+import host
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from rtda_jax import experiment, parallel
+
+ROOT = pathlib.Path(__file__).parents[1]
+GONE = 120  # seconds after which a process without its peers must have ended, see docs/trust.md
+
+pytestmark = pytest.mark.slow
+
+
+def launch(count, job, *arguments):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    }
+    return [
+        subprocess.Popen(
+            [
+                sys.executable, str(ROOT / "tests" / "host.py"),
+                *map(str, (port, count, index, job, *arguments)),
+            ],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(count)
+    ]  # fmt: skip
+
+
+def finish(processes, *, seconds=300):
+    """Exit code and what was said, of each; none is left running."""
+    end, rows = time.monotonic() + seconds, []
+    try:
+        for process in processes:
+            out, said = process.communicate(timeout=max(end - time.monotonic(), 1))
+            rows.append((process.returncode, out + said))
+    finally:
+        for process in processes:
+            process.kill()
+    return rows
+
+
+def final(family, workdir):
+    """The state a finished workdir holds, on the two devices of this process."""
+
+    def never(start):
+        raise AssertionError("the stage is finished")
+
+    return tiny.run(family, workdir, batches=never)
+
+
+def assert_close(one, other, *, tolerance):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
+    ):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        scale = np.abs(np.asarray(a)).max() + 1e-30
+        np.testing.assert_allclose(
+            np.asarray(b) / scale, np.asarray(a) / scale, atol=tolerance, rtol=0,
+            err_msg=jax.tree_util.keystr(path),
+        )  # fmt: skip
+
+
+def losses(workdir):
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [(row["step"], row["loss"], row.get("d_loss", 0.0)) for row in rows]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("family", ["adversarial", "dacs"])
+def test_several_train_as_one(family, count, tmp_path):
+    one = tiny.run(family, tmp_path / "one")
+    rows = finish(launch(count, "train", tmp_path / "several", family))
+    assert [code for code, _ in rows] == [0] * count, rows
+    np.testing.assert_allclose(losses(tmp_path / "several"), losses(tmp_path / "one"), rtol=1e-5)
+    assert_close(one, final(family, tmp_path / "several"), tolerance=1e-4)
+
+
+def test_the_comparison_sees_statistics_that_are_not_global(tmp_path):
+    """The variant the test above would fail on: another share of the batch."""
+    one = tiny.run("dacs", tmp_path / "one")
+
+    def half(start):
+        for batch in helpers.batches(start):
+            yield {k: np.concatenate([v[:2], v[:2]]) for k, v in batch.items()}
+
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_close(one, tiny.run("dacs", tmp_path / "half", batches=half), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.6])
+def test_one_is_killed_the_other_ends_and_one_goes_on(seconds, tmp_path):
+    one = tiny.run("dacs", tmp_path / "one")
+    begin = time.monotonic()
+    rows = finish(launch(2, "lose_one", tmp_path / "several", seconds), seconds=GONE)
+    print(f"both had ended {time.monotonic() - begin:.0f} s after their start")
+    assert rows[1][0] == -signal.SIGKILL
+    assert rows[0][0] not in (0, None), rows
+    assert rows[0][1].strip()
+    assert_close(one, tiny.run("dacs", tmp_path / "several"), tolerance=1e-4)
+
+
+def test_one_is_asked_to_stop_and_both_save_the_same_step(tmp_path):
+    one = tiny.run("dacs", tmp_path / "one")
+    rows = finish(launch(2, "stop_one", tmp_path / "several", 5))
+    assert [code for code, _ in rows] == [75, 75], rows
+    assert "stopped after step 5" in rows[0][1]
+    rows = finish(launch(4, "train", tmp_path / "several", "dacs"))
+    assert [code for code, _ in rows] == [0] * 4, rows
+    assert_close(one, final("dacs", tmp_path / "several"), tolerance=1e-4)
+
+
+def test_evaluation_is_summed(tmp_path):
+    helpers.write_folders(tmp_path / "data", count=5)
+    with tiny.stubs():
+        alone = experiment.run(host.experiment_config(tmp_path / "data"), tmp_path / "one")
+    rows = finish(launch(2, "whole", tmp_path / "several", tmp_path / "data"))
+    assert [code for code, _ in rows] == [0, 0], rows
+    together = json.loads((tmp_path / "several" / "results.json").read_text())
+    alone, together = (r["stages"]["evaluate"] for r in (alone, together))
+    assert together["images"] == 5
+    assert together["pixels"] == alone["pixels"]
+    difference = np.abs(np.array(together["confusion"]) - np.array(alone["confusion"])).sum()
+    assert difference <= 0.001 * alone["pixels"]
+    assert (tmp_path / "several" / "evaluate" / "predictions.png").exists()
+
+
+def test_the_total_of_one_process_is_what_it_has():
+    x = np.arange(4)
+    assert parallel.total(x) is x

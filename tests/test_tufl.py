@@ -1,0 +1,230 @@
+"""Both stages of TUFL as steps: views, thresholds in the state, mixing, devices, resuming."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import batch, config
+
+from rtda_jax import affine, build, checkpoint, experiment, parallel, views
+from rtda_jax.errors import ConfigError
+
+
+class Small(nn.Module):
+    """Three heads, no statistics of the batch: what frozen normalisation leaves of a network."""
+
+    num_classes: int = 19
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        self.variable("batch_stats", "mean", jnp.zeros, (1,))
+        x = nn.relu(nn.Conv(12, (3, 3), padding=1, name="backbone")(images))
+        names = ("logits", "aux16", "aux32") if train else ("logits",)
+        return {n: 3 * nn.Conv(self.num_classes, (1, 1), name=n)(x) for n in names}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_networks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "create_model", lambda name, num_classes, **_: Small(num_classes))
+        yield
+
+
+def stages(**fields):
+    """The stages' configurations; the small network stands in place of the named one."""
+    made = config("tufl", **fields)
+    made.augment.texture = made.augment.strong = made.mix.colour = "none"
+    plan = experiment.stages(made)
+    for stage in plan.values():
+        stage.optim.g_lr = 0.01
+    return plan
+
+
+def indexed(step=0, slots=0):
+    made = batch(step)
+    made["source_index"] = np.arange(4, dtype=np.int32) + 4 * step
+    made["target_index"] = np.arange(4, dtype=np.int32) + 4 * step + 100
+    if slots:
+        other = [batch(100 + 10 * step + slot) for slot in range(slots)]
+        made["candidate_images"] = np.stack([o["source_image"] for o in other], axis=1)
+        made["candidate_labels"] = np.stack([o["source_label"] for o in other], axis=1)
+        classes = made["candidate_labels"][:, :, 4, 4].copy()
+        classes[0] = 255
+        made["candidate_classes"] = classes
+    return made
+
+
+SLOTS = {"one": 0, "two": 6}
+
+
+def run(stage, steps, *, slots=0):
+    """The states and logs after each step, from one compilation."""
+    parts = build.build(stage)
+    step = jax.jit(build.train_step(parts, stage))
+    states, logs = [build.initial_state(parts, stage)], []
+    for n in range(steps):
+        state, log = step(states[-1], indexed(n, slots))
+        states.append(state)
+        logs.append(log)
+    assert step._cache_size() == 1
+    return step, states, logs
+
+
+@functools.cache
+def trajectory(name):
+    return run(stages()[name], 4, slots=SLOTS[name])
+
+
+def test_stage_one_moves_its_thresholds():
+    _, states, logs = trajectory("one")
+    theta = np.asarray(states[-1].memory["theta"])
+    assert theta.shape == (19,)
+    assert (theta < 0.8).any()
+    assert logs[-1]["theta"] == pytest.approx(theta.mean(), abs=1e-6)
+    assert 0 <= logs[-1]["sure"] <= 1
+    assert states[-1].teacher == {}
+
+
+def test_stage_two_mixes_and_its_teacher_stays():
+    _, states, logs = trajectory("two")
+    assert logs[-1]["mix"] > 0
+    old, new = states[0].teacher["params"], states[-1].teacher["params"]
+    for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        np.testing.assert_array_equal(a, b)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), states[0].g_params, states[-1].g_params)
+    assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_a_batch_of_which_nothing_is_sure_trains_like_the_source_alone():
+    stage = stages(consistency__threshold="fixed", consistency__initial=0.99999)["one"]
+    _, unsure, logs = run(stage, 2)
+    assert logs[-1]["consistency"] == 0
+    assert logs[-1]["sure"] == 0
+    assert logs[-1]["pull_strong"] == 0
+    for name in ("consistency", "consistency_aux16", "consistency_aux32"):
+        stage.objective[name] = 0.0
+    _, alone, _ = run(stage, 2)
+    pairs = zip(
+        jax.tree.leaves(unsure[-1].g_params), jax.tree.leaves(alone[-1].g_params), strict=True
+    )
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_two_devices_do_what_one_does(name):
+    _, states, logs = trajectory(name)
+    stage, mesh = stages()[name], parallel.mesh()
+    parts = build.build(stage, axis_name=parallel.AXIS)
+    step = parallel.pmapped(build.train_step(parts, stage, axis_name=parallel.AXIS), mesh)
+    state = parallel.replicate(build.initial_state(parts, stage), mesh)
+    for n in range(2):
+        state, both = step(state, indexed(n, SLOTS[name]))
+        jax.block_until_ready(both)
+    one = states[2]
+    np.testing.assert_allclose(state.memory["theta"], one.memory["theta"], atol=1e-6)
+    for a, b in zip(jax.tree.leaves(state.g_params), jax.tree.leaves(one.g_params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    for key, value in logs[1].items():
+        np.testing.assert_allclose(both[key], value, rtol=2e-3, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_resumed_stage_is_the_same_bit_for_bit(tmp_path, name):
+    step, states, _ = trajectory(name)
+    stage = stages()[name]
+    with checkpoint.manager(tmp_path, keep=1) as held:
+        checkpoint.save(held, states[2], step=2)
+        held.wait_until_finished()
+        fresh = jax.eval_shape(lambda: build.initial_state(build.build(stage), stage))
+        whole = parallel.everywhere(parallel.mesh(jax.devices()[:1]))
+        state = checkpoint.restore(held, checkpoint.abstract(fresh, whole))
+    assert state.memory["theta"].shape == (19,)
+    for n in (2, 3):
+        state, _ = step(state, indexed(n, SLOTS[name]))
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(states[4]), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def prepared(stage, made, seed):
+    """What the network is given, and the state that made it."""
+    parts = build.build(stage)
+    state = build.initial_state(parts, stage)
+    whole = {**made, **state.memory, "step": jnp.int32(0)}
+    return jax.jit(parts.prepare)(whole, jax.random.key(seed), state.teacher), state
+
+
+def test_the_mixed_view_pixel_by_pixel():
+    stage = stages(long_tail__choice="uniform", normalisation="caffe_bgr")["two"]
+    made = indexed(0, 6)
+    got, state = prepared(stage, made, 7)
+    teacher = Small().apply(state.teacher, got["target_image"])["logits"]
+    probability = np.asarray(jax.nn.softmax(teacher))
+    guess, sure = probability.argmax(-1), (probability.max(-1) >= 0.968).mean((1, 2))
+    mean = np.float32([104.00698793, 116.66876762, 122.67891434])
+    pasted = []
+    for i in range(4):
+        layers = [(made["target_image"][i], guess[i])]
+        layers.append((made["source_image"][i], made["source_label"][i]))
+        layers += list(zip(made["candidate_images"][i], made["candidate_labels"][i], strict=True))
+        image, label = np.asarray(got["mixed_image"][i]), np.asarray(got["mixed_label"][i])
+        fits = np.array(
+            [
+                (np.abs(image - (np.float32(pixels)[..., ::-1] - mean)) < 1e-3).all(-1)
+                & (label == classes)
+                for pixels, classes in layers
+            ]
+        )
+        assert fits.any(axis=0).all()  # every pixel is some layer's, label and colour alike
+        weight = np.asarray(got["mixed_weight"][i])
+        np.testing.assert_allclose(weight[~fits[1:].any(axis=0)], sure[i], atol=1e-6)
+        assert (weight[fits[1:].any(axis=0) & ~fits[0]] == 1).all()
+        pasted.append((fits[2:].any(axis=0) & ~fits[:2].any(axis=0)).sum())
+        # Of the source whole classes are taken, and not more than half of them.
+        own = np.unique(made["source_label"][i][fits[1] & ~fits[0]])
+        assert len(own) <= (len(np.unique(made["source_label"][i])) + 1) // 2
+    assert pasted[0] == 0  # nothing was offered to the first image
+    assert min(pasted[1:]) > 0
+
+
+def test_the_strong_view_is_the_weak_one_moved():
+    stage = stages()["one"]
+    got, _ = prepared(stage, indexed(0), 1)
+    np.testing.assert_allclose(
+        got["strong_image"], affine.warp(got["target_image"], got["strong_affine"]), atol=1e-5
+    )
+    again, _ = prepared(stage, indexed(0), 2)
+    assert not np.allclose(again["strong_affine"], got["strong_affine"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"consistency__threshold": "fixed"}, "long_tail.choice='threshold' needs consistency"),
+        ({"consistency__form": "ratio"}, "known: deficit, difference"),
+        ({"augment__draw": "epoch"}, r"unknown augment\.draw 'epoch'; known: image, run"),
+        ({"long_tail__count": (2, 9)}, r"range within 1\.\.6"),
+        ({"mix__related": "kitti"}, "mix.related"),
+        ({"optim__g_groups": "some"}, "optim.g_groups"),
+        ({"consistency__temperature": 0.0}, "temperature must be above 0"),
+    ],
+)
+def test_what_can_not_be_built_is_refused(fields, message):
+    stage = stages(**fields)["two"]
+    with pytest.raises(ConfigError, match=message):
+        build.build(stage)
+
+
+def test_noise_and_blur_of_a_whole_run_depend_on_the_seed_alone():
+    keys = []
+    for seed in (0, 0, 1):
+        stage = stages(augment__draw="run", seed=seed)["one"]
+        recolour = views.recolour(stage, "tufl_strong", "augment.strong")
+        keys.append(jax.random.key_data(recolour.keywords["once"]))
+    np.testing.assert_array_equal(keys[0], keys[1])
+    assert (keys[0] != keys[2]).any()
