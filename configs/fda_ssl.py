@@ -8,30 +8,35 @@ labels       = classes of the mean softmax of both networks; of each class over 
 
 The last stage starts from the networks of beta_001 (discriminator too) at half of the learning
 rates. S1 does not halve the discriminator's loss: --config.adversary.d_factor=1.0.
+With control=yes a further stage does the same without the labels.
 
     python main.py --config configs/fda_ssl.py
+    python main.py --config configs/fda_ssl.py:control=yes
 """
 
-from configs import fda_mbt, ssl
+from configs import base, fda_mbt, ssl
 
 
 def get_config(arg: str = ""):
-    config = fda_mbt.get_config(arg)
-    half = {name: 0.5 * config.optim.get_oneway_ref(name) for name in ("g_lr", "d_lr")}
+    benchmark, options = base.parse(arg, control=("no", "yes"))
+    config = fda_mbt.get_config(benchmark)
+
+    def again() -> dict:
+        half = {name: 0.5 * config.optim.get_oneway_ref(name) for name in ("g_lr", "d_lr")}
+        return {"kind": "train", "init": "beta_001", "fda_beta": 0.01, "optim": half}
+
     third = {"fusion": "mean", "scope": "dataset", "cut": 0.66, "index": "floor"}
     both = ("beta_001", "beta_005")
-    config.stages = (*config.stages, "label", "ssl", "eval_ssl")
-    stage = {
-        "label": {"kind": "pseudo_label", "models": both, "pseudo": third},
-        "ssl": {
-            "kind": "train",
-            "init": "beta_001",
-            "fda_beta": 0.01,
-            "pseudo_labels": "label",
-            "objective": ssl.PSEUDO,
-            "optim": half,
-        },
-        "eval_ssl": {"kind": "evaluate", "models": ("ssl",)},
-    }
-    config.stage.update(stage)
+    config.stage.update(
+        {
+            "label": {"kind": "pseudo_label", "models": both, "pseudo": third},
+            "ssl": {**again(), **ssl.learn("label")},
+            "eval_ssl": {"kind": "evaluate", "models": ("ssl",)},
+            "control": again(),
+            "eval_control": {"kind": "evaluate", "models": ("control",)},
+        }
+    )
+    added = ("label", "ssl", "eval_ssl")
+    control = ("control", "eval_control") if options["control"] == "yes" else ()
+    config.stages = (*config.stages, *added, *control)
     return config

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from configs import adversarial
 
-PSEUDO = {"pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
 ONE, TWO, THREE = ("logits",), ("logits", "aux32"), ("logits", "aux16", "aux32")
 
 
@@ -24,6 +23,12 @@ def label(heads: tuple[str, ...]) -> dict:
     return {"kind": "pseudo_label", "models": ("adversarial",), "pseudo": rule}
 
 
+def learn(labels: str) -> dict:
+    """A train stage that also learns the target by the labels of an earlier stage."""
+    terms = {"pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
+    return {"kind": "train", "pseudo_labels": labels, "objective": terms}
+
+
 def get_config(arg: str = "", *, heads: tuple[str, ...] = ONE):
     config = adversarial.get_config(arg)
     config.stages = ("adversarial", "label", "ssl", "eval_adversarial", "eval_ssl")
@@ -31,7 +36,7 @@ def get_config(arg: str = "", *, heads: tuple[str, ...] = ONE):
         {
             "adversarial": {"kind": "train"},
             "label": label(heads),
-            "ssl": {"kind": "train", "pseudo_labels": "label", "objective": PSEUDO},
+            "ssl": learn("label"),
             "eval_adversarial": {"kind": "evaluate", "models": ("adversarial",)},
             "eval_ssl": {"kind": "evaluate", "models": ("ssl",)},
         }

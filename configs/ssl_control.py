@@ -4,7 +4,7 @@ objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output                   
 
     way=longer       one run of twice the steps: of configs/ssl.py, whose second stage starts anew
                      and without labels would repeat the first (S2)
-    way=continued    another run from the first one's networks: of configs/fda_ssl.py (S1)
+    way=continued    another run from the first one's networks, S1's way to start the second
 
 What self-training gains over `eval_control` is what its labels are worth.
 

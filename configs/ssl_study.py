@@ -23,11 +23,7 @@ def get_config(arg: str = ""):
     stage: dict[str, dict[str, Any]] = {"adversarial": {"kind": "train"}}
     for number, heads in LAYERS.items():
         stage[f"label_{number}"] = ssl.label(heads)
-        stage[f"ssl_{number}"] = {
-            "kind": "train",
-            "pseudo_labels": f"label_{number}",
-            "objective": ssl.PSEUDO,
-        }
+        stage[f"ssl_{number}"] = ssl.learn(f"label_{number}")
     stage["control"] = ssl_control.longer(config)
     trained = [name for name, fields in stage.items() if fields["kind"] == "train"]
     stage |= {f"eval_{name}": {"kind": "evaluate", "models": (name,)} for name in trained}

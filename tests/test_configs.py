@@ -161,6 +161,30 @@ def test_docstring_states_the_objective_and_the_command(name):
     assert f"python main.py --config configs/{name}.py" in text
 
 
+def test_self_training_starts_as_the_papers_do_and_rates_follow_the_command_line():
+    made = get("fda_ssl", "streets,control=yes")
+    made.optim.update({"g_lr": 0.4, "d_lr": 0.2})
+    stages = experiment.stages(made.lock())
+    for name in ("ssl", "control"):
+        assert (stages[name].init, stages[name].fda_beta) == ("beta_001", 0.01)
+        assert (stages[name].optim.g_lr, stages[name].optim.d_lr) == (0.2, 0.1)
+    assert stages["label"].models == ("beta_001", "beta_005")
+    rule = stages["label"].pseudo
+    assert (rule.fusion, rule.scope, rule.cut, rule.index) == ("mean", "dataset", 0.66, "floor")
+    study = get("ssl_study")
+    study.steps = 30
+    stages = experiment.stages(study.lock())
+    assert {stages[f"ssl_{n}"].init for n in "123"} == {""}
+    assert [stages[f"label_{n}"].pseudo.heads for n in "12"] == [("logits",), ("logits", "aux32")]
+    assert stages["label_3"].pseudo.scope == "image"
+    assert stages["control"].steps == 60
+    study.stage.ssl_1.objective.pseudo = 0.5
+    stages = experiment.stages(study.lock())
+    assert [stages[f"ssl_{n}"].objective.pseudo for n in "123"] == [0.5, 1.0, 1.0]
+    again = get("ssl_control", "way=continued")
+    assert experiment.stages(again.lock())["control"].init == "adversarial"
+
+
 def test_fda_takes_beta_as_its_argument():
     assert get("fda", "beta=0.09").fda_beta == 0.09
     both = get("fda", "synth_to_camvid,beta=0.02")

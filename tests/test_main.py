@@ -33,6 +33,11 @@ def command(*arguments):
         ),
         ([f"--config={ROOT}/configs/fda.py", "--config.steps=abc"], "--config.steps=abc"),
         ([f"--config={ROOT}/configs/fda.py", "--job=fly"], "unknown job 'fly'; known: run"),
+        ([f"--config={ROOT}/configs/ssl.py", "--seeds=0"], "--seeds must be 1 or more, got 0"),
+        (
+            [f"--config={ROOT}/configs/ssl.py", "--job=summary", "--seeds=2"],
+            "--seeds goes with --job=run or evaluate, not summary",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_a_sentence(arguments, message):
