@@ -44,6 +44,13 @@ GOLDEN = {
         "one": (CONSISTENT, None, "source"),
         "two": ({**CONSISTENT, "mix": 0.5}, None, "source"),
     },
+    "tufl_parts": {
+        "source": (THREE, None, "source"),
+        "fixed": (CONSISTENT, None, "source"),
+        "adaptive": (CONSISTENT, None, "source"),
+        "mixing": ({**CONSISTENT, "mix": 0.5}, None, "source"),
+        "long_tail": ({**CONSISTENT, "mix": 0.5}, None, "source"),
+    },
     "source_only": {"train": (SUPERVISED, None, "source")},
     "target_only": {"train": (SUPERVISED, None, "target")},
     "adversarial": {"train": (ADVERSARIAL, None, "source")},

@@ -1,0 +1,34 @@
+"""What each part of TUFL adds: source, fixed thresholds, adaptive ones, mixing, rare classes (S4).
+
+objective(G) = that of configs/tufl.py; stages
+  source     labelled source alone
+  fixed      from `source`: consistency above one fixed threshold
+  adaptive   from `source`: consistency above a threshold for each class that adapts
+  mixing     from `adaptive`: class mixing as well, that stage being the frozen teacher
+  long_tail  from `adaptive`: class mixing with rare classes pasted on the source
+
+    python main.py --config configs/tufl_parts.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tufl
+
+TRAINED = ("source", "fixed", "adaptive", "mixing", "long_tail")
+
+
+def get_config(arg: str = ""):
+    config = tufl.get_config(arg)
+    stage = config.stage.to_dict()
+    stages = {
+        "source": stage["source"],
+        "fixed": {**stage["one"], "consistency": {"threshold": "fixed"}},
+        "adaptive": {**stage["one"], "consistency": {"threshold": "adaptive"}},
+        "mixing": {**stage["two"], "init": "adaptive", "long_tail": {"probability": 0.0}},
+        "long_tail": {**stage["two"], "init": "adaptive"},
+    }
+    for name in TRAINED:
+        stages[f"eval_{name}"] = {"kind": "evaluate", "models": (name,)}
+    config.stages = tuple(stages)
+    config.stage = ConfigDict(stages)
+    return config
