@@ -127,5 +127,5 @@ def test_a_signal_saves_the_count_and_what_is_done_is_not_done_again(tmp_path):
 def test_progress_is_said(tmp_path, capsys):
     generate(tmp_path)
     said = capsys.readouterr().err
-    assert "counting confidences 7/7" in said
-    assert "writing labels 7/7" in said
+    assert "counting confidences: 7/7" in said
+    assert "writing labels: 7/7" in said
