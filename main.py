@@ -247,8 +247,9 @@ def end(sentence: str, code: int) -> int:
 
 def run_seeds(config, workdir: pathlib.Path, *, count: int) -> None:
     """Run or evaluate several seeds of an experiment."""
-    from rtda_jax import experiment, seeds
+    from rtda_jax import experiment
     from rtda_jax.errors import ConfigError
+    from rtda_jax.stages import seeds
 
     jobs = {"run": experiment.run, "evaluate": experiment.reevaluate}
     if _JOB.value not in jobs:

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rtda_jax.pseudo_files import Rule, generate
-from rtda_jax.records import say
+from rtda_jax.monitor.records import say
+from rtda_jax.stages.pseudo_files import Rule, generate
 
 CLASSES = 19
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax import parallel, records, views
+from rtda_jax import parallel, views
 from rtda_jax.data import (
     Candidates,
     DataError,
@@ -18,6 +18,7 @@ from rtda_jax.data import (
     train_stream,
 )
 from rtda_jax.errors import ConfigError
+from rtda_jax.monitor import records
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 

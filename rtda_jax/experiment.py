@@ -9,20 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import (
-    build,
-    checkpoint,
-    environment,
-    evaluate,
-    evaluate_stage,
-    parallel,
-    pseudo_stage,
-    records,
-    statistics_stage,
-    train_stage,
-)
+from rtda_jax import build, checkpoint, environment, evaluate, parallel
 from rtda_jax.errors import ConfigError
-from rtda_jax.plan import stages
+from rtda_jax.monitor import records
+from rtda_jax.stages import evaluate_stage, pseudo_stage, statistics_stage, train_stage
+from rtda_jax.stages.plan import stages
 
 RUN = {
     "train": train_stage.run,

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 
 from rtda_jax.errors import CheckpointError
-from rtda_jax.records import say
+from rtda_jax.monitor.records import say
 
 MANIFEST = "sha256.json"
 PARTIAL = "*.orbax-checkpoint-tmp*"  # what orbax calls a checkpoint that is not yet complete

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax import pseudo_files, pseudo_labels
+from rtda_jax import pseudo_labels
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
+from rtda_jax.stages import pseudo_files
 
 K, KEYS = 6, tuple(f"town/{i:03d}" for i in range(7))
 

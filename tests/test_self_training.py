@@ -13,19 +13,10 @@ import pytest
 from helpers import SIZE, config, folder_fields, shrink, write_folders
 from PIL import Image
 
-from rtda_jax import (
-    batches,
-    build,
-    experiment,
-    plan,
-    pseudo_files,
-    pseudo_stage,
-    statistics_stage,
-    train,
-    trained,
-)
+from rtda_jax import batches, build, experiment, train
 from rtda_jax.data import DataError, load, load_pseudo
 from rtda_jax.errors import ConfigError, Interrupted
+from rtda_jax.stages import plan, pseudo_files, pseudo_stage, statistics_stage, trained
 
 STAGES = {
     "adversarial": {"kind": "train", "teacher": {"kind": "ema"}},

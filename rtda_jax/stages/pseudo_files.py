@@ -22,7 +22,7 @@ from rtda_jax import checkpoint, pseudo_labels
 from rtda_jax.data.encode import png
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
-from rtda_jax.progress import Progress
+from rtda_jax.monitor.progress import Progress
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
