@@ -189,6 +189,7 @@ def main(argv: list[str]) -> int:
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if _DETERMINISTIC.value:
         parallel.deterministic()
     config = _CONFIG.value
