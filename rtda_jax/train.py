@@ -131,7 +131,7 @@ def train(
                     records.say(f"  warning: {warning}")
             if saves:
                 checkpoint.save(held, state, step=step)
-            if stops and not last:
+            if stops:
                 held.wait_until_finished()
                 raise Interrupted(f"stopped after step {step}; the same command continues there")
         return state

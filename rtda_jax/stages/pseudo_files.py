@@ -141,7 +141,7 @@ def _watched(
     for done, prediction in enumerate(predictions(first), start=first + 1):
         yield done - 1, prediction
         progress.add(1)
-        if interrupted.is_set() and done < total:
+        if interrupted.is_set():
             save(done)
             progress.end()
             raise Interrupted(f"stopped after image {done}; the same command continues there")
