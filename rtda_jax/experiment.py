@@ -46,9 +46,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       ConfigError: the workdir belongs to another configuration or another process.
     """
     plan = stages(config)
-    for stage in plan.values():
+    for name, stage in plan.items():  # what can not be done is refused before anything runs
         if stage.kind == "train":
-            build.build(stage)  # what can not be built is refused before anything runs
+            build.build(stage)
+        if stage.kind == "pseudo_label":
+            pseudo_stage.check(plan, name)
     several = parallel.process()[1] > 1
     for name, stage in plan.items():
         if several and stage.kind not in SEVERAL:
