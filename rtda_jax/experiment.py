@@ -58,7 +58,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
                 f"stage {name}: kind {stage.kind!r} runs in one process only; those that several "
                 f"can share: {', '.join(SEVERAL)}"
             )
-    with lock(workdir) if parallel.is_main() else contextlib.nullcontext():
+    with lock(workdir):
         checkpoint.claim(workdir, plain(config), free=FREE)
         results = {
             "config": plain(config),
@@ -95,7 +95,13 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Hold a workdir for one process; the system frees it however the process ends."""
+    """Hold a workdir for one job; the system frees it however the process ends.
+
+    Of several processes of a job the main one does.
+    """
+    if not parallel.is_main():
+        yield
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("w") as file:
         try:
