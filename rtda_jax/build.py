@@ -9,10 +9,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtda_jax import consistency, cost, levels, optim, pixel_losses, prepare, teacher, terms, views
+from rtda_jax import (
+    consistency,
+    cost,
+    levels,
+    loss_options,
+    optimizers,
+    pixel_losses,
+    prepare,
+    teacher,
+    terms,
+    views,
+)
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.models import create_discriminator, create_model, group_of, trainable
+from rtda_jax.models import create_discriminator, create_model
 from rtda_jax.normalise import NORMALISATIONS, check_normalisation
 from rtda_jax.pretrained import load_pretrained
 from rtda_jax.state import TrainState, create_state, output_shapes, seen_shape
@@ -54,15 +65,16 @@ def build(config: Any, *, axis_name: str | None = None) -> Stage:
 
 def _build(config: Any, axis_name: str | None) -> Stage:
     places = levels.levels(config.adversary.view)
+    loss = loss_options.options(config)
     known = terms.generator_terms(
-        pixel_loss=pixel_losses.pixel_loss(config.pixel_loss, loss_options(config)),
+        pixel_loss=pixel_losses.pixel_loss(config.pixel_loss, loss),
         levels={name: level.head for name, level in places.items()},
         gan_loss=config.adversary.gan_loss,
         eta=config.loss.eta,
         disagreement=functools.partial(
             consistency.focal, form=config.consistency.form, gamma=config.consistency.gamma
         ),
-        class_weights=functools.partial(pixel_losses.class_weights, loss_options(config)),
+        class_weights=functools.partial(pixel_losses.class_weights, loss),
     )
     objective = terms.select(known, config.objective)
     needs_target = config.fda_beta is not None or terms.views(objective) != {"source"}
@@ -94,28 +106,13 @@ def _build(config: Any, axis_name: str | None) -> Stage:
         )
         for level in sorted({term.level for term, _ in objective.values() if term.level})
     }
-    g_schedule, d_schedule = schedules(config)
+    g_schedule, d_schedule = optimizers.schedules(config)
     return Stage(
         generator=generator,
         discriminators=discriminators,
         levels={level: places[level] for level in discriminators},
-        g_tx=optim.only(
-            optim.grouped(
-                optim.sgd(
-                    g_schedule,
-                    momentum=config.optim.g_momentum,
-                    weight_decay=config.optim.g_decay,
-                    decayed=config.optim.g_decayed,
-                ),
-                group_of=group_of,
-                factors=dict.fromkeys(
-                    lookup(optim.GROUPS, config.optim.g_groups, "optim.g_groups"),
-                    config.optim.g_factor,
-                ),
-            ),
-            trained=functools.partial(trainable, generator),
-        ),
-        d_tx=optim.adam(d_schedule, betas=tuple(config.optim.d_betas)),
+        g_tx=optimizers.generator(config, generator, g_schedule),
+        d_tx=optimizers.discriminators(config, d_schedule),
         g_schedule=g_schedule,
         d_schedule=d_schedule,
         objective=objective,
@@ -126,66 +123,12 @@ def _build(config: Any, axis_name: str | None) -> Stage:
     )
 
 
-def schedules(config: Any) -> tuple[optax.Schedule, optax.Schedule]:
-    """The learning rates of the segmentation network and of the discriminators, by step."""
-    optimum = config.optim
-    end, warm = optimum.schedule_steps or config.steps, optimum.warmup_steps
-    if not 0 <= warm < end:
-        raise ConfigError(
-            f"optim.warmup_steps must lie in 0..{end - 1}, got {warm}: poly ends there"
-        )
-    poly = functools.partial(optim.poly, power=optimum.power, every=optimum.schedule_every_steps)
-    warmed = optim.warmed(
-        poly(optimum.g_lr, steps=end - warm),
-        learning_rate=optimum.g_lr,
-        start=optimum.warmup_start,
-        steps=warm,
-    )
-    return warmed, poly(optimum.d_lr, steps=end)
-
-
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 FOLLOWS: dict[str, Callable[[Any], teacher.Follow]] = {
     "none": lambda config: teacher.stay,
     "frozen": lambda config: teacher.stay,
     "ema": lambda config: teacher.average(decay=config.teacher.decay),
-}
-
-
-def loss_options(config: Any) -> pixel_losses.Options:
-    """The fields of `config.loss` that decide what a labelled pixel costs."""
-    weighting = lookup(WEIGHTINGS, config.loss.weighting, "loss.weighting")
-    return pixel_losses.Options(
-        class_weights=weighting(config),
-        reduction=config.loss.reduction,
-        gamma=config.loss.gamma,
-        ohem_probability=config.loss.ohem_probability,
-        ohem_rule=config.loss.ohem_rule,
-        eta=config.loss.eta,
-    )
-
-
-def _given(config: Any) -> tuple[float, ...]:
-    classes = class_set(config.benchmark.classes)
-    if len(config.loss.weights) != len(classes):
-        raise ConfigError(
-            f"loss.weights has {len(config.loss.weights)} numbers, {classes.name} has "
-            f"{len(classes)} classes"
-        )
-    return tuple(config.loss.weights)
-
-
-def _enet(config: Any) -> str:
-    if config.loss.enet_c <= 1:
-        raise ConfigError(f"loss.enet_c must be above 1, got {config.loss.enet_c:g}")
-    return "enet"
-
-
-WEIGHTINGS: dict[str, Callable[[Any], tuple[float, ...] | str | None]] = {
-    "none": lambda config: None,
-    "given": _given,
-    "enet": _enet,
 }
 
 

@@ -53,7 +53,7 @@ def make_train_step(
       d_objective: by level, the two discriminator terms.
       d_factor: what the sum of a level's two terms is multiplied by, 1/2 or 1.
       prepare: the device's half of the input, from `prepare.in_order`.
-      follow: how the teacher follows the student, a value of `teacher.FOLLOWS`.
+      follow: how the teacher follows the student, `teacher.stay` or one from `teacher.average`.
       remember: (outputs, batch, memory) -> (outputs, memory, what to log) of a method that adds
         to the outputs or has a state of its own. Its memory is in the batch under its names.
       statistics: whose forward passes update the running statistics, a key of `STATISTICS`.

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base, benchmarks
-from rtda_jax import build, experiment
+from rtda_jax import build, experiment, optimizers
 from rtda_jax.errors import ConfigError
 
 FILES = sorted(
@@ -281,7 +281,7 @@ def test_the_schedules_are_those_of_the_fields():
     config = get("source_only")
     config.optim.update({"warmup_steps": 4, "warmup_start": 1e-4, "schedule_steps": 24})
     config.optim.update({"g_lr": 0.1, "d_lr": 0.2, "power": 2.0, "schedule_every_steps": 5})
-    g_lr, d_lr = build.schedules(config)
+    g_lr, d_lr = optimizers.schedules(config)
     for step, generator, discriminator in (
         (0, 1e-4, 0.2),
         (2, 1e-4 * 1000**0.5, 0.2),

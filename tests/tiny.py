@@ -6,6 +6,7 @@ trains it in a process of its own and leaves the SHA-256 of every leaf of its fi
 FAULT, a key of `FAULTS`, is what happens to it on the way.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ import helpers
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import build
+from rtda_jax import build, optimizers
 from rtda_jax.errors import CheckpointError, Interrupted
 from rtda_jax.train import train
 
@@ -69,13 +70,14 @@ def trainable(module, params):
     return jax.tree.map(lambda _: True, params)
 
 
+@contextlib.contextmanager
 def stubs():
-    return mock.patch.multiple(
-        build,
-        create_model=create_model,
-        create_discriminator=create_discriminator,
-        trainable=trainable,
-    )
+    made = {"create_model": create_model, "create_discriminator": create_discriminator}
+    with (
+        mock.patch.multiple(build, **made),
+        mock.patch.object(optimizers, "trainable", trainable),
+    ):
+        yield
 
 
 def config(family, **fields):
