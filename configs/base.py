@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "bisenet_resnet18"  # a key of rtda_jax.models.MODELS
-    config.model.options = ConfigDict()  # further fields of that network
+    config.model.options = ConfigDict()  # further fields of that network; from a config file
     config.model.batch_norm = "batch"  # or "frozen": running statistics also while training
     config.model.statistics = "both"  # whose images update them: both, source, target
     config.model.pretrained = ""  # weight file (.pth, .safetensors, .npz); empty: from scratch
@@ -147,7 +147,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.adversary = ConfigDict()
     config.adversary.network = "fcd"  # or "fcd_light"
-    config.adversary.options = ConfigDict()  # of that network: use_bias, output_stride
+    config.adversary.options = ConfigDict()  # its use_bias, output_stride; from a config file
     config.adversary.view = "softmax"  # it reads; or "self_information" (AdvEnt)
     config.adversary.gan_loss = "bce"  # or "least_squares"
     config.adversary.d_factor = 0.5  # discriminator loss: half the sum of both domains (S1: 1)

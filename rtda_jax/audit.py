@@ -59,9 +59,7 @@ def audit(config: Any, batches: Batches, *, name: str, steps: int = STEPS) -> st
     step = parallel.pmapped(build.train_step(parts, config, axis_name=parallel.AXIS), mesh)
 
     def once() -> list[dict[str, str]]:
-        state = parallel.replicate(
-            build.with_teacher(build.initial_state(parts, config), config), mesh
-        )
+        state = parallel.replicate(build.initial_state(parts, config), mesh)
         return hashes(step, state, itertools.islice(batches(0), steps))
 
     first, second = once(), once()

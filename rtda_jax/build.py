@@ -235,11 +235,16 @@ def describe(stage: Stage, config: Any) -> list[str]:
     """A line for each network: name, parameters, multiply-accumulates for one training crop."""
     size = tuple(config.benchmark.crop)
     classes = len(class_set(config.benchmark.classes))
-    costs = [cost.model_cost(config.model.name, num_classes=classes, size=size)]
-    costs += [
-        cost.discriminator_cost(config.adversary.network, in_channels=classes, size=size)
-        for _ in stage.discriminators
-    ]
+    options, d_options = (x.options.to_dict() for x in (config.model, config.adversary))
+    costs = [cost.model_cost(config.model.name, num_classes=classes, size=size, **options)]
+    outputs = output_shapes(stage.generator, image_shape=(2, *size, 3))
+    for level in stage.discriminators:
+        channels = seen_shape(stage.levels[level], outputs, size=size).shape[-1]
+        costs.append(
+            cost.discriminator_cost(
+                config.adversary.network, in_channels=channels, size=size, **d_options
+            )
+        )
     return [
         f"{c.name}: {c.training_parameters:,} parameters, "
         f"{c.macs / 1e9:.2f} G multiply-accumulates at {size[0]}x{size[1]}"

@@ -17,7 +17,6 @@ def options(config: Any) -> pixel_losses.Options:
         gamma=config.loss.gamma,
         ohem_probability=config.loss.ohem_probability,
         ohem_rule=config.loss.ohem_rule,
-        eta=config.loss.eta,
     )
 
 

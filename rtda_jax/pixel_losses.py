@@ -14,14 +14,13 @@ Sums = tuple[jax.Array, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The fields of the losses, `config.loss`.
+    """The fields of `config.loss` that pixel losses read.
 
     Attributes:
       class_weights: one number a class, None for 1; a name while they are not computed.
       reduction: what the summed loss is divided by, a key of `REDUCTIONS`.
       gamma: focusing exponent of the focal loss.
       ohem_probability, ohem_rule: see `losses.hardest`.
-      eta: exponent of FDA's robust entropy.
     """
 
     class_weights: tuple[float, ...] | str | None = None
@@ -29,7 +28,6 @@ class Options:
     gamma: float = 2.0
     ohem_probability: float = 0.7
     ohem_rule: str = "pixels"
-    eta: float = 2.0
 
 
 def class_weights(options: Options) -> jax.Array | None:

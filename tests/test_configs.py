@@ -1,4 +1,5 @@
 import importlib
+import math
 import pathlib
 
 import jax
@@ -292,3 +293,13 @@ def test_the_schedules_are_those_of_the_fields():
     ):
         assert float(g_lr(step)) == pytest.approx(generator, rel=1e-5, abs=1e-9), step
         assert float(d_lr(step)) == pytest.approx(discriminator, rel=1e-5), step
+
+
+def test_a_discriminator_is_described_as_it_is_built():
+    config = get("adversarial", "level=feature,network=fcd_light")
+    config.adversary.options = {"use_bias": False}
+    stage = build.build(config)
+    said = build.describe(stage, config)[1]
+    shapes = jax.eval_shape(lambda: build.initial_state(stage, config))
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.d_params["feature"]))
+    assert said.startswith(f"fcd_light: {count:,} parameters")
