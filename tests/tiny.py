@@ -32,6 +32,7 @@ FAMILIES = {
     "adversarial": ("adversarial", {}),
     "fda": ("fda", {"fda_beta": 0.05}),
     "dacs": ("dacs", {}),
+    "tufl": ("tufl", {}),
 }
 
 
