@@ -32,7 +32,6 @@ FAMILIES = {
     "adversarial": ("adversarial", {}),
     "fda": ("fda", {"fda_beta": 0.05}),
     "dacs": ("dacs", {}),
-    "tufl": ("tufl", {}),
 }
 
 
