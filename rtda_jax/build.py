@@ -129,24 +129,19 @@ def _build(config: Any, axis_name: str | None) -> Stage:
 def schedules(config: Any) -> tuple[optax.Schedule, optax.Schedule]:
     """The learning rates of the segmentation network and of the discriminators, by step."""
     optimum = config.optim
-    poly = functools.partial(
-        optim.poly,
-        steps=(optimum.schedule_steps or config.steps) - optimum.warmup_steps,
-        power=optimum.power,
-        every=optimum.schedule_every_steps,
-    )
+    end, warm = optimum.schedule_steps or config.steps, optimum.warmup_steps
+    if not 0 <= warm < end:
+        raise ConfigError(
+            f"optim.warmup_steps must lie in 0..{end - 1}, got {warm}: poly ends there"
+        )
+    poly = functools.partial(optim.poly, power=optimum.power, every=optimum.schedule_every_steps)
     warmed = optim.warmed(
-        poly(optimum.g_lr),
+        poly(optimum.g_lr, steps=end - warm),
         learning_rate=optimum.g_lr,
         start=optimum.warmup_start,
-        steps=optimum.warmup_steps,
+        steps=warm,
     )
-    return warmed, optim.poly(
-        optimum.d_lr,
-        steps=optimum.schedule_steps or config.steps,
-        power=optimum.power,
-        every=optimum.schedule_every_steps,
-    )
+    return warmed, poly(optimum.d_lr, steps=end)
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -181,10 +176,16 @@ def _given(config: Any) -> tuple[float, ...]:
     return tuple(config.loss.weights)
 
 
+def _enet(config: Any) -> str:
+    if config.loss.enet_c <= 1:
+        raise ConfigError(f"loss.enet_c must be above 1, got {config.loss.enet_c:g}")
+    return "enet"
+
+
 WEIGHTINGS: dict[str, Callable[[Any], tuple[float, ...] | str | None]] = {
     "none": lambda config: None,
     "given": _given,
-    "enet": lambda config: "enet",
+    "enet": _enet,
 }
 
 

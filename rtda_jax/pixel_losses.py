@@ -36,8 +36,8 @@ def class_weights(options: Options) -> jax.Array | None:
     """The weights as float32 [K], or None; ConfigError while they are only named."""
     if isinstance(options.class_weights, str):
         raise ConfigError(
-            f"loss.class_weights={options.class_weights!r} is not computed yet; training does so "
-            "from the labelled set (class_weights.settled); or give loss.weights"
+            f"the class weights of loss.weighting={options.class_weights!r} are not computed yet; "
+            "training does so from the labelled set (class_weights.settled); or give loss.weights"
         )
     return None if options.class_weights is None else jnp.array(options.class_weights, jnp.float32)
 

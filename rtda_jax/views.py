@@ -54,6 +54,16 @@ def check(config: Any, objective: Objective) -> None:
     ):
         if value not in known:
             raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+    for name, share in (
+        ("consistency.initial", config.consistency.initial),
+        ("mix.threshold", config.mix.threshold),
+    ):
+        if not 0 < share < 1:
+            raise ConfigError(f"{name} must be a probability within (0, 1), got {share:g}")
+    if min(config.mix.boundary, config.mix.boundary_blur) < 0:
+        raise ConfigError("mix.boundary and mix.boundary_blur must be 0 or more")
+    if config.mix.boundary_blur and not config.mix.boundary:
+        raise ConfigError("mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary")
     seen = terms.views(objective)
     if pastes(config) and "mixed" not in seen:
         raise ConfigError("long_tail pastes onto mixed images: give objective.mix a weight")
@@ -189,6 +199,8 @@ def describe(config: Any, objective: Objective) -> str:
         done.append(config.augment.texture)
     if heads(objective):
         done.append(f"strong view({config.augment.strong})")
+    if "mixed" in terms.views(objective):
+        done.append(f"class mix({config.mix.colour})")
     if pastes(config):
         done.append(f"long tail(p={config.long_tail.probability:g})")
     if config.teacher.kind != "none":

@@ -141,6 +141,10 @@ def from_torch(shapes, name, arrays):
 def test_what_has_no_twin_is_said_by_name():
     config = made("fda", pixel_loss="focal")
     assert "no pixel_loss 'focal'" in no_training_twin(config)
+    config = made("fda", loss__weighting="enet")
+    assert "no loss.weighting 'enet', only none" in no_training_twin(config)
+    config = made("fda", optim__g_groups="heads")
+    assert "no optim.g_groups 'heads', only one" in no_training_twin(config)
     config = made("fda", model__name="deeplab_vgg16")
     assert "DeepLab" in no_training_twin(config)
     config = made("adversarial", objective__adv_aux16=0.1)

@@ -256,9 +256,14 @@ def test_a_wrong_stage_is_named(change, message):
         ({"teacher.kind": "average"}, "unknown teacher.kind 'average'; known: ema, frozen"),
         ({"teacher.kind": "ema", "teacher.decay": 1.5}, "teacher.decay must lie in"),
         ({"loss.weighting": "given"}, "loss.weights has 0 numbers, cityscapes19 has 19"),
+        ({"loss.weighting": "enet", "loss.enet_c": 1.0}, "loss.enet_c must be above 1, got 1"),
         ({"loss.weighting": "median"}, "unknown loss.weighting 'median'"),
         ({"adversary.view": "logits"}, "unknown adversary.view 'logits'"),
         ({"augment.colour": 1.5}, "augment.colour must be a probability"),
+        ({"consistency.initial": 1.5}, "consistency.initial must be a probability within"),
+        ({"mix.threshold": -1.0}, "mix.threshold must be a probability within"),
+        ({"mix.boundary_blur": 2.0}, "it needs mix.boundary"),
+        ({"optim.warmup_steps": 400}, r"optim.warmup_steps must lie in 0\.\.399, got 400"),
         (
             {"objective.seg_aux4": 1.0},
             "needs the output 'aux4'; bisenet_resnet18 has: aux16, aux32, logits",
@@ -270,3 +275,20 @@ def test_what_can_not_be_built_is_named(changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=message):
         build.build(config)
+
+
+def test_the_schedules_are_those_of_the_fields():
+    config = get("source_only")
+    config.optim.update({"warmup_steps": 4, "warmup_start": 1e-4, "schedule_steps": 24})
+    config.optim.update({"g_lr": 0.1, "d_lr": 0.2, "power": 2.0, "schedule_every_steps": 5})
+    g_lr, d_lr = build.schedules(config)
+    for step, generator, discriminator in (
+        (0, 1e-4, 0.2),
+        (2, 1e-4 * 1000**0.5, 0.2),
+        (4, 0.1, 0.2),
+        (8, 0.1, 0.2 * (19 / 24) ** 2),
+        (9, 0.1 * (15 / 20) ** 2, 0.2 * (19 / 24) ** 2),
+        (24, 0.0, 0.2 * (4 / 24) ** 2),
+    ):
+        assert float(g_lr(step)) == pytest.approx(generator, rel=1e-5, abs=1e-9), step
+        assert float(d_lr(step)) == pytest.approx(discriminator, rel=1e-5), step

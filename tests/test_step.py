@@ -280,6 +280,33 @@ def test_mixed_images_are_half_source_labelled_by_the_teacher_elsewhere():
     np.testing.assert_allclose(out["mixed_weight"], weight, rtol=1e-6)
 
 
+def test_pixels_at_the_seam_of_a_mixed_image_count_twice_and_are_blurred():
+    def mixed(**options):
+        part = prepare.class_mix(
+            lambda variables, images: images @ jnp.ones((3, 19)),
+            cut=cuts.make_cut(num_classes=19, ignore="never"),
+            normalisation="imagenet",
+            threshold=0.968,
+            recolour=lambda images, key, index: images,
+            **options,
+        )
+        return part(made, jax.random.key(1), {})
+
+    made = prepare.as_floats(batch(), None, None)
+    plain, seamed = mixed(), mixed(boundary=2, boundary_blur=1.0)
+    pasted = np.asarray((plain["mixed_image"] == made["source_image"]).all(-1))
+    padded = np.pad(pasted, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    near = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
+    seam = near.any((3, 4)) & ~near.all((3, 4))
+    assert 0.05 < seam.mean() < 0.95
+    weight = np.asarray(plain["mixed_weight"])
+    np.testing.assert_allclose(seamed["mixed_weight"], np.where(seam, 2 * weight, weight))
+    changed = np.asarray((seamed["mixed_image"] != plain["mixed_image"]).any(-1))
+    assert not changed[~seam].any()
+    assert changed[seam].mean() > 0.9
+    np.testing.assert_array_equal(seamed["mixed_label"], plain["mixed_label"])
+
+
 def test_self_information_and_features_reach_the_discriminator():
     outputs = {"logits": jnp.ones((1, 4, 4, 3)), "feature": jnp.ones((1, 2, 2, 7))}
     seen = levels.levels("self_information")
