@@ -189,6 +189,7 @@ def main(argv: list[str]) -> int:
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if _DETERMINISTIC.value:
         parallel.deterministic()
     config = _CONFIG.value
@@ -247,8 +248,9 @@ def end(sentence: str, code: int) -> int:
 
 def run_seeds(config, workdir: pathlib.Path, *, count: int) -> None:
     """Run or evaluate several seeds of an experiment."""
-    from rtda_jax import experiment, seeds
+    from rtda_jax import experiment
     from rtda_jax.errors import ConfigError
+    from rtda_jax.stages import seeds
 
     jobs = {"run": experiment.run, "evaluate": experiment.reevaluate}
     if _JOB.value not in jobs:

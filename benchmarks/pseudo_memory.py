@@ -5,6 +5,8 @@
 The predictions are synthetic (19 classes, blocks of one label, noisy confidences), everything
 behind the network is real: histogram, thresholds, both passes, PNG files, manifest. The growth is
 that of the largest resident size since the first prediction was made.
+
+Measured on two cores of an AMD EPYC: 24 MB (scope dataset), of 222 MB in all.
 """
 
 import argparse
@@ -17,8 +19,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rtda_jax.pseudo_files import Rule, generate
-from rtda_jax.records import say
+from rtda_jax.monitor.records import say
+from rtda_jax.stages.pseudo_files import Rule, generate
 
 CLASSES = 19
 

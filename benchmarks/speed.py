@@ -23,7 +23,7 @@ from benchmarks import measure, networks, report, rounds
 from benchmarks.recipe import no_inference_twin, no_training_twin, recipe
 from rtda_jax import build, cost, environment, experiment, terms
 from rtda_jax.errors import ConfigError
-from rtda_jax.records import say
+from rtda_jax.monitor.records import say
 
 # Fields that `config.speed` may change.
 DEFAULTS = {

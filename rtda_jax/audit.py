@@ -13,8 +13,8 @@ from rtda_jax import build, class_weights, parallel
 from rtda_jax.batches import Batches, paired
 from rtda_jax.data import DataError
 from rtda_jax.errors import NotDeterministicError
-from rtda_jax.plan import stages
-from rtda_jax.records import say
+from rtda_jax.monitor.records import say
+from rtda_jax.stages.plan import stages
 
 STEPS = 5
 

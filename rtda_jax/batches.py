@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax import parallel, records, views
+from rtda_jax import parallel, views
 from rtda_jax.data import (
     Candidates,
     DataError,
@@ -18,6 +18,7 @@ from rtda_jax.data import (
     train_stream,
 )
 from rtda_jax.errors import ConfigError
+from rtda_jax.monitor import records
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 
@@ -35,10 +36,16 @@ def labelled_set(config: Any) -> Dataset:
 
 
 def class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:
-    """Pixels of each class in each labelled example, int64 [N,K], kept in a stage's folder."""
+    """Pixels of each class in each labelled example, int64 [N,K], kept in a stage's folder.
+
+    Of several processes the main one counts, and the others read its file.
+    """
     path = folder / "class_counts.npz"
-    if not path.exists():
-        records.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
+    if parallel.is_main():
+        if not path.exists():
+            records.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
+        counted(dataset, path, threads=config.threads)
+    parallel.together("class counts")
     return counted(dataset, path, threads=config.threads)
 
 

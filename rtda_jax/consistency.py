@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtda_jax.affine import warp
 from rtda_jax.errors import lookup
+from rtda_jax.pixels.affine import warp
 from rtda_jax.thresholds import Thresholds, adapt
 
 LEAST = 1e-8  # a pixel's loss is no smaller, and below it has no gradient

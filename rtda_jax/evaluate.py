@@ -88,10 +88,7 @@ def predictor(
     (`sliding.probabilities`, S4). Batch normalisations are folded into the convolutions, once,
     here. `observe` gets the softmax [1,h,w,K] of each image.
     """
-    if mode not in ("whole", "slide"):
-        raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
-    if mode == "slide":
-        sliding.check(window=window, stride=stride, scales=scales)
+    check(mode=mode, window=window, stride=stride, scales=scales)
     models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
 
     def scores(variables: Sequence[Any], image: jax.Array) -> jax.Array:
@@ -152,6 +149,20 @@ def predictor(
 def _chip(module: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
     outputs: Any = module.apply(variables, images, train=False)
     return jax.nn.softmax(outputs["logits"].astype(jnp.float32), axis=-1)
+
+
+def check(
+    *,
+    mode: str,
+    window: Sequence[int] | None,
+    stride: Sequence[int] | None,
+    scales: Sequence[float],
+) -> None:
+    """Raise ValueError for a protocol that can not be run."""
+    if mode not in ("whole", "slide"):
+        raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
+    if mode == "slide":
+        sliding.check(window=window, stride=stride, scales=scales)
 
 
 def report(confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:

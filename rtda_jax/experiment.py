@@ -9,20 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import (
-    build,
-    checkpoint,
-    environment,
-    evaluate,
-    evaluate_stage,
-    parallel,
-    pseudo_stage,
-    records,
-    statistics_stage,
-    train_stage,
-)
+from rtda_jax import build, checkpoint, environment, evaluate, parallel
 from rtda_jax.errors import ConfigError
-from rtda_jax.plan import stages
+from rtda_jax.monitor import records
+from rtda_jax.stages import evaluate_stage, pseudo_stage, statistics_stage, train_stage
+from rtda_jax.stages.plan import stages
 
 RUN = {
     "train": train_stage.run,
@@ -55,9 +46,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       ConfigError: the workdir belongs to another configuration or another process.
     """
     plan = stages(config)
-    for stage in plan.values():
+    for name, stage in plan.items():  # what can not be done is refused before anything runs
         if stage.kind == "train":
-            build.build(stage)  # what can not be built is refused before anything runs
+            build.build(stage)
+        if stage.kind == "pseudo_label":
+            pseudo_stage.check(plan, name)
     several = parallel.process()[1] > 1
     for name, stage in plan.items():
         if several and stage.kind not in SEVERAL:
@@ -65,7 +58,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
                 f"stage {name}: kind {stage.kind!r} runs in one process only; those that several "
                 f"can share: {', '.join(SEVERAL)}"
             )
-    with lock(workdir) if parallel.is_main() else contextlib.nullcontext():
+    with lock(workdir):
         checkpoint.claim(workdir, plain(config), free=FREE)
         results = {
             "config": plain(config),
@@ -102,7 +95,13 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Hold a workdir for one process; the system frees it however the process ends."""
+    """Hold a workdir for one job; the system frees it however the process ends.
+
+    Of several processes of a job the main one does.
+    """
+    if not parallel.is_main():
+        yield
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("w") as file:
         try:

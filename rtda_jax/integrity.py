@@ -7,7 +7,7 @@ import pathlib
 import shutil
 
 from rtda_jax.errors import CheckpointError
-from rtda_jax.records import say
+from rtda_jax.monitor.records import say
 
 MANIFEST = "sha256.json"
 PARTIAL = "*.orbax-checkpoint-tmp*"  # what orbax calls a checkpoint that is not yet complete
@@ -94,14 +94,15 @@ def recover(directory: pathlib.Path) -> None:
 
 
 def damaged(directory: pathlib.Path) -> bool:
-    """Whether the newest checkpoint fails its verification, or all that there were did so.
+    """Whether the newest checkpoint fails its verification, or was set aside for that.
 
     A directory that never had checkpoints, or whose checkpoints were deleted, is not damaged.
     """
-    steps = _steps(directory)
-    if not steps:
-        return (directory.parent / ASIDE).exists()
-    return bool(problem(directory / str(steps[0])))
+    newest = max(_steps(directory), default=-1)
+    aside = directory.parent / ASIDE
+    if newest < max((int(p.name.partition("-")[0]) for p in aside.glob("*")), default=-1):
+        return True
+    return newest >= 0 and bool(problem(directory / str(newest)))
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

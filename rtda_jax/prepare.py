@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import affine, fda, mixing, photometric
-from rtda_jax.augment import Augment
-from rtda_jax.cuts import Cut
+from rtda_jax import fda
 from rtda_jax.normalise import normalise
+from rtda_jax.pixels import affine, mixing, photometric
+from rtda_jax.pixels.augment import Augment
+from rtda_jax.pixels.cuts import Cut
 
 Batch = Mapping[str, jax.Array]
 Part = Callable[[Batch, jax.Array, Any], dict[str, jax.Array]]

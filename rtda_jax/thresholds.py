@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-HIGHEST = 0.999
+INSTEAD_OF_ONE = 0.999  # above which no prediction would be sure
 # Confidences become whole numbers that sort like them: 27 bits for the value, 5 for the class.
 _VALUE_BITS, _CLASS_BITS = 27, 5
 _LOWEST = 2.0**-15
@@ -77,7 +77,7 @@ def adapt(
         (the original keeps one on each device).
 
     Returns:
-      float32 [K], at most 0.999.
+      float32 [K], below 1: what reaches 1 becomes 0.999.
     """
     classes = theta.shape[0]
     number = labels.ravel().astype(jnp.uint32)
@@ -92,7 +92,8 @@ def adapt(
     place = jnp.floor(count.astype(jnp.float32) * how.beta * theta**how.d).astype(starts.dtype)
     reached = _decode(jnp.take(keys, starts[:-1] + jnp.minimum(place, count - 1)))
     kept = how.alpha if how.decay == 0 else 1 - how.alpha * jnp.exp(-how.decay * jnp.float32(step))
-    return jnp.minimum(theta + (1 - kept) * (reached - theta), HIGHEST)
+    theta = theta + (1 - kept) * (reached - theta)
+    return jnp.where(theta >= 1, INSTEAD_OF_ONE, theta)
 
 
 def _encode(confidence: jax.Array, number: jax.Array) -> jax.Array:

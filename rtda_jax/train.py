@@ -8,14 +8,15 @@ from typing import Any
 
 import jax
 
-from rtda_jax import build, checkpoint, class_weights, guard, health, parallel, records
+from rtda_jax import build, checkpoint, class_weights, parallel
 from rtda_jax.batches import Batches, named, paired
-from rtda_jax.clock import Clock
 from rtda_jax.errors import ConfigError, Interrupted, lookup
-from rtda_jax.interrupt import watch
-from rtda_jax.loggers import Loggers
+from rtda_jax.monitor import guard, health, records
+from rtda_jax.monitor.clock import Clock
+from rtda_jax.monitor.interrupt import watch
+from rtda_jax.monitor.loggers import Loggers
+from rtda_jax.monitor.watchdog import watchdog
 from rtda_jax.state import TrainState
-from rtda_jax.watchdog import watchdog
 
 # Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
 AHEAD = 4
@@ -130,7 +131,7 @@ def train(
                     records.say(f"  warning: {warning}")
             if saves:
                 checkpoint.save(held, state, step=step)
-            if stops and not last:
+            if stops:
                 held.wait_until_finished()
                 raise Interrupted(f"stopped after step {step}; the same command continues there")
         return state

@@ -10,7 +10,7 @@ from rtda_jax import evaluate, parallel, validators
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.progress import Progress
+from rtda_jax.monitor.progress import Progress
 
 
 class Observer:

@@ -8,11 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import affine, augment, consistency, cuts, prepare, related, terms
+from rtda_jax import consistency, prepare, terms
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.pixels import affine, augment, cuts, related
+from rtda_jax.pixels.texture import TEXTURES
 from rtda_jax.step import Remember
-from rtda_jax.texture import TEXTURES
 from rtda_jax.thresholds import Thresholds
 
 Objective = Mapping[str, tuple[terms.Term, float]]

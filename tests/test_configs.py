@@ -230,6 +230,8 @@ def test_stage_overrides_apply_to_the_stage_alone():
         (lambda c: c.stage.train.update(kind="trane"), "unknown kind 'trane'; known: train"),
         (lambda c: c.stage.evaluate.update(models=("x",)), "'x' is no earlier train or stat"),
         (lambda c: c.update(stages=("nope",)), "stages names 'nope'"),
+        (lambda c: c.eval.update(mode="tiles"), "stage evaluate: unknown evaluation mode 'tiles'"),
+        (lambda c: c.eval.update(mode="slide", scales=()), "scales must be above 0"),
     ],
 )
 def test_a_wrong_stage_is_named(change, message):

@@ -12,7 +12,7 @@ import pytest
 from helpers import config, folder_fields, write_folders
 from PIL import Image
 
-from rtda_jax import experiment, report
+from rtda_jax import experiment, parallel, report
 from rtda_jax.errors import ConfigError
 
 MAIN = pathlib.Path(__file__).parents[1] / "main.py"
@@ -102,6 +102,13 @@ def test_a_workdir_in_use_is_refused(finished, root):
         pytest.raises(ConfigError, match="in use by another process"),
     ):
         experiment.run(tiny(root).lock(), finished[1])
+
+
+def test_of_several_processes_the_main_one_holds_the_workdir(tmp_path, monkeypatch):
+    with experiment.lock(tmp_path):
+        monkeypatch.setattr(parallel, "is_main", lambda: False)
+        with experiment.lock(tmp_path):
+            pass
 
 
 def test_evaluation_needs_a_trained_workdir(root, tmp_path):

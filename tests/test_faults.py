@@ -23,7 +23,7 @@ import tiny
 
 from rtda_jax import experiment, integrity
 from rtda_jax.errors import CheckpointError, ConfigError, Interrupted
-from rtda_jax.watchdog import EXIT_CODE as STALLED
+from rtda_jax.monitor.watchdog import EXIT_CODE as STALLED
 
 ROOT = pathlib.Path(__file__).parents[1]
 KILLS = 10  # at the touch of a file, and as many at a random time, for every family
@@ -141,16 +141,19 @@ def test_the_comparison_sees_a_run_that_repeats_a_step(tmp_path):
 # --- SIGTERM --------------------------------------------------------------------------------------
 
 
-def test_a_request_to_stop_saves_the_step_it_is_at(tmp_path):
+@pytest.mark.parametrize("step", [3, tiny.STEPS])
+def test_a_request_to_stop_saves_the_step_it_is_at(tmp_path, step):
+    """At the last one too: the experiment's next stage would not know of it."""
+
     def batches(begin):
         for n, made in enumerate(tiny.stream(begin), start=begin + 1):
-            if n == 3:
+            if n == step:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield made
 
-    with pytest.raises(Interrupted, match="stopped after step 3"):
+    with pytest.raises(Interrupted, match=f"stopped after step {step}"):
         tiny.run("fda", tmp_path, batches=batches)
-    assert steps(tmp_path)[-1] == 3
+    assert steps(tmp_path)[-1] == step
     assert_continues_to_the_same("fda", tmp_path)
 
 

@@ -148,6 +148,18 @@ def test_a_step_damaged_twice_keeps_both(run):
     assert sorted(p.name for p in (run / "damaged").iterdir()) == ["6", "6-1"]
 
 
+def test_what_was_set_aside_is_missed_until_it_is_written_again(run):
+    """Else a finished stage whose last state is gone would be skipped for ever."""
+    assert not integrity.damaged(run / "checkpoints")
+    flip(files(run / "checkpoints" / "6" / "default")[-1])
+    assert integrity.damaged(run / "checkpoints")
+    assert newest(run)[0] == 4
+    assert integrity.damaged(run / "checkpoints")
+    with checkpoint.manager(run / "checkpoints", keep=3) as held:
+        checkpoint.save(held, state(6), step=6)
+    assert not integrity.damaged(run / "checkpoints")
+
+
 def test_no_healthy_one_is_an_error_that_names_them_all(run):
     for step in (2, 4, 6):
         halve(files(run / "checkpoints" / str(step) / "default")[0])

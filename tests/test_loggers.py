@@ -3,10 +3,10 @@ import io
 import pytest
 from helpers import batches, config
 
-from rtda_jax import records
 from rtda_jax.errors import ConfigError
-from rtda_jax.loggers import Loggers, group
-from rtda_jax.progress import Progress
+from rtda_jax.monitor import records
+from rtda_jax.monitor.loggers import Loggers, group
+from rtda_jax.monitor.progress import Progress
 from rtda_jax.train import train
 
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax import mixing, parallel
+from rtda_jax import parallel
+from rtda_jax.pixels import mixing
 
 LABELS = np.array(
     [

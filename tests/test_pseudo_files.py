@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax import pseudo_files, pseudo_labels
+from rtda_jax import pseudo_labels
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
+from rtda_jax.stages import pseudo_files
 
 K, KEYS = 6, tuple(f"town/{i:03d}" for i in range(7))
 
@@ -124,8 +125,22 @@ def test_a_signal_saves_the_count_and_what_is_done_is_not_done_again(tmp_path):
     assert asked == [1, 0]
 
 
+def test_a_signal_at_the_last_image_is_not_lost(tmp_path):
+    stop = threading.Event()
+
+    def last(start):
+        for i, made in enumerate(predictions(start), start=start):
+            if i == len(KEYS) - 1:
+                stop.set()
+            yield made
+
+    with pytest.raises(Interrupted, match="stopped after image 7; the same command"):
+        generate(tmp_path, last, stop=stop, scope="image")
+    assert generate(tmp_path, scope="image")["files"].keys() == set(KEYS)
+
+
 def test_progress_is_said(tmp_path, capsys):
     generate(tmp_path)
     said = capsys.readouterr().err
-    assert "counting confidences 7/7" in said
-    assert "writing labels 7/7" in said
+    assert "counting confidences: 7/7" in said
+    assert "writing labels: 7/7" in said

@@ -5,8 +5,9 @@ import signal
 import numpy as np
 import pytest
 
-from rtda_jax import interrupt, pictures, records
-from rtda_jax.clock import Clock
+from rtda_jax import pictures
+from rtda_jax.monitor import interrupt, records
+from rtda_jax.monitor.clock import Clock
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from rtda_jax import checkpoint, evaluate, evaluate_stage, experiment, pictures, records, report
+from rtda_jax import checkpoint, evaluate, experiment, pictures, report
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
+from rtda_jax.monitor import records
 from rtda_jax.report import groups, plot, runs, tables
 from rtda_jax.report.published import PUBLISHED
+from rtda_jax.stages import evaluate_stage
 
 HEAD = class_set("cityscapes19")
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from helpers import config, folder_fields, shrink, write_folders
 
-from rtda_jax import experiment, seeds
+from rtda_jax import experiment
 from rtda_jax.errors import ConfigError, Interrupted
+from rtda_jax.stages import seeds
 
 
 @pytest.fixture(scope="module")

@@ -13,19 +13,10 @@ import pytest
 from helpers import SIZE, config, folder_fields, shrink, write_folders
 from PIL import Image
 
-from rtda_jax import (
-    batches,
-    build,
-    experiment,
-    plan,
-    pseudo_files,
-    pseudo_stage,
-    statistics_stage,
-    train,
-    trained,
-)
+from rtda_jax import batches, build, experiment, train
 from rtda_jax.data import DataError, load, load_pseudo
 from rtda_jax.errors import ConfigError, Interrupted
+from rtda_jax.stages import plan, pseudo_files, pseudo_stage, statistics_stage, trained
 
 STAGES = {
     "adversarial": {"kind": "train", "teacher": {"kind": "ema"}},
@@ -263,11 +254,12 @@ def test_the_evaluation_split_is_labelled_only_by_its_name(root):
     assert len(pseudo_stage.images(stages["label"])) == 6
 
 
-def test_an_unknown_head_is_named(whole, root):
-    model = trained.load(plan.stages(tiny(root)), "adversarial", whole[1])
-    predict = pseudo_stage.predictor([model], heads=("aux64",), fusion="mean")
-    with pytest.raises(ConfigError, match="no output 'aux64'; the network has: aux16, aux32, aux4"):
-        predict(np.zeros((*SIZE, 3), np.uint8))
+def test_an_unknown_head_is_named_before_anything_is_trained(root, tmp_path):
+    label = {**STAGES["label"], "pseudo": {"heads": ("logits", "aux64")}}
+    named = "stage label: .* adversarial has no output 'aux64'; it has: aux16, aux32, aux4, aux8"
+    with pytest.raises(ConfigError, match=named):
+        experiment.run(tiny(root, {**STAGES, "label": label}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_networks_of_another_shape_can_not_be_started_from(whole, root):

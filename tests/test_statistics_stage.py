@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax import statistics_stage
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models.layers import batch_norm_layer
 from rtda_jax.normalise import normalise
+from rtda_jax.stages import statistics_stage
 
 
 class TwoNorms(nn.Module):

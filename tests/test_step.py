@@ -6,7 +6,6 @@ from helpers import SIZE, Tiny, TinyDiscriminator, batch, config, shrink, street
 
 from rtda_jax import (
     build,
-    cuts,
     experiment,
     levels,
     optim,
@@ -17,6 +16,7 @@ from rtda_jax import (
     teacher,
     terms,
 )
+from rtda_jax.pixels import cuts
 from rtda_jax.step import make_train_step
 
 # Every config file, and the arguments that change what its stages train.

@@ -57,11 +57,15 @@ def test_against_numpy_over_several_steps(decay):
     assert len(set(np.asarray(theta).tolist())) >= 6
 
 
-def test_certainty_is_capped_below_one():
+@pytest.mark.parametrize(("certainty", "expected"), [(1.0, 0.999), (0.9998, 0.9998)])
+def test_a_threshold_stays_below_one_and_may_pass_what_stands_for_one(certainty, expected):
     how = Thresholds(alpha=0.0, beta=0.1)
-    certain = jnp.ones((1, 4, 4))
-    got = adapt(jnp.array([0.8, 0.8]), certain, jnp.zeros((1, 4, 4), int), how=how)
-    np.testing.assert_allclose(got, [0.999, 0.8], rtol=1e-6)
+    certain = jnp.full((1, 4, 4), certainty)
+    labels = np.zeros((1, 4, 4), int)
+    got = adapt(jnp.array([0.8, 0.8]), certain, labels, how=how)
+    np.testing.assert_allclose(got, [expected, 0.8], rtol=1e-6)
+    same = numpy_adapt([0.8, 0.8], np.asarray(certain), labels, alpha=0.0, beta=0.1, d=8.0)
+    np.testing.assert_allclose(got, same, rtol=1e-6)
 
 
 def test_several_devices_share_one_theta():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from helpers import batch, config
 
-from rtda_jax import affine, build, checkpoint, experiment, parallel, views
+from rtda_jax import build, checkpoint, experiment, parallel, views
 from rtda_jax.errors import ConfigError
+from rtda_jax.pixels import affine
 
 
 class Small(nn.Module):

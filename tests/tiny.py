@@ -24,7 +24,7 @@ import numpy as np
 
 from rtda_jax import build
 from rtda_jax.errors import CheckpointError, Interrupted
-from rtda_jax.plan import stages
+from rtda_jax.stages.plan import stages
 from rtda_jax.train import train
 
 STEPS = 12  # checkpoints after every 2nd

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from rtda_jax import checkpoint, evaluate, experiment, trained
+from rtda_jax import checkpoint, evaluate, experiment
 from rtda_jax.errors import ConfigError
-from rtda_jax.plan import LEAVES_A_NETWORK, parse, stages
+from rtda_jax.stages import trained
+from rtda_jax.stages.plan import LEAVES_A_NETWORK, parse, stages
 
 # Fields that may differ from the run's: those of watching it, and how predictions are made.
 FREE = (*experiment.FREE, "eval")

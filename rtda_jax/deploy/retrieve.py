@@ -10,10 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rtda_jax import checkpoint, evaluate, pictures, records
+from rtda_jax import checkpoint, evaluate, pictures
 from rtda_jax.data import Dataset, eval_stream, load
 from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError
+from rtda_jax.monitor import records
 from rtda_jax.normalise import normalise
 
 NEIGHBOURS = 5

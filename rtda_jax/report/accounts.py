@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax.records import duration
+from rtda_jax.monitor.records import duration
 from rtda_jax.report import figures
 from rtda_jax.report.document import Cell, Table
 from rtda_jax.report.groups import Group, differences

@@ -9,17 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import checkpoint, pseudo_labels, records, trained
+from rtda_jax import build, checkpoint, pseudo_labels
 from rtda_jax.data import Dataset, eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pseudo import MANIFEST
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
-from rtda_jax.interrupt import watch
 from rtda_jax.models.fold import fold
+from rtda_jax.monitor import records
+from rtda_jax.monitor.interrupt import watch
 from rtda_jax.normalise import normalise
-from rtda_jax.plan import Plan
-from rtda_jax.pseudo_files import Rule, generate
+from rtda_jax.stages import trained
+from rtda_jax.stages.plan import Plan, parse
+from rtda_jax.stages.pseudo_files import Rule, generate
+from rtda_jax.state import output_shapes
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -74,6 +77,26 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     return record
 
 
+def check(plan: Plan, name: str) -> None:
+    """Refuse, before anything is trained, outputs that a network the stage reads does not have.
+
+    Raises:
+      ConfigError: naming the stage and the outputs there are.
+    """
+    stage = plan[name]
+    for model in stage.models:
+        config = plan[parse(model)[0]]
+        generator = build.build(config).generator
+        outputs = output_shapes(generator, image_shape=(2, *config.benchmark.crop, 3))
+        known = sorted(set(outputs) - {"feature"})
+        for head in stage.pseudo.heads:
+            if head not in known:
+                raise ConfigError(
+                    f"stage {name}: pseudo.heads: {model} has no output {head!r}; it has: "
+                    + ", ".join(known)
+                )
+
+
 def images(stage: Any) -> Dataset:
     """The images a stage labels; their own labels will not be opened."""
     spec = {**stage.benchmark[stage.pseudo.split], "use": "unlabelled"}
@@ -90,9 +113,6 @@ def predictor(
       models: whose softmax maps are fused.
       heads: the outputs of each that are.
       fusion: a key of `pseudo_labels.FUSIONS`.
-
-    Raises:
-      ConfigError: a network has no such output.
     """
     folded = [fold(m.module.clone(auxiliary="always"), m.variables) for m in models]
     modules = [module for module, _ in folded]
@@ -102,11 +122,7 @@ def predictor(
         for model, module, v in zip(models, modules, variables, strict=True):
             pixels = image[None].astype(jnp.float32)
             outputs: Any = module.apply(v, normalise(pixels, name=model.normalisation), train=False)
-            for head in heads:
-                if head not in outputs or head == "feature":
-                    known = ", ".join(sorted(set(outputs) - {"feature"}))
-                    raise ConfigError(f"pseudo.heads: no output {head!r}; the network has: {known}")
-                found.append(jax.nn.softmax(outputs[head][0].astype(jnp.float32), axis=-1))
+            found += [jax.nn.softmax(outputs[h][0].astype(jnp.float32), axis=-1) for h in heads]
         return found
 
     @jax.jit

@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import photometric
+from rtda_jax.pixels import photometric
 
 Range = tuple[float, float]
 SAME = (1.0, 1.0)

@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import checkpoint, integrity, records, trained
+from rtda_jax import checkpoint, integrity
 from rtda_jax.data import eval_stream, load
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.evaluate import Model
-from rtda_jax.interrupt import watch
+from rtda_jax.monitor import records
+from rtda_jax.monitor.interrupt import watch
+from rtda_jax.monitor.progress import Progress
 from rtda_jax.normalise import normalise
-from rtda_jax.plan import Plan
-from rtda_jax.progress import Progress
+from rtda_jax.stages import trained
+from rtda_jax.stages.plan import Plan
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:

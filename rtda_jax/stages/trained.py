@@ -7,7 +7,7 @@ import jax
 
 from rtda_jax import build, checkpoint, evaluate, parallel
 from rtda_jax.errors import ConfigError
-from rtda_jax.plan import Plan, parse
+from rtda_jax.stages.plan import Plan, parse
 from rtda_jax.state import TrainState
 
 

@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from rtda_jax import records
 from rtda_jax.errors import ConfigError
+from rtda_jax.monitor import records
 
 
 class Logger(Protocol):

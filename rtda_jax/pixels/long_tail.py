@@ -12,8 +12,8 @@ accepted are pasted; rarely fewer are accepted, then fewer are pasted.
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import mixing
 from rtda_jax.losses import IGNORE
+from rtda_jax.pixels import mixing
 
 
 def accepted(

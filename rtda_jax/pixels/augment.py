@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import photometric
-from rtda_jax.texture import TEXTURES, textured
+from rtda_jax.pixels import photometric
+from rtda_jax.pixels.texture import TEXTURES, textured
 
 
 def colour(

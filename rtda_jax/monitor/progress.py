@@ -4,7 +4,7 @@ import sys
 import time
 from typing import TextIO
 
-from rtda_jax.records import duration
+from rtda_jax.monitor.records import duration
 
 _EVERY = 0.2  # seconds between two rewrites on a terminal
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import pseudo_labels, validation
+from rtda_jax import evaluate, pseudo_labels, validation
 from rtda_jax.errors import ConfigError
 
 KINDS = ("train", "pseudo_label", "statistics", "evaluate")
@@ -111,6 +111,13 @@ def _check_pseudo_label(plan: Plan, stage: ConfigDict) -> None:
         )
 
 
+def _check_evaluate(plan: Plan, stage: ConfigDict) -> None:
+    del plan
+    validation.check(stage.eval.validators)
+    fields = {name: stage.eval[name] for name in ("mode", "window", "stride", "scales")}
+    evaluate.check(**fields)
+
+
 SCOPES = ("dataset", "image")
 SPLITS = ("target", "eval")
 
@@ -123,5 +130,5 @@ CHECKS = {
     "train": _check_train,
     "pseudo_label": _check_pseudo_label,
     "statistics": lambda plan, stage: None,
-    "evaluate": lambda plan, stage: validation.check(stage.eval.validators),
+    "evaluate": _check_evaluate,
 }

@@ -7,8 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import checkpoint, experiment, records
+from rtda_jax import checkpoint, experiment
 from rtda_jax.errors import ConfigError
+from rtda_jax.monitor import records
 
 Job = Callable[[ConfigDict, pathlib.Path], dict[str, Any]]
 

@@ -22,7 +22,7 @@ from rtda_jax import checkpoint, pseudo_labels
 from rtda_jax.data.encode import png
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
-from rtda_jax.progress import Progress
+from rtda_jax.monitor.progress import Progress
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
@@ -141,7 +141,7 @@ def _watched(
     for done, prediction in enumerate(predictions(first), start=first + 1):
         yield done - 1, prediction
         progress.add(1)
-        if interrupted.is_set() and done < total:
+        if interrupted.is_set():
             save(done)
             progress.end()
             raise Interrupted(f"stopped after image {done}; the same command continues there")

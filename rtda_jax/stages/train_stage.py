@@ -5,8 +5,10 @@ import pathlib
 import time
 from typing import Any
 
-from rtda_jax import build, checkpoint, integrity, records, trained, views
-from rtda_jax.plan import Plan
+from rtda_jax import build, checkpoint, integrity, views
+from rtda_jax.monitor import records
+from rtda_jax.stages import trained
+from rtda_jax.stages.plan import Plan
 from rtda_jax.terms import formula
 from rtda_jax.train import train
 

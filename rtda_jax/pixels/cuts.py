@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import long_tail, mixing
 from rtda_jax.losses import IGNORE
+from rtda_jax.pixels import long_tail, mixing
 
 Batch = Mapping[str, jax.Array]
 # (batch, key) -> image [B,H,W,3], label [B,H,W] and the mask of what is pasted, bool [B,H,W]

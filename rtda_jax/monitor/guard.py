@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.errors import NotFiniteError
-from rtda_jax.records import say
+from rtda_jax.monitor.records import say
 
 SKIPPED = "skipped"
 IN_A_ROW = 100  # skipped steps after which no better one is to be expected

@@ -1,0 +1,1 @@
+"""What a run says and heeds: records, progress, health, alarms, signals, stalls."""

@@ -1,0 +1,1 @@
+"""Pixel operations on the device: colours, textures, geometry, class mixing."""
