@@ -21,7 +21,7 @@ from rtda_jax import evaluate, experiment, parallel
 def share(start, seconds=0.0):
     """This process's rows of the batches that one process alone reads."""
     index, count = parallel.process()
-    for batch in helpers.batches(start):
+    for batch in tiny.stream(start):
         time.sleep(seconds)
         rows = len(batch["source_image"]) // count
         yield {k: v[index * rows : (index + 1) * rows] for k, v in batch.items()}
