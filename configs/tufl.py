@@ -93,7 +93,9 @@ def get_config(arg: str = ""):
         config.augment.draw, config.augment.target_moves = "run", "once"
 
     alone = {f"consistency{head}": 0.0 for head in heads}
-    config.stages = ("source", "one", "two", "eval_source", "eval_one", "eval_two", "eval_scales")
+    config.stages = ("source", "one", "two", "eval_source", "eval_one", "eval_two")
+    if paper:
+        config.stages += ("eval_scales",)  # 72 windows an image: long on a CPU
     config.stage = ConfigDict(
         {
             "source": {

@@ -227,6 +227,7 @@ def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):
         follow=stage.follow,
         remember=stage.remember,
         statistics=config.model.statistics,
+        passes="joint" if config.model.batch_norm == "frozen" else "each",
         axis_name=axis_name,
     )
 

@@ -78,29 +78,48 @@ def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = No
     """The state of a step (default the newest), on whatever devices `abstract` is laid out.
 
     Fields that are empty may be absent from the checkpoint: an earlier release did not have them.
+
+    Raises:
+      CheckpointError: it holds another state, or is damaged and has no seal that told so.
     """
     step = held.latest_step() if step is None else step
-    try:
-        return held.restore(step, args=ocp.args.StandardRestore(abstract))
-    except ValueError:
-        if not dataclasses.is_dataclass(abstract) or isinstance(abstract, type):
-            raise
-        fields = {f.name: getattr(abstract, f.name) for f in dataclasses.fields(abstract)}
-        filled = {name: value for name, value in fields.items() if jax.tree.leaves(value)}
-        if len(filled) == len(fields):
-            raise
-        restored = held.restore(step, args=ocp.args.StandardRestore(filled))
-        return dataclasses.replace(abstract, **restored)
+    with _reading(held, step):
+        try:
+            return held.restore(step, args=ocp.args.StandardRestore(abstract))
+        except ValueError:
+            if not dataclasses.is_dataclass(abstract) or isinstance(abstract, type):
+                raise
+            fields = {f.name: getattr(abstract, f.name) for f in dataclasses.fields(abstract)}
+            filled = {name: value for name, value in fields.items() if jax.tree.leaves(value)}
+            if len(filled) == len(fields):
+                raise
+            restored = held.restore(step, args=ocp.args.StandardRestore(filled))
+            return dataclasses.replace(abstract, **restored)
 
 
 def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:
-    """Some fields of a step's state, by name; the others are not read."""
+    """Some fields of a step's state, by name; the others are not read.
+
+    Raises:
+      CheckpointError: as `restore` does.
+    """
     arguments = ocp.args.PyTreeRestore(
         abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
         partial_restore=True,
     )
-    return held.restore(step, args=arguments)
+    with _reading(held, step):
+        return held.restore(step, args=arguments)
+
+
+@contextlib.contextmanager
+def _reading(held: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged file can raise anything
+        raise CheckpointError(
+            f"{held.directory}: the checkpoint of step {step} can not be restored: {error}"
+        ) from error
 
 
 def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -81,6 +81,14 @@ def total(x: np.ndarray) -> np.ndarray:
     return low + (high << 16)
 
 
+def summed(tree):
+    """A tree of numbers and arrays, each summed over the processes, to float32's accuracy."""
+    if jax.process_count() == 1:
+        return tree
+    gathered = multihost_utils.process_allgather(jax.tree.map(np.float32, tree))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64).sum(0), gathered)
+
+
 def first() -> Mesh:
     """The first device of this process alone."""
     return mesh(jax.local_devices()[:1])

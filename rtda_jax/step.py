@@ -1,5 +1,6 @@
 """The training step: prepare, forward, generator loss, discriminator loss, update."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,7 @@ def make_train_step(
     follow: Follow,
     remember: Remember | None = None,
     statistics: str = "both",
+    passes: str = "each",
     axis_name: str | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Logs]]:
     """The function (state, batch) -> (state, logs) that trains both networks once.
@@ -57,6 +59,8 @@ def make_train_step(
       remember: (outputs, batch, memory) -> (outputs, memory, what to log) of a method that adds
         to the outputs or has a state of its own. Its memory is in the batch under its names.
       statistics: whose forward passes update the running statistics, a key of `STATISTICS`.
+      passes: "each" view through the network by itself, or all in one "joint" pass, for a network
+        whose output does not depend on the rest of its batch (frozen statistics).
       axis_name: the device axis when pmapped, None under plain or sharded jit.
 
     Returns:
@@ -73,7 +77,22 @@ def make_train_step(
         total, count = sums
         return total / jnp.maximum(lax.stop_gradient(everywhere(count)), 1.0)
 
-    def forward(params: Any, stats: Any, batch: dict) -> tuple[dict, Any]:
+    def at_once(params: Any, stats: Any, batch: dict) -> tuple[dict, Any]:
+        images = [batch[f"{view}_image"] for view in needed]
+        found, _ = generator.apply(
+            {"params": params, "batch_stats": stats},
+            jnp.concatenate(images),
+            train=True,
+            mutable=["batch_stats"],
+        )
+        ends = list(itertools.accumulate(len(x) for x in images))
+        outputs = {
+            view: {head: found[head][end - len(x) : end] for head in heads}
+            for (view, heads), x, end in zip(needed.items(), images, ends, strict=True)
+        }
+        return outputs, stats
+
+    def one_by_one(params: Any, stats: Any, batch: dict) -> tuple[dict, Any]:
         outputs = {}
         for view, heads in needed.items():
             found, updated = generator.apply(
@@ -86,6 +105,8 @@ def make_train_step(
             if view in updating:
                 stats = updated["batch_stats"]
         return outputs, stats
+
+    forward = {"each": one_by_one, "joint": at_once}[passes]
 
     def judge(d_params: Any, view: str, outputs: dict, batch: dict) -> dict[str, Any]:
         size = batch[f"{view}_image"].shape[1:3]

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from rtda_jax import evaluate, validators
+from rtda_jax import evaluate, parallel, validators
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
@@ -23,6 +23,10 @@ class Observer:
         """Take one image's softmax [..., K]."""
         one = validators.statistics(probabilities)
         self.total = one if self.total is None else validators.add(self.total, one)
+
+    def gather(self) -> None:
+        """Add up what all processes were called with."""
+        self.total = parallel.summed(self.total)
 
 
 def check(names: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny
 
-from rtda_jax import experiment, parallel
+from rtda_jax import parallel
 
 ROOT = pathlib.Path(__file__).parents[1]
 GONE = 120  # seconds after which a process without its peers must have ended, see docs/trust.md
@@ -134,14 +134,17 @@ def test_one_is_asked_to_stop_and_both_save_the_same_step(tmp_path):
 
 def test_evaluation_is_summed(tmp_path):
     helpers.write_folders(tmp_path / "data", count=5)
-    with tiny.stubs():
-        alone = experiment.run(host.experiment_config(tmp_path / "data"), tmp_path / "one")
+    alone = host.whole(tmp_path / "one", tmp_path / "data")
     rows = finish(launch(2, "whole", tmp_path / "several", tmp_path / "data"))
     assert [code for code, _ in rows] == [0, 0], rows
     together = json.loads((tmp_path / "several" / "results.json").read_text())
     alone, together = (r["stages"]["evaluate"] for r in (alone, together))
     assert together["images"] == 5
     assert together["pixels"] == alone["pixels"]
+    assert together["validators"].keys() == alone["validators"].keys()
+    for name, value in alone["validators"].items():
+        expected = value if value is None else pytest.approx(value, rel=0.01)
+        assert together["validators"][name] == expected, name
     difference = np.abs(np.array(together["confusion"]) - np.array(alone["confusion"])).sum()
     assert difference <= 0.001 * alone["pixels"]
     assert (tmp_path / "several" / "evaluate" / "predictions.png").exists()

@@ -115,6 +115,19 @@ def test_a_batch_of_which_nothing_is_sure_trains_like_the_source_alone():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_one_pass_of_all_views_is_a_pass_of_each():
+    _, states, logs = trajectory("two")
+    stage = stages()["two"]
+    stage.model.batch_norm = "batch"  # of which the small network has none
+    _, others, other_logs = run(stage, 1, slots=SLOTS["two"])
+    for a, b in zip(
+        jax.tree.leaves(states[1].g_params), jax.tree.leaves(others[1].g_params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    for key, value in logs[0].items():
+        np.testing.assert_allclose(other_logs[0][key], value, rtol=1e-3, atol=1e-6, err_msg=key)
+
+
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_two_devices_do_what_one_does(name):
     _, states, logs = trajectory(name)
@@ -137,7 +150,7 @@ def test_two_devices_do_what_one_does(name):
 def test_a_resumed_stage_is_the_same_bit_for_bit(tmp_path, name):
     step, states, _ = trajectory(name)
     stage = stages()[name]
-    with checkpoint.manager(tmp_path, keep=1) as held:
+    with checkpoint.manager(tmp_path, keep=2) as held:
         checkpoint.save(held, states[2], step=2)
         held.wait_until_finished()
         fresh = jax.eval_shape(lambda: build.initial_state(build.build(stage), stage))

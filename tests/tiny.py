@@ -21,18 +21,21 @@ import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rtda_jax import build, optimizers
 from rtda_jax.errors import CheckpointError, Interrupted
+from rtda_jax.stages.plan import stages
 from rtda_jax.train import train
 
 STEPS = 12  # checkpoints after every 2nd
 
-# Families of methods, by the config file and the fields that make them.
+# Families of methods: the config file, the stage and the fields that make them.
 FAMILIES = {
-    "adversarial": ("adversarial", {}),
-    "fda": ("fda", {"fda_beta": 0.05}),
-    "dacs": ("dacs", {}),
+    "adversarial": ("adversarial", "train", {}),
+    "fda": ("fda", "train", {"fda_beta": 0.05}),
+    "dacs": ("dacs", "train", {}),
+    "tufl": ("tufl", "one", {}),
 }
 
 
@@ -81,11 +84,21 @@ def stubs():
 
 
 def config(family, **fields):
-    name, changes = FAMILIES[family]
-    return helpers.config(name, **{"steps": STEPS, "stall_seconds": 0.0, **changes, **fields})
+    name, stage, changes = FAMILIES[family]
+    made = stages(helpers.config(name).lock())[stage]
+    for field, value in {"steps": STEPS, "stall_seconds": 0.0, **changes, **fields}.items():
+        made.update_from_flattened_dict({field.replace("__", "."): value})
+    return made
 
 
-def run(family, workdir, *, batches=helpers.batches, **fields):
+def stream(start):
+    """Batches of the helpers with the numbers of their examples."""
+    for step, batch in enumerate(helpers.batches(start), start=start):
+        index = np.arange(4, dtype=np.int32) + 4 * step
+        yield {**batch, "source_index": index, "target_index": index}
+
+
+def run(family, workdir, *, batches=stream, **fields):
     """The final state of a stage in this process, on the host."""
     with stubs():
         return jax.device_get(train(config(family, **fields), workdir, batches=batches))
@@ -129,7 +142,7 @@ def kill_at_touch(workdir, number):
     """SIGKILL when a file of the checkpoints is touched for the n-th time, most often by orbax."""
     moment = int(number)
     count_touches(pathlib.Path(workdir) / "checkpoints", lambda n: die() if n == moment else None)
-    return helpers.batches
+    return stream
 
 
 def kill_after(workdir, seconds):
@@ -148,7 +161,7 @@ def slow(workdir, seconds):
     """Every batch takes that long."""
 
     def batches(start):
-        for made in helpers.batches(start):
+        for made in stream(start):
             time.sleep(float(seconds))
             yield made
 
@@ -159,7 +172,7 @@ def stall_at(workdir, step):
     """The input of a step never comes."""
 
     def batches(start):
-        for n, made in enumerate(helpers.batches(start), start=start + 1):
+        for n, made in enumerate(stream(start), start=start + 1):
             if n == int(step):
                 time.sleep(3600)
             yield made
@@ -173,7 +186,7 @@ def small_files(workdir, size):
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
-    return helpers.batches
+    return stream
 
 
 FAULTS = {
@@ -186,7 +199,7 @@ FAULTS = {
 
 
 def main(family, workdir, fault="", argument="", *fields):
-    batches = FAULTS[fault](workdir, argument) if fault else helpers.batches
+    batches = FAULTS[fault](workdir, argument) if fault else stream
     changes = {k: float(v) for k, v in (field.split("=") for field in fields)}
     try:
         state = run(family, workdir, batches=batches, **changes)

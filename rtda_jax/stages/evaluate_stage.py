@@ -29,8 +29,8 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     head, wanted = class_set(stage.benchmark.classes), class_set(stage.benchmark.eval_classes)
     dataset = load(stage.benchmark.eval, data_dir=stage.data_dir, classes=head.name)
     process_index, process_count = parallel.process()
-    if process_count > 1 and stage.eval.validators:
-        raise ConfigError(f"stage {name}: eval.validators need the whole set in one process")
+    if process_count > len(dataset):
+        raise ConfigError(f"stage {name}: {len(dataset)} images are too few for {process_count}")
     share = len(range(process_index, len(dataset), process_count))
     begin, rows = time.perf_counter(), []
     shown = set(np.linspace(0, share - 1, stage.eval.pictures).astype(int).tolist())
@@ -61,6 +61,8 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     )
     progress.end()
     confusion = parallel.total(confusion)
+    if observe is not None:
+        observe.gather()
     record = {
         **evaluate.report(confusion, names=wanted.names, rows=head.rows(wanted)),
         "images": len(dataset),
