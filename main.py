@@ -1,4 +1,8 @@
-"""Flags to configuration to job: `python main.py --config configs/fda_mbt.py`."""
+"""Train, evaluate and use real-time domain adaptation: `python main.py --config configs/fda.py`.
+
+Any field of configs/base.py is a flag as well: `--config.optim.g_lr=0.01`. Finished stages are
+skipped, interrupted ones continue.
+"""
 
 import ast
 import os
@@ -145,32 +149,47 @@ JOBS = {
 
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/fda_mbt.py", "FILE[:BENCHMARK], see configs/.", lock_config=True
+    "config",
+    "configs/fda_mbt.py",
+    "FILE[:BENCHMARK[,option=value]]: a method of configs/ on a pair of configs/benchmarks.py.",
+    lock_config=True,
 )
 _JOB = flags.DEFINE_string("job", "run", f"What to do: {', '.join(JOBS)}.")
-_PARTS = flags.DEFINE_list("parts", "train,infer", "Of job benchmark: train, infer, networks.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/CONFIG.")
+_PARTS = flags.DEFINE_list("parts", "train,infer", "benchmark: train, infer, networks.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run lives; default runs/CONFIG[-BENCHMARK]."
+)
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "On a GPU, only kernels that give the same bits again; slower."
 )
-_SEEDS = flags.DEFINE_integer("seeds", None, "Seeds 0..N-1 in WORKDIR/seedK; mean and spread.")
+_SEEDS = flags.DEFINE_integer(
+    "seeds", None, "run, evaluate: seeds 0..N-1 in WORKDIR/seedK; mean and spread."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several processes: HOST:PORT of the first, or auto (docs/trust.md)."
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "Several processes: which one this is, from 0.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
-_RUNS = flags.DEFINE_list("runs", [], "Job report: workdirs or globs; may follow the flags.")
-_SPEED = flags.DEFINE_list("speed", [], "Job report: speed.json files of --job=benchmark.")
-_PUBLISHED = flags.DEFINE_list("published", [], "Job report: papers to show besides, s0 to s4.")
+_RUNS = flags.DEFINE_list("runs", [], "report: workdirs or globs; may follow the flags.")
+_SPEED = flags.DEFINE_list("speed", [], "report: speed.json files of --job=benchmark.")
+_PUBLISHED = flags.DEFINE_list("published", [], "report: papers to show besides, s0 to s4.")
 
 # Of the jobs on a trained workdir: predict, export, retrieve (docs/deploy.md).
-_STAGE = flags.DEFINE_string("stage", None, "Whose networks; default the last evaluate stage.")
+_STAGE = flags.DEFINE_string(
+    "stage", None, "predict, export, retrieve: whose networks; default the last evaluate stage."
+)
 _INPUT = flags.DEFINE_string("input", None, "predict: an image, a video or a folder of them.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where results go; default WORKDIR/JOB.")
-_VIEW = flags.DEFINE_list("view", ["overlay"], "predict: overlay,side_by_side,colours,train_ids.")
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "predict, export, retrieve, report: where results go; default WORKDIR/JOB, of report ./report.",
+)
+_VIEW = flags.DEFINE_list(
+    "view", ["overlay"], "predict: some of overlay,side_by_side,colours,train_ids."
+)
 _RESOLUTION = flags.DEFINE_string(
-    "resolution", "eval", "predict: what the network reads: eval, native."
+    "resolution", "eval", "predict: the images at the benchmark's eval size, or native."
 )
 _ALSO = flags.DEFINE_list("also", [], "export: further formats: saved_model.")
 _BEFORE = flags.DEFINE_string("before", None, "retrieve: another workdir to compare with.")
