@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import consistency, prepare, terms
+from rtda_jax import consistency, fda, prepare, terms
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.pixels import affine, augment, cuts, related
@@ -64,6 +64,8 @@ def check(config: Any, objective: Objective) -> None:
         raise ConfigError("mix.boundary and mix.boundary_blur must be 0 or more")
     if config.mix.boundary_blur and not config.mix.boundary:
         raise ConfigError("mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary")
+    if config.fda_beta is not None:
+        fda.half_width(*config.benchmark.crop, beta=config.fda_beta)
     seen = terms.views(objective)
     if pastes(config) and "mixed" not in seen:
         raise ConfigError("long_tail pastes onto mixed images: give objective.mix a weight")

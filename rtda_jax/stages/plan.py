@@ -11,6 +11,24 @@ KINDS = ("train", "pseudo_label", "statistics", "evaluate")
 READS_NETWORKS = ("pseudo_label", "statistics", "evaluate")  # named by the stage's `models`
 LEAVES_A_NETWORK = ("train", "statistics")
 
+# The least value of fields that a mistyped number would only stop in the middle of a run.
+LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "log_every_steps": 1,
+    "checkpoint_every_steps": 1,
+    "cache_gib": 0,
+    "stall_seconds": 0,
+    "threads": 0,
+    "eval.pictures": 0,
+    "eval.validator_images": 0,
+    "optim.g_lr": 0,
+    "optim.d_lr": 0,
+    "optim.schedule_steps": 0,
+    "optim.schedule_every_steps": 1,
+    "statistics.batches": 0,
+}
+
 Plan = dict[str, ConfigDict]
 
 
@@ -40,6 +58,7 @@ def stages(config: ConfigDict) -> Plan:
             with merged.unlocked():
                 merged.kind, merged.models = kind, models
             merged.lock().update(overrides)
+            _check_numbers(merged)
             CHECKS[kind](plan, merged)
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ConfigError(f"stage {name}: {error}") from None
@@ -80,6 +99,15 @@ def _earlier(plan: Plan, reference: str, kinds: tuple[str, ...]) -> None:
         raise ConfigError(f"{reference!r} is no earlier {' or '.join(kinds)} stage")
     if weights == "teacher" and (plan[stage].kind != "train" or plan[stage].teacher.kind == "none"):
         raise ConfigError(f"{reference!r}: that stage trains no teacher")
+
+
+def _check_numbers(stage: ConfigDict) -> None:
+    for field, least in LEAST.items():
+        value: Any = stage
+        for name in field.split("."):
+            value = value[name]
+        if value < least:
+            raise ConfigError(f"{field} must be at least {least}, got {value:g}")
 
 
 def _check_train(plan: Plan, stage: ConfigDict) -> None:
