@@ -33,16 +33,3 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
     union = confusion.sum(0) + confusion.sum(1) - hits
     with np.errstate(invalid="ignore"):
         return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
-
-
-def mean_iou(confusion: np.ndarray) -> float:
-    """Mean of the IoUs of the classes that occur; nan if none does."""
-    iou = iou_per_class(confusion)
-    return float(iou[~np.isnan(iou)].mean()) if (~np.isnan(iou)).any() else float("nan")
-
-
-def pixel_accuracy(confusion: np.ndarray) -> float:
-    """Share of the counted pixels that are right; nan if there are none."""
-    confusion = np.asarray(confusion, np.int64)
-    total = confusion.sum()
-    return float(np.diag(confusion).sum() / total) if total else float("nan")

@@ -20,6 +20,11 @@ LABELS = np.array(
 K = 4
 
 
+def class_mask(labels, key, index, *, num_classes, ignore="class"):
+    seen = mixing.present(labels, num_classes=num_classes, ignore=ignore)
+    return mixing.mask_of(labels, mixing.half_of(seen, key, index))
+
+
 def test_classes_present_in_each_image():
     got = mixing.present(LABELS, num_classes=K)
     expected = [[1, 1, 1, 1, 1], [0, 1, 0, 0, 0], [1, 0, 1, 0, 1]]
@@ -35,7 +40,7 @@ def test_classes_present_in_each_image():
 def test_a_mask_is_the_pixels_of_a_random_half_of_the_images_classes(ignore, counts):
     index = jnp.arange(3)
     choose = jax.jit(
-        functools.partial(mixing.class_mask, num_classes=K, ignore=ignore),
+        functools.partial(class_mask, num_classes=K, ignore=ignore),
     )
     drawn = [set() for _ in LABELS]
     for step in range(60):
@@ -65,9 +70,7 @@ def test_fewer_classes_but_at_least_one():
 
 def test_an_image_without_any_class_has_an_empty_mask():
     nothing = np.full((1, 2, 2), 255, np.uint8)
-    mask = mixing.class_mask(
-        nothing, jax.random.key(0), jnp.arange(1), num_classes=K, ignore="never"
-    )
+    mask = class_mask(nothing, jax.random.key(0), jnp.arange(1), num_classes=K, ignore="never")
     assert not mask.any()
 
 
@@ -75,7 +78,7 @@ def test_neither_batch_nor_device_matters():
     labels = np.random.default_rng(0).integers(0, 9, (8, 6, 5)).astype(np.uint8)
     index = np.array([5, 900, 31, 7, 2, 1, 77, 12], np.int32)
     key = jax.random.key(3)
-    one = functools.partial(mixing.class_mask, num_classes=9)
+    one = functools.partial(class_mask, num_classes=9)
     expected = np.asarray(one(labels, key, index))
     order = np.array([3, 1, 0, 2, 7, 6, 5, 4])
     np.testing.assert_array_equal(one(labels[order], key, index[order]), expected[order])

@@ -7,6 +7,7 @@ import pytest
 
 from rtda_jax.cost import model_cost
 from rtda_jax.models import MODELS, create_model, trainable
+from rtda_jax.models.context import double
 
 FAST = ("bisenet_resnet18",)
 
@@ -339,3 +340,13 @@ def test_bad_input_is_named():
             variables_of(create_model("bisenet_stdc1", **option))
     with pytest.raises(ValueError, match=r"unknown aspp 'some'; known: all, first_two"):
         variables_of(create_model("deeplab_vgg16", aspp="some"))
+
+
+@pytest.mark.parametrize("large", [(8, 10), (7, 10), (8, 9), (7, 9)])
+def test_doubling_is_pytorchs_nearest(large):
+    """Source index floor(i * in / out), also where the size before was odd."""
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+    rows, columns = ([i * n // m for i in range(m)] for n, m in zip((4, 5), large, strict=True))
+    np.testing.assert_array_equal(double(jnp.asarray(x), size=large), x[:, rows][:, :, columns])
+    with pytest.raises(ValueError, match="4x5 does not double to 9x10"):
+        double(jnp.asarray(x), size=(9, 10))

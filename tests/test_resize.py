@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.models.resize import upsample, upsample_nearest
+from rtda_jax.models.resize import upsample
 
 SIZES = [
     ((4, 5), (32, 40)),
@@ -92,29 +92,6 @@ def test_bilinear_has_no_matrix_product():
         assert "dot_general" not in text and "convolution" not in text
 
 
-@pytest.mark.parametrize(("small", "large"), SIZES)
-def test_nearest_is_the_floor_of_the_ratio(small, large):
-    x, dy = draw(2, *small, 3), draw(2, *large, 3, seed=1)
-    y, dx = value_and_pull(lambda v: upsample_nearest(v, size=large), x, dy)
-    rows, cols = ([i * n // m for i in range(m)] for n, m in zip(small, large, strict=True))
-    np.testing.assert_array_equal(y, x[:, rows][:, :, cols])
-    expected = np.zeros_like(x)
-    for i, r in enumerate(rows):
-        for j, c in enumerate(cols):
-            expected[:, r, c] += dy[:, i, j]
-    np.testing.assert_allclose(dx, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_nearest_is_pytorchs():
-    torch = pytest.importorskip("torch")
-    for small, large in SIZES:
-        x = draw(1, *small, 2)
-        expected = torch.nn.functional.interpolate(
-            torch.from_numpy(x).permute(0, 3, 1, 2), size=large, mode="nearest"
-        ).permute(0, 2, 3, 1)
-        np.testing.assert_array_equal(upsample_nearest(jnp.asarray(x), size=large), expected)
-
-
 def test_errors_name_what_is_wrong():
     x = jnp.zeros((1, 4, 4, 1))
     with pytest.raises(ValueError, match="half_pixel, corners"):
@@ -122,4 +99,4 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="expected"):
         upsample(x, size=(0, 8))
     with pytest.raises(ValueError, match="expected"):
-        upsample_nearest(x[0], size=(8, 8))
+        upsample(x[0], size=(8, 8))

@@ -1,4 +1,4 @@
-"""Bilinear and nearest resizing with PyTorch's conventions, without matrix products."""
+"""Bilinear resizing with PyTorch's conventions, without matrix products."""
 
 from functools import partial
 
@@ -78,15 +78,3 @@ def upsample(x: jax.Array, *, size: tuple[int, int], align: str = "half_pixel") 
     if align not in ALIGNMENTS:
         raise ValueError(f"unknown align {align!r}; known: {', '.join(ALIGNMENTS)}")
     return _resize(_resize(x, 1, size[0], align), 2, size[1], align)
-
-
-def upsample_nearest(x: jax.Array, *, size: tuple[int, int]) -> jax.Array:
-    """Nearest resize of x [B,H,W,C] to size (H, W): source index floor(i * in / out)."""
-    _check(x, size)
-    for axis, out in zip((1, 2), size, strict=True):
-        length = x.shape[axis]
-        if out % length == 0:
-            x = jnp.repeat(x, out // length, axis=axis)
-        else:
-            x = jnp.take(x, np.arange(out) * length // out, axis=axis)
-    return x

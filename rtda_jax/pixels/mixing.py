@@ -85,30 +85,6 @@ def mask_of(labels: jax.Array, chosen: jax.Array) -> jax.Array:
     return jax.vmap(lambda row, classes: jnp.take(classes, row))(numbers, chosen)
 
 
-def class_mask(
-    labels: jax.Array,
-    key: jax.Array,
-    index: jax.Array,
-    *,
-    num_classes: int,
-    ignore: str = "class",
-) -> jax.Array:
-    """The pixels of a random half of each image's own classes.
-
-    Args:
-      labels: integer [B,H,W] in 0..K-1, or 255.
-      key: of the step.
-      index: int32 [B], which image of its set each one is.
-      num_classes: K.
-      ignore: a name of `IGNORED`.
-
-    Returns:
-      bool [B,H,W].
-    """
-    seen = present(labels, num_classes=num_classes, ignore=ignore)
-    return mask_of(labels, half_of(seen, key, index))
-
-
 def paste(mask: jax.Array, over: jax.Array, under: jax.Array) -> jax.Array:
     """`over` where the mask [B,H,W] is True, else `under`; images [B,H,W,3] or labels [B,H,W]."""
     return jnp.where(mask if over.ndim == mask.ndim else mask[..., None], over, under)
