@@ -150,8 +150,15 @@ def test_s1_does_not_halve_the_discriminators_loss_unless_asked():
     assert get("s1", "gta5_to_cityscapes,row=fda,beta=0.05").fda_beta == 0.05
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("benchmark", sorted(benchmarks.BENCHMARKS))
+def pairs():
+    """Every config and every benchmark once; the whole product is slow."""
+    for name in FILES:
+        for benchmark in sorted(benchmarks.BENCHMARKS):
+            once = benchmark == "streets" or name in ("fda", "tufl")
+            yield pytest.param(name, benchmark, marks=[] if once else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("name", "benchmark"), pairs())
 def test_every_config_builds_on_every_benchmark(name, benchmark):
     config = get(name, benchmark)
     assert isinstance(config, ConfigDict)
