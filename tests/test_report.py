@@ -51,6 +51,9 @@ def write_run(folder, name, seed, *, skill, benchmark="streets"):
                 (folder / stage).mkdir(parents=True, exist_ok=True)
                 records.append(folder / stage / records.FILE, row)
             continue
+        if fields.kind != "evaluate":
+            stages[stage] = {"models": list(fields.models), "seconds": 1.0}
+            continue
         confusion = rng.integers(0, 50, (19, 19)) + np.diag(
             rng.integers(0, 1 + int(9000 * skill), 19)
         )
@@ -102,6 +105,15 @@ def written(workdirs, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
     report.write(workdirs, out)
     return out
+
+
+@pytest.mark.parametrize(("name", "adapted"), [("adabn", "eval_adabn"), ("ssl", "eval_ssl")])
+def test_networks_that_another_stage_made_are_no_source_only_ones(name, adapted, tmp_path):
+    folder = write_run(tmp_path / name, name, 0, skill=0.4)
+    rows = {row.stage: row for row in board([folder]).rows}
+    assert not rows[adapted].source_only
+    report.write([str(folder)], tmp_path / "report")
+    assert (tmp_path / "report" / "report.html").exists()
 
 
 def board(workdirs):

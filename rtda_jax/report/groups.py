@@ -85,14 +85,10 @@ class Row:
     @property
     def source_only(self) -> bool:
         """Whether nothing of the target was used: only segmentation terms, source as it is."""
-        stages = self.group.config["stage"]
-        plain = not self.oracle and all(s["kind"] in ("train", "evaluate") for s in stages.values())
+        plain = not self.oracle
         for run in self.group.runs:
             models = self.results[run.seed].models if run.seed in self.results else ()
-            for name, _ in map(parse, models):
-                terms = [t.split("·")[-1] for t in run.trainings[name].objective.split(" + ")]
-                beta = {**self.group.config, **stages[name]}.get("fda_beta")
-                plain &= beta is None and all(re.fullmatch(r"seg(_aux\d+)?", t) for t in terms)
+            plain &= all(_saw_source_only(run, name) for name, _ in map(parse, models))
         return plain
 
 
@@ -198,6 +194,15 @@ def boards(groups: Sequence[Group]) -> list[Board]:
         Board(benchmark, json.loads(protocol), sorted(rows, key=_order))
         for (benchmark, protocol), rows in sorted(found.items(), key=lambda item: item[0])
     ]
+
+
+def _saw_source_only(run: Run, stage: str) -> bool:
+    if stage not in run.trainings:  # a statistics stage looks at the target
+        return False
+    fields = {**run.config, **run.config["stage"][stage]}
+    terms = [t.split("·")[-1] for t in run.trainings[stage].objective.split(" + ")]
+    plain = fields.get("fda_beta") is None and not fields.get("init")
+    return plain and all(re.fullmatch(r"seg(_aux\d+)?", t) for t in terms)
 
 
 def _order(row: Row) -> tuple[int, float, str]:
