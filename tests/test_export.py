@@ -223,3 +223,9 @@ def test_of_several_evaluate_stages_the_last_counts(tmp_path):
     chosen = networks.choose(made, tmp_path)
     assert (chosen.stage, chosen.names) == ("eval_mbt", ("beta_001", "beta_005"))
     assert len(chosen.models) == 2
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: not the JSON this program writes"):
+        recorded(tmp_path)

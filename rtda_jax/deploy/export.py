@@ -134,7 +134,7 @@ def _interface(chosen: networks.Networks, size: tuple[int, int]) -> dict[str, An
 
 def _run(chosen: networks.Networks) -> dict[str, Any]:
     path = chosen.workdir / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = checkpoint.read_json(path) if path.exists() else {}
     return {
         "workdir": chosen.workdir.resolve().name,
         "stage": chosen.stage,

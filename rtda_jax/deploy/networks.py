@@ -1,6 +1,5 @@
 """The networks that a stage of a finished workdir stands for."""
 
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -45,7 +44,7 @@ def recorded(
     Raises:
       ConfigError: there is no run, or an override that would change what was trained.
     """
-    record = json.loads(_record(workdir).read_text())
+    record = checkpoint.read_json(_record(workdir))
     try:
         config = defaults(record["benchmark"]["name"])
         with config.unlocked():
