@@ -79,11 +79,10 @@ def _build(config: Any, axis_name: str | None) -> Stage:
     objective = terms.select(known, config.objective)
     needs_target = config.fda_beta is not None or terms.views(objective) != {"source"}
     check_combination(config, objective, needs_target=needs_target)
-    num_classes = len(class_set(config.benchmark.classes))
     dtype = lookup(DTYPES, config.dtype, "dtype")
     generator = create_model(
         config.model.name,
-        num_classes=num_classes,
+        num_classes=len(class_set(config.benchmark.classes)),
         axis_name=axis_name,
         batch_norm=config.model.batch_norm,
         dtype=dtype,
@@ -174,8 +173,7 @@ def initial_state(stage: Stage, config: Any) -> TrainState:
         seed=config.seed,
         image_shape=(2, *config.benchmark.crop, 3),
     )
-    memory = views.memory(config, stage.objective)
-    return with_teacher(state.replace(memory=memory), config)
+    return with_teacher(state.replace(memory=views.memory(config, stage.objective)), config)
 
 
 def with_teacher(state: TrainState, config: Any) -> TrainState:
@@ -235,17 +233,14 @@ def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):
 def describe(stage: Stage, config: Any) -> list[str]:
     """A line for each network: name, parameters, multiply-accumulates for one training crop."""
     size = tuple(config.benchmark.crop)
-    classes = len(class_set(config.benchmark.classes))
     options, d_options = (x.options.to_dict() for x in (config.model, config.adversary))
+    classes = len(class_set(config.benchmark.classes))
     costs = [cost.model_cost(config.model.name, num_classes=classes, size=size, **options)]
     outputs = output_shapes(stage.generator, image_shape=(2, *size, 3))
     for level in stage.discriminators:
         channels = seen_shape(stage.levels[level], outputs, size=size).shape[-1]
-        costs.append(
-            cost.discriminator_cost(
-                config.adversary.network, in_channels=channels, size=size, **d_options
-            )
-        )
+        seen = {"in_channels": channels, "size": size, **d_options}
+        costs.append(cost.discriminator_cost(config.adversary.network, **seen))
     return [
         f"{c.name}: {c.training_parameters:,} parameters, "
         f"{c.macs / 1e9:.2f} G multiply-accumulates at {size[0]}x{size[1]}"
