@@ -158,7 +158,7 @@ def pairs():
             yield pytest.param(name, benchmark, marks=[] if once else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize(("name", "benchmark"), pairs())
+@pytest.mark.parametrize(("name", "benchmark"), list(pairs()))
 def test_every_config_builds_on_every_benchmark(name, benchmark):
     config = get(name, benchmark)
     assert isinstance(config, ConfigDict)
