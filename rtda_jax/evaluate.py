@@ -175,17 +175,16 @@ def report(confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]) 
         others still counts against them.
     """
     iou = metrics.iou_per_class(confusion)[list(rows)]
-    present = iou[~np.isnan(iou)]
-    truth = np.asarray(confusion)[list(rows)]
-    right = np.asarray(confusion)[list(rows), list(rows)].sum()
     return {
-        "miou": float(present.mean()) if present.size else None,
-        "pixel_accuracy": float(right / truth.sum()) if truth.sum() else None,
-        "iou": {
-            name: None if np.isnan(v) else float(v) for name, v in zip(names, iou, strict=True)
-        },
-        "pixels": int(truth.sum()),
+        "miou": _or_none(metrics.mean_iou(confusion, rows)),
+        "pixel_accuracy": _or_none(metrics.pixel_accuracy(confusion, rows)),
+        "iou": {name: _or_none(v) for name, v in zip(names, iou, strict=True)},
+        "pixels": int(np.asarray(confusion)[list(rows)].sum()),
     }
+
+
+def _or_none(score: float) -> float | None:
+    return None if np.isnan(score) else float(score)
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

@@ -1,5 +1,7 @@
 """Scores from one confusion matrix over a whole set; ignored pixels count nowhere."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,3 +35,23 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
     union = confusion.sum(0) + confusion.sum(1) - hits
     with np.errstate(invalid="ignore"):
         return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+
+def mean_iou(confusion: np.ndarray, rows: Sequence[int] | None = None) -> float:
+    """Mean IoU of the classes `rows` (default all) that occur; nan if none does.
+
+    What is predicted as one of the other classes still counts against the reported ones.
+    """
+    iou = iou_per_class(confusion)[_of(confusion, rows)]
+    return float(iou[~np.isnan(iou)].mean()) if (~np.isnan(iou)).any() else float("nan")
+
+
+def pixel_accuracy(confusion: np.ndarray, rows: Sequence[int] | None = None) -> float:
+    """Share of the pixels of the classes `rows` (default all) that are right; nan without any."""
+    confusion, chosen = np.asarray(confusion, np.int64), _of(confusion, rows)
+    total = confusion[chosen].sum()
+    return float(confusion[chosen, chosen].sum() / total) if total else float("nan")
+
+
+def _of(confusion: np.ndarray, rows: Sequence[int] | None) -> list[int]:
+    return list(range(len(confusion)) if rows is None else rows)

@@ -50,6 +50,14 @@ def test_nothing_counted_is_none_not_zero():
     assert set(nothing["iou"].values()) == {None}
 
 
+def test_whole_matrix_is_the_default_and_nothing_is_nan():
+    confusion = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 4]])
+    assert metrics.mean_iou(confusion) == pytest.approx((3 / 6 + 0 + 4 / 6) / 3)
+    assert metrics.pixel_accuracy(confusion) == pytest.approx(7 / 10)
+    assert np.isnan(metrics.mean_iou(np.zeros((2, 2))))
+    assert np.isnan(metrics.pixel_accuracy(np.zeros((2, 2))))
+
+
 def test_large_counts_do_not_overflow():
     confusion = np.full((2, 2), 2**31 - 1, np.int64)
     assert report(confusion)["pixel_accuracy"] == pytest.approx(0.5)
