@@ -198,7 +198,7 @@ def test_unknown_losses_and_numbers_are_named(name, options, message):
 
 
 def test_weights_that_were_not_counted_are_refused():
-    with pytest.raises(ConfigError, match="'enet' is not computed yet"):
+    with pytest.raises(ConfigError, match="weighting='enet' are not computed yet"):
         sums("cross_entropy", *example(), class_weights="enet")
 
 

@@ -227,7 +227,7 @@ def test_unknown_files_are_refused(tmp_path):
     header = json.dumps({"x": {"dtype": "F8", "shape": [1], "data_offsets": [0, 1]}}).encode()
     path = tmp_path / "w.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"0")
-    with pytest.raises(ValueError, match=r"w.safetensors: x has dtype F8"):
+    with pytest.raises(ValueError, match=r"w.safetensors: not a safetensors file: x has dtype F8"):
         read_weights(path)
 
 
