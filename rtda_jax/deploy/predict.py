@@ -86,7 +86,7 @@ def run(
         raise ConfigError(str(error)) from None
     files = inputs.find(source, without=out)
     if any(file.is_video for file in files):
-        video.library()
+        video.pyav()
     records.say(
         f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {len(files)} files"
     )

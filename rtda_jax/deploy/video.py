@@ -24,7 +24,7 @@ class Frame(NamedTuple):
     rate: fractions.Fraction
 
 
-def library() -> ModuleType:
+def pyav() -> ModuleType:
     """PyAV, or a ConfigError that says how to get it."""
     try:
         import av
@@ -39,7 +39,7 @@ def read(path: pathlib.Path) -> Iterator[Frame]:
     Raises:
       DataError: naming the file; after the frames in front of the damage.
     """
-    av = library()
+    av = pyav()
     if not path.stat().st_size:
         raise DataError(f"{path}: zero bytes; expected a video")
     number = 0
@@ -67,7 +67,7 @@ def read(path: pathlib.Path) -> Iterator[Frame]:
 
 def length(path: pathlib.Path) -> int:
     """How many frames a video says it has; 1 if it does not say, or can not be read."""
-    av = library()
+    av = pyav()
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -92,7 +92,7 @@ class Writer:
 
         H.264 halves the colours' resolution: an odd side gets one more line of its edge.
         """
-        av = library()
+        av = pyav()
         height, width = pixels.shape[:2]
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if self._container is None:
