@@ -43,7 +43,7 @@ def no_inference_twin(config: Any) -> str:
 # What the twin's training step knows; a field that a configuration lacks is at its first value.
 TRAINED = (
     ("model.batch_norm", ("batch",)),
-    ("model.statistics", ("both",)),
+    ("model.statistics", ("target", "both")),  # the twin updates both, which costs it nothing
     ("augment.colour", (0.0,)),
     ("augment.texture", ("none",)),
     ("optim.g_decayed", ("all",)),

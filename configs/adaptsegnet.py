@@ -33,6 +33,7 @@ def get_config(arg: str = ""):
     config = base.get_config(benchmark)
     config.model.name = f"deeplab_{options['network']}" + ("_multi" if several else "")
     config.normalisation = "caffe_bgr"
+    config.model.statistics = "both"
     config.batch_size, config.steps = 1, 150_000
     config.optim.update(
         {"g_lr": 2.5e-4, "g_groups": "heads", "g_decay": 5e-4, "schedule_steps": 250_000}

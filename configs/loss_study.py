@@ -38,6 +38,7 @@ def get_config(arg: str = ""):
     config.steps = epoch * options["epochs"]
     config.optim.update({"g_lr": 2.5e-4, "d_lr": 2.5e-4, "schedule_every_steps": epoch})
     config.normalisation = "caffe_bgr"
+    config.model.statistics = "both"
     if options["loss"] == "wce":
         config.loss.weighting = "enet"
     if options["loss"] == "focal":

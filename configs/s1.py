@@ -34,6 +34,7 @@ def get_config(arg: str = ""):
     }
     config = rows[options["row"]]()
     config.model.name = "bisenet_stdc1"
+    config.model.statistics = "both"
     config.batch_size = 8 if options["row"] in ("source", "augmented") else 2
     epoch = IMAGES // config.batch_size
     config.steps = epoch * EPOCHS

@@ -142,6 +142,13 @@ def test_the_presets_of_adaptsegnet(arg, model, terms):
     assert (config.optim.g_groups, config.optim.schedule_steps) == ("heads", 250_000)
 
 
+def test_running_statistics_are_the_targets_except_in_the_papers_recipes():
+    policies = {name: get(name).model.statistics for name in FILES}
+    both = {name for name, policy in policies.items() if policy == "both"}
+    assert both == {"loss_study", "s1", "adaptsegnet"}
+    assert set(policies.values()) == {"target", "both"}
+
+
 def test_s1_does_not_halve_the_discriminators_loss_unless_asked():
     assert get("s1").adversary.d_factor == 1.0
     assert get("s1", "preset=paper").adversary.d_factor == 0.5
