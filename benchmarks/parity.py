@@ -3,8 +3,8 @@
     python benchmarks/parity.py --config configs/fda.py:synth_to_camvid --data_dir DIR
 
 What it ends with stands beside what `main.py` with the same flags ends with: the same images in
-the same order, the same recipe, other initial weights. PyTorch's running statistics are those of both
-domains: --config.model.statistics=both is the same of ours.
+the same order, the same recipe, other initial weights. PyTorch's running statistics are those of
+both domains: --config.model.statistics=both is the same of ours.
 """
 
 import pathlib
