@@ -5,6 +5,8 @@ statistics   = of every batch normalisation the mean over one epoch of target ba
                else of the network changes
 
     python main.py --config configs/adabn.py
+
+Expected on `streets`: 22.4 ± 0.8 mIoU, seeds 0 to 2 (README).
 """
 
 from ml_collections import ConfigDict

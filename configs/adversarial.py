@@ -12,6 +12,8 @@ The argument is [BENCHMARK,]level=L,network=D with D = fcd or fcd_light.
 
     python main.py --config configs/adversarial.py
     python main.py --config configs/adversarial.py:level=multi,network=fcd_light
+
+Expected on `streets`: 19.9 mIoU at level=output, seed 0 (README).
 """
 
 from configs import base

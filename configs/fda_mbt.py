@@ -6,7 +6,7 @@ prediction   = argmax 1/2 [softmax G_0.01 + softmax G_0.05]
 
     python main.py --config configs/fda_mbt.py
 
-Expected on `streets`: 19.9 ± 1.3 mIoU (single bands 19.0 ± 0.6, 18.5 ± 2.2), seeds 0 to 2 (README).
+Expected on `streets`: 22.9 ± 1.3 mIoU, seeds 0 to 2; either band alone in fda.py (README).
 """
 
 from ml_collections import ConfigDict
