@@ -67,7 +67,7 @@ def _writing(directory: Any) -> Iterator[None]:
     """Whatever orbax raises for a full disk or the like, in a sentence."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # orbax passes on whatever its storage raises
         raise CheckpointError(
             f"{directory}: a checkpoint could not be written: {error}\n"
             "Earlier ones are as they were; the same command continues from the newest"

@@ -34,3 +34,13 @@ def forget_programs():
     """Compiled programs of a file are dropped after it: all of them together take gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def tiny_networks():
+    """Every configuration of the file builds networks of a few convolutions."""
+    from helpers import shrink
+
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        yield

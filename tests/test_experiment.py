@@ -9,11 +9,13 @@ import time
 
 import numpy as np
 import pytest
-from helpers import config, folder_fields, shrink, write_folders
+from helpers import config, folder_fields, write_folders
 from PIL import Image
 
 from rtda_jax import experiment, parallel, report
 from rtda_jax.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 MAIN = pathlib.Path(__file__).parents[1] / "main.py"
 
@@ -23,13 +25,6 @@ def tiny(root, name="fda_mbt", **fields):
     made.update_from_flattened_dict(folder_fields(root))
     made.eval.pictures = 2
     return made
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_networks():
-    with pytest.MonkeyPatch.context() as patch:
-        shrink(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

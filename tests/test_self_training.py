@@ -10,13 +10,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from helpers import SIZE, config, folder_fields, shrink, write_folders
+from helpers import SIZE, config, folder_fields, write_folders
 from PIL import Image
 
 from rtda_jax import batches, build, experiment, train
 from rtda_jax.data import DataError, load, load_pseudo
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.stages import plan, pseudo_files, pseudo_stage, statistics_stage, trained
+
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 STAGES = {
     "adversarial": {"kind": "train", "teacher": {"kind": "ema"}},
@@ -50,13 +52,6 @@ def tiny(root, stages=STAGES, **fields):
     made.stage = type(made)(stages)
     made.update_from_flattened_dict(fields)
     return made.lock()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    with pytest.MonkeyPatch.context() as patch:
-        shrink(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

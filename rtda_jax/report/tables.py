@@ -104,15 +104,16 @@ def discriminators(groups: Sequence[Group]) -> Table | None:
     rows: list[list[Cell]] = []
     for group, stage in figures.train_stages(groups):
         for level in figures.levels(group, stage):
-            late = {domain: _late(group, stage, level, domain) for domain in ("source", "target")}
-            if None in late.values():
+            source, target = (_late(group, stage, level, d) for d in ("source", "target"))
+            if source is None or target is None:
                 continue
-            balanced = (late["source"] + late["target"]) / 2  # type: ignore[operator]
+            balanced = (source + target) / 2
             rows.append(
                 [
                     figures.title(group, stage),
                     level,
-                    *(f"{late[d]:.2f}" for d in late),
+                    f"{source:.2f}",
+                    f"{target:.2f}",
                     f"{balanced:.2f}",
                     reading(balanced),
                 ]
