@@ -20,5 +20,5 @@ def keep_freed_memory() -> None:
     except (OSError, AttributeError):  # a Linux without glibc
         return
     mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TRIM_THRESHOLD, -1)  # never
     mallopt(M_ARENA_MAX, 1)

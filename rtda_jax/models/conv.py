@@ -16,7 +16,7 @@ from jax import lax
 
 Pair = tuple[int, int]
 NHWC = ("NHWC", "HWIO", "NHWC")
-FEW_CHANNELS = 32  # below it the convolution cannot fill its vectors, a matrix product can
+FEW_CHANNELS = 32  # of output; below it the convolution cannot fill its vectors
 PATCH_LIMIT = 2**22  # elements; XLA would make larger patch matrices early and keep them for long
 
 
@@ -172,8 +172,7 @@ def _cpu_forward(x: jax.Array, kernel: jax.Array, *, g: Geometry) -> jax.Array:
         return _total([w * k for w, k in zip(_windows(x, g), weights, strict=True)])
     if _pointwise(g):
         return _windows(x, g)[0] @ kernel[0, 0]
-    narrow = g.groups == 1 and channels < FEW_CHANNELS and len(g.taps()) <= 16
-    if narrow or _overhangs(g, height, width):
+    if _overhangs(g, height, width):
         flat = kernel.reshape(-1, features)
         oh, ow = g.output(height, width)
 
@@ -244,7 +243,8 @@ def _cpu_kernel_gradient(
             taps = (*g.size, features)
             dw = _over_pixels(x, _patches(dy, back), a_shape=(channels,), b_shape=taps)
             return dw.transpose(1, 2, 0, 3)[::-1, ::-1]
-    if g.groups == 1 and (max(g.stride) > 1 or channels < FEW_CHANNELS):
+    # XLA's own form is slower by two to five on large maps, and faster on a map of a few pixels.
+    if g.groups == 1 and (max(g.stride) > 1 or dy.size // features >= channels // 2):
 
         def product(x: jax.Array, dy: jax.Array) -> jax.Array:
             return _over_pixels(_patches(x, g), dy, a_shape=shape[:3], b_shape=shape[3:])
