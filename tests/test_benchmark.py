@@ -1,6 +1,7 @@
 """The PyTorch twins compute what we compute; the table says what ran and what did not."""
 
 import functools
+import importlib
 import json
 
 import jax
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 from helpers import config as made
 
-from benchmarks import measure, report, speed
+from benchmarks import measure, methods, report, speed
 from benchmarks.recipe import no_training_twin, recipe
-from rtda_jax import build
+from rtda_jax import build, experiment
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.pretrained import torch_arrays
@@ -222,3 +223,16 @@ def test_the_job_writes_its_numbers(tmp_path):
     for job in ("train", "infer"):
         assert len(written[job]["ours"]) == 1
     assert "training step of bisenet_resnet18 + fcd, FDA" in (tmp_path / "speed.md").read_text()
+
+
+@pytest.mark.parametrize("row", methods.ROWS)
+def test_every_row_of_the_table_of_methods_is_a_config(row, tmp_path):
+    line = methods.command(row, benchmark="synth_to_camvid", seeds=2, folder=tmp_path)
+    path, argument = line[line.index("--config") + 1].split(":")
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    config = module.get_config(argument)
+    assert config.benchmark.name == "synth_to_camvid"
+    assert experiment.stages(config)
+    plain = module.get_config("synth_to_camvid")
+    assert (config.to_dict() == plain.to_dict()) == (not methods.ROWS[row][1])
+    assert line[-3:] == ["--seeds=2", "--workdir", str(tmp_path / row)]

@@ -1,0 +1,75 @@
+"""Every method on one pair of data sets, several seeds, and one report about all of them.
+
+    python benchmarks/methods.py                          # streets, three seeds, runs/methods
+    python benchmarks/methods.py --rows source_only,fda_mbt,target_only --seeds 1
+    python benchmarks/methods.py --benchmark synth_to_camvid --data_dir DIR --seeds 1
+
+One run after the other; what is finished is skipped, so that the same command goes on after an
+interruption. Ends with the exit code of the run that failed, if one does.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+from absl import app, flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# A configuration file of `configs/` and its options, by the row's name.
+ROWS = {
+    "source_only": ("source_only", ""),
+    "colour": ("source_only", "colour=0.5"),
+    "adabn": ("adabn", ""),
+    "adversarial": ("adversarial", ""),
+    "fcd_light": ("adversarial", "network=fcd_light"),
+    "multi": ("adversarial", "level=multi"),
+    "feature": ("adversarial", "level=feature"),
+    "minent": ("minent", ""),
+    "advent": ("advent", ""),
+    "fda_mbt": ("fda_mbt", ""),
+    "ssl_study": ("ssl_study", ""),
+    "dacs": ("dacs", ""),
+    "tufl_parts": ("tufl_parts", ""),
+    "target_only": ("target_only", ""),
+}
+
+_ROWS = flags.DEFINE_list("rows", list(ROWS), f"Which: {', '.join(ROWS)}.")
+_BENCHMARK = flags.DEFINE_string("benchmark", "streets", "A pair of configs/benchmarks.py.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0..N-1 of every row.", lower_bound=1)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Where all runs go; default runs/methods.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where data sets lie; default the cache.")
+
+
+def command(row: str, *, benchmark: str, seeds: int, folder: pathlib.Path) -> list[str]:
+    """The command line of one row, as a user would type it."""
+    name, options = ROWS[row]
+    argument = ",".join(part for part in (benchmark, options) if part)
+    return [
+        *(sys.executable, "main.py", "--config", f"configs/{name}.py:{argument}"),
+        *(f"--seeds={seeds}", "--workdir", str(folder / row)),
+    ]
+
+
+def main(argv: list[str]) -> int:
+    """Run the rows, then the report."""
+    if argv[1:]:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if unknown := [row for row in _ROWS.value if row not in ROWS]:
+        raise app.UsageError(f"no row {', '.join(unknown)}; known: {', '.join(ROWS)}")
+    folder = pathlib.Path(_WORKDIR.value or ROOT / "runs" / "methods").expanduser().resolve()
+    data = ["--data_dir", _DATA_DIR.value] if _DATA_DIR.value else []
+    for row in _ROWS.value:
+        line = command(row, benchmark=_BENCHMARK.value, seeds=_SEEDS.value, folder=folder) + data
+        print(f"\n##### {row}: {' '.join(line[1:])}", flush=True)
+        if code := subprocess.run(line, cwd=ROOT).returncode:
+            return code
+    runs = ",".join(
+        str(folder / row / f"seed{k}") for row in _ROWS.value for k in range(_SEEDS.value)
+    )
+    report = [sys.executable, "main.py", "--job=report", "--output", str(folder / "report")]
+    return subprocess.run([*report, f"--runs={runs}"], cwd=ROOT).returncode
+
+
+if __name__ == "__main__":
+    app.run(main)
