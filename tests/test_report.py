@@ -246,6 +246,9 @@ def test_order_bold_oracle_and_gap(workdirs):
     twin = dataclasses.replace(lower, label="focal")
     assert tables.ends(dataclasses.replace(found, rows=[twin, *found.rows])) == (lower, upper)
     assert tables.ends(dataclasses.replace(found, rows=[twin, twin])) == (None, None)
+    staged = dataclasses.replace(lower, label="adabn", stage="eval_source_only")
+    assert tables.ends(dataclasses.replace(found, rows=[twin, staged])) == (staged, None)
+    assert tables.ends(dataclasses.replace(found, rows=[staged, lower])) == (lower, None)
 
 
 def test_single_seeds_are_marked_and_never_bold(workdirs, tmp_path):

@@ -33,15 +33,21 @@ def best(board: Board) -> Row | None:
 
 
 def ends(board: Board) -> tuple[Row | None, Row | None]:
-    """The source-only row and the oracle: the only one of its kind, or the one so called."""
+    """The source-only row and the oracle: the only one of its kind, or the one so called.
+
+    A row is called by its label, else by its stage where that is `eval_` and the name.
+    """
     lower = [row for row in board.rows if row.source_only]
     upper = [row for row in board.rows if row.oracle]
     return _only(lower, "source_only"), _only(upper, "target_only")
 
 
 def _only(rows: Sequence[Row], label: str) -> Row | None:
+    if len(rows) == 1:
+        return rows[0]
     called = [row for row in rows if row.label == label]
-    return rows[0] if len(rows) == 1 else called[0] if called else None
+    staged = [row for row in rows if row.stage == f"eval_{label}"]
+    return next(iter(called + staged), None)
 
 
 def gap_closed(row: Row, lower: Row | None, upper: Row | None) -> float | None:
