@@ -9,6 +9,8 @@ teacher      = average of parameters and running statistics, decay min(1 - 1/(t+
 The student and the teacher are both evaluated. The auxiliary mix terms are ours: DACS has one head.
 
     python main.py --config configs/dacs.py
+
+Expected on `streets`: 17.0 ± 0.9 mIoU, the teacher 17.3 ± 0.2, seeds 0 to 2 (README).
 """
 
 from ml_collections import ConfigDict
