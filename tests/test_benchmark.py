@@ -75,6 +75,7 @@ def test_the_twin_takes_the_same_step(adversary):
     config = made("fda", adversary__network=adversary, benchmark__crop=SIZE, fda_beta=0.05)
     config.optim.g_lr = 1e-3
     config.objective.adv_output = 0.1
+    config.model.statistics = "both"  # as PyTorch's running statistics
     assert no_training_twin(config) == ""
     stage = build.build(config)
     state = build.initial_state(stage, config)
