@@ -254,7 +254,7 @@ def join(coordinator: str) -> None:
     except ValueError as error:
         raise errors.ConfigError(str(error)) from None
     if not parallel.is_main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open to the end
 
 
 def end(sentence: str, code: int) -> int:

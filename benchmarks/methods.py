@@ -58,17 +58,17 @@ def main(argv: list[str]) -> int:
     if unknown := [row for row in _ROWS.value if row not in ROWS]:
         raise app.UsageError(f"no row {', '.join(unknown)}; known: {', '.join(ROWS)}")
     folder = pathlib.Path(_WORKDIR.value or ROOT / "runs" / "methods").expanduser().resolve()
-    data = ["--data_dir", _DATA_DIR.value] if _DATA_DIR.value else []
+    data = []
+    if _DATA_DIR.value:
+        data = ["--data_dir", str(pathlib.Path(_DATA_DIR.value).expanduser().resolve())]
     for row in _ROWS.value:
         line = command(row, benchmark=_BENCHMARK.value, seeds=_SEEDS.value, folder=folder) + data
         print(f"\n##### {row}: {' '.join(line[1:])}", flush=True)
         if code := subprocess.run(line, cwd=ROOT).returncode:
             return code
-    runs = ",".join(
-        str(folder / row / f"seed{k}") for row in _ROWS.value for k in range(_SEEDS.value)
-    )
+    runs = [str(folder / row) for row in _ROWS.value]
     report = [sys.executable, "main.py", "--job=report", "--output", str(folder / "report")]
-    return subprocess.run([*report, f"--runs={runs}"], cwd=ROOT).returncode
+    return subprocess.run([*report, *runs], cwd=ROOT).returncode
 
 
 if __name__ == "__main__":

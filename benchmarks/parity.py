@@ -4,8 +4,8 @@
 
 What it ends with stands beside what `main.py` with the same flags ends with: the same images in
 the same order, the same recipe, and from the same initial weights, or with --weights=torch from
-PyTorch's own. PyTorch's running statistics are those of
-both domains: --config.model.statistics=both is the same of ours.
+PyTorch's own. PyTorch's running statistics are those of both domains: ours are with
+--config.model.statistics=both.
 """
 
 import pathlib
@@ -24,31 +24,6 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where data sets lie; default th
 _WEIGHTS = flags.DEFINE_enum("weights", "ours", ("ours", "torch"), "Whose initial weights.")
 
 
-def start_as_ours(twin, stage) -> None:
-    """Give the twin's networks the weights that our training of a stage starts from."""
-    import torch
-
-    from rtda_jax import build
-    from rtda_jax.pretrained import torch_arrays
-
-    state = build.initial_state(build.build(stage), stage)
-    variables = {"params": state.g_params, "batch_stats": state.g_stats}
-    networks = {twin.g: torch_arrays(variables, stage.model.name)}
-    if "output" in state.d_params:
-        layers = {"kernel": "weight", "bias": "bias"}
-        networks[twin.d] = {
-            f"{module}.{layers[leaf]}": value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
-            for module, leaves in state.d_params["output"].items()
-            for leaf, value in leaves.items()
-        }
-    for module, arrays in networks.items():
-        given = {name: torch.tensor(np.asarray(value)) for name, value in arrays.items()}
-        report = module.load_state_dict(given, strict=False)
-        left = [name for name in report.missing_keys if not name.endswith("num_batches_tracked")]
-        if left or report.unexpected_keys:
-            raise SystemExit(f"the twin has no {report.unexpected_keys} or lacks {left}")
-
-
 def main(argv: list[str]) -> None:
     """Train the first train stage's twin to its end and print its scores."""
     del argv
@@ -57,6 +32,7 @@ def main(argv: list[str]) -> None:
 
     from benchmarks.recipe import no_training_twin, recipe
     from benchmarks.torch_twins.step import Twin
+    from benchmarks.torch_twins.weights import start_as_ours
     from rtda_jax import batches, build, evaluate, metrics
     from rtda_jax.data import eval_stream, load
     from rtda_jax.data.labels import class_set
@@ -70,7 +46,7 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(stage.seed)
     twin = Twin(recipe(stage), device="cpu", form="channels_last")
     if _WEIGHTS.value == "ours":
-        start_as_ours(twin, stage)
+        start_as_ours(twin, build.initial_state(build.build(stage), stage), stage.model.name)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="rtda_jax_parity") as folder:
         needs_target = build.build(stage).needs_target

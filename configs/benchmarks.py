@@ -163,6 +163,9 @@ BENCHMARKS = {
     },
 }
 
+# Pairs that train from scratch in minutes.
+SMALL = tuple(name for name, fields in BENCHMARKS.items() if fields["g_lr"] == _SMALL["g_lr"])
+
 
 def get(name: str) -> ConfigDict:
     """The benchmark of that name, with its `name`; ValueError lists the known ones."""

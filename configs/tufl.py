@@ -21,7 +21,7 @@ Published for BiSeNet, Cityscapes to CrossCity, `released` without stage two, af
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, benchmarks
 
 # 1 / ln(1.1 + frequency), roughly: the authors' tables for Cityscapes and SYNTHIA, by class.
 _CITYSCAPES = {
@@ -43,9 +43,6 @@ _TWICE = {
     "synthia16": (_SYNTHIA, ("rider", "car", "bus", "motorcycle", "bicycle")),
 }
 
-# Pairs that train from scratch in minutes; the others take the paper's crops and schedule.
-_SMALL = ("streets", "synth_to_camvid", "synth_to_idd")
-
 
 def weights(classes: str, names: tuple[str, ...]) -> tuple[float, ...]:
     """One weight a class; classes the authors have no table for weigh 1."""
@@ -58,7 +55,7 @@ def get_config(arg: str = ""):
 
     benchmark, options = base.parse(arg, deeplab=0.0, released=0.0)
     config = base.get_config(benchmark)
-    paper = config.benchmark.name not in _SMALL
+    paper = config.benchmark.name not in benchmarks.SMALL
     heads = ("",) if options["deeplab"] else ("", "_aux16", "_aux32")
 
     config.model.name = "deeplab_resnet101" if options["deeplab"] else "bisenet_tufl"

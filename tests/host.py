@@ -78,7 +78,7 @@ def main(port, processes, index, job, *arguments):
     parallel.join(f"127.0.0.1:{port}", processes=int(processes), index=int(index))
     try:
         JOBS[job](*arguments)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the exit code is what the test reads
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(getattr(error, "exit_code", 8))
 

@@ -17,29 +17,10 @@ from rtda_jax.models import MODELS, create_model
 from rtda_jax.pretrained import torch_arrays
 
 SIZE = (64, 128)
-D_NAMES = {"kernel": "weight", "bias": "bias"}
 
 
 def images(count=2):
     return measure.batch(count, SIZE, num_classes=19, target=True)
-
-
-def d_arrays(params):
-    """A discriminator's tree with the names and layout of the twin."""
-    return {
-        f"{module}.{D_NAMES[leaf]}": np.asarray(
-            value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
-        )
-        for module, leaves in params.items()
-        for leaf, value in leaves.items()
-    }
-
-
-def give(torch, module, arrays):
-    given = {name: torch.tensor(np.asarray(value)) for name, value in arrays.items()}
-    report = module.load_state_dict(given, strict=False)
-    assert not report.unexpected_keys
-    assert all(name.endswith("num_batches_tracked") for name in report.missing_keys)
 
 
 def numpy(module):
@@ -69,8 +50,9 @@ def turned_alike(before, ours, theirs, *, rate):
 @pytest.mark.slow
 @pytest.mark.parametrize("adversary", ["fcd", "fcd_light"])
 def test_the_twin_takes_the_same_step(adversary):
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     from benchmarks.torch_twins.step import Twin
+    from benchmarks.torch_twins.weights import d_arrays, give
 
     config = made("fda", adversary__network=adversary, benchmark__crop=SIZE, fda_beta=0.05)
     config.optim.g_lr = 1e-3
@@ -83,8 +65,8 @@ def test_the_twin_takes_the_same_step(adversary):
     weights = {"params": state.g_params, "batch_stats": state.g_stats}
     before = jax.device_get(torch_arrays(weights, config.model.name))
     d_before = d_arrays(jax.device_get(state.d_params["output"]))
-    give(torch, twin.g, before)
-    give(torch, twin.d, d_before)
+    give(twin.g, before)
+    give(twin.d, d_before)
 
     after, logs = jax.jit(build.train_step(stage, config))(state, images())
     losses = twin.step(images())

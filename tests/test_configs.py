@@ -142,6 +142,14 @@ def test_the_presets_of_adaptsegnet(arg, model, terms):
     assert (config.optim.g_groups, config.optim.schedule_steps) == ("heads", 250_000)
 
 
+def test_tufl_trains_small_pairs_at_their_own_size_and_others_at_the_papers():
+    small, large = get("tufl", "synth_to_camvid"), get("tufl", "gta5_to_cityscapes")
+    assert small.benchmark.crop == (128, 160)
+    assert [small.stage[name].steps for name in ("source", "one", "two")] == [800, 400, 600]
+    assert large.benchmark.crop == (640, 1280)
+    assert [large.stage[name].steps for name in ("one", "two")] == [1200, 2000]
+
+
 def test_running_statistics_are_the_targets_except_in_the_papers_recipes():
     policies = {name: get(name).model.statistics for name in FILES}
     both = {name for name, policy in policies.items() if policy == "both"}

@@ -13,7 +13,9 @@ def pixel(values):
 
 
 def gradients(weak, strong, **options):
-    total = lambda a, b: consistency.focal(a, b, **options).sum()  # noqa: E731
+    def total(a, b):
+        return consistency.focal(a, b, **options).sum()
+
     return jax.grad(total, argnums=(0, 1))(weak, strong)
 
 

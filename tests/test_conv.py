@@ -91,7 +91,7 @@ def test_value_and_gradients_equal_the_plain_convolutions(name):
     assert_equal(value_and_pull(ours, *arrays), value_and_pull(plain, *arrays), 1e-5)
 
 
-@pytest.mark.parametrize("name", ["stem", "discriminator", "trunk_stride"])
+@pytest.mark.parametrize("name", ["stem", "discriminator", "trunk_stride", "trunk"])
 def test_one_image_at_a_time_is_equal(name, monkeypatch):
     monkeypatch.setattr(conv, "PATCH_LIMIT", 0)
     _, arrays, ours, plain = build(name)

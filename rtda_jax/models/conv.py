@@ -1,8 +1,8 @@
 """Two-dimensional convolution, NHWC, with PyTorch's explicit symmetric padding.
 
-On a CPU, XLA runs a plain convolution near the speed of a matrix product for most shapes and far
-below it for a few. Those few are computed here in another, equal form, each chosen by a measured
-rule. Every other platform and dtype takes the plain convolution and its plain gradients.
+On a CPU, XLA runs most plain convolutions near the speed of a matrix product, and some of them and
+most gradients of kernels far below it. Those are computed here in another, equal form, each chosen
+by a measured rule. Every other platform and dtype takes the plain convolution and its gradients.
 """
 
 from collections.abc import Callable
@@ -173,13 +173,8 @@ def _cpu_forward(x: jax.Array, kernel: jax.Array, *, g: Geometry) -> jax.Array:
     if _pointwise(g):
         return _windows(x, g)[0] @ kernel[0, 0]
     if _overhangs(g, height, width):
-        flat = kernel.reshape(-1, features)
-        oh, ow = g.output(height, width)
-
-        def one(images: jax.Array) -> jax.Array:
-            return (_patches(images, g) @ flat).reshape(-1, oh, ow, features)
-
-        return _in_parts(one, x, oh * ow * flat.shape[0])
+        product = _patches(x, g) @ kernel.reshape(-1, features)
+        return product.reshape(-1, *g.output(height, width), features)
     if _narrow_output(g, channels, features):
         taps = len(g.taps())
         flat = kernel.transpose(2, 0, 1, 3).reshape(channels, taps * features)
@@ -188,13 +183,6 @@ def _cpu_forward(x: jax.Array, kernel: jax.Array, *, g: Geometry) -> jax.Array:
         windows = _windows(wide.reshape(-1, height, width, taps * features), g)
         return _total([w[..., t * features : (t + 1) * features] for t, w in enumerate(windows)])
     return plain_conv2d(x, kernel, g)
-
-
-def _in_parts(function: Callable, images: jax.Array, elements: int) -> jax.Array:
-    """Apply function to [B,...], one image at a time where B * elements is too much to hold."""
-    if images.shape[0] * elements <= PATCH_LIMIT:
-        return function(images)
-    return lax.map(lambda image: function(image[None])[0], images)
 
 
 def _cpu_input_gradient(
