@@ -28,6 +28,7 @@ ROWS = {
     "minent": ("minent", ""),
     "advent": ("advent", ""),
     "fda_mbt": ("fda_mbt", ""),
+    "fda_ssl": ("fda_ssl", ""),  # the same two bands and their fusion, then self-training
     "ssl_study": ("ssl_study", ""),
     "dacs": ("dacs", ""),
     "tufl_parts": ("tufl_parts", ""),
