@@ -24,11 +24,13 @@ ROWS = {
     "adversarial": ("adversarial", ""),
     "fcd_light": ("adversarial", "network=fcd_light"),
     "multi": ("adversarial", "level=multi"),
+    "three": ("adversarial", "level=three"),
     "feature": ("adversarial", "level=feature"),
     "minent": ("minent", ""),
     "advent": ("advent", ""),
     "fda_mbt": ("fda_mbt", ""),
-    "fda_ssl": ("fda_ssl", ""),  # the same two bands and their fusion, then self-training
+    # The same two bands and their fusion, then self-training and its control.
+    "fda_ssl": ("fda_ssl", "control=yes"),
     "ssl_study": ("ssl_study", ""),
     "dacs": ("dacs", ""),
     "tufl_parts": ("tufl_parts", ""),
