@@ -4,6 +4,7 @@ objective(G) = that of configs/tufl.py; stages
   source     labelled source alone
   fixed      from `source`: consistency above one fixed threshold
   adaptive   from `source`: consistency above a threshold for each class that adapts
+  longer     from `adaptive`: the same again, for as many steps as each of the next two (control)
   mixing     from `adaptive`: class mixing as well, that stage being the frozen teacher
   long_tail  from `adaptive`: class mixing with rare classes pasted on the source
 
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import tufl
 
-TRAINED = ("source", "fixed", "adaptive", "mixing", "long_tail")
+TRAINED = ("source", "fixed", "adaptive", "longer", "mixing", "long_tail")
 
 
 def get_config(arg: str = ""):
@@ -24,6 +25,7 @@ def get_config(arg: str = ""):
         "source": stage["source"],
         "fixed": {**stage["one"], "consistency": {"threshold": "fixed"}},
         "adaptive": {**stage["one"], "consistency": {"threshold": "adaptive"}},
+        "longer": {"kind": "train", "init": "adaptive", "steps": stage["two"]["steps"]},
         "mixing": {**stage["two"], "init": "adaptive", "long_tail": {"probability": 0.0}},
         "long_tail": {**stage["two"], "init": "adaptive"},
     }

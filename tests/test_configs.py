@@ -49,6 +49,7 @@ GOLDEN = {
         "source": (THREE, None, "source"),
         "fixed": (CONSISTENT, None, "source"),
         "adaptive": (CONSISTENT, None, "source"),
+        "longer": (CONSISTENT, None, "source"),
         "mixing": ({**CONSISTENT, "mix": 0.5}, None, "source"),
         "long_tail": ({**CONSISTENT, "mix": 0.5}, None, "source"),
     },

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.losses import IGNORE
 from rtda_jax.pixels import long_tail, mixing
 
 Batch = Mapping[str, jax.Array]
@@ -50,9 +49,12 @@ def make_cut(
         assert pasted is not None
         draw, accept = jax.random.split(key)
         classes = batch["candidate_classes"]
-        fewer = jnp.where((classes != IGNORE).any(axis=1), FEWER, 0)
-        none = jnp.zeros((num_classes, num_classes), bool)
         theta = batch["theta"] if choice == "threshold" else None
+        taken = long_tail.accepted(
+            classes, accept, batch["source_index"], count=pasted, theta=theta
+        )
+        fewer = jnp.where(taken.any(axis=1), FEWER, 0)
+        none = jnp.zeros((num_classes, num_classes), bool)
         return long_tail.paste_candidates(
             batch["source_image"],
             batch["source_label"],
@@ -60,9 +62,7 @@ def make_cut(
             images=batch["candidate_images"],
             labels=batch["candidate_labels"],
             classes=classes,
-            accepted=long_tail.accepted(
-                classes, accept, batch["source_index"], count=pasted, theta=theta
-            ),
+            accepted=taken,
             table=none if pasted_related is None else pasted_related,
         )
 
