@@ -84,6 +84,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.consistency_aux32 = 0.0
     config.pixel_loss = "cross_entropy"  # of seg terms; or "focal", "ohem"
     config.fda_beta = placeholder(float)  # stylise the source after the target; None does not
+    config.fda_window = "square"  # of frequencies; or "rectangle", "corners" (rtda_jax/fda.py)
 
     config.loss = ConfigDict()
     config.loss.weighting = "none"  # of classes: "given" in `weights`, "enet" from the labelled set

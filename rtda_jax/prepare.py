@@ -53,12 +53,12 @@ def colour(augment: Augment) -> Part:
     return part
 
 
-def stylise(*, beta: float) -> Part:
+def stylise(*, beta: float, window: str) -> Part:
     """The source after the target of the same batch position (FDA)."""
 
     def part(batch: Batch, key: jax.Array, teacher: Any) -> dict[str, jax.Array]:
         del key, teacher
-        image = fda.transfer(batch["source_image"], batch["target_image"], beta=beta)
+        image = fda.transfer(batch["source_image"], batch["target_image"], beta=beta, window=window)
         return {**batch, "source_image": image}
 
     return part

@@ -65,7 +65,7 @@ def check(config: Any, objective: Objective) -> None:
     if config.mix.boundary_blur and not config.mix.boundary:
         raise ConfigError("mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary")
     if config.fda_beta is not None:
-        fda.half_width(*config.benchmark.crop, beta=config.fda_beta)
+        fda.share(*config.benchmark.crop, beta=config.fda_beta, window=config.fda_window)
     seen = terms.views(objective)
     if pastes(config) and "mixed" not in seen:
         raise ConfigError("long_tail pastes onto mixed images: give objective.mix a weight")
@@ -100,7 +100,7 @@ def preparation(config: Any, generator: nn.Module, objective: Objective) -> prep
         )
         parts.append(prepare.colour(changed))
     if config.fda_beta is not None:
-        parts.append(prepare.stylise(beta=config.fda_beta))
+        parts.append(prepare.stylise(beta=config.fda_beta, window=config.fda_window))
     if "mixed" in seen:
         parts.append(
             prepare.class_mix(

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from rtda_jax import fda
 
 
-def numpy_fda(source, target, beta):
+def numpy_fda(source, target, beta, *, window="square"):
     """The authors' NumPy algorithm, [H,W,C]: shift, replace the amplitude window, shift back."""
     spectrum = np.fft.fft2(source, axes=(0, 1))
     amplitude, phase = np.abs(spectrum), np.angle(spectrum)
@@ -14,11 +16,24 @@ def numpy_fda(source, target, beta):
     amplitude = np.fft.fftshift(amplitude, axes=(0, 1))
     wanted = np.fft.fftshift(wanted, axes=(0, 1))
     height, width = source.shape[:2]
-    b = int(np.floor(min(height, width) * beta))
+    lengths = (min(height, width),) * 2 if window == "square" else (height, width)
+    tall, wide = (int(np.floor(length * beta)) for length in lengths)
     y, x = height // 2, width // 2
-    rows, columns = slice(y - b, y + b + 1), slice(x - b, x + b + 1)
+    rows, columns = slice(y - tall, y + tall + 1), slice(x - wide, x + wide + 1)
     amplitude[rows, columns] = wanted[rows, columns]
     amplitude = np.fft.ifftshift(amplitude, axes=(0, 1))
+    return np.real(np.fft.ifft2(amplitude * np.exp(1j * phase), axes=(0, 1)))
+
+
+def torch_fda(source, target, beta):
+    """The authors' PyTorch algorithm, [H,W,C]: the four b x b corners of the spectrum as it is."""
+    spectrum, wanted = (np.fft.fft2(x, axes=(0, 1)) for x in (source, target))
+    amplitude, phase, wanted = np.abs(spectrum), np.angle(spectrum), np.abs(wanted)
+    height, width = source.shape[:2]
+    b = int(np.floor(min(height, width) * beta))
+    for rows in (slice(0, b), slice(height - b, height)):
+        for columns in (slice(0, b), slice(width - b, width)):
+            amplitude[rows, columns] = wanted[rows, columns]
     return np.real(np.fft.ifft2(amplitude * np.exp(1j * phase), axes=(0, 1)))
 
 
@@ -34,6 +49,23 @@ def test_equals_the_numpy_algorithm(size, beta):
     ours = fda.transfer(jnp.float32(source), jnp.float32(target), beta=beta)
     theirs = np.stack([numpy_fda(s, t, beta) for s, t in zip(source, target, strict=True)])
     np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [(32, 64), (33, 47), (48, 31)])
+@pytest.mark.parametrize("beta", [0.0, 0.05, 0.25, 0.5])
+@pytest.mark.parametrize(
+    ("window", "statement"),
+    [("rectangle", functools.partial(numpy_fda, window="rectangle")), ("corners", torch_fda)],
+)
+def test_the_other_windows_equal_their_statements(window, statement, size, beta):
+    source, target = pair((1, *size, 3), seed=2)
+    ours = fda.transfer(jnp.float32(source), jnp.float32(target), beta=beta, window=window)
+    np.testing.assert_allclose(ours[0], statement(source[0], target[0], beta), atol=2e-3)
+
+
+def test_an_unknown_window_is_refused():
+    with pytest.raises(ValueError, match="unknown fda_window 'round'; known: corners, rect"):
+        fda.share(8, 8, beta=0.1, window="round")
 
 
 @pytest.mark.parametrize(("beta", "b"), [(0.01, 5), (0.05, 25), (0.09, 46), (0.1, 51)])

@@ -116,7 +116,8 @@ def examples(config: ConfigDict, rows: list[tuple], *, beta: float | None):
         row = [played["image"]]
         if beta is not None:
             pair = [x[None].astype(np.float32) for x in (played["image"], example["image"])]
-            row.append(pictures.as_bytes(np.asarray(fda.transfer(*pair, beta=beta)[0])))
+            styled = fda.transfer(*pair, beta=beta, window=config.fda_window)
+            row.append(pictures.as_bytes(np.asarray(styled[0])))
         row += [example["image"], pictures.colourise(prediction, colours)]
         row.append(pictures.colourise(example["label"], colours))
         cells.append(row)
