@@ -187,6 +187,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.stride = tuple((5 * side + 5) // 6 for side in benchmark.crop)
     config.eval.scales = (1.0,)  # of the sliding window; S4: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     config.eval.mirror = False  # sliding windows read mirrored as well
+    config.eval.align = "half_pixel"  # of resizes to the labels' size; "corners" (AdaptSegNet, S4)
     config.eval.pictures = 4  # rows of the picture grid
     config.eval.validators = (  # scores that read no target label (rtda_jax/validators.py)
         "source_miou",

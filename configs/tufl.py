@@ -86,6 +86,7 @@ def get_config(arg: str = ""):
         config.benchmark.eval_size = (647, 1280) if side == 647 else (1024, 2048)
         config.eval.mode, config.eval.window = "slide", (side, side)
         config.eval.stride = (-(-5 * side // 6),) * 2
+        config.eval.align = "corners"
     if options["released"]:
         config.consistency.threshold, config.consistency.form = "fixed", "difference"
         config.long_tail.update({"choice": "uniform", "slots": 2, "count": (2, 2)})

@@ -12,7 +12,7 @@ import numpy as np
 from rtda_jax import metrics, sliding
 from rtda_jax.models.argmax import argmax
 from rtda_jax.models.fold import fold
-from rtda_jax.models.resize import upsample
+from rtda_jax.models.resize import ALIGNMENTS, upsample
 from rtda_jax.normalise import normalise
 
 
@@ -34,6 +34,7 @@ def evaluate(
     stride: tuple[int, int] | None = None,
     scales: Sequence[float] = (1.0,),
     mirror: bool = False,
+    align: str = "half_pixel",
     watch: Callable[[int, dict, np.ndarray], None] | None = None,
     observe: Callable[[jax.Array], None] | None = None,
 ) -> np.ndarray:
@@ -48,6 +49,7 @@ def evaluate(
       stride: of "slide".
       scales: of "slide", at which an image is read.
       mirror: of "slide", read every window mirrored as well.
+      align: of resizes, "half_pixel" or "corners" (PyTorch's align_corners).
       watch: called with (index, example, prediction uint8 [H,W]) for each image.
       observe: called with the softmax [1,h,w,K] of each image, at the input's resolution.
     """
@@ -58,6 +60,7 @@ def evaluate(
         stride=stride,
         scales=scales,
         mirror=mirror,
+        align=align,
         observe=observe,
     )
     count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
@@ -79,6 +82,7 @@ def predictor(
     stride: tuple[int, int] | None = None,
     scales: Sequence[float] = (1.0,),
     mirror: bool = False,
+    align: str = "half_pixel",
     observe: Callable[[jax.Array], None] | None = None,
 ) -> Callable[..., jax.Array]:
     """A function (image uint8 [h,w,3], *, size) -> class uint8 [H,W] at `size`.
@@ -88,7 +92,7 @@ def predictor(
     (`sliding.probabilities`, S4). Batch normalisations are folded into the convolutions, once,
     here. `observe` gets the softmax [1,h,w,K] of each image.
     """
-    check(mode=mode, window=window, stride=stride, scales=scales)
+    check(mode=mode, window=window, stride=stride, scales=scales, mirror=mirror, align=align)
     models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
 
     def scores(variables: Sequence[Any], image: jax.Array) -> jax.Array:
@@ -105,7 +109,7 @@ def predictor(
 
     @functools.partial(jax.jit, static_argnames="size")
     def decide(score: jax.Array, *, size: tuple[int, int]) -> jax.Array:
-        full = score if score.shape[1:3] == size else upsample(score, size=size)
+        full = score if score.shape[1:3] == size else upsample(score, size=size, align=align)
         return argmax(full)[0]
 
     @functools.partial(jax.jit, static_argnames="size")
@@ -128,7 +132,12 @@ def predictor(
     assert window is not None
     assert stride is not None
     read_windows = functools.partial(
-        sliding.probabilities, window=window, stride=stride, scales=scales, mirror=mirror
+        sliding.probabilities,
+        window=window,
+        stride=stride,
+        scales=scales,
+        mirror=mirror,
+        align=align,
     )
 
     def slide(image: np.ndarray, *, size: tuple[int, int]) -> jax.Array:
@@ -157,12 +166,18 @@ def check(
     window: Sequence[int] | None,
     stride: Sequence[int] | None,
     scales: Sequence[float],
+    mirror: bool,
+    align: str,
 ) -> None:
     """Raise ValueError for a protocol that can not be run."""
     if mode not in ("whole", "slide"):
         raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
+    if align not in ALIGNMENTS:
+        raise ValueError(f"unknown eval.align {align!r}; known: {', '.join(ALIGNMENTS)}")
     if mode == "slide":
         sliding.check(window=window, stride=stride, scales=scales)
+    elif mirror or tuple(scales) != (1.0,):
+        raise ValueError("eval.scales and eval.mirror are read by eval.mode='slide' only")
 
 
 def report(confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:

@@ -31,13 +31,14 @@ def probabilities(
     stride: Size,
     scales: Sequence[float] = (1.0,),
     mirror: bool = False,
+    align: str = "corners",
 ) -> jax.Array:
     """Sums of softmax over windows, scales and mirrored copies, float32 [1,H,W,K] at `size`.
 
     At each scale the image is resized, padded with zeros around where it is smaller than the
     window, and read in overlapping windows whose probabilities add up; the sum is resized to
-    `size`. Both resizes are bilinear, corners on corners. Where windows overlap a scale counts
-    more than once, as in the original.
+    `size`. Both resizes are bilinear. Where windows overlap a scale counts more than once, as in
+    the original.
 
     Args:
       predict: normalised images [1,h,w,3] of the window's size -> probabilities [1,h,w,K].
@@ -47,12 +48,13 @@ def probabilities(
       stride: between windows.
       scales: of the image's sides, above 0.
       mirror: add what is predicted for the mirrored window, mirrored back.
+      align: of both resizes; the original's has corners on corners.
     """
     total = None
     for scale in scales:
         height, width = (max(1, int(side * scale)) for side in image.shape[1:3])
         shape = height, width
-        padded, (top, left) = _shrink_or_grow(image, shape=shape, window=window)
+        padded, (top, left) = _shrink_or_grow(image, shape=shape, window=window, align=align)
         summed = None
         for y in starts(padded.shape[1], window[0], stride[0]):
             for x in starts(padded.shape[2], window[1], stride[1]):
@@ -64,23 +66,25 @@ def probabilities(
                     summed = jnp.zeros((*padded.shape[:3], score.shape[-1]), jnp.float32)
                 summed = _add(summed, score, y, x)
         assert summed is not None
-        back = _back(summed, top, left, shape=shape, size=size)
+        back = _back(summed, top, left, shape=shape, size=size, align=align)
         total = back if total is None else total + back
     if total is None:
         raise ValueError("evaluation needs at least one scale")
     return total
 
 
-def _shrink_or_grow(image: jax.Array, *, shape: Size, window: Size) -> tuple[jax.Array, Size]:
+def _shrink_or_grow(
+    image: jax.Array, *, shape: Size, window: Size, align: str
+) -> tuple[jax.Array, Size]:
     """The image at a shape with zeros around it up to the window, and where it lies in them."""
     short = [max(w - s, 0) for w, s in zip(window, shape, strict=True)]
     before = (short[0] // 2, short[1] // 2)
-    return _padded(image, shape=shape, pads=(tuple(short), before)), before
+    return _padded(image, shape=shape, pads=(tuple(short), before), align=align), before
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "pads"))
-def _padded(image: jax.Array, *, shape: Size, pads: tuple[Size, Size]) -> jax.Array:
-    resized = upsample(image.astype(jnp.float32), size=shape, align="corners")
+@functools.partial(jax.jit, static_argnames=("shape", "pads", "align"))
+def _padded(image: jax.Array, *, shape: Size, pads: tuple[Size, Size], align: str) -> jax.Array:
+    resized = upsample(image.astype(jnp.float32), size=shape, align=align)
     sides = [(b, s - b) for s, b in zip(*pads, strict=True)]
     return jnp.pad(resized, [(0, 0), *sides, (0, 0)])
 
@@ -96,10 +100,12 @@ def _add(summed: jax.Array, score: jax.Array, y: int, x: int) -> jax.Array:
     return lax.dynamic_update_slice(summed, before + score, (0, y, x, 0))
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "size"))
-def _back(summed: jax.Array, top: int, left: int, *, shape: Size, size: Size) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("shape", "size", "align"))
+def _back(
+    summed: jax.Array, top: int, left: int, *, shape: Size, size: Size, align: str
+) -> jax.Array:
     inside = lax.dynamic_slice(summed, (0, top, left, 0), (1, *shape, summed.shape[-1]))
-    return upsample(inside, size=size, align="corners")
+    return upsample(inside, size=size, align=align)
 
 
 def check(

@@ -75,6 +75,7 @@ def _source(config: Any, models: Sequence[evaluate.Model]) -> dict[str, float | 
         mode=config.eval.mode,
         window=tuple(config.eval.window),
         stride=tuple(config.eval.stride),
+        align=config.eval.align,
         watch=lambda *_: progress.add(1),
     )
     progress.end()

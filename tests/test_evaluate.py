@@ -7,6 +7,7 @@ import pytest
 from rtda_jax import evaluate
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import create_model
+from rtda_jax.models.resize import upsample
 from rtda_jax.normalise import normalise
 
 
@@ -73,7 +74,24 @@ def test_prediction_is_made_at_the_labels_resolution():
     assert predict(image, size=(24, 37)).shape == (24, 37)
 
 
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+@pytest.mark.parametrize("align", ["half_pixel", "corners"])
+def test_scores_are_enlarged_as_the_protocol_says(mode, align):
+    (model,), (data,) = models(1), images(1, (8, 12))
+    predict = evaluate.predictor([model], mode=mode, align=align, window=(8, 12), stride=(8, 12))
+    x = normalise(jnp.float32(data["image"])[None], name="imagenet")
+    z = model.module.apply(model.variables, x)["logits"]
+    scores = z if mode == "whole" else jax.nn.softmax(z)
+    expected = upsample(scores, size=(31, 47), align=align).argmax(-1)[0]
+    np.testing.assert_array_equal(predict(data["image"], size=(31, 47)), expected)
+
+
 def test_bad_protocols_are_refused():
+    for field in ({"scales": (0.5, 1.0)}, {"mirror": True}):
+        with pytest.raises(ValueError, match=r"are read by eval\.mode='slide' only"):
+            evaluate.predictor(models(1), mode="whole", **field)
+    with pytest.raises(ValueError, match=r"unknown eval\.align 'edges'; known: half_pixel, cor"):
+        evaluate.predictor(models(1), mode="whole", align="edges")
     with pytest.raises(ValueError, match="known: whole, slide"):
         evaluate.predictor(models(1), mode="tiles")
     with pytest.raises(ValueError, match="needs a window"):

@@ -107,6 +107,6 @@ def test_against_a_slow_statement_on_odd_sizes(shape, size, window, stride, scal
     )
     np.testing.assert_allclose(got[0], expected, atol=2e-4)
     model = evaluate.Model(module, variables, "imagenet")
-    predict = evaluate.predictor([model], mode="slide", **options)
+    predict = evaluate.predictor([model], mode="slide", align="corners", **options)
     agree = np.asarray(predict(pixels, size=size)) == expected.argmax(-1)
     assert agree.mean() > 0.98

@@ -81,6 +81,7 @@ def run(
             stride=tuple(how.stride),
             scales=tuple(how.scales),
             mirror=how.mirror,
+            align=how.align,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -56,6 +56,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         stride=tuple(stage.eval.stride),
         scales=tuple(stage.eval.scales),
         mirror=stage.eval.mirror,
+        align=stage.eval.align,
         watch=watch,
         observe=observe,
     )
@@ -94,7 +95,7 @@ def protocol(config: ConfigDict) -> dict[str, Any]:
         **window,
         "input_size": list(config.benchmark.eval_size),
         "upsampled": "mean softmax" if several else "logits",
-        "align": "corners" if slides else "half_pixel",
+        "align": config.eval.align,
         "resolution": "labels' own",
         "split": dict(config.benchmark.eval),
         "classes": config.benchmark.eval_classes,
