@@ -5,13 +5,14 @@ objective(D) = 1/2 [BCE(D(softmax source), 0) + BCE(D(softmax target), 1)]
 
     loss=ce, wce, focal    cross-entropy; ENet-weighted cross-entropy; focal loss
     backbone=18, 101       ResNet of BiSeNet; batches of 8 and 4
-    epochs=50              over the 500 images of S0's subset
+    epochs=50              of 500 images, S0's subset (benchmark.source.list=FILE draws from one)
     discriminator=fcd, fcd_light
     preset=code            focal is ENet-weighted with gamma 2, its mean over all pixels
     preset=paper           focal is unweighted with gamma 1, as the text has it
 
 Poly once an epoch, both learning rates 2.5e-4, Caffe's mean on BGR. S0 writes its
-formulas with log2; its code, and this, use the natural logarithm.
+formulas with log2; its code, and this, use the natural logarithm. Its code also resizes images
+to 512 wide and 1024 high; here they keep their shape.
 
     python main.py --config configs/loss_study.py:gta5_to_cityscapes,loss=focal,backbone=101
 """

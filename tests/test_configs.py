@@ -39,6 +39,7 @@ GOLDEN = {
         )
     },
     "loss_study": {"train": (ADVERSARIAL, None, "source")},
+    "s2": {"train": (ADVERSARIAL, None, "source")},
     "s1": {"train": (ADVERSARIAL, None, "source")},
     "tufl": {
         "source": (THREE, None, "source"),
@@ -99,6 +100,43 @@ def test_trains_what_it_says(name):
     assert trained == GOLDEN[name]
 
 
+# Of what decides a method besides its terms, the values of each config's train stages that are not
+# those of base.py.
+BESIDES = (
+    "pixel_loss", "loss.weighting", "fda_window", "adversary.network", "adversary.view",
+    "adversary.gan_loss", "adversary.d_factor", "teacher.kind", "augment.colour", "augment.flip",
+    "model.batch_norm", "normalisation", "optim.g_groups",
+)  # fmt: skip
+CAFFE = {"normalisation": {"caffe_bgr"}}
+UNMIRRORED = {"augment.flip": {False}}
+TUFL = {"loss.weighting": {"given"}, "model.batch_norm": {"frozen"}, "optim.g_groups": {"heads"}}
+GOLDEN_BESIDES = {
+    "advent": {"adversary.view": {"self_information"}},
+    "dacs": {"teacher.kind": {"ema"}},
+    "tufl": {**TUFL, "teacher.kind": {"frozen"}},
+    "tufl_parts": {**TUFL, "teacher.kind": {"frozen"}},
+    "loss_study": CAFFE,
+    "s1": {"adversary.d_factor": {1.0}, "augment.colour": {0.5}},
+    "s2": {**UNMIRRORED, "normalisation": {"cityscapes_bgr"}},
+    "adaptsegnet": {**CAFFE, **UNMIRRORED, "optim.g_groups": {"heads"}},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_differs_from_the_defaults_only_where_its_method_does(name):
+    def values(config):
+        fields = config.to_dict()
+        split = [field.rpartition(".") for field in BESIDES]
+        return {f"{g}.{n}".strip("."): (fields[g] if g else fields)[n] for g, _, n in split}
+
+    usual, found = values(base.get_config()), {}
+    for stage in experiment.stages(get(name).lock()).values():
+        for field, value in values(stage).items():
+            if stage.kind == "train" and value != usual[field]:
+                found.setdefault(field, set()).add(value)
+    assert found == GOLDEN_BESIDES.get(name, {})
+
+
 @pytest.mark.parametrize(
     ("arg", "terms"),
     [
@@ -131,6 +169,7 @@ def test_the_presets_of_the_loss_study_are_s0s_code_and_text():
         ("preset=single", "resnet101", {"adv_output": 1e-3}),
         ("preset=ls", "resnet101", {"adv_output": 1e-2}),
         ("preset=feature,network=vgg16", "vgg16", {"adv_feature": 1e-3}),
+        ("network=vgg16", "vgg16", {"adv_output": 1e-3}),
         ("lambda=0.004", "resnet101_multi", {"adv_output": 4e-3, "adv_aux16": 8e-4}),
     ],
 )
@@ -141,6 +180,23 @@ def test_the_presets_of_adaptsegnet(arg, model, terms):
     assert adversarial == pytest.approx(terms)
     assert config.adversary.gan_loss == ("least_squares" if "ls" in arg else "bce")
     assert (config.optim.g_groups, config.optim.schedule_steps) == ("heads", 250_000)
+    released = {} if "vgg" in model else {"aspp": "first_two"}
+    assert config.model.options.to_dict() == released
+
+
+def test_two_levels_of_a_network_with_one_head_are_refused():
+    with pytest.raises(ConfigError, match="preset=multi needs two heads; deeplab_vgg16 has one"):
+        get("adaptsegnet", "preset=multi,network=vgg16")
+
+
+def test_s2_is_its_code():
+    code = get("s2", "layers=2,discriminator=fcd_light")
+    assert (code.model.name, code.steps) == ("bisenet_mpg_resnet101", 12_500)
+    assert code.adversary.options.to_dict() == {"output_stride": 1, "use_bias": False}
+    stages = experiment.stages(code.lock())
+    assert stages["label"].pseudo.heads == ("logits", "aux32")
+    said = build.describe(build.build(stages["ssl"]), stages["ssl"])
+    assert "189,424 parameters" in said[1]
 
 
 def test_tufl_trains_small_pairs_at_their_own_size_and_others_at_the_papers():
@@ -154,7 +210,7 @@ def test_tufl_trains_small_pairs_at_their_own_size_and_others_at_the_papers():
 def test_running_statistics_are_the_targets_except_in_the_papers_recipes():
     policies = {name: get(name).model.statistics for name in FILES}
     both = {name for name, policy in policies.items() if policy == "both"}
-    assert both == {"loss_study", "s1", "adaptsegnet"}
+    assert both == {"loss_study", "s1", "s2", "adaptsegnet"}
     assert set(policies.values()) == {"target", "both"}
 
 
@@ -163,6 +219,19 @@ def test_s1_does_not_halve_the_discriminators_loss_unless_asked():
     assert get("s1", "preset=paper").adversary.d_factor == 0.5
     augmented = get("s1", "row=augmented")
     assert (augmented.augment.colour, augmented.objective.adv_output) == (0.5, 0.0)
+    moved = {
+        arg: (made.augment.colour, made.augment.flip, made.fda_window)
+        for arg in ("row=source", "row=augmented", "", "row=fda", "preset=paper", "row=mbt")
+        for made in [get("s1", arg)]
+    }
+    assert moved == {
+        "row=source": (0.0, False, "square"),
+        "row=augmented": (0.5, True, "square"),
+        "": (0.5, True, "square"),
+        "row=fda": (0.0, False, "square"),
+        "row=mbt": (0.0, False, "square"),
+        "preset=paper": (0.0, False, "rectangle"),
+    }
     assert get("s1", "gta5_to_cityscapes,row=fda,beta=0.05").fda_beta == 0.05
 
 
@@ -259,6 +328,11 @@ def test_stage_overrides_apply_to_the_stage_alone():
         (lambda c: c.optim.update(schedule_every_steps=0), "optim.schedule_every_steps must be"),
         (lambda c: c.eval.update(mode="tiles"), "stage evaluate: unknown evaluation mode 'tiles'"),
         (lambda c: c.eval.update(mode="slide", scales=()), "scales must be above 0"),
+        (lambda c: c.eval.update(mirror=True), r"mirror are read by eval\.mode='slide' only"),
+        (lambda c: c.eval.update(align="edges"), r"unknown eval\.align 'edges'"),
+        (lambda c: c.objective.update(seg=-1.0), r"objective\.seg must be at least 0, got -1"),
+        (lambda c: c.adversary.update(d_factor=-3.0), r"adversary\.d_factor must be at least 0"),
+        (lambda c: c.model.update(batch_norm="frozen"), "give `init` or model.pretrained"),
     ],
 )
 def test_a_wrong_stage_is_named(change, message):
@@ -286,6 +360,11 @@ def test_a_wrong_stage_is_named(change, message):
         ({"loss.weighting": "enet", "loss.enet_c": 1.0}, "loss.enet_c must be above 1, got 1"),
         ({"loss.weighting": "median"}, "unknown loss.weighting 'median'"),
         ({"adversary.view": "logits"}, "unknown adversary.view 'logits'"),
+        ({"adversary.network": "nope"}, "unknown adversary.network 'nope'; known: fcd, fcd_light"),
+        ({"model.batch_norm": "last"}, "unknown model.batch_norm 'last'; known: batch, frozen"),
+        ({"batch_size": 1}, "has no variance to train on; use a larger batch"),
+        ({"loss.weights": (1.0,)}, "loss.weights is read by loss.weighting='given' only"),
+        ({"fda_beta": 0.1, "fda_window": "round"}, "unknown fda_window 'round'; known: corners"),
         ({"augment.colour": 1.5}, "augment.colour must be a probability"),
         ({"consistency.initial": 1.5}, "consistency.initial must be a probability within"),
         ({"fda_beta": 5.0}, r"FDA beta must lie in \[0, 0.5\], got 5"),
