@@ -242,6 +242,13 @@ def test_a_stage_that_makes_no_sense_is_refused_before_anything_runs(stages, fie
         plan.stages(tiny(root, changed, **fields))
 
 
+def test_target_images_that_are_scored_are_found_whatever_they_are_called(root, tmp_path):
+    fields = {"benchmark.eval.images": "target/images/"}
+    with pytest.raises(ConfigError, match=r"benchmark\.target holds 6 of the images that"):
+        experiment.run(tiny(root, **fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_evaluation_split_is_labelled_only_by_its_name(root):
     label = {**STAGES["label"], "pseudo": {"split": "eval"}}
     stages = plan.stages(tiny(root, {**STAGES, "label": label}, **EVAL))

@@ -27,6 +27,8 @@ LEAST = {
     "optim.schedule_steps": 0,
     "optim.schedule_every_steps": 1,
     "statistics.batches": 0,
+    "adversary.d_factor": 0,
+    "loss.eta": 0,
 }
 
 Plan = dict[str, ConfigDict]
@@ -111,6 +113,14 @@ def _check_numbers(stage: ConfigDict) -> None:
 
 
 def _check_train(plan: Plan, stage: ConfigDict) -> None:
+    for term, weight in stage.objective.items():
+        if weight < 0:
+            raise ConfigError(f"objective.{term} must be at least 0, got {weight:g}")
+    if stage.model.batch_norm == "frozen" and not (stage.init or stage.model.pretrained):
+        raise ConfigError(
+            "model.batch_norm='frozen' normalises by running statistics, which a fresh network has "
+            "none of: give `init` or model.pretrained"
+        )
     if stage.init:
         _earlier(plan, stage.init, LEAVES_A_NETWORK)
     if stage.pseudo_labels:
@@ -142,10 +152,11 @@ def _check_pseudo_label(plan: Plan, stage: ConfigDict) -> None:
 def _check_evaluate(plan: Plan, stage: ConfigDict) -> None:
     del plan
     validation.check(stage.eval.validators)
-    fields = {name: stage.eval[name] for name in ("mode", "window", "stride", "scales")}
+    fields = {name: stage.eval[name] for name in PROTOCOL}
     evaluate.check(**fields)
 
 
+PROTOCOL = ("mode", "window", "stride", "scales", "mirror", "align")
 SCOPES = ("dataset", "image")
 SPLITS = ("target", "eval")
 

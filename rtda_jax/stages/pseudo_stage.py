@@ -1,5 +1,6 @@
 """A pseudo_label stage: finished networks label the target's training images."""
 
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,9 +82,12 @@ def check(plan: Plan, name: str) -> None:
     """Refuse, before anything is trained, outputs that a network the stage reads does not have.
 
     Raises:
-      ConfigError: naming the stage and the outputs there are.
+      ConfigError: naming the stage and the outputs there are, or target images that are scored.
     """
     stage = plan[name]
+    scores = any(other.kind == "evaluate" for other in plan.values())
+    if scores and stage.pseudo.split == "target":
+        _refuse_scored(name, stage)
     for model in stage.models:
         config = plan[parse(model)[0]]
         generator = build.build(config).generator
@@ -95,6 +99,22 @@ def check(plan: Plan, name: str) -> None:
                     f"stage {name}: pseudo.heads: {model} has no output {head!r}; it has: "
                     + ", ".join(known)
                 )
+
+
+def _refuse_scored(name: str, stage: Any) -> None:
+    """Images that scores are measured on, by whatever list or folder they get into the target."""
+    scored = load(
+        {**stage.benchmark.eval, "use": "unlabelled"},
+        data_dir=stage.data_dir,
+        classes=stage.benchmark.classes,
+    )
+    files = [{os.path.realpath(d.where(i)) for i in range(len(d))} for d in (images(stage), scored)]
+    if shared := sorted(files[0] & files[1]):
+        raise ConfigError(
+            f"stage {name}: benchmark.target holds {len(shared)} of the images that scores are "
+            f"measured on, {shared[0]} among them; labelling them for training makes the scores "
+            "worthless, pseudo.split='eval' does it all the same"
+        )
 
 
 def images(stage: Any) -> Dataset:

@@ -19,8 +19,8 @@ def run(
 ) -> dict[str, Any]:
     """Run or resume seeds 0..count-1 in `workdir/seed<k>`; gather them in `workdir/summary.json`.
 
-    The compiled programs do not depend on the seed: with the persistent cache only the first seed
-    compiles.
+    The compiled programs do not depend on the seed, unless augment.draw is "run": with the
+    persistent cache only the first seed compiles.
 
     Raises:
       ConfigError: count is below 1, or the configuration has a seed of its own.
