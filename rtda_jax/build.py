@@ -23,7 +23,7 @@ from rtda_jax import (
 )
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.models import create_discriminator, create_model
+from rtda_jax.models import DISCRIMINATORS, create_discriminator, create_model
 from rtda_jax.normalise import NORMALISATIONS, check_normalisation
 from rtda_jax.pretrained import load_pretrained
 from rtda_jax.state import TrainState, create_state, output_shapes, seen_shape
@@ -90,6 +90,8 @@ def _build(config: Any, axis_name: str | None) -> Stage:
     )
     size = tuple(config.benchmark.crop)
     outputs = output_shapes(generator, image_shape=(2, *size, 3))
+    if config.batch_size == 1:
+        check_one_image(generator, size=size)
     for name, (term, _) in objective.items():
         if term.head not in outputs:
             heads = ", ".join(k for k in outputs if k != "feature")
@@ -122,6 +124,7 @@ def _build(config: Any, axis_name: str | None) -> Stage:
     )
 
 
+BATCH_NORMS = {"batch": "each", "frozen": "joint"}  # and how views go through the network
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 FOLLOWS: dict[str, Callable[[Any], teacher.Follow]] = {
@@ -140,6 +143,8 @@ def check_combination(config: Any, objective: Mapping, *, needs_target: bool) ->
     lookup(STATISTICS, config.model.statistics, "model.statistics")
     lookup(NORMALISATIONS, config.normalisation, "normalisation")
     lookup(FOLLOWS, config.teacher.kind, "teacher.kind")
+    lookup(DISCRIMINATORS, config.adversary.network, "adversary.network")
+    lookup(BATCH_NORMS, config.model.batch_norm, "model.batch_norm")
     if config.labelled == "target" and needs_target:
         raise ConfigError(
             "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
@@ -160,6 +165,17 @@ def check_combination(config: Any, objective: Mapping, *, needs_target: bool) ->
             "mix terms need a teacher to label the target: set teacher.kind to ema or frozen"
         )
     views.check(config, objective)
+
+
+def check_one_image(generator: nn.Module, *, size: tuple[int, int]) -> None:
+    """Raise ValueError where a batch of one image leaves a normalisation without any variance."""
+
+    def train_on(image: jax.Array) -> Any:
+        variables = generator.init(jax.random.key(0), image, train=True)
+        alone = generator.clone(axis_name=None)
+        return alone.apply(variables, image, train=True, mutable=["batch_stats"])
+
+    jax.eval_shape(train_on, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
 
 
 def initial_state(stage: Stage, config: Any) -> TrainState:
@@ -225,7 +241,7 @@ def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):
         follow=stage.follow,
         remember=stage.remember,
         statistics=config.model.statistics,
-        passes="joint" if config.model.batch_norm == "frozen" else "each",
+        passes=BATCH_NORMS[config.model.batch_norm],
         axis_name=axis_name,
     )
 

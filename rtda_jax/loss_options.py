@@ -11,6 +11,8 @@ from rtda_jax.errors import ConfigError, lookup
 def options(config: Any) -> pixel_losses.Options:
     """The fields of `config.loss` that decide what a labelled pixel costs."""
     weighting = lookup(WEIGHTINGS, config.loss.weighting, "loss.weighting")
+    if config.loss.weights and config.loss.weighting != "given":
+        raise ConfigError("loss.weights is read by loss.weighting='given' only")
     return pixel_losses.Options(
         class_weights=weighting(config),
         reduction=config.loss.reduction,

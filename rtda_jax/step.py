@@ -195,6 +195,8 @@ def make_train_step(
 def _heads(view: str, objective: Mapping, levels: Mapping[str, Level]) -> frozenset[str]:
     """The outputs of a view that anyone reads; the others are not computed."""
     heads = {t.head for t, _ in objective.values() if view in t.views and t.level is None}
+    if view != "source":
+        heads.add("logits")  # for `predictions`
     if view in ("source", "target"):
         heads |= {levels[t.level].head for t, _ in objective.values() if t.level is not None}
     return frozenset(heads)
@@ -204,11 +206,13 @@ def predictions(outputs: Mapping, *, mean: Callable[[Sums], jax.Array]) -> Logs:
     """How sure the target's predictions are, and over how many classes they spread.
 
     target_entropy in [0,1] is the mean entropy of a pixel; target_classes in [1,K] is the
-    exponential of the mean prediction's entropy. Both fall when the network collapses.
+    exponential of the mean prediction's entropy. Both fall when the network collapses. Without
+    the target itself they are of its weak view, without that of the images mixed with it.
     """
-    logits = outputs.get("target", {}).get("logits")
-    if logits is None:
+    seen = [outputs[view]["logits"] for view in ("target", "weak", "mixed") if view in outputs]
+    if not seen:
         return {}
+    logits = seen[0]
     log_p = jax.nn.log_softmax(lax.stop_gradient(logits), axis=-1)
     p = jnp.exp(log_p)
     count = jnp.float32(p.size // p.shape[-1])

@@ -7,7 +7,8 @@ PATIENCE = 3  # log steps in a row before a warning
 CERTAIN = 0.99  # a discriminator this often right on both domains teaches nothing
 CONFIDENT = 0.01  # mean entropy of the target below this: the network is sure of everything
 ALONE = 1.5  # effective classes of the target's predictions below this: one class takes all
-OVERPOWERED = 10.0  # the target's share of the gradient at the outputs over the source's
+OVERPOWERED = 10.0  # a view's share of the gradient at the outputs over the source's
+VIEWS = ("target", "weak", "strong", "mixed")
 
 
 def symptoms(record: Mapping[str, float]) -> dict[str, str]:
@@ -35,12 +36,14 @@ def symptoms(record: Mapping[str, float]) -> dict[str, str]:
             f"the target's predictions spread over {record['target_classes']:.1f} classes: one "
             "class is taking all"
         )
-    source, target = record.get("pull_source", 0.0), record.get("pull_target", 0.0)
-    if source and target > OVERPOWERED * source:
-        found["pull_target"] = (
-            f"the target's terms pull {target / source:.0f} times as hard at the outputs as the "
-            "source's: lower their weights"
-        )
+    source = record.get("pull_source", 0.0)
+    for view in VIEWS:
+        pull = record.get(f"pull_{view}", 0.0)
+        if source and pull > OVERPOWERED * source:
+            found[f"pull_{view}"] = (
+                f"the terms of the {view} images pull {pull / source:.0f} times as hard at the "
+                "outputs as the source's: lower their weights"
+            )
     return found
 
 
