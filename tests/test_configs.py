@@ -145,7 +145,7 @@ def test_the_presets_of_adaptsegnet(arg, model, terms):
 
 def test_tufl_trains_small_pairs_at_their_own_size_and_others_at_the_papers():
     small, large = get("tufl", "synth_to_camvid"), get("tufl", "gta5_to_cityscapes")
-    assert small.benchmark.crop == (128, 160)
+    assert (small.benchmark.crop, small.optim.g_lr) == ((128, 160), 2.5e-4)
     assert [small.stage[name].steps for name in ("source", "one", "two")] == [800, 400, 600]
     assert large.benchmark.crop == (640, 1280)
     assert [large.stage[name].steps for name in ("one", "two")] == [1200, 2000]
