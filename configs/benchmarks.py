@@ -176,5 +176,6 @@ def get(name: str) -> ConfigDict:
     benchmark = ConfigDict({"name": name, **fields})
     for role in ("source", "target", "target_labelled"):
         if benchmark[role] is not None and "store" in benchmark[role]:
-            benchmark[role].size = benchmark.size  # that shards are stored at
+            # Shards are stored at the benchmark's size, whoever changes it later.
+            benchmark[role].size = benchmark.get_oneway_ref("size")
     return benchmark

@@ -9,14 +9,17 @@ mix          = cross-entropy of target images with half of the source's classes,
                rare classes of other source images, pasted on them; the teacher labels the rest
 
 The argument is [BENCHMARK,]option=1,...: `deeplab` takes DeepLabV2 (one head) for BiSeNet,
-`released` what the authors' code runs: one fixed threshold, d = |p - q|, every learning rate
-times ten, noise, blur and the target's moves drawn once a run.
+`released` what the authors' code runs: one fixed threshold, d = |p - q|, no rare classes, and in
+`one` and `two` every learning rate times ten; noise, blur and the target's moves drawn once a run.
+The rate, the crop and the steps of stage `source` are ours: it trains from scratch, or from
+--config.model.pretrained.
 
     python main.py --config configs/tufl.py
     python main.py --config configs/tufl.py:cityscapes_to_crosscity:rome
 
-Published for BiSeNet, Cityscapes to CrossCity, `released` without stage two, after 2000 steps:
-52.3 Rome, 56.4 Rio, 51.1 Taipei, 48.6 Tokyo. What each part adds: configs/tufl_parts.py.
+Published for BiSeNet, Cityscapes to CrossCity, single scale: 52.3 Rome, 56.4 Rio, 51.1 Taipei,
+48.6 Tokyo. That is `released` after 2000 steps without stage two: eval_one of a run with
+--config.stage.one.steps=2000. What each part adds: configs/tufl_parts.py.
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +44,15 @@ _TWICE = {
     "cityscapes19": (_CITYSCAPES, ("rider", "train", "motorcycle", "bicycle")),
     "crosscity13": (_CITYSCAPES, ("rider", "motorcycle", "bicycle")),
     "synthia16": (_SYNTHIA, ("rider", "car", "bus", "motorcycle", "bicycle")),
+}
+
+# Pairs that the authors train on, by the name without the city: (H, W) of both domains before the
+# zoom, its range, and (H, W) for evaluation. Elsewhere a pair keeps its own sizes.
+_AUTHORS = {
+    "cityscapes_to_crosscity": ((640, 1280), (1.0, 1.5), (647, 1280)),
+    "gta5_to_cityscapes": ((1024, 2048), (0.75, 1.5), (1024, 2048)),
+    "synthia_to_cityscapes": ((1024, 2048), (0.75, 1.5), (1024, 2048)),
+    "synthia_to_cityscapes_13": ((1024, 2048), (0.75, 1.5), (1024, 2048)),
 }
 
 
@@ -79,11 +91,12 @@ def get_config(arg: str = ""):
     source_lr, steps = config.optim.g_lr, config.steps
     config.optim.g_lr = 5e-6 if paper else 2.5e-4
     if paper:
-        size = (640, 1280) if config.benchmark.name.startswith("cityscapes") else (720, 1280)
-        config.benchmark.size, config.benchmark.crop = size, (640, 1280)
         config.batch_size, config.augment.scale = 2, (1.0, 1.5)
-        side = 647 if config.benchmark.name.startswith("cityscapes") else 1024
-        config.benchmark.eval_size = (647, 1280) if side == 647 else (1024, 2048)
+    pair = config.benchmark.name.partition(":")[0]
+    if pair in _AUTHORS:
+        config.benchmark.crop = (640, 1280)
+        config.benchmark.size, config.augment.scale, config.benchmark.eval_size = _AUTHORS[pair]
+        side = config.benchmark.eval_size[0]
         config.eval.mode, config.eval.window = "slide", (side, side)
         config.eval.stride = (-(-5 * side // 6),) * 2
         config.eval.align = "corners"
@@ -95,8 +108,10 @@ def get_config(arg: str = ""):
 
     alone = {f"consistency{head}": 0.0 for head in heads}
     config.stages = ("source", "one", "two", "eval_source", "eval_one", "eval_two")
+    if config.benchmark.eval_classes == "synthia16":
+        config.stages += ("eval_13",)  # papers report both, of one network
     if paper:
-        config.stages += ("eval_scales",)  # 72 windows an image: long on a CPU
+        config.stages += ("eval_scales",)  # tens of windows an image: long on a CPU
     config.stage = ConfigDict(
         {
             "source": {
@@ -118,12 +133,17 @@ def get_config(arg: str = ""):
                 "init": "one",
                 "objective": {"mix": 0.5},
                 "teacher": {"kind": "frozen"},
-                "long_tail": {"probability": 0.3},
+                "long_tail": {"probability": 0.0 if options["released"] else 0.3},
                 "steps": 2000 if paper else 3 * steps // 4,
             },
             "eval_source": {"kind": "evaluate", "models": ("source",)},
             "eval_one": {"kind": "evaluate", "models": ("one",)},
             "eval_two": {"kind": "evaluate", "models": ("two",)},
+            "eval_13": {
+                "kind": "evaluate",
+                "models": ("two",),
+                "benchmark": {"eval_classes": "synthia13"},
+            },
             "eval_scales": {
                 "kind": "evaluate",
                 "models": ("two",),

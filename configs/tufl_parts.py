@@ -27,7 +27,7 @@ def get_config(arg: str = ""):
         "adaptive": {**stage["one"], "consistency": {"threshold": "adaptive"}},
         "longer": {"kind": "train", "init": "adaptive", "steps": stage["two"]["steps"]},
         "mixing": {**stage["two"], "init": "adaptive", "long_tail": {"probability": 0.0}},
-        "long_tail": {**stage["two"], "init": "adaptive"},
+        "long_tail": {**stage["two"], "init": "adaptive", "long_tail": {"probability": 0.3}},
     }
     for name in TRAINED:
         stages[f"eval_{name}"] = {"kind": "evaluate", "models": (name,)}

@@ -205,7 +205,7 @@ def _or_none(score: float) -> float | None:
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Per-class IoU, mIoU and pixel accuracy of several evaluations, side by side."""
     columns = list(results)
-    classes = list(results[columns[0]]["iou"])
+    classes = list(dict.fromkeys(name for c in columns for name in results[c]["iou"]))
     left = max(len(name) for name in [*classes, "pixel accuracy"])
     widths = [max(len(column), 6) for column in columns]
 
@@ -220,7 +220,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         f"{column:>{w}}" for column, w in zip(columns, widths, strict=True)
     )
     rule = "-" * len(header)
-    body = [row(name, [results[c]["iou"][name] for c in columns]) for name in classes]
+    body = [row(name, [results[c]["iou"].get(name) for c in columns]) for name in classes]
     means = row("mIoU", [results[c]["miou"] for c in columns])
     accuracy = row("pixel accuracy", [results[c]["pixel_accuracy"] for c in columns])
     return "\n".join([header, rule, *body, rule, means, accuracy])

@@ -201,10 +201,22 @@ def test_s2_is_its_code():
 
 def test_tufl_trains_small_pairs_at_their_own_size_and_others_at_the_papers():
     small, large = get("tufl", "synth_to_camvid"), get("tufl", "gta5_to_cityscapes")
-    assert small.benchmark.crop == (128, 160)
+    assert (small.benchmark.crop, small.optim.g_lr) == ((128, 160), 2.5e-4)
     assert [small.stage[name].steps for name in ("source", "one", "two")] == [800, 400, 600]
     assert large.benchmark.crop == (640, 1280)
     assert [large.stage[name].steps for name in ("one", "two")] == [1200, 2000]
+
+
+def test_shards_are_stored_at_the_size_that_tufl_or_the_command_line_says():
+    made = get("tufl", "cityscapes_to_crosscity:rome")
+    assert made.benchmark.source.size == made.benchmark.target.size == (640, 1280)
+    made.benchmark.source.size = (1024, 2048)
+    assert made.benchmark.size == (640, 1280)
+    made = get("tufl", "gta5_to_cityscapes")
+    made.update_from_flattened_dict({"benchmark.size": (32, 64)})
+    for stage in experiment.stages(made.lock()).values():
+        for role in ("source", "target", "target_labelled"):
+            assert stage.benchmark[role].size == (32, 64)
 
 
 def test_running_statistics_are_the_targets_except_in_the_papers_recipes():

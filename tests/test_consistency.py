@@ -2,8 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import softmax
+from test_thresholds import numpy_adapt
 
-from rtda_jax import consistency
+from rtda_jax import consistency, terms
+from rtda_jax.pixels import affine
+from rtda_jax.thresholds import Thresholds
 
 WEAK, STRONG = [2.0, 0.0, -1.0], [1.0, 0.5, -0.5]
 
@@ -111,3 +115,44 @@ def test_sure_pixels_by_one_threshold_or_by_that_of_their_class():
     np.testing.assert_array_equal(consistency.sure(weak, 0.8), [[[False, True, True, True]]])
     by_class = consistency.sure(weak, jnp.array([0.7, 0.9]))
     np.testing.assert_array_equal(by_class, [[[True, True, False, True]]])
+
+
+HEADS = ("logits", "aux16", "aux32")
+
+
+def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_sure_pixels():
+    rng = np.random.default_rng(2)
+    given = {
+        view: {head: np.float32(rng.normal(0, 3, (2, 9, 11, 5))) for head in HEADS}
+        for view in ("target", "strong")
+    }
+    weights, how = rng.uniform(1, 9, 5), Thresholds(alpha=0.3, d=2.0, decay=0.2)
+    moves = jnp.stack([affine.matrix(0.4, 0.1, s, s > 1) for s in (0.8, 1.2)])
+    remember = consistency.make_remember(HEADS, thresholds=how, fixed=0.8, temperature=1.5)
+    outputs, memory, measured = remember(
+        given, {"strong_affine": moves, "step": 3}, {"theta": how.start(5), "other": 1}
+    )
+    known = terms.generator_terms(
+        pixel_loss=lambda logits, labels: (logits, labels),
+        levels={},
+        gan_loss="bce",
+        class_weights=lambda: jnp.float32(weights),
+    )
+    theta, pixels = np.full(5, 0.8), 2 * 9 * 11
+    for head, suffix in zip(HEADS, ("", "_aux16", "_aux32"), strict=True):
+        p = softmax(np.asarray(affine.warp(given["target"][head], moves)) / 1.5)
+        q, k, sure = softmax(given["strong"][head]), p.argmax(-1), p.max(-1)
+        theta = numpy_adapt(theta, sure, k, alpha=0.3, beta=0.8, d=2.0, decay=0.2, step=3)
+        np.testing.assert_allclose(outputs["threshold"][head], theta, atol=1e-5)
+        kept = sure > theta[k]
+        assert 0.05 * pixels < kept.sum() < 0.5 * pixels
+        distance = np.abs(p - q)[np.arange(2)[:, None, None], *np.ogrid[:9, :11], k]
+        losses = -(distance**2) * (weights * p * np.log(q)).sum(-1)
+        total, count = known[f"consistency{suffix}"].evaluate(outputs, {})
+        assert count == kept.sum()
+        np.testing.assert_allclose(total, losses[kept].sum(), rtol=1e-4)
+        if head == "logits":
+            assert measured["sure"] == (kept.sum(), pixels)
+    np.testing.assert_allclose(memory["theta"], theta, atol=1e-5)
+    np.testing.assert_allclose(measured["theta"], (theta.sum(), 5), rtol=1e-5)
+    assert memory["other"] == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rtda_jax.data.labels import class_set
-from rtda_jax.pixels import long_tail, related
+from rtda_jax.pixels import cuts, long_tail, related
 
 
 def test_candidates_are_pasted_with_their_relatives_one_over_the_other():
@@ -78,3 +78,48 @@ def test_tables_of_related_classes_go_by_name():
     assert not related.table("none", names=names).any()
     with pytest.raises(ValueError, match=r"'kitti'; known: gta5, none, synthia"):
         related.table("kitti", names=names)
+
+
+@pytest.mark.parametrize(
+    ("choice", "own", "slot"), [("uniform", [4, 2, 2, 1], 1), ("threshold", [4, 2, 4, 1], 3)]
+)
+def test_a_cut_pastes_what_its_choice_accepts_and_takes_fewer_classes_only_there(choice, own, slot):
+    source = np.full((4, 4, 8), 255, np.uint8)
+    source[:3, :2] = np.arange(8)
+    source[3, :2] = np.arange(8) % 2
+    offered = [[255] * 6, [6, 6, 3, 3, 3, 3], [6] * 6, [6, 6, 3, 3, 3, 3]]
+    classes = np.array(offered, np.uint8)
+    labels = np.full((4, 6, 4, 8), 255, np.uint8)
+    labels[:, :, 2] = classes[:, :, None]
+    labels[:, :, 3, :4] = classes[:, :, None] + (classes < 255)[:, :, None]  # comes along
+    labels[:, :, 3, 4:] = 0  # does not
+    batch = {
+        "source_image": np.zeros((4, 4, 8, 3), np.float32),
+        "source_label": source,
+        "source_index": jnp.arange(4),
+        "candidate_images": np.zeros((4, 6, 4, 8, 3)) + np.arange(1, 7).reshape(1, 6, 1, 1, 1),
+        "candidate_labels": labels,
+        "candidate_classes": classes,
+        "theta": jnp.full(8, 0.99).at[3].set(0.06),  # of 6 none is accepted in e^15 draws
+    }
+    cut = cuts.make_cut(
+        num_classes=8,
+        ignore="never",
+        pasted=(2, 2),
+        pasted_related=jnp.eye(8, k=1, dtype=bool),
+        choice=choice,
+    )
+    pasted = [i for i in range(4) if i and (choice == "uniform" or 3 in offered[i])]
+    for step in range(4):
+        image, label, mask = (np.asarray(x) for x in cut(batch, jax.random.key(step)))
+        assert [len(np.unique(source[i, :2][mask[i, :2]])) for i in range(4)] == own
+        np.testing.assert_array_equal(label[:, :2], source[:, :2])
+        assert not image[:, :2].any()
+        expected = np.zeros((4, 2, 8), bool)
+        expected[pasted] = [[True] * 8, [True] * 4 + [False] * 4]
+        np.testing.assert_array_equal(mask[:, 2:], expected)
+        for i in pasted:
+            np.testing.assert_array_equal(image[i, 2:, :, 0], (slot + 1) * expected[i])
+            np.testing.assert_array_equal(
+                label[i, 2:], np.where(expected[i], labels[i, slot, 2:], 255)
+            )

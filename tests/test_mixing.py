@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rtda_jax import parallel
-from rtda_jax.pixels import mixing
+from rtda_jax.pixels import cuts, mixing
 
 LABELS = np.array(
     [
@@ -142,3 +142,25 @@ def test_related_classes_join_until_half_of_them_are_there():
         orders.add(classes)
         np.testing.assert_array_equal(joined[1], picked[1])
     assert {frozenset({0, 1, 2}), frozenset({0, 1, 2, 3})} <= orders
+
+
+def test_a_cut_takes_whole_families():
+    labels = np.tile(np.arange(8, dtype=np.uint8), (3, 2, 1))
+    image = np.random.default_rng(0).uniform(0, 255, (3, 2, 8, 3))
+    pairs = jnp.eye(8, dtype=bool)[jnp.arange(8) ^ 1]  # 0 and 1 belong together, 2 and 3, ...
+    batch = {"source_image": image, "source_label": labels, "source_index": jnp.arange(3)}
+    drawn = set()
+    for step in range(5):
+        masks = {}
+        for name, related in (("alone", None), ("related", pairs)):
+            cut = cuts.make_cut(num_classes=8, ignore="never", related=related)
+            got_image, got_label, mask = cut(batch, jax.random.key(step))
+            np.testing.assert_array_equal(got_image, image)
+            np.testing.assert_array_equal(got_label, labels)
+            masks[name] = np.asarray(mask)[:, 0]
+            np.testing.assert_array_equal(mask[:, 1], mask[:, 0])
+            assert (masks[name].sum(axis=1) == 4).all()
+        families = masks["related"].reshape(3, 4, 2)
+        np.testing.assert_array_equal(families[..., 0], families[..., 1])
+        drawn |= {tuple(row) for row in masks["alone"].tolist()}
+    assert len(drawn) > 5

@@ -54,3 +54,26 @@ def test_constants_of_the_run_are_the_same_in_every_image_and_step():
     drawn = [np.round(strengths(once, noise=(0, 20), step=step)) for step in range(3)]
     assert np.ptp(np.concatenate(drawn)) <= 3  # one strength, measured on few pixels
     assert np.ptp(np.round(strengths(None, noise=(0, 20), step=0))) > 10
+
+
+def test_the_ranges_are_the_authors():
+    assert TEXTURES["tufl_source"] == Texture(
+        brightness=(0.5, 1.5),
+        contrast=(0.5, 1.5),
+        saturation=(0.5, 1.5),
+        sharpness=(1.0, 1.0),
+        shadow=(0.01, 0.3),
+        noise=(0, 4),
+        blur=(0.0, 1.2),
+        equalize=0.0,
+    )
+    assert TEXTURES["tufl_strong"] == Texture(
+        brightness=(0.4, 1.2),
+        contrast=(0.4, 2.0),
+        saturation=(0.5, 2.0),
+        sharpness=(0.4, 2.0),
+        shadow=(0.01, 0.3),
+        noise=(3, 4),
+        blur=(0.0, 1.2),
+        equalize=0.3,
+    )

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from helpers import batch, config
 
-from rtda_jax import build, checkpoint, experiment, parallel, views
+from configs import benchmarks, tufl
+from rtda_jax import build, checkpoint, evaluate, experiment, optimizers, parallel, views
+from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.pixels import affine
 
@@ -242,3 +244,130 @@ def test_noise_and_blur_of_a_whole_run_depend_on_the_seed_alone():
         keys.append(jax.random.key_data(recolour.keywords["once"]))
     np.testing.assert_array_equal(keys[0], keys[1])
     assert (keys[0] != keys[2]).any()
+
+
+def of(arg):
+    """The configuration as it is, and its stages."""
+    made = tufl.get_config(arg)
+    return made, experiment.stages(made.lock())
+
+
+# Sizes of the authors' pairs, and what is evaluated: size, zoom, crop, eval size, window, stride.
+SIZES = {
+    "cityscapes_to_crosscity:rome": ((640, 1280), (1.0, 1.5), (640, 1280), (647, 1280), 647, 540),
+    "gta5_to_cityscapes": ((1024, 2048), (0.75, 1.5), (640, 1280), (1024, 2048), 1024, 854),
+    "synthia_to_cityscapes_13": ((1024, 2048), (0.75, 1.5), (640, 1280), (1024, 2048), 1024, 854),
+}
+
+
+@pytest.mark.parametrize("pair", sorted(SIZES))
+def test_the_authors_pairs_have_their_sizes_and_schedule(pair):
+    made, plan = of(pair)
+    size, zoom, crop, eval_size, window, stride = SIZES[pair]
+    for stage in plan.values():
+        assert (stage.benchmark.size, stage.benchmark.crop) == (size, crop)
+        assert (stage.augment.scale, stage.benchmark.eval_size) == (zoom, eval_size)
+        assert stage.eval.mode == "slide"
+        assert (stage.eval.window, stage.eval.stride) == ((window, window), (stride, stride))
+    assert made.batch_size == 2
+    optim = {n: plan[n].optim for n in ("source", "one", "two")}
+    assert [optim[n].g_lr for n in optim] == [0.01, 5e-6, 5e-6]
+    assert [optim[n].g_groups for n in optim] == ["one", "heads", "heads"]
+    assert {(o.g_decay, o.g_decayed, o.g_factor, o.power) for o in optim.values()} == {
+        (5e-4, "kernels", 10.0, 0.9)
+    }
+    assert [plan[n].steps for n in optim] == [40000, 1200, 2000]
+    assert optim["one"].schedule_steps == 2000
+    assert float(optimizers.schedules(plan["one"])[0](1200)) == pytest.approx(5e-6 * 0.4**0.9)
+    assert float(optimizers.schedules(plan["two"])[0](2000)) == 0
+    assert (plan["source"].model.batch_norm, plan["one"].model.batch_norm) == ("batch", "frozen")
+    assert plan["eval_scales"].eval.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@pytest.mark.parametrize("pair", ["synthia_to_camvid", "gta5_to_idd", "folders"])
+def test_other_pairs_keep_their_sizes(pair):
+    made, own = of(pair)[0], benchmarks.get(pair)
+    for field in ("size", "crop", "eval_size"):
+        assert made.benchmark[field] == own[field]
+    assert (made.eval.mode, made.eval.window) == ("whole", own.crop)
+    assert made.optim.g_lr == 5e-6
+
+
+# What the classes that count twice weigh once.
+_CITY = {"rider": 10.2338, "motorcycle": 10.2837, "bicycle": 10.1535}
+TWICE = {
+    "cityscapes_to_crosscity:rome": _CITY,
+    "gta5_to_cityscapes": {**_CITY, "train": 9.0867},
+    "synthia_to_cityscapes": {
+        "rider": 10.0266,
+        "car": 7.4412,
+        "bus": 8.7787,
+        "motorcycle": 10.2429,
+        "bicycle": 10.2690,
+    },
+}
+
+
+@pytest.mark.parametrize("pair", sorted(TWICE))
+def test_class_weights_are_those_of_frequencies_but_some_count_twice(pair):
+    made, plan = of(pair)
+    names, loss = class_set(made.benchmark.classes).names, plan["two"].loss
+    weights = dict(zip(names, loss.weights, strict=True))
+    assert (loss.weighting, loss.reduction) == ("given", "pixels")
+    once = {name: weight - TWICE[pair].get(name, 0.0) for name, weight in weights.items()}
+    for name, weight in TWICE[pair].items():
+        assert once[name] == pytest.approx(weight)
+    assert all(2.5 < weight < 10.5 for weight in once.values())
+    # Weights are 1 / ln(1.1 + frequency): what all classes cover is about the whole image.
+    assert sum(np.exp(1 / weight) - 1.1 for weight in once.values()) == pytest.approx(1, abs=0.06)
+    assert once["road"] == (3.9157 if pair.startswith("synthia") else 2.6237)
+    related = "gta5" if pair.startswith("gta5") else "synthia"
+    assert plan["two"].long_tail.related == related
+
+
+def changed(plan, other, stage):
+    """The fields of a stage that differ, with their values in the other plan."""
+    a, b = (checkpoint.flat(experiment.plain(p[stage])) for p in (plan, other))
+    assert a.keys() == b.keys()
+    return {name: b[name] for name in a if a[name] != b[name]}
+
+
+def test_what_released_changes():
+    plan, released = (of(f"cityscapes_to_crosscity:rome{o}")[1] for o in ("", ",released=1"))
+    everywhere = {
+        "consistency.threshold": "fixed",
+        "consistency.form": "difference",
+        "long_tail.choice": "uniform",
+        "long_tail.slots": 2,
+        "long_tail.count": [2, 2],
+        "augment.draw": "run",
+        "augment.target_moves": "once",
+    }
+    assert changed(plan, released, "source") == everywhere
+    assert changed(plan, released, "one") == {**everywhere, "optim.g_groups": "all"}
+    two = {**everywhere, "optim.g_groups": "all", "long_tail.probability": 0.0}
+    assert changed(plan, released, "two") == two
+    assert plan["two"].long_tail.probability == 0.3
+    assert (plan["two"].long_tail.slots, plan["two"].long_tail.count) == (6, (2, 4))
+    assert plan["two"].consistency.initial == released["two"].consistency.initial == 0.8
+    for stage in released.values():
+        if stage.kind == "train":
+            build.build(stage)
+
+
+def test_synthia_reports_16_and_13_classes_of_one_network():
+    _, plan = of("synthia_to_cityscapes")
+    both = {name: plan[name].benchmark.eval_classes for name in ("eval_two", "eval_13")}
+    assert both == {"eval_two": "synthia16", "eval_13": "synthia13"}
+    assert plan["eval_13"].models == plan["eval_two"].models
+    assert "eval_13" not in of("synthia_to_cityscapes_13")[1]
+    head, results = class_set("synthia16"), {}
+    for name, classes in both.items():
+        wanted = class_set(classes)
+        results[name] = evaluate.report(
+            np.eye(len(head)), names=wanted.names, rows=head.rows(wanted)
+        )
+    for results in (results, dict(reversed(results.items()))):  # noqa: B020
+        rows = {line.split("  ")[0]: line for line in evaluate.table(results).splitlines()}
+        assert "n/a" in rows["wall"]
+        assert "n/a" not in rows["road"]

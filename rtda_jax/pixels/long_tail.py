@@ -6,7 +6,9 @@ that shows a class drawn uniformly; `rtda_jax.data.candidates` makes them a func
 the adaptive threshold, which lives on the device: a candidate is therefore accepted with
 probability exp(1 / theta_c - max 1 / theta), and the accepted ones have that distribution exactly,
 while the data stay what (seed, step) says and a resumed run draws the same. The first `count`
-accepted are pasted; rarely fewer are accepted, then fewer are pasted.
+accepted are pasted. Often fewer are accepted, then fewer are pasted: with the thetas of short runs
+on `streets` 48 % of the candidates are accepted, and 40 to 42 % of the images that are offered six
+get fewer than they want (2 to 4), 2.35 on average instead of 3.
 """
 
 import jax

@@ -110,8 +110,8 @@ def shadow(images: jax.Array, pattern: jax.Array, intensity: jax.Array) -> jax.A
 def shadow_pattern(keys: jax.Array, *, size: tuple[int, int], cells: int = 6) -> jax.Array:
     """Random soft-edged patches [B,H,W,1] in [0,1], one pattern for each key [B].
 
-    Stands for S4's patches cut from a photograph of shadows that its authors do not license:
-    two octaves of smoothed noise, `cells` across the shorter side, through a steep sigmoid.
+    Stands for S4's patches cut from a photograph of shadows whose origin is not stated: two octaves
+    of smoothed noise, `cells` across the shorter side, through a steep sigmoid.
     """
 
     def octave(keys: jax.Array, cells: int) -> jax.Array:
