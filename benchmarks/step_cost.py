@@ -14,6 +14,7 @@ import argparse
 import importlib
 import itertools
 import pathlib
+import sys
 import tempfile
 import time
 from typing import Any, NamedTuple
@@ -28,6 +29,9 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.stages.plan import stages
 
 DEFAULT = ("adversarial/train", "tufl/source", "tufl/one", "tufl/two")
+
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # where `configs` is
 
 
 class Step(NamedTuple):
