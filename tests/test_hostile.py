@@ -15,6 +15,7 @@ import zlib
 
 import helpers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +29,8 @@ from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pseudo import load_pseudo
 from rtda_jax.errors import CheckpointError, ConfigError
-from rtda_jax.pretrained import read_weights
+from rtda_jax.models import create_discriminator
+from rtda_jax.pretrained import load_pretrained, read_weights, torch_arrays
 
 STATM = pathlib.Path("/proc/self/statm")
 ROOM = 512 << 20  # bytes of memory that reading a hostile file of a few KiB may take
@@ -412,6 +414,70 @@ def test_dicts_of_python_2_are_read(tmp_path):
         archive.writestr("x/data/0", np.float32([1, 2]).tobytes())
     (array,) = read_weights(write(tmp_path, ".pth", stream.getvalue())).arrays.values()
     np.testing.assert_array_equal(array, [1, 2])
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Of a discriminator, whose weights are few, with zeros for weights."""
+    model, images = create_discriminator("fcd", 4), jnp.zeros((1, 32, 32, 4))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+
+
+def headed(header, body=bytes(64)):
+    return struct.pack("<Q", len(header)) + header + body
+
+
+def tensor(dtype, *shape):
+    size = np.dtype({"F32": np.float32, "I64": np.int64}[dtype]).itemsize
+    return {"dtype": dtype, "shape": shape, "data_offsets": [0, size * int(np.prod(shape))]}
+
+
+def load_or_named_error(path, variables):
+    with bounded():
+        try:
+            load_pretrained(path, "fcd", variables, part="all")
+        except ValueError as error:
+            assert path.name in str(error)
+
+
+SAFETENSORS = [
+    json.dumps(header).encode()
+    for header in (
+        {"__metadata__": {"naming": "adaptsegnet", "model": "fcd"}, "conv1.bias": tensor("F32")},
+        {"conv1.weight": tensor("F32", 2, 2, 2, 2), "classifier.weight": tensor("F32", 2)},
+        {"classifier.weight": tensor("F32"), "conv1.bias": tensor("I64", 4)},
+        {"__metadata__": {"naming": [1]}, "conv1.bias": tensor("F32")},
+        {"__metadata__": {"model": None}, "conv1.bias": tensor("F32")},
+        {"__metadata__": ["naming"], "conv1.bias": tensor("F32")},
+        {"__metadata__": "naming", "conv1.bias": tensor("F32")},
+        {"conv1.bias": {"dtype": "F32", "shape": [2**70], "data_offsets": [0, 0]}},
+        {"conv1.bias": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}},
+        {"conv1.bias": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}},
+    )
+]
+
+
+@pytest.mark.parametrize("header", SAFETENSORS)
+def test_headers_of_safetensors_into_a_network(header, tmp_path, network):
+    load_or_named_error(write(tmp_path, ".safetensors", headed(header)), network)
+
+
+@fuzz
+@given(mutilated(SAFETENSORS))
+def test_mutilated_headers_into_a_network(tmp_path, network, header):
+    load_or_named_error(write(tmp_path, ".safetensors", headed(header)), network)
+
+
+@pytest.mark.parametrize("dtype", ["U1", "S1", "M8[s]", "c8", "i4,f4", "?", "V3"])
+def test_arrays_that_are_no_weights_into_a_network(dtype, tmp_path, network):
+    arrays = {
+        name: np.zeros(value.shape, dtype)
+        for name, value in torch_arrays(network, "fcd").items()
+        if value.ndim == 1
+    }
+    arrays["classifier.weight"] = np.zeros((), np.float32)
+    load_or_named_error(write(tmp_path, ".npz", npz(arrays)), network)
 
 
 def test_a_tensor_that_repeats_its_storage_is_refused(tmp_path):
