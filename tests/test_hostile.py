@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import copy
+import hashlib
 import io
 import json
 import os
@@ -30,7 +31,7 @@ from rtda_jax import checkpoint, experiment, integrity, pictures
 from rtda_jax.data import DataError, headers, load, splits, worker
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import class_set
-from rtda_jax.data.pseudo import load_pseudo
+from rtda_jax.data.pseudo import PseudoLabels, label_path, load_pseudo
 from rtda_jax.deploy import networks
 from rtda_jax.errors import CheckpointError, ConfigError
 from rtda_jax.models import create_discriminator
@@ -232,6 +233,47 @@ def test_manifests_of_pseudo_labels(tmp_path, target, data):
     (tmp_path / "manifest.json").write_bytes(data)
     with pytest.raises(DataError):
         load_pseudo(tmp_path, target=target)
+
+
+def small(value=0, size=(4, 6)):
+    return encoded(np.full(size, value, np.uint8), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (bomb(60000, 60000), "60000x60000 pixels"),
+        (small(size=(8, 6)), r"is 6x8, but .*000\.png is 6x4"),
+        (encoded(np.zeros((4, 6, 3), np.uint8), "PNG"), "not a pseudo-label"),
+        (encoded(np.zeros((4, 6), np.uint8), "JPEG"), "not a pseudo-label"),
+        (b"", "zero bytes"),
+    ],
+    ids=["bomb", "size", "colour", "jpeg", "empty"],
+)
+def test_pseudo_labels_of_another(tmp_path, target, data, said):
+    """The manifest is right about every file."""
+    files = {}
+    for key in target.keys:
+        files[key] = data if key == target.keys[1] else small()
+        path = pathlib.Path(label_path(tmp_path, key))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(files[key])
+    sums = {key: hashlib.sha256(content).hexdigest() for key, content in files.items()}
+    manifest = {"classes": "cityscapes19", "data": target.name, "files": sums}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with bounded(), pytest.raises(DataError, match=rf"001\.png: .*{said}"):
+        load_pseudo(tmp_path, target=target)
+
+
+@fuzz
+@given(mutilated([small(), small(19), *images()]))
+def test_a_pseudo_label(tmp_path, data):
+    (tmp_path / "labels").mkdir(exist_ok=True)
+    (tmp_path / "labels" / "a.png").write_bytes(data)
+    held = PseudoLabels(str(tmp_path), ("a",), (hashlib.sha256(data).hexdigest(),), 19)
+    with bounded(), contextlib.suppress(DataError):
+        label = held.examine(0)
+        assert ((label < 19) | (label == 255)).all()
 
 
 # --- weights --------------------------------------------------------------------------------------
