@@ -50,6 +50,7 @@ def test_damaged_files_are_made_again(name, root, tmp_path):
     for damaged in (
         whole[:middle], b"", b"{}", whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:]
     ):  # fmt: skip
+        (tmp_path / "class_weights.json").unlink()
         path.write_bytes(damaged)
         assert class_weights.settled(chosen, tmp_path).loss.weights == weights
 
