@@ -691,7 +691,16 @@ def test_configurations_of_another(tmp_path, data):
         stages(networks.recorded(tmp_path, defaults=base.get_config))
 
 
-@pytest.mark.parametrize("change", [{"stage": "x"}, {"optim": 3}, {"stages": [[1]]}, {"seed": []}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": "x"},
+        {"optim": 3},
+        {"stages": [[1]]},
+        {"seed": []},
+        {"stages": ["../x"], "stage": {"../x": {"kind": "train"}}},
+    ],
+)
 def test_the_file_of_a_configuration_is_named(tmp_path, change):
     config = experiment.plain(base.get_config()) | change
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -76,6 +76,8 @@ def _check_stages(record: dict[str, Any]) -> None:
     if not isinstance(planned, list) or not all(isinstance(name, str) for name in planned):
         raise ValueError("stages must be a list of names")
     for name in planned:
+        if name != pathlib.PurePath(name).name:
+            raise ValueError(f"{name!r} can not be the name of a stage")
         models = fields[name].get("models", [])
         if not isinstance(fields[name]["kind"], str):
             raise ValueError(f"stage.{name}.kind must be a name")
