@@ -87,6 +87,8 @@ def cells(path: pathlib.Path) -> dict[str, list[np.ndarray]] | None:
     if said is None:
         return None
     titles, count, (height, width) = (json.loads(said)[key] for key in ("titles", "rows", "size"))
+    if len(titles) * count > sheet.size:
+        raise ValueError(f"it says to have {count} rows")
     columns: dict[str, list[np.ndarray]] = {}
     for c, title in enumerate(titles):
         left = MARGIN + c * (width + MARGIN)

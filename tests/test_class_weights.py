@@ -6,7 +6,7 @@ from helpers import config, folder_fields, write_folders
 from PIL import Image
 
 from rtda_jax import batches, class_weights
-from rtda_jax.data import counted, load
+from rtda_jax.data import counted, load, statistics
 from rtda_jax.data.labels import class_set
 
 
@@ -38,10 +38,28 @@ def test_enet_weights_are_s0s_formula_over_the_labelled_set(root, tmp_path):
     np.testing.assert_allclose(settled.loss.weights, 1 / np.log(1.02 + frequency(root)), rtol=1e-12)
     held = json.loads((tmp_path / "class_weights.json").read_text())
     assert tuple(held) == class_set("cityscapes19").names
-    # Read again, not counted again: an interrupted stage goes on with the same numbers.
-    (tmp_path / "class_weights.json").write_text(json.dumps(dict.fromkeys(held, 2.0)))
-    again = class_weights.settled(made(root, loss__weighting="enet"), tmp_path)
-    assert again.loss.weights == (2.0,) * 19
+
+
+@pytest.mark.parametrize("name", ["class_weights.json", "class_counts.npz"])
+def test_damaged_files_are_made_again(name, root, tmp_path):
+    chosen = made(root, loss__weighting="enet")
+    weights = class_weights.settled(chosen, tmp_path).loss.weights
+    path = tmp_path / name
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (
+        whole[:middle], b"", b"{}", whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:]
+    ):  # fmt: skip
+        (tmp_path / "class_weights.json").unlink()
+        path.write_bytes(damaged)
+        assert class_weights.settled(chosen, tmp_path).loss.weights == weights
+
+
+def test_labels_are_counted_once(root, tmp_path, monkeypatch):
+    chosen = made(root, loss__weighting="enet")
+    weights = class_weights.settled(chosen, tmp_path).loss.weights
+    monkeypatch.setattr(statistics, "class_counts", None)
+    assert class_weights.settled(chosen, tmp_path).loss.weights == weights
 
 
 def test_the_oracle_counts_the_targets_labels(root, tmp_path):

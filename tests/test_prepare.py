@@ -1,6 +1,7 @@
 """Prepared data sets: the built-in pair and shards of files; whole or not at all, made once."""
 
 import itertools
+import json
 import os
 import pathlib
 import subprocess
@@ -193,6 +194,38 @@ def test_damaged_shards_say_so(tmp_path, small):
     with pytest.raises(DataError, match=r"1\.0\.0.*delete .* to prepare it anew"):
         data = streets(tmp_path)
         data.read(0)
+
+
+@pytest.mark.parametrize("key", ["/etc/x", "../x", "a/../../x", "..", "", "a\0", 3])
+def test_a_key_that_leaves_its_folder_is_refused(tmp_path, small, key):
+    """Keys become the paths of pseudo-labels."""
+    streets(tmp_path)
+    (path,) = tmp_path.glob("streets/*/1.0.0/metadata.json")
+    held = json.loads(path.read_text())
+    held["keys"]["game_train"][1] = key
+    path.write_text(json.dumps(held))
+    with pytest.raises(DataError, match=r"1\.0\.0: .*key .*to prepare it anew"):
+        streets(tmp_path)
+    path.write_text("{}")
+    with pytest.raises(DataError, match="does not hold its keys"):
+        streets(tmp_path)
+
+
+@pytest.mark.parametrize("key", [b"/etc/x", b"../x"])
+def test_a_key_in_a_record_that_leaves_its_folder_is_refused(key):
+    class Held:
+        folder, names = "cityscapes", shards.Names()
+
+        def record(self, i):
+            return {"key": key if i else b"ulm/000"}
+
+        def __len__(self):
+            return 2
+
+    keys = shards._Keys(Held())
+    assert keys[0] == "ulm/000"
+    with pytest.raises(DataError, match=r"cityscapes: the key .* leaves the folder"):
+        list(keys)
 
 
 def test_where_nothing_can_be_written(tmp_path, small):

@@ -110,6 +110,22 @@ def test_killed_and_continued_leaves_the_same_bytes(kills, scope, tmp_path, monk
     assert everything(tmp_path / "torn") == everything(tmp_path / "whole")
 
 
+def test_a_histogram_that_is_damaged_is_counted_anew(tmp_path, capsys):
+    """Wherever a bit of it is turned; what it decides never changes silently."""
+    whole = generate(tmp_path)
+    path = tmp_path / "histogram.npz"
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    turned = [
+        data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+        for at, bit in zip(rng.integers(0, len(data), 60), rng.integers(0, 8, 60), strict=True)
+    ]
+    for damaged in (b"", data[: len(data) // 2], *turned):
+        path.write_bytes(damaged)
+        assert generate(tmp_path) == whole
+    assert "histogram.npz is damaged: confidences are counted anew" in capsys.readouterr().out
+
+
 def test_a_signal_saves_the_count_and_what_is_done_is_not_done_again(tmp_path):
     stop = threading.Event()
     stop.set()

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from helpers import config, folder_fields, pixelwise, write_folders
 from PIL import Image
+from test_fold import random_variables
 
 from rtda_jax import normalise
 from rtda_jax.deploy import networks, retrieve
 from rtda_jax.errors import ConfigError
+from rtda_jax.evaluate import Model
+from rtda_jax.models import create_model
+from rtda_jax.models.fold import fold
 
 
 def unit(rows):
@@ -60,6 +64,19 @@ def test_a_description_is_the_mean_feature_of_length_one():
     made = retrieve.describer([pixelwise(0)[0], pixelwise(1)[0]])(image)
     expected = np.tile(mean / np.linalg.norm(mean), 2) / np.sqrt(2)
     np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_a_network_is_described_without_its_normalisations(monkeypatch):
+    model = create_model("bisenet_resnet18", 5)
+    variables = random_variables(model)
+    image = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
+    feature = model.apply(variables, normalise.normalise(image[None], name="imagenet"))["feature"]
+    mean = np.asarray(feature).mean((0, 1, 2))
+    read = []
+    monkeypatch.setattr(retrieve, "fold", lambda *given: read.append(fold(*given)) or read[-1])
+    made = retrieve.describer([Model(model, variables, "imagenet")])(image)
+    assert [module.batch_norm for module, _ in read] == ["folded"]
+    np.testing.assert_allclose(made, mean / np.linalg.norm(mean), atol=1e-5)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The batch of a step is a function of (seed, step) alone, and image and label move together."""
 
+import hashlib
 import itertools
 import os
 import pathlib
@@ -210,8 +211,12 @@ def pseudo_labelled(root, label, count=1):
         data_files.save(root / "images" / f"{i}.png", painted(big))
         data_files.save(pathlib.Path(label_path(root, str(i))), label)
     spec = {"name": "folders", "images": "images", "use": "unlabelled"}
+    keys = tuple(str(i) for i in range(count))
+    sums = [
+        hashlib.sha256(pathlib.Path(label_path(root, k)).read_bytes()).hexdigest() for k in keys
+    ]
     return load(spec, data_dir=root, classes="cityscapes19"), PseudoLabels(
-        str(root), tuple(str(i) for i in range(count)), ("",) * count
+        str(root), keys, tuple(sums), 19
     )
 
 
@@ -245,6 +250,12 @@ def test_pseudo_labels_of_other_images_or_gone_are_an_error(tmp_path, pair):
     os.unlink(label_path(tmp_path, "2"))
     with pytest.raises(DataError, match=r"2\.png: no such file"):
         batches((pair[0], target), 3, pseudo=pseudo, crop=(8, 8))
+
+
+def test_a_pseudo_label_of_no_class_is_named(tmp_path, pair):
+    target, pseudo = pseudo_labelled(tmp_path, np.full((8, 8), 19, np.uint8))
+    with pytest.raises(DataError, match=r"0\.png: 64 pixels of class 19 .* there are 0\.\.18"):
+        batches((pair[0], target), 1, pseudo=pseudo, crop=(8, 8))
 
 
 def test_an_order_chooses_examples(pair):

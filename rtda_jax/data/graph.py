@@ -61,7 +61,10 @@ def pseudo_label(pseudo: PseudoLabels, index: Tensor) -> Tensor:
     data = tf.numpy_function(lambda i: pseudo.read(int(i)), [index], tf.string, stateful=False)
     label = tf.io.decode_png(data, channels=1)
     label.set_shape([None, None, 1])
-    return label[..., 0]
+    known = (label < pseudo.classes) | (label == IGNORE)
+    check = tf.debugging.Assert(tf.reduce_all(known), ["pseudo-label of no class"])
+    with tf.control_dependencies([check]):
+        return tf.identity(label[..., 0])
 
 
 def iterate(stream: Any, diagnose: Any, *, start: int, threads: int) -> Iterator[dict[str, Any]]:

@@ -2,12 +2,18 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
 
+import numpy as np
+from PIL import Image
+
+from rtda_jax.data import headers
 from rtda_jax.data.dataset import Dataset, read_bytes
 from rtda_jax.data.errors import DataError
+from rtda_jax.data.labels import IGNORE
 
 MANIFEST = "manifest.json"
 
@@ -20,24 +26,55 @@ class PseudoLabels:
       folder: of the stage that wrote them.
       keys: of the images.
       sha256: of each file.
+      classes: how many there are, K.
     """
 
     folder: str
     keys: tuple[str, ...]
     sha256: tuple[str, ...]
+    classes: int
 
     def read(self, i: int) -> bytes:
         """The encoded label of example i: PNG, classes 0..K-1 and 255."""
-        return read_bytes(label_path(self.folder, self.keys[i]))
-
-    def check(self, i: int) -> None:
-        """Raise DataError unless the file of example i is the one its stage wrote."""
         path = label_path(self.folder, self.keys[i])
-        if hashlib.sha256(read_bytes(path)).hexdigest() != self.sha256[i]:
+        data = read_bytes(path)
+        _size(data, path)
+        return data
+
+    def check(self, i: int) -> tuple[int, int]:
+        """Its (height, width); DataError unless the file of example i is what its stage wrote."""
+        path = label_path(self.folder, self.keys[i])
+        data = read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != self.sha256[i]:
             raise DataError(
                 f"{path}: changed since it was written, its hash is not the manifest's; "
                 f"delete {self.folder} and the same command makes the labels anew"
             )
+        return _size(data, path)
+
+    def examine(self, i: int) -> np.ndarray:
+        """Label i decoded, uint8 [H,W]; DataError naming the file, whatever is wrong with it."""
+        self.check(i)
+        path = label_path(self.folder, self.keys[i])
+        try:
+            with Image.open(io.BytesIO(read_bytes(path))) as image:
+                label = np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{path}: truncated or damaged ({error})") from None
+        strange = label[(label >= self.classes) & (label != IGNORE)]
+        if strange.size:
+            raise DataError(
+                f"{path}: {strange.size} pixels of class {strange[0]} and others; "
+                f"there are 0..{self.classes - 1}, and {IGNORE} for none"
+            )
+        return label
+
+
+def _size(data: bytes, path: str) -> tuple[int, int]:
+    header = headers.probe(data, path)
+    if (header.format, header.channels, header.bits, header.palette) != ("PNG", 1, 8, False):
+        raise DataError(f"{path}: not a pseudo-label, which is a greyscale PNG of 8 bits")
+    return header.height, header.width
 
 
 def label_path(folder: str | os.PathLike, key: str) -> str:
@@ -53,8 +90,8 @@ def load_pseudo(folder: str | os.PathLike, *, target: Dataset) -> PseudoLabels:
       target: the images that will be trained on.
 
     Raises:
-      DataError: there is no manifest, it is of other images or classes, a file is missing or is
-        not the one that was written.
+      DataError: there is no manifest, it is of other images or classes, a file is missing, is not
+        the one that was written or no label of the others' size.
     """
     path = pathlib.Path(folder) / MANIFEST
     if not path.exists():
@@ -72,9 +109,15 @@ def load_pseudo(folder: str | os.PathLike, *, target: Dataset) -> PseudoLabels:
             f"{path}: made for {len(files)} images of {manifest['data']!r}, not for the "
             f"{len(keys)} of {target.name!r}; they differ in {strange[0]!r}"
         )
-    labels = PseudoLabels(os.fspath(folder), keys, tuple(files.values()))
-    for i in range(len(keys)):
-        labels.check(i)
+    labels = PseudoLabels(os.fspath(folder), keys, tuple(files.values()), len(target.classes))
+    sizes = [labels.check(i) for i in range(len(keys))]
+    for key, size in zip(keys, sizes, strict=True):
+        if size != sizes[0]:
+            here, first = label_path(folder, key), label_path(folder, keys[0])
+            raise DataError(
+                f"{here}: is {size[1]}x{size[0]}, but {first} is {sizes[0][1]}x{sizes[0][0]}; a "
+                "stage writes labels of one size"
+            )
     return labels
 
 

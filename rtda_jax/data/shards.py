@@ -97,7 +97,10 @@ class Shards:
         self.folder, self.split, self.names = folder, split, names
         self.keys: Sequence[str] = _Keys(self)
         if names == _OURS:
-            self.keys = tuple(builder.info.metadata["keys"][split])
+            held = (builder.info.metadata or {}).get("keys")
+            if not isinstance(held, dict) or not isinstance(held.get(split), list):
+                raise DataError(f"{folder}: damaged (it does not hold its keys); {ANEW}")
+            self.keys = tuple(_checked(key, folder) for key in held[split])
         if len(self.keys) != len(self.source):
             raise DataError(
                 f"{folder}: {len(self.source)} records in split {split!r}, expected "
@@ -149,4 +152,17 @@ class _Keys(Sequence[str]):
             return [self[j] for j in range(*i.indices(len(self)))]
         if i >= len(self):
             raise IndexError(i)
-        return self.shards.record(i)[self.shards.names.key].decode()
+        key = self.shards.record(i)[self.shards.names.key].decode(errors="replace")
+        return _checked(key, self.shards.folder)
+
+
+def _checked(key: Any, folder: pathlib.Path) -> str:
+    """A key names the label file of its image, which must lie below the folder of labels."""
+    if not isinstance(key, str) or not key or "\0" in key:
+        raise DataError(f"{folder}: {key!r} can not be the key of an image; {ANEW}")
+    path = pathlib.PurePath(key)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(
+            f"{folder}: the key {key!r} leaves the folder that files of its name go to; {ANEW}"
+        )
+    return key

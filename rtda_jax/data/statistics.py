@@ -29,17 +29,17 @@ def class_counts(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
 def counted(dataset: Dataset, path: pathlib.Path, *, threads: int | None = None) -> np.ndarray:
     """`class_counts` without the ignored column, int64 [N,K], kept in the file `path` (.npz).
 
-    A file about other examples or classes is counted anew.
+    A file about other examples or classes, or a damaged one, is counted anew.
     """
     about = {
         "name": np.array(dataset.name),
         "keys": np.array(dataset.keys),
         "classes": np.array(dataset.classes.names),
     }
-    if path.exists():
-        with np.load(path) as held:
-            if all(np.array_equal(held[name], value) for name, value in about.items()):
-                return held["counts"]
+    held = read_npz(path)
+    same = all(name in held and np.array_equal(held[name], v) for name, v in about.items())
+    if same and "counts" in held and held["counts"].shape == (len(dataset), len(dataset.classes)):
+        return held["counts"]
     counts = class_counts(dataset, threads=threads)[:, :-1]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -47,6 +47,15 @@ def counted(dataset: Dataset, path: pathlib.Path, *, threads: int | None = None)
         np.savez_compressed(file, allow_pickle=False, counts=counts, **about)
     partial.replace(path)
     return counts
+
+
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name, whole by their checksums; none of a missing or damaged one."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except Exception:  # a damaged archive can raise anything
+        return {}
 
 
 def frequencies(counts: np.ndarray) -> np.ndarray:

@@ -159,7 +159,7 @@ def train_stream(
                 index = int(index_of(domain, tf.constant(position, tf.int64)))
                 decode.examine(dataset, index)
                 if domain == "target" and pseudo is not None:
-                    pseudo.check(index)
+                    pseudo.examine(index)
             if candidates is not None:
                 for index in candidates.draw(_key(seed, _PASTE, position))[2]:
                     decode.examine(source, int(index))

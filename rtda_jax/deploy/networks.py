@@ -46,12 +46,20 @@ def recorded(
     """
     record = checkpoint.read_json(_record(workdir))
     try:
+        _check_stages(record)
         config = defaults(record["benchmark"]["name"])
         with config.unlocked():
             config.stage = ConfigDict(record["stage"])
             config.update(record)
         config.lock().update_from_flattened_dict(dict(overrides or {}))
-    except (ValueError, TypeError, KeyError) as error:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ConfigError(f"{workdir / 'config.json'}: {error}") from None
     for field in overrides or {}:
         if not any(field == free or field.startswith(f"{free}.") for free in FREE):
@@ -60,6 +68,21 @@ def recorded(
                 + ", ".join(FREE)
             )
     return config
+
+
+def _check_stages(record: dict[str, Any]) -> None:
+    """The part of a configuration that has no defaults which say its types."""
+    planned, fields = record["stages"], record["stage"]
+    if not isinstance(planned, list) or not all(isinstance(name, str) for name in planned):
+        raise ValueError("stages must be a list of names")
+    for name in planned:
+        if name != pathlib.PurePath(name).name:
+            raise ValueError(f"{name!r} can not be the name of a stage")
+        models = fields[name].get("models", [])
+        if not isinstance(fields[name]["kind"], str):
+            raise ValueError(f"stage.{name}.kind must be a name")
+        if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+            raise ValueError(f"stage.{name}.models must be a list of names")
 
 
 def check(config: ConfigDict, workdir: pathlib.Path) -> None:

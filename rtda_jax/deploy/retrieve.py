@@ -10,10 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rtda_jax import checkpoint, evaluate, pictures
+from rtda_jax import checkpoint, pictures
 from rtda_jax.data import Dataset, eval_stream, load
 from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError
+from rtda_jax.evaluate import Model
+from rtda_jax.models.fold import fold
 from rtda_jax.monitor import records
 from rtda_jax.normalise import normalise
 
@@ -102,12 +104,14 @@ def _domains(config: ConfigDict) -> Iterator[tuple[str, Dataset]]:
         yield name, load(spec, data_dir=config.data_dir, classes=benchmark.classes)
 
 
-def describer(models: Sequence[evaluate.Model]) -> Callable[[np.ndarray], np.ndarray]:
+def describer(models: Sequence[Model]) -> Callable[[np.ndarray], np.ndarray]:
     """A function image uint8 [h,w,3] -> float32 [D] of length 1: the networks' mean features.
 
     Each network's "feature" is averaged over the image and scaled to length 1; the dot product of
     two descriptions is thus the cosine of the networks' features, averaged over networks.
+    Batch normalisations are folded into the convolutions.
     """
+    models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
 
     @jax.jit
     def describe(variables: Sequence[Any], image: jax.Array) -> jax.Array:

@@ -47,11 +47,22 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str
     try:
         header = json.loads(data[8 : 8 + length])
         metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(
+            isinstance(text, str) for text in metadata.values()
+        ):
+            raise ValueError("its __metadata__ is not an object of strings")
         spans = [entry["data_offsets"] for entry in header.values()]
         if sum(end - begin for begin, end in spans) > len(body):
             raise ValueError(f"truncated, its tensors do not fit into {len(body)} bytes")
         return {name: _tensor(name, entry, body) for name, entry in header.items()}, metadata
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from error
 
 
@@ -110,7 +121,7 @@ def read_weights(path: str | pathlib.Path) -> WeightFile:
     arrays = {
         str(name): np.asarray(value, np.float32) if _is_float(value) else value
         for name, value in tree.items()
-        if isinstance(value, np.ndarray)
+        if isinstance(value, np.ndarray) and (value.dtype.kind in "biu" or _is_float(value))
     }
     if not arrays:
         raise ValueError(f"{path}: holds no tensors")

@@ -112,10 +112,11 @@ def _check_classes(file: WeightFile, expected: dict[str, tuple[str, ...]], flat:
     for name, path in expected.items():
         main = path[1] in ("classifier", "head") and "classifier" in path and path[-1] == "kernel"
         if main and name in file.arrays:
-            theirs, ours = file.arrays[name].shape[0], np.shape(flat[path])[-1]
-            if theirs != ours:
+            theirs, ours = file.arrays[name].shape[:1], np.shape(flat[path])[-1:]
+            if theirs and theirs != ours:  # a weight without axes is refused for its shape
                 raise ValueError(
-                    f"{file.path}: the checkpoint has {theirs} classes ({name}), the network {ours}"
+                    f"{file.path}: the checkpoint has {theirs[0]} classes ({name}), the network "
+                    f"{ours[0]}"
                 )
 
 

@@ -1,11 +1,14 @@
 """The same images through every method, cut out of the runs' predictions.png."""
 
 import io
+import pathlib
 
 import numpy as np
 
 from rtda_jax import pictures
+from rtda_jax.data import headers
 from rtda_jax.data.labels import class_set
+from rtda_jax.errors import ConfigError
 from rtda_jax.report.document import Gallery, Picture
 from rtda_jax.report.figures import slug
 from rtda_jax.report.groups import Board
@@ -25,7 +28,7 @@ def gallery(board: Board) -> tuple[list[Gallery], list[Picture]]:
         result = next(iter(row.results.values()))
         if result.picture is None:
             continue
-        cells = pictures.cells(result.picture)
+        cells = read_cells(result.picture)
         if cells is None or not _same(cells, columns):
             png = result.picture.read_bytes()
             sheets.append(Picture(f"sheet-{slug(row.label)}", png, row.label))
@@ -39,6 +42,15 @@ def gallery(board: Board) -> tuple[list[Gallery], list[Picture]]:
     rows = [list(images) for images in zip(*columns.values(), strict=True)]
     name = f"gallery-{slug(board.benchmark)}"
     return [Gallery(name, list(columns), rows, known.names, known.colours)], sheets
+
+
+def read_cells(path: pathlib.Path) -> dict[str, list[np.ndarray]] | None:
+    """Those of pictures.cells; ConfigError naming a file that is no picture of a run."""
+    try:
+        headers.probe(path.read_bytes(), str(path))
+        return pictures.cells(path)
+    except Exception as error:  # a damaged picture can raise anything
+        raise ConfigError(f"{path}: not a picture that a run writes: {error}") from None
 
 
 def _same(cells: dict[str, list[np.ndarray]], columns: dict[str, list[np.ndarray]]) -> bool:

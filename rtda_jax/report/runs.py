@@ -5,7 +5,7 @@ import glob
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rtda_jax.data.errors import DataError
@@ -17,6 +17,8 @@ RESULTS, CONFIG = "results.json", "config.json"
 SEED = re.compile(r"seed\d+")  # a workdir of --seeds=N
 NUMBER = (int, float)
 MAYBE = (int, float, type(None))
+LARGEST = 2**63  # of a number in a record
+DEEPEST = 64  # objects and lists in one another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,22 @@ class Record:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             names = " or ".join(k.__name__.replace("NoneType", "null") for k in kinds)
             raise ConfigError(f"{self.where}: field {field!r} must be {names}, found {value!r}")
+        if isinstance(value, int | float) and abs(value) > LARGEST:
+            raise ConfigError(f"{self.where}: field {field!r} is too large a number")
         return value
+
+    def seconds(self, field: str) -> float:
+        """A field that is a duration."""
+        value = self.get(field, NUMBER)
+        if not value >= 0:
+            raise ConfigError(f"{self.where}: field {field!r} must be 0 or more, found {value!r}")
+        return value
+
+    def each(self, field: str, kind: Any, **default: Any) -> list[Any]:
+        """A field that is a list whose values are all of one kind."""
+        found = self.get(field, list, **default)
+        record = Record(self.where, {f"{field}[{i}]": value for i, value in enumerate(found)})
+        return [record.get(name, kind) for name in record.value]
 
     def child(self, field: str) -> "Record":
         """A field that is an object."""
@@ -134,11 +151,32 @@ def find(patterns: Sequence[str]) -> list[pathlib.Path]:
 def read_json(path: pathlib.Path) -> Record:
     """A JSON file's object; ConfigError names the file."""
     try:
-        return Record(str(path), json.loads(path.read_text()))
+        text = path.read_text()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; a run writes it (--job=run)") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
+    return _record(str(path), text)
+
+
+def _record(where: str, text: str) -> Record:
+    try:
+        value = json.loads(text)
+        level = [value]
+        for _ in range(DEEPEST):
+            level = [inner for outer in level for inner in _inside(outer)]
+        json.dumps(value, ensure_ascii=False).encode()  # halves of a character can not be written
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON ({error})") from None
+    if level:
+        raise ConfigError(f"{where}: more than {DEEPEST} objects and lists in one another")
+    return Record(where, value)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def load(folder: pathlib.Path) -> Run:
@@ -151,23 +189,29 @@ def load(folder: pathlib.Path) -> Run:
         return _begun(read_json(folder / CONFIG), _name(folder.resolve()))
     record = read_json(folder / RESULTS)
     config = record.child("config")
-    planned = config.get("stages", list)
+    planned = config.each("stages", str)
+    config.get("batch_size", int)
+    config.child("model").get("name", str)
     kinds = {name: config.child("stage").child(name).get("kind", str) for name in planned}
     stages = record.child("stages")
     trainings, evaluations = {}, {}
     for name in stages.value:
         stage = stages.child(name)
+        if name != pathlib.PurePath(name).name:
+            raise ConfigError(f"{stages.where}: {name!r} can not be the name of a stage")
         if kinds.get(name) == "train":
             trainings[name] = _training(stage, folder / name)
         elif kinds.get(name) == "evaluate":
             evaluations[name] = _evaluation(stage, folder / name)
+    environment = record.child("environment")
+    environment.get("devices", list, default=[])
     return Run(
         name=_name(folder.resolve()),
         config=config.value,
         benchmark=record.get("benchmark", str),
         seed=record.get("seed", int),
         commit=record.get("commit", (str, type(None))),
-        environment=record.get("environment", dict),
+        environment=environment.value,
         command=record.get("command", str, default=""),
         trainings=trainings,
         evaluations=evaluations,
@@ -186,7 +230,7 @@ def _begun(config: Record, name: str) -> Run:
         command="",
         trainings={},
         evaluations={},
-        missing=config.get("stages", list),
+        missing=config.each("stages", str),
     )
 
 
@@ -197,21 +241,24 @@ def _name(folder: pathlib.Path) -> str:
 def _training(record: Record, folder: pathlib.Path) -> Training:
     path = folder / records.FILE
     rows = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
-        where = f"{path}, line {number}"
-        try:
-            row = Record(where, json.loads(line))
-        except ValueError as error:
-            raise ConfigError(f"{where}: not JSON ({error})") from None
+    for number, line in enumerate(_lines(path), 1):
+        row = _record(f"{path}, line {number}", line)
         row.get("step", int)
         rows.append({name: row.get(name, MAYBE) for name in row.value})
     return Training(
         objective=record.get("objective", str),
-        seconds=record.get("seconds", NUMBER),
+        seconds=record.seconds("seconds"),
         step=record.get("step", int),
         rows=rows,
         networks=[str(words) for words in record.get("networks", list, default=[])],
     )
+
+
+def _lines(path: pathlib.Path) -> Sequence[str]:
+    try:
+        return path.read_text().splitlines() if path.exists() else ()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: can not be read: {error}") from None
 
 
 def _evaluation(record: Record, folder: pathlib.Path) -> Evaluation:
@@ -224,6 +271,8 @@ def _evaluation(record: Record, folder: pathlib.Path) -> Evaluation:
             raise ConfigError(
                 f"{record.where}: field 'confusion' must be {len(head)} x {len(head)} counts"
             )
+    if not all(type(n) is int and 0 <= n < LARGEST for row in confusion for n in row):
+        raise ConfigError(f"{record.where}: field 'confusion' holds something else than counts")
     iou = record.table("iou", MAYBE)
     if tuple(iou) != wanted.names:
         raise ConfigError(f"{record.where}: field 'iou' does not have the classes of {wanted.name}")
@@ -234,10 +283,10 @@ def _evaluation(record: Record, folder: pathlib.Path) -> Evaluation:
         confusion=confusion,
         protocol=protocol.value,
         validators=record.table("validators", MAYBE, default={}),
-        models=record.get("models", list),
+        models=record.each("models", str),
         images=record.get("images", int),
         step=record.get("step", int),
-        seconds=record.get("seconds", NUMBER),
+        seconds=record.seconds("seconds"),
         picture=picture if picture.exists() else None,
     )
 

@@ -34,9 +34,12 @@ def _timed(record: Record) -> dict[str, Any]:
     medians = []
     for process in processes:
         sizes = process.child("sizes")
-        size = list(sizes.value)[-1]
-        seconds = sizes.child(size).child("rows").child("host").get("seconds", list)
-        medians.append(float(np.median(np.asarray(seconds, np.float64))))
+        size = next(reversed(sizes.value), "")
+        host = sizes.child(size).child("rows").child("host")
+        seconds = host.each("seconds", NUMBER)
+        if not seconds or not min(seconds) > 0:
+            raise ConfigError(f"{host.where}: field 'seconds' must be durations above 0")
+        medians.append(float(np.median(seconds)))
     return {
         "ms": 1e3 * float(np.median(medians)),
         "size": size,

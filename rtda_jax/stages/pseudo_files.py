@@ -1,7 +1,8 @@
 """From a stream of predictions to label files, in bounded memory and from wherever it was killed.
 
 Thresholds over the whole set need two passes: the first counts confidences in a histogram (saved
-now and then, so that a killed pass goes on), the second writes the files. The second trusts files
+now and then, so that a killed pass goes on, and kept: its checksum tells when it is damaged), the
+second writes the files. The second trusts files
 that are there, since each is a function of its image and the thresholds, and is moved into place
 whole.
 """
@@ -9,7 +10,6 @@ whole.
 import dataclasses
 import hashlib
 import io
-import json
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rtda_jax import checkpoint, pseudo_labels
+from rtda_jax import pseudo_labels
 from rtda_jax.data.encode import png
 from rtda_jax.data.pseudo import label_path
+from rtda_jax.data.statistics import read_npz
 from rtda_jax.errors import Interrupted
+from rtda_jax.monitor import records
 from rtda_jax.monitor.progress import Progress
 
 SAVE_EVERY = 100  # images between two saves of the histogram
@@ -101,29 +103,26 @@ def _dataset_thresholds(
     rule: Rule,
     interrupted: threading.Event,
 ) -> np.ndarray:
-    path = folder / "thresholds.json"
-    if path.exists():
-        return np.array(json.loads(path.read_text()))
-    partial = folder / "histogram.npz"
+    path = folder / "histogram.npz"
     done, counts = 0, np.zeros((rule.num_classes, pseudo_labels.BINS), np.int64)
-    if partial.exists():
-        with np.load(partial) as saved:
-            done, counts = int(saved["done"]), saved["counts"]
+    saved = read_npz(path)
+    fits = saved.keys() == {"done", "counts"} and saved["counts"].shape == counts.shape
+    if fits and saved["done"] <= total:
+        done, counts = int(saved["done"]), saved["counts"]
+    elif path.exists():
+        records.say(f"  {path} is damaged: confidences are counted anew")
 
     def save(images: int) -> None:
         buffer = io.BytesIO()
-        np.savez(buffer, done=images, counts=counts)
-        _replace(partial, buffer.getvalue())
+        np.savez_compressed(buffer, allow_pickle=False, done=images, counts=counts)
+        _replace(path, buffer.getvalue())
 
     watched = _watched(predictions, done, total, "counting confidences", interrupted, save)
     for i, (labels, confidence) in watched:
         counts += pseudo_labels.histogram(labels, confidence, num_classes=rule.num_classes)
-        if (i + 1) % SAVE_EVERY == 0:
+        if (i + 1) % SAVE_EVERY == 0 or i + 1 == total:
             save(i + 1)
-    limits = pseudo_labels.thresholds(counts, cut=rule.cut, cap=rule.cap, index=rule.index)
-    checkpoint.write_json(path, limits.tolist())
-    partial.unlink(missing_ok=True)
-    return limits
+    return pseudo_labels.thresholds(counts, cut=rule.cut, cap=rule.cap, index=rule.index)
 
 
 def _watched(
