@@ -29,8 +29,6 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
     """
     if keep < 2:
         raise ConfigError(f"checkpoint_keep must be 2 or more, got {keep}")
-    # What orbax logs as an error it also raises, and `_writing` says it in a sentence.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     directory = directory.resolve()
     parallel.together("checkpoints, before")
     if parallel.is_main():
@@ -44,15 +42,39 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
             post_finalization_callback=functools.partial(integrity.seal_partial, directory)
         ),
     )
-    try:
-        held = ocp.CheckpointManager(directory, options=options)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{directory}: not what this program writes: {error}") from error
+    held = _opened(directory, options)
     try:
         yield held
     finally:
         with _writing(directory):
             held.close()
+
+
+@contextlib.contextmanager
+def reader(directory: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
+    """An orbax manager of a directory that this process may only read; see `integrity.newest`.
+
+    It changes nothing, so that it can be open while another process trains there.
+
+    Raises:
+      CheckpointError: it holds something else.
+    """
+    held = _opened(directory.resolve(), ocp.CheckpointManagerOptions(read_only=True, create=False))
+    try:
+        yield held
+    finally:
+        held.close()
+
+
+def _opened(
+    directory: pathlib.Path, options: ocp.CheckpointManagerOptions
+) -> ocp.CheckpointManager:
+    # What orbax logs as an error it also raises, and `_writing` says it in a sentence.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        return ocp.CheckpointManager(directory, options=options)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{directory}: not what this program writes: {error}") from error
 
 
 def save(held: ocp.CheckpointManager, state: Any, *, step: int) -> None:

@@ -93,6 +93,19 @@ def recover(directory: pathlib.Path) -> None:
         )
 
 
+def newest(directory: pathlib.Path) -> int | None:
+    """The newest step with a healthy checkpoint, for who only reads: nothing is moved or deleted.
+
+    What is passed over is said. Another process may be writing there.
+    """
+    for step in _steps(directory):
+        wrong = problem(directory / str(step))
+        if not wrong:
+            return step
+        say(f"  WARNING: {directory}: the checkpoint of step {step} is damaged: {wrong}; not read")
+    return None
+
+
 def damaged(directory: pathlib.Path) -> bool:
     """Whether the newest checkpoint fails its verification, or was set aside for that.
 

@@ -13,6 +13,7 @@ import tiny
 
 from rtda_jax import build, checkpoint, integrity
 from rtda_jax.errors import CheckpointError, ConfigError
+from rtda_jax.stages import trained
 
 FIXTURE = pathlib.Path(__file__).parent / "checkpoint_0.1"
 
@@ -231,3 +232,27 @@ def test_the_checkpoint_of_release_0_1_loads(tmp_path):
         found = tiny.digests(checkpoint.restore(held, checkpoint.abstract(fresh, one)))
     expected = json.loads((FIXTURE / "leaves.json").read_text())
     assert {name: found[name] for name in expected} == expected
+
+
+def everything(root):
+    return {p: p.is_file() and p.read_bytes() for p in root.rglob("*")}
+
+
+def test_who_only_reads_changes_nothing(tmp_path, capsys):
+    """Another process may be writing: its partial checkpoint is not this one's to remove."""
+    config = tiny.config("dacs")
+    with tiny.stubs():
+        tiny.run("dacs", tmp_path / "one")
+        plan = {"one": config}
+        partial = tmp_path / "one" / "checkpoints" / "14.orbax-checkpoint-tmp"
+        shutil.copytree(tmp_path / "one" / "checkpoints" / "12", partial)
+        before = everything(tmp_path)
+        model = trained.load(plan, "one", tmp_path)
+        assert everything(tmp_path) == before
+        assert jax.tree.leaves(model.variables)
+        flip(max(files(tmp_path / "one" / "checkpoints" / "12"), key=lambda p: p.stat().st_size))
+        before = everything(tmp_path)
+        with pytest.raises(ConfigError, match="stands at step 10 of 12"):
+            trained.load(plan, "one", tmp_path)
+        assert everything(tmp_path) == before
+    assert "the checkpoint of step 12 is damaged" in capsys.readouterr().out

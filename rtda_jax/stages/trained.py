@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from rtda_jax import build, checkpoint, evaluate, parallel
+from rtda_jax import build, checkpoint, evaluate, integrity, parallel
 from rtda_jax.errors import ConfigError
 from rtda_jax.stages.plan import Plan, parse
 from rtda_jax.state import TrainState
@@ -69,11 +69,11 @@ def start(
 
 
 def _restore(config: Any, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    with checkpoint.manager(folder / "checkpoints", keep=config.checkpoint_keep) as held:
-        step = held.latest_step()
-        if step != config.steps:
-            raise ConfigError(f"{folder} stands at step {step} of {config.steps}: train it first")
-        whole = parallel.everywhere(parallel.first())
+    step = integrity.newest(folder / "checkpoints")
+    if step != config.steps:
+        raise ConfigError(f"{folder} stands at step {step} of {config.steps}: train it first")
+    whole = parallel.everywhere(parallel.first())
+    with checkpoint.reader(folder / "checkpoints") as held:
         return checkpoint.restore_only(held, checkpoint.abstract(wanted, whole), step=step)
 
 
