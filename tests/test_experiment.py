@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 import pytest
-from helpers import config, folder_fields, write_folders
+from helpers import config, folder_fields, write_folders, write_workdir
 from PIL import Image
 
-from rtda_jax import experiment, parallel, report
+from rtda_jax import checkpoint, experiment, parallel, report
 from rtda_jax.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -116,6 +116,32 @@ def test_of_several_processes_the_main_one_holds_the_workdir(tmp_path, monkeypat
 def test_evaluation_needs_a_trained_workdir(root, tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         experiment.reevaluate(tiny(root).lock(), tmp_path)
+
+
+def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
+    """Another configuration, a stage that is not trained, a final checkpoint that is damaged."""
+    made = tiny(root)
+    write_workdir(made, tmp_path)
+    stages = experiment.stages(made)
+    kept = [tmp_path / name / "result.json" for name in stages if name.startswith("eval")]
+    for path in kept:
+        checkpoint.write_json(path, {"kept": True})
+    for name in ("beta_001", "beta_005"):
+        checkpoint.write_json(tmp_path / name / "done.json", {})
+
+    def refused(match, **fields):
+        with pytest.raises(ConfigError, match=match):
+            experiment.reevaluate(tiny(root, **fields).lock(), tmp_path)
+        assert [checkpoint.read_json(path) for path in kept] == [{"kept": True}] * 3
+
+    refused("another configuration", optim__g_lr=0.02)
+    last = tmp_path / "beta_005" / "checkpoints" / "3" / "sha256.json"
+    seal = last.read_text()
+    last.write_text("{}")
+    refused("beta_005 lost its last checkpoint")
+    last.write_text(seal)
+    (tmp_path / "beta_005" / "done.json").unlink()
+    refused("beta_005 is not trained to its end")
 
 
 def test_training_never_opens_the_targets_labels(root, tmp_path):
