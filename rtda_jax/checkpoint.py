@@ -45,9 +45,13 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
     held = _opened(directory, options)
     try:
         yield held
-    finally:
-        with _writing(directory):
-            held.close()
+    except BaseException as error:
+        if not parallel.lost(error):  # else its writes wait for a process that is gone
+            with contextlib.suppress(Exception):  # why it ends is raised, not what that breaks
+                held.close()
+        raise
+    with _writing(directory):
+        held.close()
 
 
 @contextlib.contextmanager
@@ -82,6 +86,12 @@ def save(held: ocp.CheckpointManager, state: Any, *, step: int) -> None:
     if held.latest_step() != step:
         with _writing(held.directory):
             held.save(step, args=ocp.args.StandardSave(state), force=True)
+
+
+def finish(held: ocp.CheckpointManager) -> None:
+    """Wait until all that was saved is on the disk."""
+    with _writing(held.directory):
+        held.wait_until_finished()
 
 
 @contextlib.contextmanager

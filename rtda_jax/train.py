@@ -132,6 +132,6 @@ def train(
             if saves:
                 checkpoint.save(held, state, step=step)
             if stops:
-                held.wait_until_finished()
+                checkpoint.finish(held)
                 raise Interrupted(f"stopped after step {step}; the same command continues there")
         return state

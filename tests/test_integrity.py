@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 
-from rtda_jax import build, checkpoint, integrity
+from rtda_jax import build, checkpoint, integrity, parallel
 from rtda_jax.errors import CheckpointError, ConfigError
 from rtda_jax.stages import trained
 
@@ -185,6 +185,44 @@ def test_a_failure_before_the_seal_leaves_no_checkpoint(run):
     ):
         checkpoint.save(held, state(8), step=8)
     assert newest(run)[0] == 6
+
+
+def test_what_ends_a_run_is_raised_and_not_what_that_breaks(run):
+    with (
+        mock.patch.object(integrity, "seal", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(LookupError),
+        checkpoint.manager(run / "checkpoints", keep=3) as held,
+    ):
+        checkpoint.save(held, state(8), step=8)
+        raise LookupError
+    assert newest(run)[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("cause", "lost"),
+    [
+        (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier"), True),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory"), False),
+        (ValueError("RESOURCE_EXHAUSTED: No space left on device"), False),
+    ],
+)
+def test_a_lost_process_is_told_from_a_checkpoint_that_can_not_be_written(
+    run, cause, lost, monkeypatch
+):
+    def save(self, step, **options):
+        raise TimeoutError("Timed out while waiting for a barrier") from cause
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    with (
+        pytest.raises(CheckpointError) as raised,
+        checkpoint.manager(run / "checkpoints", keep=3) as held,
+    ):
+        checkpoint.save(held, state(8), step=8)
+    assert not parallel.lost(raised.value)  # of one process none can be lost
+    monkeypatch.setattr(parallel, "joined", lambda: True)
+    assert parallel.lost(raised.value) == lost
+    assert not parallel.lost(CheckpointError("No space left on device"))
 
 
 def test_retention_counts_healthy_ones(run):

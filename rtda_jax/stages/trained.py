@@ -74,7 +74,7 @@ def _restore(config: Any, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[
         raise ConfigError(f"{folder} stands at step {step} of {config.steps}: train it first")
     whole = parallel.everywhere(parallel.first())
     with checkpoint.reader(folder / "checkpoints") as held:
-        return checkpoint.restore_only(held, checkpoint.abstract(wanted, whole), step=step)
+        return checkpoint.restore_only(held, checkpoint.abstract(wanted, whole), step=config.steps)
 
 
 def _same_shapes(ours: Any, theirs: Any, reference: str) -> None:
