@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from rtda_jax import integrity, parallel
+from rtda_jax import disk, integrity, parallel
 from rtda_jax.errors import CheckpointError, ConfigError
 
 
@@ -52,6 +52,7 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
         raise
     with _writing(directory):
         held.close()
+    disk.flush_folder(directory)
 
 
 @contextlib.contextmanager
@@ -92,6 +93,7 @@ def finish(held: ocp.CheckpointManager) -> None:
     """Wait until all that was saved is on the disk."""
     with _writing(held.directory):
         held.wait_until_finished()
+    disk.flush_folder(pathlib.Path(held.directory))
 
 
 @contextlib.contextmanager
@@ -127,6 +129,29 @@ def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = No
                 raise
             restored = held.restore(step, args=ocp.args.StandardRestore(filled))
             return dataclasses.replace(abstract, **restored)
+
+
+def resume(held: ocp.CheckpointManager, abstract: Any) -> tuple[int, Any]:
+    """The newest step that can be restored, and its state.
+
+    One without a seal that can not be is set aside, as `integrity.recover` does with a sealed one
+    that is damaged.
+
+    Raises:
+      CheckpointError: a sealed one can not be restored, or none is left.
+    """
+    said: list[str] = []
+    while step := held.latest_step():
+        try:
+            return step, restore(held, abstract, step=step)
+        except CheckpointError as error:
+            folder = pathlib.Path(held.directory) / str(step)
+            # Of several processes another one may have restored it.
+            if integrity.sealed(folder) or parallel.process()[1] > 1:
+                raise
+            said.append(integrity.set_aside(folder, why=str(error)))
+            held.reload()
+    raise CheckpointError(integrity.none_left(pathlib.Path(held.directory), said))
 
 
 def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:
@@ -166,10 +191,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     """
     if not parallel.is_main():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    disk.replace(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

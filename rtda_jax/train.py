@@ -77,10 +77,11 @@ def train(
         watchdog(config.stall_seconds) as moved,
         checkpoint.manager(workdir / "checkpoints", keep=config.checkpoint_keep) as held,
     ):
-        start = held.latest_step() or 0
-        if start:
+        start = 0
+        if held.latest_step():
             fresh = jax.eval_shape(lambda: build.initial_state(stage, config))
-            state = checkpoint.restore(held, checkpoint.abstract(fresh, parallel.everywhere(mesh)))
+            wanted = checkpoint.abstract(fresh, parallel.everywhere(mesh))
+            start, state = checkpoint.resume(held, wanted)
             records.say(f"  continues after step {start}")
         else:
             state = build.initial_state(stage, config)

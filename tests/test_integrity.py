@@ -1,6 +1,7 @@
 """Every file of a checkpoint, cut, flipped or gone: found, set aside, the one before is used."""
 
 import json
+import os
 import pathlib
 import shutil
 from unittest import mock
@@ -250,6 +251,58 @@ def test_a_checkpoint_without_seal_is_used_and_it_is_said(tmp_path, capsys):
     assert step == 3
     np.testing.assert_array_equal(restored["weights"], state(3)["weights"])
     assert "has no sha256.json to verify it by" in capsys.readouterr().out
+
+
+def test_one_without_seal_that_can_not_be_restored_is_set_aside_as_well(run, capsys):
+    """Else the same command fails for ever, as nothing tells that it is damaged."""
+    for step in (6, 4, 2):
+        for path in files(run / "checkpoints" / str(step)):
+            path.unlink() if path.name == integrity.MANIFEST else path.write_bytes(b"")
+        with checkpoint.manager(run / "checkpoints", keep=3) as held:
+            if step == 2:
+                with pytest.raises(CheckpointError, match="holds no healthy checkpoint"):
+                    checkpoint.resume(held, abstract())
+                continue
+            found, restored = checkpoint.resume(held, abstract())
+            assert found == step - 2
+            np.testing.assert_array_equal(restored["weights"], state(found)["weights"])
+        assert f"WARNING: the checkpoint of step {step} is damaged" in capsys.readouterr().out
+    assert sorted(p.name for p in (run / "damaged").iterdir()) == ["2", "4", "6"]
+
+
+def test_one_with_a_seal_that_holds_another_state_stays(run):
+    other = {"weights": abstract()["weights"]}
+    with (
+        checkpoint.manager(run / "checkpoints", keep=3) as held,
+        pytest.raises(CheckpointError, match="step 6 can not be restored"),
+    ):
+        checkpoint.resume(held, {**other, "else": other["weights"]})
+    assert newest(run)[0] == 6
+
+
+def test_what_else_lies_among_the_damaged_is_no_step(run):
+    (run / "damaged").mkdir()
+    for name in (".DS_Store", "notes", "-7"):
+        (run / "damaged" / name).touch()
+    assert not integrity.damaged(run / "checkpoints")
+
+
+def test_files_and_folders_are_flushed_before_the_seal_is_complete(run, monkeypatch):
+    folder, flushed = run / "checkpoints" / "6", []
+    flush = os.fsync
+
+    def fsync(number):
+        flushed.append(pathlib.Path(os.readlink(f"/proc/self/fd/{number}")))
+        flush(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    integrity.seal(folder)
+    contents = {
+        p for p in folder.rglob("*") if str(p.relative_to(folder)) not in integrity.UNSEALED
+    }
+    assert {*contents, folder, folder.parent} <= set(flushed)
+    checkpoint.write_json(run / "new" / "some.json", {})
+    assert flushed[-2:] == [run / "new" / "some.json.partial", run / "new"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": ["x", 2]}', "null", "[" * 9999])

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rtda_jax import checkpoint, pseudo_labels
+from rtda_jax import checkpoint, disk, pseudo_labels
 from rtda_jax.data.encode import png
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
@@ -87,7 +87,7 @@ def generate(
         else:
             found = limits
         path = pathlib.Path(label_path(folder, keys[i]))
-        _replace(path, png(pseudo_labels.assign(labels, confidence, found)))
+        disk.replace(path, png(pseudo_labels.assign(labels, confidence, found)))
     return {
         "thresholds": None if limits is None else limits.tolist(),
         **_survey(folder, keys, rule),
@@ -113,7 +113,7 @@ def _dataset_thresholds(
     def save(images: int) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, done=images, counts=counts)
-        _replace(partial, buffer.getvalue())
+        disk.replace(partial, buffer.getvalue())
 
     watched = _watched(predictions, done, total, "counting confidences", interrupted, save)
     for i, (labels, confidence) in watched:
@@ -162,10 +162,3 @@ def _survey(folder: pathlib.Path, keys: Sequence[str], rule: Rule) -> dict[str, 
         "pixels": pixels.tolist(),
         "files": files,
     }
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
