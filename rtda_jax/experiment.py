@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from rtda_jax import build, checkpoint, environment, evaluate, integrity, parallel
 from rtda_jax.errors import ConfigError
 from rtda_jax.monitor import records
+from rtda_jax.monitor.interrupt import at_once
 from rtda_jax.stages import evaluate_stage, pseudo_stage, statistics_stage, train_stage
 from rtda_jax.stages.plan import Plan, stages
 
@@ -109,7 +110,8 @@ def _run(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> dict[str, Any
     }
     for name, stage in plan.items():
         parallel.together(f"stage {name}")
-        results["stages"][name] = RUN[stage.kind](plan, name, workdir)
+        with at_once(f"stopped in stage {name}; the same command goes on from what is finished"):
+            results["stages"][name] = RUN[stage.kind](plan, name, workdir)
         checkpoint.write_json(workdir / "results.json", results)
     tables = {n: r for n, r in results["stages"].items() if "iou" in r}
     if tables:

@@ -363,6 +363,6 @@ def test_the_second_process_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
 def test_input_that_never_comes(step, tmp_path):
     code, said = finish(start("fda", tmp_path, "stall_at", step, "stall_seconds=20"))
     assert code == STALLED, said
-    assert "Stalled: no step in 20 s" in said
+    assert "Stalled: nothing done in 20 s" in said
     assert "in batches" in said
     assert_continues_to_the_same("fda", tmp_path)

@@ -48,6 +48,7 @@ def generate(
     keys: Sequence[str],
     rule: Rule,
     interrupted: threading.Event,
+    moved: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Write `labels/KEY.png` for every key, 255 where a pixel is not sure enough.
 
@@ -57,6 +58,7 @@ def generate(
       keys: names of the images.
       rule: which pixels keep their label.
       interrupted: ends the work between two images.
+      moved: called after every image that was predicted or read again.
 
     Returns:
       thresholds ([K], None where the scope is an image), coverage (share of pixels with a label),
@@ -65,15 +67,21 @@ def generate(
     Raises:
       Interrupted: the same call goes on.
     """
+
+    def seen(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for prediction in predictions(start):
+            moved()
+            yield prediction
+
     folder.mkdir(parents=True, exist_ok=True)
     limits = None
     if rule.scope == "dataset":
-        limits = _dataset_thresholds(predictions, folder, len(keys), rule, interrupted)
+        limits = _dataset_thresholds(seen, folder, len(keys), rule, interrupted)
     written = (
         i for i, key in enumerate(keys) if not pathlib.Path(label_path(folder, key)).exists()
     )
     first = next(written, len(keys))
-    watched = _watched(predictions, first, len(keys), "writing labels", interrupted)
+    watched = _watched(seen, first, len(keys), "writing labels", interrupted)
     for i, (labels, confidence) in watched:
         if limits is None:
             found = pseudo_labels.exact_thresholds(
@@ -90,7 +98,7 @@ def generate(
         disk.replace(path, png(pseudo_labels.assign(labels, confidence, found)))
     return {
         "thresholds": None if limits is None else limits.tolist(),
-        **_survey(folder, keys, rule),
+        **_survey(folder, keys, rule, moved),
     }
 
 
@@ -148,7 +156,9 @@ def _watched(
     progress.end()
 
 
-def _survey(folder: pathlib.Path, keys: Sequence[str], rule: Rule) -> dict[str, Any]:
+def _survey(
+    folder: pathlib.Path, keys: Sequence[str], rule: Rule, moved: Callable[[], object]
+) -> dict[str, Any]:
     """What lies on the disk: hashes, and how many pixels of each class."""
     files, counts = {}, np.zeros(256, np.int64)
     for key in keys:
@@ -156,6 +166,7 @@ def _survey(folder: pathlib.Path, keys: Sequence[str], rule: Rule) -> dict[str, 
         files[key] = hashlib.sha256(data).hexdigest()
         with Image.open(io.BytesIO(data)) as image:
             counts += np.bincount(np.asarray(image).ravel(), minlength=256)
+        moved()
     pixels = counts[: rule.num_classes]
     return {
         "coverage": float(pixels.sum() / counts.sum()),
