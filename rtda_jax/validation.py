@@ -52,7 +52,8 @@ def report(
     """The scores `config.eval.validators` names, by name; no label of the target is read.
 
     `source_miou` is over the reported classes of the first `eval.validator_images` images of the
-    benchmark's source_eval, and null where the benchmark has none. `moved` is called after each.
+    benchmark's source_eval, and null where the benchmark has none. `moved` is called after each
+    image.
     """
     scores: dict[str, float | int | None] = {}
     for name in config.eval.validators:

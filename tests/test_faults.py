@@ -188,6 +188,17 @@ def test_a_stop_between_two_rows_leaves_no_row_and_changes_none(stops, tmp_path)
     assert log(tmp_path / "torn") == log(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_sigkill_after_a_stop_between_two_rows(tmp_path):
+    sparse(tmp_path / "whole")
+    sparse(tmp_path / "torn", stop=4)
+    fields = [f"{name}={value}" for name, value in SPARSE.items()]
+    code, said = finish(start("fda", tmp_path / "torn", "kill_after", 0.1, *fields))
+    assert code == -signal.SIGKILL, said
+    sparse(tmp_path / "torn")
+    assert log(tmp_path / "torn") == log(tmp_path / "whole")
+
+
 def test_a_stop_whose_checkpoint_is_damaged_falls_back_to_an_earlier_one(tmp_path):
     sparse(tmp_path / "whole")
     for step in (4, 5):
