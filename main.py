@@ -9,6 +9,8 @@ import os
 import pathlib
 import re
 import sys
+import traceback
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -203,8 +205,7 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     import jax
 
-    from rtda_jax import errors, parallel
-    from rtda_jax.data import DataError
+    from rtda_jax import parallel
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
@@ -214,31 +215,49 @@ def main(argv: list[str]) -> int:
     config = _CONFIG.value
     if _DATA_DIR.value is not None:
         config.data_dir = _DATA_DIR.value
+    return answered(lambda: _job(config, argv[1:]))
+
+
+def _job(config, rest: list[str]) -> None:
+    from rtda_jax import errors
+
+    if _COORDINATOR.value:
+        join(_COORDINATOR.value)
+    if _JOB.value == "report":
+        _RUNS.value.extend(rest)
+    elif rest:
+        raise errors.ConfigError(f"unexpected arguments: {' '.join(rest)}")
+    if _JOB.value not in JOBS:
+        raise errors.ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
+    workdir = pathlib.Path(_WORKDIR.value or default_workdir())
+    if _SEEDS.value is None:
+        JOBS[_JOB.value](config, workdir)
+    else:
+        run_seeds(config, workdir, count=_SEEDS.value)
+
+
+def answered(job: Callable[[], None]) -> int:
+    """Do a job; the exit code of how it ended, and a sentence where that is known."""
+    from rtda_jax import errors, parallel
+    from rtda_jax.data import DataError
+
     try:
-        if _COORDINATOR.value:
-            join(_COORDINATOR.value)
-        if _JOB.value == "report":
-            _RUNS.value.extend(argv[1:])
-        elif argv[1:]:
-            raise errors.ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
-        if _JOB.value not in JOBS:
-            raise errors.ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
-        workdir = pathlib.Path(_WORKDIR.value or default_workdir())
-        if _SEEDS.value is None:
-            JOBS[_JOB.value](config, workdir)
-        else:
-            run_seeds(config, workdir, count=_SEEDS.value)
-    except (*errors.ERRORS, DataError) as error:
-        return end(f"{type(error).__name__}: {error}", error.exit_code)
-    except OSError as error:  # a full disk, a folder that may not be written
-        return end(f"OSError: {error}", os.EX_IOERR)
-    except jax.errors.JaxRuntimeError as error:
-        if not _COORDINATOR.value:
+        job()
+    except BaseException as error:
+        if parallel.lost(error):
+            return end(f"{str(error)[:500]}\nAnother process of this job is gone. {AGAIN}", LONELY)
+        if isinstance(error, (*errors.ERRORS, DataError)):
+            return end(f"{type(error).__name__}: {error}", error.exit_code)
+        if isinstance(error, OSError):  # a full disk, a folder that may not be written
+            return end(f"OSError: {error}", os.EX_IOERR)
+        if not parallel.joined():
             raise
-        return end(f"{str(error)[:500]}\nAnother process of this job is gone. {AGAIN}", LONELY)
+        # The interpreter's own end would wait for the other processes, which wait for this one.
+        return end(traceback.format_exc(), UNFORESEEN)
     return 0
 
 
+UNFORESEEN = 1  # exit code, as of any Python program
 LONELY = 8  # exit code
 AGAIN = "The same command, with any number of processes, continues from the newest checkpoint"
 
@@ -259,8 +278,11 @@ def join(coordinator: str) -> None:
 
 def end(sentence: str, code: int) -> int:
     """Say why, and end; among several processes at once, without waiting for the others."""
+    from rtda_jax import parallel
+
     print(f"\n{sentence}", file=sys.stderr, flush=True)
-    if _COORDINATOR.value:
+    if parallel.joined():
+        sys.stdout.flush()
         os._exit(code)
     return code
 

@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from rtda_jax import integrity, parallel
+from rtda_jax import disk, integrity, parallel
 from rtda_jax.errors import CheckpointError, ConfigError
 
 
@@ -29,8 +29,6 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
     """
     if keep < 2:
         raise ConfigError(f"checkpoint_keep must be 2 or more, got {keep}")
-    # What orbax logs as an error it also raises, and `_writing` says it in a sentence.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     directory = directory.resolve()
     parallel.together("checkpoints, before")
     if parallel.is_main():
@@ -44,15 +42,44 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
             post_finalization_callback=functools.partial(integrity.seal_partial, directory)
         ),
     )
+    held = _opened(directory, options)
     try:
-        held = ocp.CheckpointManager(directory, options=options)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{directory}: not what this program writes: {error}") from error
+        yield held
+    except BaseException as error:
+        if not parallel.lost(error):  # else its writes wait for a process that is gone
+            with contextlib.suppress(Exception):  # why it ends is raised, not what that breaks
+                held.close()
+        raise
+    with _writing(directory):
+        held.close()
+    disk.flush_folder(directory)
+
+
+@contextlib.contextmanager
+def reader(directory: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
+    """An orbax manager of a directory that this process may only read; see `integrity.newest`.
+
+    It changes nothing, so that it can be open while another process trains there.
+
+    Raises:
+      CheckpointError: it holds something else.
+    """
+    held = _opened(directory.resolve(), ocp.CheckpointManagerOptions(read_only=True, create=False))
     try:
         yield held
     finally:
-        with _writing(directory):
-            held.close()
+        held.close()
+
+
+def _opened(
+    directory: pathlib.Path, options: ocp.CheckpointManagerOptions
+) -> ocp.CheckpointManager:
+    # What orbax logs as an error it also raises, and `_writing` says it in a sentence.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        return ocp.CheckpointManager(directory, options=options)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{directory}: not what this program writes: {error}") from error
 
 
 def save(held: ocp.CheckpointManager, state: Any, *, step: int) -> None:
@@ -60,6 +87,13 @@ def save(held: ocp.CheckpointManager, state: Any, *, step: int) -> None:
     if held.latest_step() != step:
         with _writing(held.directory):
             held.save(step, args=ocp.args.StandardSave(state), force=True)
+
+
+def finish(held: ocp.CheckpointManager) -> None:
+    """Wait until all that was saved is on the disk."""
+    with _writing(held.directory):
+        held.wait_until_finished()
+    disk.flush_folder(pathlib.Path(held.directory))
 
 
 @contextlib.contextmanager
@@ -95,6 +129,29 @@ def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = No
                 raise
             restored = held.restore(step, args=ocp.args.StandardRestore(filled))
             return dataclasses.replace(abstract, **restored)
+
+
+def resume(held: ocp.CheckpointManager, abstract: Any) -> tuple[int, Any]:
+    """The newest step that can be restored, and its state.
+
+    One without a seal that can not be is set aside, as `integrity.recover` does with a sealed one
+    that is damaged.
+
+    Raises:
+      CheckpointError: a sealed one can not be restored, or none is left.
+    """
+    said: list[str] = []
+    while step := held.latest_step():
+        try:
+            return step, restore(held, abstract, step=step)
+        except CheckpointError as error:
+            folder = pathlib.Path(held.directory) / str(step)
+            # Of several processes another one may have restored it.
+            if integrity.sealed(folder) or parallel.process()[1] > 1:
+                raise
+            said.append(integrity.set_aside(folder, why=str(error)))
+            held.reload()
+    raise CheckpointError(integrity.none_left(pathlib.Path(held.directory), said))
 
 
 def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:
@@ -134,10 +191,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     """
     if not parallel.is_main():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    disk.replace(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import build, checkpoint, environment, evaluate, parallel
+from rtda_jax import build, checkpoint, environment, evaluate, integrity, parallel
 from rtda_jax.errors import ConfigError
 from rtda_jax.monitor import records
+from rtda_jax.monitor.interrupt import at_once
 from rtda_jax.stages import evaluate_stage, pseudo_stage, statistics_stage, train_stage
-from rtda_jax.stages.plan import stages
+from rtda_jax.stages.plan import Plan, stages
 
 RUN = {
     "train": train_stage.run,
@@ -45,34 +46,73 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       ConfigError: the workdir belongs to another configuration or another process.
     """
+    plan = possible(config)
+    with lock(workdir):
+        checkpoint.claim(workdir, plain(config), free=FREE)
+        return _run(config, plan, workdir)
+
+
+def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluate a trained workdir again, without training; replaces the earlier results.
+
+    Raises:
+      ConfigError: the workdir is not trained to its end, belongs to another configuration or
+        another process; the earlier results are as they were.
+    """
+    if not (workdir / "config.json").exists():
+        raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
+    plan = possible(config)
+    with lock(workdir):
+        checkpoint.claim(workdir, plain(config), free=FREE)
+        for name, stage in plan.items():
+            trained = (workdir / name / "done.json").exists()
+            if stage.kind != "evaluate" and not trained:
+                raise ConfigError(f"{workdir / name} is not trained to its end; run --job=run")
+            if integrity.damaged(workdir / name / "checkpoints"):
+                raise ConfigError(f"{workdir / name} lost its last checkpoint; run --job=run")
+        parallel.together("checked")
+        for name, stage in plan.items():
+            if stage.kind == "evaluate":
+                (workdir / name / "result.json").unlink(missing_ok=True)
+        return _run(config, plan, workdir)
+
+
+def possible(config: ConfigDict) -> Plan:
+    """The plan of an experiment; what can not be done is refused before anything runs.
+
+    Raises:
+      ConfigError: naming the stage.
+    """
     plan = stages(config)
-    for name, stage in plan.items():  # what can not be done is refused before anything runs
+    several = parallel.process()[1] > 1
+    for name, stage in plan.items():
         if stage.kind == "train":
             build.build(stage)
         if stage.kind == "pseudo_label":
             pseudo_stage.check(plan, name)
-    several = parallel.process()[1] > 1
-    for name, stage in plan.items():
         if several and stage.kind not in SEVERAL:
             raise ConfigError(
                 f"stage {name}: kind {stage.kind!r} runs in one process only; those that several "
                 f"can share: {', '.join(SEVERAL)}"
             )
-    with lock(workdir):
-        checkpoint.claim(workdir, plain(config), free=FREE)
-        results = {
-            "config": plain(config),
-            "benchmark": config.benchmark.name,
-            "seed": config.seed,
-            "commit": environment.commit(),
-            "environment": environment.describe(),
-            "command": command(workdir),
-            "stages": {},
-        }
-        for name, stage in plan.items():
-            parallel.together(f"stage {name}")
+    return plan
+
+
+def _run(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> dict[str, Any]:
+    results: dict[str, Any] = {
+        "config": plain(config),
+        "benchmark": config.benchmark.name,
+        "seed": config.seed,
+        "commit": environment.commit(),
+        "environment": environment.describe(),
+        "command": command(workdir),
+        "stages": {},
+    }
+    for name, stage in plan.items():
+        parallel.together(f"stage {name}")
+        with at_once(f"stopped in stage {name}; the same command goes on from what is finished"):
             results["stages"][name] = RUN[stage.kind](plan, name, workdir)
-            checkpoint.write_json(workdir / "results.json", results)
+        checkpoint.write_json(workdir / "results.json", results)
     tables = {n: r for n, r in results["stages"].items() if "iou" in r}
     if tables:
         records.say(f"\n{config.benchmark.name}, seed {config.seed}, final step of each model")
@@ -109,16 +149,3 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"{workdir} is in use by another process") from None
         yield
-
-
-def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """Evaluate a trained workdir again, without training; replaces the earlier results."""
-    if not (workdir / "config.json").exists():
-        raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
-    with lock(workdir):
-        for name, stage in stages(config).items():
-            if stage.kind == "evaluate":
-                (workdir / name / "result.json").unlink(missing_ok=True)
-            elif not (workdir / name / "done.json").exists():
-                raise ConfigError(f"{workdir / name} is not trained to its end; run --job=run")
-    return run(config, workdir)

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 
+from rtda_jax import disk
 from rtda_jax.errors import CheckpointError
 from rtda_jax.monitor.records import say
 
@@ -20,13 +20,12 @@ def seal(folder: pathlib.Path) -> None:
     """Write the size and SHA-256 of every file of a folder into it, all of it on the disk."""
     files = {}
     for path in _files(folder):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        disk.flush(path)
         files[str(path.relative_to(folder))] = [path.stat().st_size, _digest(path)]
-    with (folder / MANIFEST).open("w") as file:
-        json.dump(files, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    disk.replace(folder / MANIFEST, json.dumps(files, indent=1).encode())
+    for path in (*folder.rglob("*"), folder.parent):
+        if path.is_dir():
+            disk.flush_folder(path)
 
 
 def seal_partial(directory: pathlib.Path) -> None:
@@ -35,12 +34,30 @@ def seal_partial(directory: pathlib.Path) -> None:
         seal(folder)
 
 
+def sealed(folder: pathlib.Path) -> bool:
+    """Whether a checkpoint can be verified; one of a release before seals can not."""
+    return (folder / MANIFEST).exists()
+
+
+def set_aside(folder: pathlib.Path, *, why: str) -> str:
+    """Move a checkpoint where nothing looks for one, and say so; earlier ones of its step stay."""
+    where = folder.parent.parent / ASIDE
+    where.mkdir(exist_ok=True)
+    new, number = where / folder.name, 1
+    while new.exists():
+        new, number = where / f"{folder.name}-{number}", number + 1
+    folder.rename(new)
+    sentence = f"the checkpoint of step {folder.name} is damaged: {why}; moved to {new}"
+    say(f"  WARNING: {sentence}")
+    return sentence
+
+
 def problem(folder: pathlib.Path) -> str:
     """What is wrong with a sealed folder, naming the first file; empty if nothing is.
 
     A folder without a seal comes from a release before seals and has no known problem.
     """
-    if not (folder / MANIFEST).exists():
+    if not sealed(folder):
         return ""
     try:
         expected = json.loads((folder / MANIFEST).read_text())
@@ -79,18 +96,33 @@ def recover(directory: pathlib.Path) -> None:
         folder = directory / str(step)
         wrong = problem(folder)
         if not wrong:
-            if not (folder / MANIFEST).exists():
+            if not sealed(folder):
                 say(f"  checkpoint of step {step} has no {MANIFEST} to verify it by: used as it is")
             if said:
                 say(f"  the checkpoint of step {step} is used in its place")
             return
-        said.append(f"the checkpoint of step {step} is damaged: {wrong}; moved to {_aside(folder)}")
-        say(f"  WARNING: {said[-1]}")
+        said.append(set_aside(folder, why=wrong))
     if said:
-        raise CheckpointError(
-            "\n  ".join([f"{directory} holds no healthy checkpoint:", *said])
-            + "\nThe same command now starts from the first step."
-        )
+        raise CheckpointError(none_left(directory, said))
+
+
+def newest(directory: pathlib.Path) -> int | None:
+    """The newest step with a healthy checkpoint, for who only reads: nothing is moved or deleted.
+
+    What is passed over is said. Another process may be writing there.
+    """
+    for step in _steps(directory):
+        wrong = problem(directory / str(step))
+        if not wrong:
+            return step
+        say(f"  WARNING: {directory}: the checkpoint of step {step} is damaged: {wrong}; not read")
+    return None
+
+
+def none_left(directory: pathlib.Path, said: list[str]) -> str:
+    """The sentences of a run whose checkpoints all had to be set aside."""
+    rows = [f"{directory} holds no healthy checkpoint:", *said]
+    return "\n  ".join(rows) + "\nThe same command now starts from the first step."
 
 
 def damaged(directory: pathlib.Path) -> bool:
@@ -100,7 +132,8 @@ def damaged(directory: pathlib.Path) -> bool:
     """
     newest = max(_steps(directory), default=-1)
     aside = directory.parent / ASIDE
-    if newest < max((int(p.name.partition("-")[0]) for p in aside.glob("*")), default=-1):
+    steps = (p.name.partition("-")[0] for p in aside.glob("*"))
+    if newest < max((int(step) for step in steps if step.isdecimal()), default=-1):
         return True
     return newest >= 0 and bool(problem(directory / str(newest)))
 
@@ -119,14 +152,3 @@ def _digest(path: pathlib.Path) -> str:
 def _steps(directory: pathlib.Path) -> list[int]:
     """Steps that have a checkpoint, the newest first."""
     return sorted((int(p.name) for p in directory.glob("*") if p.name.isdecimal()), reverse=True)
-
-
-def _aside(folder: pathlib.Path) -> pathlib.Path:
-    """Move a checkpoint where nothing looks for one; earlier ones of that step stay."""
-    where = folder.parent.parent / ASIDE
-    where.mkdir(exist_ok=True)
-    new, number = where / folder.name, 1
-    while new.exists():
-        new, number = where / f"{folder.name}-{number}", number + 1
-    folder.rename(new)
-    return new

@@ -14,6 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
 HEARTBEAT = 60  # seconds
+OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # faults no other process causes
+COLLECTIVES = ("Gloo", "NCCL")  # what jax raises as ValueError where a program is dispatched
 
 
 def mesh(devices: list | None = None) -> Mesh:
@@ -45,6 +47,28 @@ def join(coordinator: str, *, processes: int | None = None, index: int | None = 
             f"0..num_processes-1, got {processes} and {index}"
         )
     jax.distributed.initialize(coordinator, processes, index, heartbeat_timeout_seconds=HEARTBEAT)
+
+
+def joined() -> bool:
+    """Whether this process is one of several, or of a job that was to have several."""
+    return jax.distributed.is_initialized()
+
+
+def lost(error: BaseException | None) -> bool:
+    """Whether an error says that another process of the job is gone or does not answer.
+
+    Then some collective or barrier failed; libraries wrap what JAX raises for it. What it raises
+    for this process's own faults (memory, programs) is not meant.
+    """
+    while joined() and error is not None:
+        said = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) and not said.startswith(OWN):
+            return True
+        if isinstance(error, ValueError) and any(name in said for name in COLLECTIVES):
+            return True
+        hidden = None if error.__suppress_context__ else error.__context__
+        error = error.__cause__ or hidden
+    return False
 
 
 def process() -> tuple[int, int]:

@@ -11,7 +11,7 @@ import jax
 from rtda_jax import build, checkpoint, class_weights, parallel
 from rtda_jax.batches import Batches, named, paired
 from rtda_jax.errors import ConfigError, Interrupted, lookup
-from rtda_jax.monitor import guard, health, records
+from rtda_jax.monitor import guard, health, leftovers, records
 from rtda_jax.monitor.clock import Clock
 from rtda_jax.monitor.interrupt import watch
 from rtda_jax.monitor.loggers import Loggers
@@ -62,14 +62,14 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     config = class_weights.settled(config, workdir)
     stage = build.build(config, axis_name=parallel.AXIS)
-    pending = guard.Pending(guard.numbers if batches else functools.partial(named, config))
+    names = guard.numbers if batches else functools.partial(named, config)
     batches = batches or paired(
         config, needs_target=stage.needs_target, folder=workdir, pseudo=pseudo
     )
     step_fn = policy(build.train_step(stage, config, axis_name=parallel.AXIS))
     run = parallel.compiled(step_fn, mesh)
     objective = list(stage.objective)
-    log = workdir / records.FILE
+    log, kept_left = workdir / records.FILE, workdir / leftovers.FILE
 
     with (
         contextlib.ExitStack() as kept,
@@ -77,10 +77,11 @@ def train(
         watchdog(config.stall_seconds) as moved,
         checkpoint.manager(workdir / "checkpoints", keep=config.checkpoint_keep) as held,
     ):
-        start = held.latest_step() or 0
-        if start:
+        start = 0
+        if held.latest_step():
             fresh = jax.eval_shape(lambda: build.initial_state(stage, config))
-            state = checkpoint.restore(held, checkpoint.abstract(fresh, parallel.everywhere(mesh)))
+            wanted = checkpoint.abstract(fresh, parallel.everywhere(mesh))
+            start, state = checkpoint.resume(held, wanted)
             records.say(f"  continues after step {start}")
         else:
             state = build.initial_state(stage, config)
@@ -94,6 +95,7 @@ def train(
         if writes:
             records.truncate(log, after=start)
         loggers = kept.enter_context(Loggers(config.loggers if writes else (), workdir))
+        pending = guard.Pending(names, leftovers.read(kept_left, step=start))
         alarm = health.Alarm()
         clock = Clock(
             step=start,
@@ -113,8 +115,8 @@ def train(
                 clock.restart(step)
             last, logs_now = step == config.steps, step % config.log_every_steps == 0
             stops = parallel.agreed(interrupted.is_set(), now=logs_now)
-            saves = last or stops or step % config.checkpoint_every_steps == 0
-            if saves or logs_now:
+            due = last or step % config.checkpoint_every_steps == 0
+            if due or logs_now:
                 record = {
                     "step": step,
                     **pending.means(),
@@ -129,9 +131,11 @@ def train(
                 records.say("  " + records.line(record, steps=config.steps, objective=objective))
                 for warning in alarm(record):
                     records.say(f"  warning: {warning}")
-            if saves:
+            if due or stops:
+                left = pending.left()
+                leftovers.keep(kept_left, left, step=step, steps=held.all_steps())
                 checkpoint.save(held, state, step=step)
             if stops:
-                held.wait_until_finished()
+                checkpoint.finish(held)
                 raise Interrupted(f"stopped after step {step}; the same command continues there")
         return state

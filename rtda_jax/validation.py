@@ -1,7 +1,7 @@
 """Validation without target labels, beside an evaluation: the same pass, plus held-out source."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -43,23 +43,30 @@ def observer(names: Sequence[str]) -> Observer | None:
 
 
 def report(
-    config: Any, models: Sequence[evaluate.Model], seen: Observer | None
+    config: Any,
+    models: Sequence[evaluate.Model],
+    seen: Observer | None,
+    *,
+    moved: Callable[[], object] = lambda: None,
 ) -> dict[str, float | int | None]:
     """The scores `config.eval.validators` names, by name; no label of the target is read.
 
     `source_miou` is over the reported classes of the first `eval.validator_images` images of the
-    benchmark's source_eval, and null where the benchmark has none.
+    benchmark's source_eval, and null where the benchmark has none. `moved` is called after each
+    image.
     """
     scores: dict[str, float | int | None] = {}
     for name in config.eval.validators:
         if name == validators.SOURCE:
-            scores |= _source(config, models)
+            scores |= _source(config, models, moved)
         elif seen is not None and seen.total is not None:
             scores[name] = validators.VALIDATORS[name](seen.total)
     return scores
 
 
-def _source(config: Any, models: Sequence[evaluate.Model]) -> dict[str, float | int | None]:
+def _source(
+    config: Any, models: Sequence[evaluate.Model], moved: Callable[[], object]
+) -> dict[str, float | int | None]:
     benchmark = config.benchmark
     if not benchmark.source_eval:
         return {validators.SOURCE: None}
@@ -68,6 +75,11 @@ def _source(config: Any, models: Sequence[evaluate.Model]) -> dict[str, float | 
     count = min(config.eval.validator_images or len(dataset), len(dataset))
     examples = itertools.islice(eval_stream(dataset, size=tuple(benchmark.eval_size)), count)
     progress = Progress("  source validation", count)
+
+    def watch(*_: object) -> None:
+        moved()
+        progress.add(1)
+
     confusion = evaluate.evaluate(
         models,
         examples,
@@ -76,7 +88,7 @@ def _source(config: Any, models: Sequence[evaluate.Model]) -> dict[str, float | 
         window=tuple(config.eval.window),
         stride=tuple(config.eval.stride),
         align=config.eval.align,
-        watch=lambda *_: progress.add(1),
+        watch=watch,
     )
     progress.end()
     found = evaluate.report(confusion, names=wanted.names, rows=head.rows(wanted))

@@ -14,8 +14,9 @@ from unittest import mock
 import helpers
 import jax
 import tiny
+from absl import app
 
-from rtda_jax import evaluate, experiment, parallel
+from rtda_jax import checkpoint, evaluate, experiment, parallel, train
 
 
 def share(start, seconds=0.0):
@@ -27,7 +28,7 @@ def share(start, seconds=0.0):
         yield {k: v[index * rows : (index + 1) * rows] for k, v in batch.items()}
 
 
-def train(workdir, family):
+def run(workdir, family):
     tiny.run(family, workdir, batches=share)
 
 
@@ -42,6 +43,20 @@ def lose_one(workdir, seconds):
             yield made
 
     tiny.run("dacs", workdir, batches=batches)
+
+
+def lose_one_saving(workdir):
+    """The last process is killed where it should write its part of the second checkpoint."""
+    save = checkpoint.save
+
+    def saved(held, state, *, step):
+        index, count = parallel.process()
+        if step == 4 and index == count - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(held, state, step=step)
+
+    with mock.patch.object(checkpoint, "save", saved):
+        tiny.run("dacs", workdir, batches=share)
 
 
 def stop_one(workdir, step):
@@ -71,18 +86,52 @@ def experiment_config(root):
     return made.lock()
 
 
-JOBS = {"train": train, "lose_one": lose_one, "stop_one": stop_one, "whole": whole}
+JOBS = {
+    "train": run,
+    "lose_one": lose_one,
+    "lose_one_saving": lose_one_saving,
+    "stop_one": stop_one,
+    "whole": whole,
+}
+
+
+def command(port, processes, index, workdir, root, unforeseen):
+    """The program itself; at a step, the last process meets what nobody has thought of."""
+
+    import main as program
+
+    def batches(start):
+        for n, made in enumerate(share(start), start=start + 1):
+            if n == int(unforeseen) and int(index) == int(processes) - 1:
+                raise LookupError("unforeseen")
+            yield made
+
+    size = str(helpers.SIZE).replace(" ", "")
+    fields = {
+        **helpers.folder_fields(pathlib.Path(root)),
+        **{"batch_size": 4, "steps": 4, "checkpoint_every_steps": 2, "stages": "('train',)"},
+        **{f"benchmark.{name}": size for name in ("size", "crop", "eval_size")},
+    }
+    sys.argv[1:] = [
+        f"--config={pathlib.Path(program.__file__).parent}/configs/fda.py:folders",
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+        *(f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"),
+        *(f"--process_id={index}", f"--workdir={workdir}"),
+    ]
+    program.CACHE = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    with tiny.stubs(), mock.patch.object(train, "paired", lambda *a, **b: batches):
+        app.run(program.main, flags_parser=program.parse_flags)
 
 
 def main(port, processes, index, job, *arguments):
+    import main as program
+
+    if job == "command":
+        return command(port, processes, index, *arguments)
     parallel.join(f"127.0.0.1:{port}", processes=int(processes), index=int(index))
-    try:
-        JOBS[job](*arguments)
-    except Exception as error:  # whatever it is, the exit code is what the test reads
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(getattr(error, "exit_code", 8))
+    return program.answered(lambda: JOBS[job](*arguments))
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 1)
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

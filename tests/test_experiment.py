@@ -1,3 +1,5 @@
+import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -9,11 +11,12 @@ import time
 
 import numpy as np
 import pytest
-from helpers import config, folder_fields, write_folders
+from helpers import config, folder_fields, write_folders, write_workdir
 from PIL import Image
 
-from rtda_jax import experiment, parallel, report
-from rtda_jax.errors import ConfigError
+from rtda_jax import batches, checkpoint, experiment, parallel, report
+from rtda_jax.errors import ConfigError, Interrupted
+from rtda_jax.stages import evaluate_stage, statistics_stage
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -118,6 +121,79 @@ def test_evaluation_needs_a_trained_workdir(root, tmp_path):
         experiment.reevaluate(tiny(root).lock(), tmp_path)
 
 
+def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
+    """Another configuration, a stage that is not trained, a final checkpoint that is damaged."""
+    made = tiny(root)
+    write_workdir(made, tmp_path)
+    stages = experiment.stages(made)
+    kept = [tmp_path / name / "result.json" for name in stages if name.startswith("eval")]
+    for path in kept:
+        checkpoint.write_json(path, {"kept": True})
+    for name in ("beta_001", "beta_005"):
+        checkpoint.write_json(tmp_path / name / "done.json", {})
+
+    def refused(match, **fields):
+        with pytest.raises(ConfigError, match=match):
+            experiment.reevaluate(tiny(root, **fields).lock(), tmp_path)
+        assert [checkpoint.read_json(path) for path in kept] == [{"kept": True}] * 3
+
+    refused("another configuration", optim__g_lr=0.02)
+    last = tmp_path / "beta_005" / "checkpoints" / "3" / "sha256.json"
+    seal = last.read_text()
+    last.write_text("{}")
+    refused("beta_005 lost its last checkpoint")
+    last.write_text(seal)
+    (tmp_path / "beta_005" / "done.json").unlink()
+    refused("beta_005 is not trained to its end")
+
+
+@pytest.fixture
+def to_measure(root, tmp_path):
+    """A workdir with a trained network, whose statistics and scores are to be measured."""
+    made = tiny(root, name="adabn", batch_size=2)
+    write_workdir(made, tmp_path)
+    for name, stage in experiment.stages(made).items():
+        if stage.kind == "train":
+            checkpoint.write_json(tmp_path / name / "done.json", {})
+    return made.lock(), tmp_path
+
+
+def asked(work):
+    def and_asked(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return work(*args, **options)
+
+    return and_asked
+
+
+@pytest.mark.parametrize("module", [statistics_stage, evaluate_stage])
+def test_a_request_to_stop_ends_what_is_measured(module, to_measure, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "eval_stream", asked(module.eval_stream))
+        with pytest.raises(Interrupted, match=r"stopped in stage \w+; the same command goes on"):
+            experiment.run(*to_measure)
+    assert any("iou" in r for r in experiment.run(*to_measure)["stages"].values())
+
+
+def test_a_request_to_stop_ends_the_counting_of_classes(root, tmp_path, monkeypatch):
+    made = tiny(root, name="source_only", loss__weighting="enet").lock()
+    monkeypatch.setattr(batches, "counted", asked(batches.counted))
+    with pytest.raises(Interrupted, match="stopped in stage train; the same command goes on"):
+        experiment.run(made, tmp_path)
+    assert not (tmp_path / "train" / "class_counts.npz").exists()
+
+
+def test_what_is_measured_is_watched_for_standing_still(to_measure, monkeypatch):
+    moves = []
+    for module in (statistics_stage, evaluate_stage):
+        counted = contextlib.nullcontext(functools.partial(moves.append, module))
+        monkeypatch.setattr(module, "watchdog", lambda seconds, counted=counted: counted)
+    experiment.run(*to_measure)
+    assert moves.count(statistics_stage) == 2  # batches
+    assert moves.count(evaluate_stage) % 4 == 0  # images of each evaluation
+    assert moves.count(evaluate_stage) > 0
+
+
 def test_training_never_opens_the_targets_labels(root, tmp_path):
     blind = tmp_path / "data"
     shutil.copytree(root, blind)
@@ -174,6 +250,14 @@ def checkpoint_bytes(workdir):
     }
 
 
+def measured(workdir):
+    """All that results.json says of the stages but for how long they took."""
+    stages = json.loads((workdir / "results.json").read_text())["stages"]
+    return {
+        name: {k: v for k, v in stage.items() if k != "seconds"} for name, stage in stages.items()
+    }
+
+
 @pytest.mark.slow
 def test_sigterm_and_sigkill_then_the_same_command_is_bitwise_undisturbed(root, tmp_path):
     """Separate processes: one undisturbed, one asked to stop, killed and continued."""
@@ -192,6 +276,6 @@ def test_sigterm_and_sigkill_then_the_same_command_is_bitwise_undisturbed(root, 
     second.wait()
     subprocess.run(begin, check=True, env=environment(tmp_path))
     assert checkpoint_bytes(tmp_path / "torn") == checkpoint_bytes(tmp_path / "whole")
-    for name in ("whole", "torn"):
-        stages = json.loads((tmp_path / name / "results.json").read_text())["stages"]
-        assert stages["evaluate"]["step"] == 12
+    stages = [measured(tmp_path / name) for name in ("whole", "torn")]
+    assert stages[0] == stages[1]
+    assert stages[0]["evaluate"]["step"] == 12

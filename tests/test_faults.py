@@ -157,6 +157,57 @@ def test_a_request_to_stop_saves_the_step_it_is_at(tmp_path, step):
     assert_continues_to_the_same("fda", tmp_path)
 
 
+SPARSE = {"log_every_steps": 3, "checkpoint_every_steps": 8}  # rows at 3, 6, 8, 9, 12
+
+
+def sparse(workdir, *, stop=0, kill=0, policy="stop", batches=tiny.stream):
+    """A run whose log has a row for several steps, stopped at one or killed before its batch."""
+
+    def disturbed(begin):
+        for n, made in enumerate(batches(begin), start=begin + 1):
+            if n == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if n == kill:
+                raise Killed
+            yield made
+
+    ends = Interrupted if stop else Killed if kill else ()
+    with pytest.raises(ends) if ends else contextlib.nullcontext():
+        return tiny.run("fda", workdir, batches=disturbed, on_not_finite=policy, **SPARSE)
+
+
+@pytest.mark.parametrize("stops", [(4,), (1, 2), (7, 10), (3, 8)])
+def test_a_stop_between_two_rows_leaves_no_row_and_changes_none(stops, tmp_path):
+    """Each stop, and being killed two steps after it, then on: rows, means and bits as if not."""
+    whole = sparse(tmp_path / "whole")
+    for step in stops:
+        sparse(tmp_path / "torn", stop=step)
+        sparse(tmp_path / "torn", kill=step + 2)
+    assert tiny.leaves(sparse(tmp_path / "torn")) == tiny.leaves(whole)
+    assert [row["step"] for row in log(tmp_path / "whole")] == [3, 6, 8, 9, 12]
+    assert log(tmp_path / "torn") == log(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_sigkill_after_a_stop_between_two_rows(tmp_path):
+    sparse(tmp_path / "whole")
+    sparse(tmp_path / "torn", stop=4)
+    fields = [f"{name}={value}" for name, value in SPARSE.items()]
+    code, said = finish(start("fda", tmp_path / "torn", "kill_after", 0.1, *fields))
+    assert code == -signal.SIGKILL, said
+    sparse(tmp_path / "torn")
+    assert log(tmp_path / "torn") == log(tmp_path / "whole")
+
+
+def test_a_stop_whose_checkpoint_is_damaged_falls_back_to_an_earlier_one(tmp_path):
+    sparse(tmp_path / "whole")
+    for step in (4, 5):
+        sparse(tmp_path / "torn", stop=step)
+    damage(tmp_path / "torn", 5)
+    sparse(tmp_path / "torn")
+    assert log(tmp_path / "torn") == log(tmp_path / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sigterm(family, tmp_path):
@@ -323,6 +374,6 @@ def test_the_second_process_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
 def test_input_that_never_comes(step, tmp_path):
     code, said = finish(start("fda", tmp_path, "stall_at", step, "stall_seconds=20"))
     assert code == STALLED, said
-    assert "Stalled: no step in 20 s" in said
+    assert "Stalled: nothing done in 20 s" in said
     assert "in batches" in said
     assert_continues_to_the_same("fda", tmp_path)

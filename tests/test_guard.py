@@ -91,7 +91,7 @@ def test_skip_leaves_every_bit_but_the_counter(where, tmp_path, capsys):
     before = tiny.leaves(run(where, tmp_path / "before", steps=2))
     skipped = tiny.leaves(run(where, tmp_path / "skipped", steps=3, on_not_finite="skip"))
     assert {name for name in before if before[name] != skipped[name]} == {".step"}
-    assert "the update was skipped" in capsys.readouterr().out
+    assert "the update was skipped" in capsys.readouterr().err
     rows = [
         json.loads(x) for x in (tmp_path / "skipped" / "metrics.jsonl").read_text().split("\n") if x
     ]
@@ -154,6 +154,20 @@ def test_the_mean_is_over_the_applied_steps():
     means = pending.means()
     assert np.isnan(means["loss"])
     assert means[guard.SKIPPED] == 1
+
+
+def test_what_is_left_over_continues_the_count():
+    whole, rows = guard.Pending(guard.numbers), (1.0, np.inf, np.inf, 0.1)
+    torn = guard.Pending(guard.numbers)
+    for step, loss in enumerate(rows, start=1):
+        logs = {"loss": np.float32(loss), guard.SKIPPED: float(not np.isfinite(loss))}
+        for pending in (whole, torn):
+            pending.add(step, dict(logs), {}, ahead=1000)
+        torn = guard.Pending(guard.numbers, json.loads(json.dumps(torn.left())))
+    torn.add(5, {"loss": np.float32(3), guard.SKIPPED: 0.0}, {}, ahead=1000)
+    whole.add(5, {"loss": np.float32(3), guard.SKIPPED: 0.0}, {}, ahead=1000)
+    assert torn.means() == whole.means()
+    assert not any(torn.left().values())
 
 
 def test_the_examples_of_a_set_are_named_as_files(tmp_path):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import helpers
 import host
@@ -99,27 +100,44 @@ def test_several_train_as_one(family, count, tmp_path):
 
 
 def test_the_comparison_sees_statistics_that_are_not_global(tmp_path):
-    """The variant the test above would fail on: another share of the batch."""
+    """The variant the test above would fail on: each device normalises by its share alone."""
     one = tiny.run("dacs", tmp_path / "one")
 
-    def half(start):
-        for batch in helpers.batches(start):
-            yield {k: np.concatenate([v[:2], v[:2]]) for k, v in batch.items()}
+    def local(name, num_classes, axis_name=None, **options):
+        return tiny.Generator(num_classes, axis_name=None)
 
-    with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        assert_close(one, tiny.run("dacs", tmp_path / "half", batches=half), tolerance=1e-4)
+    with (
+        mock.patch.object(tiny, "create_model", local),
+        pytest.raises(AssertionError, match="Not equal to tolerance"),
+    ):
+        assert_close(one, tiny.run("dacs", tmp_path / "local"), tolerance=1e-4)
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.6])
-def test_one_is_killed_the_other_ends_and_one_goes_on(seconds, tmp_path):
+@pytest.mark.parametrize("moment", [("lose_one", 0.05), ("lose_one", 0.6), ("lose_one_saving",)])
+def test_one_is_killed_the_other_ends_and_one_goes_on(moment, tmp_path):
+    job, *seconds = moment
     one = tiny.run("dacs", tmp_path / "one")
     begin = time.monotonic()
-    rows = finish(launch(2, "lose_one", tmp_path / "several", seconds), seconds=GONE)
+    rows = finish(launch(2, job, tmp_path / "several", *seconds), seconds=GONE)
     print(f"both had ended {time.monotonic() - begin:.0f} s after their start")
     assert rows[1][0] == -signal.SIGKILL
-    assert rows[0][0] not in (0, None), rows
-    assert rows[0][1].strip()
+    assert rows[0][0] == 8, rows
+    assert "Another process of this job is gone" in rows[0][1]
     assert_close(one, tiny.run("dacs", tmp_path / "several"), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(("unforeseen", "codes"), [(0, [0, 0]), (3, [8, 1])])
+def test_the_program_itself(unforeseen, codes, tmp_path):
+    """What nobody has thought of ends with its traceback, and at once: no process waits."""
+    helpers.write_folders(tmp_path / "data")
+    processes = launch(2, "command", tmp_path / "run", tmp_path / "data", unforeseen)
+    rows = finish(processes, seconds=GONE)
+    assert [code for code, _ in rows] == codes, rows
+    if unforeseen:
+        assert "LookupError: unforeseen" in rows[1][1]
+    else:
+        results = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert results["stages"]["train"]["step"] == 4
 
 
 def test_one_is_asked_to_stop_and_both_save_the_same_step(tmp_path):

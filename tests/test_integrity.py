@@ -1,6 +1,7 @@
 """Every file of a checkpoint, cut, flipped or gone: found, set aside, the one before is used."""
 
 import json
+import os
 import pathlib
 import shutil
 from unittest import mock
@@ -11,8 +12,9 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 
-from rtda_jax import build, checkpoint, integrity
+from rtda_jax import build, checkpoint, integrity, parallel
 from rtda_jax.errors import CheckpointError, ConfigError
+from rtda_jax.stages import trained
 
 FIXTURE = pathlib.Path(__file__).parent / "checkpoint_0.1"
 
@@ -186,6 +188,44 @@ def test_a_failure_before_the_seal_leaves_no_checkpoint(run):
     assert newest(run)[0] == 6
 
 
+def test_what_ends_a_run_is_raised_and_not_what_that_breaks(run):
+    with (
+        mock.patch.object(integrity, "seal", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(LookupError),
+        checkpoint.manager(run / "checkpoints", keep=3) as held,
+    ):
+        checkpoint.save(held, state(8), step=8)
+        raise LookupError
+    assert newest(run)[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("cause", "lost"),
+    [
+        (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier"), True),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory"), False),
+        (ValueError("RESOURCE_EXHAUSTED: No space left on device"), False),
+    ],
+)
+def test_a_lost_process_is_told_from_a_checkpoint_that_can_not_be_written(
+    run, cause, lost, monkeypatch
+):
+    def save(self, step, **options):
+        raise TimeoutError("Timed out while waiting for a barrier") from cause
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    with (
+        pytest.raises(CheckpointError) as raised,
+        checkpoint.manager(run / "checkpoints", keep=3) as held,
+    ):
+        checkpoint.save(held, state(8), step=8)
+    assert not parallel.lost(raised.value)  # of one process none can be lost
+    monkeypatch.setattr(parallel, "joined", lambda: True)
+    assert parallel.lost(raised.value) == lost
+    assert not parallel.lost(CheckpointError("No space left on device"))
+
+
 def test_retention_counts_healthy_ones(run):
     """With the newest damaged, the one before survives until a newer one is complete."""
     flip(files(run / "checkpoints" / "6" / "default")[-1])
@@ -213,6 +253,58 @@ def test_a_checkpoint_without_seal_is_used_and_it_is_said(tmp_path, capsys):
     assert "has no sha256.json to verify it by" in capsys.readouterr().out
 
 
+def test_one_without_seal_that_can_not_be_restored_is_set_aside_as_well(run, capsys):
+    """Else the same command fails for ever, as nothing tells that it is damaged."""
+    for step in (6, 4, 2):
+        for path in files(run / "checkpoints" / str(step)):
+            path.unlink() if path.name == integrity.MANIFEST else path.write_bytes(b"")
+        with checkpoint.manager(run / "checkpoints", keep=3) as held:
+            if step == 2:
+                with pytest.raises(CheckpointError, match="holds no healthy checkpoint"):
+                    checkpoint.resume(held, abstract())
+                continue
+            found, restored = checkpoint.resume(held, abstract())
+            assert found == step - 2
+            np.testing.assert_array_equal(restored["weights"], state(found)["weights"])
+        assert f"WARNING: the checkpoint of step {step} is damaged" in capsys.readouterr().out
+    assert sorted(p.name for p in (run / "damaged").iterdir()) == ["2", "4", "6"]
+
+
+def test_one_with_a_seal_that_holds_another_state_stays(run):
+    other = {"weights": abstract()["weights"]}
+    with (
+        checkpoint.manager(run / "checkpoints", keep=3) as held,
+        pytest.raises(CheckpointError, match="step 6 can not be restored"),
+    ):
+        checkpoint.resume(held, {**other, "else": other["weights"]})
+    assert newest(run)[0] == 6
+
+
+def test_what_else_lies_among_the_damaged_is_no_step(run):
+    (run / "damaged").mkdir()
+    for name in (".DS_Store", "notes", "-7"):
+        (run / "damaged" / name).touch()
+    assert not integrity.damaged(run / "checkpoints")
+
+
+def test_files_and_folders_are_flushed_before_the_seal_is_complete(run, monkeypatch):
+    folder, flushed = run / "checkpoints" / "6", []
+    flush = os.fsync
+
+    def fsync(number):
+        flushed.append(pathlib.Path(os.readlink(f"/proc/self/fd/{number}")))
+        flush(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    integrity.seal(folder)
+    contents = {
+        p for p in folder.rglob("*") if str(p.relative_to(folder)) not in integrity.UNSEALED
+    }
+    assert {*contents, folder, folder.parent} <= set(flushed)
+    checkpoint.write_json(run / "new" / "some.json", {})
+    assert flushed[-2:] == [run / "new" / "some.json.partial", run / "new"]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": ["x", 2]}', "null", "[" * 9999])
 def test_a_seal_that_is_none_is_damage(run, text):
     (run / "checkpoints" / "6" / integrity.MANIFEST).write_text(text)
@@ -231,3 +323,27 @@ def test_the_checkpoint_of_release_0_1_loads(tmp_path):
         found = tiny.digests(checkpoint.restore(held, checkpoint.abstract(fresh, one)))
     expected = json.loads((FIXTURE / "leaves.json").read_text())
     assert {name: found[name] for name in expected} == expected
+
+
+def everything(root):
+    return {p: p.is_file() and p.read_bytes() for p in root.rglob("*")}
+
+
+def test_who_only_reads_changes_nothing(tmp_path, capsys):
+    """Another process may be writing: its partial checkpoint is not this one's to remove."""
+    config = tiny.config("dacs")
+    with tiny.stubs():
+        tiny.run("dacs", tmp_path / "one")
+        plan = {"one": config}
+        partial = tmp_path / "one" / "checkpoints" / "14.orbax-checkpoint-tmp"
+        shutil.copytree(tmp_path / "one" / "checkpoints" / "12", partial)
+        before = everything(tmp_path)
+        model = trained.load(plan, "one", tmp_path)
+        assert everything(tmp_path) == before
+        assert jax.tree.leaves(model.variables)
+        flip(max(files(tmp_path / "one" / "checkpoints" / "12"), key=lambda p: p.stat().st_size))
+        before = everything(tmp_path)
+        with pytest.raises(ConfigError, match="stands at step 10 of 12"):
+            trained.load(plan, "one", tmp_path)
+        assert everything(tmp_path) == before
+    assert "the checkpoint of step 12 is damaged" in capsys.readouterr().out

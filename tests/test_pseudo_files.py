@@ -155,6 +155,20 @@ def test_a_signal_at_the_last_image_is_not_lost(tmp_path):
     assert generate(tmp_path, scope="image")["files"].keys() == set(KEYS)
 
 
+def test_every_image_counts_as_a_move(tmp_path):
+    """Predicted twice and read again once, so that nobody takes it for standing still."""
+    moves, stop = [], threading.Event()
+    pseudo_files.generate(
+        predictions,
+        tmp_path,
+        keys=KEYS,
+        rule=rule(),
+        interrupted=stop,
+        moved=lambda: moves.append(None),
+    )
+    assert len(moves) == 3 * len(KEYS)
+
+
 def test_progress_is_said(tmp_path, capsys):
     generate(tmp_path)
     said = capsys.readouterr().err

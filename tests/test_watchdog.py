@@ -21,7 +21,7 @@ def test_standing_still_dumps_the_stacks_and_ends(capfd):
     assert ended == [EXIT_CODE]
     said = capfd.readouterr().err
     assert "waiting_for_input_that_never_comes" in said
-    assert "Stalled: no step in 0.2 s (stall_seconds)" in said
+    assert "Stalled: nothing done in 0.2 s (stall_seconds)" in said
 
 
 def test_moving_is_left_alone():

@@ -200,7 +200,7 @@ FAULTS = {
 
 def main(family, workdir, fault="", argument="", *fields):
     batches = FAULTS[fault](workdir, argument) if fault else stream
-    changes = {k: float(v) for k, v in (field.split("=") for field in fields)}
+    changes = {k: json.loads(v) for k, v in (field.split("=") for field in fields)}
     try:
         state = run(family, workdir, batches=batches, **changes)
     except (CheckpointError, Interrupted) as error:

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.errors import NotFiniteError
-from rtda_jax.monitor.records import say
 
 SKIPPED = "skipped"
 IN_A_ROW = 100  # skipped steps after which no better one is to be expected
@@ -44,12 +44,20 @@ POLICIES: dict[str, Callable[[Callable], Callable]] = {"stop": as_it_is, "skip":
 
 
 class Pending:
-    """Steps that were started and whose logs have not been looked at."""
+    """Steps since the last row of the log, most of them not looked at.
 
-    def __init__(self, names: Names) -> None:
+    Args:
+      names: from a domain and numbers of its examples to their names.
+      left: what `left` gave when the state was saved that a run continues from.
+    """
+
+    def __init__(self, names: Names, left: Mapping[str, Any] | None = None) -> None:
         self._names = names
         self._steps: collections.deque = collections.deque()
-        self._in_a_row = 0
+        self._fields: list[str] = []
+        left = left or {}
+        self._rows: list[dict[str, float]] = list(left.get("rows", []))
+        self._skipped, self._in_a_row = left.get("skipped", 0), left.get("in_a_row", 0)
 
     def add(self, step: int, logs: Any, batch: Mapping[str, np.ndarray], *, ahead: int) -> None:
         """Remember a step; waits while the host is more than `ahead` steps before the device."""
@@ -65,27 +73,42 @@ class Pending:
           NotFiniteError: naming the first bad step, its logs and the examples of its batch; under
             the policy "skip" when there were too many in a row.
         """
-        rows: list[dict[str, float]] = []
-        skipped = 0
+        self._look()
+        rows, skipped, self._rows, self._skipped = self._rows, self._skipped, [], 0
+        means = {
+            k: float(np.mean([row[k] for row in rows])) if rows else math.nan for k in self._fields
+        }
+        return {**means, SKIPPED: skipped} if skipped else means
+
+    def left(self) -> dict[str, Any]:
+        """What a run that continues here has to know of the pending steps, as plain values.
+
+        Raises:
+          NotFiniteError: as `means` does.
+        """
+        self._look()
+        return {"rows": self._rows, "skipped": self._skipped, "in_a_row": self._in_a_row}
+
+    def _look(self) -> None:
         fetched = jax.device_get([logs for _, logs, _ in self._steps])
         for (step, _, indices), logs in zip(self._steps, fetched, strict=True):
+            logs = {k: float(v) for k, v in logs.items()}
             bad = [k for k, v in logs.items() if not math.isfinite(v)]
             applied = not logs.pop(SKIPPED, 0.0)
+            self._fields = list(logs)
             if not bad:
                 self._in_a_row = 0
-                rows.append(logs)
+                self._rows.append(logs)
                 continue
             event = f"step {step}: {', '.join(bad)} not finite{self._examples(indices)}"
             if applied:
                 raise NotFiniteError(f"{event}; no checkpoint was written after it")
-            skipped, self._in_a_row = skipped + 1, self._in_a_row + 1
-            say(f"  {event}; the update was skipped")
+            self._skipped, self._in_a_row = self._skipped + 1, self._in_a_row + 1
+            # Of several processes each has examples of its own, and all have a stderr.
+            print(f"  {event}; the update was skipped", file=sys.stderr, flush=True)
             if self._in_a_row == IN_A_ROW:
                 raise NotFiniteError(f"{event}; it was the {IN_A_ROW}th skipped step in a row")
-        names = [k for k in fetched[0] if k != SKIPPED]
         self._steps.clear()
-        means = {k: float(np.mean([row[k] for row in rows])) if rows else math.nan for k in names}
-        return {**means, SKIPPED: skipped} if skipped else means
 
     def _examples(self, indices: Mapping[str, np.ndarray]) -> str:
         parts = [

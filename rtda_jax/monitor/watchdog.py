@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 EXIT_CODE = 6
 STDERR = 2
 SENTENCE = (
-    "\nStalled: no step in {:g} s (stall_seconds); above is where every thread stands. "
+    "\nStalled: nothing done in {:g} s (stall_seconds); above is where every thread stands. "
     "The same command continues from the newest checkpoint\n"
 )
 

@@ -13,6 +13,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.monitor import records
 from rtda_jax.monitor.progress import Progress
+from rtda_jax.monitor.watchdog import watchdog
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import Plan, parse
 
@@ -38,32 +39,35 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     def watch(index: int, example: dict, prediction: np.ndarray) -> None:
         if index in shown:
             rows.append((index, example, prediction))
+        moved()
         progress.add(1)
 
     progress = Progress("  images", share)
     observe = validation.observer(stage.eval.validators)
-    confusion = evaluate.evaluate(
-        models,
-        eval_stream(
-            dataset,
-            size=tuple(stage.benchmark.eval_size),
-            process_index=process_index,
-            process_count=process_count,
-        ),
-        num_classes=len(head),
-        mode=stage.eval.mode,
-        window=tuple(stage.eval.window),
-        stride=tuple(stage.eval.stride),
-        scales=tuple(stage.eval.scales),
-        mirror=stage.eval.mirror,
-        align=stage.eval.align,
-        watch=watch,
-        observe=observe,
-    )
-    progress.end()
-    confusion = parallel.total(confusion)
-    if observe is not None:
-        observe.gather()
+    with watchdog(stage.stall_seconds) as moved:
+        confusion = evaluate.evaluate(
+            models,
+            eval_stream(
+                dataset,
+                size=tuple(stage.benchmark.eval_size),
+                process_index=process_index,
+                process_count=process_count,
+            ),
+            num_classes=len(head),
+            mode=stage.eval.mode,
+            window=tuple(stage.eval.window),
+            stride=tuple(stage.eval.stride),
+            scales=tuple(stage.eval.scales),
+            mirror=stage.eval.mirror,
+            align=stage.eval.align,
+            watch=watch,
+            observe=observe,
+        )
+        progress.end()
+        confusion = parallel.total(confusion)
+        if observe is not None:
+            observe.gather()
+        validated = validation.report(stage, models, observe, moved=moved)
     record = {
         **evaluate.report(confusion, names=wanted.names, rows=head.rows(wanted)),
         "images": len(dataset),
@@ -71,7 +75,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "step": plan[parse(stage.models[0])[0]].steps,
         "models": list(stage.models),
         "confusion": confusion.tolist(),
-        "validators": validation.report(stage, models, observe),
+        "validators": validated,
         "seconds": round(time.perf_counter() - begin, 1),
     }
     if not parallel.is_main():

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rtda_jax import pseudo_labels
+from rtda_jax import disk, pseudo_labels
 from rtda_jax.data.encode import png
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.data.statistics import read_npz
@@ -50,6 +50,7 @@ def generate(
     keys: Sequence[str],
     rule: Rule,
     interrupted: threading.Event,
+    moved: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Write `labels/KEY.png` for every key, 255 where a pixel is not sure enough.
 
@@ -59,6 +60,7 @@ def generate(
       keys: names of the images.
       rule: which pixels keep their label.
       interrupted: ends the work between two images.
+      moved: called after every image that was predicted or read again.
 
     Returns:
       thresholds ([K], None where the scope is an image), coverage (share of pixels with a label),
@@ -67,15 +69,21 @@ def generate(
     Raises:
       Interrupted: the same call goes on.
     """
+
+    def seen(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for prediction in predictions(start):
+            moved()
+            yield prediction
+
     folder.mkdir(parents=True, exist_ok=True)
     limits = None
     if rule.scope == "dataset":
-        limits = _dataset_thresholds(predictions, folder, len(keys), rule, interrupted)
+        limits = _dataset_thresholds(seen, folder, len(keys), rule, interrupted)
     written = (
         i for i, key in enumerate(keys) if not pathlib.Path(label_path(folder, key)).exists()
     )
     first = next(written, len(keys))
-    watched = _watched(predictions, first, len(keys), "writing labels", interrupted)
+    watched = _watched(seen, first, len(keys), "writing labels", interrupted)
     for i, (labels, confidence) in watched:
         if limits is None:
             found = pseudo_labels.exact_thresholds(
@@ -89,10 +97,10 @@ def generate(
         else:
             found = limits
         path = pathlib.Path(label_path(folder, keys[i]))
-        _replace(path, png(pseudo_labels.assign(labels, confidence, found)))
+        disk.replace(path, png(pseudo_labels.assign(labels, confidence, found)))
     return {
         "thresholds": None if limits is None else limits.tolist(),
-        **_survey(folder, keys, rule),
+        **_survey(folder, keys, rule, moved),
     }
 
 
@@ -115,7 +123,7 @@ def _dataset_thresholds(
     def save(images: int) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, done=images, counts=counts)
-        _replace(path, buffer.getvalue())
+        disk.replace(path, buffer.getvalue())
 
     watched = _watched(predictions, done, total, "counting confidences", interrupted, save)
     for i, (labels, confidence) in watched:
@@ -147,7 +155,9 @@ def _watched(
     progress.end()
 
 
-def _survey(folder: pathlib.Path, keys: Sequence[str], rule: Rule) -> dict[str, Any]:
+def _survey(
+    folder: pathlib.Path, keys: Sequence[str], rule: Rule, moved: Callable[[], object]
+) -> dict[str, Any]:
     """What lies on the disk: hashes, and how many pixels of each class."""
     files, counts = {}, np.zeros(256, np.int64)
     for key in keys:
@@ -155,16 +165,10 @@ def _survey(folder: pathlib.Path, keys: Sequence[str], rule: Rule) -> dict[str, 
         files[key] = hashlib.sha256(data).hexdigest()
         with Image.open(io.BytesIO(data)) as image:
             counts += np.bincount(np.asarray(image).ravel(), minlength=256)
+        moved()
     pixels = counts[: rule.num_classes]
     return {
         "coverage": float(pixels.sum() / counts.sum()),
         "pixels": pixels.tolist(),
         "files": files,
     }
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)

@@ -19,6 +19,7 @@ from rtda_jax.evaluate import Model
 from rtda_jax.models.fold import fold
 from rtda_jax.monitor import records
 from rtda_jax.monitor.interrupt import watch
+from rtda_jax.monitor.watchdog import watchdog
 from rtda_jax.normalise import normalise
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import Plan, parse
@@ -52,8 +53,15 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
     begin = time.perf_counter()
     rule = Rule(pseudo.scope, pseudo.cut, pseudo.cap, pseudo.index, len(classes))
-    with watch() as interrupted:
-        made = generate(predictions, folder, keys=dataset.keys, rule=rule, interrupted=interrupted)
+    with watch() as interrupted, watchdog(stage.stall_seconds) as moved:
+        made = generate(
+            predictions,
+            folder,
+            keys=dataset.keys,
+            rule=rule,
+            interrupted=interrupted,
+            moved=moved,
+        )
     files = made.pop("files")
     by_class = {
         field: None if made[field] is None else dict(zip(classes.names, made[field], strict=True))

@@ -18,11 +18,11 @@ import numpy as np
 
 from rtda_jax import checkpoint, integrity
 from rtda_jax.data import eval_stream, load
-from rtda_jax.errors import ConfigError, Interrupted
+from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.monitor import records
-from rtda_jax.monitor.interrupt import watch
 from rtda_jax.monitor.progress import Progress
+from rtda_jax.monitor.watchdog import watchdog
 from rtda_jax.normalise import normalise
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import Plan
@@ -44,13 +44,12 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     begin = time.perf_counter()
     count, batches = target_batches(stage)
     progress = Progress("  batches", count, unit="batches")
-    with watch() as interrupted:
+    with watchdog(stage.stall_seconds) as moved:
 
         def watched() -> Iterator[np.ndarray]:
             for batch in batches:
-                if interrupted.is_set():
-                    raise Interrupted(f"stopped in stage {name}; the same command begins it anew")
                 yield batch
+                moved()
                 progress.add(1)
 
         stats = measure(model, watched())

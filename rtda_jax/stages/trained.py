@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from rtda_jax import build, checkpoint, evaluate, parallel
-from rtda_jax.errors import ConfigError
+from rtda_jax import build, checkpoint, evaluate, integrity, parallel
+from rtda_jax.errors import CheckpointError, ConfigError
 from rtda_jax.stages.plan import Plan, parse
 from rtda_jax.state import TrainState
 
@@ -69,12 +69,21 @@ def start(
 
 
 def _restore(config: Any, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    with checkpoint.manager(folder / "checkpoints", keep=config.checkpoint_keep) as held:
-        step = held.latest_step()
-        if step != config.steps:
-            raise ConfigError(f"{folder} stands at step {step} of {config.steps}: train it first")
-        whole = parallel.everywhere(parallel.first())
-        return checkpoint.restore_only(held, checkpoint.abstract(wanted, whole), step=step)
+    step = integrity.newest(folder / "checkpoints")
+    if step != config.steps:
+        raise ConfigError(f"{folder} stands at step {step} of {config.steps}: train it first")
+    whole = parallel.everywhere(parallel.first())
+    found = checkpoint.abstract(wanted, whole)
+    with checkpoint.reader(folder / "checkpoints") as held:
+        try:
+            return checkpoint.restore_only(held, found, step=config.steps)
+        except CheckpointError as error:
+            if integrity.sealed(folder / "checkpoints" / str(step)):
+                raise
+            raise CheckpointError(
+                f"{error}\nIt has no seal that could have told. Remove {folder / 'done.json'}: "
+                "--job=run then trains on from the checkpoint before it"
+            ) from error
 
 
 def _same_shapes(ours: Any, theirs: Any, reference: str) -> None:
