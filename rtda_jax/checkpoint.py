@@ -103,9 +103,14 @@ def _writing(directory: Any) -> Iterator[None]:
         yield
     except Exception as error:  # orbax passes on whatever its storage raises
         raise CheckpointError(
-            f"{directory}: a checkpoint could not be written: {error}\n"
+            f"{directory}: a checkpoint could not be written: {_reason(error)}\n"
             "Earlier ones are as they were; the same command continues from the newest"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error, whose text may be a traceback from a thread of orbax."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = None) -> Any:

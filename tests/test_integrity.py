@@ -312,17 +312,20 @@ def test_a_seal_that_is_none_is_damage(run, text):
     assert newest(run)[0] == 4
 
 
-def test_the_checkpoint_of_release_0_1_loads(tmp_path):
-    """Made by  PYTHONPATH=. python tests/tiny.py adversarial FOLDER  before states had teachers."""
-    shutil.copytree(FIXTURE / "12", tmp_path / "checkpoints" / "12")
+@pytest.mark.parametrize("family", ["adversarial", "dacs", "tufl"])
+def test_the_checkpoints_of_release_0_1_load(family, tmp_path):
+    """Made by  PYTHONPATH=. python tests/tiny.py FAMILY FOLDER; the first before teachers."""
+    shutil.copytree(FIXTURE / family / "12", tmp_path / "checkpoints" / "12")
     with tiny.stubs():
-        config = tiny.config("adversarial")
+        config = tiny.config(family)
         fresh = jax.eval_shape(lambda: build.initial_state(build.build(config), config))
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with checkpoint.manager(tmp_path / "checkpoints", keep=2) as held:
         found = tiny.digests(checkpoint.restore(held, checkpoint.abstract(fresh, one)))
-    expected = json.loads((FIXTURE / "leaves.json").read_text())
+    expected = json.loads((FIXTURE / family / "leaves.json").read_text())
     assert {name: found[name] for name in expected} == expected
+    assert any("teacher" in name for name in expected) == (family == "dacs")
+    assert any("theta" in name for name in expected) == (family == "tufl")
 
 
 def everything(root):

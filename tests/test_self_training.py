@@ -3,8 +3,11 @@
 import itertools
 import json
 import os
+import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -17,6 +20,8 @@ from rtda_jax import batches, build, experiment, train
 from rtda_jax.data import DataError, load, load_pseudo
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.stages import plan, pseudo_files, pseudo_stage, statistics_stage, trained
+
+TESTS = pathlib.Path(__file__).parent
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -150,6 +155,49 @@ def test_killed_anywhere_and_continued_is_bitwise_the_undisturbed_run(
         assert arrays(tmp_path, stage) == arrays(whole[1], stage)
     for stage in ("eval_teacher", "eval_adabn"):
         assert results["stages"][stage]["confusion"] == whole[0]["stages"][stage]["confusion"]
+
+
+def alone(root, workdir, *moment):
+    """The same experiment in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(TESTS / "whole.py"), str(root), str(workdir), *map(str, moment)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(TESTS.parent),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, tmp_path_factory):
+    """A workdir, and how often its process touched a file of it."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    run = alone(root, workdir)
+    assert run.returncode == 0, run.stderr
+    return workdir, int(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", range(20))
+def test_sigkill_while_files_of_any_stage_are_touched(kill, root, undisturbed, tmp_path):
+    workdir, touches = undisturbed
+    moment = int((kill + np.random.default_rng([4, kill]).random()) / 20 * touches) + 1
+    assert alone(root, tmp_path, moment).returncode == -signal.SIGKILL
+    torn = alone(root, tmp_path)
+    assert torn.returncode == 0, torn.stderr
+    assert files(tmp_path) == files(workdir)
+    for stage in ("adversarial", "ssl", "adabn"):
+        assert arrays(tmp_path, stage) == arrays(workdir, stage)
+    results, expected = (json.loads((p / "results.json").read_text()) for p in (tmp_path, workdir))
+    for stage in results["stages"].values(), expected["stages"].values():
+        for measured in stage:
+            del measured["seconds"]
+    assert results["stages"] == expected["stages"]
 
 
 def test_a_signal_ends_the_label_stage_politely(whole, root, tmp_path, monkeypatch):
