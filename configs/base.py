@@ -202,7 +202,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.checkpoint_every_steps = 100
     config.checkpoint_keep = 2  # newest checkpoints held, 2 or more: one may get damaged
     config.on_not_finite = "stop"  # a loss or gradient is no number: stop, or skip that update
-    config.stall_seconds = 1800.0  # nothing done for so long: stacks, exit code 6; 0: waits for ever
+    config.stall_seconds = 1800.0  # nothing done for so long: stacks, exit code 6; 0: never
     config.threads = 2  # of the input pipeline; the data do not depend on it
 
     # The experiment: named stages in order; each overrides fields above for itself.
