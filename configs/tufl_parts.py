@@ -10,8 +10,8 @@ objective(G) = that of configs/tufl.py; stages
 
     python main.py --config configs/tufl_parts.py
 
-Expected on `streets`: 17.4 ± 0.9 source, 18.6 ± 0.8 fixed and adaptive, 19.2 ± 0.5 longer, 19.1 ± 0.4
-mixing, 19.2 ± 0.7 long_tail, mIoU, seeds 0 to 2 (docs/tufl.md).
+Expected on `streets`: 17.4 ± 0.9 source, 18.6 ± 0.8 fixed and adaptive, 19.2 ± 0.5 longer,
+19.1 ± 0.4 mixing, 19.2 ± 0.7 long_tail, mIoU, seeds 0 to 2 (docs/tufl.md).
 """
 
 from ml_collections import ConfigDict
