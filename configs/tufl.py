@@ -88,7 +88,8 @@ def get_config(arg: str = ""):
     config.long_tail.choice = "threshold"
 
     config.optim.update({"g_decay": 5e-4, "g_decayed": "kernels", "g_groups": "heads"})
-    source_lr, steps = config.optim.g_lr, config.steps
+    source_lr = config.optim.g_lr
+    steps = config.get_oneway_ref("steps")  # small pairs: also what the command line changes
     config.optim.g_lr = 5e-6 if paper else 2.5e-4
     if paper:
         config.batch_size, config.augment.scale = 2, (1.0, 1.5)
@@ -119,14 +120,13 @@ def get_config(arg: str = ""):
                 "objective": alone,
                 "model": {"batch_norm": "batch"},
                 "optim": {"g_lr": source_lr, "g_groups": "one"},
-                "steps": steps,
             },
             # The second stage starts where the first one stands after 1200 of its 2000 steps.
             "one": {
                 "kind": "train",
                 "init": "source",
                 "steps": 1200 if paper else steps // 2,
-                "optim": {"schedule_steps": 2000 if paper else 3 * steps // 4},
+                "optim": {"schedule_steps": 2000 if paper else steps * 3 // 4},
             },
             "two": {
                 "kind": "train",
@@ -134,7 +134,7 @@ def get_config(arg: str = ""):
                 "objective": {"mix": 0.5},
                 "teacher": {"kind": "frozen"},
                 "long_tail": {"probability": 0.0 if options["released"] else 0.3},
-                "steps": 2000 if paper else 3 * steps // 4,
+                "steps": 2000 if paper else steps * 3 // 4,
             },
             "eval_source": {"kind": "evaluate", "models": ("source",)},
             "eval_one": {"kind": "evaluate", "models": ("one",)},

@@ -21,16 +21,25 @@ from configs import tufl
 TRAINED = ("source", "fixed", "adaptive", "longer", "mixing", "long_tail")
 
 
+def like(stage: ConfigDict) -> dict:
+    """The fields of a stage, also where they follow what the command line changes."""
+    return {
+        name: like(value) if isinstance(value, ConfigDict) else stage.get_oneway_ref(name)
+        for name, value in stage.items()
+    }
+
+
 def get_config(arg: str = ""):
     config = tufl.get_config(arg)
-    stage = config.stage.to_dict()
+    one, two = config.stage.one, config.stage.two
+    again = {"kind": "train", "init": "adaptive", "steps": two.get_oneway_ref("steps")}
     stages = {
-        "source": stage["source"],
-        "fixed": {**stage["one"], "consistency": {"threshold": "fixed"}},
-        "adaptive": {**stage["one"], "consistency": {"threshold": "adaptive"}},
-        "longer": {"kind": "train", "init": "adaptive", "steps": stage["two"]["steps"]},
-        "mixing": {**stage["two"], "init": "adaptive", "long_tail": {"probability": 0.0}},
-        "long_tail": {**stage["two"], "init": "adaptive", "long_tail": {"probability": 0.3}},
+        "source": like(config.stage.source),
+        "fixed": {**like(one), "consistency": {"threshold": "fixed"}},
+        "adaptive": {**like(one), "consistency": {"threshold": "adaptive"}},
+        "longer": again,
+        "mixing": {**like(two), "init": "adaptive", "long_tail": {"probability": 0.0}},
+        "long_tail": {**like(two), "init": "adaptive", "long_tail": {"probability": 0.3}},
     }
     for name in TRAINED:
         stages[f"eval_{name}"] = {"kind": "evaluate", "models": (name,)}

@@ -202,7 +202,17 @@ def test_s2_is_its_code():
 def test_tufl_trains_small_pairs_at_their_own_size_and_others_at_the_papers():
     small, large = get("tufl", "synth_to_camvid"), get("tufl", "gta5_to_cityscapes")
     assert (small.benchmark.crop, small.optim.g_lr) == ((128, 160), 2.5e-4)
-    assert [small.stage[name].steps for name in ("source", "one", "two")] == [800, 400, 600]
+    for steps in (800, 80):
+        small.steps = steps
+        plan = experiment.stages(small.copy_and_resolve_references().lock())
+        shares = [plan[name].steps / steps for name in ("source", "one", "two")]
+        assert shares == [1.0, 0.5, 0.75]
+        assert plan["one"].optim.schedule_steps == 0.75 * steps
+    parts = get("tufl_parts")
+    parts.steps, parts.stage.fixed.steps = 80, 7
+    plan = experiment.stages(parts.lock())
+    shares = [plan[n].steps for n in ("source", "fixed", "adaptive", "longer", "mixing")]
+    assert shares == [80, 7, 40, 60, 60]
     assert large.benchmark.crop == (640, 1280)
     assert [large.stage[name].steps for name in ("one", "two")] == [1200, 2000]
 
