@@ -8,8 +8,8 @@ labels come from the one adversarial network.
 
     python main.py --config configs/ssl_study.py --seeds 3
 
-Expected on `streets`: one layer 19.0 ± 0.8, two 20.4 ± 2.0, three 20.7 ± 2.0 mIoU, seeds 0 to 2;
-control, of as many steps, 24.6, seeds 0 and 1 (README).
+Expected on `streets`: one layer 19.0 ± 0.8, two 20.4 ± 2.0, three 20.7 ± 2.0 mIoU; control, of as
+many steps, 24.3 ± 0.5; seeds 0 to 2 (README).
 """
 
 from typing import Any
