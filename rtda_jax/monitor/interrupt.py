@@ -64,7 +64,7 @@ def at_once(sentence: str) -> Iterator[None]:
         yield
     except Interrupted:
         raise
-    except Exception as error:
+    except Exception as error:  # libraries wrap what the signal raised inside them
         if arrived:
             raise Interrupted(sentence) from error
         raise

@@ -2,9 +2,8 @@
 
 Thresholds over the whole set need two passes: the first counts confidences in a histogram (saved
 now and then, so that a killed pass goes on, and kept: its checksum tells when it is damaged), the
-second writes the files. The second trusts files
-that are there, since each is a function of its image and the thresholds, and is moved into place
-whole.
+second writes the files. The second trusts files that are there, since each is a function of its
+image and the thresholds, and is moved into place whole.
 """
 
 import dataclasses
