@@ -39,7 +39,7 @@ def _check_data(config, workdir: pathlib.Path) -> None:
 
 
 def _summary(config, workdir: pathlib.Path) -> None:
-    from rtda_jax import cost
+    from rtda_jax.tools import cost
 
     size = tuple(config.benchmark.crop)
     print(cost.summary(config.model.name, size=size))
@@ -131,7 +131,7 @@ def _recorded(workdir: pathlib.Path, overrides: dict | None = None):
 
 
 def _audit(config, workdir: pathlib.Path) -> None:
-    from rtda_jax import audit
+    from rtda_jax.tools import audit
 
     audit.run(config, workdir)
 
@@ -200,12 +200,12 @@ _BEFORE_STAGE = flags.DEFINE_string("before_stage", None, "retrieve: its stage, 
 
 def main(argv: list[str]) -> int:
     """Run one job; user errors end with a sentence and their exit code, not with a traceback."""
-    from rtda_jax.allocator import keep_freed_memory
+    from rtda_jax.tools.allocator import keep_freed_memory
 
     keep_freed_memory()
     import jax
 
-    from rtda_jax import parallel
+    from rtda_jax.run import parallel
 
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
@@ -238,8 +238,9 @@ def _job(config, rest: list[str]) -> None:
 
 def answered(job: Callable[[], None]) -> int:
     """Do a job; the exit code of how it ended, and a sentence where that is known."""
-    from rtda_jax import errors, parallel
+    from rtda_jax import errors
     from rtda_jax.data import DataError
+    from rtda_jax.run import parallel
 
     try:
         job()
@@ -264,7 +265,8 @@ AGAIN = "The same command, with any number of processes, continues from the newe
 
 def join(coordinator: str) -> None:
     """Become one of several processes; all but the first are silent."""
-    from rtda_jax import errors, parallel
+    from rtda_jax import errors
+    from rtda_jax.run import parallel
 
     if _JOB.value not in ("run", "evaluate"):
         raise errors.ConfigError(f"--job={_JOB.value} runs in one process only")
@@ -278,7 +280,7 @@ def join(coordinator: str) -> None:
 
 def end(sentence: str, code: int) -> int:
     """Say why, and end; among several processes at once, without waiting for the others."""
-    from rtda_jax import parallel
+    from rtda_jax.run import parallel
 
     print(f"\n{sentence}", file=sys.stderr, flush=True)
     if parallel.joined():

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from rtda_jax import build, evaluate, parallel
-from rtda_jax.models.fold import fold
-from rtda_jax.normalise import normalise
+from rtda_jax import evaluate
+from rtda_jax.adapt import build
+from rtda_jax.augment.normalise import normalise
+from rtda_jax.ops.fold import fold
+from rtda_jax.run import parallel
 
 
 def _about(config: Any) -> dict[str, Any]:

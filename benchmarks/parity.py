@@ -33,8 +33,9 @@ def main(argv: list[str]) -> None:
     from benchmarks.recipe import no_training_twin, recipe
     from benchmarks.torch_twins.step import Twin
     from benchmarks.torch_twins.weights import start_as_ours
-    from rtda_jax import batches, build, evaluate, metrics
-    from rtda_jax.data import eval_stream, load
+    from rtda_jax import evaluate, metrics
+    from rtda_jax.adapt import build
+    from rtda_jax.data import batches, eval_stream, load
     from rtda_jax.data.labels import class_set
     from rtda_jax.stages.plan import stages
 

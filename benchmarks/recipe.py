@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
-from rtda_jax.normalise import NORMALISATIONS
 
 TERMS = ("seg", "seg_aux16", "seg_aux32", "adv_output")
 ADVERSARIES = ("fcd", "fcd_light")

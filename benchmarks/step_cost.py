@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rtda_jax import build
-from rtda_jax.allocator import keep_freed_memory
-from rtda_jax.batches import paired
+from rtda_jax.adapt import build
+from rtda_jax.data.batches import paired
 from rtda_jax.errors import ConfigError
 from rtda_jax.stages.plan import stages
+from rtda_jax.tools.allocator import keep_freed_memory
 
 DEFAULT = ("adversarial/train", "tufl/source", "tufl/one", "tufl/two")
 

@@ -56,10 +56,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pretrained = ""  # weight file (.pth, .safetensors, .npz); empty: from scratch
     config.model.pretrained_part = "backbone"  # or "all": the whole network
     config.model.pretrained_naming = ""  # where a file's naming is not unique; empty: recognised
-    config.normalisation = "imagenet"  # a key of rtda_jax.normalise.NORMALISATIONS
+    config.normalisation = "imagenet"  # a key of rtda_jax.augment.normalise.NORMALISATIONS
     config.dtype = "float32"  # of the computation; parameters are always float32
 
-    # The objective: weighted named terms (rtda_jax/terms.py); a weight of 0 is not traced.
+    # The objective: weighted named terms (rtda_jax/adapt/terms.py); a weight of 0 is not traced.
     config.objective = ConfigDict()
     config.objective.seg = 1.0  # main head on the labelled domain
     config.objective.seg_aux16 = 1.0  # auxiliary heads
@@ -135,7 +135,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.affine.scale = (0.8, 1.2)
     config.affine.mirror = 0.5  # probability
     config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
-    config.pseudo = ConfigDict()  # how a pseudo_label stage makes them (rtda_jax/pseudo_labels.py)
+    config.pseudo = (
+        ConfigDict()
+    )  # how a pseudo_label stage makes them (rtda_jax/adapt/pseudo_labels.py)
     config.pseudo.heads = ("logits",)  # outputs whose softmax is fused, of every model it names
     config.pseudo.fusion = "mean"  # or "most_confident" (S2), "majority" (a true vote)
     config.pseudo.scope = "dataset"  # thresholds per class over the whole set, or of each "image"
@@ -189,7 +191,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.mirror = False  # sliding windows read mirrored as well
     config.eval.align = "half_pixel"  # of resizes to the labels' size; "corners" (AdaptSegNet, S4)
     config.eval.pictures = 4  # rows of the picture grid
-    config.eval.validators = (  # scores that read no target label (rtda_jax/validators.py)
+    config.eval.validators = (  # scores that read no target label (rtda_jax/stages/validators.py)
         "source_miou",
         "entropy",
         "information_maximisation",

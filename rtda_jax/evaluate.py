@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import metrics, sliding
-from rtda_jax.models.argmax import argmax
-from rtda_jax.models.fold import fold
-from rtda_jax.models.resize import ALIGNMENTS, upsample
-from rtda_jax.normalise import normalise
+from rtda_jax import metrics
+from rtda_jax.augment.normalise import normalise
+from rtda_jax.ops import sliding
+from rtda_jax.ops.argmax import argmax
+from rtda_jax.ops.fold import fold
+from rtda_jax.ops.resize import ALIGNMENTS, upsample
 
 
 class Model(NamedTuple):

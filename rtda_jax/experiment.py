@@ -9,12 +9,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import build, checkpoint, environment, evaluate, integrity, parallel
+from rtda_jax import evaluate
+from rtda_jax.adapt import build
 from rtda_jax.errors import ConfigError
-from rtda_jax.monitor import records
-from rtda_jax.monitor.interrupt import at_once
+from rtda_jax.run import checkpoint, integrity, parallel, records
+from rtda_jax.run.interrupt import at_once
 from rtda_jax.stages import evaluate_stage, pseudo_stage, statistics_stage, train_stage
 from rtda_jax.stages.plan import Plan, stages
+from rtda_jax.tools import environment
 
 RUN = {
     "train": train_stage.run,

@@ -8,15 +8,15 @@ from typing import Any
 
 import jax
 
-from rtda_jax import build, checkpoint, class_weights, parallel
-from rtda_jax.batches import Batches, named, paired
+from rtda_jax.adapt import build, class_weights
+from rtda_jax.adapt.state import TrainState
+from rtda_jax.data.batches import Batches, named, paired
 from rtda_jax.errors import ConfigError, Interrupted, lookup
-from rtda_jax.monitor import guard, health, leftovers, records
-from rtda_jax.monitor.clock import Clock
-from rtda_jax.monitor.interrupt import watch
-from rtda_jax.monitor.loggers import Loggers
-from rtda_jax.monitor.watchdog import watchdog
-from rtda_jax.state import TrainState
+from rtda_jax.run import checkpoint, guard, health, leftovers, parallel, records
+from rtda_jax.run.clock import Clock
+from rtda_jax.run.interrupt import watch
+from rtda_jax.run.loggers import Loggers
+from rtda_jax.run.watchdog import watchdog
 
 # Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
 AHEAD = 4

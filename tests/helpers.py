@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from rtda_jax import build, checkpoint, evaluate, experiment
+from rtda_jax import evaluate, experiment
+from rtda_jax.adapt import build
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
 from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer, computes_auxiliary
+from rtda_jax.run import checkpoint
 
 SIZE = (32, 64)
 
@@ -47,7 +49,7 @@ class TinyDiscriminator(nn.Module):
 
 def shrink(monkeypatch):
     """Let every configuration build tiny networks that have all heads."""
-    from rtda_jax import build
+    from rtda_jax.adapt import build
 
     def model(name, *, num_classes, axis_name, batch_norm, dtype, **options):
         return Tiny(num_classes, axis_name, ("aux4", "aux8", "aux16", "aux32"), batch_norm)

@@ -16,7 +16,8 @@ import jax
 import tiny
 from absl import app
 
-from rtda_jax import checkpoint, evaluate, experiment, parallel, train
+from rtda_jax import evaluate, experiment, train
+from rtda_jax.run import checkpoint, parallel
 
 
 def share(start, seconds=0.0):

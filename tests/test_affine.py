@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.pixels import affine
+from rtda_jax.augment import affine
 
 RANGES = affine.Ranges()
 

@@ -5,7 +5,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from rtda_jax.allocator import keep_freed_memory
+from rtda_jax.tools.allocator import keep_freed_memory
 import numpy as np
 {call}
 def faults():

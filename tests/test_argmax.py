@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.models.argmax import argmax
+from rtda_jax.ops.argmax import argmax
 
 
 @pytest.mark.parametrize("classes", [1, 2, 19, 256])

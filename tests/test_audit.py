@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from rtda_jax import audit, parallel
 from rtda_jax.data import DataError
 from rtda_jax.errors import NotDeterministicError
+from rtda_jax.run import parallel
+from rtda_jax.tools import audit
 
 
 def audited():

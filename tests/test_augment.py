@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rtda_jax import parallel
-from rtda_jax.pixels import augment
+from rtda_jax.augment import augment
+from rtda_jax.run import parallel
 
 S1 = {"probability": 0.5, "contrast_range": (2.0, 6.0), "saturation_range": (1.0, 4.0)}
 

@@ -5,8 +5,8 @@ import pytest
 from helpers import config, folder_fields, write_folders
 from PIL import Image
 
-from rtda_jax import batches, class_weights
-from rtda_jax.data import counted, load, statistics
+from rtda_jax.adapt import class_weights
+from rtda_jax.data import batches, counted, load, statistics
 from rtda_jax.data.labels import class_set
 
 

@@ -7,7 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base, benchmarks
-from rtda_jax import build, experiment, optimizers
+from rtda_jax import experiment
+from rtda_jax.adapt import build, optimizers
 from rtda_jax.errors import ConfigError
 
 FILES = sorted(

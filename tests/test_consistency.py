@@ -5,9 +5,9 @@ import pytest
 from helpers import softmax
 from test_thresholds import numpy_adapt
 
-from rtda_jax import consistency, terms
-from rtda_jax.pixels import affine
-from rtda_jax.thresholds import Thresholds
+from rtda_jax.adapt import consistency, terms
+from rtda_jax.adapt.thresholds import Thresholds
+from rtda_jax.augment import affine
 
 WEAK, STRONG = [2.0, 0.0, -1.0], [1.0, 0.5, -0.5]
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.models import conv
-from rtda_jax.models.conv import Geometry, conv2d, plain_conv2d
+from rtda_jax.ops import conv
+from rtda_jax.ops.conv import Geometry, conv2d, plain_conv2d
 
 CASES = {
     # name: (x shape, features, kernel, stride, padding, dilation, groups)

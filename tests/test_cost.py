@@ -1,7 +1,7 @@
 import pytest
 
-from rtda_jax.cost import CONVENTIONS, cost_table, discriminator_cost, model_cost, summary
 from rtda_jax.models import DISCRIMINATORS, MODELS
+from rtda_jax.tools.cost import CONVENTIONS, cost_table, discriminator_cost, model_cost, summary
 
 
 def test_discriminators_cost_what_the_papers_print():

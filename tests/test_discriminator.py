@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.cost import discriminator_cost
 from rtda_jax.models import create_discriminator
-from rtda_jax.pretrained import load_pretrained
+from rtda_jax.tools.cost import discriminator_cost
+from rtda_jax.weights import load_pretrained
 
 
 @pytest.mark.parametrize(

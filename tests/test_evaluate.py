@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from rtda_jax import evaluate
+from rtda_jax.augment.normalise import normalise
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import create_model
-from rtda_jax.models.resize import upsample
-from rtda_jax.normalise import normalise
+from rtda_jax.ops.resize import upsample
 
 
 class Pixelwise(nn.Module):

@@ -14,8 +14,10 @@ import pytest
 from helpers import config, folder_fields, write_folders, write_workdir
 from PIL import Image
 
-from rtda_jax import batches, checkpoint, experiment, parallel, report
+from rtda_jax import experiment, report
+from rtda_jax.data import batches
 from rtda_jax.errors import ConfigError, Interrupted
+from rtda_jax.run import checkpoint, parallel
 from rtda_jax.stages import evaluate_stage, statistics_stage
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")

@@ -16,7 +16,7 @@ from rtda_jax import evaluate, experiment
 from rtda_jax.deploy import export, networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
-from rtda_jax.pretrained import load_pretrained
+from rtda_jax.weights import load_pretrained
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
 SIZE = (32, 64)

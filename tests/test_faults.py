@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 import tiny
 
-from rtda_jax import experiment, integrity
+from rtda_jax import experiment
 from rtda_jax.errors import CheckpointError, ConfigError, Interrupted
-from rtda_jax.monitor.watchdog import EXIT_CODE as STALLED
+from rtda_jax.run import integrity
+from rtda_jax.run.watchdog import EXIT_CODE as STALLED
 
 ROOT = pathlib.Path(__file__).parents[1]
 KILLS = 10  # at the touch of a file, and as many at a random time, for every family

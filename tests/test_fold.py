@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rtda_jax.models import MODELS, create_model
-from rtda_jax.models.fold import fold
+from rtda_jax.ops.fold import fold
 
 FAST = ("bisenet_resnet18", "bisenet_stdc1")
 SIZE = (64, 96)

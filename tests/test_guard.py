@@ -10,9 +10,9 @@ import pytest
 import tiny
 from helpers import folder_fields, write_folders
 
-from rtda_jax import terms
+from rtda_jax.adapt import terms
 from rtda_jax.errors import ConfigError, NotFiniteError
-from rtda_jax.monitor import guard
+from rtda_jax.run import guard
 from rtda_jax.train import train
 
 POISONED = 3  # counted from 1

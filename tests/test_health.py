@@ -1,6 +1,6 @@
 import pytest
 
-from rtda_jax.monitor.health import PATIENCE, Alarm, symptoms
+from rtda_jax.run.health import PATIENCE, Alarm, symptoms
 
 HEALTHY = {
     "d_output_accuracy_source": 0.8,

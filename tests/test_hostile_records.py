@@ -15,12 +15,14 @@ from mutilate import bounded, fuzz, mutilated
 from PIL import Image
 
 from configs import base
-from rtda_jax import checkpoint, experiment, integrity, pictures
+from rtda_jax import experiment
 from rtda_jax.deploy import networks
 from rtda_jax.errors import CheckpointError, ConfigError
 from rtda_jax.report import gallery, runs
 from rtda_jax.report.contents import document
+from rtda_jax.run import checkpoint, integrity
 from rtda_jax.stages.plan import stages
+from rtda_jax.tools import pictures
 
 JSONS = [b'{"a": {"b": 1}, "stages": {"train": {"miou": 0.5}}}', b"[]", b"null", b"[" * 100_000]
 

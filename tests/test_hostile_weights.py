@@ -18,7 +18,7 @@ from safetensors.numpy import save as to_safetensors
 
 from rtda_jax.data import DataError, worker
 from rtda_jax.models import create_discriminator
-from rtda_jax.pretrained import load_pretrained, read_weights, torch_arrays
+from rtda_jax.weights import load_pretrained, read_weights, torch_arrays
 
 
 def weights():

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tiny
 
-from rtda_jax import parallel
+from rtda_jax.run import parallel
 
 ROOT = pathlib.Path(__file__).parents[1]
 GONE = 120  # seconds after which a process without its peers must have ended, see docs/trust.md

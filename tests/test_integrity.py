@@ -12,8 +12,9 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 
-from rtda_jax import build, checkpoint, integrity, parallel
+from rtda_jax.adapt import build
 from rtda_jax.errors import CheckpointError, ConfigError
+from rtda_jax.run import checkpoint, integrity, parallel
 from rtda_jax.stages import trained
 
 FIXTURE = pathlib.Path(__file__).parent / "checkpoint_0.1"

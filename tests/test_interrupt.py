@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from rtda_jax.errors import Interrupted
-from rtda_jax.monitor import interrupt
+from rtda_jax.run import interrupt
 
 
 def asked():

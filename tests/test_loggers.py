@@ -4,9 +4,9 @@ import pytest
 from helpers import batches, config
 
 from rtda_jax.errors import ConfigError
-from rtda_jax.monitor import records
-from rtda_jax.monitor.loggers import Loggers, group
-from rtda_jax.monitor.progress import Progress
+from rtda_jax.run import records
+from rtda_jax.run.loggers import Loggers, group
+from rtda_jax.run.progress import Progress
 from rtda_jax.train import train
 
 

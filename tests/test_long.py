@@ -11,7 +11,7 @@ import helpers
 import pytest
 import tiny
 
-from rtda_jax import integrity
+from rtda_jax.run import integrity
 
 STEPS = 2000
 LEAK = 8 << 20  # bytes that the second half of the run may gain

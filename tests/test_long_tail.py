@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rtda_jax.augment import cuts, long_tail, related
 from rtda_jax.data.labels import class_set
-from rtda_jax.pixels import cuts, long_tail, related
 
 
 def test_candidates_are_pasted_with_their_relatives_one_over_the_other():

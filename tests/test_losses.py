@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax import losses, pixel_losses
+from rtda_jax import losses
+from rtda_jax.adapt import pixel_losses
 from rtda_jax.errors import ConfigError
 
 

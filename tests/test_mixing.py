@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax import parallel
-from rtda_jax.pixels import cuts, mixing
+from rtda_jax.augment import cuts, mixing
+from rtda_jax.run import parallel
 
 LABELS = np.array(
     [

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.cost import model_cost
 from rtda_jax.models import MODELS, create_model, trainable
 from rtda_jax.models.context import double
+from rtda_jax.tools.cost import model_cost
 
 FAST = ("bisenet_resnet18",)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.models.norm import BatchNorm
+from rtda_jax.ops.norm import BatchNorm
 
 SHAPE = (4, 5, 6, 3)
 

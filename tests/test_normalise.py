@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from rtda_jax.normalise import NORMALISATIONS, check_normalisation, normalise
+from rtda_jax.augment.normalise import NORMALISATIONS, check_normalisation, normalise
 
 RED, GREEN, BLUE = 200.0, 100.0, 50.0
 EXPECTED = {

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from rtda_jax import optim
+from rtda_jax.adapt import optim
 from rtda_jax.models import create_model, group_of
 
 STEPS = 7

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from rtda_jax.pixels import photometric
+from rtda_jax.augment import photometric
 
 FACTORS = np.array([0.0, 0.5, 1.0, 3.7], np.float32)
 

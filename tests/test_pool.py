@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.models.pool import avg_pool, max_pool
+from rtda_jax.ops.pool import avg_pool, max_pool
 
 CASES = [
     # height, width, window, stride, padding, ceil_mode

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rtda_jax.models import DISCRIMINATORS, MODELS, create_discriminator, create_model
-from rtda_jax.pretrained import (
+from rtda_jax.weights import (
     export_pretrained,
     load_pretrained,
     read_weights,

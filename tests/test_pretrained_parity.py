@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rtda_jax.models import MODELS, create_model
-from rtda_jax.pretrained import load_pretrained, torch_arrays
+from rtda_jax.weights import load_pretrained, torch_arrays
 
 torch = pytest.importorskip("torch")
 

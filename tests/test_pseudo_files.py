@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax import pseudo_labels
+from rtda_jax.adapt import pseudo_labels
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
 from rtda_jax.stages import pseudo_files

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax import pseudo_labels
-from rtda_jax.pseudo_labels import BINS
+from rtda_jax.adapt import pseudo_labels
+from rtda_jax.adapt.pseudo_labels import BINS
 
 
 def prediction(seed=0, classes=6, size=(40, 50)):

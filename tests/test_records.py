@@ -5,9 +5,9 @@ import signal
 import numpy as np
 import pytest
 
-from rtda_jax import pictures
-from rtda_jax.monitor import interrupt, records
-from rtda_jax.monitor.clock import Clock
+from rtda_jax.run import interrupt, records
+from rtda_jax.run.clock import Clock
+from rtda_jax.tools import pictures
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.models.rectify import leaky_relu, relu
+from rtda_jax.ops.rectify import leaky_relu, relu
 
 FORMS = {0.0: relu, 0.01: lambda x: leaky_relu(x, 0.01), 0.2: lambda x: leaky_relu(x, 0.2)}
 

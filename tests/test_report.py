@@ -14,13 +14,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from rtda_jax import checkpoint, evaluate, experiment, pictures, report
+from rtda_jax import evaluate, experiment, report
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.monitor import records
 from rtda_jax.report import groups, plot, runs, tables
 from rtda_jax.report.published import PUBLISHED
+from rtda_jax.run import checkpoint, records
 from rtda_jax.stages import evaluate_stage
+from rtda_jax.tools import pictures
 
 HEAD = class_set("cityscapes19")
 

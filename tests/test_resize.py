@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.models.resize import upsample
+from rtda_jax.ops.resize import upsample
 
 SIZES = [
     ((4, 5), (32, 40)),

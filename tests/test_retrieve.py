@@ -6,12 +6,12 @@ from helpers import config, folder_fields, pixelwise, write_folders
 from PIL import Image
 from test_fold import random_variables
 
-from rtda_jax import normalise
+from rtda_jax.augment import normalise
 from rtda_jax.deploy import networks, retrieve
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models import create_model
-from rtda_jax.models.fold import fold
+from rtda_jax.ops.fold import fold
 
 
 def unit(rows):

@@ -16,8 +16,9 @@ import pytest
 from helpers import SIZE, config, folder_fields, write_folders
 from PIL import Image
 
-from rtda_jax import batches, build, experiment, train
-from rtda_jax.data import DataError, load, load_pseudo
+from rtda_jax import experiment, train
+from rtda_jax.adapt import build
+from rtda_jax.data import DataError, batches, load, load_pseudo
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.stages import plan, pseudo_files, pseudo_stage, statistics_stage, trained
 

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax import evaluate, sliding
-from rtda_jax.normalise import normalise
+from rtda_jax import evaluate
+from rtda_jax.augment.normalise import normalise
+from rtda_jax.ops import sliding
 
 
 @pytest.mark.parametrize(

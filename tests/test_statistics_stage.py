@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rtda_jax.augment.normalise import normalise
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models.layers import batch_norm_layer
-from rtda_jax.normalise import normalise
 from rtda_jax.stages import statistics_stage
 
 

@@ -4,20 +4,11 @@ import numpy as np
 import pytest
 from helpers import SIZE, Tiny, TinyDiscriminator, batch, config, shrink, streets_batch
 
-from rtda_jax import (
-    build,
-    experiment,
-    levels,
-    optim,
-    parallel,
-    pixel_losses,
-    prepare,
-    state,
-    teacher,
-    terms,
-)
-from rtda_jax.pixels import cuts
-from rtda_jax.step import make_train_step
+from rtda_jax import experiment
+from rtda_jax.adapt import build, levels, optim, pixel_losses, prepare, state, teacher, terms
+from rtda_jax.adapt.step import make_train_step
+from rtda_jax.augment import cuts
+from rtda_jax.run import parallel
 
 # What stages train, once each; those of self-training and TUFL have files of their own.
 EVERY = [

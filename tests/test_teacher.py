@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax import teacher
+from rtda_jax.adapt import teacher
 
 
 def test_average_against_numpy():

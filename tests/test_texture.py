@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.pixels.texture import TEXTURES, Texture, textured
+from rtda_jax.augment.texture import TEXTURES, Texture, textured
 
 
 def images(count, seed=0):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax import parallel
-from rtda_jax.thresholds import Thresholds, adapt
+from rtda_jax.adapt.thresholds import Thresholds, adapt
+from rtda_jax.run import parallel
 
 
 def numpy_adapt(theta, confidence, labels, *, alpha, beta, d, decay=0.0, step=0):

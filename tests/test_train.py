@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from helpers import batch, batches, config
 
-from rtda_jax import build
+from rtda_jax.adapt import build
 from rtda_jax.errors import ConfigError, NotFiniteError
-from rtda_jax.pretrained import export_pretrained
 from rtda_jax.train import train
+from rtda_jax.weights import export_pretrained
 
 
 class Killed(Exception):

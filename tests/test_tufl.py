@@ -10,10 +10,12 @@ import pytest
 from helpers import batch, config
 
 from configs import benchmarks, tufl
-from rtda_jax import build, checkpoint, evaluate, experiment, optimizers, parallel, views
+from rtda_jax import evaluate, experiment
+from rtda_jax.adapt import build, optimizers, views
+from rtda_jax.augment import affine
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.pixels import affine
+from rtda_jax.run import checkpoint, parallel
 
 
 class Small(nn.Module):

@@ -6,8 +6,9 @@ import pytest
 from helpers import config, folder_fields, write_folders
 from test_evaluate import images, models, softmax
 
-from rtda_jax import evaluate, experiment, validation, validators
+from rtda_jax import evaluate, experiment
 from rtda_jax.errors import ConfigError
+from rtda_jax.stages import validation, validators
 
 
 def random_softmax(seed, *shape):

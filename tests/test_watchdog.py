@@ -3,7 +3,7 @@
 import threading
 import time
 
-from rtda_jax.monitor.watchdog import EXIT_CODE, watchdog
+from rtda_jax.run.watchdog import EXIT_CODE, watchdog
 
 
 def test_standing_still_dumps_the_stacks_and_ends(capfd):

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import build, optimizers
+from rtda_jax.adapt import build, optimizers
 from rtda_jax.errors import CheckpointError, Interrupted
 from rtda_jax.stages.plan import stages
 from rtda_jax.train import train

@@ -1,7 +1,7 @@
 """The networks and the adversarial step once more, in PyTorch, for the speed benchmark alone.
 
 Written from the descriptions, with the module names of the public code, so that
-`rtda_jax.pretrained.torch_arrays` gives their weights. Nothing here imports JAX: the memory and the
+`rtda_jax.weights.torch_arrays` gives their weights. Nothing here imports JAX: the memory and the
 threads of a PyTorch process are PyTorch's own.
 """
 

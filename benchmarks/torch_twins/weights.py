@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from benchmarks.torch_twins.step import Twin
-from rtda_jax.pretrained import torch_arrays
-from rtda_jax.state import TrainState
+from rtda_jax.adapt.state import TrainState
+from rtda_jax.weights import torch_arrays
 
 _D_NAMES = {"kernel": "weight", "bias": "bias"}
 

@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rtda_jax import checkpoint, environment, evaluate
+from rtda_jax import evaluate
+from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import networks, saved_model
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.monitor import records
-from rtda_jax.normalise import NORMALISATIONS
-from rtda_jax.pretrained import export_pretrained
+from rtda_jax.run import checkpoint, records
+from rtda_jax.tools import environment
+from rtda_jax.weights import export_pretrained
 
 PLATFORMS = ("cpu", "cuda")
 

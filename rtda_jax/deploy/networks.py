@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from rtda_jax import checkpoint, evaluate, experiment
+from rtda_jax import evaluate, experiment
 from rtda_jax.errors import ConfigError
+from rtda_jax.run import checkpoint
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import LEAVES_A_NETWORK, parse, stages
 

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rtda_jax import checkpoint, evaluate, pictures
+from rtda_jax import evaluate
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import inputs, networks, video
@@ -18,8 +18,9 @@ from rtda_jax.deploy.overlap import ahead, behind
 from rtda_jax.deploy.results import Picture, Results
 from rtda_jax.deploy.views import VIEWS, Key
 from rtda_jax.errors import ConfigError, Interrupted, lookup
-from rtda_jax.monitor import interrupt, records
-from rtda_jax.monitor.progress import Progress
+from rtda_jax.run import checkpoint, interrupt, records
+from rtda_jax.run.progress import Progress
+from rtda_jax.tools import pictures
 
 AHEAD = 4  # pictures that wait in front of the network, and as many behind it
 MULTIPLE = 32  # native sizes are padded to it: the coarsest stride of the networks

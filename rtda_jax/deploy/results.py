@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from rtda_jax import pictures
 from rtda_jax.data.errors import DataError
 from rtda_jax.deploy import video
 from rtda_jax.deploy.inputs import Input
 from rtda_jax.deploy.views import Key
+from rtda_jax.tools import pictures
 
 
 class Picture(NamedTuple):

@@ -10,14 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rtda_jax import checkpoint, pictures
+from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, eval_stream, load
 from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
-from rtda_jax.models.fold import fold
-from rtda_jax.monitor import records
-from rtda_jax.normalise import normalise
+from rtda_jax.ops.fold import fold
+from rtda_jax.run import checkpoint, records
+from rtda_jax.tools import pictures
 
 NEIGHBOURS = 5
 IMAGES = 500  # of a domain at most, evenly spaced

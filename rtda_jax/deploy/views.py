@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rtda_jax import pictures
+from rtda_jax.tools import pictures
 
 SHARE = 0.5  # of the class colour in an overlay
 

@@ -24,9 +24,9 @@ from rtda_jax.models.layers import (
     image_size,
     uniform_bias,
 )
-from rtda_jax.models.rectify import relu
-from rtda_jax.models.resize import upsample
 from rtda_jax.models.resnet import ResNet
+from rtda_jax.ops.rectify import relu
+from rtda_jax.ops.resize import upsample
 
 
 class SpatialPath(nn.Module):

@@ -18,10 +18,10 @@ from rtda_jax.models.layers import (
     computes_auxiliary,
     image_size,
 )
-from rtda_jax.models.rectify import leaky_relu, relu
-from rtda_jax.models.resize import upsample
 from rtda_jax.models.resnet import RESNETS, ResNet
 from rtda_jax.models.stdc import STDC, STDCS
+from rtda_jax.ops.rectify import leaky_relu, relu
+from rtda_jax.ops.resize import upsample
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": relu,

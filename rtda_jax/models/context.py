@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.models.layers import Activation, Conv, ConvNorm, global_mean, image_size
-from rtda_jax.models.rectify import relu
+from rtda_jax.ops.rectify import relu
 
 FUSION_ATTENTION = ("squeeze", "conv_norm")
 

@@ -19,9 +19,9 @@ from rtda_jax.models.layers import (
     image_size,
     uniform_bias,
 )
-from rtda_jax.models.resize import upsample
 from rtda_jax.models.resnet import ResNet
 from rtda_jax.models.vgg import DilatedVGG16
+from rtda_jax.ops.resize import upsample
 
 DILATIONS = (6, 12, 18, 24)
 ASPP = {"all": DILATIONS, "first_two": DILATIONS[:2]}

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.models.layers import TORCH_UNIFORM, Conv, check_images, uniform_bias
-from rtda_jax.models.rectify import leaky_relu
-from rtda_jax.models.resize import upsample
+from rtda_jax.ops.rectify import leaky_relu
+from rtda_jax.ops.resize import upsample
 
 WIDTHS = (64, 128, 256, 512)
 SEPARABLE = {"full": False, "light": True}

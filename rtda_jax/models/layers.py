@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.errors import ConfigError
-from rtda_jax.models.conv import conv2d
-from rtda_jax.models.norm import BatchNorm, FoldedNorm
-from rtda_jax.models.rectify import relu
+from rtda_jax.ops.conv import conv2d
+from rtda_jax.ops.norm import BatchNorm, FoldedNorm
+from rtda_jax.ops.rectify import relu
 
 Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax.monitor.records import duration
 from rtda_jax.report import figures
 from rtda_jax.report.document import Cell, Table
 from rtda_jax.report.groups import Group, differences
 from rtda_jax.report.runs import Run
+from rtda_jax.run.records import duration
 
 
 def cost(groups: Sequence[Group]) -> Table:

@@ -5,13 +5,13 @@ import pathlib
 
 import numpy as np
 
-from rtda_jax import pictures
 from rtda_jax.data import headers
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.report.document import Gallery, Picture
 from rtda_jax.report.figures import slug
 from rtda_jax.report.groups import Board
+from rtda_jax.tools import pictures
 
 TRUTH, SHOWN = "truth", "prediction"
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rtda_jax import pictures
 from rtda_jax.report import bars
 from rtda_jax.report import document as d
 from rtda_jax.report.drawing import standalone
 from rtda_jax.report.figures import slug
+from rtda_jax.tools import pictures
 
 FOLDER = "figures"
 

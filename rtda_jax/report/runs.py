@@ -11,7 +11,7 @@ from typing import Any
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.monitor import records
+from rtda_jax.run import records
 
 RESULTS, CONFIG = "results.json", "config.json"
 SEED = re.compile(r"seed\d+")  # a workdir of --seeds=N

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from rtda_jax import checkpoint, evaluate, fda, parallel, pictures, validation
+from rtda_jax import evaluate, fda
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.monitor import records
-from rtda_jax.monitor.progress import Progress
-from rtda_jax.monitor.watchdog import watchdog
-from rtda_jax.stages import trained
+from rtda_jax.run import checkpoint, parallel, records
+from rtda_jax.run.progress import Progress
+from rtda_jax.run.watchdog import watchdog
+from rtda_jax.stages import trained, validation
 from rtda_jax.stages.plan import Plan, parse
+from rtda_jax.tools import pictures
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:

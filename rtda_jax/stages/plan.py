@@ -4,8 +4,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import evaluate, pseudo_labels, validation
+from rtda_jax import evaluate
+from rtda_jax.adapt import pseudo_labels
 from rtda_jax.errors import ConfigError
+from rtda_jax.stages import validation
 
 KINDS = ("train", "pseudo_label", "statistics", "evaluate")
 READS_NETWORKS = ("pseudo_label", "statistics", "evaluate")  # named by the stage's `models`

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rtda_jax import disk, pseudo_labels
+from rtda_jax.adapt import pseudo_labels
 from rtda_jax.data.encode import png
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.data.statistics import read_npz
 from rtda_jax.errors import Interrupted
-from rtda_jax.monitor import records
-from rtda_jax.monitor.progress import Progress
+from rtda_jax.run import disk, records
+from rtda_jax.run.progress import Progress
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
@@ -33,7 +33,7 @@ Predictions = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Which pixels keep their label: see `rtda_jax.pseudo_labels`."""
+    """Which pixels keep their label: see `rtda_jax.adapt.pseudo_labels`."""
 
     scope: str
     cut: float

@@ -10,21 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import build, checkpoint, pseudo_labels
+from rtda_jax.adapt import build, pseudo_labels
+from rtda_jax.adapt.state import output_shapes
+from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pseudo import MANIFEST
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
-from rtda_jax.models.fold import fold
-from rtda_jax.monitor import records
-from rtda_jax.monitor.interrupt import watch
-from rtda_jax.monitor.watchdog import watchdog
-from rtda_jax.normalise import normalise
+from rtda_jax.ops.fold import fold
+from rtda_jax.run import checkpoint, records
+from rtda_jax.run.interrupt import watch
+from rtda_jax.run.watchdog import watchdog
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import Plan, parse
 from rtda_jax.stages.pseudo_files import Rule, generate
-from rtda_jax.state import output_shapes
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:

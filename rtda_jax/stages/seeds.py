@@ -7,9 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import checkpoint, experiment
+from rtda_jax import experiment
 from rtda_jax.errors import ConfigError
-from rtda_jax.monitor import records
+from rtda_jax.run import checkpoint, records
 
 Job = Callable[[ConfigDict, pathlib.Path], dict[str, Any]]
 

@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import checkpoint, integrity
+from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import eval_stream, load
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
-from rtda_jax.monitor import records
-from rtda_jax.monitor.progress import Progress
-from rtda_jax.monitor.watchdog import watchdog
-from rtda_jax.normalise import normalise
+from rtda_jax.run import checkpoint, integrity, records
+from rtda_jax.run.progress import Progress
+from rtda_jax.run.watchdog import watchdog
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import Plan
 

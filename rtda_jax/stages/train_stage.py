@@ -5,11 +5,11 @@ import pathlib
 import time
 from typing import Any
 
-from rtda_jax import build, checkpoint, integrity, views
-from rtda_jax.monitor import records
+from rtda_jax.adapt import build, views
+from rtda_jax.adapt.terms import formula
+from rtda_jax.run import checkpoint, integrity, records
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import Plan
-from rtda_jax.terms import formula
 from rtda_jax.train import train
 
 

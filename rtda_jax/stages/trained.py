@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 
-from rtda_jax import build, checkpoint, evaluate, integrity, parallel
+from rtda_jax import evaluate
+from rtda_jax.adapt import build
+from rtda_jax.adapt.state import TrainState
 from rtda_jax.errors import CheckpointError, ConfigError
+from rtda_jax.run import checkpoint, integrity, parallel
 from rtda_jax.stages.plan import Plan, parse
-from rtda_jax.state import TrainState
 
 
 def load(plan: Plan, reference: str, workdir: pathlib.Path) -> evaluate.Model:

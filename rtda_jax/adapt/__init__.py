@@ -1,0 +1,1 @@
+"""Adaptation: terms, views, adversaries, teachers, pseudo-labels, and the step that joins them."""

@@ -1,0 +1,1 @@
+"""Hand-tuned layers: convolution, pooling, resizing, normalisation, activations."""

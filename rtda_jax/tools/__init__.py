@@ -1,0 +1,1 @@
+"""Measuring and checking a run: cost tables, audits, environment, memory allocator."""

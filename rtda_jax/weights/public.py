@@ -1,0 +1,203 @@
+"""The public namings of every network: where its weights come from and how they are called there.
+
+S0 and S2 are the repositories of those reports (after ooooverflow/BiSeNet), "stdc_seg" is
+MichaelFan01/STDC-Seg, "tufl" ywher/TUFL (S4), "coincheung" CoinCheung/BiSeNet today, "adaptsegnet"
+wasidennis/AdaptSegNet.
+"""
+
+import dataclasses
+
+from rtda_jax.weights.naming import Naming, Rules
+
+
+def _resnet(prefix: str) -> Rules:
+    return (
+        (r"backbone\.(conv1|bn1)", rf"{prefix}\1"),
+        (r"backbone\.layer(\d)_(\d+)\.downsample_conv", rf"{prefix}layer\1.\2.downsample.0"),
+        (r"backbone\.layer(\d)_(\d+)\.downsample_bn", rf"{prefix}layer\1.\2.downsample.1"),
+        (r"backbone\.layer(\d)_(\d+)\.(\w+)", rf"{prefix}layer\1.\2.\3"),
+    )
+
+
+def _stdc(prefix: str) -> Rules:
+    return (
+        (r"backbone\.features_(\d+)\.avd_conv", rf"{prefix}features.\1.avd_layer.0"),
+        (r"backbone\.features_(\d+)\.avd_bn", rf"{prefix}features.\1.avd_layer.1"),
+        (r"backbone\.features_(\d+)\.conv(\d)\.(\w+)", rf"{prefix}features.\1.conv_list.\2.\3"),
+        (r"backbone\.features_(\d+)\.(conv|bn)", rf"{prefix}features.\1.\2"),
+    )
+
+
+def _vgg(layers: dict[str, int]) -> Rules:
+    return tuple((rf"backbone\.{name}", f"features.{index}") for name, index in layers.items())
+
+
+def _tavera(scales: tuple[int, ...]) -> Rules:
+    numbered: Rules = ()
+    for i, scale in enumerate(scales, start=1):
+        numbered += (
+            (rf"arm{scale}\.(\w+)", rf"attention_refinement_module{i}.\1"),
+            (rf"aux{scale}", f"supervision{i}"),
+        )
+    return (
+        *_resnet("context_path."),
+        *numbered,
+        (r"spatial\.conv(\d)\.conv", r"saptial_path.convblock\1.conv1"),
+        (r"spatial\.conv(\d)\.bn", r"saptial_path.convblock\1.bn"),
+        (r"ffm\.convblock\.conv", "feature_fusion_module.convblock.conv1"),
+        (r"ffm\.(.+)", r"feature_fusion_module.\1"),
+        (r"classifier", "conv"),
+    )
+
+
+_CONTEXT: Rules = (
+    (r"context\.(arm\d+)\.convblock\.(\w+)", r"cp.\1.conv.\2"),
+    (r"context\.(arm\d+)\.attention_(\w+)", r"cp.\1.\2_atten"),
+    (r"context\.(.+)", r"cp.\1"),
+    (r"spatial\.(.+)", r"sp.\1"),
+    (r"ffm\.convblock\.(\w+)", r"ffm.convblk.\1"),
+    (r"ffm\.(.+)", r"ffm.\1"),
+    (r"head\.convblock\.(\w+)", r"conv_out.conv.\1"),
+    (r"head\.classifier", r"conv_out.conv_out"),
+    (r"aux(\d+)\.convblock\.(\w+)", r"conv_out\1.conv.\2"),
+    (r"aux(\d+)\.classifier", r"conv_out\1.conv_out"),
+    (r"detail\.convblock\.(\w+)", r"conv_out_sp8.conv.\1"),
+    (r"detail\.classifier", r"conv_out_sp8.conv_out"),
+)
+
+
+def _aspp(ours: str, theirs: str) -> Rules:
+    return tuple(
+        (rf"{ours}\.dilation{dilation}", f"{theirs}.conv2d_list.{i}")
+        for i, dilation in enumerate((6, 12, 18, 24))
+    )
+
+
+_VGG_1_TO_4 = {
+    **{"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7},
+    **{"conv3_1": 10, "conv3_2": 12, "conv3_3": 14, "conv4_1": 17, "conv4_2": 19, "conv4_3": 21},
+}
+_VGG_5 = {"conv5_1": 24, "conv5_2": 26, "conv5_3": 28}
+_VGG_5_TO_7 = {"conv5_1": 23, "conv5_2": 25, "conv5_3": 27, "fc6": 29, "fc7": 31}
+
+_RESNET_TRUNK = r"(conv1|bn1|layer[1-4])\."
+_BATCH_COUNT = r"\.num_batches_tracked$"
+
+TORCHVISION_RESNET = Naming("imagenet", _resnet(""), f"^{_RESNET_TRUNK}", unused=r"^fc\.")
+TORCHVISION_VGG = Naming(
+    "imagenet",
+    _vgg({**_VGG_1_TO_4, **_VGG_5}),
+    r"^features\.",
+    unused=r"^(classifier|pre_logits|head)\.",
+)
+CAFFE_VGG = dataclasses.replace(TORCHVISION_VGG, normalisation="caffe_bgr")
+STDCNET = Naming(
+    "imagenet",
+    _stdc(""),
+    r"^features\.",
+    unused=r"^(x2|x4|x8|x16|x32|conv_last|fc|bn|linear)\.",
+)
+
+S0 = Naming(
+    "caffe_bgr",
+    _tavera((16, 32)),
+    rf"^context_path\.{_RESNET_TRUNK}",
+    unused=r"^context_path\.features\.",
+    auxiliary=r"^supervision\d\.",
+)
+S2 = dataclasses.replace(S0, normalisation="cityscapes_bgr", rules=_tavera((4, 8, 16, 32)))
+
+STDC_SEG = Naming(
+    "imagenet",
+    _stdc("cp.backbone.") + _CONTEXT,
+    r"^cp\.backbone\.features\.",
+    unused=r"^(cp\.backbone\.(x2|x4|x8|x16|x32|conv_last|fc|bn|linear)|conv_out_sp(2|4|16))\.",
+    auxiliary=r"^conv_out(16|32|_sp8)\.",
+    requires=rf"^ffm\..*{_BATCH_COUNT}",
+)
+STDC_SEG_ABN = dataclasses.replace(
+    STDC_SEG, requires=r"^ffm\.", forbids=STDC_SEG.requires, inplace_abn=r"^(?!cp\.backbone\.)"
+)
+TUFL = Naming(
+    "imagenet",
+    (
+        (r"backbone\.(conv1|bn1)", r"cp.resnet.\1"),
+        (r"backbone\.layer(\d)_(\d+)\.(\w+)", r"cp.resnet.layer\1.\2.\3"),
+        *_CONTEXT,
+    ),
+    rf"^cp\.resnet\.{_RESNET_TRUNK}",
+    auxiliary=r"^conv_out(16|32)\.",
+    requires=_BATCH_COUNT,
+)
+TUFL_ABN = dataclasses.replace(TUFL, requires="", forbids=_BATCH_COUNT, inplace_abn=r"^")
+COINCHEUNG = dataclasses.replace(
+    TUFL, normalisation="cityscapes", rules=_resnet("cp.resnet.") + _CONTEXT, requires=""
+)
+
+_DEEPLAB_HEADS = r"^layer[56]\."
+DEEPLAB_SINGLE = Naming(
+    "caffe_bgr",
+    _resnet("") + _aspp("classifier", "layer5"),
+    f"^{_RESNET_TRUNK}",
+    requires=_DEEPLAB_HEADS,
+)
+DEEPLAB_MULTI = dataclasses.replace(
+    DEEPLAB_SINGLE,
+    rules=_resnet("") + _aspp("aux16", "layer5") + _aspp("classifier", "layer6"),
+    auxiliary=r"^layer5\.",
+)
+DEEPLAB_INIT = Naming(
+    "caffe_bgr", _resnet("Scale."), rf"^Scale\.{_RESNET_TRUNK}", unused=r"^Scale\.(layer5|fc)"
+)
+DEEPLAB_VGG = Naming(
+    "caffe_bgr",
+    _vgg({**_VGG_1_TO_4, **_VGG_5_TO_7}) + _aspp("classifier", "classifier"),
+    r"^features\.",
+    requires=r"^classifier\.conv2d_list\.",
+)
+_DEEPLAB_TRUNKS = {
+    "torchvision": dataclasses.replace(TORCHVISION_RESNET, requires=r"^fc\."),
+    "adaptsegnet_init": DEEPLAB_INIT,
+}
+
+FCD = Naming(None, ((r"(conv\d|classifier)", r"\1"),))
+FCD_LIGHT_S0 = Naming(
+    None, ((r"(\w+)_depthwise", r"\1_1"), (r"(\w+)_pointwise", r"\1_2")), requires=r"^classifier_1"
+)
+FCD_LIGHT_S2 = Naming(
+    None,
+    ((r"conv(\d)_(\w+)", r"\2\1"), (r"classifier_(\w+)", r"\1c")),
+    requires=r"^depthwisec",
+)
+
+# Namings of whole networks; the first is the one that is exported.
+NETWORKS: dict[str, dict[str, Naming]] = {
+    "bisenet_resnet18": {"s0": S0},
+    "bisenet_resnet101": {"s0": S0},
+    "bisenet_mpg_resnet18": {"s2": S2},
+    "bisenet_mpg_resnet101": {"s2": S2},
+    "bisenet_stdc1": {"stdc_seg": STDC_SEG, "stdc_seg_inplace_abn": STDC_SEG_ABN},
+    "bisenet_stdc2": {"stdc_seg": STDC_SEG, "stdc_seg_inplace_abn": STDC_SEG_ABN},
+    "bisenet_tufl": {"tufl": TUFL, "tufl_inplace_abn": TUFL_ABN},
+    "bisenet_coincheung": {"coincheung": COINCHEUNG},
+    "deeplab_resnet101": {"adaptsegnet": DEEPLAB_SINGLE},
+    "deeplab_resnet101_multi": {"adaptsegnet": DEEPLAB_MULTI},
+    "deeplab_vgg16": {"adaptsegnet": DEEPLAB_VGG},
+    "fcd": {"adaptsegnet": FCD},
+    "fcd_light": {"s0": FCD_LIGHT_S0, "s2": FCD_LIGHT_S2},
+}
+
+# Namings of trunks alone, trained on ImageNet.
+TRUNKS: dict[str, dict[str, Naming]] = {
+    "bisenet_resnet18": {"torchvision": TORCHVISION_RESNET},
+    "bisenet_resnet101": {"torchvision": TORCHVISION_RESNET},
+    "bisenet_mpg_resnet18": {"torchvision": TORCHVISION_RESNET},
+    "bisenet_mpg_resnet101": {"torchvision": TORCHVISION_RESNET},
+    "bisenet_stdc1": {"stdcnet": STDCNET},
+    "bisenet_stdc2": {"stdcnet": STDCNET},
+    "bisenet_tufl": {"torchvision": TORCHVISION_RESNET},
+    "bisenet_coincheung": {"torchvision": TORCHVISION_RESNET},
+    "deeplab_resnet101": _DEEPLAB_TRUNKS,
+    "deeplab_resnet101_multi": _DEEPLAB_TRUNKS,
+    "deeplab_vgg16": {"torchvision": TORCHVISION_VGG, "caffe": CAFFE_VGG},
+}
