@@ -245,7 +245,7 @@ def answered(job: Callable[[], None]) -> int:
     try:
         job()
     except BaseException as error:
-        if parallel.lost(error):
+        if parallel.peer_died(error):
             return end(f"{str(error)[:500]}\nAnother process of this job is gone. {AGAIN}", LONELY)
         if isinstance(error, (*errors.ERRORS, DataError)):
             return end(f"{type(error).__name__}: {error}", error.exit_code)

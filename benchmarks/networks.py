@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.rounds import Bench
 from rtda_jax.models import MODELS
-from rtda_jax.run.records import say
+from rtda_jax.run.log import say
 
 
 def run(stage: Any, settings: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rtda_jax.run.records import say
+from rtda_jax.run.log import say
 from rtda_jax.stages.pseudo_files import Rule, generate
 
 CLASSES = 19

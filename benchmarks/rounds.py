@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.recipe import recipe
-from rtda_jax.run.records import say
+from rtda_jax.run.log import say
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

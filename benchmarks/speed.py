@@ -24,7 +24,7 @@ from benchmarks.recipe import no_inference_twin, no_training_twin, recipe
 from rtda_jax import experiment
 from rtda_jax.adapt import build, terms
 from rtda_jax.errors import ConfigError
-from rtda_jax.run.records import say
+from rtda_jax.run.log import say
 from rtda_jax.tools import cost, environment
 
 # Fields that `config.speed` may change.

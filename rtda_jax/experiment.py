@@ -1,10 +1,6 @@
 """The ordered stages of an experiment: each has a folder, a finished one is skipped."""
 
-import contextlib
-import fcntl
-import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,8 +8,9 @@ from ml_collections import ConfigDict
 from rtda_jax import evaluate
 from rtda_jax.adapt import build
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import checkpoint, integrity, parallel, records
-from rtda_jax.run.interrupt import at_once
+from rtda_jax.run import checkpoint, log, parallel
+from rtda_jax.run.signals import stop_at_once
+from rtda_jax.run.workdir import FREE, claim, lock, plain, read_json, write_json
 from rtda_jax.stages import evaluate_stage, pseudo_stage, statistics_stage, train_stage
 from rtda_jax.stages.plan import Plan, stages
 from rtda_jax.tools import environment
@@ -28,19 +25,6 @@ RUN = {
 # The kinds of stages that several processes share.
 SEVERAL = ("train", "evaluate")
 
-# Fields that change how a run is watched, not what it computes as long as all goes well.
-FREE = (
-    "data_dir",
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "checkpoint_keep",
-    "loggers",
-    "on_not_finite",
-    "stall_seconds",
-    "threads",
-    "cache_gib",
-)
-
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Run every stage that is not finished; gather what they measured in `results.json`.
@@ -50,7 +34,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     plan = possible(config)
     with lock(workdir):
-        checkpoint.claim(workdir, plain(config), free=FREE)
+        claim(workdir, plain(config), free=FREE)
         return _run(config, plan, workdir)
 
 
@@ -65,14 +49,14 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
     plan = possible(config)
     with lock(workdir):
-        checkpoint.claim(workdir, plain(config), free=FREE)
+        claim(workdir, plain(config), free=FREE)
         for name, stage in plan.items():
             trained = (workdir / name / "done.json").exists()
             if stage.kind != "evaluate" and not trained:
                 raise ConfigError(f"{workdir / name} is not trained to its end; run --job=run")
-            if integrity.damaged(workdir / name / "checkpoints"):
+            if checkpoint.is_damaged(workdir / name / "checkpoints"):
                 raise ConfigError(f"{workdir / name} lost its last checkpoint; run --job=run")
-        parallel.together("checked")
+        parallel.barrier("checked")
         for name, stage in plan.items():
             if stage.kind == "evaluate":
                 (workdir / name / "result.json").unlink(missing_ok=True)
@@ -111,43 +95,22 @@ def _run(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> dict[str, Any
         "stages": {},
     }
     for name, stage in plan.items():
-        parallel.together(f"stage {name}")
-        with at_once(f"stopped in stage {name}; the same command goes on from what is finished"):
+        parallel.barrier(f"stage {name}")
+        with stop_at_once(
+            f"stopped in stage {name}; the same command goes on from what is finished"
+        ):
             results["stages"][name] = RUN[stage.kind](plan, name, workdir)
-        checkpoint.write_json(workdir / "results.json", results)
+        write_json(workdir / "results.json", results)
     tables = {n: r for n, r in results["stages"].items() if "iou" in r}
     if tables:
-        records.say(f"\n{config.benchmark.name}, seed {config.seed}, final step of each model")
-        records.say(evaluate.table(tables))
-    records.say(f"\n{workdir / 'results.json'}")
+        log.say(f"\n{config.benchmark.name}, seed {config.seed}, final step of each model")
+        log.say(evaluate.table(tables))
+    log.say(f"\n{workdir / 'results.json'}")
     return results
 
 
 def command(workdir: pathlib.Path) -> str:
     """The command line that began this workdir; a later one does not replace it."""
     path = workdir / "results.json"
-    earlier = checkpoint.read_json(path).get("command") if path.exists() else None
+    earlier = read_json(path).get("command") if path.exists() else None
     return earlier or environment.command()
-
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """A configuration as nested plain values, as JSON gives them back."""
-    return json.loads(config.to_json_best_effort())
-
-
-@contextlib.contextmanager
-def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Hold a workdir for one job; the system frees it however the process ends.
-
-    Of several processes of a job the main one does.
-    """
-    if not parallel.is_main():
-        yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{workdir} is in use by another process") from None
-        yield

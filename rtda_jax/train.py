@@ -12,11 +12,10 @@ from rtda_jax.adapt import build, class_weights
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.data.batches import Batches, named, paired
 from rtda_jax.errors import ConfigError, Interrupted, lookup
-from rtda_jax.run import checkpoint, guard, health, leftovers, parallel, records
-from rtda_jax.run.clock import Clock
-from rtda_jax.run.interrupt import watch
+from rtda_jax.run import checkpoint, health, log, parallel
+from rtda_jax.run.log import Clock
 from rtda_jax.run.loggers import Loggers
-from rtda_jax.run.watchdog import watchdog
+from rtda_jax.run.signals import shutdown_event, watchdog
 
 # Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
 AHEAD = 4
@@ -55,47 +54,47 @@ def train(
     workdir = pathlib.Path(workdir)
     mesh = parallel.mesh()
     try:
-        policy = lookup(guard.POLICIES, config.on_not_finite, "on_not_finite")
+        policy = lookup(health.POLICIES, config.on_not_finite, "on_not_finite")
         parallel.check_batch(config.batch_size, mesh.size)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     workdir.mkdir(parents=True, exist_ok=True)
     config = class_weights.settled(config, workdir)
     stage = build.build(config, axis_name=parallel.AXIS)
-    names = guard.numbers if batches else functools.partial(named, config)
+    names = health.example_numbers if batches else functools.partial(named, config)
     batches = batches or paired(
         config, needs_target=stage.needs_target, folder=workdir, pseudo=pseudo
     )
     step_fn = policy(build.train_step(stage, config, axis_name=parallel.AXIS))
     run = parallel.compiled(step_fn, mesh)
     objective = list(stage.objective)
-    log, kept_left = workdir / records.FILE, workdir / leftovers.FILE
+    metrics_file, leftovers_file = workdir / log.METRICS_FILE, workdir / log.LEFTOVERS_FILE
 
     with (
         contextlib.ExitStack() as kept,
-        watch() as interrupted,
-        watchdog(config.stall_seconds) as moved,
+        shutdown_event() as interrupted,
+        watchdog(config.stall_seconds) as heartbeat,
         checkpoint.manager(workdir / "checkpoints", keep=config.checkpoint_keep) as held,
     ):
         start = 0
         if held.latest_step():
             fresh = jax.eval_shape(lambda: build.initial_state(stage, config))
-            wanted = checkpoint.abstract(fresh, parallel.everywhere(mesh))
+            wanted = checkpoint.abstract(fresh, parallel.replicated(mesh))
             start, state = checkpoint.resume(held, wanted)
-            records.say(f"  continues after step {start}")
+            log.say(f"  continues after step {start}")
         else:
             state = build.initial_state(stage, config)
             if start_from is None and config.model.pretrained:
                 start_from = functools.partial(build.pretrained_state, config=config)
             if start_from is not None:
                 state, report = start_from(state)
-                records.say(f"  {report}")
+                log.say(f"  {report}")
             state = parallel.replicate(build.with_teacher(state, config), mesh)
         writes = parallel.is_main()
         if writes:
-            records.truncate(log, after=start)
+            log.truncate(metrics_file, after=start)
         loggers = kept.enter_context(Loggers(config.loggers if writes else (), workdir))
-        pending = guard.Pending(names, leftovers.read(kept_left, step=start))
+        pending = health.PendingSteps(names, log.read_leftovers(leftovers_file, step=start))
         alarm = health.Alarm()
         clock = Clock(
             step=start,
@@ -108,13 +107,13 @@ def train(
                 batch = next(stream)
             state, logs = run(state, batch)
             pending.add(step, logs, batch, ahead=AHEAD)
-            moved()
+            heartbeat()
             if step == start + 1:
                 jax.block_until_ready(logs)
-                records.say(f"  first step after {records.duration(clock.elapsed())} (compilation)")
+                log.say(f"  first step after {log.duration(clock.elapsed())} (compilation)")
                 clock.restart(step)
             last, logs_now = step == config.steps, step % config.log_every_steps == 0
-            stops = parallel.agreed(interrupted.is_set(), now=logs_now)
+            stops = parallel.any_process(interrupted.is_set(), now=logs_now)
             due = last or step % config.checkpoint_every_steps == 0
             if due or logs_now:
                 record = {
@@ -126,14 +125,14 @@ def train(
                     record["d_lr"] = float(stage.d_schedule(step - 1))
                 record |= clock.lap(step)
                 if writes:
-                    records.append(log, record)
+                    log.append(metrics_file, record)
                 loggers.write(record)
-                records.say("  " + records.line(record, steps=config.steps, objective=objective))
+                log.say("  " + log.line(record, steps=config.steps, objective=objective))
                 for warning in alarm(record):
-                    records.say(f"  warning: {warning}")
+                    log.say(f"  warning: {warning}")
             if due or stops:
-                left = pending.left()
-                leftovers.keep(kept_left, left, step=step, steps=held.all_steps())
+                left = pending.leftovers()
+                log.save_leftovers(leftovers_file, left, step=step, steps=held.all_steps())
                 checkpoint.save(held, state, step=step)
             if stops:
                 checkpoint.finish(held)

@@ -14,6 +14,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
 from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer, computes_auxiliary
 from rtda_jax.run import checkpoint
+from rtda_jax.run.workdir import plain, write_json
 
 SIZE = (32, 64)
 
@@ -175,7 +176,7 @@ def softmax(scores):
 
 def write_workdir(made, workdir):
     """A workdir whose train stages are at their last step, with random weights."""
-    checkpoint.write_json(workdir / "config.json", experiment.plain(made))
+    write_json(workdir / "config.json", plain(made))
     for seed, (name, stage) in enumerate(experiment.stages(made).items()):
         if stage.kind == "train":
             shapes = jax.eval_shape(lambda s=stage: build.initial_state(build.build(s), s))

@@ -17,7 +17,8 @@ from PIL import Image
 from rtda_jax import experiment, report
 from rtda_jax.data import batches
 from rtda_jax.errors import ConfigError, Interrupted
-from rtda_jax.run import checkpoint, parallel
+from rtda_jax.run import parallel
+from rtda_jax.run.workdir import lock, read_json, write_json
 from rtda_jax.stages import evaluate_stage, statistics_stage
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -105,16 +106,16 @@ def test_fields_that_only_watch_may_differ(finished, root):
 
 def test_a_workdir_in_use_is_refused(finished, root):
     with (
-        experiment.lock(finished[1]),
+        lock(finished[1]),
         pytest.raises(ConfigError, match="in use by another process"),
     ):
         experiment.run(tiny(root).lock(), finished[1])
 
 
 def test_of_several_processes_the_main_one_holds_the_workdir(tmp_path, monkeypatch):
-    with experiment.lock(tmp_path):
+    with lock(tmp_path):
         monkeypatch.setattr(parallel, "is_main", lambda: False)
-        with experiment.lock(tmp_path):
+        with lock(tmp_path):
             pass
 
 
@@ -130,14 +131,14 @@ def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
     stages = experiment.stages(made)
     kept = [tmp_path / name / "result.json" for name in stages if name.startswith("eval")]
     for path in kept:
-        checkpoint.write_json(path, {"kept": True})
+        write_json(path, {"kept": True})
     for name in ("beta_001", "beta_005"):
-        checkpoint.write_json(tmp_path / name / "done.json", {})
+        write_json(tmp_path / name / "done.json", {})
 
     def refused(match, **fields):
         with pytest.raises(ConfigError, match=match):
             experiment.reevaluate(tiny(root, **fields).lock(), tmp_path)
-        assert [checkpoint.read_json(path) for path in kept] == [{"kept": True}] * 3
+        assert [read_json(path) for path in kept] == [{"kept": True}] * 3
 
     refused("another configuration", optim__g_lr=0.02)
     last = tmp_path / "beta_005" / "checkpoints" / "3" / "sha256.json"
@@ -156,7 +157,7 @@ def to_measure(root, tmp_path):
     write_workdir(made, tmp_path)
     for name, stage in experiment.stages(made).items():
         if stage.kind == "train":
-            checkpoint.write_json(tmp_path / name / "done.json", {})
+            write_json(tmp_path / name / "done.json", {})
     return made.lock(), tmp_path
 
 

@@ -12,10 +12,11 @@ from helpers import config, pixelwise, softmax, write_workdir
 from PIL import Image
 
 from configs import base
-from rtda_jax import evaluate, experiment
+from rtda_jax import evaluate
 from rtda_jax.deploy import export, networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
+from rtda_jax.run.workdir import plain
 from rtda_jax.weights import load_pretrained
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
@@ -195,7 +196,7 @@ def recorded(workdir, **overrides):
 
 def test_a_run_is_known_by_its_own_record(exported):
     made, workdir, _ = exported
-    assert experiment.plain(recorded(workdir)) == experiment.plain(made)
+    assert plain(recorded(workdir)) == plain(made)
     assert networks.choose(recorded(workdir), workdir, stage="train").names == ("train",)
     networks.check(made, workdir)
     other = config("fda", optim__g_lr=0.5).lock()
@@ -214,7 +215,7 @@ def test_fields_an_older_run_lacks_are_at_their_defaults(exported, tmp_path):
     record = json.loads((exported[1] / "config.json").read_text())
     del record["eval"]["mirror"], record["teacher"]
     (tmp_path / "config.json").write_text(json.dumps(record))
-    assert experiment.plain(recorded(tmp_path)) == experiment.plain(exported[0])
+    assert plain(recorded(tmp_path)) == plain(exported[0])
 
 
 def test_of_several_evaluate_stages_the_last_counts(tmp_path):

@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 import tiny
 
-from rtda_jax import experiment
 from rtda_jax.errors import CheckpointError, ConfigError, Interrupted
-from rtda_jax.run import integrity
-from rtda_jax.run.watchdog import EXIT_CODE as STALLED
+from rtda_jax.run import checkpoint
+from rtda_jax.run.signals import STALLED as STALLED
+from rtda_jax.run.workdir import lock
 
 ROOT = pathlib.Path(__file__).parents[1]
 KILLS = 10  # at the touch of a file, and as many at a random time, for every family
@@ -264,8 +264,8 @@ def test_a_random_bit_of_a_random_file(flip, tmp_path):
     data = bytearray(path.read_bytes())
     data[rng.integers(len(data))] ^= 1 << rng.integers(8)
     path.write_bytes(data)
-    unread = str(path.relative_to(tmp_path / "checkpoints" / "4")) in integrity.UNSEALED[1:]
-    assert integrity.damaged(tmp_path / "checkpoints") != unread
+    unread = str(path.relative_to(tmp_path / "checkpoints" / "4")) in checkpoint.UNSEALED[1:]
+    assert checkpoint.is_damaged(tmp_path / "checkpoints") != unread
     assert_continues_to_the_same("fda", tmp_path)
 
 
@@ -312,7 +312,7 @@ def test_a_full_disk(free, tmp_path):
         assert re.search("^(CheckpointError|OSError): .*No space left", said, re.MULTILINE)
         assert steps(disk / "run") == [2, 4]
         folders = [disk / "run" / "checkpoints" / str(step) for step in (2, 4)]
-        assert [integrity.problem(folder) for folder in folders] == ["", ""]
+        assert [checkpoint.problem(folder) for folder in folders] == ["", ""]
         shutil.copytree(disk / "run", tmp_path / "after")
     assert_continues_to_the_same("fda", tmp_path / "after")
 
@@ -356,12 +356,12 @@ def test_the_second_process_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
         assert process.stdout.readline() == b"held\n"
         with (
             pytest.raises(ConfigError, match="in use by another process"),
-            experiment.lock(tmp_path),
+            lock(tmp_path),
         ):
             pass
         process.kill()
     with (
-        experiment.lock(tmp_path),
+        lock(tmp_path),
         (tmp_path / ".lock").open("w") as file,
         pytest.raises(BlockingIOError),
     ):
@@ -373,6 +373,6 @@ def test_the_second_process_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
 def test_input_that_never_comes(step, tmp_path):
     code, said = finish(start("fda", tmp_path, "stall_at", step, "stall_seconds=20"))
     assert code == STALLED, said
-    assert "Stalled: nothing done in 20 s" in said
+    assert "Stalled: nothing was finished in 20 s" in said
     assert "in batches" in said
     assert_continues_to_the_same("fda", tmp_path)

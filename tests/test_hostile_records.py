@@ -20,7 +20,8 @@ from rtda_jax.deploy import networks
 from rtda_jax.errors import CheckpointError, ConfigError
 from rtda_jax.report import gallery, runs
 from rtda_jax.report.contents import document
-from rtda_jax.run import checkpoint, integrity
+from rtda_jax.run import checkpoint
+from rtda_jax.run.workdir import claim, plain
 from rtda_jax.stages.plan import stages
 from rtda_jax.tools import pictures
 
@@ -32,7 +33,7 @@ JSONS = [b'{"a": {"b": 1}, "stages": {"train": {"miou": 0.5}}}', b"[]", b"null",
 def test_config_json(tmp_path, data):
     (tmp_path / "config.json").write_bytes(data)
     with contextlib.suppress(ConfigError):
-        checkpoint.claim(tmp_path, {"a": {"b": 1}}, free=())
+        claim(tmp_path, {"a": {"b": 1}}, free=())
 
 
 @fuzz
@@ -160,7 +161,7 @@ def test_pictures_of_a_run(tmp_path, data):
 @settings(fuzz, max_examples=150)
 @given(st.data())
 def test_configurations_of_another(tmp_path, data):
-    config = json.dumps(experiment.plain(base.get_config()))
+    config = json.dumps(plain(base.get_config()))
     (tmp_path / "config.json").write_text(data.draw(changed(config)))
     with contextlib.suppress(ConfigError):
         stages(networks.recorded(tmp_path, defaults=base.get_config))
@@ -177,7 +178,7 @@ def test_configurations_of_another(tmp_path, data):
     ],
 )
 def test_the_file_of_a_configuration_is_named(tmp_path, change):
-    config = experiment.plain(base.get_config()) | change
+    config = plain(base.get_config()) | change
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"config\.json"):
         networks.recorded(tmp_path, defaults=base.get_config)
@@ -189,8 +190,8 @@ def test_seals(tmp_path, data):
     folder = tmp_path / "4"
     folder.mkdir(exist_ok=True)
     (folder / "a").write_bytes(b"x")
-    (folder / integrity.MANIFEST).write_bytes(data)
-    assert isinstance(integrity.problem(folder), str)
+    (folder / checkpoint.MANIFEST).write_bytes(data)
+    assert isinstance(checkpoint.problem(folder), str)
 
 
 # A thread of orbax that comes too late says so to nobody.
@@ -200,7 +201,7 @@ def test_checkpoints_without_a_seal(tmp_path):
     state = {"a": np.arange(40, dtype=np.float32).reshape(8, 5), "n": np.int32(3)}
     with checkpoint.manager(tmp_path / "whole", keep=2) as held:
         checkpoint.save(held, state, step=1)
-    (tmp_path / "whole" / "1" / integrity.MANIFEST).unlink()
+    (tmp_path / "whole" / "1" / checkpoint.MANIFEST).unlink()
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = checkpoint.abstract(state, one)
     names = [p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*")]

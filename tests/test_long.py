@@ -11,7 +11,7 @@ import helpers
 import pytest
 import tiny
 
-from rtda_jax.run import integrity
+from rtda_jax.run import checkpoint
 
 STEPS = 2000
 LEAK = 8 << 20  # bytes that the second half of the run may gain
@@ -64,7 +64,7 @@ def test_memory_files_and_log_stay_flat(tmp_path):
     assert max(map(len, log)) < 1000
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert kept == [STEPS - 100, STEPS]
-    assert not integrity.damaged(tmp_path / "checkpoints")
+    assert not checkpoint.is_damaged(tmp_path / "checkpoints")
 
 
 def leaking(start, kept=[]):  # noqa: B006 the leak

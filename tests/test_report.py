@@ -19,7 +19,8 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.report import groups, plot, runs, tables
 from rtda_jax.report.published import PUBLISHED
-from rtda_jax.run import checkpoint, records
+from rtda_jax.run import log
+from rtda_jax.run.workdir import plain, write_json
 from rtda_jax.stages import evaluate_stage
 from rtda_jax.tools import pictures
 
@@ -33,7 +34,7 @@ def write_run(folder, name, seed, *, skill, benchmark="streets"):
     rng = np.random.default_rng([seed, int(1000 * skill)])
     stages = {}
     for stage, fields in experiment.stages(config.lock()).items():
-        checkpoint.write_json(folder / "config.json", experiment.plain(config))
+        write_json(folder / "config.json", plain(config))
         if fields.kind == "train":
             names = ["seg", "adv_output"] if config.objective.adv_output else ["seg"]
             stages[stage] = {
@@ -50,7 +51,7 @@ def write_run(folder, name, seed, *, skill, benchmark="streets"):
                     row |= {f"d_output_accuracy_{d}": v for d, v in accuracies.items()}
                 row |= {"images_per_second": 10.0, "data_wait": 0.02, "seconds_left": 1.0}
                 (folder / stage).mkdir(parents=True, exist_ok=True)
-                records.append(folder / stage / records.FILE, row)
+                log.append(folder / stage / log.METRICS_FILE, row)
             continue
         if fields.kind != "evaluate":
             stages[stage] = {"models": list(fields.models), "seconds": 1.0}
@@ -80,7 +81,7 @@ def write_run(folder, name, seed, *, skill, benchmark="streets"):
         )
         pictures.save(sheet, folder / stage / "predictions.png")
     results = {
-        "config": experiment.plain(config),
+        "config": plain(config),
         "benchmark": benchmark,
         "seed": seed,
         "commit": "0123456789ab",
@@ -88,7 +89,7 @@ def write_run(folder, name, seed, *, skill, benchmark="streets"):
         "command": f"python main.py --config configs/{name}.py --config.seed={seed}",
         "stages": stages,
     }
-    checkpoint.write_json(folder / "results.json", results)
+    write_json(folder / "results.json", results)
     return folder
 
 
@@ -343,7 +344,7 @@ def test_other_files_that_can_not_be_read_are_named(workdirs, tmp_path):
     with pytest.raises(ConfigError, match=r"empty/results\.json: No such file"):
         report.write([str(tmp_path / "empty")], tmp_path / "out")
     torn = edited(workdirs[0], tmp_path, lambda results: None)
-    with (pathlib.Path(torn) / "train" / records.FILE).open("a") as file:
+    with (pathlib.Path(torn) / "train" / log.METRICS_FILE).open("a") as file:
         file.write('{"step": 5')
     with pytest.raises(ConfigError, match=r"train/metrics\.jsonl, line 5: not JSON"):
         report.write([torn], tmp_path / "out")

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import SIZE, Tiny, TinyDiscriminator, batch, config, shrink, streets_batch
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rtda_jax import experiment
 from rtda_jax.adapt import build, levels, optim, pixel_losses, prepare, state, teacher, terms
@@ -105,13 +106,18 @@ def run(step, start, count=3):
 BOTH = {"seg": 1.0, "adv_output": 0.1}
 
 
+def on_a_sharded_batch(step, mesh):
+    split = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+    return lambda state, batch: jax.jit(step)(state, jax.device_put(dict(batch), split))
+
+
 def test_jit_pmap_and_sharded_jit_agree():
     mesh = parallel.mesh()
     assert mesh.size == 2
     plain, start = small_step(BOTH)
     expected, logs = run(jax.jit(plain), start)
     mapped, start = small_step(BOTH, axis_name=parallel.AXIS)
-    for step in (parallel.pmapped(mapped, mesh), parallel.sharded(plain, mesh)):
+    for step in (parallel.pmapped(mapped, mesh), on_a_sharded_batch(plain, mesh)):
         _, start = small_step(BOTH)
         got, got_logs = run(step, parallel.replicate(start, mesh))
         jax.tree.map(

@@ -16,6 +16,7 @@ from rtda_jax.augment import affine
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import checkpoint, parallel
+from rtda_jax.run.workdir import flat, plain
 
 
 class Small(nn.Module):
@@ -158,7 +159,7 @@ def test_a_resumed_stage_is_the_same_bit_for_bit(tmp_path, name):
         checkpoint.save(held, states[2], step=2)
         held.wait_until_finished()
         fresh = jax.eval_shape(lambda: build.initial_state(build.build(stage), stage))
-        whole = parallel.everywhere(parallel.mesh(jax.devices()[:1]))
+        whole = parallel.replicated(parallel.mesh(jax.devices()[:1]))
         state = checkpoint.restore(held, checkpoint.abstract(fresh, whole))
     assert state.memory["theta"].shape == (19,)
     for n in (2, 3):
@@ -329,7 +330,7 @@ def test_class_weights_are_those_of_frequencies_but_some_count_twice(pair):
 
 def changed(plan, other, stage):
     """The fields of a stage that differ, with their values in the other plan."""
-    a, b = (checkpoint.flat(experiment.plain(p[stage])) for p in (plan, other))
+    a, b = (flat(plain(p[stage])) for p in (plan, other))
     assert a.keys() == b.keys()
     return {name: b[name] for name in a if a[name] != b[name]}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rtda_jax.data import batches, enet_weights, frequencies
 from rtda_jax.data.labels import class_set
-from rtda_jax.run.checkpoint import write_json
+from rtda_jax.run.workdir import write_json
 
 
 def settled(config: Any, folder: pathlib.Path) -> Any:

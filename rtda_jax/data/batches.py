@@ -18,7 +18,7 @@ from rtda_jax.data import (
     train_stream,
 )
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import parallel, records
+from rtda_jax.run import log, parallel
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 
@@ -43,9 +43,9 @@ def class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.n
     path = folder / "class_counts.npz"
     if parallel.is_main():
         if not path.exists():
-            records.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
+            log.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
         counted(dataset, path, threads=config.threads)
-    parallel.together("class counts")
+    parallel.barrier("class counts")
     return counted(dataset, path, threads=config.threads)
 
 

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 from rtda_jax.data import worker
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.worker import Maker
-from rtda_jax.run.progress import Progress
+from rtda_jax.run.log import Progress
 
 PART = 16  # examples
 

@@ -15,7 +15,8 @@ from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import networks, saved_model
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.run import checkpoint, records
+from rtda_jax.run import log
+from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.tools import environment
 from rtda_jax.weights import export_pretrained
 
@@ -76,11 +77,9 @@ def run(
         raise ConfigError(str(error)) from None
     config = chosen.config
     size = (config.benchmark.eval_size[0], config.benchmark.eval_size[1])
-    records.say(
-        f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir}, {size[0]}x{size[1]}"
-    )
+    log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir}, {size[0]}x{size[1]}")
     if config.eval.mode != "whole":
-        records.say(f"  evaluated in mode {config.eval.mode!r}, exported to read images whole")
+        log.say(f"  evaluated in mode {config.eval.mode!r}, exported to read images whole")
     segment = segmenter(chosen.models, size=size)
     exported = lower(segment, size=size)
     program = bytes(exported.serialize())
@@ -109,8 +108,8 @@ def run(
         "run": _run(chosen),
         "weights": weights,
     }
-    checkpoint.write_json(out / "model.json", about)
-    records.say(f"  {len(program) / 1e6:.1f} MB for {' and '.join(PLATFORMS)} in {out}")
+    write_json(out / "model.json", about)
+    log.say(f"  {len(program) / 1e6:.1f} MB for {' and '.join(PLATFORMS)} in {out}")
     return json.loads(json.dumps(about))
 
 
@@ -135,7 +134,7 @@ def _interface(chosen: networks.Networks, size: tuple[int, int]) -> dict[str, An
 
 def _run(chosen: networks.Networks) -> dict[str, Any]:
     path = chosen.workdir / "results.json"
-    results = checkpoint.read_json(path) if path.exists() else {}
+    results = read_json(path) if path.exists() else {}
     return {
         "workdir": chosen.workdir.resolve().name,
         "stage": chosen.stage,

@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from rtda_jax import evaluate, experiment
+from rtda_jax import evaluate
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import checkpoint
+from rtda_jax.run.workdir import FREE as RUN_FREE
+from rtda_jax.run.workdir import claim, plain, read_json
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import LEAVES_A_NETWORK, parse, stages
 
 # Fields that may differ from the run's: those of watching it, and how predictions are made.
-FREE = (*experiment.FREE, "eval")
+FREE = (*RUN_FREE, "eval")
 
 
 class Networks(NamedTuple):
@@ -45,7 +46,7 @@ def recorded(
     Raises:
       ConfigError: there is no run, or an override that would change what was trained.
     """
-    record = checkpoint.read_json(_record(workdir))
+    record = read_json(_record(workdir))
     try:
         _check_stages(record)
         config = defaults(record["benchmark"]["name"])
@@ -89,7 +90,7 @@ def _check_stages(record: dict[str, Any]) -> None:
 def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Raise ConfigError, naming the fields, unless a workdir's run has this configuration."""
     _record(workdir)
-    checkpoint.claim(workdir, experiment.plain(config), free=FREE)
+    claim(workdir, plain(config), free=FREE)
 
 
 def _record(workdir: pathlib.Path) -> pathlib.Path:

@@ -18,8 +18,9 @@ from rtda_jax.deploy.overlap import ahead, behind
 from rtda_jax.deploy.results import Picture, Results
 from rtda_jax.deploy.views import VIEWS, Key
 from rtda_jax.errors import ConfigError, Interrupted, lookup
-from rtda_jax.run import checkpoint, interrupt, records
-from rtda_jax.run.progress import Progress
+from rtda_jax.run import log, signals
+from rtda_jax.run.log import Progress
+from rtda_jax.run.workdir import write_json
 from rtda_jax.tools import pictures
 
 AHEAD = 4  # pictures that wait in front of the network, and as many behind it
@@ -89,9 +90,7 @@ def run(
     files = inputs.find(source, without=out)
     if any(file.is_video for file in files):
         video.pyav()
-    records.say(
-        f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {len(files)} files"
-    )
+    log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {len(files)} files")
     classes = class_set(chosen.config.benchmark.classes)
     key = Key(classes.names, classes.colours)
     results = Results(out, shown, key)
@@ -105,12 +104,12 @@ def run(
     pixels_of = _pictures(files, lambda pixels: prepare(pixels, chosen.config))
     total = sum(video.length(f.path) if f.is_video else 1 for f in files)
     progress = Progress("  pictures", total)
-    with interrupt.watch() as asked, behind(results.write, depth=AHEAD) as put:
+    with signals.shutdown_event() as asked, behind(results.write, depth=AHEAD) as put:
         for picture in ahead(pixels_of, depth=AHEAD):
             if asked.is_set():
                 raise Interrupted(f"stopped after {count} pictures, which are in {out}")
             if picture.problem:
-                records.say(f"  {picture.problem}")
+                log.say(f"  {picture.problem}")
                 failed[str(picture.file.path)] = picture.problem
                 progress.add(1)
             if picture.pixels is None:
@@ -139,8 +138,8 @@ def run(
         "failed": failed,
         "pictures_per_second": rates,
     }
-    checkpoint.write_json(out / "predict.json", record)
-    records.say(
+    write_json(out / "predict.json", record)
+    log.say(
         f"{count} pictures in {out}; a second: {_number(rates['with_io'])} with reading "
         f"and writing (after the first), {_number(rates['network_only'])} without"
     )

@@ -16,7 +16,8 @@ from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.ops.fold import fold
-from rtda_jax.run import checkpoint, records
+from rtda_jax.run import log
+from rtda_jax.run.workdir import write_json
 from rtda_jax.tools import pictures
 
 NEIGHBOURS = 5
@@ -86,10 +87,10 @@ def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str
             }
             pictures.save(_picture(query, gallery, nearest), out / f"{name}_{direction}.png")
         record["runs"][name] = numbers
-    checkpoint.write_json(out / "retrieve.json", record)
+    write_json(out / "retrieve.json", record)
     for line in _table(record):
-        records.say(line)
-    records.say(f"{out}")
+        log.say(line)
+    log.say(f"{out}")
     return record
 
 
@@ -147,7 +148,7 @@ def gather(
         if "label" in example:
             histograms.append(histogram(example["label"], classes=len(dataset.classes)))
         if len(small) % 50 == 0:
-            records.say(f"  {name}: {len(small)}/{total} images")
+            log.say(f"  {name}: {len(small)}/{total} images")
     return Side(
         name,
         dataset.name,

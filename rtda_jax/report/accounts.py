@@ -9,7 +9,7 @@ from rtda_jax.report import figures
 from rtda_jax.report.document import Cell, Table
 from rtda_jax.report.groups import Group, differences
 from rtda_jax.report.runs import Run
-from rtda_jax.run.records import duration
+from rtda_jax.run.log import duration
 
 
 def cost(groups: Sequence[Group]) -> Table:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rtda_jax.errors import ConfigError
 from rtda_jax.experiment import FREE
 from rtda_jax.report.runs import Evaluation, Run
-from rtda_jax.run.checkpoint import flat
+from rtda_jax.run.workdir import flat
 from rtda_jax.stages.plan import parse
 
 # Parts of a protocol that two numbers must share to stand in one table.

@@ -11,7 +11,7 @@ from typing import Any
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import records
+from rtda_jax.run import log
 
 RESULTS, CONFIG = "results.json", "config.json"
 SEED = re.compile(r"seed\d+")  # a workdir of --seeds=N
@@ -239,7 +239,7 @@ def _name(folder: pathlib.Path) -> str:
 
 
 def _training(record: Record, folder: pathlib.Path) -> Training:
-    path = folder / records.FILE
+    path = folder / log.METRICS_FILE
     rows = []
     for number, line in enumerate(_lines(path), 1):
         row = _record(f"{path}, line {number}", line)

@@ -1,1 +1,1 @@
-"""What a run says and heeds: records, progress, health, alarms, signals, stalls."""
+"""Keeps long runs alive: working directory, checkpoints, log, health, signals and processes."""

@@ -1,11 +1,17 @@
-"""Checkpoints: arrays through orbax, the configuration that made them as JSON beside them."""
+"""Checkpoints: arrays written by orbax, sealed by checksums and verified before they are read.
+
+A checkpoint's seal lists the size and SHA-256 of its files. It is written before the checkpoint
+gets its final name, so that no complete checkpoint lacks it.
+"""
 
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,67 +20,73 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from rtda_jax.errors import CheckpointError, ConfigError
-from rtda_jax.run import disk, integrity, parallel
+from rtda_jax.run import parallel
+from rtda_jax.run.log import say
+from rtda_jax.run.workdir import fsync, fsync_folder, write_bytes
+
+MANIFEST = "sha256.json"
+PARTIAL = "*.orbax-checkpoint-tmp*"  # orbax's name for a checkpoint that is not complete
+# Written after the seal; a state is restored without the last two.
+UNSEALED = (MANIFEST, "commit_success.txt", "_CHECKPOINT_METADATA")
+ASIDE = "damaged"
 
 
 @contextlib.contextmanager
 def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointManager]:
-    """An orbax manager that keeps the newest checkpoints; leaving it waits for its writes.
+    """Yields an orbax manager that keeps the newest checkpoints; leaving it waits for its writes.
 
-    Its newest checkpoint is complete and verified: see `integrity.recover`.
+    The newest checkpoint is complete and verified, see `recover`.
 
     Raises:
-      ConfigError: fewer than two are to be kept, so that none is left if one is damaged.
-      CheckpointError: a write failed, or none of the checkpoints is healthy.
+      ConfigError: fewer than two are to be kept, which would leave none if one is damaged.
+      CheckpointError: a write failed, or no checkpoint is healthy.
     """
     if keep < 2:
         raise ConfigError(f"checkpoint_keep must be 2 or more, got {keep}")
     directory = directory.resolve()
-    parallel.together("checkpoints, before")
+    parallel.barrier("checkpoints, before recovery")
     if parallel.is_main():
-        integrity.recover(directory)
-    parallel.together("checkpoints, after")
+        recover(directory)
+    parallel.barrier("checkpoints, after recovery")
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.LatestN(keep),
         create=True,
         # Called when all files are written and just before their folder gets its name.
         async_options=ocp.options.AsyncOptions(
-            post_finalization_callback=functools.partial(integrity.seal_partial, directory)
+            post_finalization_callback=functools.partial(seal_partial, directory)
         ),
     )
-    held = _opened(directory, options)
+    orbax = _open(directory, options)
     try:
-        yield held
+        yield orbax
     except BaseException as error:
-        if not parallel.lost(error):  # else its writes wait for a process that is gone
-            with contextlib.suppress(Exception):  # why it ends is raised, not what that breaks
-                held.close()
+        if not parallel.peer_died(error):  # otherwise its writes wait for a process that is gone
+            with contextlib.suppress(Exception):  # the error that ended the block is raised
+                orbax.close()
         raise
     with _writing(directory):
-        held.close()
-    disk.flush_folder(directory)
+        orbax.close()
+    fsync_folder(directory)
 
 
 @contextlib.contextmanager
 def reader(directory: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
-    """An orbax manager of a directory that this process may only read; see `integrity.newest`.
+    """Yields an orbax manager that changes nothing, for a folder where another process may train.
 
-    It changes nothing, so that it can be open while another process trains there.
+    `newest_healthy` says which of its steps to read.
 
     Raises:
-      CheckpointError: it holds something else.
+      CheckpointError: the folder holds something else.
     """
-    held = _opened(directory.resolve(), ocp.CheckpointManagerOptions(read_only=True, create=False))
+    orbax = _open(directory.resolve(), ocp.CheckpointManagerOptions(read_only=True, create=False))
     try:
-        yield held
+        yield orbax
     finally:
-        held.close()
+        orbax.close()
 
 
-def _opened(
-    directory: pathlib.Path, options: ocp.CheckpointManagerOptions
-) -> ocp.CheckpointManager:
-    # What orbax and its tasks log as an error is also raised, and `_writing` says it in a sentence.
+def _open(directory: pathlib.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    # What orbax and its tasks log as an error is also raised; `_writing` makes a sentence of it.
     for logger in ("absl", "asyncio"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
@@ -83,23 +95,23 @@ def _opened(
         raise CheckpointError(f"{directory}: not what this program writes: {error}") from error
 
 
-def save(held: ocp.CheckpointManager, state: Any, *, step: int) -> None:
-    """Write a state; returns as soon as the arrays are copied off the devices."""
-    if held.latest_step() != step:
-        with _writing(held.directory):
-            held.save(step, args=ocp.args.StandardSave(state), force=True)
+def save(orbax: ocp.CheckpointManager, state: Any, *, step: int) -> None:
+    """Saves a state; returns as soon as the arrays are copied off the devices."""
+    if orbax.latest_step() != step:
+        with _writing(orbax.directory):
+            orbax.save(step, args=ocp.args.StandardSave(state), force=True)
 
 
-def finish(held: ocp.CheckpointManager) -> None:
-    """Wait until all that was saved is on the disk."""
-    with _writing(held.directory):
-        held.wait_until_finished()
-    disk.flush_folder(pathlib.Path(held.directory))
+def finish(orbax: ocp.CheckpointManager) -> None:
+    """Waits until everything that was saved is on the disk."""
+    with _writing(orbax.directory):
+        orbax.wait_until_finished()
+    fsync_folder(pathlib.Path(orbax.directory))
 
 
 @contextlib.contextmanager
 def _writing(directory: Any) -> Iterator[None]:
-    """Whatever orbax raises for a full disk or the like, in a sentence."""
+    """Turns whatever orbax raises for a full disk or the like into a sentence."""
     try:
         yield
     except Exception as error:  # orbax passes on whatever its storage raises
@@ -110,22 +122,23 @@ def _writing(directory: Any) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of an error, whose text may be a traceback from a thread of orbax."""
+    """Returns the last line of an error, whose text may be a traceback from a thread of orbax."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
-def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = None) -> Any:
-    """The state of a step (default the newest), on whatever devices `abstract` is laid out.
+def restore(orbax: ocp.CheckpointManager, abstract: Any, *, step: int | None = None) -> Any:
+    """Returns the state of a step (default the newest), laid out on devices as `abstract` is.
 
-    Fields that are empty may be absent from the checkpoint: an earlier release did not have them.
+    Fields that are empty may be missing from the checkpoint, because an earlier release did not
+    have them.
 
     Raises:
-      CheckpointError: it holds another state, or is damaged and has no seal that told so.
+      CheckpointError: it holds another state, or is damaged and has no seal that would have told.
     """
-    step = held.latest_step() if step is None else step
-    with _reading(held, step):
+    step = orbax.latest_step() if step is None else step
+    with _reading(orbax, step):
         try:
-            return held.restore(step, args=ocp.args.StandardRestore(abstract))
+            return orbax.restore(step, args=ocp.args.StandardRestore(abstract))
         except ValueError:
             if not dataclasses.is_dataclass(abstract) or isinstance(abstract, type):
                 raise
@@ -133,35 +146,35 @@ def restore(held: ocp.CheckpointManager, abstract: Any, *, step: int | None = No
             filled = {name: value for name, value in fields.items() if jax.tree.leaves(value)}
             if len(filled) == len(fields):
                 raise
-            restored = held.restore(step, args=ocp.args.StandardRestore(filled))
+            restored = orbax.restore(step, args=ocp.args.StandardRestore(filled))
             return dataclasses.replace(abstract, **restored)
 
 
-def resume(held: ocp.CheckpointManager, abstract: Any) -> tuple[int, Any]:
-    """The newest step that can be restored, and its state.
+def resume(orbax: ocp.CheckpointManager, abstract: Any) -> tuple[int, Any]:
+    """Returns the newest step that can be restored, and its state.
 
-    One without a seal that can not be is set aside, as `integrity.recover` does with a sealed one
-    that is damaged.
+    A checkpoint without a seal that cannot be restored is set aside, as `recover` does with a
+    sealed one that is damaged.
 
     Raises:
-      CheckpointError: a sealed one can not be restored, or none is left.
+      CheckpointError: a sealed checkpoint cannot be restored, or none is left.
     """
-    said: list[str] = []
-    while step := held.latest_step():
+    problems: list[str] = []
+    while step := orbax.latest_step():
         try:
-            return step, restore(held, abstract, step=step)
+            return step, restore(orbax, abstract, step=step)
         except CheckpointError as error:
-            folder = pathlib.Path(held.directory) / str(step)
-            # Of several processes another one may have restored it.
-            if integrity.sealed(folder) or parallel.process()[1] > 1:
+            folder = pathlib.Path(orbax.directory) / str(step)
+            # Of several processes, another one may have restored it.
+            if is_sealed(folder) or parallel.process()[1] > 1:
                 raise
-            said.append(integrity.set_aside(folder, why=str(error)))
-            held.reload()
-    raise CheckpointError(integrity.none_left(pathlib.Path(held.directory), said))
+            problems.append(set_aside(folder, why=str(error)))
+            orbax.reload()
+    raise CheckpointError(none_healthy(pathlib.Path(orbax.directory), problems))
 
 
-def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:
-    """Some fields of a step's state, by name; the others are not read.
+def restore_only(orbax: ocp.CheckpointManager, abstract: dict[str, Any], *, step: int) -> Any:
+    """Returns the fields of a step's state that `abstract` names; the others are not read.
 
     Raises:
       CheckpointError: as `restore` does.
@@ -171,82 +184,158 @@ def restore_only(held: ocp.CheckpointManager, abstract: dict[str, Any], *, step:
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
         partial_restore=True,
     )
-    with _reading(held, step):
-        return held.restore(step, args=arguments)
+    with _reading(orbax, step):
+        return orbax.restore(step, args=arguments)
 
 
 @contextlib.contextmanager
-def _reading(held: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
+def _reading(orbax: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a damaged file can raise anything
         raise CheckpointError(
-            f"{held.directory}: the checkpoint of step {step} can not be restored: {error}"
+            f"{orbax.directory}: the checkpoint of step {step} cannot be restored: {error}"
         ) from error
 
 
 def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Shapes, types and the wished sharding of a state."""
+    """Returns the shapes and types of a state with the sharding it shall be restored to."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replace a JSON file in one move: a reader sees the old one or the new one.
+def seal(folder: pathlib.Path) -> None:
+    """Writes the size and SHA-256 of every file of a folder into it, all of it durably."""
+    files = {}
+    for path in _files(folder):
+        fsync(path)
+        files[str(path.relative_to(folder))] = [path.stat().st_size, _digest(path)]
+    write_bytes(folder / MANIFEST, json.dumps(files, indent=1).encode())
+    for path in (*folder.rglob("*"), folder.parent):
+        if path.is_dir():
+            fsync_folder(path)
 
-    Of several processes the main one writes.
+
+def seal_partial(directory: pathlib.Path) -> None:
+    """Seals the checkpoint that orbax is about to rename to its final name."""
+    for folder in directory.glob(PARTIAL):
+        seal(folder)
+
+
+def is_sealed(folder: pathlib.Path) -> bool:
+    """Returns whether a checkpoint can be verified; releases before seals wrote none."""
+    return (folder / MANIFEST).exists()
+
+
+def problem(folder: pathlib.Path) -> str:
+    """Returns what is wrong with a sealed folder, naming the first file; empty if nothing is.
+
+    A folder without a seal comes from a release before seals and has no known problem.
     """
-    if not parallel.is_main():
-        return
-    disk.replace(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """What `write_json` wrote; ConfigError naming the file if it holds something else."""
+    if not is_sealed(folder):
+        return ""
     try:
-        value = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not the JSON this program writes there: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds a {type(value).__name__}, expected an object")
-    return value
+        manifest = json.loads((folder / MANIFEST).read_text())
+        expected = {name: (int(size), str(digest)) for name, (size, digest) in manifest.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
+        return f"{MANIFEST} cannot be read: {error}"
+    for name in UNSEALED:
+        expected.pop(name, None)
+    present = {str(p.relative_to(folder)): p for p in _files(folder)}
+    if present.keys() != expected.keys():
+        name = sorted(present.keys() ^ expected.keys())[0]
+        return f"{name} is {'missing' if name in expected else 'not part of it'}"
+    for name, (size, digest) in expected.items():
+        try:
+            if (actual := present[name].stat().st_size) != size:
+                return f"{name} has {actual} of {size} bytes"
+            if _digest(present[name]) != digest:
+                return f"{name} is not what was written (SHA-256 differs)"
+        except OSError as error:
+            return f"{name} cannot be read: {error}"
+    return ""
 
 
-def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None:
-    """Bind a workdir to a configuration, or refuse it if it belongs to another one.
+def set_aside(folder: pathlib.Path, *, why: str) -> str:
+    """Moves a damaged checkpoint to `damaged/`, replacing nothing there; returns the warning."""
+    aside = folder.parent.parent / ASIDE
+    aside.mkdir(exist_ok=True)
+    new, number = aside / folder.name, 1
+    while new.exists():
+        new, number = aside / f"{folder.name}-{number}", number + 1
+    folder.rename(new)
+    sentence = f"the checkpoint of step {folder.name} is damaged: {why}; moved to {new}"
+    say(f"  WARNING: {sentence}")
+    return sentence
 
-    Args:
-      workdir: created if need be.
-      config: nested plain values.
-      free: dotted prefixes of fields that may differ between runs of one workdir.
+
+def recover(directory: pathlib.Path) -> None:
+    """Makes the newest checkpoint a healthy one: removes partial ones, sets damaged ones aside.
+
+    Damaged checkpoints are moved to `damaged/` beside the directory, never deleted.
 
     Raises:
-      ConfigError: naming every differing field with both values.
+      CheckpointError: there were checkpoints and none is healthy.
     """
-    path = workdir / "config.json"
-    config = json.loads(json.dumps(config))
-    if path.exists():
-        theirs, ours = flat(read_json(path)), flat(config)
-        differing = [
-            f"  {field}: {theirs.get(field, 'absent')!r} there, {ours.get(field, 'absent')!r} now"
-            for field in sorted(theirs.keys() | ours.keys())
-            if theirs.get(field) != ours.get(field)
-            and not any(field == f or field.startswith(f + ".") for f in free)
-        ]
-        if differing:
-            raise ConfigError(
-                f"{workdir} holds a run of another configuration:\n"
-                + "\n".join(differing)
-                + "\nChoose another --workdir, or give the configuration it was made with."
-            )
-        return
-    write_json(path, config)
+    for folder in directory.glob(PARTIAL):
+        shutil.rmtree(folder)
+    problems: list[str] = []
+    for step in _steps(directory):
+        folder = directory / str(step)
+        why = problem(folder)
+        if not why:
+            if not is_sealed(folder):
+                say(f"  the checkpoint of step {step} has no {MANIFEST}, so it is not verified")
+            if problems:
+                say(f"  the checkpoint of step {step} is used instead")
+            return
+        problems.append(set_aside(folder, why=why))
+    if problems:
+        raise CheckpointError(none_healthy(directory, problems))
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested dict as one of dotted names."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    rows: dict[str, Any] = {}
-    for key, value in tree.items():
-        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return rows
+def newest_healthy(directory: pathlib.Path) -> int | None:
+    """Returns the newest step with a healthy checkpoint, or None; moves and deletes nothing.
+
+    Prints which checkpoints are passed over. Another process may be writing there.
+    """
+    for step in _steps(directory):
+        why = problem(directory / str(step))
+        if not why:
+            return step
+        say(f"  WARNING: {directory}: the checkpoint of step {step} is damaged: {why}; not read")
+    return None
+
+
+def none_healthy(directory: pathlib.Path, problems: list[str]) -> str:
+    """Returns the message for a run whose checkpoints all had to be set aside."""
+    rows = [f"{directory} holds no healthy checkpoint:", *problems]
+    return "\n  ".join(rows) + "\nThe same command now starts from the first step."
+
+
+def is_damaged(directory: pathlib.Path) -> bool:
+    """Returns whether the newest checkpoint fails its verification, or was set aside for that.
+
+    A directory that never had checkpoints, or whose checkpoints were deleted, is not damaged.
+    """
+    newest = max(_steps(directory), default=-1)
+    aside = directory.parent / ASIDE
+    steps = (p.name.partition("-")[0] for p in aside.glob("*"))
+    if newest < max((int(step) for step in steps if step.isdecimal()), default=-1):
+        return True
+    return newest >= 0 and bool(problem(directory / str(newest)))
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(
+        p for p in folder.rglob("*") if p.is_file() and str(p.relative_to(folder)) not in UNSEALED
+    )
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+    """Returns the steps that have a checkpoint, the newest first."""
+    return sorted((int(p.name) for p in directory.glob("*") if p.name.isdecimal()), reverse=True)

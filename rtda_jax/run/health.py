@@ -1,60 +1,191 @@
-"""What a run's log says about its health: a warning names what is collapsing, once."""
+"""Health of a run: updates that are not finite are refused or skipped, collapse is warned of."""
 
-from collections.abc import Mapping
+import collections
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
-PATIENCE = 3  # log steps in a row before a warning
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtda_jax.errors import NotFiniteError
+from rtda_jax.run.log import Metrics
+
+SKIPPED = "skipped"
+MAX_SKIPPED_IN_A_ROW = 100  # a run that skips this many steps in a row does not recover
+
+ExampleNames = Callable[[str, np.ndarray], list[str]]
+
+
+def unguarded(step: Callable) -> Callable:
+    """Returns the step unchanged: a nonfinite value stays in its logs, where the loop stops."""
+    return step
+
+
+def skip_nonfinite(step: Callable) -> Callable:
+    """Returns a step that applies no update whose logs are not finite, and logs `skipped` 0 or 1.
+
+    A skipped step changes only `state.step`: parameters, statistics and optimizers, with their own
+    counters, keep every bit. The logs hold all losses and the norms of all gradients and are equal
+    on every device, so that all devices decide alike.
+    """
+
+    def guarded(state: Any, batch: dict) -> tuple[Any, dict[str, jax.Array]]:
+        new, logs = step(state, batch)
+        finite = jnp.all(jnp.isfinite(jnp.stack(list(logs.values()))))
+        chosen = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        logs = {**logs, SKIPPED: 1.0 - finite.astype(jnp.float32)}
+        return chosen.replace(step=new.step), logs
+
+    return guarded
+
+
+# The values of `on_not_finite`.
+POLICIES: dict[str, Callable[[Callable], Callable]] = {"stop": unguarded, "skip": skip_nonfinite}
+
+
+class PendingSteps:
+    """Collects the logs of the steps since the last log row; most stay on the device until then.
+
+    Args:
+      names: maps a domain and the indices of its examples to their names.
+      leftovers: what `leftovers` returned when the state was saved that the run continues from.
+    """
+
+    def __init__(self, names: ExampleNames, leftovers: Mapping[str, Any] | None = None) -> None:
+        self._names = names
+        self._steps: collections.deque = collections.deque()
+        self._fields: list[str] = []
+        leftovers = leftovers or {}
+        self._rows: list[dict[str, float]] = list(leftovers.get("rows", []))
+        self._skipped = leftovers.get("skipped", 0)
+        self._in_a_row = leftovers.get("in_a_row", 0)
+
+    def add(self, step: int, logs: Any, batch: Mapping[str, np.ndarray], *, ahead: int) -> None:
+        """Adds a step; waits while the host is more than `ahead` steps ahead of the device."""
+        indices = {k.removesuffix("_index"): v for k, v in batch.items() if k.endswith("_index")}
+        self._steps.append((step, logs, indices))
+        if len(self._steps) > ahead:
+            jax.block_until_ready(self._steps[-ahead][1])
+
+    def means(self) -> dict[str, float]:
+        """Returns the mean of every log over the applied steps, and clears them.
+
+        `skipped` counts the skipped steps and is absent where there were none.
+
+        Raises:
+          NotFiniteError: names the first bad step, its logs and the examples of its batch; under
+            the policy "skip" only after `MAX_SKIPPED_IN_A_ROW` bad steps.
+        """
+        self._fetch()
+        rows, skipped, self._rows, self._skipped = self._rows, self._skipped, [], 0
+        means = {
+            k: float(np.mean([row[k] for row in rows])) if rows else math.nan for k in self._fields
+        }
+        return {**means, SKIPPED: skipped} if skipped else means
+
+    def leftovers(self) -> dict[str, Any]:
+        """Returns what a resumed run needs to write the same next row, as plain values.
+
+        Raises:
+          NotFiniteError: as `means` does.
+        """
+        self._fetch()
+        return {"rows": self._rows, "skipped": self._skipped, "in_a_row": self._in_a_row}
+
+    def _fetch(self) -> None:
+        fetched = jax.device_get([logs for _, logs, _ in self._steps])
+        for (step, _, indices), logs in zip(self._steps, fetched, strict=True):
+            logs = {k: float(v) for k, v in logs.items()}
+            bad = [k for k, v in logs.items() if not math.isfinite(v)]
+            applied = not logs.pop(SKIPPED, 0.0)
+            self._fields = list(logs)
+            if not bad:
+                self._in_a_row = 0
+                self._rows.append(logs)
+                continue
+            event = f"step {step}: {', '.join(bad)} not finite{self._examples(indices)}"
+            if applied:
+                raise NotFiniteError(f"{event}; no checkpoint was written after it")
+            self._skipped, self._in_a_row = self._skipped + 1, self._in_a_row + 1
+            # Every process reports its own examples, so this goes to stderr, which all keep.
+            print(f"  {event}; the update was skipped", file=sys.stderr, flush=True)
+            if self._in_a_row == MAX_SKIPPED_IN_A_ROW:
+                raise NotFiniteError(
+                    f"{event}; it was skipped step number {MAX_SKIPPED_IN_A_ROW} in a row"
+                )
+        self._steps.clear()
+
+    def _examples(self, indices: Mapping[str, np.ndarray]) -> str:
+        parts = [
+            f"{domain} {', '.join(self._names(domain, np.asarray(index)))}"
+            for domain, index in indices.items()
+        ]
+        return f" (its batch: {'; '.join(parts)})" if parts else ""
+
+
+def example_numbers(domain: str, indices: np.ndarray) -> list[str]:
+    """Names examples by their index, for a stream whose data sets are not known."""
+    return [str(i) for i in indices]
+
+
+PATIENCE = 3  # log rows in a row before a warning
 
 CERTAIN = 0.99  # a discriminator this often right on both domains teaches nothing
-CONFIDENT = 0.01  # mean entropy of the target below this: the network is sure of everything
-ALONE = 1.5  # effective classes of the target's predictions below this: one class takes all
-OVERPOWERED = 10.0  # a view's share of the gradient at the outputs over the source's
+CONFIDENT = 0.01  # mean entropy of the target below which the network is sure of everything
+SINGLE_CLASS = 1.5  # effective classes of the target's predictions below which one takes all
+OVERPOWERED = 10.0  # a view's share of the gradient at the outputs, relative to the source's
 VIEWS = ("target", "weak", "strong", "mixed")
 
 
-def symptoms(record: Mapping[str, float]) -> dict[str, str]:
-    """What is wrong at one log step, by the name of the sign.
+def symptoms(metrics: Metrics) -> dict[str, str]:
+    """Returns what is wrong in one log row: a sentence by the name of the symptom.
 
-    record: the means of a log step as `rtda_jax.adapt.step` gives them; absent values are healthy.
+    Args:
+      metrics: the means of a log row as `rtda_jax.adapt.step` names them; a missing one counts as
+        healthy.
     """
-    found = {}
-    for key, source in record.items():
+    sentences = {}
+    for key, source in metrics.items():
         if key.startswith("d_") and key.endswith("_accuracy_source"):
             level = key.removeprefix("d_").removesuffix("_accuracy_source")
-            target = record[f"d_{level}_accuracy_target"]
+            target = metrics[f"d_{level}_accuracy_target"]
             if min(source, target) > CERTAIN:
-                found[key] = (
+                sentences[key] = (
                     f"discriminator {level} tells the domains apart {min(source, target):.0%} of "
-                    "the time: it no longer teaches; lower optim.d_lr or raise objective.adv_*"
+                    "the time and no longer teaches: lower optim.d_lr or raise objective.adv_*"
                 )
-    if record.get("target_entropy", 1.0) < CONFIDENT:
-        found["target_entropy"] = (
-            f"mean entropy of the target's predictions is {record['target_entropy']:.3f}: the "
-            "network is sure of everything; lower the entropy or pseudo-label weights"
+    if metrics.get("target_entropy", 1.0) < CONFIDENT:
+        sentences["target_entropy"] = (
+            f"the mean entropy of the target's predictions is {metrics['target_entropy']:.3f}, the "
+            "network is sure of everything: lower the entropy or pseudo-label weights"
         )
-    if record.get("target_classes", ALONE) < ALONE:
-        found["target_classes"] = (
-            f"the target's predictions spread over {record['target_classes']:.1f} classes: one "
+    if metrics.get("target_classes", SINGLE_CLASS) < SINGLE_CLASS:
+        sentences["target_classes"] = (
+            f"the target's predictions spread over {metrics['target_classes']:.1f} classes: one "
             "class is taking all"
         )
-    source = record.get("pull_source", 0.0)
+    source = metrics.get("pull_source", 0.0)
     for view in VIEWS:
-        pull = record.get(f"pull_{view}", 0.0)
+        pull = metrics.get(f"pull_{view}", 0.0)
         if source and pull > OVERPOWERED * source:
-            found[f"pull_{view}"] = (
-                f"the terms of the {view} images pull {pull / source:.0f} times as hard at the "
-                "outputs as the source's: lower their weights"
+            sentences[f"pull_{view}"] = (
+                f"the gradient of the {view} images' terms is {pull / source:.0f} times the "
+                "source's at the outputs: lower their weights"
             )
-    return found
+    return sentences
 
 
 class Alarm:
-    """Turns log records into warnings: after `PATIENCE` records in a row, and only once each."""
+    """Turns log rows into warnings: each symptom once, after `PATIENCE` rows in a row."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, int] = {}
+        self.rows: dict[str, int] = {}
 
-    def __call__(self, record: Mapping[str, float]) -> list[str]:
-        """The warnings this record completes."""
-        found = symptoms(record)
-        self.seen = {sign: self.seen.get(sign, 0) + 1 for sign in found}
-        return [text for sign, text in found.items() if self.seen[sign] == PATIENCE]
+    def __call__(self, metrics: Metrics) -> list[str]:
+        """Returns the warnings that this row completes."""
+        sentences = symptoms(metrics)
+        self.rows = {name: self.rows.get(name, 0) + 1 for name in sentences}
+        return [text for name, text in sentences.items() if self.rows[name] == PATIENCE]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import records
+from rtda_jax.run import log
 
 
 class Logger(Protocol):
@@ -37,7 +37,7 @@ class TensorBoard:
             old.unlink()
         # purge_step makes a TensorBoard that is already looking forget the old file's steps.
         self.writer = SummaryWriter(str(folder), purge_step=0)
-        for record in records.read(workdir / records.FILE):
+        for record in log.read(workdir / log.METRICS_FILE):
             self.write(record)
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""One program on one or many devices, in one or many processes: the only file that names them.
+"""One program on one or many devices, in one or many processes; no other module names devices.
 
-The train state has no device axis; it is replicated. A batch is split over its leading axis; each
-process brings its share of it.
+The train state has no device axis: it is replicated. A batch is split along its leading axis, and
+each process brings its share of it.
 """
 
 import os
@@ -13,25 +13,32 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
-HEARTBEAT = 60  # seconds
-OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # faults no other process causes
-COLLECTIVES = ("Gloo", "NCCL")  # what jax raises as ValueError where a program is dispatched
+HEARTBEAT = 60  # seconds without a heartbeat after which a peer counts as dead
+
+# Errors with these beginnings are a process's own fault, and those with these names a collective's.
+OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+COLLECTIVES = ("Gloo", "NCCL")  # jax raises these as ValueError where a program is dispatched
 
 
 def mesh(devices: list | None = None) -> Mesh:
-    """All devices (or the given ones) along one axis."""
+    """Returns all devices, or the given ones, along one axis."""
     return Mesh(np.array(devices or jax.devices()), (AXIS,))
 
 
-def join(coordinator: str, *, processes: int | None = None, index: int | None = None) -> None:
-    """Become one of several processes of a job; before any device is used.
+def local_mesh() -> Mesh:
+    """Returns the first device of this process alone."""
+    return mesh(jax.local_devices()[:1])
 
-    A process that hangs or dies ends the others after a minute: they miss its heartbeat, if
-    not a collective fails before.
+
+def join(coordinator: str, *, processes: int | None = None, index: int | None = None) -> None:
+    """Makes this process one of several of a job; must come before any device is used.
+
+    A peer that hangs or dies ends the others after a minute, when they miss its heartbeat, or
+    earlier, when a collective fails.
 
     Args:
       coordinator: HOST:PORT of process 0, or "auto" where SLURM, Open MPI, Kubernetes or a TPU
-        pod says all of it.
+        pod describes the whole job.
       processes: how many there are.
       index: which one this is, from 0.
 
@@ -50,86 +57,85 @@ def join(coordinator: str, *, processes: int | None = None, index: int | None = 
 
 
 def joined() -> bool:
-    """Whether this process is one of several, or of a job that was to have several."""
+    """Returns whether this process is one of several, or of a job that was to have several."""
     return jax.distributed.is_initialized()
 
 
-def lost(error: BaseException | None) -> bool:
-    """Whether an error says that another process of the job is gone or does not answer.
+def peer_died(error: BaseException | None) -> bool:
+    """Returns whether an error means that another process of the job is gone or does not answer.
 
-    Then some collective or barrier failed; libraries wrap what JAX raises for it. What it raises
-    for this process's own faults (memory, programs) is not meant.
+    Then a collective or a barrier failed, and libraries may have wrapped the error that JAX raised
+    for it. Errors of this process's own making (memory, programs) do not count.
     """
     while joined() and error is not None:
-        said = str(error)
-        if isinstance(error, jax.errors.JaxRuntimeError) and not said.startswith(OWN):
+        text = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) and not text.startswith(OWN_FAULTS):
             return True
-        if isinstance(error, ValueError) and any(name in said for name in COLLECTIVES):
+        if isinstance(error, ValueError) and any(name in text for name in COLLECTIVES):
             return True
-        hidden = None if error.__suppress_context__ else error.__context__
-        error = error.__cause__ or hidden
+        context = None if error.__suppress_context__ else error.__context__
+        error = error.__cause__ or context
     return False
 
 
 def process() -> tuple[int, int]:
-    """Which process this is, and of how many."""
+    """Returns which process this is, and of how many."""
     return jax.process_index(), jax.process_count()
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes logs and results."""
+    """Returns whether this process is the one that writes logs and results."""
     return jax.process_index() == 0
 
 
-def together(what: str) -> None:
-    """Wait until every process has come here."""
+def barrier(name: str) -> None:
+    """Waits until every process has reached the barrier of this name."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
-def agreed(flag: bool, *, now: bool) -> bool:
-    """Whether the flag is up in any process; several of them only ask each other `now`."""
+def any_process(flag: bool, *, now: bool) -> bool:
+    """Returns whether the flag is set in any process.
+
+    Several processes ask each other only at steps where `now` is true in all of them, and
+    otherwise get False.
+    """
     if jax.process_count() == 1:
         return flag
     return now and bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
-def total(x: np.ndarray) -> np.ndarray:
-    """The sum of an integer array over the processes, int64."""
+def sum_counts(x: np.ndarray) -> np.ndarray:
+    """Returns the exact int64 sum of an integer array over the processes."""
     if jax.process_count() == 1:
         return x
-    # Halves: without x64, devices hold no integer beyond 32 bits.
+    # Summed as two halves, because without x64 a device holds no integer beyond 32 bits.
     low, high = x.astype(np.int64) & 0xFFFF, x.astype(np.int64) >> 16
     halves = multihost_utils.process_allgather(np.stack([low, high]).astype(np.int32))
     low, high = halves.astype(np.int64).sum(0)
     return low + (high << 16)
 
 
-def summed(tree):
-    """A tree of numbers and arrays, each summed over the processes, to float32's accuracy."""
+def sum_floats(tree):
+    """Returns a tree of numbers and arrays summed over the processes, to float32's accuracy."""
     if jax.process_count() == 1:
         return tree
     gathered = multihost_utils.process_allgather(jax.tree.map(np.float32, tree))
     return jax.tree.map(lambda x: np.asarray(x, np.float64).sum(0), gathered)
 
 
-def first() -> Mesh:
-    """The first device of this process alone."""
-    return mesh(jax.local_devices()[:1])
-
-
 def deterministic() -> None:
-    """Have the compiler use only GPU kernels that give the same bits again; before any device is.
+    """Restricts the compiler to GPU kernels that repeat their bits; before any device is used.
 
-    What runs on a CPU is so already. Autotuning, which may choose other kernels in another
-    process, is off with it.
+    CPU programs repeat theirs anyway. This also switches autotuning off, which may choose other
+    kernels in another process.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
 def check_batch(batch_size: int, devices: int) -> None:
-    """Raise if a global batch can not be split evenly."""
+    """Raises ValueError if a global batch cannot be split evenly over the devices."""
     if batch_size % devices:
         raise ValueError(
             f"batch_size {batch_size} is not divisible by the {devices} devices: "
@@ -137,34 +143,37 @@ def check_batch(batch_size: int, devices: int) -> None:
         )
 
 
-def everywhere(over: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+def replicated(over: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole."""
     return NamedSharding(over, PartitionSpec())
 
 
 def replicate(tree, over: Mesh):
-    """The tree on every device; without it the first call of a pmapped step compiles twice."""
+    """Puts a tree on every device; without it the first call of a pmapped step compiles twice."""
     if jax.process_count() == 1:
-        return jax.device_put(tree, everywhere(over))
+        return jax.device_put(tree, replicated(over))
 
     def spread(x):
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(spread(jax.random.key_data(x)))
-        return jax.make_array_from_process_local_data(everywhere(over), np.asarray(x))
+        return jax.make_array_from_process_local_data(replicated(over), np.asarray(x))
 
     return jax.tree.map(spread, tree)
 
 
 def compiled(step: Callable, over: Mesh) -> Callable:
-    """A step (state, batch) -> (state, logs) written with `axis_name=AXIS`, on every device.
+    """Returns a step (state, batch) -> (state, logs) that runs on every device.
 
-    The batch is this process's share; the same program with pmap, or across processes.
+    Args:
+      step: a step written with `axis_name=AXIS`.
+      over: the devices. The returned step takes this process's share of the batch and donates the
+        state.
     """
     return (pmapped if jax.process_count() == 1 else shard_mapped)(step, over)
 
 
 def shard_mapped(step: Callable, over: Mesh) -> Callable:
-    """The step of `pmapped` with global arrays, as several processes need them."""
+    """Returns the step of `compiled` on global arrays, as several processes need them."""
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     mapped = jax.jit(
         jax.shard_map(
@@ -175,16 +184,16 @@ def shard_mapped(step: Callable, over: Mesh) -> Callable:
     placed = NamedSharding(over, split)
 
     def run(state, batch: Mapping[str, np.ndarray]):
-        share = dict(batch)
-        return mapped(
-            state, {k: jax.make_array_from_process_local_data(placed, x) for k, x in share.items()}
-        )
+        arrays = {
+            k: jax.make_array_from_process_local_data(placed, x) for k, x in dict(batch).items()
+        }
+        return mapped(state, arrays)
 
     return run
 
 
 def pmapped(step: Callable, over: Mesh) -> Callable:
-    """A step (state, batch) -> (state, logs) written with `axis_name=AXIS`, on every device."""
+    """Returns the step of `compiled` on the devices of one process."""
     devices = list(over.devices.flat)
     mapped = jax.pmap(
         step, AXIS, in_axes=(None, 0), out_axes=(None, None), devices=devices, donate_argnums=0
@@ -192,17 +201,6 @@ def pmapped(step: Callable, over: Mesh) -> Callable:
 
     def run(state, batch: Mapping[str, np.ndarray]):
         return mapped(state, jax.tree.map(lambda x: _split(x, len(devices)), dict(batch)))
-
-    return run
-
-
-def sharded(step: Callable, over: Mesh) -> Callable:
-    """The same step written with `axis_name=None`, as one jitted program over a sharded batch."""
-    jitted = jax.jit(step, donate_argnums=0)
-    split = NamedSharding(over, PartitionSpec(AXIS))
-
-    def run(state, batch: Mapping[str, np.ndarray]):
-        return jitted(state, jax.device_put(dict(batch), split))
 
     return run
 

@@ -11,9 +11,10 @@ from rtda_jax import evaluate, fda
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import checkpoint, parallel, records
-from rtda_jax.run.progress import Progress
-from rtda_jax.run.watchdog import watchdog
+from rtda_jax.run import log, parallel
+from rtda_jax.run.log import Progress
+from rtda_jax.run.signals import watchdog
+from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages import trained, validation
 from rtda_jax.stages.plan import Plan, parse
 from rtda_jax.tools import pictures
@@ -24,9 +25,9 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     stage = plan[name]
     path = workdir / name / "result.json"
     if path.exists():
-        records.say(f"[{name}] finished, skipped")
-        return checkpoint.read_json(path)
-    records.say(f"[{name}] {' + '.join(stage.models)} on {stage.benchmark.name}")
+        log.say(f"[{name}] finished, skipped")
+        return read_json(path)
+    log.say(f"[{name}] {' + '.join(stage.models)} on {stage.benchmark.name}")
     models = [trained.load(plan, m, workdir) for m in stage.models]
     head, wanted = class_set(stage.benchmark.classes), class_set(stage.benchmark.eval_classes)
     dataset = load(stage.benchmark.eval, data_dir=stage.data_dir, classes=head.name)
@@ -65,7 +66,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
             observe=observe,
         )
         progress.end()
-        confusion = parallel.total(confusion)
+        confusion = parallel.sum_counts(confusion)
         if observe is not None:
             observe.gather()
         validated = validation.report(stage, models, observe, moved=moved)
@@ -85,8 +86,8 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     betas = [beta for beta in betas if beta is not None]
     sheet = examples(stage, rows, beta=betas[-1] if betas else None)
     pictures.save(sheet, workdir / name / "predictions.png")
-    records.say(f"  mIoU {100 * record['miou']:.1f}   {workdir / name / 'predictions.png'}")
-    checkpoint.write_json(path, record)
+    log.say(f"  mIoU {100 * record['miou']:.1f}   {workdir / name / 'predictions.png'}")
+    write_json(path, record)
     return record
 
 

@@ -22,8 +22,9 @@ from rtda_jax.data.encode import png
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.data.statistics import read_npz
 from rtda_jax.errors import Interrupted
-from rtda_jax.run import disk, records
-from rtda_jax.run.progress import Progress
+from rtda_jax.run import log
+from rtda_jax.run.log import Progress
+from rtda_jax.run.workdir import write_bytes
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
@@ -96,7 +97,7 @@ def generate(
         else:
             found = limits
         path = pathlib.Path(label_path(folder, keys[i]))
-        disk.replace(path, png(pseudo_labels.assign(labels, confidence, found)))
+        write_bytes(path, png(pseudo_labels.assign(labels, confidence, found)))
     return {
         "thresholds": None if limits is None else limits.tolist(),
         **_survey(folder, keys, rule, moved),
@@ -117,12 +118,12 @@ def _dataset_thresholds(
     if fits and saved["done"] <= total:
         done, counts = int(saved["done"]), saved["counts"]
     elif path.exists():
-        records.say(f"  {path} is damaged: confidences are counted anew")
+        log.say(f"  {path} is damaged: confidences are counted anew")
 
     def save(images: int) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, done=images, counts=counts)
-        disk.replace(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
 
     watched = _watched(predictions, done, total, "counting confidences", interrupted, save)
     for i, (labels, confidence) in watched:

@@ -19,9 +19,9 @@ from rtda_jax.data.pseudo import MANIFEST
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.ops.fold import fold
-from rtda_jax.run import checkpoint, records
-from rtda_jax.run.interrupt import watch
-from rtda_jax.run.watchdog import watchdog
+from rtda_jax.run import log
+from rtda_jax.run.signals import shutdown_event, watchdog
+from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import Plan, parse
 from rtda_jax.stages.pseudo_files import Rule, generate
@@ -32,10 +32,10 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     stage, folder = plan[name], workdir / name
     done = folder / "done.json"
     if done.exists():
-        records.say(f"[{name}] finished, skipped")
-        return checkpoint.read_json(done)
+        log.say(f"[{name}] finished, skipped")
+        return read_json(done)
     pseudo, benchmark = stage.pseudo, stage.benchmark
-    records.say(f"[{name}] {' + '.join(stage.models)} label {benchmark[pseudo.split].name}")
+    log.say(f"[{name}] {' + '.join(stage.models)} label {benchmark[pseudo.split].name}")
     predict = predictor(
         [trained.load(plan, model, workdir) for model in stage.models],
         heads=tuple(pseudo.heads),
@@ -53,7 +53,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
     begin = time.perf_counter()
     rule = Rule(pseudo.scope, pseudo.cut, pseudo.cap, pseudo.index, len(classes))
-    with watch() as interrupted, watchdog(stage.stall_seconds) as moved:
+    with shutdown_event() as interrupted, watchdog(stage.stall_seconds) as moved:
         made = generate(
             predictions,
             folder,
@@ -79,10 +79,10 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "coverage": made["coverage"],
         **by_class,
     }
-    checkpoint.write_json(folder / MANIFEST, {**record, "files": files})
+    write_json(folder / MANIFEST, {**record, "files": files})
     say(record)
     record |= {"seconds": round(time.perf_counter() - begin, 1)}
-    checkpoint.write_json(done, record)
+    write_json(done, record)
     return record
 
 
@@ -165,9 +165,9 @@ def say(record: dict[str, Any]) -> None:
     """Coverage and class histogram, and which classes got no pixel at all."""
     total = max(sum(record["pixels"].values()), 1)
     shares = {name: n / total for name, n in record["pixels"].items()}
-    records.say(f"  {100 * record['coverage']:.1f}% of the pixels are labelled; of these")
+    log.say(f"  {100 * record['coverage']:.1f}% of the pixels are labelled; of these")
     present = [f"{name} {100 * share:.1f}%" for name, share in shares.items() if share]
-    records.say("  " + ", ".join(present))
+    log.say("  " + ", ".join(present))
     absent = [name for name, share in shares.items() if not share]
     if absent:
-        records.say(f"  no pixel: {', '.join(absent)}")
+        log.say(f"  no pixel: {', '.join(absent)}")

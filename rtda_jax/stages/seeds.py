@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from rtda_jax import experiment
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import checkpoint, records
+from rtda_jax.run import log
+from rtda_jax.run.workdir import write_json
 
 Job = Callable[[ConfigDict, pathlib.Path], dict[str, Any]]
 
@@ -33,13 +34,13 @@ def run(
     for seed in range(count):
         chosen = config.copy_and_resolve_references()
         chosen.seed = seed
-        records.say(f"\n=== seed {seed}, {seed + 1} of {count} ===")
+        log.say(f"\n=== seed {seed}, {seed + 1} of {count} ===")
         results.append(job(chosen.lock(), workdir / f"seed{seed}"))
         summary = summarise(results)
-        checkpoint.write_json(workdir / "summary.json", summary)
-    records.say(f"\n{config.benchmark.name}, mIoU in %, mean ± sample standard deviation")
-    records.say(table(summary))
-    records.say(f"\n{workdir / 'summary.json'}")
+        write_json(workdir / "summary.json", summary)
+    log.say(f"\n{config.benchmark.name}, mIoU in %, mean ± sample standard deviation")
+    log.say(table(summary))
+    log.say(f"\n{workdir / 'summary.json'}")
     return summary
 
 

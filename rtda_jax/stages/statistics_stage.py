@@ -20,9 +20,10 @@ from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import eval_stream, load
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
-from rtda_jax.run import checkpoint, integrity, records
-from rtda_jax.run.progress import Progress
-from rtda_jax.run.watchdog import watchdog
+from rtda_jax.run import checkpoint, log
+from rtda_jax.run.log import Progress
+from rtda_jax.run.signals import watchdog
+from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import Plan
 
@@ -34,11 +35,11 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """
     stage, folder = plan[name], workdir / name
     done = folder / "done.json"
-    if done.exists() and not integrity.damaged(folder / "checkpoints"):
-        records.say(f"[{name}] finished, skipped")
-        return checkpoint.read_json(done)
+    if done.exists() and not checkpoint.is_damaged(folder / "checkpoints"):
+        log.say(f"[{name}] finished, skipped")
+        return read_json(done)
     (reference,) = stage.models
-    records.say(f"[{name}] batch statistics of {reference} from {stage.benchmark.target.name}")
+    log.say(f"[{name}] batch statistics of {reference} from {stage.benchmark.target.name}")
     model = trained.load(plan, reference, workdir)
     begin = time.perf_counter()
     count, batches = target_batches(stage)
@@ -63,7 +64,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "batch_size": stage.batch_size,
         "seconds": round(time.perf_counter() - begin, 1),
     }
-    checkpoint.write_json(done, record)
+    write_json(done, record)
     return record
 
 

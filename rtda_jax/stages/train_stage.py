@@ -7,7 +7,8 @@ from typing import Any
 
 from rtda_jax.adapt import build, views
 from rtda_jax.adapt.terms import formula
-from rtda_jax.run import checkpoint, integrity, records
+from rtda_jax.run import checkpoint, log
+from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages import trained
 from rtda_jax.stages.plan import Plan
 from rtda_jax.train import train
@@ -17,15 +18,15 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Train the stage to its end, from wherever it stands; what results.json says of it."""
     stage, folder = plan[name], workdir / name
     done = folder / "done.json"
-    if done.exists() and not integrity.damaged(folder / "checkpoints"):
-        records.say(f"[{name}] finished, skipped")
-        return checkpoint.read_json(done)
+    if done.exists() and not checkpoint.is_damaged(folder / "checkpoints"):
+        log.say(f"[{name}] finished, skipped")
+        return read_json(done)
     parts = build.build(stage)
     inputs = views.describe(stage, parts.objective)
-    records.say(f"[{name}] objective = {formula(parts.objective)}   inputs {inputs}")
+    log.say(f"[{name}] objective = {formula(parts.objective)}   inputs {inputs}")
     networks = build.describe(parts, stage)
     for sentence in networks:
-        records.say(f"  {sentence}")
+        log.say(f"  {sentence}")
     begin = time.perf_counter()
     state = train(
         stage,
@@ -42,5 +43,5 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "fda_beta": stage.fda_beta,
         "networks": networks,
     }
-    checkpoint.write_json(done, record)
+    write_json(done, record)
     return record

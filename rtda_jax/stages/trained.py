@@ -9,7 +9,7 @@ from rtda_jax import evaluate
 from rtda_jax.adapt import build
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.errors import CheckpointError, ConfigError
-from rtda_jax.run import checkpoint, integrity, parallel
+from rtda_jax.run import checkpoint, parallel
 from rtda_jax.stages.plan import Plan, parse
 
 
@@ -71,16 +71,16 @@ def start(
 
 
 def _restore(config: Any, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    step = integrity.newest(folder / "checkpoints")
+    step = checkpoint.newest_healthy(folder / "checkpoints")
     if step != config.steps:
         raise ConfigError(f"{folder} stands at step {step} of {config.steps}: train it first")
-    whole = parallel.everywhere(parallel.first())
+    whole = parallel.replicated(parallel.local_mesh())
     found = checkpoint.abstract(wanted, whole)
     with checkpoint.reader(folder / "checkpoints") as held:
         try:
             return checkpoint.restore_only(held, found, step=config.steps)
         except CheckpointError as error:
-            if integrity.sealed(folder / "checkpoints" / str(step)):
+            if checkpoint.is_sealed(folder / "checkpoints" / str(step)):
                 raise
             raise CheckpointError(
                 f"{error}\nIt has no seal that could have told. Remove {folder / 'done.json'}: "

@@ -11,7 +11,7 @@ from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
-from rtda_jax.run.progress import Progress
+from rtda_jax.run.log import Progress
 from rtda_jax.stages import validators
 
 
@@ -28,7 +28,7 @@ class Observer:
 
     def gather(self) -> None:
         """Add up what all processes were called with."""
-        self.total = parallel.summed(self.total)
+        self.total = parallel.sum_floats(self.total)
 
 
 def check(names: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from rtda_jax.data import DataError
 from rtda_jax.data.batches import Batches, paired
 from rtda_jax.errors import NotDeterministicError
 from rtda_jax.run import parallel
-from rtda_jax.run.records import say
+from rtda_jax.run.log import say
 from rtda_jax.stages.plan import stages
 
 STEPS = 5

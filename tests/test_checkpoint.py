@@ -14,7 +14,8 @@ import tiny
 
 from rtda_jax.adapt import build
 from rtda_jax.errors import CheckpointError, ConfigError
-from rtda_jax.run import checkpoint, integrity, parallel
+from rtda_jax.run import checkpoint, parallel
+from rtda_jax.run.workdir import write_json
 from rtda_jax.stages import trained
 
 FIXTURE = pathlib.Path(__file__).parent / "checkpoint_0.1"
@@ -89,17 +90,17 @@ def test_damage_to_any_file_is_found_before_anything_is_read(run, damage, capsys
         name = path.relative_to(run / "checkpoints" / "6")
         if str(name) in ("commit_success.txt", "_CHECKPOINT_METADATA"):
             continue  # a state is restored without them, see the next test
-        if path.name == integrity.MANIFEST and damage is pathlib.Path.unlink:
+        if path.name == checkpoint.MANIFEST and damage is pathlib.Path.unlink:
             continue  # as an earlier release left it
         before = path.read_bytes()
         damage(path)
         seen.append(str(name))
         torn = {p: p.read_bytes() for p in files(run / "checkpoints" / "6")}
         with mock.patch.object(checkpoint.ocp, "CheckpointManager", side_effect=AssertionError):
-            integrity.recover(run / "checkpoints")
+            checkpoint.recover(run / "checkpoints")
         said = capsys.readouterr().out
         assert "WARNING: the checkpoint of step 6 is damaged" in said, name
-        assert "the checkpoint of step 4 is used in its place" in said
+        assert "the checkpoint of step 4 is used instead" in said
         aside = sorted((run / "damaged").iterdir())
         assert len(aside) == 1
         assert sorted(p.read_bytes() for p in files(aside[0])) == sorted(torn.values())
@@ -121,7 +122,7 @@ def test_without_the_verification_a_flipped_bit_is_not_found_in_time(run):
     """The variant the tests above would fail on."""
     arrays = max(files(run / "checkpoints" / "6" / "default"), key=lambda p: p.stat().st_size)
     flip(arrays)
-    with mock.patch.object(integrity, "problem", return_value=""):
+    with mock.patch.object(checkpoint, "problem", return_value=""):
         try:
             _, restored = newest(run)
         except ConfigError:
@@ -153,14 +154,14 @@ def test_a_step_damaged_twice_keeps_both(run):
 
 def test_what_was_set_aside_is_missed_until_it_is_written_again(run):
     """Else a finished stage whose last state is gone would be skipped for ever."""
-    assert not integrity.damaged(run / "checkpoints")
+    assert not checkpoint.is_damaged(run / "checkpoints")
     flip(files(run / "checkpoints" / "6" / "default")[-1])
-    assert integrity.damaged(run / "checkpoints")
+    assert checkpoint.is_damaged(run / "checkpoints")
     assert newest(run)[0] == 4
-    assert integrity.damaged(run / "checkpoints")
+    assert checkpoint.is_damaged(run / "checkpoints")
     with checkpoint.manager(run / "checkpoints", keep=3) as held:
         checkpoint.save(held, state(6), step=6)
-    assert not integrity.damaged(run / "checkpoints")
+    assert not checkpoint.is_damaged(run / "checkpoints")
 
 
 def test_no_healthy_one_is_an_error_that_names_them_all(run):
@@ -181,7 +182,7 @@ def test_a_partial_checkpoint_is_never_taken_for_one(run):
 
 def test_a_failure_before_the_seal_leaves_no_checkpoint(run):
     with (
-        mock.patch.object(integrity, "seal", side_effect=OSError(28, "No space left on device")),
+        mock.patch.object(checkpoint, "seal", side_effect=OSError(28, "No space left on device")),
         pytest.raises(CheckpointError, match="No space left on device"),
         checkpoint.manager(run / "checkpoints", keep=3) as held,
     ):
@@ -191,7 +192,7 @@ def test_a_failure_before_the_seal_leaves_no_checkpoint(run):
 
 def test_what_ends_a_run_is_raised_and_not_what_that_breaks(run):
     with (
-        mock.patch.object(integrity, "seal", side_effect=OSError(28, "No space left on device")),
+        mock.patch.object(checkpoint, "seal", side_effect=OSError(28, "No space left on device")),
         pytest.raises(LookupError),
         checkpoint.manager(run / "checkpoints", keep=3) as held,
     ):
@@ -221,10 +222,10 @@ def test_a_lost_process_is_told_from_a_checkpoint_that_can_not_be_written(
         checkpoint.manager(run / "checkpoints", keep=3) as held,
     ):
         checkpoint.save(held, state(8), step=8)
-    assert not parallel.lost(raised.value)  # of one process none can be lost
+    assert not parallel.peer_died(raised.value)  # of one process none can be lost
     monkeypatch.setattr(parallel, "joined", lambda: True)
-    assert parallel.lost(raised.value) == lost
-    assert not parallel.lost(CheckpointError("No space left on device"))
+    assert parallel.peer_died(raised.value) == lost
+    assert not parallel.peer_died(CheckpointError("No space left on device"))
 
 
 def test_retention_counts_healthy_ones(run):
@@ -251,14 +252,14 @@ def test_a_checkpoint_without_seal_is_used_and_it_is_said(tmp_path, capsys):
     step, restored = newest(tmp_path)
     assert step == 3
     np.testing.assert_array_equal(restored["weights"], state(3)["weights"])
-    assert "has no sha256.json to verify it by" in capsys.readouterr().out
+    assert "has no sha256.json, so it is not verified" in capsys.readouterr().out
 
 
 def test_one_without_seal_that_can_not_be_restored_is_set_aside_as_well(run, capsys):
     """Else the same command fails for ever, as nothing tells that it is damaged."""
     for step in (6, 4, 2):
         for path in files(run / "checkpoints" / str(step)):
-            path.unlink() if path.name == integrity.MANIFEST else path.write_bytes(b"")
+            path.unlink() if path.name == checkpoint.MANIFEST else path.write_bytes(b"")
         with checkpoint.manager(run / "checkpoints", keep=3) as held:
             if step == 2:
                 with pytest.raises(CheckpointError, match="holds no healthy checkpoint"):
@@ -275,7 +276,7 @@ def test_one_with_a_seal_that_holds_another_state_stays(run):
     other = {"weights": abstract()["weights"]}
     with (
         checkpoint.manager(run / "checkpoints", keep=3) as held,
-        pytest.raises(CheckpointError, match="step 6 can not be restored"),
+        pytest.raises(CheckpointError, match="step 6 cannot be restored"),
     ):
         checkpoint.resume(held, {**other, "else": other["weights"]})
     assert newest(run)[0] == 6
@@ -285,7 +286,7 @@ def test_what_else_lies_among_the_damaged_is_no_step(run):
     (run / "damaged").mkdir()
     for name in (".DS_Store", "notes", "-7"):
         (run / "damaged" / name).touch()
-    assert not integrity.damaged(run / "checkpoints")
+    assert not checkpoint.is_damaged(run / "checkpoints")
 
 
 def test_files_and_folders_are_flushed_before_the_seal_is_complete(run, monkeypatch):
@@ -297,19 +298,19 @@ def test_files_and_folders_are_flushed_before_the_seal_is_complete(run, monkeypa
         flush(number)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    integrity.seal(folder)
+    checkpoint.seal(folder)
     contents = {
-        p for p in folder.rglob("*") if str(p.relative_to(folder)) not in integrity.UNSEALED
+        p for p in folder.rglob("*") if str(p.relative_to(folder)) not in checkpoint.UNSEALED
     }
     assert {*contents, folder, folder.parent} <= set(flushed)
-    checkpoint.write_json(run / "new" / "some.json", {})
+    write_json(run / "new" / "some.json", {})
     assert flushed[-2:] == [run / "new" / "some.json.partial", run / "new"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": ["x", 2]}', "null", "[" * 9999])
 def test_a_seal_that_is_none_is_damage(run, text):
-    (run / "checkpoints" / "6" / integrity.MANIFEST).write_text(text)
-    assert integrity.damaged(run / "checkpoints")
+    (run / "checkpoints" / "6" / checkpoint.MANIFEST).write_text(text)
+    assert checkpoint.is_damaged(run / "checkpoints")
     assert newest(run)[0] == 4
 
 
