@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.augment import cuts, long_tail, related
+from rtda_jax.augment import classes, cuts, long_tail
 from rtda_jax.data.labels import class_set
 
 
@@ -64,20 +64,20 @@ def test_as_many_are_taken_as_drawn_and_absent_ones_never():
 
 def test_tables_of_related_classes_go_by_name():
     names = class_set("cityscapes19").names
-    gta5 = related.table("gta5", names=names)
+    gta5 = classes.table("gta5", names=names)
     bring = lambda t, n, c: {n[i] for i in np.flatnonzero(t[n.index(c)])}  # noqa: E731
     assert bring(gta5, names, "rider") == {"motorcycle", "bicycle"}
     assert bring(gta5, names, "pole") == {"traffic light", "traffic sign"}
     assert bring(gta5, names, "wall") == {"fence"}
     assert bring(gta5, names, "sky") == set()
     names = class_set("crosscity13").names
-    city = related.table("synthia", names=names)
+    city = classes.table("synthia", names=names)
     assert bring(city, names, "traffic light") == {"traffic sign"}
     assert {"car", "bus", "person", "rider"} <= bring(city, names, "road")
     assert not np.diag(gta5).any()
-    assert not related.table("none", names=names).any()
+    assert not classes.table("none", names=names).any()
     with pytest.raises(ValueError, match=r"'kitti'; known: gta5, none, synthia"):
-        related.table("kitti", names=names)
+        classes.table("kitti", names=names)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from helpers import batch, config
 from configs import benchmarks, tufl
 from rtda_jax import evaluate, experiment
 from rtda_jax.adapt import build, optimizers, views
-from rtda_jax.augment import affine
+from rtda_jax.augment import geometry
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import checkpoint, parallel
@@ -214,7 +214,7 @@ def test_the_strong_view_is_the_weak_one_moved():
     stage = stages()["one"]
     got, _ = prepared(stage, indexed(0), 1)
     np.testing.assert_allclose(
-        got["strong_image"], affine.warp(got["target_image"], got["strong_affine"]), atol=1e-5
+        got["strong_image"], geometry.warp(got["target_image"], got["strong_affine"]), atol=1e-5
     )
     again, _ = prepared(stage, indexed(0), 2)
     assert not np.allclose(again["strong_affine"], got["strong_affine"])

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rtda_jax.adapt.thresholds import Thresholds, adapt
-from rtda_jax.augment.affine import warp
+from rtda_jax.augment.geometry import warp
 from rtda_jax.errors import lookup
 
 LEAST = 1e-8  # a pixel's loss is no smaller, and below it has no gradient

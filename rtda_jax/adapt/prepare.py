@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax import fda
-from rtda_jax.augment import affine, mixing, photometric
-from rtda_jax.augment.augment import Augment
+from rtda_jax.augment import geometry, mixing, photometric
+from rtda_jax.augment.colour import Augment
 from rtda_jax.augment.cuts import Cut
 from rtda_jax.augment.normalise import normalise
 
@@ -125,7 +125,7 @@ def texture(recolour: Recolour) -> Part:
     return part
 
 
-def strong_view(recolour: Recolour, ranges: affine.Ranges) -> Part:
+def strong_view(recolour: Recolour, ranges: geometry.Ranges) -> Part:
     """Adds the view `strong`, the target in other colours, and where `move_strong` will move it."""
 
     def part(batch: Batch, key: jax.Array, teacher: Any) -> dict[str, jax.Array]:
@@ -135,7 +135,7 @@ def strong_view(recolour: Recolour, ranges: affine.Ranges) -> Part:
         return {
             **batch,
             "strong_image": recolour(batch["target_image"], paint, index),
-            "strong_affine": affine.matrices(move, index, ranges=ranges),
+            "strong_affine": geometry.matrices(move, index, ranges=ranges),
         }
 
     return part
@@ -144,7 +144,7 @@ def strong_view(recolour: Recolour, ranges: affine.Ranges) -> Part:
 def move_strong(batch: Batch, key: jax.Array, teacher: Any) -> dict[str, jax.Array]:
     """The normalised strong view as its matrix moves it: what comes from outside is zero."""
     del key, teacher
-    return {**batch, "strong_image": affine.warp(batch["strong_image"], batch["strong_affine"])}
+    return {**batch, "strong_image": geometry.warp(batch["strong_image"], batch["strong_affine"])}
 
 
 def normalised(*, normalisation: str) -> Part:

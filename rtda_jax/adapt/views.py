@@ -12,7 +12,7 @@ from rtda_jax import fda
 from rtda_jax.adapt import consistency, prepare, terms
 from rtda_jax.adapt.step import Remember
 from rtda_jax.adapt.thresholds import Thresholds
-from rtda_jax.augment import affine, augment, cuts, related
+from rtda_jax.augment import classes, colour, cuts, geometry
 from rtda_jax.augment.texture import TEXTURES
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup
@@ -94,7 +94,7 @@ def preparation(config: Any, generator: nn.Module, objective: Objective) -> prep
     seen = terms.views(objective)
     parts: list[prepare.Part] = [prepare.as_floats]
     if config.augment.colour:
-        changed = augment.make_augment(
+        changed = colour.make_augment(
             probability=config.augment.colour,
             contrast_range=tuple(config.augment.contrast),
             saturation_range=tuple(config.augment.saturation),
@@ -117,7 +117,7 @@ def preparation(config: Any, generator: nn.Module, objective: Objective) -> prep
     if config.augment.texture != "none":
         parts.append(prepare.texture(recolour(config, config.augment.texture, "augment.texture")))
     if "strong" in seen:
-        ranges = affine.Ranges(
+        ranges = geometry.Ranges(
             rotation=config.affine.rotation,
             shear=config.affine.shear,
             scale=tuple(config.affine.scale),
@@ -136,7 +136,7 @@ def recolour(config: Any, name: str, field: str) -> prepare.Recolour:
 
     Both depend on the seed and the name alone, so that a resumed run has the same.
     """
-    chosen = lookup(augment.RECOLOURS, name, field)
+    chosen = lookup(colour.RECOLOURS, name, field)
     if config.augment.draw == "run" and name in TEXTURES:
         key = jax.random.fold_in(jax.random.key(config.seed), list(TEXTURES).index(name))
         return functools.partial(chosen, once=key)
@@ -147,7 +147,7 @@ def _cut(config: Any) -> cuts.Cut:
     names = class_set(config.benchmark.classes).names
 
     def table(name: str) -> jax.Array:
-        return jnp.asarray(related.table(name, names=names))
+        return jnp.asarray(classes.table(name, names=names))
 
     return cuts.make_cut(
         num_classes=len(names),

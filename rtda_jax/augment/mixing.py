@@ -56,7 +56,7 @@ def with_related(
       chosen: bool [B,K+1], of `half_of`.
       present: bool [B,K+1], of `present`.
       key, index: those `half_of` was given.
-      table: bool [K,K]; row c marks what is pasted along with c, see `related.table`.
+      table: bool [K,K]; row c marks what is pasted along with c, see `classes.table`.
     """
     classes = table.shape[0]
     enough = present.sum(axis=1, dtype=jnp.int32) // 2
