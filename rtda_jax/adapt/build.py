@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rtda_jax import losses
 from rtda_jax.adapt import (
     consistency,
     levels,
-    loss_options,
     optimizers,
-    pixel_losses,
     prepare,
     teacher,
     terms,
@@ -65,16 +64,17 @@ def build(config: Any, *, axis_name: str | None = None) -> Stage:
 
 def _build(config: Any, axis_name: str | None) -> Stage:
     places = levels.levels(config.adversary.view)
-    loss = loss_options.options(config)
+    loss = losses.LossOptions(**config.loss)
+    num_classes = len(class_set(config.benchmark.classes))
     known = terms.generator_terms(
-        pixel_loss=pixel_losses.pixel_loss(config.pixel_loss, loss),
+        pixel_loss=losses.pixel_loss(config.pixel_loss, loss, num_classes=num_classes),
         levels={name: level.head for name, level in places.items()},
         gan_loss=config.adversary.gan_loss,
-        eta=config.loss.eta,
+        eta=loss.eta,
         disagreement=functools.partial(
             consistency.focal, form=config.consistency.form, gamma=config.consistency.gamma
         ),
-        class_weights=functools.partial(pixel_losses.class_weights, loss),
+        class_weights=functools.partial(losses.class_weights, loss, num_classes=num_classes),
     )
     objective = terms.select(known, config.objective)
     needs_target = config.fda_beta is not None or terms.views(objective) != {"source"}
@@ -82,7 +82,7 @@ def _build(config: Any, axis_name: str | None) -> Stage:
     dtype = lookup(DTYPES, config.dtype, "dtype")
     generator = create_model(
         config.model.name,
-        num_classes=len(class_set(config.benchmark.classes)),
+        num_classes=num_classes,
         axis_name=axis_name,
         batch_norm=config.model.batch_norm,
         dtype=dtype,

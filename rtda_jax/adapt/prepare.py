@@ -4,7 +4,6 @@ A part is a pure function (batch, key, teacher) -> batch. The images are float [
 [0,255] until a part at the end normalises them; a part may add a view, `<view>_image`.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,14 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax import fda
-from rtda_jax.augment import geometry, mixing, photometric
-from rtda_jax.augment.colour import Augment
-from rtda_jax.augment.cuts import Cut
+from rtda_jax.augment import colour as colours
+from rtda_jax.augment import geometry, mixing
+from rtda_jax.augment.colour import Recolour
 from rtda_jax.augment.normalise import normalise
 
 Batch = Mapping[str, jax.Array]
 Part = Callable[[Batch, jax.Array, Any], dict[str, jax.Array]]
-Recolour = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # of (images, key, index)
 
 
 def in_order(parts: Sequence[Part]) -> Part:
@@ -43,12 +41,13 @@ def as_floats(batch: Batch, key: jax.Array, teacher: Any) -> dict[str, jax.Array
     return {**batch, **{name: x.astype(jnp.float32) for name, x in _images(batch).items()}}
 
 
-def colour(augment: Augment) -> Part:
+def colour(options: colours.ColourOptions) -> Part:
     """The source in other colours (S1)."""
 
     def part(batch: Batch, key: jax.Array, teacher: Any) -> dict[str, jax.Array]:
         del teacher
-        return augment(batch, key)
+        image = colours.colour(batch["source_image"], key, batch["source_index"], options=options)
+        return {**batch, "source_image": image}
 
     return part
 
@@ -67,48 +66,39 @@ def stylise(*, beta: float, window: str) -> Part:
 def class_mix(
     segment: Callable[[Any, jax.Array], jax.Array],
     *,
-    cut: Cut,
+    cut: mixing.Cut,
     normalisation: str,
-    threshold: float,
+    options: mixing.MixOptions,
     recolour: Recolour,
-    boundary: int = 0,
-    boundary_blur: float = 0.0,
 ) -> Part:
     """Some of the source's classes pasted on the target, which the teacher labels (DACS, S4).
 
-    Adds the view `mixed`, its `mixed_label` uint8 [B,H,W] and `mixed_weight` float32 [B,H,W]: 1 on
-    source pixels, elsewhere the share of the target's pixels that the teacher is sure of.
+    Adds the view `mixed`, its `mixed_label` uint8 [B,H,W] and `mixed_weight` float32 [B,H,W].
 
     Args:
       segment: (teacher, normalised images) -> logits [B,H,W,K].
-      cut: what is pasted, from `cuts.make_cut`.
+      cut: what is pasted, from `mixing.make_cut`.
       normalisation: what the teacher reads.
-      threshold: the teacher is sure from this probability on.
+      options: of `mixing.mix`.
       recolour: the strong colours of the mixed image.
-      boundary: pixels this near to the seam count twice; 0: none.
-      boundary_blur: sigma of a blur of these pixels; 0: none.
     """
 
     def part(batch: Batch, key: jax.Array, teacher: Any) -> dict[str, jax.Array]:
         logits = segment(teacher, normalise(batch["target_image"], name=normalisation))
-        p = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
-        draw, paint = jax.random.split(key)
-        source, labels, mask = cut(batch, draw)
-        image = mixing.paste(mask, source, batch["target_image"])
-        weight = mixing.pixel_weights(mask, mixing.confidence(p, threshold=threshold))
-        if boundary:
-            seam = mixing.boundary(mask, radius=boundary)
-            weight = jnp.where(seam, 2 * weight, weight)
-            if boundary_blur:
-                sigma = jnp.full(len(image), boundary_blur)
-                radius = math.ceil(3 * boundary_blur)
-                soft = photometric.gaussian_blur(image, sigma, radius=radius)
-                image = mixing.paste(seam, soft, image)
+        mixed = mixing.mix(
+            batch,
+            logits,
+            key,
+            options=options,
+            cut=cut,
+            recolour=recolour,
+            theta=batch.get("theta"),
+        )
         return {
             **batch,
-            "mixed_image": recolour(image, paint, batch["source_index"]),
-            "mixed_label": mixing.paste(mask, labels, p.argmax(axis=-1).astype(labels.dtype)),
-            "mixed_weight": weight,
+            "mixed_image": mixed.image,
+            "mixed_label": mixed.label,
+            "mixed_weight": mixed.weight,
         }
 
     return part
@@ -125,7 +115,7 @@ def texture(recolour: Recolour) -> Part:
     return part
 
 
-def strong_view(recolour: Recolour, ranges: geometry.Ranges) -> Part:
+def strong_view(recolour: Recolour, options: geometry.AffineOptions) -> Part:
     """Adds the view `strong`, the target in other colours, and where `move_strong` will move it."""
 
     def part(batch: Batch, key: jax.Array, teacher: Any) -> dict[str, jax.Array]:
@@ -135,7 +125,7 @@ def strong_view(recolour: Recolour, ranges: geometry.Ranges) -> Part:
         return {
             **batch,
             "strong_image": recolour(batch["target_image"], paint, index),
-            "strong_affine": geometry.matrices(move, index, ranges=ranges),
+            "strong_affine": geometry.matrices(move, index, options=options),
         }
 
     return part

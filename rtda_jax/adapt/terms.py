@@ -116,7 +116,7 @@ def generator_terms(
     """Every term a segmentation network can be trained on, by the name the config gives it.
 
     Args:
-      pixel_loss: of the labelled domain, from `pixel_losses.pixel_loss`.
+      pixel_loss: of the labelled domain, from `losses.pixel_loss`.
       levels: the head each discriminator level reads.
       gan_loss: a key of `GAN_LOSSES`.
       eta: exponent of FDA's robust entropy.

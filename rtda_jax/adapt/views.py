@@ -1,19 +1,18 @@
 """From a configuration to the views of a batch: what the device makes of the images it is given."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from rtda_jax import fda
 from rtda_jax.adapt import consistency, prepare, terms
 from rtda_jax.adapt.step import Remember
 from rtda_jax.adapt.thresholds import Thresholds
-from rtda_jax.augment import classes, colour, cuts, geometry
-from rtda_jax.augment.texture import TEXTURES
+from rtda_jax.augment import colour, geometry, mixing
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup
 
@@ -36,9 +35,6 @@ def _adaptive(config: Any) -> Thresholds:
 
 THRESHOLDS: dict[str, Callable[[Any], Thresholds | None]] = {"fixed": _fixed, "adaptive": _adaptive}
 
-DRAWS = ("image", "run")
-CHOICES = ("uniform", "threshold")
-
 
 def check(config: Any, objective: Objective) -> None:
     """Refuse with a sentence what the views can not be made of.
@@ -49,22 +45,13 @@ def check(config: Any, objective: Objective) -> None:
     """
     thresholds = lookup(THRESHOLDS, config.consistency.threshold, "consistency.threshold")(config)
     lookup(consistency.FORMS, config.consistency.form, "consistency.form")
-    for name, value, known in (
-        ("augment.draw", config.augment.draw, DRAWS),
-        ("long_tail.choice", config.long_tail.choice, CHOICES),
-    ):
-        if value not in known:
-            raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(known)}")
-    for name, share in (
-        ("consistency.initial", config.consistency.initial),
-        ("mix.threshold", config.mix.threshold),
-    ):
-        if not 0 < share < 1:
-            raise ConfigError(f"{name} must be a probability within (0, 1), got {share:g}")
-    if min(config.mix.boundary, config.mix.boundary_blur) < 0:
-        raise ConfigError("mix.boundary and mix.boundary_blur must be 0 or more")
-    if config.mix.boundary_blur and not config.mix.boundary:
-        raise ConfigError("mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary")
+    _colour(config), mixing.MixOptions(**config.mix), mixing.LongTailOptions(**config.long_tail)
+    geometry.AffineOptions(**config.affine)
+    if not 0 < config.consistency.initial < 1:
+        raise ConfigError(
+            "consistency.initial must be a probability within (0, 1), "
+            f"got {config.consistency.initial:g}"
+        )
     if config.fda_beta is not None:
         fda.share(*config.benchmark.crop, beta=config.fda_beta, window=config.fda_window)
     seen = terms.views(objective)
@@ -75,12 +62,6 @@ def check(config: Any, objective: Objective) -> None:
         raise ConfigError(
             "long_tail.choice='threshold' needs consistency terms with "
             "consistency.threshold='adaptive'"
-        )
-    least, most = config.long_tail.count
-    if not 1 <= least <= most <= config.long_tail.slots:
-        raise ConfigError(
-            f"long_tail.count {(least, most)} must be a range within 1..{config.long_tail.slots}, "
-            "the long_tail.slots"
         )
 
 
@@ -93,70 +74,41 @@ def preparation(config: Any, generator: nn.Module, objective: Objective) -> prep
     """The parts that turn a batch of bytes into what the network reads, in their order."""
     seen = terms.views(objective)
     parts: list[prepare.Part] = [prepare.as_floats]
-    if config.augment.colour:
-        changed = colour.make_augment(
-            probability=config.augment.colour,
-            contrast_range=tuple(config.augment.contrast),
-            saturation_range=tuple(config.augment.saturation),
-        )
-        parts.append(prepare.colour(changed))
+    colours = _colour(config)
+    if colours.colour:
+        parts.append(prepare.colour(colours))
     if config.fda_beta is not None:
         parts.append(prepare.stylise(beta=config.fda_beta, window=config.fda_window))
+    recolour = functools.partial(colour.recolour, draw=colours.draw, seed=config.seed)
     if "mixed" in seen:
+        mix = mixing.MixOptions(**config.mix)
         parts.append(
             prepare.class_mix(
                 functools.partial(_logits, generator),
-                cut=_cut(config),
+                cut=mixing.make_cut(
+                    mix,
+                    mixing.LongTailOptions(**config.long_tail),
+                    names=class_set(config.benchmark.classes).names,
+                ),
                 normalisation=config.normalisation,
-                threshold=config.mix.threshold,
-                recolour=recolour(config, config.mix.colour, "mix.colour"),
-                boundary=config.mix.boundary,
-                boundary_blur=config.mix.boundary_blur,
+                options=mix,
+                recolour=recolour(mix.colour),
             )
         )
-    if config.augment.texture != "none":
-        parts.append(prepare.texture(recolour(config, config.augment.texture, "augment.texture")))
+    if colours.texture != "none":
+        parts.append(prepare.texture(recolour(colours.texture)))
     if "strong" in seen:
-        ranges = geometry.Ranges(
-            rotation=config.affine.rotation,
-            shear=config.affine.shear,
-            scale=tuple(config.affine.scale),
-            mirror=config.affine.mirror,
-        )
-        painted = recolour(config, config.augment.strong, "augment.strong")
-        parts.append(prepare.strong_view(painted, ranges))
+        moves = geometry.AffineOptions(**config.affine)
+        parts.append(prepare.strong_view(recolour(colours.strong), moves))
     parts.append(prepare.normalised(normalisation=config.normalisation))
     if "strong" in seen:
         parts.append(prepare.move_strong)
     return prepare.in_order(parts)
 
 
-def recolour(config: Any, name: str, field: str) -> prepare.Recolour:
-    """The colours of that name; with augment.draw "run" noise and blur are those of the whole run.
-
-    Both depend on the seed and the name alone, so that a resumed run has the same.
-    """
-    chosen = lookup(colour.RECOLOURS, name, field)
-    if config.augment.draw == "run" and name in TEXTURES:
-        key = jax.random.fold_in(jax.random.key(config.seed), list(TEXTURES).index(name))
-        return functools.partial(chosen, once=key)
-    return chosen
-
-
-def _cut(config: Any) -> cuts.Cut:
-    names = class_set(config.benchmark.classes).names
-
-    def table(name: str) -> jax.Array:
-        return jnp.asarray(classes.table(name, names=names))
-
-    return cuts.make_cut(
-        num_classes=len(names),
-        ignore=config.mix.ignore,
-        related=None if config.mix.related == "none" else table(config.mix.related),
-        pasted=tuple(config.long_tail.count) if pastes(config) else None,
-        pasted_related=table(config.long_tail.related),
-        choice=config.long_tail.choice,
-    )
+def _colour(config: Any) -> colour.ColourOptions:
+    fields = (field.name for field in dataclasses.fields(colour.ColourOptions))
+    return colour.ColourOptions(**{name: config.augment[name] for name in fields})
 
 
 def _logits(generator: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
