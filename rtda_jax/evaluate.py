@@ -14,7 +14,7 @@ from jax import lax
 
 from rtda_jax import metrics
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.errors import ConfigError, lookup, one_of, require
+from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.ops.argmax import argmax
 from rtda_jax.ops.fold import fold
 from rtda_jax.ops.resize import ALIGNMENTS, upsample
@@ -47,7 +47,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         one_of(self.mode, MODES, "eval.mode")
-        lookup(ALIGNMENTS, self.align, "eval.align")
+        one_of(self.align, ALIGNMENTS, "eval.align")
         if self.mode == "whole":
             require(
                 not self.mirror and self.scales == (1.0,),
@@ -179,7 +179,7 @@ def _sliding(
         for model in models:
             read = functools.partial(_probabilities, model.module, model.variables)
             images = normalise(pixels, name=model.normalisation)
-            summed = summed + slide(read, images, size=tuple(size), protocol=protocol)
+            summed = summed + slide(read, images, size=size, protocol=protocol)
         if observe is not None:
             observe(summed / summed.sum(-1, keepdims=True))
         return decide(summed, size=tuple(size), align=protocol.align)

@@ -70,9 +70,7 @@ class AdversaryOptions:
     def __post_init__(self) -> None:
         lookup(MAPS, self.view, "adversary.view")
         lookup(GAN_LOSSES, self.gan_loss, "adversary.gan_loss")
-        require(
-            self.d_factor >= 0, f"adversary.d_factor must be at least 0, got {self.d_factor:g}"
-        )
+        require(self.d_factor >= 0, f"adversary.d_factor must be at least 0, got {self.d_factor:g}")
 
 
 class Level(NamedTuple):
@@ -130,13 +128,12 @@ class Adversary:
           outputs: the segmentation network's outputs for images of the domain.
           size: (H, W) of these images.
         """
-        return {
-            name: network.apply(
-                {"params": params[name]},
-                self.levels[name].read(outputs[self.levels[name].head], size),
-            )
-            for name, network in self.networks.items()
-        }
+        verdicts: dict[str, Any] = {}
+        for name, network in self.networks.items():
+            level = self.levels[name]
+            judged = level.read(outputs[level.head], size)
+            verdicts[name] = network.apply({"params": params[name]}, judged)
+        return verdicts
 
     def losses(self, verdicts: Outputs) -> dict[str, Sum]:
         """Returns the loss of every discriminator on each domain, by the name it is logged under.

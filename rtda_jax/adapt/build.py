@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -286,5 +286,3 @@ def describe(method: Method, config: Any) -> list[str]:
         f"{c.macs / 1e9:.2f} G multiply-accumulates at {height}x{width}"
         for c in costs
     ]
-
-

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtda_jax.errors import lookup, one_of, require
+from rtda_jax.errors import lookup, require
 from rtda_jax.models import group_of, trainable
 
 # The parameters that weight decay applies to, as a mask of optax.

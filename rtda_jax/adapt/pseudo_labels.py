@@ -176,5 +176,5 @@ def exact_thresholds(
 
 
 def assign(labels: np.ndarray, confidence: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Returns the labels uint8 [H,W], 255 where a pixel is less confident than its class's limit."""
+    """Returns the labels uint8 [H,W], 255 where a pixel is less sure than its class's limit."""
     return np.where(confidence < limits[labels], np.uint8(IGNORE), labels)

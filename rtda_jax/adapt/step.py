@@ -190,7 +190,8 @@ def generator_loss(
     outputs: Outputs, method: Method, state: TrainState, batch: Batch
 ) -> tuple[jax.Array, tuple[Logs, Any]]:
     """Returns this device's share of the objective, with every term's value and the new memory."""
-    memory, measured = state.memory, {}
+    memory = state.memory
+    measured: dict[str, Sum] = {}
     seen: dict[str, Any] = dict(outputs)
     if method.compared:
         added, memory, measured = consistency.compare(

@@ -13,6 +13,7 @@ ignore different numbers of pixels.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -65,9 +66,9 @@ class TermOptions:
 
     pixel_loss: Callable[[jax.Array, jax.Array], Sum]
     class_weights: Callable[[], jax.Array | None] = lambda: None
-    loss: LossOptions = LossOptions()
-    consistency: ConsistencyOptions = ConsistencyOptions()
-    adversary: AdversaryOptions = AdversaryOptions()
+    loss: LossOptions = dataclasses.field(default_factory=LossOptions)
+    consistency: ConsistencyOptions = dataclasses.field(default_factory=ConsistencyOptions)
+    adversary: AdversaryOptions = dataclasses.field(default_factory=AdversaryOptions)
 
 
 def _mean(loss: jax.Array) -> Sum:
@@ -181,14 +182,11 @@ FAMILIES: dict[str, Callable[[str, TermOptions], Term]] = {
 # Every term of an objective by the name that a configuration gives it.
 TERMS: dict[str, Callable[[TermOptions], Term]] = {
     **{
-        f"{name}{suffix}": (lambda options, family=family, head=head: family(head, options))
+        f"{name}{suffix}": functools.partial(family, head)
         for name, family in FAMILIES.items()
         for suffix, head in HEADS.items()
     },
-    **{
-        f"adv_{level}": (lambda options, level=level: _deceive(level, options))
-        for level in adversary.levels("softmax")
-    },
+    **{f"adv_{level}": functools.partial(_deceive, level) for level in adversary.levels("softmax")},
 }
 
 

@@ -51,10 +51,10 @@ class ViewOptions:
     normalisation: str = "imagenet"
     fda_beta: float | None = None
     fda_window: str = "square"
-    augment: ColourOptions = ColourOptions()
-    mix: MixOptions = MixOptions()
-    long_tail: LongTailOptions = LongTailOptions()
-    affine: AffineOptions = AffineOptions()
+    augment: ColourOptions = dataclasses.field(default_factory=ColourOptions)
+    mix: MixOptions = dataclasses.field(default_factory=MixOptions)
+    long_tail: LongTailOptions = dataclasses.field(default_factory=LongTailOptions)
+    affine: AffineOptions = dataclasses.field(default_factory=AffineOptions)
 
     def __post_init__(self) -> None:
         lookup(NORMALISATIONS, self.normalisation, "normalisation")
@@ -159,16 +159,21 @@ def class_mix(recipe: Recipe) -> Part | None:
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         images = normalise(batch["target_image"], name=options.normalisation)
-        logits = recipe.label(state.teacher, images)
-        probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
-        draw, paint = jax.random.split(key)
-        theta = state.memory["theta"] if by_threshold else None
-        source, labels, mask = cut(batch, draw, theta)
         mixed = mixing.mix(
-            mask, source, labels, batch["target_image"], probabilities, options=options.mix
+            batch,
+            recipe.label(state.teacher, images),
+            key,
+            options=options.mix,
+            cut=cut,
+            recolour=recolour,
+            theta=state.memory["theta"] if by_threshold else None,
         )
-        mixed["mixed_image"] = recolour(mixed["mixed_image"], paint, batch["source_index"])
-        return {**batch, **mixed}
+        return {
+            **batch,
+            "mixed_image": mixed.image,
+            "mixed_label": mixed.label,
+            "mixed_weight": mixed.weight,
+        }
 
     tail = f", long tail(p={options.long_tail.probability:g})" if pastes else ""
     return Part(f"class mix({options.mix.colour}){tail}", change)

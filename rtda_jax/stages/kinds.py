@@ -6,8 +6,6 @@ from rtda_jax.stages.plan import Kind
 KINDS = {
     "train": Kind(train.run, train.check, leaves_network=True, several_processes=True),
     "pseudo_label": Kind(pseudo_label.run, pseudo_label.check, reads_networks=True),
-    "statistics": Kind(
-        statistics.run, statistics.check, reads_networks=True, leaves_network=True
-    ),
+    "statistics": Kind(statistics.run, statistics.check, reads_networks=True, leaves_network=True),
     "evaluate": Kind(evaluate.run, evaluate.check, reads_networks=True, several_processes=True),
 }

@@ -70,7 +70,7 @@ def make_plan(config: ConfigDict, kinds: Mapping[str, Kind]) -> Plan:
     """
     plan: Plan = {}
     for name in config.stages:
-        overrides = lookup(config.stage.to_dict(), name, "name in `stages`:")
+        overrides = lookup(config.stage.to_dict(), name, "name in stages")
         try:
             stage = _stage(plan, config, kinds, name, dict(overrides))
             kinds[stage.kind].check(plan, stage)

@@ -70,9 +70,7 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     limits = None
     if options.scope == "dataset":
-        limits = _dataset_thresholds(
-            seen, folder, len(keys), options, num_classes, interrupted
-        )
+        limits = _dataset_thresholds(seen, folder, len(keys), options, num_classes, interrupted)
     written = (
         i for i, key in enumerate(keys) if not pathlib.Path(label_path(folder, key)).exists()
     )

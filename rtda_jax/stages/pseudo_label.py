@@ -139,13 +139,16 @@ def _refuse_scored(name: str, config: Any) -> None:
         data_dir=config.data_dir,
         classes=config.benchmark.classes,
     )
-    files = [{os.path.realpath(d.where(i)) for i in range(len(d))} for d in (images(config), scored)]
-    if shared := sorted(files[0] & files[1]):
+    if shared := sorted(_files(images(config)) & _files(scored)):
         raise ConfigError(
             f"stage {name}: benchmark.target holds {len(shared)} of the images that scores are "
             f"measured on, {shared[0]} among them; labelling them for training makes the scores "
             "worthless, pseudo.split='eval' does it all the same"
         )
+
+
+def _files(dataset: Dataset) -> set[str]:
+    return {os.path.realpath(dataset.where(i)) for i in range(len(dataset))}
 
 
 def images(config: Any) -> Dataset:

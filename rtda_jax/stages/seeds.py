@@ -14,9 +14,7 @@ from rtda_jax.run.workdir import write_json
 Job = Callable[[ConfigDict, pathlib.Path], dict[str, Any]]
 
 
-def run(
-    config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job
-) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job) -> dict[str, Any]:
     """Runs or resumes seeds 0..count-1 in `workdir/seed<k>` and writes `workdir/summary.json`.
 
     The compiled programs do not depend on the seed, unless augment.draw is "run". With the

@@ -20,6 +20,7 @@ from rtda_jax.evaluate import Model, Protocol
 from rtda_jax.run import parallel
 from rtda_jax.run.log import Progress
 
+
 class Statistics(NamedTuple):
     """Sums over pixels that are enough for every score below and add up over images.
 
