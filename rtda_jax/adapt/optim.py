@@ -200,7 +200,7 @@ def generator_optimizer(
     transform = OPTIMIZERS[options.g_optimizer](schedule, options)
     factors = dict.fromkeys(GROUPS[options.g_groups], options.g_factor)
     return only(
-        grouped(transform, group_of=group_of, factors=factors),
+        grouped(transform, group_of=functools.partial(group_of, network), factors=factors),
         trained=functools.partial(trainable, network),
     )
 

@@ -23,8 +23,8 @@ from rtda_jax.data.pseudo import label_path
 from rtda_jax.data.statistics import read_npz
 from rtda_jax.errors import Interrupted
 from rtda_jax.run import log
+from rtda_jax.run.files import write_bytes
 from rtda_jax.run.log import Progress
-from rtda_jax.run.workdir import write_bytes
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
