@@ -50,7 +50,7 @@ def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) 
     config = importlib.import_module(f"configs.{file}").get_config(argument)
     if model:
         config.model.name = model
-    plan = stages(config.lock())
+    plan = make_plan(config.lock(), KINDS)
     if chosen not in plan or plan[chosen].kind != "train":
         trained = ", ".join(key for key, stage in plan.items() if stage.kind == "train")
         raise ConfigError(f"{name}: no train stage {chosen!r}; there are: {trained}")

@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import IO
 
-from rtda_jax.run.progress import Progress
+from rtda_jax.run.log import Progress
 
 _CHUNK = 2**20
 _LARGEST = 2**30  # bytes; the largest published trunk has half as many
