@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks import measure
 from rtda_jax import evaluate
 from rtda_jax.adapt import build
+from rtda_jax.adapt.step import make_train_step
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.ops.fold import fold
 from rtda_jax.run import parallel
@@ -42,10 +43,10 @@ def _ceiling(config: Any) -> float:
 
 def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
     """Time the step that `rtda_jax.train` runs, on one device, host batch in, loss out."""
-    stage = build.build(config, axis_name=parallel.AXIS)
+    method = build.build(config, axis_name=parallel.AXIS)
     one = parallel.mesh(jax.devices()[:1])
-    state = parallel.replicate(build.initial_state(stage, config), one)
-    run = parallel.pmapped(build.train_step(stage, config, axis_name=parallel.AXIS), one)
+    state = parallel.replicate(build.initial_state(method), one)
+    run = parallel.pmapped(make_train_step(method), one)
     batch = measure.batch(**spec["batch"])
 
     def step() -> float:

@@ -37,20 +37,22 @@ def main(argv: list[str]) -> None:
     from rtda_jax.adapt import build
     from rtda_jax.data import batches, eval_stream, load
     from rtda_jax.data.labels import class_set
-    from rtda_jax.stages.plan import stages
+    from rtda_jax.stages.kinds import KINDS
+    from rtda_jax.stages.plan import make_plan
 
     config = _CONFIG.value
     config.data_dir = _DATA_DIR.value or config.data_dir
-    stage = next(s for s in stages(config).values() if s.kind == "train")
+    planned = next(s for s in make_plan(config, KINDS).values() if s.method)
+    stage, method = planned.config, planned.method
     if reason := no_training_twin(stage):
         raise SystemExit(reason)
     torch.manual_seed(stage.seed)
     twin = Twin(recipe(stage), device="cpu", form="channels_last")
     if _WEIGHTS.value == "ours":
-        start_as_ours(twin, build.initial_state(build.build(stage), stage), stage.model.name)
+        start_as_ours(twin, build.initial_state(method), stage.model.name)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="rtda_jax_parity") as folder:
-        needs_target = build.build(stage).needs_target
+        needs_target = method.needs_target
         paired = batches.paired(stage, needs_target=needs_target, folder=pathlib.Path(folder))
         for step, batch in zip(range(1, stage.steps + 1), paired(0), strict=False):
             losses = twin.step({name: np.array(array) for name, array in batch.items()})

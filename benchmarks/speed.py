@@ -21,10 +21,11 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure, networks, report, rounds
 from benchmarks.recipe import no_inference_twin, no_training_twin, recipe
-from rtda_jax import experiment
-from rtda_jax.adapt import build, terms
+from rtda_jax.adapt import terms
 from rtda_jax.errors import ConfigError
 from rtda_jax.run.log import say
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools import cost, environment
 
 # Fields that `config.speed` may change.
@@ -57,16 +58,16 @@ def run(
         raise ConfigError(f"parts: no part {', '.join(unknown)!r}; {', '.join(PARTS)}")
     # Nothing is computed in this process: a GPU is left to the ones it starts.
     jax.config.update("jax_platforms", "cpu")
-    stage = next((s for s in experiment.stages(config).values() if s.kind == "train"), None)
-    if stage is None:
+    planned = next((s for s in make_plan(config, KINDS).values() if s.method), None)
+    if planned is None or planned.method is None:
         raise ConfigError("job benchmark times a train stage, and the configuration has none")
+    stage, built = planned.config, planned.method
     settings = {**DEFAULTS, **config.get("speed", {})}
-    built = build.build(stage)
     say(f"{cost.cost_table()}\n")
     found = {
         "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
         "model": stage.model.name,
-        "adversary": stage.adversary.network if built.discriminators else None,
+        "adversary": stage.adversary.network if built.adversary.networks else None,
         "crop": list(stage.benchmark.crop),
         "batch_size": stage.batch_size,
         "domains": len(terms.views(built.objective)),

@@ -23,9 +23,11 @@ import jax
 import numpy as np
 
 from rtda_jax.adapt import build
+from rtda_jax.adapt.step import make_train_step
 from rtda_jax.data.batches import paired
 from rtda_jax.errors import ConfigError
-from rtda_jax.stages.plan import stages
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools.allocator import keep_freed_memory
 
 DEFAULT = ("adversarial/train", "tufl/source", "tufl/one", "tufl/two")
@@ -50,19 +52,19 @@ def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) 
     config = importlib.import_module(f"configs.{file}").get_config(argument)
     if model:
         config.model.name = model
-    plan = stages(config.lock())
+    plan = make_plan(config.lock(), KINDS)
     if chosen not in plan or plan[chosen].kind != "train":
         trained = ", ".join(key for key, stage in plan.items() if stage.kind == "train")
         raise ConfigError(f"{name}: no train stage {chosen!r}; there are: {trained}")
-    stage = plan[chosen]
+    stage = plan[chosen].config
     if stage.pseudo_labels:
         raise ConfigError(f"{name}: reads the labels of stage {stage.pseudo_labels!r}, none here")
-    parts = build.build(stage)
-    stream = paired(stage, needs_target=parts.needs_target, folder=folder)(0)
+    method = build.build(stage)
+    stream = paired(stage, needs_target=method.needs_target, folder=folder)(0)
     batches = list(itertools.islice(stream, count))
-    state = build.initial_state(parts, stage)
+    state = build.initial_state(method)
     begin = time.perf_counter()
-    step = jax.jit(build.train_step(parts, stage), donate_argnums=0)
+    step = jax.jit(make_train_step(method), donate_argnums=0)
     run = step.lower(state, batches[0]).compile()
     return Step(run, state, batches, time.perf_counter() - begin)
 

@@ -1,29 +1,29 @@
-"""What can go wrong by the user's hand, each with the exit code it ends the program with."""
+"""User-facing errors and the exit code that each one ends the program with."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
 class ConfigError(ValueError):
-    """A configuration that can not be run."""
+    """A configuration that cannot be run."""
 
     exit_code = 2
 
 
 class NotFiniteError(RuntimeError):
-    """A loss or gradient that is no longer a number."""
+    """A loss or a gradient that is no longer a finite number."""
 
     exit_code = 3
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that can not be written, or none left that can be read."""
+    """A checkpoint that cannot be written, or a workdir without any readable checkpoint."""
 
     exit_code = 5
 
 
 class NotDeterministicError(RuntimeError):
-    """Two runs of the same steps that differ."""
+    """Two runs of the same steps that end in different states."""
 
     exit_code = 7
 
@@ -34,12 +34,33 @@ class Interrupted(Exception):
     exit_code = 75
 
 
-# What ends the program with a sentence and not with a traceback.
+# Errors that end the program with a sentence instead of a traceback.
 ERRORS = (ConfigError, NotFiniteError, CheckpointError, NotDeterministicError, Interrupted)
 
 
 def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """The entry of a literal table, or a ValueError that lists the known names."""
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
+    """Returns the entry of a literal table.
+
+    Args:
+      table: the known names and what they stand for.
+      name: the name that the user gave.
+      what: what the name stands for, such as "model.name".
+
+    Raises:
+      ConfigError: the name is unknown; the message lists the known ones.
+    """
+    one_of(name, table, what)
     return table[name]
+
+
+def one_of(name: str, known: Collection[str], what: str) -> str:
+    """Returns the name if it is among the known ones, otherwise raises a ConfigError."""
+    if name not in known:
+        raise ConfigError(f"unknown {what} {name!r}; known: {', '.join(sorted(known))}")
+    return name
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises a ConfigError with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)

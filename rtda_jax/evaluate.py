@@ -1,6 +1,8 @@
 """Evaluation at the labels' own resolution: one confusion matrix over the whole set."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,17 +10,67 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from rtda_jax import metrics
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.ops import sliding
+from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.ops.argmax import argmax
 from rtda_jax.ops.fold import fold
 from rtda_jax.ops.resize import ALIGNMENTS, upsample
 
+Size = tuple[int, int]
+Predict = Callable[..., jax.Array]
+
+MODES = ("whole", "slide")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How an image is read and its prediction is brought to the labels' resolution.
+
+    Attributes:
+      mode: "whole" reads an image at once, "slide" reads it in overlapping windows.
+      window: (height, width) of the windows of "slide".
+      stride: between windows.
+      scales: at which "slide" reads an image. TUFL: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75).
+      mirror: whether "slide" reads every window mirrored as well.
+      align: of all resizes, "half_pixel" or "corners" (PyTorch's align_corners: AdaptSegNet, TUFL).
+    """
+
+    mode: str = "whole"
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    mirror: bool = False
+    align: str = "half_pixel"
+
+    def __post_init__(self) -> None:
+        one_of(self.mode, MODES, "eval.mode")
+        one_of(self.align, ALIGNMENTS, "eval.align")
+        if self.mode == "whole":
+            require(
+                not self.mirror and self.scales == (1.0,),
+                "eval.scales and eval.mirror are read by eval.mode='slide' only",
+            )
+            return
+        if self.window is None or self.stride is None:
+            raise ConfigError("eval.mode='slide' needs eval.window and eval.stride")
+        for name, sides in (("window", self.window), ("stride", self.stride)):
+            valid = len(sides) == 2 and min(sides) >= 1
+            require(valid, f"eval.{name} must be (height, width) in pixels, got {sides}")
+        require(
+            all(s <= w for s, w in zip(self.stride, self.window, strict=True)),
+            f"evaluation windows {self.window} at strides {self.stride} leave pixels unseen",
+        )
+        require(
+            bool(self.scales) and all(np.isfinite(s) and s > 0 for s in self.scales),
+            f"eval.scales must be above 0, got {self.scales}",
+        )
+
 
 class Model(NamedTuple):
-    """A trained network: the module, its variables and the input it reads."""
+    """A trained network: the module, its variables and the normalisation of its input."""
 
     module: nn.Module
     variables: Any
@@ -30,40 +82,21 @@ def evaluate(
     examples: Iterable[dict],
     *,
     num_classes: int,
-    mode: str = "whole",
-    window: tuple[int, int] | None = None,
-    stride: tuple[int, int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    mirror: bool = False,
-    align: str = "half_pixel",
+    protocol: Protocol = Protocol(),
     watch: Callable[[int, dict, np.ndarray], None] | None = None,
     observe: Callable[[jax.Array], None] | None = None,
 ) -> np.ndarray:
-    """Confusion matrix int64 [K,K] of one network, or of the mean softmax of several.
+    """Returns the confusion matrix int64 [K,K] of one network, or of the mean softmax of several.
 
     Args:
-      models: one network, or several to fuse (FDA's multi-band transfer).
+      models: one network, or several to fuse (multi-band transfer of FDA).
       examples: dicts of `image` uint8 [h,w,3] and `label` uint8 [H,W].
       num_classes: K.
-      mode: "whole" reads an image at once, "slide" in overlapping windows.
-      window: of "slide", (height, width).
-      stride: of "slide".
-      scales: of "slide", at which an image is read.
-      mirror: of "slide", read every window mirrored as well.
-      align: of resizes, "half_pixel" or "corners" (PyTorch's align_corners).
+      protocol: how images are read.
       watch: called with (index, example, prediction uint8 [H,W]) for each image.
       observe: called with the softmax [1,h,w,K] of each image, at the input's resolution.
     """
-    predict = predictor(
-        models,
-        mode=mode,
-        window=window,
-        stride=stride,
-        scales=scales,
-        mirror=mirror,
-        align=align,
-        observe=observe,
-    )
+    predict = predictor(models, protocol=protocol, observe=observe)
     count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
     total = np.zeros((num_classes, num_classes), np.int64)
     for index, example in enumerate(examples):
@@ -78,117 +111,186 @@ def evaluate(
 def predictor(
     models: Sequence[Model],
     *,
-    mode: str,
-    window: tuple[int, int] | None = None,
-    stride: tuple[int, int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    mirror: bool = False,
-    align: str = "half_pixel",
+    protocol: Protocol = Protocol(),
     observe: Callable[[jax.Array], None] | None = None,
-) -> Callable[..., jax.Array]:
-    """A function (image uint8 [h,w,3], *, size) -> class uint8 [H,W] at `size`.
+) -> Predict:
+    """Returns a function (image uint8 [h,w,3], *, size) -> classes uint8 [H,W] at `size`.
 
-    A single network's logits are upsampled before the argmax; of several, the mean softmax is
-    (FDA and S1 do so). "slide" adds up softmax over windows, scales and mirrored copies
-    (`sliding.probabilities`, S4). Batch normalisations are folded into the convolutions, once,
-    here. `observe` gets the softmax [1,h,w,K] of each image.
+    The logits of a single network are upsampled before the argmax. Of several networks it is the
+    mean softmax, as in FDA and multi-band transfer. "slide" adds up softmax over windows, scales
+    and mirrored copies (`slide`). Batch normalisations are folded into the convolutions once, here.
+
+    Args:
+      models: one network, or several to fuse.
+      protocol: how images are read.
+      observe: called with the softmax [1,h,w,K] of each image.
     """
-    check(mode=mode, window=window, stride=stride, scales=scales, mirror=mirror, align=align)
     models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
+    if protocol.mode == "slide":
+        return _sliding(models, protocol, observe)
+    return _whole(models, protocol, observe)
 
-    def scores(variables: Sequence[Any], image: jax.Array) -> jax.Array:
-        pixels = image[None].astype(jnp.float32)
-        probabilities = []
-        for model, v in zip(models, variables, strict=True):
-            images = normalise(pixels, name=model.normalisation)
-            outputs: Any = model.module.apply(v, images, train=False)
-            logits = outputs["logits"].astype(jnp.float32)
-            if len(models) == 1:
-                return logits
-            probabilities.append(jax.nn.softmax(logits, axis=-1))
-        return jnp.mean(jnp.stack(probabilities), axis=0)
 
-    @functools.partial(jax.jit, static_argnames="size")
-    def decide(score: jax.Array, *, size: tuple[int, int]) -> jax.Array:
-        full = score if score.shape[1:3] == size else upsample(score, size=size, align=align)
-        return argmax(full)[0]
+def _scores(modules: Sequence[Model], variables: Sequence[Any], image: jax.Array) -> jax.Array:
+    """Returns the logits of one network, or the mean softmax of several, [1,h,w,K]."""
+    pixels = image[None].astype(jnp.float32)
+    probabilities = []
+    for model, v in zip(modules, variables, strict=True):
+        outputs: Any = model.module.apply(
+            v, normalise(pixels, name=model.normalisation), train=False
+        )
+        logits = outputs["logits"].astype(jnp.float32)
+        if len(modules) == 1:
+            return logits
+        probabilities.append(jax.nn.softmax(logits, axis=-1))
+    return jnp.mean(jnp.stack(probabilities), axis=0)
 
-    @functools.partial(jax.jit, static_argnames="size")
-    def whole(variables: Sequence[Any], image: jax.Array, *, size: tuple[int, int]) -> jax.Array:
-        return decide(scores(variables, image), size=size)
 
+def _whole(
+    models: Sequence[Model], protocol: Protocol, observe: Callable[[jax.Array], None] | None
+) -> Predict:
     variables = [model.variables for model in models]
-    if mode == "whole" and observe is None:
+
+    @functools.partial(jax.jit, static_argnames="size")
+    def whole(variables: Sequence[Any], image: jax.Array, *, size: Size) -> jax.Array:
+        return decide(_scores(models, variables, image), size=size, align=protocol.align)
+
+    if observe is None:
         return lambda image, *, size: whole(variables, image, size=tuple(size))
-    if mode == "whole" and observe is not None:
-        read, softmax, seen = jax.jit(scores), jax.jit(jax.nn.softmax), observe
 
-        def observed(image: np.ndarray, *, size: tuple[int, int]) -> jax.Array:
-            score = read(variables, image)
-            seen(score if len(models) > 1 else softmax(score))
-            return decide(score, size=tuple(size))
+    read = jax.jit(functools.partial(_scores, models))
+    softmax = jax.jit(jax.nn.softmax)
+    notify = observe
 
-        return observed
+    def observed(image: np.ndarray, *, size: Size) -> jax.Array:
+        score = read(variables, image)
+        notify(score if len(models) > 1 else softmax(score))
+        return decide(score, size=tuple(size), align=protocol.align)
 
-    assert window is not None
-    assert stride is not None
-    read_windows = functools.partial(
-        sliding.probabilities,
-        window=window,
-        stride=stride,
-        scales=scales,
-        mirror=mirror,
-        align=align,
-    )
+    return observed
 
-    def slide(image: np.ndarray, *, size: tuple[int, int]) -> jax.Array:
+
+def _sliding(
+    models: Sequence[Model], protocol: Protocol, observe: Callable[[jax.Array], None] | None
+) -> Predict:
+    def predict(image: np.ndarray, *, size: Size) -> jax.Array:
         pixels = jnp.asarray(image, jnp.float32)[None]
         summed = jnp.float32(0)
         for model in models:
-            chip = functools.partial(_chip, model.module, model.variables)
+            read = functools.partial(_probabilities, model.module, model.variables)
             images = normalise(pixels, name=model.normalisation)
-            summed = summed + read_windows(chip, images, size=size)
+            summed = summed + slide(read, images, size=size, protocol=protocol)
         if observe is not None:
             observe(summed / summed.sum(-1, keepdims=True))
-        return decide(summed, size=size)
+        return decide(summed, size=tuple(size), align=protocol.align)
 
-    return slide
+    return predict
+
+
+@functools.partial(jax.jit, static_argnames=("size", "align"))
+def decide(score: jax.Array, *, size: Size, align: str) -> jax.Array:
+    """Returns the class of the highest score, uint8 [H,W] at `size`, of scores [1,h,w,K]."""
+    full = score if score.shape[1:3] == size else upsample(score, size=size, align=align)
+    return argmax(full)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _chip(module: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
+def _probabilities(module: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
     outputs: Any = module.apply(variables, images, train=False)
     return jax.nn.softmax(outputs["logits"].astype(jnp.float32), axis=-1)
 
 
-def check(
-    *,
-    mode: str,
-    window: Sequence[int] | None,
-    stride: Sequence[int] | None,
-    scales: Sequence[float],
-    mirror: bool,
-    align: str,
-) -> None:
-    """Raise ValueError for a protocol that can not be run."""
-    if mode not in ("whole", "slide"):
-        raise ValueError(f"unknown evaluation mode {mode!r}; known: whole, slide")
-    if align not in ALIGNMENTS:
-        raise ValueError(f"unknown eval.align {align!r}; known: {', '.join(ALIGNMENTS)}")
-    if mode == "slide":
-        sliding.check(window=window, stride=stride, scales=scales)
-    elif mirror or tuple(scales) != (1.0,):
-        raise ValueError("eval.scales and eval.mirror are read by eval.mode='slide' only")
+def starts(length: int, window: int, stride: int) -> list[int]:
+    """Returns where the windows along one side begin, the last one flush with the end."""
+    if window > length:
+        raise ValueError(f"evaluation window {window} is larger than the image side {length}")
+    count = 1 + math.ceil((length - window) / stride)
+    return [min(i * stride, length - window) for i in range(count)]
+
+
+def slide(
+    predict: Callable[[jax.Array], jax.Array], image: jax.Array, *, size: Size, protocol: Protocol
+) -> jax.Array:
+    """Returns sums of softmax over windows, scales and mirrored copies, float32 [1,H,W,K].
+
+    At each scale the image is resized, padded with zeros where it is smaller than the window, and
+    read in overlapping windows whose probabilities add up; the sum is resized to `size`. Both
+    resizes are bilinear. Where windows overlap a scale counts more than once, as in TUFL's code.
+
+    Args:
+      predict: from normalised images [1,h,w,3] of the window's size to probabilities [1,h,w,K].
+      image: normalised, [1,H,W,3].
+      size: of the result, that of the labels.
+      protocol: window, stride, scales, mirror and align.
+    """
+    if protocol.window is None or protocol.stride is None:
+        raise ValueError("sliding needs a window and a stride")
+    window, stride, align = protocol.window, protocol.stride, protocol.align
+    total = jnp.float32(0)
+    for number, scale in enumerate(protocol.scales):
+        height, width = (max(1, int(side * scale)) for side in image.shape[1:3])
+        shape = height, width
+        padded, (top, left) = _resize_and_pad(image, shape=shape, window=window, align=align)
+        summed = None
+        for y in starts(padded.shape[1], window[0], stride[0]):
+            for x in starts(padded.shape[2], window[1], stride[1]):
+                chip = _cut(padded, y, x, window=window)
+                score = predict(chip)
+                if protocol.mirror:
+                    score = score + predict(chip[:, :, ::-1])[:, :, ::-1]
+                if summed is None:
+                    summed = jnp.zeros((*padded.shape[:3], score.shape[-1]), jnp.float32)
+                summed = _add(summed, score, y, x)
+        assert summed is not None
+        resized = _uncover(summed, top, left, shape=shape, size=size, align=align)
+        total = total + resized if number else resized
+    return total
+
+
+def _resize_and_pad(
+    image: jax.Array, *, shape: Size, window: Size, align: str
+) -> tuple[jax.Array, Size]:
+    """Returns the image at a shape, with zeros around it up to the window, and where it begins."""
+    short = [max(w - s, 0) for w, s in zip(window, shape, strict=True)]
+    before = (short[0] // 2, short[1] // 2)
+    return _padded(image, shape=shape, pads=(tuple(short), before), align=align), before
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "pads", "align"))
+def _padded(image: jax.Array, *, shape: Size, pads: tuple[Size, Size], align: str) -> jax.Array:
+    resized = upsample(image.astype(jnp.float32), size=shape, align=align)
+    sides = [(b, s - b) for s, b in zip(*pads, strict=True)]
+    return jnp.pad(resized, [(0, 0), *sides, (0, 0)])
+
+
+@functools.partial(jax.jit, static_argnames="window")
+def _cut(image: jax.Array, y: int, x: int, *, window: Size) -> jax.Array:
+    return lax.dynamic_slice(image, (0, y, x, 0), (1, *window, image.shape[-1]))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add(summed: jax.Array, score: jax.Array, y: int, x: int) -> jax.Array:
+    before = lax.dynamic_slice(summed, (0, y, x, 0), score.shape)
+    return lax.dynamic_update_slice(summed, before + score, (0, y, x, 0))
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "size", "align"))
+def _uncover(
+    summed: jax.Array, top: int, left: int, *, shape: Size, size: Size, align: str
+) -> jax.Array:
+    """Returns the part of the sum without its padding, resized to `size`."""
+    inside = lax.dynamic_slice(summed, (0, top, left, 0), (1, *shape, summed.shape[-1]))
+    return upsample(inside, size=size, align=align)
 
 
 def report(confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
-    """What results.json says of a confusion matrix; null where a class is absent.
+    """Returns what results.json says of a confusion matrix; null where a class is absent.
 
     Args:
       confusion: [K,K] over the head's classes.
       names: of the reported classes.
-      rows: where they stand among the head's classes; what the network takes for one of the
-        others still counts against them.
+      rows: where they stand among the head's classes; a pixel that the network takes for one of
+        the other classes still counts against them.
     """
     iou = metrics.iou_per_class(confusion)[list(rows)]
     return {
@@ -204,7 +306,7 @@ def _or_none(score: float) -> float | None:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Per-class IoU, mIoU and pixel accuracy of several evaluations, side by side."""
+    """Returns per-class IoU, mIoU and pixel accuracy of several evaluations, side by side."""
     columns = list(results)
     classes = list(dict.fromkeys(name for c in columns for name in results[c]["iou"]))
     left = max(len(name) for name in [*classes, "pixel accuracy"])

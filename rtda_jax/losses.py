@@ -1,22 +1,47 @@
-"""Per-pixel losses: unreduced, natural logarithm, ignored pixels give 0 and no gradient."""
+"""Losses of each pixel, and the sums of them that a training step averages.
 
+The functions up to `least_squares` are unreduced and use natural logarithms; an ignored pixel costs
+0 and has no gradient. `pixel_loss` chooses a loss by name and says what its sum is divided by.
+"""
+
+import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
+from rtda_jax.errors import ConfigError, lookup
+
 IGNORE = 255
 
 
+class Sum(NamedTuple):
+    """A sum over pixels and how many pixels it counts.
+
+    The step adds up both over all devices before it divides: a mean of the devices' own means is
+    wrong where they ignore different numbers of pixels.
+    """
+
+    total: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+
+
 def valid(labels: jax.Array) -> jax.Array:
-    """True where a pixel of labels [B,H,W] counts."""
+    """Returns which pixels of labels [B,H,W] count, bool; 255 does not."""
     return labels != IGNORE
 
 
 def label_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
-    """The weight of each pixel's class: float32 [B,H,W] of class_weights [K], 0 where ignored."""
+    """Returns the weight of each pixel's class, float32 [B,H,W], 0 where ignored.
+
+    Args:
+      labels: integer [B,H,W] in 0..K-1, or 255 where the pixel is ignored.
+      class_weights: float [K].
+    """
     counts = valid(labels)
     safe = jnp.where(counts, labels, 0).astype(jnp.int32)
     return jnp.where(counts, jnp.take(jnp.asarray(class_weights, jnp.float32), safe), 0.0)
@@ -25,18 +50,18 @@ def label_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
 def cross_entropy(
     logits: jax.Array, labels: jax.Array, *, class_weights: jax.Array | None = None
 ) -> jax.Array:
-    """Cross-entropy w_y * -ln p_y of each pixel.
+    """Computes the cross-entropy w_y * -ln p_y of each pixel.
 
     Args:
       logits: float [B,H,W,K].
       labels: integer [B,H,W] in 0..K-1, or 255 where the pixel is ignored.
-      class_weights: float [K], or None for 1.
+      class_weights: w, float [K], or None for 1.
 
     Returns:
       float32 [B,H,W], 0 where ignored.
     """
     counts = valid(labels)
-    # The label is replaced before the loss: a mask after it would keep the NaN of class 255.
+    # The label is replaced before the loss, since a mask after it would keep the NaN of class 255.
     safe = jnp.where(counts, labels, 0).astype(jnp.int32)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), safe)
     loss = jnp.where(counts, loss, 0.0)
@@ -50,13 +75,14 @@ def focal(
     gamma: float = 2.0,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Focal loss (1 - p)^gamma * w_y * -ln p (S0: gamma is 1 in the text, 2 in the code).
+    """Computes the focal loss (1 - p_y)^gamma * w_y * -ln p_y of each pixel.
 
     Args:
       logits: float [B,H,W,K].
       labels: integer [B,H,W] in 0..K-1, or 255 where the pixel is ignored.
-      gamma: focusing exponent, >= 0; 0 gives the (weighted) cross-entropy.
-      class_weights: float [K], or None for 1.
+      gamma: focusing exponent, at least 0; 0 gives the weighted cross-entropy. Brunstein's text
+        has 1, his code 2.
+      class_weights: w, float [K], or None for 1.
 
     Returns:
       float32 [B,H,W], 0 where ignored.
@@ -70,28 +96,26 @@ def focal(
 
 def hardest(
     loss: jax.Array, labels: jax.Array, *, probability: float = 0.7, rule: str = "pixels"
-) -> tuple[jax.Array, jax.Array]:
-    """Online hard example mining: sum and number of the pixels whose loss is kept.
+) -> Sum:
+    """Sums the loss of the hardest pixels (online hard example mining).
 
-    Kept are the pixels with p_y < probability, and at least the n_min hardest. Rule "pixels" has
-    n_min = BHW/16 and ranks ignored pixels as losses of 0 (STDC, S4, the older CoinCheung code);
-    rule "valid" has n_min = valid/16 (today's). The ranking is over the arrays given: of several
-    devices each keeps its own hardest pixels, as in the distributed originals. Where pixels tie
-    at the boundary they share what is left of n_min, so that the value is exact and the gradient
-    depends on no order.
+    It keeps every pixel with p_y < probability, and at least the n_min hardest. The ranking is over
+    the arrays given, so that each of several devices keeps its own hardest pixels, as in the
+    distributed originals. Pixels that tie at the boundary share what is left of n_min: the value is
+    exact and the gradient does not depend on an order.
 
     Args:
       loss: float [B,H,W], 0 where ignored.
       labels: integer [B,H,W].
       probability: in (0, 1).
-      rule: a key of `HARDEST`.
+      rule: a key of `HARDEST`, which gives n_min.
     """
     flat = lax.stop_gradient(loss).ravel()
     descending = jnp.sort(flat, descending=True)
     least = HARDEST[rule](labels)
     confident = -jnp.log(jnp.float32(probability))
     beyond = flat > confident
-    # Ranks count from 0: "pixels" compares the first loss past n_min, as its code has it.
+    # Ranks count from 0: "pixels" compares the first loss past n_min, as its original does.
     enough = (
         descending[least] > confident if rule == "pixels" else beyond.sum(dtype=jnp.int32) >= least
     )
@@ -100,8 +124,8 @@ def hardest(
     left = (least - above.sum(dtype=jnp.int32)).astype(jnp.float32)
     share = left / jnp.maximum(tied.sum(dtype=jnp.float32), 1.0)
     top = jnp.where(above, 1.0, jnp.where(tied & (least > 0), share, 0.0))
-    kept = jnp.where(enough, beyond.astype(jnp.float32), top)
-    return (kept * loss.ravel()).sum(), kept.sum()
+    weight = jnp.where(enough, beyond.astype(jnp.float32), top)
+    return Sum((weight * loss.ravel()).sum(), weight.sum())
 
 
 def _sixteenth_of_all(labels: jax.Array) -> jax.Array:
@@ -112,11 +136,16 @@ def _sixteenth_of_valid(labels: jax.Array) -> jax.Array:
     return valid(labels).sum(dtype=jnp.int32) // 16
 
 
-HARDEST = {"pixels": _sixteenth_of_all, "valid": _sixteenth_of_valid}
+# How many pixels hard example mining keeps at least.
+HARDEST: dict[str, Callable[[jax.Array], jax.Array]] = {
+    # Ignored pixels rank as losses of 0: STDC, TUFL, older code of CoinCheung's BiSeNet.
+    "pixels": _sixteenth_of_all,
+    "valid": _sixteenth_of_valid,  # today's code of CoinCheung's BiSeNet
+}
 
 
 def self_information(logits: jax.Array) -> jax.Array:
-    """-p_k log_K p_k of each class, float32 of the shape of logits [..,K] (ADVENT, Vu et al. 2019).
+    """Computes -p_k log_K p_k of each class, float32 [..,K] (ADVENT, Vu et al. 2019).
 
     The sum over the classes is the entropy in [0,1]; 1 is the uniform prediction.
     """
@@ -125,21 +154,181 @@ def self_information(logits: jax.Array) -> jax.Array:
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """Entropy of each pixel's prediction in [0,1], float32 [B,H,W] of logits [B,H,W,K]."""
+    """Computes the entropy of each pixel's prediction in [0,1], float32 [B,H,W], of [B,H,W,K]."""
     return self_information(logits).sum(axis=-1)
 
 
 def robust_entropy(logits: jax.Array, *, eta: float = 2.0) -> jax.Array:
-    """(e^2 + 1e-8)^eta of the entropy e (Yang & Soatto 2020, eq. 5; their ln 19 is ln K here)."""
+    """Computes (e^2 + 1e-8)^eta of the entropy e (FDA, Yang & Soatto 2020, eq. 5).
+
+    Their ln 19 is ln K here.
+    """
     return (entropy(logits) ** 2 + 1e-8) ** eta
 
 
 def binary_cross_entropy(logits: jax.Array, *, domain: float) -> jax.Array:
-    """Cross-entropy of discriminator logits against a domain: source 0, target 1."""
+    """Computes the cross-entropy of discriminator logits against a domain: source 0, target 1."""
     logits = logits.astype(jnp.float32)
     return optax.sigmoid_binary_cross_entropy(logits, jnp.full_like(logits, domain))
 
 
 def least_squares(logits: jax.Array, *, domain: float) -> jax.Array:
-    """Squared distance of discriminator outputs to a domain, source 0, target 1 (LS-GAN)."""
+    """Computes the squared distance of discriminator outputs to a domain (LSGAN), see above."""
     return (logits.astype(jnp.float32) - domain) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """The fields of `config.loss`: what a labelled pixel costs.
+
+    Attributes:
+      weighting: where class weights come from: "none", "given" in `weights`, or "enet", which
+        training counts in the labelled set and then replaces by "given".
+      weights: one number for each class.
+      enet_c: c of the weights 1 / ln(c + frequency) (ENet, Paszke et al. 2016).
+      reduction: what the summed loss is divided by, a key of `REDUCTIONS`.
+      gamma: focusing exponent of the focal loss.
+      ohem_probability, ohem_rule: see `hardest`.
+      eta: exponent of `robust_entropy`.
+    """
+
+    weighting: str = "none"
+    weights: Sequence[float] = ()
+    enet_c: float = 1.02
+    reduction: str = "weights"
+    gamma: float = 2.0
+    ohem_probability: float = 0.7
+    ohem_rule: str = "pixels"
+    eta: float = 2.0
+
+    def __post_init__(self) -> None:
+        lookup(WEIGHTINGS, self.weighting, "loss.weighting")
+        lookup(REDUCTIONS, self.reduction, "loss.reduction")
+        lookup(HARDEST, self.ohem_rule, "loss.ohem_rule")
+        if self.weights and self.weighting != "given":
+            raise ConfigError("loss.weights is read by loss.weighting='given' only")
+        if self.enet_c <= 1:
+            raise ConfigError(f"loss.enet_c must be above 1, got {self.enet_c:g}")
+        if self.gamma < 0:
+            raise ConfigError(f"loss.gamma must be at least 0, got {self.gamma:g}")
+        if not 0 < self.ohem_probability < 1:
+            raise ConfigError(
+                f"loss.ohem_probability must lie in (0, 1), got {self.ohem_probability:g}"
+            )
+        if self.eta <= 0:
+            raise ConfigError(f"loss.eta must be above 0, got {self.eta:g}")
+
+
+def class_weights(options: LossOptions, *, num_classes: int) -> jax.Array | None:
+    """Returns the class weights, float32 [K], or None for 1.
+
+    Raises:
+      ConfigError: they are not computed yet, or there is not one for each class.
+    """
+    check_weights(options, num_classes=num_classes)
+    return WEIGHTINGS[options.weighting](options)
+
+
+def check_weights(options: LossOptions, *, num_classes: int) -> None:
+    """Raises ConfigError if the given weights are not one for each class."""
+    if options.weighting == "given" and len(options.weights) != num_classes:
+        raise ConfigError(
+            f"loss.weights has {len(options.weights)} numbers, the class set has {num_classes} "
+            "classes"
+        )
+
+
+def _unweighted(options: LossOptions) -> None:
+    del options
+
+
+def _given(options: LossOptions) -> jax.Array:
+    return jnp.array(options.weights, jnp.float32)
+
+
+def _not_counted(options: LossOptions) -> None:
+    raise ConfigError(
+        f"the class weights of loss.weighting={options.weighting!r} are not computed yet; training "
+        "computes them from the labelled set; or give loss.weights"
+    )
+
+
+WEIGHTINGS: dict[str, Callable[[LossOptions], jax.Array | None]] = {
+    "none": _unweighted,
+    "given": _given,
+    "enet": _not_counted,
+}
+
+
+def _weights(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+    return _valid(labels, None) if weights is None else label_weights(labels, weights).sum()
+
+
+def _valid(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+    del weights
+    return valid(labels).sum(dtype=jnp.float32)
+
+
+def _pixels(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+    del weights
+    return jnp.float32(labels.size)
+
+
+# What a summed loss is divided by: functions (labels [B,H,W], class weights [K] or None).
+REDUCTIONS: dict[str, Callable[[jax.Array, jax.Array | None], jax.Array]] = {
+    "weights": _weights,  # the sum of the weights of the valid pixels, as PyTorch's cross-entropy
+    "valid": _valid,  # the number of valid pixels
+    "pixels": _pixels,  # the number of all pixels: Brunstein's focal loss, TUFL
+}
+
+
+def _cross_entropy(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array | None, options: LossOptions
+) -> Sum:
+    loss = cross_entropy(logits, labels, class_weights=weights)
+    return Sum(loss.sum(), REDUCTIONS[options.reduction](labels, weights))
+
+
+def _focal(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array | None, options: LossOptions
+) -> Sum:
+    loss = focal(logits, labels, gamma=options.gamma, class_weights=weights)
+    return Sum(loss.sum(), REDUCTIONS[options.reduction](labels, weights))
+
+
+def _ohem(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array | None, options: LossOptions
+) -> Sum:
+    # The class weights multiply before the hardest pixels are chosen, as in TUFL's code.
+    loss = cross_entropy(logits, labels, class_weights=weights)
+    return hardest(loss, labels, probability=options.ohem_probability, rule=options.ohem_rule)
+
+
+PIXEL_LOSSES: dict[str, Callable[[jax.Array, jax.Array, jax.Array | None, LossOptions], Sum]] = {
+    "cross_entropy": _cross_entropy,
+    "focal": _focal,
+    "ohem": _ohem,
+}
+
+
+def pixel_loss(
+    name: str, options: LossOptions, *, num_classes: int
+) -> Callable[[jax.Array, jax.Array], Sum]:
+    """Returns the function (logits [B,H,W,K], labels [B,H,W]) -> Sum of that name.
+
+    The class weights are read when the function is called, so that a configuration whose weights
+    are still to be counted can be checked.
+
+    Args:
+      name: a key of `PIXEL_LOSSES`.
+      options: see `LossOptions`.
+      num_classes: K.
+    """
+    chosen = lookup(PIXEL_LOSSES, name, "pixel_loss")
+    check_weights(options, num_classes=num_classes)
+
+    def loss(logits: jax.Array, labels: jax.Array) -> Sum:
+        weights = class_weights(options, num_classes=num_classes)
+        return chosen(logits, labels, weights, options)
+
+    return loss

@@ -1,140 +1,234 @@
-"""One stage's loop: batches in, steps, logs, checkpoints; it can be killed and goes on."""
+"""The loop of one train stage: batches in, steps, logs and checkpoints; it can always resume."""
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from rtda_jax.adapt import build, class_weights
-from rtda_jax.adapt.state import TrainState
+from rtda_jax.adapt import build
+from rtda_jax.adapt.options import read
+from rtda_jax.adapt.state import TrainState, with_teacher
+from rtda_jax.adapt.step import Logs, Method, make_train_step
+from rtda_jax.data import class_weights
 from rtda_jax.data.batches import Batches, named, paired
-from rtda_jax.errors import ConfigError, Interrupted, lookup
+from rtda_jax.errors import Interrupted, lookup, require
 from rtda_jax.run import checkpoint, health, log, parallel
-from rtda_jax.run.log import Clock
 from rtda_jax.run.loggers import Loggers
 from rtda_jax.run.signals import shutdown_event, watchdog
 
-# Steps the host may run ahead of the device: enough to hide its work, few enough to bound memory.
+# How many steps the host may run ahead of the device: enough to hide the host's work, few enough
+# to bound memory.
 AHEAD = 4
 
 Start = Callable[[TrainState], tuple[TrainState, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions:
+    """The fields of a configuration that decide how a run is watched and kept.
+
+    Attributes:
+      log_every_steps: steps between two rows of metrics.jsonl, which hold means over these steps.
+      loggers: beside metrics.jsonl, such as "tensorboard".
+      checkpoint_every_steps: steps between two checkpoints.
+      checkpoint_keep: how many of the newest checkpoints stay, 2 or more: one may get damaged.
+      on_not_finite: what follows a nonfinite loss or gradient, "stop" or "skip" that update.
+      stall_seconds: after so long without progress, stacks and exit code 6; 0: never.
+    """
+
+    log_every_steps: int = 20
+    loggers: tuple[str, ...] = ()
+    checkpoint_every_steps: int = 100
+    checkpoint_keep: int = 2
+    on_not_finite: str = "stop"
+    stall_seconds: float = 1800.0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("log_every_steps", 1),
+            ("checkpoint_every_steps", 1),
+            ("checkpoint_keep", 2),
+            ("stall_seconds", 0),
+        ):
+            value = getattr(self, name)
+            require(value >= least, f"{name} must be at least {least}, got {value:g}")
+        lookup(health.POLICIES, self.on_not_finite, "on_not_finite")
 
 
 def train(
     config: Any,
     workdir: str | pathlib.Path,
     *,
+    method: Method | None = None,
     batches: Batches | None = None,
     start_from: Start | None = None,
     pseudo: pathlib.Path | None = None,
 ) -> TrainState:
-    """Train one stage to its last step, from wherever its workdir stands.
+    """Trains one stage to its last step, from wherever its workdir stands.
 
     Args:
-      config: a stage's configuration, see `configs/base.py`.
+      config: the stage's configuration, see `configs/base.py`.
       workdir: the stage's folder; gets `metrics.jsonl` and `checkpoints/`.
-      batches: start step -> iterator of batches; default the benchmark's paired stream.
-      start_from: fresh state -> the state before the first step, and a sentence about it; default
-        `model.pretrained` or from scratch.
+      method: what `build.build` made of the configuration, if that is done.
+      batches: from a start step to an iterator of batches; default the benchmark's paired stream.
+      start_from: from the fresh state to the state before the first step, and a sentence about it;
+        default `model.pretrained`, or from scratch.
       pseudo: folder of labels for the target's images, see `data.load_pseudo`.
 
     Returns:
       The final state.
 
     Raises:
-      ConfigError, DataError: the configuration or the data can not be used.
-      NotFiniteError: a loss or gradient is not finite and `on_not_finite` is "stop"; no checkpoint
+      ConfigError, DataError: the configuration or the data cannot be used.
+      NotFiniteError: a loss or gradient is nonfinite and `on_not_finite` is "stop"; no checkpoint
         is written after it.
-      CheckpointError: a checkpoint can not be written, or none of them is healthy.
-      Interrupted: SIGTERM or SIGINT; the state is saved.
+      CheckpointError: a checkpoint cannot be written, or none of them is healthy.
+      Interrupted: SIGTERM or SIGINT arrived; the state is saved.
     """
     workdir = pathlib.Path(workdir)
+    options = read(LoopOptions, config, "")
     mesh = parallel.mesh()
-    try:
-        policy = lookup(health.POLICIES, config.on_not_finite, "on_not_finite")
-        parallel.check_batch(config.batch_size, mesh.size)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    parallel.check_batch(config.batch_size, mesh.size)
     workdir.mkdir(parents=True, exist_ok=True)
-    config = class_weights.settled(config, workdir)
-    stage = build.build(config, axis_name=parallel.AXIS)
+    method = method or build.build(config, axis_name=parallel.AXIS)
+    if config.loss.weighting == "enet":
+        counted = class_weights.counted(config, workdir)
+        method = build.build(counted, axis_name=parallel.AXIS)
     names = health.example_numbers if batches else functools.partial(named, config)
     batches = batches or paired(
-        config, needs_target=stage.needs_target, folder=workdir, pseudo=pseudo
+        config, needs_target=method.needs_target, folder=workdir, pseudo=pseudo
     )
-    step_fn = policy(build.train_step(stage, config, axis_name=parallel.AXIS))
-    run = parallel.compiled(step_fn, mesh)
-    objective = list(stage.objective)
-    metrics_file, leftovers_file = workdir / log.METRICS_FILE, workdir / log.LEFTOVERS_FILE
+    guard = lookup(health.POLICIES, options.on_not_finite, "on_not_finite")
+    run = parallel.compiled(guard(make_train_step(method)), mesh)
+    if start_from is None and config.model.pretrained:
+        start_from = functools.partial(build.pretrained_state, config=config)
 
     with (
-        contextlib.ExitStack() as kept,
         shutdown_event() as interrupted,
-        watchdog(config.stall_seconds) as heartbeat,
-        checkpoint.manager(workdir / "checkpoints", keep=config.checkpoint_keep) as held,
+        watchdog(options.stall_seconds) as heartbeat,
+        checkpoint.manager(workdir / "checkpoints", keep=options.checkpoint_keep) as checkpoints,
     ):
-        start = 0
-        if held.latest_step():
-            fresh = jax.eval_shape(lambda: build.initial_state(stage, config))
-            wanted = checkpoint.abstract(fresh, parallel.replicated(mesh))
-            start, state = checkpoint.resume(held, wanted)
-            log.say(f"  continues after step {start}")
-        else:
-            state = build.initial_state(stage, config)
-            if start_from is None and config.model.pretrained:
-                start_from = functools.partial(build.pretrained_state, config=config)
-            if start_from is not None:
-                state, report = start_from(state)
-                log.say(f"  {report}")
-            state = parallel.replicate(build.with_teacher(state, config), mesh)
-        writes = parallel.is_main()
-        if writes:
-            log.truncate(metrics_file, after=start)
-        loggers = kept.enter_context(Loggers(config.loggers if writes else (), workdir))
-        pending = health.PendingSteps(names, log.read_leftovers(leftovers_file, step=start))
-        alarm = health.Alarm()
-        clock = Clock(
-            step=start,
-            steps=config.steps,
-            images_per_step=config.batch_size * (2 if stage.needs_target else 1),
+        start, state = _begin(method, mesh, checkpoints, start_from)
+        with Journal(workdir, config, options, method, names=names, start=start) as journal:
+            stream = batches(start) if start < config.steps else iter(())
+            for step in range(start + 1, config.steps + 1):
+                batch = journal.wait_for(stream)
+                state, logs = run(state, batch)
+                journal.add(step, logs, batch)
+                heartbeat()
+                log_due = step % options.log_every_steps == 0
+                stop = parallel.any_process(interrupted.is_set(), now=log_due)
+                last = step == config.steps
+                save_due = last or step % options.checkpoint_every_steps == 0
+                if log_due or save_due:
+                    journal.write_row(step)
+                if save_due or stop:
+                    journal.save_leftovers(step, checkpoints)
+                    checkpoint.save(checkpoints, state, step=step)
+                if stop:
+                    checkpoint.finish(checkpoints)
+                    raise Interrupted(
+                        f"stopped after step {step}; the same command continues there"
+                    )
+    return state
+
+
+def _begin(
+    method: Method, mesh: Any, checkpoints: Any, start_from: Start | None
+) -> tuple[int, TrainState]:
+    """Returns the step and the state that training begins or continues with, on all devices."""
+    if checkpoints.latest_step():
+        fresh = jax.eval_shape(lambda: build.initial_state(method))
+        abstract = checkpoint.abstract(fresh, parallel.replicated(mesh))
+        start, state = checkpoint.resume(checkpoints, abstract)
+        log.say(f"  continues after step {start}")
+        return start, state
+    state = build.initial_state(method)
+    if start_from is not None:
+        state, sentence = start_from(state)
+        log.say(f"  {sentence}")
+    return 0, parallel.replicate(with_teacher(state, method.teacher), mesh)
+
+
+class Journal:
+    """Writes what a stage measures: rows of metrics, a line for people, and warnings.
+
+    Args:
+      workdir: the stage's folder.
+      config: the stage's configuration.
+      options: how often rows are due and which further loggers get them.
+      method: the objective and the learning rates.
+      names: from a domain and positions in its set to the names of examples.
+      start: the step that training continues after.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        config: Any,
+        options: LoopOptions,
+        method: Method,
+        *,
+        names: health.ExampleNames,
+        start: int,
+    ) -> None:
+        self._method, self._start, self._steps = method, start, config.steps
+        self._metrics_file = workdir / log.METRICS_FILE
+        self._leftovers_file = workdir / log.LEFTOVERS_FILE
+        if parallel.is_main():
+            log.truncate(self._metrics_file, after=start)
+        leftovers = log.read_leftovers(self._leftovers_file, step=start)
+        self._pending = health.PendingSteps(names, leftovers)
+        self._alarm = health.Alarm()
+        self._loggers = Loggers(options.loggers if parallel.is_main() else (), workdir)
+        domains = 2 if method.needs_target else 1
+        self._clock = log.Clock(
+            step=start, steps=config.steps, images_per_step=config.batch_size * domains
         )
-        stream = batches(start) if start < config.steps else iter(())
-        for step in range(start + 1, config.steps + 1):
-            with clock.waiting():
-                batch = next(stream)
-            state, logs = run(state, batch)
-            pending.add(step, logs, batch, ahead=AHEAD)
-            heartbeat()
-            if step == start + 1:
-                jax.block_until_ready(logs)
-                log.say(f"  first step after {log.duration(clock.elapsed())} (compilation)")
-                clock.restart(step)
-            last, logs_now = step == config.steps, step % config.log_every_steps == 0
-            stops = parallel.any_process(interrupted.is_set(), now=logs_now)
-            due = last or step % config.checkpoint_every_steps == 0
-            if due or logs_now:
-                record = {
-                    "step": step,
-                    **pending.means(),
-                    "g_lr": float(stage.g_schedule(step - 1)),
-                }
-                if stage.discriminators:
-                    record["d_lr"] = float(stage.d_schedule(step - 1))
-                record |= clock.lap(step)
-                if writes:
-                    log.append(metrics_file, record)
-                loggers.write(record)
-                log.say("  " + log.line(record, steps=config.steps, objective=objective))
-                for warning in alarm(record):
-                    log.say(f"  warning: {warning}")
-            if due or stops:
-                left = pending.leftovers()
-                log.save_leftovers(leftovers_file, left, step=step, steps=held.all_steps())
-                checkpoint.save(held, state, step=step)
-            if stops:
-                checkpoint.finish(held)
-                raise Interrupted(f"stopped after step {step}; the same command continues there")
-        return state
+
+    def __enter__(self) -> "Journal":
+        self._resources = contextlib.ExitStack()
+        self._resources.enter_context(self._loggers)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._resources.close()
+
+    def wait_for(self, stream: Iterator[dict]) -> dict:
+        """Returns the next batch, and counts the time that it took to come."""
+        with self._clock.waiting():
+            return next(stream)
+
+    def add(self, step: int, logs: Logs, batch: dict) -> None:
+        """Takes the logs of one step, which may still be on their way from the device."""
+        self._pending.add(step, logs, batch, ahead=AHEAD)
+        if step == self._start + 1:
+            jax.block_until_ready(logs)
+            log.say(f"  first step after {log.duration(self._clock.elapsed())} (compilation)")
+            self._clock.restart(step)
+
+    def write_row(self, step: int) -> None:
+        """Writes the means since the last row, and warns of what looks like a collapse."""
+        metrics = {"step": step, **self._pending.means()}
+        metrics["g_lr"] = float(self._method.g_schedule(step - 1))
+        if self._method.adversary.networks:
+            metrics["d_lr"] = float(self._method.d_schedule(step - 1))
+        metrics |= self._clock.lap(step)
+        if parallel.is_main():
+            log.append(self._metrics_file, metrics)
+        self._loggers.write(metrics)
+        objective = list(self._method.objective)
+        log.say("  " + log.line(metrics, steps=self._steps, objective=objective))
+        for warning in self._alarm(metrics):
+            log.say(f"  warning: {warning}")
+
+    def save_leftovers(self, step: int, checkpoints: Any) -> None:
+        """Saves the metrics since the last row, so that a resumed run writes the same row."""
+        leftovers = self._pending.leftovers()
+        log.save_leftovers(
+            self._leftovers_file, leftovers, step=step, steps=checkpoints.all_steps()
+        )

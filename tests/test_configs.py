@@ -368,7 +368,7 @@ def test_a_wrong_stage_is_named(change, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pixel_loss": "ce"}, "unknown pixel loss 'ce'; known: cross_entropy"),
+        ({"pixel_loss": "ce"}, "unknown pixel_loss 'ce'; known: cross_entropy"),
         ({"objective.adv_output": 1.0, "labelled": "target"}, "leaves no domain to adapt to"),
         ({"model.name": "bisenet"}, "unknown model 'bisenet'; known: bisenet_resnet18"),
         ({"dtype": "float17"}, "unknown dtype 'float17'; known: bfloat16, float32"),
@@ -379,7 +379,7 @@ def test_a_wrong_stage_is_named(change, message):
         ({"objective.mix": 1.0}, "mix terms need a teacher"),
         ({"teacher.kind": "average"}, "unknown teacher.kind 'average'; known: ema, frozen"),
         ({"teacher.kind": "ema", "teacher.decay": 1.5}, "teacher.decay must lie in"),
-        ({"loss.weighting": "given"}, "loss.weights has 0 numbers, cityscapes19 has 19"),
+        ({"loss.weighting": "given"}, "loss.weights has 0 numbers, the class set has 19"),
         ({"loss.weighting": "enet", "loss.enet_c": 1.0}, "loss.enet_c must be above 1, got 1"),
         ({"loss.weighting": "median"}, "unknown loss.weighting 'median'"),
         ({"adversary.view": "logits"}, "unknown adversary.view 'logits'"),

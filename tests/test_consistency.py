@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import softmax
+from rtda_jax.adapt.thresholds import Thresholds
 from test_thresholds import numpy_adapt
 
 from rtda_jax.adapt import consistency, terms
-from rtda_jax.adapt.thresholds import Thresholds
-from rtda_jax.augment import affine
+from rtda_jax.augment import geometry
 
 WEAK, STRONG = [2.0, 0.0, -1.0], [1.0, 0.5, -0.5]
 
@@ -127,7 +127,7 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
         for view in ("target", "strong")
     }
     weights, how = rng.uniform(1, 9, 5), Thresholds(alpha=0.3, d=2.0, decay=0.2)
-    moves = jnp.stack([affine.matrix(0.4, 0.1, s, s > 1) for s in (0.8, 1.2)])
+    moves = jnp.stack([geometry.matrix(0.4, 0.1, s, s > 1) for s in (0.8, 1.2)])
     remember = consistency.make_remember(HEADS, thresholds=how, fixed=0.8, temperature=1.5)
     outputs, memory, measured = remember(
         given, {"strong_affine": moves, "step": 3}, {"theta": how.start(5), "other": 1}
@@ -140,7 +140,7 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
     )
     theta, pixels = np.full(5, 0.8), 2 * 9 * 11
     for head, suffix in zip(HEADS, ("", "_aux16", "_aux32"), strict=True):
-        p = softmax(np.asarray(affine.warp(given["target"][head], moves)) / 1.5)
+        p = softmax(np.asarray(geometry.warp(given["target"][head], moves)) / 1.5)
         q, k, sure = softmax(given["strong"][head]), p.argmax(-1), p.max(-1)
         theta = numpy_adapt(theta, sure, k, alpha=0.3, beta=0.8, d=2.0, decay=0.2, step=3)
         np.testing.assert_allclose(outputs["threshold"][head], theta, atol=1e-5)

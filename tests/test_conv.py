@@ -21,6 +21,8 @@ CASES = {
     "shallow": ((2, 17, 16, 3), 12, 3, 2, 1, 1, 1),
     "fusion": ((2, 6, 9, 160), 19, 3, 1, 1, 1, 1),
     "fusion_dilated": ((2, 9, 8, 130), 19, 3, 1, 2, 2, 1),
+    "trunk_same": ((2, 10, 13, 48), 64, 3, 2, ((0, 1), (1, 1)), 1, 1),
+    "fusion_same": ((2, 6, 9, 160), 19, 4, 1, ((1, 2), (1, 2)), 1, 1),
     "fusion_unpadded": ((2, 6, 7, 130), 7, 3, 1, 0, 1, 1),
     "fusion_overpadded": ((2, 6, 7, 130), 7, 3, 1, 3, 1, 1),
     "head": ((2, 8, 9, 19), 19, 1, 1, 0, 1, 1),
@@ -39,6 +41,7 @@ CASES = {
     "depthwise": ((2, 9, 11, 16), 16, 3, 1, 1, 1, 16),
     "depthwise_stride": ((2, 10, 11, 16), 16, 3, 2, 1, 1, 16),
     "depthwise_even": ((2, 12, 15, 19), 19, 4, 2, 1, 1, 19),
+    "depthwise_same": ((2, 12, 15, 16), 16, 5, 2, ((1, 2), (2, 2)), 1, 16),
     "depthwise_dilated": ((2, 12, 15, 8), 8, 3, 2, 3, 3, 8),
     "multiplier": ((2, 8, 9, 4), 8, 3, 1, 1, 1, 4),
     "groups": ((2, 8, 9, 16), 24, 3, 2, 1, 1, 4),
@@ -59,7 +62,8 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 def build(name, dtype=jnp.float32):
     """Geometry, input, kernel and cotangent of a case, ours and the plain convolution."""
     shape, features, size, stride, padding, dilation, groups = CASES[name]
-    g = Geometry(*map(pair, (size, stride, padding, dilation)), groups)
+    sides = tuple(map(pair, pair(padding)))
+    g = Geometry(pair(size), pair(stride), sides, pair(dilation), groups)
     x = draw(*shape)
     kernel = draw(*g.size, shape[3] // groups, features, seed=1)
     dy = draw(shape[0], *g.output(*shape[1:3]), features, seed=2)
@@ -106,6 +110,9 @@ def test_one_image_at_a_time_is_equal(name, monkeypatch):
         "fusion",
         "discriminator_odd",
         "small_map",
+        "depthwise_same",
+        "trunk_same",
+        "fusion_same",
         "atrous_stride",
         "depthwise_even",
         "groups",
@@ -117,7 +124,9 @@ def test_value_and_gradients_are_pytorchs(name):
     g, (x, kernel, dy), ours, _ = build(name)
     t = torch.from_numpy(np.array(x)).permute(0, 3, 1, 2).requires_grad_()
     k = torch.from_numpy(np.array(kernel)).permute(3, 2, 0, 1).requires_grad_()
-    y = torch.nn.functional.conv2d(t, k, None, *g[1:])
+    (top, bottom), (left, right) = g.padding
+    padded = torch.nn.functional.pad(t, (left, right, top, bottom))
+    y = torch.nn.functional.conv2d(padded, k, None, g.stride, 0, g.dilation, g.groups)
     y.backward(torch.from_numpy(np.array(dy)).permute(0, 3, 1, 2))
     expected = (
         y.detach().permute(0, 2, 3, 1),
@@ -158,6 +167,16 @@ def test_other_platforms_get_the_plain_convolution():
     ]
     assert all("stablehlo.convolution" in text for text in lowered)
     assert "dot_general" not in lowered[0]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_same_padding_is_tensorflows(size, stride):
+    for height, width in ((8, 9), (5, 16), (1, 2), (7, 7)):
+        expected = jax.lax.padtype_to_pads(
+            (height, width), (size, size), (stride, stride), padding="SAME"
+        )
+        assert conv.same_padding(height, width, size=size, stride=stride) == tuple(expected)
 
 
 def test_mismatched_shapes_are_named():

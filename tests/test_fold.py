@@ -6,7 +6,7 @@ import pytest
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.ops.fold import fold
 
-FAST = ("bisenet_resnet18", "bisenet_stdc1")
+FAST = ("bisenet_resnet18", "bisenet_stdc1", "bisenet_lite0")
 SIZE = (64, 96)
 
 

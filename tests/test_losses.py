@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from rtda_jax import losses
-from rtda_jax.adapt import pixel_losses
 from rtda_jax.errors import ConfigError
 
 
@@ -96,7 +95,7 @@ WEIGHTS = (1.0, 2.0, 0.5, 3.0, 1.5)
 
 
 def sums(name, logits, labels, **options):
-    loss = pixel_losses.pixel_loss(name, pixel_losses.Options(**options))
+    loss = losses.pixel_loss(name, losses.LossOptions(**options), num_classes=logits.shape[-1])
     total, count = loss(jnp.float32(logits), jnp.asarray(labels))
     return float(total), float(count)
 
@@ -109,7 +108,9 @@ def test_weighted_losses_and_what_they_are_divided_by(name, reduction):
     weight = np.array(WEIGHTS)[np.where(valid, labels, 0)] * valid
     loss = ce if name == "cross_entropy" else (1 - np.exp(-ce)) ** 1.5 * ce
     count = {"weights": weight.sum(), "valid": valid.sum(), "pixels": labels.size}[reduction]
-    got = sums(name, logits, labels, class_weights=WEIGHTS, reduction=reduction, gamma=1.5)
+    got = sums(
+        name, logits, labels, weighting="given", weights=WEIGHTS, reduction=reduction, gamma=1.5
+    )
     np.testing.assert_allclose(got, ((weight * loss).sum(), count), rtol=1e-5)
     unweighted = sums(name, logits, labels, reduction=reduction, gamma=1.5)
     count = labels.size if reduction == "pixels" else valid.sum()
@@ -121,7 +122,12 @@ def test_weighted_cross_entropy_golden_vectors():
     labels = np.array([[[0, 2]]])
     for reduction, expected in (("weights", 1.206045), ("pixels", 2.412090)):
         total, count = sums(
-            "cross_entropy", logits, labels, class_weights=(1.0, 2, 3), reduction=reduction
+            "cross_entropy",
+            logits,
+            labels,
+            weighting="given",
+            weights=(1.0, 2, 3),
+            reduction=reduction,
         )
         assert total / count == pytest.approx(expected, abs=1e-6)
 
@@ -150,11 +156,11 @@ def test_hard_example_mining_against_numpy(rule, scale, ignored, weighted):
     logits = scale * (np.eye(5)[labels] + 0.02 * rng.normal(0, 1, (2, 8, 16, 5)))
     labels[rng.random(labels.shape) < ignored] = 255
     loss = numpy_cross_entropy(logits, labels)
-    weights = WEIGHTS if weighted else None
+    weights = {"weighting": "given", "weights": WEIGHTS} if weighted else {}
     if weighted:
         loss = loss * np.array(WEIGHTS)[np.where(labels == 255, 0, labels)]
     expected = numpy_ohem(loss, labels, rule=rule, probability=0.7)
-    got = sums("ohem", logits, labels, class_weights=weights, ohem_rule=rule)
+    got = sums("ohem", logits, labels, ohem_rule=rule, **weights)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -167,15 +173,15 @@ def test_hard_example_mining_of_ties_keeps_exactly_the_least_number(rule):
     np.testing.assert_allclose((total, count, grad.sum()), (0.4, 4, 4), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(pixel_losses.PIXEL_LOSSES))
+@pytest.mark.parametrize("name", sorted(losses.PIXEL_LOSSES))
 @pytest.mark.parametrize("rule", ["pixels", "valid"])
 def test_every_pixel_loss_of_ignored_pixels_is_finite_and_moves_nothing(name, rule):
-    options = pixel_losses.Options(class_weights=WEIGHTS, ohem_rule=rule)
+    options = losses.LossOptions(weighting="given", weights=WEIGHTS, ohem_rule=rule)
     labels = jnp.full((1, 4, 8), 255, jnp.uint8)
     logits = 40.0 * jax.random.normal(jax.random.key(0), (1, 4, 8, 5))
 
     def loss(z):
-        total, count = pixel_losses.pixel_loss(name, options)(z, labels)
+        total, count = losses.pixel_loss(name, options, num_classes=5)(z, labels)
         return total / jnp.maximum(jax.lax.stop_gradient(count), 1.0)
 
     value, grad = jax.value_and_grad(loss)(logits)
@@ -186,7 +192,7 @@ def test_every_pixel_loss_of_ignored_pixels_is_finite_and_moves_nothing(name, ru
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("ce", {}, "unknown pixel loss 'ce'; known: cross_entropy, focal, ohem"),
+        ("ce", {}, "unknown pixel_loss 'ce'; known: cross_entropy, focal, ohem"),
         ("focal", {"gamma": -1.0}, "gamma must be at least 0, got -1"),
         ("ohem", {"ohem_rule": "old"}, "unknown loss.ohem_rule 'old'; known: pixels, valid"),
         ("ohem", {"ohem_probability": 1.0}, r"must lie in \(0, 1\), got 1"),
@@ -195,12 +201,12 @@ def test_every_pixel_loss_of_ignored_pixels_is_finite_and_moves_nothing(name, ru
 )
 def test_unknown_losses_and_numbers_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
-        pixel_losses.pixel_loss(name, pixel_losses.Options(**options))
+        losses.pixel_loss(name, losses.LossOptions(**options), num_classes=5)
 
 
 def test_weights_that_were_not_counted_are_refused():
     with pytest.raises(ConfigError, match="weighting='enet' are not computed yet"):
-        sums("cross_entropy", *example(), class_weights="enet")
+        sums("cross_entropy", *example(), weighting="enet")
 
 
 def test_entropy_and_self_information_golden_vectors():

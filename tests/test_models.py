@@ -9,7 +9,7 @@ from rtda_jax.models import MODELS, create_model, trainable
 from rtda_jax.models.context import double
 from rtda_jax.tools.cost import model_cost
 
-FAST = ("bisenet_resnet18",)
+FAST = ("bisenet_resnet18", "bisenet_lite0")
 
 # Parameters as the published code counts them, 19 classes: total without what is never used, at
 # inference, and by module.
@@ -104,6 +104,21 @@ COUNTS = {
         },
     ),
     "bisenet_coincheung": (13_425_721, None, {"ffm": 132_096}),
+    "bisenet_lite0": (
+        4_157_241,
+        4_007_059,
+        {
+            "backbone": 2_958_848,
+            "context.arm16": 128 * 9 * 112 + 128 * 128 + 4 * 128,
+            "context.arm32": 128 * 9 * 320 + 128 * 128 + 4 * 128,
+            "ffm": 128 * (128 + 40) + 2 * 128 + 2 * 128 * 32,
+            "head": 9 * 128 * 128 + 2 * 128 + 128 * 19 + 19,
+            "aux16": 75_091,
+            "aux32": 75_091,
+        },
+    ),
+    "bisenet_lite1": (4_921_913, 4_771_731, {"backbone": 3_723_520}),
+    "bisenet_lite2": (5_607_545, 5_457_363, {"backbone": 4_357_952}),
     "deeplab_resnet101": (43_901_068, 43_901_068, {}),
     "deeplab_resnet101_multi": (
         44_601_560,
@@ -164,6 +179,7 @@ AUX = {
     "bisenet_mpg_resnet18": {"aux4", "aux8", "aux16", "aux32"},
     "bisenet_stdc1": {"aux16", "aux32", "detail"},
     "bisenet_coincheung": {"aux16", "aux32"},
+    "bisenet_lite0": {"aux16", "aux32"},
     "deeplab_resnet101_multi": {"aux16"},
     "deeplab_vgg16": set(),
 }
@@ -172,6 +188,7 @@ FEATURE = {
     "bisenet_mpg_resnet18": (9, 17, 5),
     "bisenet_stdc1": (9, 17, 256),
     "bisenet_coincheung": (9, 17, 256),
+    "bisenet_lite0": (9, 17, 128),
     "deeplab_resnet101_multi": (9, 17, 2048),
     "deeplab_vgg16": (8, 16, 1024),
 }
@@ -322,7 +339,9 @@ def test_auxiliary_logits_at_inference(name, heads):
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match=r"unknown model 'bisenet'.*bisenet_resnet18.*vgg16"):
+    with pytest.raises(
+        ValueError, match=r"unknown model 'bisenet'; known: bisenet_coincheung, .*vgg16"
+    ):
         create_model("bisenet")
     for name, stride in (("bisenet_resnet18", 32), ("bisenet_stdc1", 32), ("deeplab_vgg16", 8)):
         with pytest.raises(ValueError, match=f"smallest image is {stride}x{stride}, got 64x7"):
@@ -330,8 +349,8 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"expects \[B,H,W,3\]"):
         create_model("bisenet_resnet18").init(jax.random.key(0), jnp.zeros((2, 64, 64, 4)))
     for option, known in (
-        ({"batch_norm": "sync"}, "batch, frozen"),
-        ({"auxiliary": "never"}, "training, always"),
+        ({"batch_norm": "sync"}, "batch, folded, frozen, last"),
+        ({"auxiliary": "never"}, "always, training"),
         ({"activation": "gelu"}, "relu, leaky_relu"),
         ({"align": "left"}, "corners, half_pixel"),
         ({"attention": "none"}, "squeeze, conv_norm"),

@@ -11,6 +11,7 @@ EXPECTED = {
         (GREEN / 255 - 0.456) / 0.224,
         (BLUE / 255 - 0.406) / 0.225,
     ],
+    "tensorflow": [(RED - 127) / 128, (GREEN - 127) / 128, (BLUE - 127) / 128],
     "caffe_bgr": [BLUE - 104.00698793, GREEN - 116.66876762, RED - 122.67891434],
     "cityscapes_bgr": [BLUE - 73.158, GREEN - 82.909, RED - 72.392],
     "cityscapes": [

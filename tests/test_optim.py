@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,7 +106,7 @@ def test_groups_follow_pytorchs_parameter_groups(groups, decayed):
     schedule = optim.poly(0.01, steps=STEPS, power=0.9)
     ours = optim.grouped(
         optim.sgd(schedule, momentum=0.9, weight_decay=0.1, decayed=decayed),
-        group_of=group_of,
+        group_of=functools.partial(group_of, create_model("bisenet_resnet18")),
         factors=dict.fromkeys(optim.GROUPS[groups], 10.0),
     )
     got = jax.tree.leaves_with_path(follow(ours, gradients, start))
@@ -137,7 +139,7 @@ def test_heads_of_real_networks_are_their_classifiers_and_the_fusion():
         images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
         model = create_model(name, num_classes=5)
         params = jax.eval_shape(lambda x, m=model: m.init(jax.random.key(0), x, train=True), images)
-        assert {n for n in params["params"] if group_of((n,)) == "heads"} == heads, name
+        assert {n for n in params["params"] if group_of(model, (n,)) == "heads"} == heads, name
 
 
 def test_decay_and_groups_pass_over_parameters_that_are_not_trained():
@@ -145,7 +147,7 @@ def test_decay_and_groups_pass_over_parameters_that_are_not_trained():
     transform = optim.only(
         optim.grouped(
             optim.sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.1, decayed="kernels"),
-            group_of=group_of,
+            group_of=functools.partial(group_of, create_model("bisenet_resnet18")),
             factors={"heads": 10.0},
         ),
         trained=lambda tree: jax.tree_util.tree_map_with_path(

@@ -15,11 +15,11 @@ from PIL import Image
 from rtda_jax import evaluate
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import inputs, networks, overlap, predict, video, views
+from rtda_jax.deploy import inputs, networks, predict, results, video
 from rtda_jax.errors import ConfigError
 
 MAIN = pathlib.Path(__file__).parents[1] / "main.py"
-KEY = views.Key(class_set("cityscapes19").names, class_set("cityscapes19").colours)
+KEY = results.Key(class_set("cityscapes19").names, class_set("cityscapes19").colours)
 
 
 def noise(height, width, seed=0):
@@ -124,10 +124,10 @@ def test_views_of_a_prediction():
     image, classes = noise(24, 40), np.arange(24 * 40).reshape(24, 40) % 19
     classes = classes.astype(np.uint8)
     colours = np.array(KEY.colours)[classes]
-    np.testing.assert_array_equal(views.colours(image, classes, KEY), colours)
+    np.testing.assert_array_equal(results.colours(image, classes, KEY), colours)
     mixed = np.rint(0.5 * colours + 0.5 * image)
-    np.testing.assert_array_equal(views.overlay(image, classes, KEY), mixed)
-    both = views.side_by_side(image, classes, KEY)
+    np.testing.assert_array_equal(results.overlay(image, classes, KEY), mixed)
+    both = results.side_by_side(image, classes, KEY)
     np.testing.assert_array_equal(both[:24, :40], image)
     np.testing.assert_array_equal(both[:24, 40:], colours)
     legend = both[24:].reshape(-1, 3)
@@ -260,8 +260,8 @@ def test_queues_are_bounded_ordered_and_pass_errors_on():
             made.append(i)
             yield i
 
-    with overlap.behind(written.append, depth=2) as put:
-        for i in overlap.ahead(items(), depth=3):
+    with predict.behind(written.append, depth=2) as put:
+        for i in predict.ahead(items(), depth=3):
             assert len(made) <= i + 1 + 3
             put(i)
             assert len(written) >= i - 2
@@ -272,12 +272,12 @@ def test_queues_are_bounded_ordered_and_pass_errors_on():
         raise DataError("torn")
 
     with pytest.raises(DataError, match="torn"):
-        list(overlap.ahead(broken(), depth=2))
+        list(predict.ahead(broken(), depth=2))
 
     def refuse(item):
         raise OSError("full")
 
-    with pytest.raises(OSError, match="full"), overlap.behind(refuse, depth=2) as put:
+    with pytest.raises(OSError, match="full"), predict.behind(refuse, depth=2) as put:
         put(1)
 
 

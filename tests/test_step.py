@@ -5,10 +5,11 @@ import pytest
 from helpers import SIZE, Tiny, TinyDiscriminator, batch, config, shrink, streets_batch
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rtda_jax import experiment
-from rtda_jax.adapt import build, levels, optim, pixel_losses, prepare, state, teacher, terms
+from rtda_jax import experiment, losses
+from rtda_jax.adapt import build, levels, optim, prepare, state, teacher, terms
 from rtda_jax.adapt.step import make_train_step
-from rtda_jax.augment import cuts
+from rtda_jax.augment import mixing
+from rtda_jax.data.labels import class_set
 from rtda_jax.run import parallel
 
 # What stages train, once each; those of self-training and TUFL have files of their own.
@@ -30,12 +31,15 @@ EVERY = [
 ]
 
 
+CUT = mixing.make_cut(
+    mixing.MixOptions(), mixing.LongTailOptions(), names=class_set("cityscapes19").names
+)
 PLACES = levels.levels("softmax")
 
 
 def known_terms(gan_loss="bce"):
     return terms.generator_terms(
-        pixel_loss=pixel_losses.pixel_loss("cross_entropy", pixel_losses.Options()),
+        pixel_loss=losses.pixel_loss("cross_entropy", losses.LossOptions(), num_classes=19),
         levels={name: level.head for name, level in PLACES.items()},
         gan_loss=gan_loss,
     )
@@ -300,9 +304,9 @@ def test_mixed_images_are_half_source_labelled_by_the_teacher_elsewhere():
 
     part = prepare.class_mix(
         segment,
-        cut=cuts.make_cut(num_classes=19, ignore="never"),
+        cut=CUT,
         normalisation="imagenet",
-        threshold=0.968,
+        options=mixing.MixOptions(),
         recolour=lambda images, key, index: images,
     )
     made = prepare.as_floats(batch(), None, None)
@@ -326,11 +330,10 @@ def test_pixels_at_the_seam_of_a_mixed_image_count_twice_and_are_blurred():
     def mixed(**options):
         part = prepare.class_mix(
             lambda variables, images: images @ jnp.ones((3, 19)),
-            cut=cuts.make_cut(num_classes=19, ignore="never"),
+            cut=CUT,
             normalisation="imagenet",
-            threshold=0.968,
+            options=mixing.MixOptions(**options),
             recolour=lambda images, key, index: images,
-            **options,
         )
         return part(made, jax.random.key(1), {})
 
@@ -381,8 +384,8 @@ def test_unknown_terms_and_losses_are_named():
         terms.select(known, {"sge": 1.0})
     with pytest.raises(ValueError, match="no term"):
         terms.select(known, {"seg": 0.0})
-    with pytest.raises(ValueError, match="pixel loss 'ce'; known: cross_entropy, focal, ohem"):
-        pixel_losses.pixel_loss("ce", pixel_losses.Options())
+    with pytest.raises(ValueError, match="pixel_loss 'ce'; known: cross_entropy, focal, ohem"):
+        losses.pixel_loss("ce", losses.LossOptions(), num_classes=19)
     with pytest.raises(ValueError, match="GAN loss 'wgan'; known: bce, least_squares"):
         known_terms("wgan")
 

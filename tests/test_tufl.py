@@ -11,8 +11,8 @@ from helpers import batch, config
 
 from configs import benchmarks, tufl
 from rtda_jax import evaluate, experiment
-from rtda_jax.adapt import build, optimizers, views
-from rtda_jax.augment import affine
+from rtda_jax.adapt import build, optimizers
+from rtda_jax.augment import colour, geometry
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import checkpoint, parallel
@@ -215,7 +215,7 @@ def test_the_strong_view_is_the_weak_one_moved():
     stage = stages()["one"]
     got, _ = prepared(stage, indexed(0), 1)
     np.testing.assert_allclose(
-        got["strong_image"], affine.warp(got["target_image"], got["strong_affine"]), atol=1e-5
+        got["strong_image"], geometry.warp(got["target_image"], got["strong_affine"]), atol=1e-5
     )
     again, _ = prepared(stage, indexed(0), 2)
     assert not np.allclose(again["strong_affine"], got["strong_affine"])
@@ -242,8 +242,7 @@ def test_what_can_not_be_built_is_refused(fields, message):
 def test_noise_and_blur_of_a_whole_run_depend_on_the_seed_alone():
     keys = []
     for seed in (0, 0, 1):
-        stage = stages(augment__draw="run", seed=seed)["one"]
-        recolour = views.recolour(stage, "tufl_strong", "augment.strong")
+        recolour = colour.recolour("tufl_strong", draw="run", seed=seed)
         keys.append(jax.random.key_data(recolour.keywords["once"]))
     np.testing.assert_array_equal(keys[0], keys[1])
     assert (keys[0] != keys[2]).any()

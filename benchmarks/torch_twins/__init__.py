@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from benchmarks.torch_twins.bisenet import BiSeNet
+from benchmarks.torch_twins.bisenet_lite import BiSeNetLite
 from benchmarks.torch_twins.bisenet_v1 import BiSeNetV1
 from benchmarks.torch_twins.deeplab import DeepLab, DeepLabVGG
 from benchmarks.torch_twins.discriminator import Discriminator
@@ -23,6 +24,9 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "bisenet_stdc2": lambda k: BiSeNetV1(k, kind="stdc2"),
     "bisenet_tufl": lambda k: BiSeNetV1(k, kind="tufl"),
     "bisenet_coincheung": lambda k: BiSeNetV1(k, kind="coincheung"),
+    "bisenet_lite0": lambda k: BiSeNetLite(k, variant="lite0"),
+    "bisenet_lite1": lambda k: BiSeNetLite(k, variant="lite1"),
+    "bisenet_lite2": lambda k: BiSeNetLite(k, variant="lite2"),
     "deeplab_resnet101": lambda k: DeepLab(k, heads=1),
     "deeplab_resnet101_multi": lambda k: DeepLab(k, heads=2),
     "deeplab_vgg16": DeepLabVGG,

@@ -1,155 +1,178 @@
-"""From a configuration to functions: networks, optimizers, objective and step of one stage."""
+"""From a configuration to a method: networks, objective, views and optimizers of one stage."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
-from rtda_jax.adapt import (
-    consistency,
-    levels,
-    loss_options,
-    optimizers,
-    pixel_losses,
-    prepare,
-    teacher,
-    terms,
-    views,
+from rtda_jax import losses
+from rtda_jax.adapt import adversary, optim, terms, views
+from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
+from rtda_jax.adapt.consistency import ConsistencyOptions, initial_thresholds
+from rtda_jax.adapt.optim import OptimOptions
+from rtda_jax.adapt.options import read
+from rtda_jax.adapt.state import (
+    TeacherOptions,
+    TrainState,
+    create_state,
+    output_shapes,
+    with_teacher,
 )
-from rtda_jax.adapt.state import TrainState, create_state, output_shapes, seen_shape
-from rtda_jax.adapt.step import STATISTICS, Remember, make_train_step
-from rtda_jax.augment.normalise import NORMALISATIONS, check_normalisation
+from rtda_jax.adapt.step import BATCH_NORMS, STATISTICS, Method
+from rtda_jax.adapt.terms import TermOptions
+from rtda_jax.adapt.views import Recipe, ViewOptions
+from rtda_jax.augment.normalise import check_normalisation
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.models import DISCRIMINATORS, create_discriminator, create_model
+from rtda_jax.errors import ConfigError, lookup, require
+from rtda_jax.losses import LossOptions
+from rtda_jax.models import DISCRIMINATORS, MODELS, create_discriminator, create_model
 from rtda_jax.tools import cost
 from rtda_jax.weights import load_pretrained
 
-
-class Stage(NamedTuple):
-    """Everything a training stage closes over."""
-
-    generator: nn.Module
-    discriminators: dict[str, nn.Module]
-    levels: dict[str, levels.Level]
-    g_tx: optax.GradientTransformation
-    d_tx: optax.GradientTransformation
-    g_schedule: optax.Schedule
-    d_schedule: optax.Schedule
-    objective: dict[str, tuple[terms.Term, float]]
-    needs_target: bool
-    prepare: prepare.Part
-    follow: teacher.Follow
-    remember: Remember | None
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build(config: Any, *, axis_name: str | None = None) -> Stage:
-    """The parts of a training stage.
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The section `model` of a configuration.
+
+    Attributes:
+      name: a key of `rtda_jax.models.MODELS`.
+      options: further fields of that network.
+      batch_norm: "batch" normalises by the batch, "frozen" by running statistics in training too.
+      statistics: whose images update the running statistics; the papers' code has "both".
+      pretrained: a weight file (.pth, .safetensors, .npz); empty: from scratch.
+      pretrained_part: "backbone", or "all" for the whole network.
+      pretrained_naming: of the file's tensors, where it is ambiguous; empty: recognised.
+    """
+
+    name: str = "bisenet_resnet18"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    batch_norm: str = "batch"
+    statistics: str = "target"
+    pretrained: str = ""
+    pretrained_part: str = "backbone"
+    pretrained_naming: str = ""
+
+    def __post_init__(self) -> None:
+        lookup(MODELS, self.name, "model.name")
+        lookup(BATCH_NORMS, self.batch_norm, "model.batch_norm")
+        lookup(STATISTICS, self.statistics, "model.statistics")
+
+
+def build(config: Any, *, axis_name: str | None = None) -> Method:
+    """Returns the method of a train stage.
 
     Args:
-      config: a stage's configuration, see `configs/base.py`.
+      config: the stage's configuration, see `configs/base.py`.
       axis_name: the device axis when the step will be pmapped.
 
     Raises:
-      ConfigError: naming the field that can not be built.
+      ConfigError: names the field that cannot be built.
     """
-    try:
-        return _build(config, axis_name)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
-
-
-def _build(config: Any, axis_name: str | None) -> Stage:
-    places = levels.levels(config.adversary.view)
-    loss = loss_options.options(config)
-    known = terms.generator_terms(
-        pixel_loss=pixel_losses.pixel_loss(config.pixel_loss, loss),
-        levels={name: level.head for name, level in places.items()},
-        gan_loss=config.adversary.gan_loss,
-        eta=config.loss.eta,
-        disagreement=functools.partial(
-            consistency.focal, form=config.consistency.form, gamma=config.consistency.gamma
-        ),
-        class_weights=functools.partial(pixel_losses.class_weights, loss),
-    )
-    objective = terms.select(known, config.objective)
-    needs_target = config.fda_beta is not None or terms.views(objective) != {"source"}
-    check_combination(config, objective, needs_target=needs_target)
+    model = read(ModelOptions, config.model, "model")
+    loss = read(LossOptions, config.loss, "loss")
+    consistency = read(ConsistencyOptions, config.consistency, "consistency")
+    judging = read(AdversaryOptions, config.adversary, "adversary")
+    teacher = read(TeacherOptions, config.teacher, "teacher")
+    optimizers = read(OptimOptions, config.optim, "optim")
     dtype = lookup(DTYPES, config.dtype, "dtype")
-    generator = create_model(
-        config.model.name,
-        num_classes=len(class_set(config.benchmark.classes)),
-        axis_name=axis_name,
-        batch_norm=config.model.batch_norm,
-        dtype=dtype,
-        **config.model.options.to_dict(),
-    )
+    lookup(DISCRIMINATORS, judging.network, "adversary.network")
+    classes = class_set(config.benchmark.classes)
     size = tuple(config.benchmark.crop)
+
+    objective = terms.select(
+        config.objective,
+        TermOptions(
+            pixel_loss=losses.pixel_loss(config.pixel_loss, loss, num_classes=len(classes)),
+            class_weights=functools.partial(losses.class_weights, loss, num_classes=len(classes)),
+            loss=loss,
+            consistency=consistency,
+            adversary=judging,
+        ),
+    )
+    seen = terms.views(objective)
+    needs_target = config.fda_beta is not None or seen != {"source"}
+    check_combination(config, objective, teacher=teacher, needs_target=needs_target)
+
+    generator = create_model(
+        model.name,
+        num_classes=len(classes),
+        axis_name=axis_name,
+        batch_norm=model.batch_norm,
+        dtype=dtype,
+        **model.options,
+    )
     outputs = output_shapes(generator, image_shape=(2, *size, 3))
+    check_heads(model.name, objective, outputs)
     if config.batch_size == 1:
         check_one_image(generator, size=size)
-    for name, (term, _) in objective.items():
-        if term.head not in outputs:
-            heads = ", ".join(k for k in outputs if k != "feature")
-            raise ConfigError(
-                f"term {name} needs the output {term.head!r}; {config.model.name} has: {heads}"
-            )
-    discriminators = {
+
+    places = adversary.levels(judging.view)
+    levels = {term.level for term, _ in objective.values() if term.level is not None}
+    networks = {
         level: create_discriminator(
-            config.adversary.network,
-            in_channels=seen_shape(places[level], outputs, size=size).shape[-1],
+            judging.network,
+            in_channels=places[level].shape(outputs, size=size).shape[-1],
             dtype=dtype,
-            **config.adversary.options.to_dict(),
+            **judging.options,
         )
-        for level in sorted({term.level for term, _ in objective.values() if term.level})
+        for level in sorted(levels)
     }
-    g_schedule, d_schedule = optimizers.schedules(config)
-    return Stage(
+    g_schedule, d_schedule = optim.schedules(optimizers, steps=config.steps)
+    return Method(
         generator=generator,
-        discriminators=discriminators,
-        levels={level: places[level] for level in discriminators},
-        g_tx=optimizers.generator(config, generator, g_schedule),
-        d_tx=optimizers.discriminators(config, d_schedule),
+        adversary=Adversary(networks, {level: places[level] for level in networks}, judging),
+        objective=objective,
+        preparation=views.preparation(
+            Recipe(
+                options=read(ViewOptions, config, ""),
+                views=seen,
+                names=classes.names,
+                size=size,
+                seed=config.seed,
+                label=functools.partial(_logits, generator),
+                adapts=consistency.adapts,
+            )
+        ),
+        consistency=consistency,
+        teacher=teacher,
+        statistics=model.statistics,
+        batch_norm=model.batch_norm,
+        g_tx=optim.generator_optimizer(optimizers, generator, g_schedule),
+        d_tx=optim.discriminator_optimizer(optimizers, d_schedule),
         g_schedule=g_schedule,
         d_schedule=d_schedule,
-        objective=objective,
+        num_classes=len(classes),
+        size=size,
+        seed=config.seed,
         needs_target=needs_target,
-        prepare=views.preparation(config, generator, objective),
-        follow=lookup(FOLLOWS, config.teacher.kind, "teacher.kind")(config),
-        remember=views.remember(config, objective, axis_name=axis_name),
+        axis_name=axis_name,
     )
 
 
-BATCH_NORMS = {"batch": "each", "frozen": "joint"}  # and how views go through the network
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-FOLLOWS: dict[str, Callable[[Any], teacher.Follow]] = {
-    "none": lambda config: teacher.stay,
-    "frozen": lambda config: teacher.stay,
-    "ema": lambda config: teacher.average(decay=config.teacher.decay),
-}
+def _logits(generator: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
+    outputs: Any = generator.apply(variables, images, train=False)
+    return outputs["logits"]
 
 
-def check_combination(config: Any, objective: Mapping, *, needs_target: bool) -> None:
-    """Refuse with a sentence what can not be combined.
+def check_combination(
+    config: Any, objective: terms.Objective, *, teacher: TeacherOptions, needs_target: bool
+) -> None:
+    """Refuses what cannot be combined.
 
     Raises:
-      ConfigError: naming the fields.
+      ConfigError: names the fields.
     """
-    lookup(STATISTICS, config.model.statistics, "model.statistics")
-    lookup(NORMALISATIONS, config.normalisation, "normalisation")
-    lookup(FOLLOWS, config.teacher.kind, "teacher.kind")
-    lookup(DISCRIMINATORS, config.adversary.network, "adversary.network")
-    lookup(BATCH_NORMS, config.model.batch_norm, "model.batch_norm")
-    if config.labelled == "target" and needs_target:
-        raise ConfigError(
-            "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
-            "so fda_beta must be None and no term may look at the target"
-        )
+    require(
+        config.labelled != "target" or not needs_target,
+        "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
+        "so fda_beta must be None and no term may look at the target",
+    )
     pseudo = sorted(name for name in objective if name.startswith("pseudo"))
     if pseudo and not config.pseudo_labels:
         raise ConfigError(
@@ -160,52 +183,67 @@ def check_combination(config: Any, objective: Mapping, *, needs_target: bool) ->
             f"pseudo_labels={config.pseudo_labels!r} is read by no term: give objective.pseudo "
             "a weight"
         )
-    if "mixed" in terms.views(objective) and config.teacher.kind == "none":
-        raise ConfigError(
-            "mix terms need a teacher to label the target: set teacher.kind to ema or frozen"
-        )
-    views.check(config, objective)
+    require(
+        "mixed" not in terms.views(objective) or teacher.kind != "none",
+        "mix terms need a teacher to label the target: set teacher.kind to ema or frozen",
+    )
+
+
+def check_heads(name: str, objective: terms.Objective, outputs: Mapping[str, Any]) -> None:
+    """Refuses terms that read an output which the network does not have.
+
+    Raises:
+      ConfigError: names the term and the outputs there are.
+    """
+    for term_name, (term, _) in objective.items():
+        if term.head not in outputs:
+            heads = ", ".join(head for head in outputs if head != "feature")
+            raise ConfigError(
+                f"term {term_name} needs the output {term.head!r}; {name} has: {heads}"
+            )
 
 
 def check_one_image(generator: nn.Module, *, size: tuple[int, int]) -> None:
-    """Raise ValueError where a batch of one image leaves a normalisation without any variance."""
+    """Refuses a batch of one image where it leaves a normalisation without any variance.
+
+    Raises:
+      ConfigError: names the normalisation.
+    """
 
     def train_on(image: jax.Array) -> Any:
         variables = generator.init(jax.random.key(0), image, train=True)
         alone = generator.clone(axis_name=None)
         return alone.apply(variables, image, train=True, mutable=["batch_stats"])
 
-    jax.eval_shape(train_on, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    try:
+        jax.eval_shape(train_on, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
-def initial_state(stage: Stage, config: Any) -> TrainState:
-    """The stage's state before its first step."""
+def initial_state(method: Method) -> TrainState:
+    """Returns the method's state before its first step."""
+    memory = {}
+    if method.compared and method.consistency.adapts:
+        theta = initial_thresholds(method.consistency, num_classes=method.num_classes)
+        memory["theta"] = theta
     state = create_state(
-        stage.generator,
-        stage.discriminators,
-        stage.g_tx,
-        stage.d_tx,
-        levels=stage.levels,
-        seed=config.seed,
-        image_shape=(2, *config.benchmark.crop, 3),
+        method.generator,
+        method.adversary,
+        method.g_tx,
+        method.d_tx,
+        seed=method.seed,
+        image_shape=(2, *method.size, 3),
+        memory=memory,
     )
-    return with_teacher(state.replace(memory=views.memory(config, stage.objective)), config)
-
-
-def with_teacher(state: TrainState, config: Any) -> TrainState:
-    """The state with a teacher that starts as the student, if the configuration has one."""
-    if config.teacher.kind == "none":
-        return state
-    student = {"params": state.g_params, "batch_stats": state.g_stats}
-    # A copy: the step gives up the buffers of its state, and each only once.
-    return state.replace(teacher=jax.tree.map(jnp.copy, student))
+    return with_teacher(state, method.teacher)
 
 
 def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
-    """The state with the weights of `config.model.pretrained`, and what was loaded in a sentence.
+    """Returns the state with the weights of `model.pretrained`, and a sentence about them.
 
     Raises:
-      ConfigError: a weight that does not fit, by name, or weights of another normalisation.
+      ConfigError: a weight does not fit, by name, or the weights need another normalisation.
     """
     path = config.model.pretrained
     try:
@@ -223,42 +261,28 @@ def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
     return loaded, str(report)
 
 
-def train_step(stage: Stage, config: Any, *, axis_name: str | None = None):
-    """The stage's step (state, batch) -> (state, logs), not yet compiled."""
-    return make_train_step(
-        stage.generator,
-        stage.discriminators,
-        stage.g_tx,
-        stage.d_tx,
-        objective=stage.objective,
-        levels=stage.levels,
-        d_objective={
-            level: terms.discriminator_terms(level, gan_loss=config.adversary.gan_loss)
-            for level in stage.discriminators
-        },
-        d_factor=config.adversary.d_factor,
-        prepare=stage.prepare,
-        follow=stage.follow,
-        remember=stage.remember,
-        statistics=config.model.statistics,
-        passes=BATCH_NORMS[config.model.batch_norm],
-        axis_name=axis_name,
-    )
-
-
-def describe(stage: Stage, config: Any) -> list[str]:
-    """A line for each network: name, parameters, multiply-accumulates for one training crop."""
-    size = tuple(config.benchmark.crop)
-    options, d_options = (x.options.to_dict() for x in (config.model, config.adversary))
-    classes = len(class_set(config.benchmark.classes))
-    costs = [cost.model_cost(config.model.name, num_classes=classes, size=size, **options)]
-    outputs = output_shapes(stage.generator, image_shape=(2, *size, 3))
-    for level in stage.discriminators:
-        channels = seen_shape(stage.levels[level], outputs, size=size).shape[-1]
-        seen = {"in_channels": channels, "size": size, **d_options}
-        costs.append(cost.discriminator_cost(config.adversary.network, **seen))
+def describe(method: Method, config: Any) -> list[str]:
+    """Returns a line for each network: its name, parameters and cost of one training crop."""
+    costs = [
+        cost.model_cost(
+            config.model.name,
+            num_classes=method.num_classes,
+            size=method.size,
+            **config.model.options.to_dict(),
+        )
+    ]
+    outputs = output_shapes(method.generator, image_shape=(2, *method.size, 3))
+    for level in method.adversary.levels.values():
+        channels = level.shape(outputs, size=method.size).shape[-1]
+        options = method.adversary.options
+        costs.append(
+            cost.discriminator_cost(
+                options.network, in_channels=channels, size=method.size, **options.options
+            )
+        )
+    height, width = method.size
     return [
         f"{c.name}: {c.training_parameters:,} parameters, "
-        f"{c.macs / 1e9:.2f} G multiply-accumulates at {size[0]}x{size[1]}"
+        f"{c.macs / 1e9:.2f} G multiply-accumulates at {height}x{width}"
         for c in costs
     ]

@@ -1,15 +1,21 @@
-"""Unsupervised focal loss: a strong view should agree with what a weak view is sure of (TUFL, S4).
+"""Consistency: a strong view should agree with what the network is sure of on a weak view (TUFL).
 
-Per pixel, p = softmax of the weak view's logits, q of the strong view's, p' = p without gradient
-and k = argmax p':
+Unsupervised focal loss. Per pixel, let p be the softmax of the weak view's logits, q that of the
+strong view's, p' = p without gradient and k = argmax p':
 
   loss = sum_c w_c [ p'_c (ln p'_c - d^gamma ln q_c) - p_c ln p_c ]
 
-Its value is the focal cross-entropy -d^gamma sum_c w_c p'_c ln q_c: the other terms cancel. Its
-gradient is that of this cross-entropy, through d as well, for the strong view, and that of the
-entropy of p, and nothing else, for the weak view.
+Its value is the focal cross-entropy -d^gamma sum_c w_c p'_c ln q_c, because the other terms cancel.
+For the strong view, its gradient is that of this cross-entropy, through d as well. For the weak
+view, it is the gradient of the entropy of p and nothing else.
+
+Only pixels count whose weak prediction is surer than a threshold. Thresholds are fixed, or they
+adapt for each class while the network trains (Mei et al., IAST, 2020, in the form of TUFL). The
+adaptive thresholds theta [K] are state: a checkpoint stores them, and a resumed run goes on with
+the same ones.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,18 +23,71 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rtda_jax.adapt.thresholds import Thresholds, adapt
-from rtda_jax.augment.affine import warp
-from rtda_jax.errors import lookup
+from rtda_jax.augment.geometry import warp
+from rtda_jax.errors import lookup, one_of, require
+from rtda_jax.losses import Sum
 
-LEAST = 1e-8  # a pixel's loss is no smaller, and below it has no gradient
+LEAST = 1e-8  # the least loss of a pixel; below it there is no gradient
 LOG_LEAST = -69.07755  # ln 1e-30
+INSTEAD_OF_ONE = 0.999  # a threshold of 1 would let no prediction pass
 
 # The distance d between the views at the weak view's class, of p'_k and q_k [B,H,W].
 FORMS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "difference": lambda weak, strong: jnp.abs(weak - strong),  # S4's "focal", focal_type 2
-    "deficit": lambda weak, strong: 1.0 - strong,  # S4's "adapt_focal", focal_type 1
+    "difference": lambda weak, strong: jnp.abs(weak - strong),  # "focal" in TUFL, focal_type 2
+    "deficit": lambda weak, strong: 1.0 - strong,  # "adapt_focal" in TUFL, focal_type 1
 }
+THRESHOLDS = ("fixed", "adaptive")
+
+# Confidences become integers that sort like them: 27 bits for the value, 5 for the class.
+_VALUE_BITS, _CLASS_BITS = 27, 5
+_LOWEST = 2.0**-15
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistencyOptions:
+    """The section `consistency` of a configuration, with TUFL's numbers.
+
+    Attributes:
+      form: the distance between the views, a key of `FORMS`.
+      gamma: focusing exponent, 0 for plain cross-entropy or at least 1.
+      temperature: the weak view's logits are divided by it.
+      threshold: "fixed" at `initial` for all classes, or "adaptive" for each class.
+      initial: threshold of every class at the first step, in (0, 1).
+      alpha: share of the old threshold that stays, in [0, 1].
+      beta: share of a class's pixels that pass before `d` lowers it, in (0, 1].
+      d: how much fewer pass while the threshold is low: the share is beta theta^d.
+      decay: above 0, the share that stays grows with the step t as 1 - alpha exp(-decay t).
+    """
+
+    form: str = "difference"
+    gamma: float = 2.0
+    temperature: float = 1.0
+    threshold: str = "fixed"
+    initial: float = 0.8
+    alpha: float = 0.9
+    beta: float = 0.8
+    d: float = 8.0
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        lookup(FORMS, self.form, "consistency.form")
+        one_of(self.threshold, THRESHOLDS, "consistency.threshold")
+        for name, valid, range_ in (
+            ("gamma", self.gamma == 0 or self.gamma >= 1, "0 or at least 1"),
+            ("temperature", self.temperature > 0, "above 0"),
+            ("initial", 0 < self.initial < 1, "a probability in (0, 1)"),
+            ("alpha", 0 <= self.alpha <= 1, "in [0, 1]"),
+            ("beta", 0 < self.beta <= 1, "in (0, 1]"),
+            ("d", self.d >= 0, "at least 0"),
+            ("decay", self.decay >= 0, "at least 0"),
+        ):
+            value = getattr(self, name)
+            require(valid, f"consistency.{name} must be {range_}, got {value:g}")
+
+    @property
+    def adapts(self) -> bool:
+        """Whether thresholds are state."""
+        return self.threshold == "adaptive"
 
 
 def focal(
@@ -39,24 +98,23 @@ def focal(
     gamma: float = 2.0,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """The unsupervised focal loss of each pixel.
+    """Computes the unsupervised focal loss of each pixel.
 
     Args:
       weak: logits [B,H,W,K] of the weak view, moved to where the strong view sees them.
       strong: logits [B,H,W,K] of the strong view.
       form: a key of `FORMS`.
-      gamma: focusing exponent, 0 (plain cross-entropy) or at least 1.
+      gamma: focusing exponent; between 0 and 1 its gradient would be infinite at d = 0.
       class_weights: w, float [K], or None for 1.
 
     Returns:
       float32 [B,H,W], at least 1e-8.
 
     Raises:
-      ValueError: unknown form, or an exponent whose gradient is infinite at d = 0.
+      ConfigError: the form is unknown or the exponent lies in (0, 1) or below 0.
     """
     distance = lookup(FORMS, form, "form of the unsupervised focal loss")
-    if gamma != 0 and gamma < 1:
-        raise ValueError(f"gamma must be 0 or at least 1, got {gamma:g}")
+    require(gamma == 0 or gamma >= 1, f"gamma must be 0 or at least 1, got {gamma:g}")
     log_p = jnp.maximum(jax.nn.log_softmax(weak.astype(jnp.float32)), LOG_LEAST)
     log_q = jnp.maximum(jax.nn.log_softmax(strong.astype(jnp.float32)), LOG_LEAST)
     p = jnp.exp(log_p)
@@ -67,7 +125,7 @@ def focal(
         jnp.take_along_axis(jnp.exp(log_q), winner, axis=-1),
     )
     entropy = -p * log_p
-    # Of the value only the cross-entropy is left, of the weak view only the entropy's gradient.
+    # The value keeps the cross-entropy only, the weak view's gradient keeps the entropy only.
     loss = -(d**gamma) * pseudo * log_q + (entropy - lax.stop_gradient(entropy))
     if class_weights is not None:
         loss = loss * jnp.asarray(class_weights, jnp.float32).reshape(1, 1, 1, -1)
@@ -75,69 +133,140 @@ def focal(
 
 
 def sure(weak: jax.Array, threshold: jax.Array | float) -> jax.Array:
-    """Pixels whose weak prediction is surer than the threshold, bool [B,H,W] of logits [B,H,W,K].
+    """Returns the pixels whose weak prediction is surer than the threshold, bool [B,H,W].
 
-    threshold: one number, or float [K] with one for each class, then that of the predicted class.
+    Args:
+      weak: logits [B,H,W,K].
+      threshold: one number, or float [K] of which the predicted class decides.
     """
-    confidence, labels = predicted(weak)
+    confidence, labels = predict(weak)
     threshold = jnp.asarray(threshold, jnp.float32)
     return confidence > (threshold if threshold.ndim == 0 else jnp.take(threshold, labels))
 
 
-def predicted(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Highest probability and its class, [B,H,W] each, of logits [B,H,W,K]; no gradient."""
+def predict(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the highest probability and its class, [B,H,W] each, without gradient."""
     probabilities = jax.nn.softmax(lax.stop_gradient(logits).astype(jnp.float32))
     return probabilities.max(axis=-1), probabilities.argmax(axis=-1)
 
 
-def make_remember(
-    heads: Sequence[str],
-    *,
-    thresholds: Thresholds | None,
-    fixed: float,
-    temperature: float = 1.0,
-    axis_name: str | None = None,
-) -> Callable[..., tuple[dict, dict, dict]]:
-    """A function (outputs, batch, memory) -> (outputs, memory, what to log) for the train step.
+def initial_thresholds(options: ConsistencyOptions, *, num_classes: int) -> jax.Array:
+    """Returns theta before the first step, float32 [K]."""
+    limit = 2**_CLASS_BITS - 1
+    require(
+        num_classes <= limit,
+        f"consistency.threshold='adaptive' serves at most {limit} classes, got {num_classes}",
+    )
+    return jnp.full(num_classes, options.initial, jnp.float32)
 
-    It adds outputs["weak"], the target's logits of each head moved by batch["strong_affine"], and
-    outputs["threshold"]. Outside the moved image logits are zero, the prediction uniform and so
-    never sure; as in the original these pixels still count as class 0 where thresholds adapt.
+
+def compare(
+    outputs: Mapping[str, Mapping[str, jax.Array]],
+    matrices: jax.Array,
+    memory: Mapping[str, jax.Array],
+    *,
+    heads: Sequence[str],
+    options: ConsistencyOptions,
+    step: jax.Array,
+    axis_name: str | None = None,
+) -> tuple[dict[str, Any], dict[str, jax.Array], dict[str, Sum]]:
+    """Prepares the weak view for its comparison with the strong one, and adapts the thresholds.
+
+    Outside the moved image the logits are zero, so that the prediction is uniform and never sure.
+    As in the original, these pixels still count as class 0 where thresholds adapt.
 
     Args:
-      heads: outputs of the network that consistency terms read. One theta serves all of them and
-        adapts to each in this order, as in the original.
-      thresholds: how memory["theta"] adapts; None: every class has the fixed one.
-      fixed: threshold of all classes.
-      temperature: the weak view's logits are divided by it.
+      outputs: by view; the target's are the weak view.
+      matrices: [B,2,3], how the strong view was moved.
+      memory: what the method keeps between steps; "theta" where thresholds adapt.
+      heads: the outputs that consistency terms read. One theta serves all of them and adapts to
+        each in this order, as in the original.
+      options: of the thresholds and the temperature.
+      step: counted from 0.
       axis_name: the device axis.
+
+    Returns:
+      "weak" and "threshold" by head, to be added to the outputs; the new memory; what to log.
     """
-    if temperature <= 0:
-        raise ValueError(f"consistency.temperature must be above 0, got {temperature:g}")
+    # All heads move at once: one look-up of each pixel's place.
+    logits = [outputs["target"][head] for head in heads]
+    moved = warp(jnp.concatenate(logits, axis=-1), matrices) / options.temperature
+    weak = dict(zip(heads, jnp.split(moved, len(heads), axis=-1), strict=True))
+    measured = {}
+    if options.adapts:
+        theta, limits = memory["theta"], {}
+        for head in heads:
+            theta = adapt(
+                theta, *predict(weak[head]), options=options, step=step, axis_name=axis_name
+            )
+            limits[head] = theta
+        memory = {**memory, "theta": theta}
+        measured["theta"] = Sum(theta.sum(), jnp.float32(theta.size))
+    else:
+        limits = dict.fromkeys(heads, jnp.float32(options.initial))
+    passing = sure(weak[heads[0]], limits[heads[0]])
+    measured["sure"] = Sum(passing.sum(dtype=jnp.float32), jnp.float32(passing.size))
+    return {"weak": weak, "threshold": limits}, dict(memory), measured
 
-    def remember(outputs: dict, batch: Mapping, memory: dict) -> tuple[dict, dict, dict]:
-        # All heads at once: one look-up of each pixel's place.
-        logits = [outputs["target"][head] for head in heads]
-        moved = warp(jnp.concatenate(logits, axis=-1), batch["strong_affine"]) / temperature
-        weak = dict(zip(heads, jnp.split(moved, len(heads), axis=-1), strict=True))
-        measured: dict[str, Any] = {}
-        if thresholds is None:
-            limits: dict[str, Any] = dict.fromkeys(heads, fixed)
-        else:
-            theta, limits = memory["theta"], {}
-            for head in heads:
-                theta = adapt(
-                    theta,
-                    *predicted(weak[head]),
-                    how=thresholds,
-                    step=batch["step"],
-                    axis_name=axis_name,
-                )
-                limits[head] = theta
-            memory = {**memory, "theta": theta}
-            measured["theta"] = theta.sum(), jnp.float32(theta.size)
-        kept = sure(weak[heads[0]], limits[heads[0]])
-        measured["sure"] = kept.sum(dtype=jnp.float32), jnp.float32(kept.size)
-        return {**outputs, "weak": weak, "threshold": limits}, memory, measured
 
-    return remember
+def adapt(
+    theta: jax.Array,
+    confidence: jax.Array,
+    labels: jax.Array,
+    *,
+    options: ConsistencyOptions,
+    step: jax.Array | int = 0,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Returns the thresholds after a look at one batch of predictions.
+
+    The confidences of a class's pixels, and theta itself, are sorted from high to low. Theta moves
+    towards the value at place floor(n beta theta^d). A class that is not predicted stays as it is.
+
+    Args:
+      theta: float [K].
+      confidence: float [B,H,W] in (2^-15, 1], the highest probability of each pixel.
+      labels: int [B,H,W], the class of that probability.
+      options: the constants.
+      step: counted from 0; of the decay.
+      axis_name: the device axis. With it, the batch is that of all devices, and so is theta; the
+        original keeps one theta on each device.
+
+    Returns:
+      float32 [K], below 1: what reaches 1 becomes 0.999.
+    """
+    classes = theta.shape[0]
+    number = labels.ravel().astype(jnp.uint32)
+    keys = _encode(confidence.ravel(), number)
+    if axis_name is not None:
+        keys = lax.all_gather(keys, axis_name, tiled=True)
+    own = _encode(theta, jnp.arange(classes, dtype=jnp.uint32))
+    keys = jnp.sort(jnp.concatenate([keys, own]))
+    bounds = jnp.arange(classes + 1, dtype=jnp.uint32) << _VALUE_BITS
+    starts = jnp.searchsorted(keys, bounds)
+    count = jnp.diff(starts)
+    place = jnp.floor(count.astype(jnp.float32) * options.beta * theta**options.d)
+    place = place.astype(starts.dtype)
+    reached = _decode(jnp.take(keys, starts[:-1] + jnp.minimum(place, count - 1)))
+    stays: jax.Array | float = options.alpha
+    if options.decay:
+        stays = 1 - options.alpha * jnp.exp(-options.decay * jnp.float32(step))
+    theta = theta + (1 - stays) * (reached - theta)
+    return jnp.where(theta >= 1, INSTEAD_OF_ONE, theta)
+
+
+def _encode(confidence: jax.Array, number: jax.Array) -> jax.Array:
+    """Returns uint32 keys that grow with the class and fall with the confidence, exactly."""
+    bits = lax.bitcast_convert_type(
+        jnp.clip(confidence.astype(jnp.float32), _LOWEST, 1.0), jnp.uint32
+    )
+    return (number << _VALUE_BITS) + (_bits_of_one() - bits)
+
+
+def _decode(keys: jax.Array) -> jax.Array:
+    bits = _bits_of_one() - (keys & jnp.uint32(2**_VALUE_BITS - 1))
+    return lax.bitcast_convert_type(bits, jnp.float32)
+
+
+def _bits_of_one() -> jax.Array:
+    return lax.bitcast_convert_type(jnp.float32(1), jnp.uint32)

@@ -1,48 +1,23 @@
-"""The two optimizers: poly SGD for the segmentation network, poly Adam for the discriminators."""
+"""The two optimizers: SGD or AdamW for the segmentation network, Adam for the discriminators.
 
+Both learning rates decay by the poly rule. Parameter groups of the segmentation network may learn
+at different rates, and some parameters of some networks are not trained at all.
+"""
+
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from rtda_jax.errors import lookup
+from rtda_jax.errors import lookup, require
+from rtda_jax.models import group_of, trainable
 
-
-def poly(learning_rate: float, *, steps: int, power: float, every: int = 1) -> optax.Schedule:
-    """Poly decay lr * (1 - t/steps)^power, 0 from `steps` on, updated every `every` iterations.
-
-    S0 to S2 update it once an epoch, all others every iteration.
-    """
-
-    def schedule(step):
-        step = step // every * every
-        # Compiled, t/steps may exceed 1 by a rounding at t = steps: a negative base would be nan.
-        return learning_rate * jnp.maximum(1.0 - step / steps, 0.0) ** power
-
-    return schedule
-
-
-def warmed(
-    schedule: optax.Schedule, *, learning_rate: float, start: float, steps: int
-) -> optax.Schedule:
-    """Exponential warm-up start * (lr/start)^(t/steps) until `steps`, then `schedule` from 0 on.
-
-    As S4, STDC-Seg and CoinCheung have it: learning_rate is where the schedule begins.
-    """
-    if not steps:
-        return schedule
-    if start <= 0:
-        raise ValueError(f"an exponential warm-up must start above 0, got {start:g}")
-
-    def warm(step):
-        rising = start * (learning_rate / start) ** (jnp.minimum(step, steps) / steps)
-        return jnp.where(step <= steps, rising, schedule(jnp.maximum(step - steps, 0)))
-
-    return warm
-
-
+# The parameters that weight decay applies to, as a mask of optax.
 DECAYED: dict[str, Callable[[Any], Any] | None] = {
     "all": None,
     "kernels": lambda params: jax.tree_util.tree_map_with_path(  # neither biases nor BatchNorm
@@ -50,26 +25,192 @@ DECAYED: dict[str, Callable[[Any], Any] | None] = {
     ),
 }
 
+# The groups, of "trunk" and "heads", that learn `g_factor` times faster.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "one": (),  # one learning rate: Brunstein, Nikiforos, Bartoletti
+    "heads": ("heads",),  # AdaptSegNet, STDC-Seg, CoinCheung, DAFormer; what TUFL's text says
+    "all": ("trunk", "heads"),  # what TUFL's released code does
+}
 
-def sgd(
-    schedule: optax.Schedule, *, momentum: float, weight_decay: float, decayed: str = "all"
-) -> optax.GradientTransformation:
-    """SGD as PyTorch has it: coupled decay before the momentum, the learning rate last.
 
-    `decayed` names the parameters that decay, a key of `DECAYED`.
+@dataclasses.dataclass(frozen=True)
+class OptimOptions:
+    """The section `optim` of a configuration; `g_` is the segmentation network's, `d_` the others'.
+
+    Attributes:
+      g_optimizer: a key of `OPTIMIZERS`.
+      g_lr: the learning rate at the end of the warm-up.
+      g_momentum: of SGD.
+      g_betas: of AdamW.
+      g_decay: weight decay, coupled in SGD and decoupled in AdamW.
+      g_decayed: what decays, a key of `DECAYED`.
+      g_groups: what learns faster, a key of `GROUPS`.
+      g_factor: how many times faster.
+      warmup: how g_lr rises at first, a key of `WARMUPS`.
+      warmup_steps: for how many steps; 0 is without warm-up.
+      warmup_start: the learning rate it rises from.
+      d_lr: the learning rate of the discriminators.
+      d_betas: of their Adam.
+      power: of both poly schedules; 1 is linear.
+      schedule_steps: where poly reaches zero; 0 is at the last step of the stage.
+      schedule_every_steps: how often poly changes. Brunstein, Nikiforos and Bartoletti change it
+        once an epoch, the others at every step.
     """
+
+    g_optimizer: str = "sgd"
+    g_lr: float = 0.01
+    g_momentum: float = 0.9
+    g_betas: tuple[float, float] = (0.9, 0.999)
+    g_decay: float = 1e-4
+    g_decayed: str = "all"
+    g_groups: str = "one"
+    g_factor: float = 10.0
+    warmup: str = "exponential"
+    warmup_steps: int = 0
+    warmup_start: float = 1e-5
+    d_lr: float = 1e-4
+    d_betas: tuple[float, float] = (0.9, 0.99)
+    power: float = 0.9
+    schedule_steps: int = 0
+    schedule_every_steps: int = 1
+
+    def __post_init__(self) -> None:
+        lookup(OPTIMIZERS, self.g_optimizer, "optim.g_optimizer")
+        lookup(DECAYED, self.g_decayed, "optim.g_decayed")
+        lookup(GROUPS, self.g_groups, "optim.g_groups")
+        lookup(WARMUPS, self.warmup, "optim.warmup")
+        for name, least in (
+            ("g_lr", 0),
+            ("g_decay", 0),
+            ("g_factor", 0),
+            ("d_lr", 0),
+            ("power", 0),
+            ("warmup_steps", 0),
+            ("schedule_steps", 0),
+            ("schedule_every_steps", 1),
+        ):
+            value = getattr(self, name)
+            require(value >= least, f"optim.{name} must be at least {least}, got {value:g}")
+        require(
+            0 <= self.g_momentum < 1,
+            f"optim.g_momentum must lie in [0, 1), got {self.g_momentum:g}",
+        )
+        for name in ("g_betas", "d_betas"):
+            betas = getattr(self, name)
+            valid = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+            require(valid, f"optim.{name} must be two numbers in [0, 1), got {betas}")
+        if self.warmup == "exponential" and self.warmup_steps:
+            require(
+                self.warmup_start > 0,
+                f"optim.warmup_start of an exponential warm-up must be above 0, got "
+                f"{self.warmup_start:g}",
+            )
+
+
+def poly(learning_rate: float, *, steps: int, power: float, every: int = 1) -> optax.Schedule:
+    """Returns the schedule lr (1 - t/steps)^power, which is 0 from `steps` on.
+
+    The learning rate changes every `every` iterations.
+    """
+    decay = optax.polynomial_schedule(learning_rate, 0.0, power, steps)
+    return lambda step: decay(step // every * every)
+
+
+def _exponential(step: jax.Array, *, start: float, end: float, steps: int) -> jax.Array:
+    """Returns start (end/start)^(t/steps), as TUFL, STDC-Seg and CoinCheung have it."""
+    return start * (end / start) ** (step / steps)
+
+
+def _linear(step: jax.Array, *, start: float, end: float, steps: int) -> jax.Array:
+    """Returns start + (end - start) t/steps, as DAFormer has it."""
+    return start + (end - start) * (step / steps)
+
+
+WARMUPS: dict[str, Callable[..., jax.Array]] = {"exponential": _exponential, "linear": _linear}
+
+
+def warmed(
+    schedule: optax.Schedule, *, warmup: str, learning_rate: float, start: float, steps: int
+) -> optax.Schedule:
+    """Returns the schedule with a warm-up in front of it, where `steps` is above 0.
+
+    Args:
+      schedule: what follows, counted from 0 at the end of the warm-up.
+      warmup: a key of `WARMUPS`.
+      learning_rate: where the warm-up ends and the schedule begins.
+      start: where the warm-up begins.
+      steps: of the warm-up.
+    """
+    if not steps:
+        return schedule
+    rise = lookup(WARMUPS, warmup, "optim.warmup")
+
+    def with_warmup(step: jax.Array) -> jax.Array:
+        rising = rise(jnp.minimum(step, steps), start=start, end=learning_rate, steps=steps)
+        return jnp.where(step <= steps, rising, schedule(jnp.maximum(step - steps, 0)))
+
+    return with_warmup
+
+
+def schedules(options: OptimOptions, *, steps: int) -> tuple[optax.Schedule, optax.Schedule]:
+    """Returns the learning rates of the segmentation network and of the discriminators by step.
+
+    Raises:
+      ConfigError: the warm-up is longer than the schedule.
+    """
+    end, rise = options.schedule_steps or steps, options.warmup_steps
+    require(
+        rise < end,
+        f"optim.warmup_steps must lie in 0..{end - 1}, got {rise}, because poly ends there",
+    )
+    decay = functools.partial(poly, power=options.power, every=options.schedule_every_steps)
+    generator = warmed(
+        decay(options.g_lr, steps=end - rise),
+        warmup=options.warmup,
+        learning_rate=options.g_lr,
+        start=options.warmup_start,
+        steps=rise,
+    )
+    return generator, decay(options.d_lr, steps=end)
+
+
+def sgd(schedule: optax.Schedule, options: OptimOptions) -> optax.GradientTransformation:
+    """Returns SGD as PyTorch has it: decay before the momentum, the learning rate last."""
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=lookup(DECAYED, decayed, "optim.g_decayed")),
-        optax.sgd(schedule, momentum=momentum),
+        optax.add_decayed_weights(options.g_decay, mask=DECAYED[options.g_decayed]),
+        optax.sgd(schedule, momentum=options.g_momentum),
     )
 
 
-# Which of the groups "trunk" and "heads" learn `factor` times faster.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "one": (),  # one learning rate: S0, S1, S2
-    "heads": ("heads",),  # AdaptSegNet, STDC-Seg, CoinCheung; what S4 says
-    "all": ("trunk", "heads"),  # what S4's released code does
-}
+def adamw(schedule: optax.Schedule, options: OptimOptions) -> optax.GradientTransformation:
+    """Returns AdamW (Loshchilov and Hutter 2019), as PyTorch has it."""
+    b1, b2 = options.g_betas
+    return optax.adamw(
+        schedule, b1=b1, b2=b2, weight_decay=options.g_decay, mask=DECAYED[options.g_decayed]
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd, "adamw": adamw}
+
+
+def generator_optimizer(
+    options: OptimOptions, network: nn.Module, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Returns the optimizer of the segmentation network, for the parameters that it trains."""
+    transform = OPTIMIZERS[options.g_optimizer](schedule, options)
+    factors = dict.fromkeys(GROUPS[options.g_groups], options.g_factor)
+    return only(
+        grouped(transform, group_of=functools.partial(group_of, network), factors=factors),
+        trained=functools.partial(trainable, network),
+    )
+
+
+def discriminator_optimizer(
+    options: OptimOptions, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Returns the one optimizer of all discriminators."""
+    b1, b2 = options.d_betas
+    return optax.adam(schedule, b1=b1, b2=b2)
 
 
 def grouped(
@@ -78,36 +219,32 @@ def grouped(
     group_of: Callable[[tuple[str, ...]], str],
     factors: Mapping[str, float],
 ) -> optax.GradientTransformation:
-    """The transform with its steps multiplied by the factor of each parameter's group.
+    """Returns the transform with its steps multiplied by the factor of each parameter's group.
 
     Args:
-      transform: learning rate included, so that the factor is one of the learning rate.
-      group_of: a parameter's path -> its group.
+      transform: learning rate included, so that the factor multiplies the learning rate.
+      group_of: from a parameter's path to its group.
       factors: by group; groups that are not named have 1.
     """
     if all(factor == 1 for factor in factors.values()):
         return transform
 
     def scale(updates: Any, _: Any) -> Any:
-        def one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        def scaled(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
             return factors.get(group_of(tuple(p.key for p in path)), 1.0) * update
 
-        return jax.tree_util.tree_map_with_path(one, updates)
+        return jax.tree_util.tree_map_with_path(scaled, updates)
 
     return optax.chain(transform, optax.stateless(scale))
-
-
-def adam(schedule: optax.Schedule, *, betas: tuple[float, float]) -> optax.GradientTransformation:
-    """Adam with the betas every adversarial paper here uses, (.9, .99)."""
-    return optax.adam(schedule, b1=betas[0], b2=betas[1])
 
 
 def only(
     transform: optax.GradientTransformation, *, trained: Callable[[Any], Any]
 ) -> optax.GradientTransformation:
-    """The transform on the parameters where `trained` (a tree of bool like them) is True.
+    """Returns the transform restricted to the parameters where `trained` is True.
 
-    The others are neither moved nor decayed and cost no memory in the optimizer's state.
+    `trained` maps the parameters to a tree of bool. The others are neither moved nor decayed, and
+    they cost no memory in the optimizer's state.
     """
 
     def labels(params: Any) -> Any:

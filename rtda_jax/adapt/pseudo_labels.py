@@ -1,11 +1,13 @@
-"""From a network's confidence to labels with ignore: fuse, threshold each class, drop the rest.
+"""Pseudo-labels: fuse predictions, choose a threshold for each class, ignore pixels below it.
 
-The threshold of a class is the `cut` quantile of the confidences of its pixels, at most `cap`: the
-surer part of every class is kept, and whatever is surer than `cap` (Li et al. 2019, BDL: cut 0.5;
-Yang & Soatto 2020: 0.66; cap 0.9 in both). Over a data set the quantile comes from a histogram, so
-that memory does not grow with the set; of one image (S2) it is exact.
+The threshold of a class is the `cut` quantile of the confidences of its pixels, at most `cap`. So
+the surer part of every class keeps its label, and so does every pixel that is surer than `cap` (Li
+et al. 2019, BDL: cut 0.5; Yang and Soatto 2020, FDA: 0.66; cap 0.9 in both). Over a data set the
+quantile comes from a histogram, so that memory does not grow with the set; of a single image
+(Bartoletti) it is exact.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.errors import lookup
+from rtda_jax.errors import lookup, one_of, require
 
 IGNORE = 255
 BINS = 4096
@@ -24,15 +26,15 @@ def _mean(maps: jax.Array) -> jax.Array:
 
 
 def _most_confident(maps: jax.Array) -> jax.Array:
-    """The map with the highest maximum at each pixel; the first of equals."""
+    """Returns the map with the highest maximum at each pixel; the first of equals."""
     surest = maps.max(axis=-1).argmax(axis=0)[None, ..., None]
     return jnp.take_along_axis(maps, surest, axis=0)[0]
 
 
 def _majority(maps: jax.Array) -> jax.Array:
-    """Votes for the class with the most maps behind it; the surest voter decides between equals.
+    """Returns a score for the class that most maps vote for; the surest voter breaks ties.
 
-    The winner's score is the confidence of its surest voter, all others are 0.
+    The winner's score is the confidence of its surest voter, all other scores are 0.
     """
     votes = jax.nn.one_hot(maps.argmax(axis=-1), maps.shape[-1])
     surest = (votes * maps).max(axis=0)
@@ -42,17 +44,17 @@ def _majority(maps: jax.Array) -> jax.Array:
 
 FUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "mean": _mean,  # FDA's multi-band transfer
-    "most_confident": _most_confident,  # what S2 computes and calls majority voting
-    "majority": _majority,  # what S2 describes
+    "most_confident": _most_confident,  # what Bartoletti computes and calls majority voting
+    "majority": _majority,  # what Bartoletti describes
 }
 
 
 def fuse(maps: jax.Array, *, fusion: str) -> tuple[jax.Array, jax.Array]:
-    """Label and confidence of every pixel from several softmax maps of it.
+    """Returns the label and the confidence of every pixel from several softmax maps of it.
 
     Args:
       maps: float [M,...,K], of M models or layers.
-      fusion: a key of `FUSIONS`; all are the same for M = 1.
+      fusion: a key of `FUSIONS`; all agree for M = 1.
 
     Returns:
       uint8 [...] in 0..K-1 and float32 [...] in [0,1].
@@ -61,19 +63,72 @@ def fuse(maps: jax.Array, *, fusion: str) -> tuple[jax.Array, jax.Array]:
     return fused.argmax(axis=-1).astype(jnp.uint8), fused.max(axis=-1)
 
 
-# Which of n sorted confidences the cut falls on: FDA, BDL and S2 round (half to even), S1 floors.
+# Which of n sorted confidences the cut falls on. FDA, BDL and Bartoletti round (half to even),
+# Nikiforos floors.
 INDICES: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor}
 
 
+SCOPES = ("dataset", "image")
+SPLITS = ("target", "eval")
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoLabelOptions:
+    """The section `pseudo` of a configuration: how a pseudo_label stage labels the target.
+
+    Attributes:
+      heads: the outputs of every model whose softmax is fused.
+      fusion: a key of `FUSIONS`.
+      scope: thresholds per class over the whole "dataset", or of each "image".
+      cut: the quantile of a class's confidences that is its threshold, in [0, 1).
+      cap: thresholds are at most this, in (0, 1].
+      index: how the quantile is rounded to a position, a key of `INDICES`.
+      split: the benchmark's images that are labelled, "target", or "eval" for the very images that
+        scores are measured on.
+    """
+
+    heads: tuple[str, ...] = ("logits",)
+    fusion: str = "mean"
+    scope: str = "dataset"
+    cut: float = 0.5
+    cap: float = 0.9
+    index: str = "round"
+    split: str = "target"
+
+    def __post_init__(self) -> None:
+        require(bool(self.heads), "pseudo.heads must name at least one output")
+        lookup(FUSIONS, self.fusion, "pseudo.fusion")
+        one_of(self.scope, SCOPES, "pseudo.scope")
+        require(0 <= self.cut < 1, f"pseudo.cut must lie in [0, 1), got {self.cut:g}")
+        require(0 < self.cap <= 1, f"pseudo.cap must lie in (0, 1], got {self.cap:g}")
+        lookup(INDICES, self.index, "pseudo.index")
+        one_of(self.split, SPLITS, "pseudo.split")
+
+    def check_votes(self, models: int) -> None:
+        """Refuses a majority of fewer than three votes.
+
+        Args:
+          models: how many networks label the images.
+
+        Raises:
+          ConfigError: names the number of votes.
+        """
+        votes = models * len(self.heads)
+        require(
+            votes >= 3 or self.fusion != "majority",
+            f"pseudo.fusion='majority' needs at least three votes, got {votes}",
+        )
+
+
 def rank(count: int, *, cut: float, index: str) -> int:
-    """The position in 0..count-1 of the threshold among `count` ascending confidences."""
+    """Returns the position in 0..count-1 of the threshold among `count` ascending confidences."""
     return min(lookup(INDICES, index, "pseudo.index")(cut * count), count - 1)
 
 
 def histogram(
     labels: np.ndarray, confidence: np.ndarray, *, num_classes: int, bins: int = BINS
 ) -> np.ndarray:
-    """How many pixels of each class have a confidence in each bin of [0,1], int64 [K,bins].
+    """Counts the pixels of each class in each bin of confidence over [0,1], int64 [K,bins].
 
     Args:
       labels: uint8 [H,W].
@@ -87,18 +142,18 @@ def histogram(
 
 
 def thresholds(counts: np.ndarray, *, cut: float, cap: float, index: str) -> np.ndarray:
-    """The threshold of each class from a histogram, float64 [K]; 0 where a class is absent.
+    """Returns the threshold of each class from a histogram, float64 [K]; 0 for an absent class.
 
-    It is the lower edge of the bin that holds the exact one: less than a bin below it.
+    It is the lower edge of the bin that holds the exact threshold, so less than a bin below it.
     """
     bins = counts.shape[1]
-    found = np.zeros(len(counts))
+    limits = np.zeros(len(counts))
     for k, row in enumerate(counts):
         total = int(row.sum())
         if total:
             position = rank(total, cut=cut, index=index)
-            found[k] = min(np.searchsorted(row.cumsum(), position, side="right") / bins, cap)
-    return found
+            limits[k] = min(np.searchsorted(row.cumsum(), position, side="right") / bins, cap)
+    return limits
 
 
 def exact_thresholds(
@@ -110,28 +165,16 @@ def exact_thresholds(
     cap: float,
     index: str,
 ) -> np.ndarray:
-    """The threshold of each class from the pixels of one image themselves, float64 [K]."""
-    found = np.zeros(num_classes)
+    """Returns the exact threshold of each class from the pixels of one image, float64 [K]."""
+    limits = np.zeros(num_classes)
     for k in range(num_classes):
         values = confidence[labels == k]
         if values.size:
             position = rank(values.size, cut=cut, index=index)
-            found[k] = min(float(np.partition(values, position)[position]), cap)
-    return found
+            limits[k] = min(float(np.partition(values, position)[position]), cap)
+    return limits
 
 
 def assign(labels: np.ndarray, confidence: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """The labels uint8 [H,W], 255 where a pixel is less confident than its class's limit."""
+    """Returns the labels uint8 [H,W], 255 where a pixel is less sure than its class's limit."""
     return np.where(confidence < limits[labels], np.uint8(IGNORE), labels)
-
-
-def check(*, fusion: str, cut: float, cap: float, index: str, maps: int) -> None:
-    """Raise ValueError for a rule that is unknown or makes no sense."""
-    lookup(FUSIONS, fusion, "pseudo.fusion")
-    lookup(INDICES, index, "pseudo.index")
-    if not 0 <= cut < 1:
-        raise ValueError(f"pseudo.cut must lie in [0, 1), got {cut:g}")
-    if not 0 < cap <= 1:
-        raise ValueError(f"pseudo.cap must lie in (0, 1], got {cap:g}")
-    if maps < 3 and fusion == "majority":
-        raise ValueError(f"pseudo.fusion='majority' needs at least three votes, got {maps}")

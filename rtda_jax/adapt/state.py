@@ -1,5 +1,6 @@
-"""What is trained, as one tree of arrays; modules and optimizers are closed over."""
+"""The train state, one tree of arrays, and the teacher that follows the student in it."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,14 +10,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtda_jax.adapt.levels import Level
+from rtda_jax.adapt.adversary import Adversary
+from rtda_jax.errors import one_of, require
+
+TEACHERS = ("none", "ema", "frozen")
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Both networks, their optimizers and the step; `d_*` are dicts by level, maybe empty.
+    """Everything that training changes; networks and optimizers are closed over.
 
-    `teacher` is a second set of the segmentation network's variables, `memory` what a method keeps
-    between steps; both are empty where a method has none.
+    Attributes:
+      step: how many updates were made.
+      key: of everything random on the device.
+      g_params, g_stats, g_opt: the segmentation network and its optimizer.
+      d_params, d_opt: the discriminators by level and their optimizer; empty without an adversary.
+      teacher: a second set of the segmentation network's variables, {"params", "batch_stats"};
+        empty without a teacher.
+      memory: what a method keeps between steps, such as adaptive thresholds; often empty.
     """
 
     step: jax.Array
@@ -30,37 +40,76 @@ class TrainState(flax.struct.PyTreeNode):
     memory: Any = flax.struct.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class TeacherOptions:
+    """The section `teacher` of a configuration.
+
+    Attributes:
+      kind: "none", "ema" (the average of the student) or "frozen" (the network as it started).
+      decay: of "ema", over parameters and running statistics alike, in [0, 1).
+    """
+
+    kind: str = "none"
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        one_of(self.kind, TEACHERS, "teacher.kind")
+        require(0 <= self.decay < 1, f"teacher.decay must lie in [0, 1), got {self.decay:g}")
+
+
+def follow(teacher: Any, student: Any, step: jax.Array, *, options: TeacherOptions) -> Any:
+    """Returns the teacher after one step of the student.
+
+    An "ema" teacher moves with decay min(1 - 1/(t+1), decay) at step t = 0, 1, ... (DACS), the
+    others stay. The average covers the running statistics too: statistics of other weights would
+    not fit the averaged parameters.
+    """
+    if options.kind != "ema":
+        return teacher
+    stays = jnp.minimum(1 - 1 / (step + 1), options.decay).astype(jnp.float32)
+    return jax.tree.map(lambda old, new: stays * old + (1 - stays) * new, teacher, student)
+
+
+def with_teacher(state: TrainState, options: TeacherOptions) -> TrainState:
+    """Returns the state with a teacher that equals the student, if the method has a teacher."""
+    if options.kind == "none":
+        return state
+    student = {"params": state.g_params, "batch_stats": state.g_stats}
+    # A copy, because the step donates the buffers of its state, and each only once.
+    return state.replace(teacher=jax.tree.map(jnp.copy, student))
+
+
 def create_state(
     generator: nn.Module,
-    discriminators: Mapping[str, nn.Module],
+    adversary: Adversary,
     g_tx: optax.GradientTransformation,
     d_tx: optax.GradientTransformation,
     *,
-    levels: Mapping[str, Level],
     seed: int,
     image_shape: tuple[int, int, int, int],
+    memory: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
-    """A fresh state; the arrays depend on the seed and the modules alone.
+    """Returns a fresh state whose arrays depend on the seed and the networks alone.
 
     Args:
       generator: the segmentation network.
-      discriminators: by level.
-      g_tx: its optimizer.
+      adversary: the discriminators.
+      g_tx: the segmentation network's optimizer.
       d_tx: one optimizer for all discriminators.
-      levels: where they look, from `levels.levels`.
       seed: of initialisation and of everything random on the device.
       image_shape: [B,H,W,3] of one domain's batch.
+      memory: what the method keeps between steps, before the first one.
     """
-    key = jax.random.key(seed)
-    g_key, d_key, step_key = jax.random.split(key, 3)
+    g_key, d_key, step_key = jax.random.split(jax.random.key(seed), 3)
     images = jnp.zeros(image_shape, jnp.float32)
-    variables = jax.jit(lambda k: generator.init(k, images, train=True))(g_key)
+    variables = jax.jit(lambda key: generator.init(key, images, train=True))(g_key)
     outputs = output_shapes(generator, image_shape=image_shape)
     d_params = {}
-    for level, module in discriminators.items():
-        seen = seen_shape(levels[level], outputs, size=image_shape[1:3])
-        level_key = jax.random.fold_in(d_key, levels[level].number)
-        d_params[level] = module.init(level_key, jnp.zeros(seen.shape, seen.dtype))["params"]
+    for name, network in adversary.networks.items():
+        level = adversary.levels[name]
+        judged = level.shape(outputs, size=image_shape[1:3])
+        level_key = jax.random.fold_in(d_key, level.number)
+        d_params[name] = network.init(level_key, jnp.zeros(judged.shape, judged.dtype))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=step_key,
@@ -69,20 +118,16 @@ def create_state(
         g_opt=g_tx.init(variables["params"]),
         d_params=d_params,
         d_opt=d_tx.init(d_params),
+        memory=dict(memory or {}),
     )
 
 
 def output_shapes(
     generator: nn.Module, *, image_shape: tuple[int, int, int, int]
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a segmentation network's named outputs in training."""
+    """Returns the shapes of a segmentation network's named outputs in training."""
     images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
     outputs, _ = jax.eval_shape(
         lambda x: generator.init_with_output(jax.random.key(0), x, train=True), images
     )
     return outputs
-
-
-def seen_shape(level: Level, outputs: Mapping, *, size: tuple[int, int]) -> jax.ShapeDtypeStruct:
-    """The shape of what a level's discriminator reads."""
-    return jax.eval_shape(lambda x: level.view(x, size), outputs[level.head])

@@ -1,7 +1,8 @@
 """The training step: prepare, forward, generator loss, discriminator loss, update."""
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,224 +11,268 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rtda_jax.adapt.levels import Level
-from rtda_jax.adapt.prepare import Part
-from rtda_jax.adapt.state import TrainState
-from rtda_jax.adapt.teacher import Follow
-from rtda_jax.adapt.terms import Sums, Term, views
+from rtda_jax.adapt import consistency, terms, views
+from rtda_jax.adapt.adversary import Adversary
+from rtda_jax.adapt.consistency import ConsistencyOptions
+from rtda_jax.adapt.state import TeacherOptions, TrainState, follow
+from rtda_jax.adapt.terms import Objective
+from rtda_jax.adapt.views import VIEWS
+from rtda_jax.losses import Sum
 
-# Images go through the network in this order, which decides whose statistics come last.
-ORDER = ("source", "target", "weak", "strong", "mixed")
+# The views whose forward passes update the running statistics.
+STATISTICS = {"both": VIEWS, "source": ("source",), "target": VIEWS[1:]}
 
-# Whose forward passes update the running statistics.
-STATISTICS = {"both": ORDER, "source": ("source",), "target": ORDER[1:]}
+# How views go through the network: each by itself, or all in one pass, which is for a network
+# whose output does not depend on the rest of its batch.
+BATCH_NORMS = {"batch": "each", "frozen": "joint"}
 
 Logs = dict[str, jax.Array]
-Remember = Callable[[dict, Mapping, dict], tuple[dict, dict, dict[str, Sums]]]
+Outputs = dict[str, dict[str, jax.Array]]
+Batch = Mapping[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Logs]]
 
 
-def make_train_step(
-    generator: nn.Module,
-    discriminators: Mapping[str, nn.Module],
-    g_tx: optax.GradientTransformation,
-    d_tx: optax.GradientTransformation,
-    *,
-    objective: Mapping[str, tuple[Term, float]],
-    levels: Mapping[str, Level],
-    d_objective: Mapping[str, Mapping[str, Callable[..., Sums]]],
-    d_factor: float,
-    prepare: Part,
-    follow: Follow,
-    remember: Remember | None = None,
-    statistics: str = "both",
-    passes: str = "each",
-    axis_name: str | None = None,
-) -> Callable[[TrainState, dict], tuple[TrainState, Logs]]:
-    """The function (state, batch) -> (state, logs) that trains both networks once.
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Everything that a training step closes over, built once per stage by `build.build`.
 
-    Args:
+    Attributes:
       generator: the segmentation network.
-      discriminators: by level; their generator terms must be in the objective.
-      g_tx: its optimizer.
-      d_tx: the discriminators' optimizer.
-      objective: the active generator terms with their weights, from `terms.select`.
-      levels: where each discriminator looks.
-      d_objective: by level, the two discriminator terms.
-      d_factor: what the sum of a level's two terms is multiplied by, 1/2 or 1.
-      prepare: the device's half of the input, from `prepare.in_order`.
-      follow: how the teacher follows the student, `teacher.stay` or one from `teacher.average`.
-      remember: (outputs, batch, memory) -> (outputs, memory, what to log) of a method that adds
-        to the outputs or has a state of its own. Its memory is in the batch under its names.
+      adversary: the discriminators, their places and how they are trained.
+      objective: the active terms with their weights.
+      preparation: what is done to a batch, see `views`.
+      consistency: how views are compared, where consistency terms are active.
+      teacher: how the teacher follows the student.
       statistics: whose forward passes update the running statistics, a key of `STATISTICS`.
-      passes: "each" view through the network by itself, or all in one "joint" pass, for a network
-        whose output does not depend on the rest of its batch (frozen statistics).
-      axis_name: the device axis when pmapped, None under plain or sharded jit.
-
-    Returns:
-      A pure function; logs hold every term, the health of the adversary and gradient norms.
+      batch_norm: a key of `BATCH_NORMS`.
+      g_tx, d_tx: the optimizers.
+      g_schedule, d_schedule: their learning rates by step.
+      num_classes: K.
+      size: (H, W) of a training crop.
+      seed: of the run.
+      needs_target: whether the target's images are read at all.
+      axis_name: the device axis of a pmapped step, None under plain jit.
     """
-    needed = {view: _heads(view, objective, levels) for view in ORDER if view in views(objective)}
-    updating = STATISTICS[statistics] if len(needed) > 1 else ORDER
 
-    def everywhere(tree):
-        return tree if axis_name is None else lax.psum(tree, axis_name)
+    generator: nn.Module
+    adversary: Adversary
+    objective: Objective
+    preparation: Sequence[views.Part]
+    consistency: ConsistencyOptions
+    teacher: TeacherOptions
+    statistics: str
+    batch_norm: str
+    g_tx: optax.GradientTransformation
+    d_tx: optax.GradientTransformation
+    g_schedule: optax.Schedule
+    d_schedule: optax.Schedule
+    num_classes: int
+    size: tuple[int, int]
+    seed: int
+    needs_target: bool
+    axis_name: str | None = None
 
-    def mean(sums: Sums) -> jax.Array:
-        """This device's share of the mean over all devices."""
-        total, count = sums
-        return total / jnp.maximum(lax.stop_gradient(everywhere(count)), 1.0)
+    @property
+    def compared(self) -> list[str]:
+        """The outputs that consistency terms compare, from the main one down."""
+        return terms.heads(self.objective, view="strong")
 
-    def at_once(params: Any, stats: Any, batch: dict) -> tuple[dict, Any]:
-        images = [batch[f"{view}_image"] for view in needed]
-        found, _ = generator.apply(
-            {"params": params, "batch_stats": stats},
-            jnp.concatenate(images),
-            train=True,
-            mutable=["batch_stats"],
-        )
-        ends = list(itertools.accumulate(len(x) for x in images))
-        outputs = {
-            view: {head: found[head][end - len(x) : end] for head in heads}
-            for (view, heads), x, end in zip(needed.items(), images, ends, strict=True)
-        }
-        return outputs, stats
 
-    def one_by_one(params: Any, stats: Any, batch: dict) -> tuple[dict, Any]:
-        outputs = {}
-        for view, heads in needed.items():
-            found, updated = generator.apply(
-                {"params": params, "batch_stats": stats},
-                batch[f"{view}_image"],
-                train=True,
-                mutable=["batch_stats"],
-            )
-            outputs[view] = {head: found[head] for head in heads}
-            if view in updating:
-                stats = updated["batch_stats"]
-        return outputs, stats
+def make_train_step(method: Method) -> TrainStep:
+    """Returns the pure function (state, batch) -> (state, logs) that updates both networks once.
 
-    forward = {"each": one_by_one, "joint": at_once}[passes]
+    The logs hold the value of every term, the discriminators' losses and accuracies, the norms of
+    the gradients and statistics of the target's predictions.
+    """
 
-    def judge(d_params: Any, view: str, outputs: dict, batch: dict) -> dict[str, Any]:
-        size = batch[f"{view}_image"].shape[1:3]
-        return {
-            level: module.apply(
-                {"params": d_params[level]},
-                levels[level].view(outputs[view][levels[level].head], size),
-            )
-            for level, module in discriminators.items()
-        }
-
-    def generator_loss(outputs: dict, state: TrainState, batch: dict):
-        memory = state.memory
-        measured: dict[str, Sums] = {}
-        if remember is not None:
-            outputs, memory, measured = remember(outputs, batch, memory)
-        if discriminators:
-            judged = judge(state.d_params, "target", outputs, batch)
-            outputs = {**outputs, "judged_target": judged}
-        values = {
-            name: mean(term.evaluate(outputs, batch)) for name, (term, _) in objective.items()
-        }
-        loss = sum(weight * values[name] for name, (_, weight) in objective.items())
-        values |= {name: mean(sums) for name, sums in measured.items()}
-        return loss, (values, memory)
-
-    def discriminator_loss(d_params: Any, outputs: dict, batch: dict):
-        judged = {f"judged_{d}": judge(d_params, d, outputs, batch) for d in ("source", "target")}
-        values = {
-            name: mean(evaluate(judged, batch))
-            for terms in d_objective.values()
-            for name, evaluate in terms.items()
-        }
-        return d_factor * sum(values.values()), (values, judged)
-
-    def step(state: TrainState, batch: dict) -> tuple[TrainState, Logs]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
         key = jax.random.fold_in(state.key, state.step)
-        batch = prepare({**batch, **state.memory, "step": state.step}, key, state.teacher)
+        batch = views.prepare(method.preparation, batch, key, state)
+
         outputs, pull_back, stats = jax.vjp(
-            lambda params: forward(params, state.g_stats, batch), state.g_params, has_aux=True
+            lambda params: forward(method, params, state.g_stats, batch),
+            state.g_params,
+            has_aux=True,
         )
-        (loss, (values, memory)), slopes = jax.value_and_grad(generator_loss, has_aux=True)(
-            outputs, state, batch
+        (g_loss, (values, memory)), slopes = jax.value_and_grad(generator_loss, has_aux=True)(
+            outputs, method, state, batch
         )
-        g_grads = everywhere(pull_back(slopes)[0])
-        g_updates, g_opt = g_tx.update(g_grads, state.g_opt, state.g_params)
+        g_grads = _total(pull_back(slopes)[0], method)
+        g_updates, g_opt = method.g_tx.update(g_grads, state.g_opt, state.g_params)
         g_params = optax.apply_updates(state.g_params, g_updates)
-        logs = everywhere({"loss": loss, **values})
+
+        logs = _total({"loss": g_loss, **values}, method)
         logs["grad_norm"] = optax.tree.norm(g_grads)
-        # How hard each view pulls at the network's outputs: its share of the gradient, for free.
-        logs |= {
-            f"pull_{view}": jnp.sqrt(everywhere(optax.tree.norm(slope, squared=True)))
-            for view, slope in slopes.items()
-        }
-        logs |= predictions(outputs, mean=lambda sums: everywhere(mean(sums)))
+        logs |= pulls(slopes, method)
+        logs |= predictions(outputs, method)
 
         d_params, d_opt = state.d_params, state.d_opt
-        if discriminators:
+        if method.adversary.networks:
             # Both gradients come from one forward pass: the compiler merges the equal halves.
-            (d_loss, (d_values, judged)), d_grads = jax.value_and_grad(
-                discriminator_loss, has_aux=True
-            )(d_params, lax.stop_gradient(outputs), batch)
-            d_grads = everywhere(d_grads)
-            d_updates, d_opt = d_tx.update(d_grads, d_opt, d_params)
+            (d_loss, d_values), d_grads = jax.value_and_grad(discriminator_loss, has_aux=True)(
+                d_params, method, lax.stop_gradient(outputs), batch
+            )
+            d_grads = _total(d_grads, method)
+            d_updates, d_opt = method.d_tx.update(d_grads, d_opt, d_params)
             d_params = optax.apply_updates(d_params, d_updates)
-            right = {name: mean(sums) for name, sums in accuracies(judged)}
-            logs |= everywhere({"d_loss": d_loss, **d_values, **right})
+            logs |= _total({"d_loss": d_loss, **d_values}, method)
             logs["d_grad_norm"] = optax.tree.norm(d_grads)
 
         student = {"params": g_params, "batch_stats": stats}
-        state = state.replace(
+        return state.replace(
             step=state.step + 1,
             g_params=g_params,
             g_stats=stats,
             g_opt=g_opt,
             d_params=d_params,
             d_opt=d_opt,
-            teacher=follow(state.teacher, student, state.step),
+            teacher=follow(state.teacher, student, state.step, options=method.teacher),
             memory=memory,
-        )
-        return state, logs
+        ), logs
 
     return step
 
 
-def _heads(view: str, objective: Mapping, levels: Mapping[str, Level]) -> frozenset[str]:
-    """The outputs of a view that anyone reads; the others are not computed."""
-    heads = {t.head for t, _ in objective.values() if view in t.views and t.level is None}
+def forward(method: Method, params: Any, stats: Any, batch: Batch) -> tuple[Outputs, Any]:
+    """Returns the outputs of every view that a term reads, and the new running statistics."""
+    needed = {view: heads for view in VIEWS if (heads := _heads(view, method))}
+    return _PASSES[BATCH_NORMS[method.batch_norm]](method, needed, params, stats, batch)
+
+
+def _joint(
+    method: Method, needed: Mapping[str, frozenset[str]], params: Any, stats: Any, batch: Batch
+) -> tuple[Outputs, Any]:
+    images = [batch[f"{view}_image"] for view in needed]
+    joint, _ = _apply(method, params, stats, jnp.concatenate(images))
+    ends = list(itertools.accumulate(len(x) for x in images))
+    outputs = {
+        view: {head: joint[head][end - len(x) : end] for head in heads}
+        for (view, heads), x, end in zip(needed.items(), images, ends, strict=True)
+    }
+    return outputs, stats
+
+
+def _each(
+    method: Method, needed: Mapping[str, frozenset[str]], params: Any, stats: Any, batch: Batch
+) -> tuple[Outputs, Any]:
+    updating = STATISTICS[method.statistics] if len(needed) > 1 else VIEWS
+    outputs = {}
+    for view, heads in needed.items():
+        seen, updated = _apply(method, params, stats, batch[f"{view}_image"])
+        outputs[view] = {head: seen[head] for head in heads}
+        if view in updating:
+            stats = updated["batch_stats"]
+    return outputs, stats
+
+
+_PASSES = {"each": _each, "joint": _joint}
+
+
+def _apply(method: Method, params: Any, stats: Any, images: jax.Array) -> tuple[Any, Any]:
+    variables = {"params": params, "batch_stats": stats}
+    return method.generator.apply(variables, images, train=True, mutable=["batch_stats"])
+
+
+def _heads(view: str, method: Method) -> frozenset[str]:
+    """Returns the outputs of a view that are read; the others are not computed."""
+    active = [term for term, _ in method.objective.values()]
+    if not any(view in term.views for term in active):
+        return frozenset()
+    heads = {term.head for term in active if view in term.views and term.level is None}
     if view != "source":
         heads.add("logits")  # for `predictions`
     if view in ("source", "target"):
-        heads |= {levels[t.level].head for t, _ in objective.values() if t.level is not None}
+        heads |= {term.head for term in active if term.level is not None}
     return frozenset(heads)
 
 
-def predictions(outputs: Mapping, *, mean: Callable[[Sums], jax.Array]) -> Logs:
-    """How sure the target's predictions are, and over how many classes they spread.
+def generator_loss(
+    outputs: Outputs, method: Method, state: TrainState, batch: Batch
+) -> tuple[jax.Array, tuple[Logs, Any]]:
+    """Returns this device's share of the objective, with every term's value and the new memory."""
+    memory = state.memory
+    measured: dict[str, Sum] = {}
+    seen: dict[str, Any] = dict(outputs)
+    if method.compared:
+        added, memory, measured = consistency.compare(
+            outputs,
+            batch["strong_affine"],
+            memory,
+            heads=method.compared,
+            options=method.consistency,
+            step=state.step,
+            axis_name=method.axis_name,
+        )
+        seen |= added
+    if method.adversary.networks:
+        seen["verdicts"] = _judge(method, state.d_params, "target", outputs, batch)
+    values = {
+        name: _mean(term.evaluate(seen, batch), method)
+        for name, (term, _) in method.objective.items()
+    }
+    loss = sum(weight * values[name] for name, (_, weight) in method.objective.items())
+    values |= {name: _mean(sums, method) for name, sums in measured.items()}
+    return jnp.asarray(loss), (values, memory)
 
-    target_entropy in [0,1] is the mean entropy of a pixel; target_classes in [1,K] is the
-    exponential of the mean prediction's entropy. Both fall when the network collapses. Without
-    the target itself they are of its weak view, without that of the images mixed with it.
+
+def discriminator_loss(
+    d_params: Any, method: Method, outputs: Outputs, batch: Batch
+) -> tuple[jax.Array, Logs]:
+    """Returns this device's share of the discriminators' loss, with its parts and accuracies."""
+    verdicts = {
+        domain: _judge(method, d_params, domain, outputs, batch) for domain in ("source", "target")
+    }
+    values = {n: _mean(sums, method) for n, sums in method.adversary.losses(verdicts).items()}
+    loss = method.adversary.options.d_factor * sum(values.values())
+    right = method.adversary.accuracies(verdicts)
+    return jnp.asarray(loss), values | {n: _mean(sums, method) for n, sums in right.items()}
+
+
+def _judge(
+    method: Method, d_params: Any, view: str, outputs: Outputs, batch: Batch
+) -> dict[str, jax.Array]:
+    size = batch[f"{view}_image"].shape[1:3]
+    return method.adversary.judge(d_params, outputs[view], size=(size[0], size[1]))
+
+
+def _total(tree: Any, method: Method) -> Any:
+    """Returns the sum over all devices."""
+    return tree if method.axis_name is None else lax.psum(tree, method.axis_name)
+
+
+def _mean(sums: Sum, method: Method) -> jax.Array:
+    """Returns this device's share of the mean over all devices."""
+    count = lax.stop_gradient(_total(sums.count, method))
+    return sums.total / jnp.maximum(count, 1.0)
+
+
+def pulls(slopes: Outputs, method: Method) -> Logs:
+    """Returns how hard each view pulls at the outputs: its share of the gradient, for free."""
+    return {
+        f"pull_{view}": jnp.sqrt(_total(optax.tree.norm(slope, squared=True), method))
+        for view, slope in slopes.items()
+    }
+
+
+def predictions(outputs: Outputs, method: Method) -> Logs:
+    """Returns how sure the target's predictions are and over how many classes they spread.
+
+    target_entropy in [0,1] is the mean entropy of a pixel. target_classes in [1,K] is the
+    exponential of the mean prediction's entropy. Both fall when the network collapses. They
+    describe the target itself, or the mixed images where the target does not go through the
+    network.
     """
-    seen = [outputs[view]["logits"] for view in ("target", "weak", "mixed") if view in outputs]
+    seen = [outputs[view]["logits"] for view in ("target", "mixed") if view in outputs]
     if not seen:
         return {}
-    logits = seen[0]
-    log_p = jax.nn.log_softmax(lax.stop_gradient(logits), axis=-1)
+    log_p = jax.nn.log_softmax(lax.stop_gradient(seen[0]), axis=-1)
     p = jnp.exp(log_p)
     count = jnp.float32(p.size // p.shape[-1])
-    entropy = mean((-(p * log_p).sum(), count))
-    average = mean((p.sum(axis=(0, 1, 2)), count))
+
+    def mean(total: jax.Array) -> jax.Array:
+        return _total(_mean(Sum(total, count), method), method)
+
+    entropy = mean(-(p * log_p).sum())
+    average = mean(p.sum(axis=(0, 1, 2)))
     spread = jnp.exp(-(average * jnp.log(average + 1e-30)).sum())
     return {"target_entropy": entropy / jnp.log(p.shape[-1]), "target_classes": spread}
-
-
-def accuracies(judged: Mapping[str, Mapping[str, jax.Array]]) -> list[tuple[str, Sums]]:
-    """How often each discriminator is right on each domain; 1/2 is chance."""
-    rows = []
-    for level in judged["judged_source"]:
-        source, target = judged["judged_source"][level], judged["judged_target"][level]
-        for domain, right in (("source", source < 0), ("target", target > 0)):
-            sums = right.sum(dtype=jnp.float32), jnp.float32(right.size)
-            rows.append((f"d_{level}_accuracy_{domain}", sums))
-    return rows

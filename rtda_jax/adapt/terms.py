@@ -1,191 +1,222 @@
-"""The named terms of an objective: pure functions of (outputs, batch) that return (sum, count).
+"""The named terms of an objective: pure functions that sum a loss over pixels.
 
-`outputs` is what the networks made of one batch:
+A term reads what the networks made of one batch:
 
-  outputs[view]                          the segmentation network's heads for batch[f"{view}_image"]
-  outputs["weak"][head]                  the target's, moved to where the strong view sees them
-  outputs["threshold"][head]             how sure it must be, from `consistency.make_remember`
-  outputs["judged_source"][level]        a discriminator's logits for the source, [B,h,w,1]
-  outputs["judged_target"][level]        ... and for the target
+  outputs[view][head]            the segmentation network's output for batch[f"{view}_image"]
+  outputs["weak"][head]          the target's, moved to where the strong view sees it
+  outputs["threshold"][head]     how sure the weak view must be, see `consistency.compare`
+  outputs["verdicts"][level]     a discriminator's logits [B,h,w,1] for the target
 
-A term adds up its per-pixel loss and says over how many pixels, so that the step can divide by
-the count of all devices: a mean of per-device masked means is wrong.
+It returns its loss summed over pixels together with the number of pixels, so that the step can
+divide by the count over all devices. A mean of means per device would be wrong wherever devices
+ignore different numbers of pixels.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rtda_jax import losses
-from rtda_jax.adapt import consistency
-from rtda_jax.errors import lookup
-
-SOURCE, TARGET = 0.0, 1.0  # the discriminator's labels, in every paper's code
+from rtda_jax.adapt import adversary, consistency
+from rtda_jax.adapt.adversary import AdversaryOptions
+from rtda_jax.adapt.consistency import ConsistencyOptions
+from rtda_jax.adapt.views import LABELLED
+from rtda_jax.errors import lookup, require
+from rtda_jax.losses import LossOptions, Sum
 
 Outputs = Mapping[str, Mapping[str, jax.Array]]
 Batch = Mapping[str, jax.Array]
-Sums = tuple[jax.Array, jax.Array]
-PixelLoss = Callable[[jax.Array, jax.Array], Sums]
-Disagreement = Callable[..., jax.Array]
-ClassWeights = Callable[[], jax.Array | None]
 
 
-class Term(NamedTuple):
-    """A term and what has to be computed for it."""
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One term and what has to be computed for it.
 
-    evaluate: Callable[[Outputs, Batch], Sums]
-    views: frozenset[str]  # whose images go through the segmentation network
-    head: str  # the output it reads
-    level: str | None = None  # the discriminator it needs
+    Attributes:
+      evaluate: from (outputs, batch) to the sum of the loss and the number of pixels.
+      views: the images that have to go through the segmentation network.
+      head: the output that it reads.
+      level: the discriminator that it needs, if any.
+    """
+
+    evaluate: Callable[[Outputs, Batch], Sum]
+    views: frozenset[str]
+    head: str
+    level: str | None = None
+
+
+Objective = Mapping[str, tuple[Term, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TermOptions:
+    """Everything that terms close over.
+
+    Attributes:
+      pixel_loss: of the labelled domain, (logits, labels) -> Sum.
+      class_weights: returns float32 [K] or None. A function, because a method is built before the
+        labelled set is counted.
+      loss: eta of robust_entropy.
+      consistency: form and exponent of the consistency terms.
+      adversary: the GAN loss and what the discriminators read.
+    """
+
+    pixel_loss: Callable[[jax.Array, jax.Array], Sum]
+    class_weights: Callable[[], jax.Array | None] = lambda: None
+    loss: LossOptions = dataclasses.field(default_factory=LossOptions)
+    consistency: ConsistencyOptions = dataclasses.field(default_factory=ConsistencyOptions)
+    adversary: AdversaryOptions = dataclasses.field(default_factory=AdversaryOptions)
+
+
+def _mean(loss: jax.Array) -> Sum:
+    """Returns the sum whose mean is over all pixels, ignored ones too."""
+    return Sum(loss.sum(), jnp.float32(loss.size))
+
+
+def _supervised(head: str, options: TermOptions) -> Term:
+    """Returns the loss of the labelled domain by its labels."""
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+        return options.pixel_loss(outputs["source"][head], batch["source_label"])
+
+    return Term(evaluate, frozenset({"source"}), head)
+
+
+def _pseudo(head: str, options: TermOptions) -> Term:
+    """Returns the cross-entropy of target images by the labels of a pseudo_label stage."""
+    del options
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+        labels = batch["target_label"]
+        loss = losses.cross_entropy(outputs["target"][head], labels)
+        return Sum(loss.sum(), losses.valid(labels).sum(dtype=jnp.float32))
+
+    return Term(evaluate, frozenset({"target"}), head)
+
+
+def _labelled(view: str) -> Callable[[str, TermOptions], Term]:
+    """Returns the family of a view whose pixels have labels and weights; the mean is over all."""
+
+    def family(head: str, options: TermOptions) -> Term:
+        def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+            loss = losses.cross_entropy(
+                outputs[view][head],
+                batch[f"{view}_label"],
+                class_weights=options.class_weights(),
+            )
+            return _mean(loss * batch[f"{view}_weight"])
+
+        return Term(evaluate, frozenset({view}), head)
+
+    return family
+
+
+def _consistency(head: str, options: TermOptions) -> Term:
+    """Returns the disagreement of a strong view where the weak one is sure, meaned over those."""
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+        del batch
+        weak, strong = outputs["weak"][head], outputs["strong"][head]
+        passing = consistency.sure(weak, outputs["threshold"][head])
+        loss = consistency.focal(
+            weak,
+            strong,
+            form=options.consistency.form,
+            gamma=options.consistency.gamma,
+            class_weights=options.class_weights(),
+        )
+        return Sum(jnp.where(passing, loss, 0.0).sum(), passing.sum(dtype=jnp.float32))
+
+    return Term(evaluate, frozenset({"target", "strong"}), head)
+
+
+def _minent(head: str, options: TermOptions) -> Term:
+    """Returns the entropy of the target's predictions, in [0,1] for each pixel (ADVENT)."""
+    del options
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+        del batch
+        return _mean(losses.entropy(outputs["target"][head]))
+
+    return Term(evaluate, frozenset({"target"}), head)
+
+
+def _robust_entropy(head: str, options: TermOptions) -> Term:
+    """Returns FDA's robust entropy of the target's predictions."""
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+        del batch
+        return _mean(losses.robust_entropy(outputs["target"][head], eta=options.loss.eta))
+
+    return Term(evaluate, frozenset({"target"}), head)
+
+
+def _deceive(level: str, options: TermOptions) -> Term:
+    """Returns the generator's side: the discriminator should take the target for the source."""
+    gan_loss = adversary.GAN_LOSSES[options.adversary.gan_loss]
+    head = adversary.levels(options.adversary.view)[level].head
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+        del batch
+        return _mean(gan_loss(outputs["verdicts"][level], domain=adversary.SOURCE))
+
+    return Term(evaluate, frozenset({"source", "target"}), head, level)
 
 
 # The suffix of a term's name says which head it reads.
 HEADS = {"": "logits", **{f"_aux{scale}": f"aux{scale}" for scale in (4, 8, 16, 32)}}
 
-GAN_LOSSES = {"bce": losses.binary_cross_entropy, "least_squares": losses.least_squares}
+# One term for each head: `seg`, `seg_aux16`, ...
+FAMILIES: dict[str, Callable[[str, TermOptions], Term]] = {
+    "seg": _supervised,
+    "pseudo": _pseudo,
+    "consistency": _consistency,
+    "minent": _minent,
+    "robust_entropy": _robust_entropy,
+    **{name: _labelled(view) for name, view in LABELLED.items()},
+}
 
-
-def _supervised(head: str, *, view: str, labels: str, pixel_loss: PixelLoss) -> Term:
-    def evaluate(outputs: Outputs, batch: Batch) -> Sums:
-        return pixel_loss(outputs[view][head], batch[labels])
-
-    return Term(evaluate, frozenset({view}), head)
-
-
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> Sums:
-    loss = losses.cross_entropy(logits, labels)
-    return loss.sum(), losses.valid(labels).sum(dtype=jnp.float32)
-
-
-def _mixed(head: str, weights: ClassWeights) -> Term:
-    """Cross-entropy of mixed images, each pixel by its weight; the mean is over all pixels."""
-
-    def evaluate(outputs: Outputs, batch: Batch) -> Sums:
-        loss = losses.cross_entropy(
-            outputs["mixed"][head], batch["mixed_label"], class_weights=weights()
-        )
-        return (loss * batch["mixed_weight"]).sum(), jnp.float32(loss.size)
-
-    return Term(evaluate, frozenset({"mixed"}), head)
-
-
-def _agreeing(head: str, disagreement: Disagreement, weights: ClassWeights) -> Term:
-    """What the strong view makes of pixels that the weak one is sure of; the mean is over them."""
-
-    def evaluate(outputs: Outputs, batch: Batch) -> Sums:
-        del batch
-        weak, strong = outputs["weak"][head], outputs["strong"][head]
-        kept = consistency.sure(weak, outputs["threshold"][head])
-        loss = disagreement(weak, strong, class_weights=weights())
-        return jnp.where(kept, loss, 0.0).sum(), kept.sum(dtype=jnp.float32)
-
-    return Term(evaluate, frozenset({"target", "strong"}), head)
-
-
-def _unlabelled(head: str, pixel_loss: Callable[[jax.Array], jax.Array]) -> Term:
-    """A loss of the target's predictions alone, the mean over all pixels."""
-
-    def evaluate(outputs: Outputs, batch: Batch) -> Sums:
-        loss = pixel_loss(outputs["target"][head])
-        return loss.sum(), jnp.float32(loss.size)
-
-    return Term(evaluate, frozenset({"target"}), head)
-
-
-def _deceive(level: str, head: str, gan_loss: Callable) -> Term:
-    """The generator's side: the target should be taken for the source."""
-
-    def evaluate(outputs: Outputs, batch: Batch) -> Sums:
-        loss = gan_loss(outputs["judged_target"][level], domain=SOURCE)
-        return loss.sum(), jnp.float32(loss.size)
-
-    return Term(evaluate, frozenset({"source", "target"}), head, level)
-
-
-def generator_terms(
-    *,
-    pixel_loss: PixelLoss,
-    levels: Mapping[str, str],
-    gan_loss: str,
-    eta: float = 2.0,
-    disagreement: Disagreement = consistency.focal,
-    class_weights: ClassWeights = lambda: None,
-) -> dict[str, Term]:
-    """Every term a segmentation network can be trained on, by the name the config gives it.
-
-    Args:
-      pixel_loss: of the labelled domain, from `pixel_losses.pixel_loss`.
-      levels: the head each discriminator level reads.
-      gan_loss: a key of `GAN_LOSSES`.
-      eta: exponent of FDA's robust entropy.
-      disagreement: (weak, strong, *, class_weights) -> loss of each pixel, see `consistency`.
-      class_weights: of the mix and consistency terms.
-    """
-    gan = lookup(GAN_LOSSES, gan_loss, "GAN loss")
-    families: dict[str, Callable[[str], Term]] = {
-        # the labelled domain
-        "seg": lambda head: _supervised(
-            head, view="source", labels="source_label", pixel_loss=pixel_loss
-        ),
-        # target images with the labels of a pseudo_label stage
-        "pseudo": lambda head: _supervised(
-            head, view="target", labels="target_label", pixel_loss=_cross_entropy
-        ),
-        # target images with pasted source classes, labelled by the teacher
-        "mix": lambda head: _mixed(head, class_weights),
-        # a strong view of the target against a weak one
-        "consistency": lambda head: _agreeing(head, disagreement, class_weights),
-        "minent": lambda head: _unlabelled(head, losses.entropy),
-        "robust_entropy": lambda head: _unlabelled(
-            head, lambda logits: losses.robust_entropy(logits, eta=eta)
-        ),
-    }
-    known = {
-        f"{name}{suffix}": make(head)
-        for name, make in families.items()
+# Every term of an objective by the name that a configuration gives it.
+TERMS: dict[str, Callable[[TermOptions], Term]] = {
+    **{
+        f"{name}{suffix}": functools.partial(family, head)
+        for name, family in FAMILIES.items()
         for suffix, head in HEADS.items()
-    }
-    return known | {f"adv_{level}": _deceive(level, head, gan) for level, head in levels.items()}
+    },
+    **{f"adv_{level}": functools.partial(_deceive, level) for level in adversary.levels("softmax")},
+}
 
 
-def discriminator_terms(level: str, *, gan_loss: str) -> dict[str, Callable]:
-    """What the discriminator of one level is trained on: tell source (0) from target (1)."""
-    gan = lookup(GAN_LOSSES, gan_loss, "GAN loss")
+def select(weights: Mapping[str, float], options: TermOptions) -> dict[str, tuple[Term, float]]:
+    """Returns the active terms with their weights; a term of weight 0 is not traced at all.
 
-    def judge(domain: str, label: float) -> Callable[[Outputs, Batch], Sums]:
-        def evaluate(outputs: Outputs, batch: Batch) -> Sums:
-            loss = gan(outputs[f"judged_{domain}"][level], domain=label)
-            return loss.sum(), jnp.float32(loss.size)
-
-        return evaluate
-
-    return {
-        f"d_{level}_source": judge("source", SOURCE),
-        f"d_{level}_target": judge("target", TARGET),
-    }
-
-
-def select(
-    terms: Mapping[str, Term], weights: Mapping[str, float]
-) -> dict[str, tuple[Term, float]]:
-    """The active terms with their weights; a term of weight 0 is not traced at all."""
-    active = {}
+    Raises:
+      ConfigError: a term is unknown, a weight is negative, or no term has a weight.
+    """
+    objective = {}
     for name, weight in weights.items():
-        term = lookup(terms, name, "term of the objective")
+        make = lookup(TERMS, name, "term of the objective")
+        require(weight >= 0, f"objective.{name} must be at least 0, got {weight:g}")
         if weight:
-            active[name] = (term, float(weight))
-    if not active:
-        raise ValueError("the objective has no term of non-zero weight")
-    return active
+            objective[name] = (make(options), float(weight))
+    require(bool(objective), "the objective has no term of non-zero weight")
+    return objective
 
 
-def views(active: Mapping[str, tuple[Term, float]]) -> frozenset[str]:
-    """The images that have to go through the segmentation network."""
-    return frozenset().union(*(term.views for term, _ in active.values()))
+def views(objective: Objective) -> frozenset[str]:
+    """Returns the views that have to go through the segmentation network."""
+    return frozenset().union(*(term.views for term, _ in objective.values()))
 
 
-def formula(active: Mapping[str, tuple[Term, float]]) -> str:
-    """The objective in one line, for people."""
-    return " + ".join(f"{weight:g}·{name}" for name, (_, weight) in active.items())
+def heads(objective: Objective, *, view: str) -> list[str]:
+    """Returns the outputs that terms which read a view look at, from the main one down."""
+    read = {term.head for term, _ in objective.values() if view in term.views}
+    return [head for head in HEADS.values() if head in read]
+
+
+def formula(objective: Objective) -> str:
+    """Returns the objective in one line, for people."""
+    return " + ".join(f"{weight:g}·{name}" for name, (_, weight) in objective.items())

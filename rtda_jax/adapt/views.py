@@ -1,211 +1,274 @@
-"""From a configuration to the views of a batch: what the device makes of the images it is given."""
+"""Views: what the device makes of a batch of bytes before the networks read it.
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+A view is an image that goes through the segmentation network: `source`, `target`, and what parts
+of the preparation add. A part is a pure function (batch, key, state) -> batch. Images are float32
+[B,H,W,3] in [0,255] until the part that normalises them. The parts stand in `PARTS` in the order
+in which they run; each decides by the options, and by what the objective reads, whether it is
+needed. To add a view, write its part here, add it to `PARTS` and its name to `VIEWS`; if its
+pixels have labels and weights, name its term in `LABELLED`.
+"""
 
-import flax.linen as nn
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from rtda_jax import fda
-from rtda_jax.adapt import consistency, prepare, terms
-from rtda_jax.adapt.step import Remember
-from rtda_jax.adapt.thresholds import Thresholds
-from rtda_jax.augment import affine, augment, cuts, related
-from rtda_jax.augment.texture import TEXTURES
-from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.adapt.state import TrainState
+from rtda_jax.augment import colour, geometry, mixing
+from rtda_jax.augment.colour import ColourOptions
+from rtda_jax.augment.geometry import AffineOptions
+from rtda_jax.augment.mixing import LongTailOptions, MixOptions
+from rtda_jax.augment.normalise import NORMALISATIONS, normalise
+from rtda_jax.errors import lookup, require
 
-Objective = Mapping[str, tuple[terms.Term, float]]
+# Views go through the network in this order, which decides whose statistics come last.
+VIEWS = ("source", "target", "strong", "mixed")
+
+# Terms of views that have `<view>_label` and `<view>_weight`: cross-entropy, weighted per pixel.
+LABELLED = {"mix": "mixed"}
+
+Batch = Mapping[str, jax.Array]
+Change = Callable[[Batch, jax.Array, TrainState], dict[str, jax.Array]]
 
 
-def _fixed(config: Any) -> None:
-    del config
+@dataclasses.dataclass(frozen=True)
+class ViewOptions:
+    """The fields of a configuration that decide what the device makes of a batch.
+
+    Attributes:
+      normalisation: a key of `rtda_jax.augment.normalise.NORMALISATIONS`.
+      fda_beta: share of the spectrum that the source takes from the target (FDA); None: nothing.
+      fda_window: the window of frequencies, a key of `rtda_jax.fda.WINDOWS`.
+      augment: colours and textures of the source and of the strong view.
+      mix: class mixing.
+      long_tail: rare classes of other source images, pasted before the mixing (TUFL).
+      affine: how the strong view is moved.
+    """
+
+    normalisation: str = "imagenet"
+    fda_beta: float | None = None
+    fda_window: str = "square"
+    augment: ColourOptions = dataclasses.field(default_factory=ColourOptions)
+    mix: MixOptions = dataclasses.field(default_factory=MixOptions)
+    long_tail: LongTailOptions = dataclasses.field(default_factory=LongTailOptions)
+    affine: AffineOptions = dataclasses.field(default_factory=AffineOptions)
+
+    def __post_init__(self) -> None:
+        lookup(NORMALISATIONS, self.normalisation, "normalisation")
 
 
-def _adaptive(config: Any) -> Thresholds:
-    return Thresholds(
-        initial=config.consistency.initial,
-        alpha=config.consistency.alpha,
-        beta=config.consistency.beta,
-        d=config.consistency.d,
-        decay=config.consistency.decay,
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that the parts close over.
+
+    Attributes:
+      options: see `ViewOptions`.
+      views: the views that the objective reads.
+      names: of the K classes.
+      size: (H, W) of a crop.
+      seed: of the run.
+      label: the teacher's logits, (variables, normalised images) -> [B,H,W,K].
+      adapts: whether the state's memory holds adaptive thresholds.
+    """
+
+    options: ViewOptions
+    views: frozenset[str]
+    names: Sequence[str]
+    size: tuple[int, int]
+    seed: int
+    label: Callable[[Any, jax.Array], jax.Array]
+    adapts: bool = False
+
+
+class Part(NamedTuple):
+    """One part of a preparation, with a few words that tell people what it does."""
+
+    words: str
+    apply: Change
+
+
+def _images(batch: Batch) -> dict[str, jax.Array]:
+    """Returns the images that the network reads; candidates for pasting are not among them."""
+    names = [f"{view}_image" for view in VIEWS]
+    return {name: batch[name] for name in names if name in batch}
+
+
+def to_float(recipe: Recipe) -> Part:
+    """Makes float32 of bytes."""
+    del recipe
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del key, state
+        return {**batch, **{n: image.astype(jnp.float32) for n, image in _images(batch).items()}}
+
+    return Part("", change)
+
+
+def recolour_source(recipe: Recipe) -> Part | None:
+    """Changes contrast and saturation of some source images (Nikiforos)."""
+    options = recipe.options.augment
+    if not options.colour:
+        return None
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del state
+        image = colour.colour(batch["source_image"], key, batch["source_index"], options=options)
+        return {**batch, "source_image": image}
+
+    return Part(f"colour(p={options.colour:g})", change)
+
+
+def stylise(recipe: Recipe) -> Part | None:
+    """Gives the source the low frequencies of the target at the same batch position (FDA)."""
+    beta, window = recipe.options.fda_beta, recipe.options.fda_window
+    if beta is None:
+        return None
+    fda.share(*recipe.size, beta=beta, window=window)  # refuses a beta without any frequency
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del key, state
+        image = fda.transfer(batch["source_image"], batch["target_image"], beta=beta, window=window)
+        return {**batch, "source_image": image}
+
+    return Part(f"fda(beta={beta:g})", change)
+
+
+def class_mix(recipe: Recipe) -> Part | None:
+    """Adds the view `mixed`: classes of the source pasted on the target (DACS, TUFL).
+
+    `mixed_label` uint8 [B,H,W] is the source's where it is pasted and the teacher's elsewhere.
+    `mixed_weight` float32 [B,H,W] is 1 on pasted pixels, elsewhere the share of the target's pixels
+    that the teacher is sure of.
+    """
+    options = recipe.options
+    pastes = options.long_tail.probability > 0
+    if "mixed" not in recipe.views:
+        require(not pastes, "long_tail pastes onto mixed images: give objective.mix a weight")
+        return None
+    by_threshold = pastes and options.long_tail.choice == "threshold"
+    require(
+        not by_threshold or (recipe.adapts and "strong" in recipe.views),
+        "long_tail.choice='threshold' needs consistency terms with "
+        "consistency.threshold='adaptive'",
     )
+    cut = mixing.make_cut(options.mix, options.long_tail, names=recipe.names)
+    recolour = colour.recolour(options.mix.colour, draw=options.augment.draw, seed=recipe.seed)
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        images = normalise(batch["target_image"], name=options.normalisation)
+        mixed = mixing.mix(
+            batch,
+            recipe.label(state.teacher, images),
+            key,
+            options=options.mix,
+            cut=cut,
+            recolour=recolour,
+            theta=state.memory["theta"] if by_threshold else None,
+        )
+        return {
+            **batch,
+            "mixed_image": mixed.image,
+            "mixed_label": mixed.label,
+            "mixed_weight": mixed.weight,
+        }
+
+    tail = f", long tail(p={options.long_tail.probability:g})" if pastes else ""
+    return Part(f"class mix({options.mix.colour}){tail}", change)
 
 
-THRESHOLDS: dict[str, Callable[[Any], Thresholds | None]] = {"fixed": _fixed, "adaptive": _adaptive}
+def texture(recipe: Recipe) -> Part | None:
+    """Changes colours and textures of the source, after classes were cut from it (TUFL)."""
+    options = recipe.options.augment
+    if options.texture == "none":
+        return None
+    recolour = colour.recolour(options.texture, draw=options.draw, seed=recipe.seed)
 
-DRAWS = ("image", "run")
-CHOICES = ("uniform", "threshold")
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del state
+        image = recolour(batch["source_image"], key, batch["source_index"])
+        return {**batch, "source_image": image}
+
+    return Part(options.texture, change)
 
 
-def check(config: Any, objective: Objective) -> None:
-    """Refuse with a sentence what the views can not be made of.
+def strong_view(recipe: Recipe) -> Part | None:
+    """Adds the view `strong`, the target in other colours, and how `warp` will move it."""
+    if "strong" not in recipe.views:
+        return None
+    options = recipe.options.augment
+    recolour = colour.recolour(options.strong, draw=options.draw, seed=recipe.seed)
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del state
+        paint, move = jax.random.split(key)
+        index = batch["target_index"]
+        return {
+            **batch,
+            "strong_image": recolour(batch["target_image"], paint, index),
+            "strong_affine": geometry.matrices(move, index, options=recipe.options.affine),
+        }
+
+    return Part(f"strong view({options.strong})", change)
+
+
+def normalised(recipe: Recipe) -> Part:
+    """Makes of every view what the network reads."""
+    name = recipe.options.normalisation
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del key, state
+        return {**batch, **{n: normalise(image, name=name) for n, image in _images(batch).items()}}
+
+    return Part("", change)
+
+
+def warp(recipe: Recipe) -> Part | None:
+    """Moves the normalised strong view, so that what comes from outside is the mean colour."""
+    if "strong" not in recipe.views:
+        return None
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del key, state
+        moved = geometry.warp(batch["strong_image"], batch["strong_affine"])
+        return {**batch, "strong_image": moved}
+
+    return Part("", change)
+
+
+PARTS: tuple[Callable[[Recipe], Part | None], ...] = (
+    to_float,
+    recolour_source,
+    stylise,
+    class_mix,
+    texture,
+    strong_view,
+    normalised,
+    warp,
+)
+
+
+def preparation(recipe: Recipe) -> list[Part]:
+    """Returns the parts that a method needs, in their order.
 
     Raises:
-      ConfigError: naming the fields.
-      ValueError: an unknown name, a number outside its range.
+      ConfigError: the options ask for what the objective does not allow.
     """
-    thresholds = lookup(THRESHOLDS, config.consistency.threshold, "consistency.threshold")(config)
-    lookup(consistency.FORMS, config.consistency.form, "consistency.form")
-    for name, value, known in (
-        ("augment.draw", config.augment.draw, DRAWS),
-        ("long_tail.choice", config.long_tail.choice, CHOICES),
-    ):
-        if value not in known:
-            raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(known)}")
-    for name, share in (
-        ("consistency.initial", config.consistency.initial),
-        ("mix.threshold", config.mix.threshold),
-    ):
-        if not 0 < share < 1:
-            raise ConfigError(f"{name} must be a probability within (0, 1), got {share:g}")
-    if min(config.mix.boundary, config.mix.boundary_blur) < 0:
-        raise ConfigError("mix.boundary and mix.boundary_blur must be 0 or more")
-    if config.mix.boundary_blur and not config.mix.boundary:
-        raise ConfigError("mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary")
-    if config.fda_beta is not None:
-        fda.share(*config.benchmark.crop, beta=config.fda_beta, window=config.fda_window)
-    seen = terms.views(objective)
-    if pastes(config) and "mixed" not in seen:
-        raise ConfigError("long_tail pastes onto mixed images: give objective.mix a weight")
-    by_threshold = pastes(config) and config.long_tail.choice == "threshold"
-    if by_threshold and (thresholds is None or "strong" not in seen):
-        raise ConfigError(
-            "long_tail.choice='threshold' needs consistency terms with "
-            "consistency.threshold='adaptive'"
-        )
-    least, most = config.long_tail.count
-    if not 1 <= least <= most <= config.long_tail.slots:
-        raise ConfigError(
-            f"long_tail.count {(least, most)} must be a range within 1..{config.long_tail.slots}, "
-            "the long_tail.slots"
-        )
+    parts = [make(recipe) for make in PARTS]
+    return [part for part in parts if part is not None]
 
 
-def pastes(config: Any) -> bool:
-    """Whether rare classes are pasted, so that the stream must offer candidates."""
-    return config.long_tail.probability > 0
+def prepare(
+    parts: Sequence[Part], batch: Batch, key: jax.Array, state: TrainState
+) -> dict[str, jax.Array]:
+    """Returns the batch after all parts, each of which draws from a key of its own."""
+    for number, part in enumerate(parts):
+        batch = part.apply(batch, jax.random.fold_in(key, number), state)
+    return dict(batch)
 
 
-def preparation(config: Any, generator: nn.Module, objective: Objective) -> prepare.Part:
-    """The parts that turn a batch of bytes into what the network reads, in their order."""
-    seen = terms.views(objective)
-    parts: list[prepare.Part] = [prepare.as_floats]
-    if config.augment.colour:
-        changed = augment.make_augment(
-            probability=config.augment.colour,
-            contrast_range=tuple(config.augment.contrast),
-            saturation_range=tuple(config.augment.saturation),
-        )
-        parts.append(prepare.colour(changed))
-    if config.fda_beta is not None:
-        parts.append(prepare.stylise(beta=config.fda_beta, window=config.fda_window))
-    if "mixed" in seen:
-        parts.append(
-            prepare.class_mix(
-                functools.partial(_logits, generator),
-                cut=_cut(config),
-                normalisation=config.normalisation,
-                threshold=config.mix.threshold,
-                recolour=recolour(config, config.mix.colour, "mix.colour"),
-                boundary=config.mix.boundary,
-                boundary_blur=config.mix.boundary_blur,
-            )
-        )
-    if config.augment.texture != "none":
-        parts.append(prepare.texture(recolour(config, config.augment.texture, "augment.texture")))
-    if "strong" in seen:
-        ranges = affine.Ranges(
-            rotation=config.affine.rotation,
-            shear=config.affine.shear,
-            scale=tuple(config.affine.scale),
-            mirror=config.affine.mirror,
-        )
-        painted = recolour(config, config.augment.strong, "augment.strong")
-        parts.append(prepare.strong_view(painted, ranges))
-    parts.append(prepare.normalised(normalisation=config.normalisation))
-    if "strong" in seen:
-        parts.append(prepare.move_strong)
-    return prepare.in_order(parts)
-
-
-def recolour(config: Any, name: str, field: str) -> prepare.Recolour:
-    """The colours of that name; with augment.draw "run" noise and blur are those of the whole run.
-
-    Both depend on the seed and the name alone, so that a resumed run has the same.
-    """
-    chosen = lookup(augment.RECOLOURS, name, field)
-    if config.augment.draw == "run" and name in TEXTURES:
-        key = jax.random.fold_in(jax.random.key(config.seed), list(TEXTURES).index(name))
-        return functools.partial(chosen, once=key)
-    return chosen
-
-
-def _cut(config: Any) -> cuts.Cut:
-    names = class_set(config.benchmark.classes).names
-
-    def table(name: str) -> jax.Array:
-        return jnp.asarray(related.table(name, names=names))
-
-    return cuts.make_cut(
-        num_classes=len(names),
-        ignore=config.mix.ignore,
-        related=None if config.mix.related == "none" else table(config.mix.related),
-        pasted=tuple(config.long_tail.count) if pastes(config) else None,
-        pasted_related=table(config.long_tail.related),
-        choice=config.long_tail.choice,
-    )
-
-
-def _logits(generator: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
-    outputs: Any = generator.apply(variables, images, train=False)
-    return outputs["logits"]
-
-
-def heads(objective: Objective) -> list[str]:
-    """The outputs that consistency terms read, from the main one down."""
-    wanted = {term.head for term, _ in objective.values() if "strong" in term.views}
-    return [head for head in terms.HEADS.values() if head in wanted]
-
-
-def remember(config: Any, objective: Objective, *, axis_name: str | None) -> Remember | None:
-    """What the step does between the forward pass and the terms; None without a strong view."""
-    if not heads(objective):
-        return None
-    return consistency.make_remember(
-        heads(objective),
-        thresholds=THRESHOLDS[config.consistency.threshold](config),
-        fixed=config.consistency.initial,
-        temperature=config.consistency.temperature,
-        axis_name=axis_name,
-    )
-
-
-def memory(config: Any, objective: Objective) -> dict[str, jax.Array]:
-    """What the method keeps between steps, before the first one."""
-    thresholds = THRESHOLDS[config.consistency.threshold](config)
-    if thresholds is None or not heads(objective):
-        return {}
-    return {"theta": thresholds.start(len(class_set(config.benchmark.classes)))}
-
-
-def describe(config: Any, objective: Objective) -> str:
-    """What is done to the images on the device, in a few words."""
-    done = []
-    if config.augment.colour:
-        done.append(f"colour(p={config.augment.colour:g})")
-    if config.fda_beta is not None:
-        done.append(f"fda(beta={config.fda_beta:g})")
-    if config.augment.texture != "none":
-        done.append(config.augment.texture)
-    if heads(objective):
-        done.append(f"strong view({config.augment.strong})")
-    if "mixed" in terms.views(objective):
-        done.append(f"class mix({config.mix.colour})")
-    if pastes(config):
-        done.append(f"long tail(p={config.long_tail.probability:g})")
-    if config.teacher.kind != "none":
-        done.append(f"teacher({config.teacher.kind})")
-    return ", ".join(done) or "as they are"
+def describe(parts: Sequence[Part]) -> str:
+    """Returns in a few words what the device does to the images."""
+    return ", ".join(part.words for part in parts if part.words) or "as they are"

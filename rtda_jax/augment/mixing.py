@@ -1,112 +1,330 @@
-"""Class mixing on the device: the pixels of some classes of one image pasted over another.
+"""Class mixing on the device: some classes of a source image are pasted onto a target image.
 
-(Olsson et al., ClassMix, 2021; Tranheden et al., DACS, 2021; S4's cross-domain image mixing.) The
-randomness of an image depends on the key and on which image of its set it is: neither the batch
-it lies in nor the device that holds it matters.
+ClassMix (Olsson et al. 2021), DACS (Tranheden et al. 2021) and TUFL's cross-domain image mixing
+with related classes and long-tail pasting. What is drawn for an image depends on the key of the
+step and on the number of the image in its data set; neither the rest of the batch nor the device
+that holds the image matters.
 """
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.losses import valid
+from rtda_jax.augment.classes import (
+    IGNORED,
+    RELATED,
+    half_of,
+    mask_of,
+    paste,
+    present,
+    related_classes,
+    with_related,
+)
+from rtda_jax.augment.colour import RECOLOURS, Recolour
+from rtda_jax.augment.photometric import gaussian_blur
+from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.losses import IGNORE
 
-# Is the unlabelled a class that can be drawn? In S4 it is, in DACS it never is.
-IGNORED = ("class", "never")
+Batch = Mapping[str, jax.Array]
+# A function (batch, key, theta) -> image [B,H,W,3], label [B,H,W] and bool mask [B,H,W] of what is
+# pasted; theta is float32 [K], the adaptive threshold of each class, or None.
+Cut = Callable[[Batch, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
+
+# How many fewer classes are drawn from an image that rare classes are pasted onto (TUFL).
+FEWER = 2
 
 
-def present(labels: jax.Array, *, num_classes: int, ignore: str = "class") -> jax.Array:
-    """Which classes each image shows, bool [B,K+1] of labels [B,H,W]; the last column is 255.
+def _all_alike(theta: jax.Array | None) -> None:
+    del theta
 
-    ignore: "class" counts the unlabelled as one more class, "never" leaves that column False.
+
+def _the_less_sure(theta: jax.Array | None) -> jax.Array:
+    if theta is None:
+        raise ValueError("long_tail.choice='threshold' needs the adaptive thresholds theta")
+    return jnp.exp(1 / theta - (1 / theta).max())
+
+
+# With which probability a candidate of each class is accepted: functions of theta [K] that return
+# float32 [K], or None for 1.
+CHOICES: dict[str, Callable[[jax.Array | None], jax.Array | None]] = {
+    "uniform": _all_alike,
+    "threshold": _the_less_sure,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MixOptions:
+    """The fields of `config.mix`.
+
+    Attributes:
+      threshold: the teacher is sure of a target pixel from this probability on.
+      colour: the change of colours of the mixed image, a key of `colour.RECOLOURS`.
+      ignore: whether unlabelled pixels are a class that can be cut out, a key of `classes.IGNORED`.
+      related: classes that are cut out together, a key of `classes.RELATED`.
+      boundary: pixels this near to the seam count twice; 0 for none.
+      boundary_blur: sigma of a blur of these pixels; 0 for none.
     """
-    if ignore not in IGNORED:
-        raise ValueError(f"unknown treatment of ignored pixels {ignore!r}; known: class, never")
-    numbers = _numbers(labels, num_classes)
-    seen = (numbers[..., None] == jnp.arange(num_classes + 1).reshape(1, 1, 1, -1)).any((1, 2))
-    return seen if ignore == "class" else seen.at[:, num_classes].set(False)
+
+    threshold: float = 0.968
+    colour: str = "strong"
+    ignore: str = "never"
+    related: str = "none"
+    boundary: int = 0
+    boundary_blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ConfigError(
+                f"mix.threshold must be a probability within (0, 1), got {self.threshold:g}"
+            )
+        lookup(RECOLOURS, self.colour, "mix.colour")
+        lookup(IGNORED, self.ignore, "mix.ignore")
+        lookup(RELATED, self.related, "mix.related")
+        if min(self.boundary, self.boundary_blur) < 0:
+            raise ConfigError("mix.boundary and mix.boundary_blur must be 0 or more")
+        if self.boundary_blur and not self.boundary:
+            raise ConfigError(
+                "mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary"
+            )
 
 
-def half_of(
-    present: jax.Array, key: jax.Array, index: jax.Array, *, fewer: jax.Array | int = 0
-) -> jax.Array:
-    """A random half of each image's classes, bool [B,K+1] of bool [B,K+1].
+@dataclasses.dataclass(frozen=True)
+class LongTailOptions:
+    """The fields of `config.long_tail`: rare classes pasted onto a source image (TUFL).
 
-    Of n classes (n + n mod 2)/2 are drawn, less `fewer` but at least one.
+    Attributes:
+      probability: that an image is offered candidates; 0 switches long-tail pasting off.
+      slots: number of candidates that the data layer offers such an image.
+      count: range (least, most) of how many of them are pasted.
+      choice: which classes are preferred, a key of `CHOICES`.
+      classes: numbers of the classes that candidates show; empty for all.
+      related: classes that are pasted along, a key of `classes.RELATED`.
+      min_pixels: an example contains a class from this number of pixels on.
+    """
+
+    probability: float = 0.0
+    slots: int = 2
+    count: tuple[int, int] = (2, 2)
+    choice: str = "uniform"
+    classes: tuple[int, ...] = ()
+    related: str = "none"
+    min_pixels: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(
+                f"long_tail.probability must be a probability, got {self.probability:g}"
+            )
+        lookup(CHOICES, self.choice, "long_tail.choice")
+        lookup(RELATED, self.related, "long_tail.related")
+        least, most = self.count
+        if not 1 <= least <= most <= self.slots:
+            raise ConfigError(
+                f"long_tail.count {(least, most)} must be a range within 1..{self.slots}, "
+                "the long_tail.slots"
+            )
+
+
+class Mixed(NamedTuple):
+    """Mixed images.
+
+    Attributes:
+      image: float32 [B,H,W,3] in [0,255].
+      label: [B,H,W], the source's where it was pasted, elsewhere the teacher's.
+      weight: float32 [B,H,W]; 1 on source pixels, elsewhere the share of the target's pixels that
+        the teacher is sure of.
+    """
+
+    image: jax.Array
+    label: jax.Array
+    weight: jax.Array
+
+
+def mix(
+    batch: Batch,
+    logits: jax.Array,
+    key: jax.Array,
+    *,
+    options: MixOptions,
+    cut: Cut,
+    recolour: Recolour,
+    theta: jax.Array | None = None,
+) -> Mixed:
+    """Returns target images onto which some of the source's classes are pasted (DACS, TUFL).
 
     Args:
-      present: from `present`.
-      key: of the step.
-      index: int32 [B], which image of its set each one is.
-      fewer: int or int32 [B] (S4 draws 2 fewer where it pastes rare classes as well).
+      batch: source_image, source_label, source_index, target_image and, where rare classes are
+        pasted, candidate_images, candidate_labels and candidate_classes; images in [0,255].
+      logits: of the teacher for the target images, [B,H,W,K].
+      key: the random key of this step.
+      options: see `MixOptions`.
+      cut: decides what is pasted, from `make_cut`.
+      recolour: changes the colours of the mixed image, from `colour.recolour`.
+      theta: float32 [K], the adaptive thresholds, or None.
     """
-    count = present.sum(axis=1, dtype=jnp.int32)
-    wanted = jnp.maximum((count + 1) // 2 - fewer, 1)
-    return present & (_ranks(present, key, index) < wanted[:, None])
+    p = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
+    draw, paint = jax.random.split(key)
+    source, labels, mask = cut(batch, draw, theta)
+    image = paste(mask, source, batch["target_image"])
+    label = paste(mask, labels, p.argmax(axis=-1).astype(labels.dtype))
+    weight = pixel_weights(mask, confidence(p, threshold=options.threshold))
+    if options.boundary:
+        seam = boundary(mask, radius=options.boundary)
+        weight = jnp.where(seam, 2 * weight, weight)
+        if options.boundary_blur:
+            sigma = jnp.full(len(image), options.boundary_blur)
+            radius = math.ceil(3 * options.boundary_blur)
+            image = paste(seam, gaussian_blur(image, sigma, radius=radius), image)
+    return Mixed(recolour(image, paint, batch["source_index"]), label, weight)
 
 
-def with_related(
-    chosen: jax.Array, present: jax.Array, key: jax.Array, index: jax.Array, *, table: jax.Array
-) -> jax.Array:
-    """The chosen classes and those of the image that belong to them, bool [B,K+1] (S4).
+def make_cut(mix: MixOptions, long_tail: LongTailOptions, *, names: Sequence[str]) -> Cut:
+    """Returns the function that cuts a random half of the classes out of a source image.
 
-    Classes join in the order they were drawn in, each with its relatives, until they are half of
-    the classes present, rounded down; the unlabelled never joins.
+    Where an image is offered candidates of rare classes, some of them lie on top of it, and fewer
+    of its own classes are cut out.
 
     Args:
-      chosen: bool [B,K+1], of `half_of`.
-      present: bool [B,K+1], of `present`.
-      key, index: those `half_of` was given.
-      table: bool [K,K]; row c marks what is pasted along with c, see `related.table`.
+      mix: `ignore` and `related` are read.
+      long_tail: which candidates are pasted.
+      names: of the K classes.
     """
-    classes = table.shape[0]
-    enough = present.sum(axis=1, dtype=jnp.int32) // 2
-    rows = jnp.pad(table | jnp.eye(classes, dtype=bool), ((0, 1), (0, 1)))
-    ranks = _ranks(present, key, index)
 
-    def join(rank: jax.Array, joined: jax.Array) -> jax.Array:
-        here = (ranks == rank) & chosen
-        family = (here[:, :, None] & rows[None]).any(axis=1) & present
-        count = joined.sum(axis=1, dtype=jnp.int32)
-        return joined | (family & ((count < enough) | (count == 0))[:, None])
+    def own(batch: Batch, key: jax.Array, fewer: jax.Array | int) -> jax.Array:
+        labels, index = batch["source_label"], batch["source_index"]
+        shown = present(labels, num_classes=len(names), ignore=mix.ignore)
+        chosen = half_of(shown, key, index, fewer=fewer)
+        if mix.related != "none":
+            table = jnp.asarray(related_classes(mix.related, names=names))
+            chosen = with_related(chosen, shown, key, index, table=table)
+        return mask_of(labels, chosen)
 
-    return jax.lax.fori_loop(0, classes + 1, join, jnp.zeros_like(present))
+    def plain(
+        batch: Batch, key: jax.Array, theta: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        del theta
+        return batch["source_image"], batch["source_label"], own(batch, key, 0)
+
+    def with_rare(
+        batch: Batch, key: jax.Array, theta: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        draw, accept = jax.random.split(key)
+        taken = accepted(
+            batch["candidate_classes"],
+            accept,
+            batch["source_index"],
+            count=long_tail.count,
+            odds=CHOICES[long_tail.choice](theta),
+        )
+        fewer = jnp.where(taken.any(axis=1), FEWER, 0)
+        return paste_candidates(
+            batch["source_image"],
+            batch["source_label"],
+            own(batch, draw, fewer),
+            images=batch["candidate_images"],
+            labels=batch["candidate_labels"],
+            classes=batch["candidate_classes"],
+            accepted=taken,
+            table=jnp.asarray(related_classes(long_tail.related, names=names)),
+        )
+
+    return with_rare if long_tail.probability else plain
 
 
-def _ranks(present: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
-    """Each image's classes in random order: int32 [B,K+1], the present ones before the absent."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-    lots = jax.vmap(lambda k: jax.random.uniform(k, present.shape[1:]))(keys)
-    return jnp.argsort(jnp.argsort(jnp.where(present, lots, 2.0), axis=1), axis=1)
+def accepted(
+    classes: jax.Array,
+    key: jax.Array,
+    index: jax.Array,
+    *,
+    count: tuple[int, int],
+    odds: jax.Array | None = None,
+) -> jax.Array:
+    """Returns which candidates are pasted, bool [B,S].
+
+    The host offers candidates: crops of source images that show a class drawn uniformly
+    (`rtda_jax.data.candidates`), a function of (seed, step). TUFL draws classes with probability
+    softmax(1 / theta), where theta is the adaptive threshold, which lives on the device. A
+    candidate of class c is therefore accepted with probability exp(1 / theta_c - max 1 / theta):
+    the accepted ones follow that distribution exactly, and a resumed run draws the same. Where
+    fewer are accepted than wanted, fewer are pasted: in short runs on `streets` 48 % are accepted,
+    and an image that is offered six and wants 2 to 4 gets 2.35 on average instead of 3.
+
+    Args:
+      classes: int [B,S], the class each candidate was drawn for; 255 where there is none.
+      key: the random key of this step.
+      index: int32 [B], the number of each image in its data set.
+      count: range (least, most) of the number of candidates pasted onto an image, the first that
+        are accepted.
+      odds: float32 [K], the probability of each class to be accepted, or None for 1.
+    """
+
+    def draw(number: jax.Array) -> tuple[jax.Array, jax.Array]:
+        by_class, by_number = jax.random.split(jax.random.fold_in(key, number))
+        lots = jax.random.uniform(by_class, classes.shape[1:])
+        return lots, jax.random.randint(by_number, (), count[0], count[1] + 1)
+
+    lots, wanted = jax.vmap(draw)(index)
+    there = classes != IGNORE
+    if odds is not None:
+        there &= lots < jnp.take(odds, jnp.where(there, classes, 0).astype(jnp.int32))
+    return there & (jnp.cumsum(there, axis=1) <= wanted[:, None])
 
 
-def mask_of(labels: jax.Array, chosen: jax.Array) -> jax.Array:
-    """The pixels of the chosen classes, bool [B,H,W] of labels [B,H,W] and bool [B,K+1]."""
-    numbers = _numbers(labels, chosen.shape[1] - 1)
-    return jax.vmap(lambda row, classes: jnp.take(classes, row))(numbers, chosen)
+def paste_candidates(
+    image: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    *,
+    images: jax.Array,
+    labels: jax.Array,
+    classes: jax.Array,
+    accepted: jax.Array,
+    table: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns image, label and mask with the accepted candidates' classes on top, the last highest.
 
-
-def paste(mask: jax.Array, over: jax.Array, under: jax.Array) -> jax.Array:
-    """`over` where the mask [B,H,W] is True, else `under`; images [B,H,W,3] or labels [B,H,W]."""
-    return jnp.where(mask if over.ndim == mask.ndim else mask[..., None], over, under)
+    Args:
+      image: [B,H,W,3].
+      label: [B,H,W].
+      mask: bool [B,H,W]; becomes True wherever something is pasted.
+      images: [B,S,H,W,3], the candidates.
+      labels: [B,S,H,W].
+      classes: int [B,S], the class each candidate was drawn for.
+      accepted: bool [B,S].
+      table: bool [K,K], the classes pasted along, of `classes.related_classes`.
+    """
+    known = table.shape[0]
+    rows = jnp.pad(table | jnp.eye(known, dtype=bool), ((0, 1), (0, 1))).at[known].set(False)
+    for slot in range(classes.shape[1]):
+        number = jnp.where(accepted[:, slot], classes[:, slot].astype(jnp.int32), known)
+        number = jnp.minimum(number, known)
+        over = mask_of(labels[:, slot], jnp.take(rows, number, axis=0))
+        image = paste(over, images[:, slot].astype(image.dtype), image)
+        label = paste(over, labels[:, slot].astype(label.dtype), label)
+        mask = mask | over
+    return image, label, mask
 
 
 def confidence(probabilities: jax.Array, *, threshold: float = 0.968) -> jax.Array:
-    """Share of the pixels whose highest probability is at least the threshold, float32 [B].
+    """Returns the share of an image's pixels whose top probability reaches the threshold.
 
-    The weight of a teacher's labels (French et al. 2020; DACS takes the share of the whole batch,
-    which is the same for one image). Input [B,H,W,K].
+    It weighs the teacher's labels (French et al. 2020). Input [B,H,W,K], output float32 [B].
     """
     sure = probabilities.max(axis=-1) >= threshold
     return sure.mean(axis=(1, 2), dtype=jnp.float32)
 
 
 def pixel_weights(mask: jax.Array, share: jax.Array) -> jax.Array:
-    """Weights of a mixed image's pixels: 1 on the mask [B,H,W], the teacher's share [B] beside."""
+    """Returns pixel weights [B,H,W]: 1 on the mask [B,H,W], elsewhere the image's share [B]."""
     return jnp.where(mask, 1.0, share[:, None, None])
 
 
 def boundary(mask: jax.Array, *, radius: int) -> jax.Array:
-    """Pixels within `radius` rows and columns of the other side of the mask, bool [B,H,W]."""
+    """Returns the pixels within `radius` rows and columns of the mask's other side, [B,H,W]."""
     size = 2 * radius + 1
 
     def spread(side: jax.Array) -> jax.Array:
@@ -115,7 +333,3 @@ def boundary(mask: jax.Array, *, radius: int) -> jax.Array:
         )
 
     return spread(mask) & spread(~mask)
-
-
-def _numbers(labels: jax.Array, num_classes: int) -> jax.Array:
-    return jnp.where(valid(labels), labels.astype(jnp.int32), num_classes)

@@ -24,6 +24,8 @@ NORMALISATIONS = {
         (0.485 * 255, 0.456 * 255, 0.406 * 255),
         (0.229 * 255, 0.224 * 255, 0.225 * 255),
     ),
+    # TensorFlow's models for small devices, EfficientNet-Lite among them.
+    "tensorflow": Normalisation(RGB, (127.0,) * 3, (128.0,) * 3),
     # Caffe's ImageNet models, AdaptSegNet and S0.
     "caffe_bgr": Normalisation(BGR, (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)),
     # S2: the mean of Cityscapes in RGB order, subtracted from BGR (sic).

@@ -1,12 +1,12 @@
 """The batches a train stage learns from: its benchmark's paired stream."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from rtda_jax.adapt import views
 from rtda_jax.data import (
     Candidates,
     DataError,
@@ -17,19 +17,61 @@ from rtda_jax.data import (
     load_pseudo,
     train_stream,
 )
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import lookup, one_of, require
 from rtda_jax.run import log, parallel
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
+
+MOVES = ("each", "once")
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamOptions:
+    """The fields of a configuration that decide which images are read, and how.
+
+    Attributes:
+      rare_class: temperature of sampling images by their rare classes, such as .01; None: uniform.
+      cache_gib: of decoded images that each domain may keep in memory.
+      threads: of the input pipeline; the data do not depend on it.
+    """
+
+    rare_class: float | None = None
+    cache_gib: float = 0.0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        rare = self.rare_class
+        require(rare is None or rare > 0, f"rare_class must be above 0, got {rare}")
+        require(self.cache_gib >= 0, f"cache_gib must be at least 0, got {self.cache_gib:g}")
+        require(self.threads >= 0, f"threads must be at least 0, got {self.threads}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MoveOptions:
+    """The fields of the section `augment` that move image and label together, on the host.
+
+    Attributes:
+      flip: whether half of the images are mirrored.
+      scale: range of the random zoom before the crop.
+      target_moves: mirror, zoom and crop of the target are drawn for "each" image, or "once" for
+        the whole run, as TUFL's released code does.
+    """
+
+    flip: bool = True
+    scale: tuple[float, float] = (1.0, 1.0)
+    target_moves: str = "each"
+
+    def __post_init__(self) -> None:
+        valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
+        require(valid, f"augment.scale must be a range (low, high) above 0, got {self.scale}")
+        one_of(self.target_moves, MOVES, "augment.target_moves")
 
 
 def labelled_set(config: Any) -> Dataset:
     """The set whose labels supervise; the target's are opened only with labelled="target"."""
     benchmark = config.benchmark
     specs = {"source": benchmark.source, "target": benchmark.target_labelled}
-    if config.labelled not in specs:
-        raise ConfigError(f"labelled must be source or target, got {config.labelled!r}")
-    spec = specs[config.labelled]
+    spec = lookup(specs, config.labelled, "labelled")
     if not spec:
         raise DataError(f"benchmark {benchmark.name} has no labelled target images to train on")
     return load(spec, data_dir=config.data_dir, classes=benchmark.classes)
@@ -67,11 +109,11 @@ def paired(
         target = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
     labels = load_pseudo(pseudo, target=target) if pseudo and target else None
     rare = candidates = None
-    if config.rare_class is not None or views.pastes(config):
+    if config.rare_class is not None or config.long_tail.probability > 0:
         counts = class_counts(config, source, folder=folder)
     if config.rare_class is not None:
         rare = RareClass(counts, temperature=config.rare_class)
-    if views.pastes(config):
+    if config.long_tail.probability > 0:
         candidates = Candidates(
             counts,
             slots=config.long_tail.slots,

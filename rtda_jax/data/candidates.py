@@ -4,7 +4,7 @@ A candidate of a position of the stream is drawn from (seed, position) alone: a 
 example that contains it, uniformly, and a crop of it, uniformly among the crops that show the
 class. The original tries images and crops until the class is visible, at most 1000 times; here the
 visible crops are counted, so that one look is enough. Which candidates are pasted is decided on
-the device (`rtda_jax.augment.long_tail`).
+the device (`rtda_jax.augment.mixing`).
 """
 
 import dataclasses

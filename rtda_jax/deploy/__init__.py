@@ -1,1 +1,1 @@
-"""What a trained workdir is used for: predictions, an exported network, retrieval."""
+"""Uses a trained workdir: predictions, exported networks, cross-domain retrieval."""

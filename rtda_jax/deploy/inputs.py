@@ -1,4 +1,4 @@
-"""Images of any kind as RGB arrays, found in files and folders; read with Pillow."""
+"""Finds images and videos, and reads images of any kind as RGB arrays with Pillow."""
 
 import collections
 import os
@@ -16,19 +16,19 @@ MAX_PIXELS = 50_000_000  # larger pictures are refused before they are decoded
 
 
 class Input(NamedTuple):
-    """A file to predict, and the path, relative and without suffix, that its results have."""
+    """A file to predict, and the relative path without suffix that its results get."""
 
     path: pathlib.Path
     name: pathlib.PurePath
 
     @property
     def is_video(self) -> bool:
-        """Whether it has frames; decided by its suffix."""
+        """Tells by the suffix whether the file has frames."""
         return self.path.suffix.lower() in VIDEOS
 
 
 def find(path: pathlib.Path, *, without: pathlib.Path | None = None) -> list[Input]:
-    """The file, or the images and videos of a folder at any depth, in the order of their names.
+    """Lists a file, or the images and videos of a folder at any depth, in the order of their names.
 
     Args:
       path: a file, or a folder; hidden folders and links to folders are not entered.
@@ -55,19 +55,19 @@ def find(path: pathlib.Path, *, without: pathlib.Path | None = None) -> list[Inp
     stems = [file.relative_to(path).with_suffix("") for file in files]
     times = collections.Counter(stems)
     return [
-        # Of a.jpg and a.png each keeps its whole name: neither result replaces the other.
+        # Both a.jpg and a.png keep their whole names: neither result replaces the other.
         Input(file, stem if times[stem] == 1 else file.relative_to(path))
         for file, stem in zip(files, stems, strict=True)
     ]
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
-    """An image as uint8 [H,W,3] RGB, upright: its EXIF rotation is applied, its alpha dropped.
+    """Reads an image as uint8 [H,W,3] RGB, upright: EXIF rotation is applied, alpha is dropped.
 
     Grey, palette, CMYK and 16-bit images are converted; of several frames the first is read.
 
     Raises:
-      DataError: naming the file: empty, damaged, of no known format, or above MAX_PIXELS.
+      DataError: naming the file, which is empty, damaged, of an unknown format or too large.
     """
     try:
         if not path.stat().st_size:
@@ -87,7 +87,7 @@ def read_image(path: pathlib.Path) -> np.ndarray:
 
 
 def check_size(path: pathlib.Path, height: int, width: int) -> None:
-    """Refuse a picture that is too large to decode."""
+    """Raises DataError for a picture that is too large to decode."""
     if height * width > MAX_PIXELS:
         raise DataError(f"{path}: {width}x{height} is larger than {MAX_PIXELS:,} pixels")
 
@@ -105,7 +105,7 @@ def _rgb(path: pathlib.Path, image: Image.Image) -> np.ndarray:
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H,W,3] -> uint8 [h,w,3], bilinear with antialiasing, as evaluation resizes."""
+    """Resizes uint8 [H,W,3] to `size`, bilinear with antialiasing, as evaluation does."""
     if pixels.shape[:2] == size:
         return pixels
     picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
@@ -113,6 +113,6 @@ def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def padded(pixels: np.ndarray, *, multiple: int) -> np.ndarray:
-    """uint8 [H,W,3] with its edge repeated below and to the right, up to a multiple."""
+    """Repeats the edge of uint8 [H,W,3] below and to the right, up to a multiple of the sides."""
     below, right = (-side % multiple for side in pixels.shape[:2])
     return np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="edge")

@@ -1,4 +1,4 @@
-"""The networks that a stage of a finished workdir stands for."""
+"""Finds the trained networks of a workdir, by the workdir's own record."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -10,8 +10,9 @@ from rtda_jax import evaluate
 from rtda_jax.errors import ConfigError
 from rtda_jax.run.workdir import FREE as RUN_FREE
 from rtda_jax.run.workdir import claim, plain, read_json
-from rtda_jax.stages import trained
-from rtda_jax.stages.plan import LEAVES_A_NETWORK, parse, stages
+from rtda_jax.stages import networks
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan, parse
 
 # Fields that may differ from the run's: those of watching it, and how predictions are made.
 FREE = (*RUN_FREE, "eval")
@@ -20,7 +21,8 @@ FREE = (*RUN_FREE, "eval")
 class Networks(NamedTuple):
     """Networks that predict together, and where they come from.
 
-    config is the stage's, names are the stages that left the models ("train", "train:teacher").
+    `config` is the stage's configuration; `names` are the stages that left the models, such as
+    "train" or "train:teacher".
     """
 
     models: tuple[evaluate.Model, ...]
@@ -36,15 +38,17 @@ def recorded(
     defaults: Callable[[str], ConfigDict],
     overrides: Mapping[str, Any] | None = None,
 ) -> ConfigDict:
-    """The configuration that a workdir records, with some fields overridden.
+    """Returns the configuration that a workdir records, with some fields overridden.
 
     Args:
-      workdir: of a run.
-      defaults: from a benchmark's name to the values of fields that an older run did not have.
-      overrides: dotted field -> value; only fields of FREE.
+      workdir: folder of a run.
+      defaults: maps a benchmark's name to a configuration whose values stand in for the fields
+        that a run of an older release did not record.
+      overrides: dotted field -> value; only fields in FREE.
 
     Raises:
-      ConfigError: there is no run, or an override that would change what was trained.
+      ConfigError: the folder holds no run, its record is damaged, or an override would change
+        what was trained.
     """
     record = read_json(_record(workdir))
     try:
@@ -54,6 +58,7 @@ def recorded(
             config.stage = ConfigDict(record["stage"])
             config.update(record)
         config.lock().update_from_flattened_dict(dict(overrides or {}))
+    # A record from elsewhere can hold anything, and ConfigDict raises all of these.
     except (
         ValueError,
         TypeError,
@@ -73,13 +78,13 @@ def recorded(
 
 
 def _check_stages(record: dict[str, Any]) -> None:
-    """The part of a configuration that has no defaults which say its types."""
-    planned, fields = record["stages"], record["stage"]
-    if not isinstance(planned, list) or not all(isinstance(name, str) for name in planned):
+    """Checks the types of the one part of a configuration for which there are no defaults."""
+    names, fields = record["stages"], record["stage"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("stages must be a list of names")
-    for name in planned:
+    for name in names:
         if name != pathlib.PurePath(name).name:
-            raise ValueError(f"{name!r} can not be the name of a stage")
+            raise ValueError(f"{name!r} cannot be the name of a stage")
         models = fields[name].get("models", [])
         if not isinstance(fields[name]["kind"], str):
             raise ValueError(f"stage.{name}.kind must be a name")
@@ -88,29 +93,37 @@ def _check_stages(record: dict[str, Any]) -> None:
 
 
 def check(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Raise ConfigError, naming the fields, unless a workdir's run has this configuration."""
+    """Raises ConfigError, naming the fields, unless a workdir's run has this configuration."""
     _record(workdir)
     claim(workdir, plain(config), free=FREE)
 
 
 def _record(workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the path of a workdir's configuration, or raises ConfigError that says what to do."""
     path = workdir / "config.json"
-    if not path.exists():
-        raise ConfigError(f"{workdir} holds no run; train it first (--job=run), or name --workdir")
-    return path
+    if path.exists():
+        return path
+    seeds = sorted(p.parent for p in workdir.glob("seed*/config.json"))
+    if seeds:
+        raise ConfigError(
+            f"{workdir} holds the runs of {len(seeds)} seeds; name one of them: "
+            + " ".join(f"--workdir={seed}" for seed in seeds)
+        )
+    raise ConfigError(f"{workdir} holds no run; train it first (--job=run), or name --workdir")
 
 
 def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = None) -> Networks:
-    """The models of a stage: those an evaluate stage names, or the one that another stage left.
+    """Loads the networks of a stage.
 
-    The default is the last evaluate stage.
+    They are those that an evaluate stage names, which predict together, or the single one that
+    another stage left. By default the stage is the last evaluate stage.
 
     Raises:
-      ConfigError: no such stage, or one of its models is not trained to its end.
+      ConfigError: the stage does not exist, or one of its networks is not trained to its end.
     """
-    plan = stages(config)
+    plan = make_plan(config, KINDS)
     evaluated = [name for name, s in plan.items() if s.kind == "evaluate"]
-    left = [name for name, s in plan.items() if s.kind in LEAVES_A_NETWORK]
+    left = [name for name, s in plan.items() if KINDS[s.kind].leaves_network]
     if stage is None:
         stage = (left + evaluated)[-1]
     if stage not in left + evaluated:
@@ -119,5 +132,5 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
     for name in names:
         if not (workdir / parse(name)[0] / "checkpoints").is_dir():
             raise ConfigError(f"{workdir / parse(name)[0]} is not trained; run --job=run")
-    models = tuple(trained.load(plan, name, workdir) for name in names)
-    return Networks(models, names, stage, workdir, plan[stage])
+    models = tuple(networks.load(plan, name, workdir) for name in names)
+    return Networks(models, names, stage, workdir, plan[stage].config)

@@ -1,43 +1,46 @@
-"""Predictions of a trained network on images, folders of them, and videos."""
+"""Predicts the classes of images, folders of them and videos with the networks of a workdir."""
 
+import collections
+import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
 from rtda_jax import evaluate
+from rtda_jax.adapt.options import read
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import inputs, networks, video
+from rtda_jax.deploy import inputs, networks, results, video
 from rtda_jax.deploy.inputs import Input
-from rtda_jax.deploy.overlap import ahead, behind
-from rtda_jax.deploy.results import Picture, Results
-from rtda_jax.deploy.views import VIEWS, Key
-from rtda_jax.errors import ConfigError, Interrupted, lookup
+from rtda_jax.deploy.results import Key, Picture
+from rtda_jax.errors import Interrupted, lookup
+from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress
 from rtda_jax.run.workdir import write_json
 from rtda_jax.tools import pictures
 
-AHEAD = 4  # pictures that wait in front of the network, and as many behind it
+DEPTH = 4  # pictures that wait in front of the network, and as many behind it
 MULTIPLE = 32  # native sizes are padded to it: the coarsest stride of the networks
 REPEAT_FOR = 1.0  # seconds, to measure the network alone
 
-
-Prepared = tuple[np.ndarray, tuple[int, int]]
+T = TypeVar("T")
+Prepared = tuple[np.ndarray, tuple[int, int]]  # what the network reads, and the answer's size
 
 
 def at_eval_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
-    """The image resized as evaluation does it; its classes are decided at its own size."""
+    """Resizes an image as evaluation does; its classes are decided at its own size."""
     return inputs.resized(pixels, tuple(config.benchmark.eval_size)), pixels.shape[:2]
 
 
 def at_native_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
-    """The image at its own size; read whole, it is padded to what the network needs."""
+    """Leaves an image at its own size; read whole, it is padded to what the network needs."""
     if config.eval.mode == "slide":
         return pixels, pixels.shape[:2]
     padded = inputs.padded(pixels, multiple=MULTIPLE)
@@ -55,58 +58,47 @@ def run(
     views: Sequence[str],
     resolution: str,
 ) -> dict[str, Any]:
-    """Predict every picture of a file or folder; what can not be read is named at the end.
+    """Predicts every picture of a file or folder and names at the end what could not be read.
 
     Writes OUT/VIEW/NAME.png, for a video OUT/VIEW/NAME.mp4 (train_ids: a folder of PNGs), all at
     the size of the input, and OUT/legend.png and OUT/predict.json, which is returned.
 
     Args:
-      chosen: see networks.choose.
+      chosen: what networks.choose returned.
       source: an image, a video or a folder.
-      out: folder, made if need be.
-      views: keys of VIEWS.
+      out: folder, created where it does not exist.
+      views: keys of results.VIEWS.
       resolution: key of RESOLUTIONS: what the network reads.
 
     Raises:
       ConfigError: unknown names, or a video without PyAV.
       DataError: naming the files that could not be read, after all others are done.
-      Interrupted: SIGTERM or SIGINT arrived; what is written is whole.
+      Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete.
     """
-    how = chosen.config.eval
-    try:
-        shown = {view: lookup(VIEWS, view, "view") for view in views}
-        prepare = lookup(RESOLUTIONS, resolution, "resolution")
-        predict = evaluate.predictor(
-            chosen.models,
-            mode=how.mode,
-            window=tuple(how.window),
-            stride=tuple(how.stride),
-            scales=tuple(how.scales),
-            mirror=how.mirror,
-            align=how.align,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    shown = {view: lookup(results.VIEWS, view, "view") for view in views}
+    prepare = lookup(RESOLUTIONS, resolution, "resolution")
+    protocol = read(Protocol, chosen.config.eval, "eval")
+    predict = evaluate.predictor(chosen.models, protocol=protocol)
     files = inputs.find(source, without=out)
     if any(file.is_video for file in files):
         video.pyav()
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {len(files)} files")
     classes = class_set(chosen.config.benchmark.classes)
     key = Key(classes.names, classes.colours)
-    results = Results(out, shown, key)
-    pictures.save(_legend(key), out / "legend.png")
+    pictures.save(Image.fromarray(results.legend(key, 640)), out / "legend.png")
 
     def classify(picture: Picture) -> Any:
         return predict(picture.read, size=picture.size)
 
     failed: dict[str, str] = {}
     count, first, example = 0, 0.0, None
-    pixels_of = _pictures(files, lambda pixels: prepare(pixels, chosen.config))
+    writer = results.Writer(out, views=shown, key=key)
+    stream = _pictures(files, lambda pixels: prepare(pixels, chosen.config))
     total = sum(video.length(f.path) if f.is_video else 1 for f in files)
     progress = Progress("  pictures", total)
-    with signals.shutdown_event() as asked, behind(results.write, depth=AHEAD) as put:
-        for picture in ahead(pixels_of, depth=AHEAD):
-            if asked.is_set():
+    with signals.shutdown_event() as stop, behind(writer.write, depth=DEPTH) as put:
+        for picture in ahead(stream, depth=DEPTH):
+            if stop.is_set():
                 raise Interrupted(f"stopped after {count} pictures, which are in {out}")
             if picture.problem:
                 log.say(f"  {picture.problem}")
@@ -120,10 +112,10 @@ def run(
             progress.add(1)
             if count == 1:  # the network is compiled
                 first = time.perf_counter()
-    passed = time.perf_counter() - first
+    seconds = time.perf_counter() - first
     progress.end()
     rates = {
-        "with_io": (count - 1) / passed if count > 1 else None,
+        "with_io": (count - 1) / seconds if count > 1 else None,
         "network_only": _rate(classify, example) if example is not None else None,
     }
     record = {
@@ -152,6 +144,7 @@ def run(
 
 
 def _pictures(files: list[Input], prepare: Callable[[np.ndarray], Prepared]) -> Iterator[Picture]:
+    """Yields the images and frames of all files, and the problems of those that cannot be read."""
     for file in files:
         try:
             if file.is_video:
@@ -166,8 +159,40 @@ def _pictures(files: list[Input], prepare: Callable[[np.ndarray], Prepared]) -> 
             yield Picture(file, problem=str(error), last=True)
 
 
+def ahead(items: Iterable[T], *, depth: int) -> Iterator[T]:
+    """Yields the items in order; a thread computes at most `depth` of them in advance."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        running: collections.deque[Future] = collections.deque()
+        for _ in range(depth):
+            running.append(pool.submit(next, iterator, end))
+        while (item := running.popleft().result()) is not end:
+            running.append(pool.submit(next, iterator, end))
+            yield item
+
+
+@contextlib.contextmanager
+def behind(write: Callable[[T], None], *, depth: int) -> Iterator[Callable[[T], None]]:
+    """Returns a function that passes items to a thread, which writes them in order.
+
+    The function waits while `depth` items are unwritten. An error of `write` is raised by a later
+    call, or at the end of the context.
+    """
+    running: collections.deque[Future] = collections.deque()
+
+    def put(item: T) -> None:
+        if len(running) >= depth:
+            running.popleft().result()
+        running.append(pool.submit(write, item))
+
+    with ThreadPoolExecutor(1) as pool:
+        yield put
+        while running:
+            running.popleft().result()
+
+
 def _rate(classify: Callable[[Picture], Any], picture: Picture) -> float:
-    """Pictures a second when nothing is read or written, measured on one picture."""
+    """Measures pictures a second without reading and writing, on one picture."""
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < REPEAT_FOR:
         np.asarray(classify(picture))
@@ -177,7 +202,3 @@ def _rate(classify: Callable[[Picture], Any], picture: Picture) -> float:
 
 def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1f}"
-
-
-def _legend(key: Key) -> Image.Image:
-    return pictures.legend(names=key.names, colours=np.asarray(key.colours, np.uint8), width=640)

@@ -1,5 +1,6 @@
-"""What predictions leave on the disk."""
+"""Shows predictions as images and writes them: overlays, colours, train ids."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,14 +11,59 @@ from PIL import Image
 from rtda_jax.data.errors import DataError
 from rtda_jax.deploy import video
 from rtda_jax.deploy.inputs import Input
-from rtda_jax.deploy.views import Key
 from rtda_jax.tools import pictures
+
+OPACITY = 0.5  # of the class colours in an overlay
+
+
+class Key(NamedTuple):
+    """Names of the classes and their colours (R, G, B)."""
+
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+
+
+def train_ids(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
+    """Returns the classes themselves, uint8 [H,W]; of the 19 of Cityscapes these are train ids."""
+    return classes
+
+
+def colours(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
+    """Paints every class in its colour, uint8 [H,W,3]."""
+    return pictures.colourise(classes, np.asarray(key.colours, np.uint8))
+
+
+def overlay(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
+    """Lays the colours over the image, half transparent, uint8 [H,W,3]."""
+    blend = OPACITY * colours(image, classes, key) + (1 - OPACITY) * image
+    return pictures.as_bytes(blend)
+
+
+def side_by_side(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
+    """Puts the image beside the colours, with the legend below, uint8 [h,2W,3]."""
+    pair = np.concatenate([image, colours(image, classes, key)], axis=1)
+    return np.concatenate([pair, legend(key, pair.shape[1])], axis=0)
+
+
+@functools.lru_cache(maxsize=8)
+def legend(key: Key, width: int) -> np.ndarray:
+    """Draws names and colours of the classes, uint8 [h,width,3]."""
+    table = np.asarray(key.colours, np.uint8)
+    return np.asarray(pictures.legend(names=key.names, colours=table, width=width))
+
+
+VIEWS: dict[str, Callable[[np.ndarray, np.ndarray, Key], np.ndarray]] = {
+    "overlay": overlay,
+    "side_by_side": side_by_side,
+    "colours": colours,
+    "train_ids": train_ids,
+}
 
 
 class Picture(NamedTuple):
-    """One image or frame: its own pixels, what the network reads, the size of its answer.
+    """An image or frame: its own pixels, what the network reads, and the size of the answer.
 
-    A file that can not be read has a problem instead of pixels; `last` marks a file's end.
+    A file that cannot be read has a problem instead of pixels; `last` marks the end of a file.
     """
 
     file: Input
@@ -30,15 +76,15 @@ class Picture(NamedTuple):
     last: bool = False
 
 
-class Results:
-    """Files of the views of pictures, written by one thread in the order of the pictures."""
+class Writer:
+    """Writes the chosen views of pictures, which come in order from one thread."""
 
-    def __init__(self, out: pathlib.Path, views: dict[str, Callable], key: Key) -> None:
+    def __init__(self, out: pathlib.Path, *, views: dict[str, Callable], key: Key) -> None:
         self._out, self._views, self._key = out, views, key
         self._videos: dict[str, video.Writer] = {}
 
     def write(self, item: tuple[Picture, Any]) -> None:
-        """Every view of a picture and its classes; DataError where the disk refuses."""
+        """Writes every view of a picture and its classes; raises DataError if the disk refuses."""
         picture, classes = item
         try:
             if picture.pixels is not None:
@@ -54,12 +100,12 @@ class Results:
     def _write(self, picture: Picture, pixels: np.ndarray, classes: np.ndarray) -> None:
         for view, show in self._views.items():
             name = self._out / view / picture.file.name
-            shown = show(pixels, classes, self._key)
+            image = show(pixels, classes, self._key)
             if picture.frame is None:
-                pictures.save(Image.fromarray(shown), name.with_name(name.name + ".png"))
-            elif shown.ndim == 2:  # a lossy video would change classes
-                pictures.save(Image.fromarray(shown), name / f"{picture.number:06d}.png")
+                pictures.save(Image.fromarray(image), name.with_name(name.name + ".png"))
+            elif image.ndim == 2:  # a lossy video would change classes
+                pictures.save(Image.fromarray(image), name / f"{picture.number:06d}.png")
             else:
                 if view not in self._videos:
                     self._videos[view] = video.Writer(name.with_name(name.name + ".mp4"))
-                self._videos[view].write(shown, picture.frame)
+                self._videos[view].write(image, picture.frame)

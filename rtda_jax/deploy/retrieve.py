@@ -1,4 +1,4 @@
-"""Cross-domain retrieval (S3): the nearest images of the other domain in feature space."""
+"""Retrieves across domains (thukral): the nearest images of the other domain by their features."""
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,10 +26,15 @@ QUERIES, WIDTH = 6, 160  # rows and pixels of the pictures
 
 
 class Side(NamedTuple):
-    """The images of one domain: "source" or "target", and the data set they are of.
+    """The images of one domain, "source" or "target", and what the networks make of them.
 
-    features: of each run float32 [N,D] of length 1. histograms: float64 [N,K], shares of the
-    counted label pixels, NaN where there are none; None without labels. small: to be looked at.
+    Attributes:
+      name: of the domain.
+      data: name of the data set.
+      features: run -> float32 [N,D], rows of length 1.
+      histograms: float64 [N,K], each class's share of the label pixels that count, NaN where none
+        does; None without labels.
+      small: the images, uint8 [h,WIDTH,3], to be looked at.
     """
 
     name: str
@@ -40,17 +45,17 @@ class Side(NamedTuple):
 
 
 def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str, Any]:
-    """Retrieve across domains with the features of one run, or of several on the same images.
+    """Retrieves with the features of one run, or of several on the same images.
 
-    Writes OUT/retrieve.json, and of every run OUT/RUN_source_to_target.png and back.
+    Writes OUT/retrieve.json and, for every run, OUT/RUN_source_to_target.png and the way back.
 
     Args:
       runs: name ("before", "after") -> networks; the last one's configuration names the data.
-      out: folder, made if need be.
+      out: folder, created where it does not exist.
 
     Raises:
-      ConfigError: runs that read images of different sizes.
-      DataError: data that can not be read.
+      ConfigError: the runs read images of different sizes.
+      DataError: data that cannot be read.
     """
     config = list(runs.values())[-1].config
     sizes = {name: tuple(r.config.benchmark.eval_size) for name, r in runs.items()}
@@ -106,11 +111,11 @@ def _domains(config: ConfigDict) -> Iterator[tuple[str, Dataset]]:
 
 
 def describer(models: Sequence[Model]) -> Callable[[np.ndarray], np.ndarray]:
-    """A function image uint8 [h,w,3] -> float32 [D] of length 1: the networks' mean features.
+    """Returns a function that describes an image uint8 [h,w,3] by a vector float32 [D] of length 1.
 
-    Each network's "feature" is averaged over the image and scaled to length 1; the dot product of
-    two descriptions is thus the cosine of the networks' features, averaged over networks.
-    Batch normalisations are folded into the convolutions.
+    Each network's "feature" is averaged over the image and scaled to length 1, so that the dot
+    product of two descriptions is the cosine of the features, averaged over the networks. Batch
+    normalisations are folded into the convolutions.
     """
     models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
 
@@ -135,7 +140,7 @@ def gather(
     name: str,
     size: tuple[int, int],
 ) -> Side:
-    """What every run and the labels say of a domain's images, at most IMAGES of them."""
+    """Describes the images of a domain, at most IMAGES of them evenly spaced, by every run."""
     every = -(-len(dataset) // IMAGES)
     features: dict[str, list[np.ndarray]] = {run: [] for run in describers}
     histograms, small = [], []
@@ -159,23 +164,24 @@ def gather(
 
 
 def histogram(label: np.ndarray, *, classes: int) -> np.ndarray:
-    """Share of each class among the counted pixels of a label [H,W], float64 [K]."""
+    """Returns each class's share of the pixels of a label [H,W] that count, float64 [K]."""
     counts = np.bincount(label[label < classes].ravel(), minlength=classes)
     return counts / counts.sum() if counts.any() else np.full(classes, np.nan)
 
 
 def neighbours(query: np.ndarray, gallery: np.ndarray, *, count: int) -> np.ndarray:
-    """The nearest of gallery [M,D] by cosine for each of query [N,D], nearest first; [N,count]."""
+    """Returns the nearest of gallery [M,D] for each of query [N,D], nearest first, [N,count]."""
     return np.argsort(-(query @ gallery.T), axis=1, kind="stable")[:, :count]
 
 
 def agreement(
     query: np.ndarray | None, gallery: np.ndarray | None, nearest: np.ndarray
 ) -> dict[str, float] | None:
-    """How alike the class histograms of queries and their neighbours are; None without labels.
+    """Measures how alike the class histograms of queries and neighbours are; None without labels.
 
-    The measure is the intersection sum_k min(q_k, g_k), from 0 to 1. "chance" is that of a random
-    neighbour (the mean over all pairs, exactly), "best" that of the most alike there is.
+    The measure is the intersection sum_k min(q_k, g_k), from 0 to 1. "first" is that of the nearest
+    neighbour, "all" the mean over all neighbours, "chance" that of a random image (the mean over
+    all pairs) and "best" that of the most alike image there is.
     """
     if query is None or gallery is None:
         return None
@@ -191,13 +197,13 @@ def agreement(
 
 
 def mixing(query: np.ndarray, gallery: np.ndarray, *, count: int) -> dict[str, float]:
-    """The share of the other domain among the nearest of both; "chance" if features did not tell.
+    """Returns the share of the other domain among a query's nearest images of both domains.
 
-    S3 asks whether a query "belongs" to the other domain; a query is not its own neighbour.
+    "chance" is the share if features told nothing of the domain. A query is not its own neighbour.
     """
-    similar = query @ np.concatenate([gallery, query]).T
-    np.fill_diagonal(similar[:, len(gallery) :], -np.inf)
-    nearest = np.argsort(-similar, axis=1, kind="stable")[:, :count]
+    similarity = query @ np.concatenate([gallery, query]).T
+    np.fill_diagonal(similarity[:, len(gallery) :], -np.inf)
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
     others = len(gallery) + len(query) - 1
     return {
         "other_domain": float((nearest < len(gallery)).mean()),
@@ -226,4 +232,4 @@ def _table(record: dict[str, Any]) -> Iterator[str]:
                 f"   {100 * mixed['other_domain']:.1f} ({100 * mixed['chance']:.1f})"
             )
     if not record["labelled"]:
-        yield "a domain has no labels: how far the classes agree can not be said"
+        yield "a domain has no labels: how far the classes agree cannot be said"

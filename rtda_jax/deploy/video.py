@@ -1,4 +1,4 @@
-"""Video frames in and out, by PyAV, which brings its own FFmpeg."""
+"""Reads and writes video frames with PyAV, whose wheels bring FFmpeg."""
 
 import fractions
 import pathlib
@@ -16,7 +16,7 @@ CODEC, QUALITY = "libx264", "18"  # constant rate factor: lower is better, 18 lo
 
 
 class Frame(NamedTuple):
-    """Upright pixels uint8 [H,W,3], their time in units of `base` seconds, and the rate."""
+    """Upright pixels uint8 [H,W,3], their time in units of `base` seconds, and the frame rate."""
 
     pixels: np.ndarray
     time: int
@@ -25,7 +25,7 @@ class Frame(NamedTuple):
 
 
 def pyav() -> ModuleType:
-    """PyAV, or a ConfigError that says how to get it."""
+    """Imports PyAV, or raises ConfigError that says how to install it."""
     try:
         import av
     except ImportError:
@@ -34,10 +34,10 @@ def pyav() -> ModuleType:
 
 
 def read(path: pathlib.Path) -> Iterator[Frame]:
-    """The frames of a video's first picture stream, one at a time.
+    """Yields the frames of a video's first picture stream, one at a time.
 
     Raises:
-      DataError: naming the file; after the frames in front of the damage.
+      DataError: naming the file; the frames before the damage come first.
     """
     av = pyav()
     if not path.stat().st_size:
@@ -66,7 +66,7 @@ def read(path: pathlib.Path) -> Iterator[Frame]:
 
 
 def length(path: pathlib.Path) -> int:
-    """How many frames a video says it has; 1 if it does not say, or can not be read."""
+    """Returns how many frames a video claims; 1 if it does not say or cannot be read."""
     av = pyav()
     try:
         with av.open(str(path)) as container:
@@ -79,7 +79,7 @@ def length(path: pathlib.Path) -> int:
 
 
 class Writer:
-    """An MP4 file (H.264, no sound) that appears under its name when it is complete."""
+    """Writes an MP4 file (H.264, no sound) that appears under its name when it is complete."""
 
     def __init__(self, path: pathlib.Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +88,9 @@ class Writer:
         self._stream: Any = None
 
     def write(self, pixels: np.ndarray, like: Frame) -> None:
-        """Append a picture uint8 [H,W,3], shown at the time of a frame.
+        """Appends a picture uint8 [H,W,3], shown at the time of a frame.
 
-        H.264 halves the colours' resolution: an odd side gets one more line of its edge.
+        H.264 halves the resolution of colours: an odd side gets one more line of its edge.
         """
         av = pyav()
         height, width = pixels.shape[:2]
@@ -108,7 +108,7 @@ class Writer:
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finishes the file."""
         if self._container is not None:
             self._container.mux(self._stream.encode())
             self._container.close()

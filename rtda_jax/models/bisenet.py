@@ -6,7 +6,6 @@ classifiers here run in front of the resizes, on 64 times fewer pixels than in t
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,15 +16,14 @@ from rtda_jax.models.layers import (
     KAIMING_FAN_OUT,
     Conv,
     ConvNorm,
-    batch_norm_layer,
     check_images,
-    computes_auxiliary,
     global_mean,
     image_size,
     uniform_bias,
 )
+from rtda_jax.models.network import Group, Network
 from rtda_jax.models.resnet import ResNet
-from rtda_jax.ops.rectify import relu
+from rtda_jax.ops.activations import relu
 from rtda_jax.ops.resize import upsample
 
 
@@ -73,7 +71,7 @@ class FeatureFusion(nn.Module):
         return x + x * nn.sigmoid(self.conv(self.features, use_bias=True, name="conv2")(a))
 
 
-class BiSeNet(nn.Module):
+class BiSeNet(Network):
     """Two-path segmentation network of S0 (scales 16, 32) and S2 (scales 4, 8, 16, 32).
 
     images float [B,H,W,3], normalised, H and W at least 32. Returns float32
@@ -83,13 +81,8 @@ class BiSeNet(nn.Module):
     than the labels; here that output is cropped to the input size.
     """
 
-    num_classes: int = 19
     backbone: str = "resnet18"
     scales: tuple[int, ...] = (16, 32)
-    axis_name: str | None = None
-    batch_norm: str = "batch"
-    auxiliary: str = "training"
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
@@ -101,7 +94,7 @@ class BiSeNet(nn.Module):
             Conv, kernel_init=KAIMING, bias_init=uniform_bias, dtype=self.dtype
         )
         trunk_conv = functools.partial(conv, kernel_init=KAIMING_FAN_OUT)
-        norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=self.dtype)
+        norm = self.norm_layer()
 
         spatial = SpatialPath(conv, norm, name="spatial")(images, train=train)
         trunk = ResNet(self.backbone, trunk_conv, norm, name="backbone")(images, train=train)
@@ -123,9 +116,13 @@ class BiSeNet(nn.Module):
             "logits": logits[:, :height, :width],
             "feature": feature.astype(jnp.float32),
         }
-        if computes_auxiliary(self.auxiliary, train=train):
+        if self.computes_auxiliary(train=train):
             for scale in self.scales:
                 head = conv(self.num_classes, use_bias=True, name=f"aux{scale}")
                 aux = upsample(head(refined[scale]).astype(jnp.float32), size=size)
                 outputs[f"aux{scale}"] = upsample(aux, size=(height, width))
         return outputs
+
+    def group(self, path: tuple[str, ...]) -> Group:
+        """Returns "heads" for the feature fusion and the classifiers, as the originals group."""
+        return "heads" if path[0] in ("ffm", "classifier") or path[0].startswith("aux") else "trunk"

@@ -1,7 +1,6 @@
 """BiSeNet V1 on ResNet-18 (CoinCheung, S4) and on the STDC trunks (STDC-Seg, S1)."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,14 +12,13 @@ from rtda_jax.models.layers import (
     KAIMING_LINEAR,
     Activation,
     Conv,
-    batch_norm_layer,
     check_images,
-    computes_auxiliary,
     image_size,
 )
+from rtda_jax.models.network import Group, Network
 from rtda_jax.models.resnet import RESNETS, ResNet
 from rtda_jax.models.stdc import STDC, STDCS
-from rtda_jax.ops.rectify import leaky_relu, relu
+from rtda_jax.ops.activations import leaky_relu, relu
 from rtda_jax.ops.resize import upsample
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -30,7 +28,7 @@ ACTIVATIONS: dict[str, Activation] = {
 ALIGN = ("corners", "half_pixel")
 
 
-class BiSeNetV1(nn.Module):
+class BiSeNetV1(Network):
     """Detail features at 1/8 fused with a top-down context path, three heads.
 
     images float [B,H,W,3], normalised, H and W at least 32. Returns float32 "logits" [B,H,W,K];
@@ -44,17 +42,12 @@ class BiSeNetV1(nn.Module):
     resizes the logits as S1, S4 do; "half_pixel" by exactly 8 and 16 and crops (CoinCheung today).
     """
 
-    num_classes: int = 19
     backbone: str = "resnet18"
     activation: str = "relu"
     attention: str = "squeeze"
     head_bias: bool = False
     align: str = "corners"
     detail_head: bool = False
-    axis_name: str | None = None
-    batch_norm: str = "batch"
-    auxiliary: str = "training"
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
@@ -69,7 +62,7 @@ class BiSeNetV1(nn.Module):
         images = images.astype(self.dtype)
         conv = functools.partial(Conv, kernel_init=KAIMING_LINEAR, dtype=self.dtype)
         trunk_conv = functools.partial(conv, kernel_init=KAIMING_FAN_OUT)
-        norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=self.dtype)
+        norm = self.norm_layer()
         act = ACTIVATIONS[self.activation]
 
         if self.backbone in RESNETS:
@@ -100,13 +93,18 @@ class BiSeNetV1(nn.Module):
             "logits": head(256, feature, 8, "head"),
             "feature": feature.astype(jnp.float32),
         }
-        if computes_auxiliary(self.auxiliary, train=train):
+        if self.computes_auxiliary(train=train):
             outputs["aux16"] = head(64, x8, 8, "aux16")
             outputs["aux32"] = head(64, x16, 16, "aux32")
             if self.detail_head:
                 boundary = Head(64, 1, conv, norm, act, self.head_bias, name="detail")
                 outputs["detail"] = self._resize(boundary(at8, train=train), factor=8, size=size)
         return outputs
+
+    def group(self, path: tuple[str, ...]) -> Group:
+        """Returns "heads" for the feature fusion and the heads, as the originals group."""
+        heads = path[0] in ("ffm", "head", "detail") or path[0].startswith("aux")
+        return "heads" if heads else "trunk"
 
     def _resize(self, x: jax.Array, *, factor: int, size: tuple[int, int]) -> jax.Array:
         if self.align == "corners":

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.models.layers import Activation, Conv, ConvNorm, global_mean, image_size
-from rtda_jax.ops.rectify import relu
+from rtda_jax.ops.activations import relu
 
 FUSION_ATTENTION = ("squeeze", "conv_norm")
 
@@ -96,31 +96,33 @@ class DetailPath(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """A 1x1 block f to 256 channels, plus f times its channel attention.
+    """A 1x1 block f, plus f times its channel attention.
 
-    attention "squeeze" is conv 256->64, ReLU, conv 64->256; "conv_norm" is conv 256->256 with BN.
+    attention "squeeze" is a convolution to a quarter of the features, ReLU, and one back;
+    "conv_norm" is one convolution with a normalisation.
     """
 
     conv: Callable[..., Conv]
     norm: Callable[..., nn.Module]
     activation: Activation
     attention: str = "squeeze"
+    features: int = 256
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Fuse x [B,h,w,C] into [B,h,w,256]."""
+        """Fuses x [B,h,w,C] into [B,h,w,features]."""
         if self.attention not in FUSION_ATTENTION:
             known = ", ".join(FUSION_ATTENTION)
             raise ValueError(f"unknown attention {self.attention!r}; known: {known}")
-        x = ConvNorm(256, 1, self.conv, self.norm, activation=self.activation, name="convblock")(
-            x, train=train
-        )
+        x = ConvNorm(
+            self.features, 1, self.conv, self.norm, activation=self.activation, name="convblock"
+        )(x, train=train)
         a = global_mean(x)
         if self.attention == "squeeze":
-            a = relu(self.conv(64, name="conv1")(a))
-            a = self.conv(256, name="conv2")(a)
+            a = relu(self.conv(self.features // 4, name="conv1")(a))
+            a = self.conv(self.features, name="conv2")(a)
         else:
-            a = self.norm(name="bn")(self.conv(256, name="conv")(a), train=train)
+            a = self.norm(name="bn")(self.conv(self.features, name="conv")(a), train=train)
         return x + x * nn.sigmoid(a)
 
 

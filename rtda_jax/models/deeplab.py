@@ -1,9 +1,7 @@
 """DeepLabV2 (Chen et al. 2017) as AdaptSegNet and its descendants have it (S3)."""
 
 import functools
-import re
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,12 +11,11 @@ from rtda_jax.models.layers import (
     KAIMING_FAN_OUT,
     NORMAL_001,
     Conv,
-    batch_norm_layer,
     check_images,
-    computes_auxiliary,
     image_size,
     uniform_bias,
 )
+from rtda_jax.models.network import Network
 from rtda_jax.models.resnet import ResNet
 from rtda_jax.models.vgg import DilatedVGG16
 from rtda_jax.ops.resize import upsample
@@ -52,13 +49,12 @@ class AtrousClassifier(nn.Module):
         return functools.reduce(jnp.add, branches).astype(jnp.float32)
 
 
-def _idle_branches(aspp: str) -> str:
-    """Pattern of the parameters of the dilations which aspp leaves out."""
-    idle = "|".join(str(d) for d in DILATIONS if d not in ASPP[aspp])
-    return rf"\.dilation({idle})\." if idle else r"(?!)"
+def _idle_branches(aspp: str) -> set[str]:
+    """Returns the names of the branches that aspp leaves out."""
+    return {f"dilation{d}" for d in DILATIONS if d not in ASPP[aspp]}
 
 
-class DeepLab(nn.Module):
+class DeepLab(Network):
     """DeepLabV2 on ResNet-101 at stride 8, strides on conv1 (Caffe), ceil-mode pooling.
 
     images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
@@ -67,13 +63,8 @@ class DeepLab(nn.Module):
     The affine parameters of the normalisations never train (`trains`), the running statistics do.
     """
 
-    num_classes: int = 19
     heads: str = "single"
     aspp: str = "all"
-    axis_name: str | None = None
-    batch_norm: str = "batch"
-    auxiliary: str = "training"
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
@@ -84,7 +75,7 @@ class DeepLab(nn.Module):
         size = image_size(images)
         conv = functools.partial(Conv, kernel_init=KAIMING_FAN_OUT, dtype=self.dtype)
         head_conv = functools.partial(conv, kernel_init=NORMAL_001, bias_init=uniform_bias)
-        norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=self.dtype)
+        norm = self.norm_layer()
         trunk = ResNet(
             "resnet101",
             conv,
@@ -101,18 +92,17 @@ class DeepLab(nn.Module):
             "logits": upsample(logits, size=size, align="corners"),
             "feature": layer4.astype(jnp.float32),
         }
-        if self.heads == "multi" and computes_auxiliary(self.auxiliary, train=train):
+        if self.heads == "multi" and self.computes_auxiliary(train=train):
             head = AtrousClassifier(self.num_classes, head_conv, self.aspp, name="aux16")
             outputs["aux16"] = upsample(head(layer3), size=size, align="corners")
         return outputs
 
-    def trains(self, path: str) -> bool:
-        """Whether the parameter at the dotted path is trained."""
-        frozen = rf"\.(scale|bn\d\.bias|downsample_bn\.bias)$|{_idle_branches(self.aspp)}"
-        return re.search(frozen, path) is None
+    def trains(self, path: tuple[str, ...]) -> bool:
+        """Returns False for the affine parameters of the normalisations and for idle branches."""
+        return "bn" not in path[-2] and _idle_branches(self.aspp).isdisjoint(path)
 
 
-class DeepLabVGG(nn.Module):
+class DeepLabVGG(Network):
     """DeepLabV2 on VGG-16 at stride 8, no normalisation layers.
 
     images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
@@ -120,12 +110,7 @@ class DeepLabVGG(nn.Module):
     batch_norm and auxiliary are accepted for uniformity: there is nothing they could change.
     """
 
-    num_classes: int = 19
     aspp: str = "all"
-    axis_name: str | None = None
-    batch_norm: str = "batch"
-    auxiliary: str = "training"
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
@@ -143,6 +128,6 @@ class DeepLabVGG(nn.Module):
             "feature": feature.astype(jnp.float32),
         }
 
-    def trains(self, path: str) -> bool:
-        """Whether the parameter at the dotted path is trained."""
-        return re.search(_idle_branches(self.aspp), path) is None
+    def trains(self, path: tuple[str, ...]) -> bool:
+        """Returns False for the branches of the classifier that aspp leaves out."""
+        return _idle_branches(self.aspp).isdisjoint(path)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.models.layers import TORCH_UNIFORM, Conv, check_images, uniform_bias
-from rtda_jax.ops.rectify import leaky_relu
+from rtda_jax.ops.activations import leaky_relu
 from rtda_jax.ops.resize import upsample
 
 WIDTHS = (64, 128, 256, 512)

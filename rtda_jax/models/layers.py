@@ -1,17 +1,17 @@
-"""What every network is built of: convolutions, convolution blocks and their initialisers."""
+"""Building blocks of the networks: convolutions, normalised blocks and their initialisers."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.errors import ConfigError
-from rtda_jax.ops.conv import conv2d
-from rtda_jax.ops.norm import BatchNorm, FoldedNorm
-from rtda_jax.ops.rectify import relu
+from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.ops.activations import relu
+from rtda_jax.ops.conv import Padding, conv2d, same_padding
+from rtda_jax.ops.norm import EPSILON, MOMENTUM, BatchNorm, FoldedNorm
 
 Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
@@ -22,23 +22,32 @@ KAIMING_LINEAR = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 TORCH_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 NORMAL_001 = nn.initializers.normal(0.01)
 
-_BATCH_NORMS: dict[str, Callable[..., nn.Module]] = {
+
+def _last_batch_norm(*, momentum: float, **options: Any) -> nn.Module:
+    del momentum
+    return BatchNorm(momentum=0.0, **options)
+
+
+def _folded_norm(*, dtype: Any, name: str | None = None, **_: Any) -> nn.Module:
+    return FoldedNorm(dtype=dtype, name=name)
+
+
+BATCH_NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNorm,
     "frozen": functools.partial(BatchNorm, frozen=True),
-    "folded": lambda *, axis_name, **options: FoldedNorm(**options),
-    "last": functools.partial(BatchNorm, momentum=0.0),
+    "folded": _folded_norm,
+    "last": _last_batch_norm,
 }
-AUXILIARY = ("training", "always")
 
 
 def zero_bias(fan_in: int) -> Initializer:
-    """Initialiser of a bias at zero."""
+    """Returns the initialiser that sets a bias to zero."""
     del fan_in
     return nn.initializers.zeros
 
 
 def uniform_bias(fan_in: int) -> Initializer:
-    """Initialiser of a bias as PyTorch's convolutions have it, uniform in +-1/sqrt(fan_in)."""
+    """Returns PyTorch's initialiser of a convolution's bias, uniform in +-1/sqrt(fan_in)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         limit = fan_in**-0.5
@@ -48,36 +57,41 @@ def uniform_bias(fan_in: int) -> Initializer:
 
 
 def batch_norm_layer(
-    batch_norm: str, *, axis_name: str | None, dtype: Any
+    batch_norm: str,
+    *,
+    axis_name: str | None,
+    dtype: Any,
+    momentum: float = MOMENTUM,
+    epsilon: float = EPSILON,
 ) -> Callable[..., nn.Module]:
-    """Constructor of the normalisation of that name.
+    """Returns the constructor of a normalisation layer.
 
-    "batch" trains on the statistics of the batch, "frozen" on the running ones; "last" is "batch"
-    whose running statistics are those of the last batch alone, to measure a batch by; "folded" is
-    what `fold.fold` leaves.
+    Args:
+      batch_norm: "batch" normalises by the statistics of the training batch and "frozen" by the
+        running ones; "last" is "batch" with running statistics that are those of the last batch
+        alone, which measures a batch; "folded" is the bias that `rtda_jax.ops.fold` leaves.
+      axis_name: pmap axis over which the statistics are shared, None for one device.
+      dtype: of the output.
+      momentum: weight of the old running statistics.
+      epsilon: added to the variance.
     """
-    if batch_norm not in _BATCH_NORMS:
-        raise ValueError(f"unknown batch_norm {batch_norm!r}; known: {', '.join(_BATCH_NORMS)}")
-    return functools.partial(_BATCH_NORMS[batch_norm], axis_name=axis_name, dtype=dtype)
-
-
-def computes_auxiliary(auxiliary: str, *, train: bool) -> bool:
-    """Whether auxiliary heads are wanted: "training" is with train=True only, or "always"."""
-    if auxiliary not in AUXILIARY:
-        raise ValueError(f"unknown auxiliary {auxiliary!r}; known: {', '.join(AUXILIARY)}")
-    return train or auxiliary == "always"
+    layer = lookup(BATCH_NORMS, batch_norm, "batch_norm")
+    return functools.partial(
+        layer, axis_name=axis_name, dtype=dtype, momentum=momentum, epsilon=epsilon
+    )
 
 
 class Conv(nn.Module):
-    """Convolution [B,H,W,C] -> [B,h,w,features], float32 parameters, computed in dtype.
+    """Convolution [B,H,W,C] -> [B,h,w,features] with float32 parameters, computed in dtype.
 
-    padding None is dilation * (size // 2) on every side, which keeps H and W at stride 1.
+    The default padding of dilation * (size // 2) on every side keeps H and W at stride 1. An
+    integer pads every side by that much, and "same" is TensorFlow's asymmetric padding.
     """
 
     features: int
     size: int = 1
     stride: int = 1
-    padding: int | None = None
+    padding: int | Literal["same"] | None = None
     dilation: int = 1
     groups: int = 1
     use_bias: bool = False
@@ -87,15 +101,14 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolve x [B,H,W,C]."""
+        """Returns the convolution of x [B,H,W,C]."""
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        padding = self.dilation * (self.size // 2) if self.padding is None else self.padding
         y = conv2d(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             stride=self.stride,
-            padding=padding,
+            padding=self._padding(*image_size(x)),
             dilation=self.dilation,
             groups=self.groups,
         )
@@ -105,23 +118,29 @@ class Conv(nn.Module):
             y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y
 
+    def _padding(self, height: int, width: int) -> int | Padding:
+        if self.padding == "same":
+            extent = self.dilation * (self.size - 1) + 1
+            return same_padding(height, width, size=extent, stride=self.stride)
+        return self.dilation * (self.size // 2) if self.padding is None else self.padding
+
 
 class ConvNorm(nn.Module):
-    """Bias-free convolution, batch normalisation, activation (None: linear)."""
+    """Bias-free convolution, batch normalisation and activation; None leaves the block linear."""
 
     features: int
     size: int
     conv: Callable[..., Conv]
     norm: Callable[..., nn.Module]
     stride: int = 1
-    padding: int | None = None
+    padding: int | Literal["same"] | None = None
     dilation: int = 1
     groups: int = 1
     activation: Activation | None = relu
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map x [B,H,W,C] to [B,h,w,features]."""
+        """Maps x [B,H,W,C] to [B,h,w,features]."""
         x = self.conv(
             self.features,
             self.size,
@@ -136,19 +155,21 @@ class ConvNorm(nn.Module):
 
 
 def global_mean(x: jax.Array) -> jax.Array:
-    """Mean over the image, [B,H,W,C] -> [B,1,1,C]."""
+    """Returns the mean over the image, [B,H,W,C] -> [B,1,1,C]."""
     return x.mean((1, 2), keepdims=True)
 
 
 def image_size(x: jax.Array) -> tuple[int, int]:
-    """Height and width of x [B,H,W,C]."""
+    """Returns the height and the width of x [B,H,W,C]."""
     return x.shape[1], x.shape[2]
 
 
 def check_images(images: jax.Array, *, network: str, stride: int, channels: int = 3) -> None:
-    """Raise unless images is [B,H,W,channels] with H and W of at least the stride.
+    """Raises unless images is [B,H,W,channels] with H and W of at least the stride.
 
-    ValueError for another shape, ConfigError for images that are too small.
+    Raises:
+      ValueError: the array has another shape.
+      ConfigError: the images are too small for the network.
     """
     if images.ndim != 4 or images.shape[-1] != channels:
         raise ValueError(f"{network} expects [B,H,W,{channels}], got {images.shape}")

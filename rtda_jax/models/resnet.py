@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 
 from rtda_jax.models.layers import Activation, Conv
+from rtda_jax.ops.activations import relu
 from rtda_jax.ops.pool import max_pool
-from rtda_jax.ops.rectify import relu
 
 
 class BasicBlock(nn.Module):

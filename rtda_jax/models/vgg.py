@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 
 from rtda_jax.models.layers import Conv
+from rtda_jax.ops.activations import relu
 from rtda_jax.ops.pool import max_pool
-from rtda_jax.ops.rectify import relu
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]  # (above, below), (left, right)
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW_CHANNELS = 32  # of output; below it the convolution cannot fill its vectors
 PATCH_LIMIT = 2**22  # elements; XLA would make larger patch matrices early and keep them for long
@@ -25,14 +26,14 @@ class Geometry(NamedTuple):
 
     size: Pair
     stride: Pair
-    padding: Pair
+    padding: Padding
     dilation: Pair
     groups: int
 
     def output(self, height: int, width: int) -> Pair:
         """Output height and width."""
         spans = [
-            (n + 2 * p - (k - 1) * d - 1) // s + 1
+            (n + sum(p) - (k - 1) * d - 1) // s + 1
             for n, k, s, p, d in zip((height, width), *self[:4], strict=True)
         ]
         return spans[0], spans[1]
@@ -46,18 +47,34 @@ def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
+def _padding(value: int | Pair | Padding) -> Padding:
+    sides = _pair(value) if isinstance(value, int) else value
+    top, left = (_pair(side) for side in sides)
+    return top, left
+
+
+def same_padding(height: int, width: int, *, size: int, stride: int) -> Padding:
+    """Returns TensorFlow's SAME padding, under which an output side is ceil(input / stride).
+
+    Where the padding of a side is odd, the larger part comes after the image, unlike PyTorch's
+    symmetric padding: with stride 2 the two see different pixels.
+    """
+    totals = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in (height, width)]
+    rows, columns = ((total // 2, total - total // 2) for total in totals)
+    return rows, columns
+
+
 def _total(terms: list[jax.Array]) -> jax.Array:
     return sum(terms[1:], start=terms[0])
 
 
 def plain_conv2d(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution as XLA has it."""
-    (ph, pw) = geometry.padding
     return lax.conv_general_dilated(
         x,
         kernel,
         geometry.stride,
-        ((ph, ph), (pw, pw)),
+        geometry.padding,
         rhs_dilation=geometry.dilation,
         dimension_numbers=NHWC,
         feature_group_count=geometry.groups,
@@ -67,8 +84,7 @@ def plain_conv2d(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Arr
 def _windows(x: jax.Array, g: Geometry) -> list[jax.Array]:
     """For every tap the [B,h,w,C] of padded x that it meets."""
     (oh, ow), (sh, sw), (dh, dw) = g.output(*x.shape[1:3]), g.stride, g.dilation
-    (ph, pw) = g.padding
-    x = jnp.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)))
+    x = jnp.pad(x, ((0, 0), *g.padding, (0, 0)))
     return [
         x[:, i * dh : i * dh + (oh - 1) * sh + 1 : sh, j * dw : j * dw + (ow - 1) * sw + 1 : sw]
         for i, j in g.taps()
@@ -133,8 +149,8 @@ def _crop(x: jax.Array, g: Geometry, shape: tuple[int, ...]) -> jax.Array:
     """Take the unpadded input out of x, which starts with the padding; what is missing is zero."""
     zero = jnp.zeros((), x.dtype)
     edges = [
-        (-p, n + p - have, 0)
-        for p, n, have in zip(g.padding, shape[1:3], x.shape[1:3], strict=True)
+        (-low, n + low - have, 0)
+        for (low, _), n, have in zip(g.padding, shape[1:3], x.shape[1:3], strict=True)
     ]
     return lax.pad(x, zero, ((0, 0, 0), *edges, (0, 0, 0)))
 
@@ -144,7 +160,7 @@ def _depthwise(g: Geometry, channels: int, features: int) -> bool:
 
 
 def _pointwise(g: Geometry) -> bool:
-    return g.size == (1, 1) and g.padding == (0, 0) and g.groups == 1
+    return g.size == (1, 1) and g.padding == ((0, 0), (0, 0)) and g.groups == 1
 
 
 def _narrow_output(g: Geometry, channels: int, features: int) -> bool:
@@ -206,7 +222,7 @@ def _cpu_input_gradient(
         (sh, sw), kh, kw = g.stride, g.size[0] // g.stride[0], g.size[1] // g.stride[1]
         folded = kernel.reshape(kh, sh, kw, sw, channels, features)[::-1, :, ::-1]
         folded = folded.transpose(0, 2, 5, 1, 3, 4).reshape(kh, kw, features, sh * sw * channels)
-        full = Geometry((kh, kw), (1, 1), (kh - 1, kw - 1), (1, 1), 1)
+        full = Geometry((kh, kw), (1, 1), _padding((kh - 1, kw - 1)), (1, 1), 1)
         z = lax.optimization_barrier(plain_conv2d(dy, folded, full))
         hh, ww = z.shape[1:3]
         z = z.reshape(-1, hh, ww, sh, sw, channels).transpose(0, 1, 3, 2, 4, 5)
@@ -225,9 +241,10 @@ def _cpu_kernel_gradient(
         return _over_pixels(_windows(x, g)[0], dy, a_shape=shape[:3], b_shape=shape[3:])
     if _narrow_output(g, channels, features):
         # Tap (i, j) of dy seen from the input is tap (kh-1-i, kw-1-j) of the flipped kernel.
-        reach = [(k - 1) * d - p for k, d, p in zip(g.size, g.dilation, g.padding, strict=True)]
-        back = g._replace(padding=(max(reach[0], 0), max(reach[1], 0)))
-        if min(reach) >= 0:
+        spans = [(k - 1) * d for k, d in zip(g.size, g.dilation, strict=True)]
+        reach = [(s - low, s - high) for s, (low, high) in zip(spans, g.padding, strict=True)]
+        if min(*reach[0], *reach[1]) >= 0:
+            back = g._replace(padding=(reach[0], reach[1]))
             taps = (*g.size, features)
             dw = _over_pixels(x, _patches(dy, back), a_shape=(channels,), b_shape=taps)
             return dw.transpose(1, 2, 0, 3)[::-1, ::-1]
@@ -279,7 +296,7 @@ def conv2d(
     kernel: jax.Array,
     *,
     stride: int | Pair = 1,
-    padding: int | Pair = 0,
+    padding: int | Pair | Padding = 0,
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> jax.Array:
@@ -293,7 +310,7 @@ def conv2d(
             "expected [B,H,W,C] and [kh,kw,C/groups,O]"
         )
     size = (kernel.shape[0], kernel.shape[1])
-    g = Geometry(size, _pair(stride), _pair(padding), _pair(dilation), groups)
+    g = Geometry(size, _pair(stride), _padding(padding), _pair(dilation), groups)
     if min(g.output(*x.shape[1:3])) < 1:
         raise ValueError(f"conv2d: kernel {kernel.shape} is larger than padded x {x.shape}")
     if x.dtype == kernel.dtype == jnp.float32:

@@ -8,35 +8,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.ops.norm import EPSILON
+from rtda_jax.ops.norm import BatchNorm
 
 Path = tuple[str, ...]
+PROBE = (1, 64, 64, 3)  # an image that every network accepts; nothing is computed on it
 
 
 def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
-    """The same network at inference without its normalisations, and its variables.
+    """Returns the network without its normalisations, and the variables that it then has.
 
-    Each convolution's kernel and bias are scaled by `scale / sqrt(var + epsilon)` of its
-    normalisation, of which only an added bias is left. The logits differ by rounding alone. A
-    network without running statistics, which has nothing to fold, is returned as it is.
+    The kernel and the bias of each convolution are scaled by `scale / sqrt(var + epsilon)` of its
+    normalisation, of which only an added bias is left; the logits differ by rounding alone. A
+    network without running statistics has nothing to fold and is returned as it is.
 
     Args:
-      module: a network of `rtda_jax.models`.
+      module: a network of `rtda_jax.models`, called with images.
       variables: its {"params", "batch_stats"}.
 
     Raises:
-      ValueError: a normalisation that has no convolution of its name (bn1 belongs to conv1,
-        downsample_bn to downsample_conv), by name.
+      ValueError: a normalisation has no convolution of its name (bn1 belongs to conv1,
+        downsample_bn to downsample_conv); the message names it.
     """
     statistics = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}))
     if not statistics:
         return module, jax.tree.map(jnp.asarray, variables)
     params = dict(flax.traverse_util.flatten_dict(variables["params"]))
-    for norm in sorted({path[:-1] for path in statistics}):
-        convolution = (*norm[:-1], norm[-1].replace("bn", "conv"))
+    norms = sorted({path[:-1] for path in statistics})
+    convolutions = {norm: (*norm[:-1], norm[-1].replace("bn", "conv")) for norm in norms}
+    for norm, convolution in convolutions.items():
         if convolution == norm or (*convolution, "kernel") not in params:
             raise ValueError(f"{'/'.join(norm)} follows no convolution it could be folded into")
-        scale, shift = _affine(params, statistics, norm)
+    epsilons = _epsilons(module, variables)
+    for norm, convolution in convolutions.items():
+        scale, shift = _affine(params, statistics, norm, epsilon=epsilons[norm])
         for leaf in ("kernel", "bias"):
             if (*convolution, leaf) in params:
                 params[*convolution, leaf] = np.asarray(params[*convolution, leaf]) * scale
@@ -46,11 +50,28 @@ def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
     return module.clone(batch_norm="folded"), jax.tree.map(jnp.asarray, folded)
 
 
+def _epsilons(module: nn.Module, variables: Any) -> dict[Path, float]:
+    """Returns the epsilon of every normalisation by its path, from a trace of the network."""
+    epsilons: dict[Path, float] = {}
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, BatchNorm):
+            epsilons[context.module.path] = context.module.epsilon
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(module.apply, variables, jax.ShapeDtypeStruct(PROBE, jnp.float32))
+    return epsilons
+
+
 def _affine(
-    params: dict[Path, Any], statistics: dict[Path, Any], norm: Path
+    params: dict[Path, Any], statistics: dict[Path, Any], norm: Path, *, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a normalisation multiplies by and then adds, [C] each; in float64 until the end."""
+    """Returns what a normalisation multiplies by and then adds, [C] each.
+
+    Both are computed in float64 and rounded at the end.
+    """
     mean, var = (np.asarray(statistics[*norm, name], np.float64) for name in ("mean", "var"))
     scale, bias = (np.asarray(params[*norm, name], np.float64) for name in ("scale", "bias"))
-    factor = scale / np.sqrt(var + EPSILON)
+    factor = scale / np.sqrt(var + epsilon)
     return factor.astype(np.float32), (bias - factor * mean).astype(np.float32)

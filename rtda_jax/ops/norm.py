@@ -9,6 +9,7 @@ from jax import lax
 
 AXES = (0, 1, 2)
 EPSILON = 1e-5
+MOMENTUM = 0.9  # weighs the old running statistics; PyTorch's 0.1 weighs the new ones
 
 
 def _mean(value: jax.Array, axis_name: str | None) -> jax.Array:
@@ -76,7 +77,7 @@ class BatchNorm(nn.Module):
     channel, whose variance is undefined.
     """
 
-    momentum: float = 0.9
+    momentum: float = MOMENTUM
     epsilon: float = EPSILON
     axis_name: str | None = None
     frozen: bool = False

@@ -21,8 +21,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from rtda_jax.errors import CheckpointError, ConfigError
 from rtda_jax.run import parallel
+from rtda_jax.run.files import fsync, fsync_folder, write_bytes
 from rtda_jax.run.log import say
-from rtda_jax.run.workdir import fsync, fsync_folder, write_bytes
 
 MANIFEST = "sha256.json"
 PARTIAL = "*.orbax-checkpoint-tmp*"  # orbax's name for a checkpoint that is not complete

@@ -9,7 +9,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TextIO
 
-from rtda_jax.run.workdir import read_json, write_bytes, write_json
+from rtda_jax.run.files import write_bytes
+from rtda_jax.run.workdir import read_json, write_json
 
 METRICS_FILE = "metrics.jsonl"
 LEFTOVERS_FILE = "leftovers.json"

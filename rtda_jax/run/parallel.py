@@ -12,6 +12,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rtda_jax.errors import ConfigError
+
 AXIS = "batch"
 HEARTBEAT = 60  # seconds without a heartbeat after which a peer counts as dead
 
@@ -135,9 +137,9 @@ def deterministic() -> None:
 
 
 def check_batch(batch_size: int, devices: int) -> None:
-    """Raises ValueError if a global batch cannot be split evenly over the devices."""
+    """Raises ConfigError if a global batch cannot be split evenly over the devices."""
     if batch_size % devices:
-        raise ValueError(
+        raise ConfigError(
             f"batch_size {batch_size} is not divisible by the {devices} devices: "
             f"use a multiple of {devices}"
         )

@@ -1,13 +1,7 @@
-"""The folder of a run: durable files, one job at a time, bound to the configuration it was made by.
-
-A file that one of these functions wrote is whole: a reader sees the old one or the new one, after
-a power cut too.
-"""
+"""The folder of a run: its JSON records, and the configuration that it is bound to."""
 
 import contextlib
-import fcntl
 import json
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import parallel
+from rtda_jax.run import files, parallel
 
 # Fields that change how a run is watched, but not what it computes as long as all goes well.
 FREE = (
@@ -31,35 +25,10 @@ FREE = (
 )
 
 
-def fsync(path: pathlib.Path) -> None:
-    """Waits until a file's bytes, or a folder's list of names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def fsync_folder(path: pathlib.Path) -> None:
-    """Waits until a folder's list of names is on the disk, where its file system supports that."""
-    with contextlib.suppress(OSError):
-        fsync(path)
-
-
-def write_bytes(path: pathlib.Path, data: bytes) -> None:
-    """Writes or replaces a file atomically and durably: write, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    fsync(partial)
-    partial.replace(path)
-    fsync_folder(path.parent)
-
-
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes or replaces a JSON file atomically; of several processes, the main one writes."""
     if parallel.is_main():
-        write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+        files.write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -79,22 +48,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds a folder for one job; the system releases it however the process ends.
-
-    Of several processes of a job, the main one holds it.
+    """Holds a workdir for one job; of several processes of that job, the main one holds it.
 
     Raises:
-      ConfigError: another process holds the folder.
+      ConfigError: another job holds the workdir.
     """
-    if not parallel.is_main():
-        yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{workdir} is in use by another process") from None
+    with files.lock(workdir) if parallel.is_main() else contextlib.nullcontext():
         yield
 
 

@@ -1,175 +1,180 @@
-"""The plan of an experiment: each stage's own configuration, checked before anything runs."""
+"""The plan of an experiment: every stage with its own configuration, built and checked."""
 
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import evaluate
-from rtda_jax.adapt import pseudo_labels
-from rtda_jax.errors import ConfigError
-from rtda_jax.stages import validation
-
-KINDS = ("train", "pseudo_label", "statistics", "evaluate")
-READS_NETWORKS = ("pseudo_label", "statistics", "evaluate")  # named by the stage's `models`
-LEAVES_A_NETWORK = ("train", "statistics")
-
-# The least value of fields that a mistyped number would only stop in the middle of a run.
-LEAST = {
-    "steps": 1,
-    "batch_size": 1,
-    "log_every_steps": 1,
-    "checkpoint_every_steps": 1,
-    "cache_gib": 0,
-    "stall_seconds": 0,
-    "threads": 0,
-    "eval.pictures": 0,
-    "eval.validator_images": 0,
-    "optim.g_lr": 0,
-    "optim.d_lr": 0,
-    "optim.schedule_steps": 0,
-    "optim.schedule_every_steps": 1,
-    "statistics.batches": 0,
-    "adversary.d_factor": 0,
-    "loss.eta": 0,
-}
-
-Plan = dict[str, ConfigDict]
+from rtda_jax.adapt import build
+from rtda_jax.adapt.step import Method
+from rtda_jax.errors import ConfigError, lookup, require
+from rtda_jax.run import parallel
 
 
-def stages(config: ConfigDict) -> Plan:
-    """Each stage's own configuration: the experiment's fields with the stage's overrides.
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of an experiment.
 
-    A statistics stage has those of the stage whose network it changes. The stage's `kind` and the
-    `models` it reads are fields of the result.
+    Attributes:
+      name: of its folder.
+      kind: a key of `rtda_jax.stages.kinds.KINDS`.
+      models: the networks it reads, "STAGE" or "STAGE:teacher" each.
+      config: the experiment's fields with the stage's overrides.
+      method: what it trains, or whose network it changes; None for other kinds.
+    """
+
+    name: str
+    kind: str
+    models: tuple[str, ...]
+    config: ConfigDict
+    method: Method | None = None
+
+
+Plan = dict[str, Stage]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of stage.
+
+    Attributes:
+      run: runs the stage of a plan in a workdir, or says that it is finished; returns what
+        results.json says of it.
+      check: refuses, with a ConfigError, a stage that cannot be run after those of the plan.
+      reads_networks: whether the stage names the networks it reads in `models`.
+      leaves_network: whether later stages can read its network.
+      several_processes: whether several processes can share the stage.
+    """
+
+    run: Callable[[Plan, str, pathlib.Path], dict[str, Any]]
+    check: Callable[[Plan, Stage], None]
+    reads_networks: bool = False
+    leaves_network: bool = False
+    several_processes: bool = False
+
+
+def make_plan(config: ConfigDict, kinds: Mapping[str, Kind]) -> Plan:
+    """Returns the stages of an experiment in their order.
+
+    The method of every train stage is built here, once. A statistics stage has the configuration
+    and the method of the stage whose network it changes.
+
+    Args:
+      config: the experiment's configuration.
+      kinds: the table of all kinds.
 
     Raises:
-      ConfigError: naming the stage and what is wrong with it.
+      ConfigError: names the stage and what is wrong with it.
     """
     plan: Plan = {}
     for name in config.stages:
-        if name not in config.stage:
-            raise ConfigError(
-                f"stages names {name!r}, stage has only: {', '.join(sorted(config.stage))}"
-            )
-        overrides = config.stage[name].to_dict()
-        kind = overrides.pop("kind")
-        if kind not in KINDS:
-            raise ConfigError(f"stage {name}: unknown kind {kind!r}; known: {', '.join(KINDS)}")
-        models = tuple(overrides.pop("models", ())) if kind in READS_NETWORKS else ()
+        overrides = lookup(config.stage.to_dict(), name, "name in stages")
         try:
-            _check_models(plan, kind, models)
-            merged = _base(plan, config, models if kind == "statistics" else ())
-            with merged.unlocked():
-                merged.kind, merged.models = kind, models
-            merged.lock().update(overrides)
-            _check_numbers(merged)
-            CHECKS[kind](plan, merged)
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise ConfigError(f"stage {name}: {error}") from None
-        plan[name] = merged
+            stage = _stage(plan, config, kinds, name, dict(overrides))
+            kinds[stage.kind].check(plan, stage)
+        except ConfigError as error:
+            raise ConfigError(f"stage {name}: {error}") from error.__cause__
+        plan[name] = stage
     return plan
 
 
+def _stage(
+    plan: Plan,
+    config: ConfigDict,
+    kinds: Mapping[str, Kind],
+    name: str,
+    overrides: dict[str, Any],
+) -> Stage:
+    kind_name = overrides.pop("kind", "")
+    kind = lookup(kinds, kind_name, "kind")
+    models = tuple(overrides.pop("models", ())) if kind.reads_networks else ()
+    require(
+        bool(models) or not kind.reads_networks,
+        f"kind {kind_name!r} needs models, the stages whose networks it reads",
+    )
+    for model in models:
+        check_network(plan, model, kinds)
+    method = None
+    if kind.leaves_network and models:
+        changed = plan[parse(models[0])[0]]
+        base, method = changed.config.copy_and_resolve_references(), changed.method
+    else:
+        base = config.copy_and_resolve_references()
+        with base.unlocked():
+            del base["stages"], base["stage"]
+    _override(base.lock(), overrides)
+    _check_counts(base)
+    if kind.leaves_network and method is None:
+        check_reference(plan, base, kinds)
+        method = build.build(base, axis_name=parallel.AXIS)
+    return Stage(name, kind_name, models, base, method)
+
+
+def _override(config: ConfigDict, overrides: dict[str, Any]) -> None:
+    """Changes fields of a stage's configuration; the configuration library names what is wrong."""
+    try:
+        config.update(overrides)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_counts(config: ConfigDict) -> None:
+    for field in ("steps", "batch_size"):
+        require(config[field] >= 1, f"{field} must be at least 1, got {config[field]}")
+
+
 def parse(reference: str) -> tuple[str, str]:
-    """Stage and weights ("student" or "teacher") of "STAGE" or "STAGE:teacher"."""
+    """Returns stage and weights, "student" or "teacher", of "STAGE" or "STAGE:teacher"."""
     stage, colon, weights = reference.partition(":")
     if colon and weights != "teacher":
         raise ConfigError(f"{reference!r}: after the colon only 'teacher' is known")
     return stage, weights or "student"
 
 
-def _base(plan: Plan, config: ConfigDict, models: tuple[str, ...]) -> ConfigDict:
-    """The fields a stage overrides: those of the stage whose network it changes, or of all."""
-    if models:
-        return plan[parse(models[0])[0]].copy_and_resolve_references()
-    merged = config.copy_and_resolve_references()
-    with merged.unlocked():
-        del merged["stages"], merged["stage"]
-    return merged
+def check_network(plan: Plan, reference: str, kinds: Mapping[str, Kind]) -> None:
+    """Refuses a reference to a network that no earlier stage of the plan leaves.
 
-
-def _check_models(plan: Plan, kind: str, models: tuple[str, ...]) -> None:
-    if kind in READS_NETWORKS and not models:
-        raise ConfigError(f"kind {kind!r} needs models, the stages whose networks it reads")
-    if kind == "statistics" and len(models) != 1:
-        raise ConfigError(f"kind 'statistics' reads one model, got {len(models)}")
-    for model in models:
-        _earlier(plan, model, LEAVES_A_NETWORK)
-
-
-def _earlier(plan: Plan, reference: str, kinds: tuple[str, ...]) -> None:
-    stage, weights = parse(reference)
-    if stage not in plan or plan[stage].kind not in kinds:
-        raise ConfigError(f"{reference!r} is no earlier {' or '.join(kinds)} stage")
-    if weights == "teacher" and (plan[stage].kind != "train" or plan[stage].teacher.kind == "none"):
-        raise ConfigError(f"{reference!r}: that stage trains no teacher")
-
-
-def _check_numbers(stage: ConfigDict) -> None:
-    for field, least in LEAST.items():
-        value: Any = stage
-        for name in field.split("."):
-            value = value[name]
-        if value < least:
-            raise ConfigError(f"{field} must be at least {least}, got {value:g}")
-
-
-def _check_train(plan: Plan, stage: ConfigDict) -> None:
-    for term, weight in stage.objective.items():
-        if weight < 0:
-            raise ConfigError(f"objective.{term} must be at least 0, got {weight:g}")
-    if stage.model.batch_norm == "frozen" and not (stage.init or stage.model.pretrained):
-        raise ConfigError(
-            "model.batch_norm='frozen' normalises by running statistics, which a fresh network has "
-            "none of: give `init` or model.pretrained"
-        )
-    if stage.init:
-        _earlier(plan, stage.init, LEAVES_A_NETWORK)
-    if stage.pseudo_labels:
-        _earlier(plan, stage.pseudo_labels, ("pseudo_label",))
-
-
-def _check_pseudo_label(plan: Plan, stage: ConfigDict) -> None:
-    rule, benchmark = stage.pseudo, stage.benchmark
-    pseudo_labels.check(
-        fusion=rule.fusion,
-        cut=rule.cut,
-        cap=rule.cap,
-        index=rule.index,
-        maps=len(stage.models) * len(rule.heads),
+    Raises:
+      ConfigError: names the reference.
+    """
+    name, weights = parse(reference)
+    leaving = [kind for kind, row in kinds.items() if row.leaves_network]
+    check_earlier(plan, reference, tuple(leaving))
+    stage = plan[name]
+    has_teacher = stage.method is not None and stage.method.teacher.kind != "none"
+    require(
+        weights == "student" or (has_teacher and not stage.models),
+        f"{reference!r}: that stage trains no teacher",
     )
-    for field, known in (("scope", SCOPES), ("split", SPLITS)):
-        if rule[field] not in known:
-            raise ConfigError(
-                f"unknown pseudo.{field} {rule[field]!r}; known: {', '.join(sorted(known))}"
-            )
-    images = _images(benchmark.target)
-    if rule.split == "target" and any(images[1:]) and images == _images(benchmark.eval):
+
+
+def check_earlier(plan: Plan, reference: str, kinds: tuple[str, ...]) -> None:
+    """Refuses a reference to anything but an earlier stage of one of the kinds.
+
+    Raises:
+      ConfigError: names the reference.
+    """
+    name, _ = parse(reference)
+    require(
+        name in plan and plan[name].kind in kinds,
+        f"{reference!r} is no earlier {' or '.join(kinds)} stage",
+    )
+
+
+def check_reference(plan: Plan, config: ConfigDict, kinds: Mapping[str, Kind]) -> None:
+    """Refuses a train stage that starts from, or learns from, what no earlier stage leaves.
+
+    Raises:
+      ConfigError: names the field.
+    """
+    if config.model.batch_norm == "frozen" and not (config.init or config.model.pretrained):
         raise ConfigError(
-            "benchmark.target holds the images that scores are measured on; labelling them for "
-            "training makes the scores worthless, pseudo.split='eval' does it all the same"
+            "model.batch_norm='frozen' normalises by running statistics, which a fresh network "
+            "does not have: give `init` or model.pretrained"
         )
-
-
-def _check_evaluate(plan: Plan, stage: ConfigDict) -> None:
-    del plan
-    validation.check(stage.eval.validators)
-    fields = {name: stage.eval[name] for name in PROTOCOL}
-    evaluate.check(**fields)
-
-
-PROTOCOL = ("mode", "window", "stride", "scales", "mirror", "align")
-SCOPES = ("dataset", "image")
-SPLITS = ("target", "eval")
-
-
-def _images(spec: Any) -> tuple:
-    return tuple(spec.get(field, "") for field in ("name", "split", "images", "list"))
-
-
-CHECKS = {
-    "train": _check_train,
-    "pseudo_label": _check_pseudo_label,
-    "statistics": lambda plan, stage: None,
-    "evaluate": _check_evaluate,
-}
+    if config.init:
+        check_network(plan, config.init, kinds)
+    if config.pseudo_labels:
+        check_earlier(plan, config.pseudo_labels, ("pseudo_label",))

@@ -1,12 +1,11 @@
-"""From a stream of predictions to label files, in bounded memory and from wherever it was killed.
+"""Label files from a stream of predictions, in bounded memory and resumable after a kill.
 
-Thresholds over the whole set need two passes: the first counts confidences in a histogram (saved
-now and then, so that a killed pass goes on, and kept: its checksum tells when it is damaged), the
-second writes the files. The second trusts files that are there, since each is a function of its
+Thresholds over the whole set need two passes. The first counts confidences in a histogram, which
+is saved now and then so that a killed pass can continue; its checksum tells when it is damaged.
+The second pass writes the files. It trusts files that are there, because each is a function of its
 image and the thresholds, and is moved into place whole.
 """
 
-import dataclasses
 import hashlib
 import io
 import pathlib
@@ -18,29 +17,20 @@ import numpy as np
 from PIL import Image
 
 from rtda_jax.adapt import pseudo_labels
+from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.data.encode import png
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.data.statistics import read_npz
 from rtda_jax.errors import Interrupted
 from rtda_jax.run import log
+from rtda_jax.run.files import write_bytes
 from rtda_jax.run.log import Progress
-from rtda_jax.run.workdir import write_bytes
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
-# From an image on, the label uint8 [H,W] and confidence float32 [H,W] of each.
+# From the index of an image to the labels uint8 [H,W] and confidences float32 [H,W] of the images
+# from there on.
 Predictions = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """Which pixels keep their label: see `rtda_jax.adapt.pseudo_labels`."""
-
-    scope: str
-    cut: float
-    cap: float
-    index: str
-    num_classes: int
 
 
 def generate(
@@ -48,37 +38,39 @@ def generate(
     folder: pathlib.Path,
     *,
     keys: Sequence[str],
-    rule: Rule,
+    options: PseudoLabelOptions,
+    num_classes: int,
     interrupted: threading.Event,
-    moved: Callable[[], object] = lambda: None,
+    heartbeat: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Write `labels/KEY.png` for every key, 255 where a pixel is not sure enough.
+    """Writes `labels/KEY.png` for every key, 255 where a pixel is not sure enough.
 
     Args:
-      predictions: of the images in the order of the keys; the same whenever it is asked.
-      folder: where they go; it may hold what an earlier, killed call wrote.
+      predictions: of the images in the order of the keys; the same at every call.
+      folder: where the files go; it may hold what an earlier, killed call wrote.
       keys: names of the images.
-      rule: which pixels keep their label.
+      options: which pixels keep their label.
+      num_classes: K.
       interrupted: ends the work between two images.
-      moved: called after every image that was predicted or read again.
+      heartbeat: called after every image that was predicted or read again.
 
     Returns:
-      thresholds ([K], None where the scope is an image), coverage (share of pixels with a label),
-      pixels [K] and files {key: sha256}.
+      thresholds ([K], or None where the scope is an image), coverage (the share of pixels with a
+      label), pixels [K] and files {key: sha256}.
 
     Raises:
-      Interrupted: the same call goes on.
+      Interrupted: the same call continues.
     """
 
     def seen(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for prediction in predictions(start):
-            moved()
+            heartbeat()
             yield prediction
 
     folder.mkdir(parents=True, exist_ok=True)
     limits = None
-    if rule.scope == "dataset":
-        limits = _dataset_thresholds(seen, folder, len(keys), rule, interrupted)
+    if options.scope == "dataset":
+        limits = _dataset_thresholds(seen, folder, len(keys), options, num_classes, interrupted)
     written = (
         i for i, key in enumerate(keys) if not pathlib.Path(label_path(folder, key)).exists()
     )
@@ -86,21 +78,21 @@ def generate(
     watched = _watched(seen, first, len(keys), "writing labels", interrupted)
     for i, (labels, confidence) in watched:
         if limits is None:
-            found = pseudo_labels.exact_thresholds(
+            image_limits = pseudo_labels.exact_thresholds(
                 labels,
                 confidence,
-                num_classes=rule.num_classes,
-                cut=rule.cut,
-                cap=rule.cap,
-                index=rule.index,
+                num_classes=num_classes,
+                cut=options.cut,
+                cap=options.cap,
+                index=options.index,
             )
         else:
-            found = limits
+            image_limits = limits
         path = pathlib.Path(label_path(folder, keys[i]))
-        write_bytes(path, png(pseudo_labels.assign(labels, confidence, found)))
+        write_bytes(path, png(pseudo_labels.assign(labels, confidence, image_limits)))
     return {
         "thresholds": None if limits is None else limits.tolist(),
-        **_survey(folder, keys, rule, moved),
+        **_survey(folder, keys, num_classes, heartbeat),
     }
 
 
@@ -108,17 +100,18 @@ def _dataset_thresholds(
     predictions: Predictions,
     folder: pathlib.Path,
     total: int,
-    rule: Rule,
+    options: PseudoLabelOptions,
+    num_classes: int,
     interrupted: threading.Event,
 ) -> np.ndarray:
     path = folder / "histogram.npz"
-    done, counts = 0, np.zeros((rule.num_classes, pseudo_labels.BINS), np.int64)
+    done, counts = 0, np.zeros((num_classes, pseudo_labels.BINS), np.int64)
     saved = read_npz(path)
     fits = saved.keys() == {"done", "counts"} and saved["counts"].shape == counts.shape
     if fits and saved["done"] <= total:
         done, counts = int(saved["done"]), saved["counts"]
     elif path.exists():
-        log.say(f"  {path} is damaged: confidences are counted anew")
+        log.say(f"  {path} is damaged: confidences are counted again")
 
     def save(images: int) -> None:
         buffer = io.BytesIO()
@@ -127,10 +120,10 @@ def _dataset_thresholds(
 
     watched = _watched(predictions, done, total, "counting confidences", interrupted, save)
     for i, (labels, confidence) in watched:
-        counts += pseudo_labels.histogram(labels, confidence, num_classes=rule.num_classes)
+        counts += pseudo_labels.histogram(labels, confidence, num_classes=num_classes)
         if (i + 1) % SAVE_EVERY == 0 or i + 1 == total:
             save(i + 1)
-    return pseudo_labels.thresholds(counts, cut=rule.cut, cap=rule.cap, index=rule.index)
+    return pseudo_labels.thresholds(counts, cut=options.cut, cap=options.cap, index=options.index)
 
 
 def _watched(
@@ -141,7 +134,7 @@ def _watched(
     interrupted: threading.Event,
     save: Callable[[int], None] = lambda done: None,
 ) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-    """Predictions from an image on, numbered, with progress lines; a signal ends them."""
+    """Yields numbered predictions from an image on, with progress; a signal ends them."""
     if first == total:
         return
     progress = Progress(f"  {what}", total, first)
@@ -156,17 +149,17 @@ def _watched(
 
 
 def _survey(
-    folder: pathlib.Path, keys: Sequence[str], rule: Rule, moved: Callable[[], object]
+    folder: pathlib.Path, keys: Sequence[str], num_classes: int, heartbeat: Callable[[], object]
 ) -> dict[str, Any]:
-    """What lies on the disk: hashes, and how many pixels of each class."""
+    """Returns what is on the disk: checksums, and the number of pixels of each class."""
     files, counts = {}, np.zeros(256, np.int64)
     for key in keys:
         data = pathlib.Path(label_path(folder, key)).read_bytes()
         files[key] = hashlib.sha256(data).hexdigest()
         with Image.open(io.BytesIO(data)) as image:
             counts += np.bincount(np.asarray(image).ravel(), minlength=256)
-        moved()
-    pixels = counts[: rule.num_classes]
+        heartbeat()
+    pixels = counts[:num_classes]
     return {
         "coverage": float(pixels.sum() / counts.sum()),
         "pixels": pixels.tolist(),

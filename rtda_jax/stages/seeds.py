@@ -1,4 +1,4 @@
-"""Several seeds of one experiment: each in its own folder, and their mean and spread."""
+"""Several seeds of one experiment, each in its own folder, with their mean and spread."""
 
 import pathlib
 import statistics
@@ -7,7 +7,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import experiment
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import log
 from rtda_jax.run.workdir import write_json
@@ -15,13 +14,17 @@ from rtda_jax.run.workdir import write_json
 Job = Callable[[ConfigDict, pathlib.Path], dict[str, Any]]
 
 
-def run(
-    config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job = experiment.run
-) -> dict[str, Any]:
-    """Run or resume seeds 0..count-1 in `workdir/seed<k>`; gather them in `workdir/summary.json`.
+def run(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job) -> dict[str, Any]:
+    """Runs or resumes seeds 0..count-1 in `workdir/seed<k>` and writes `workdir/summary.json`.
 
-    The compiled programs do not depend on the seed, unless augment.draw is "run": with the
+    The compiled programs do not depend on the seed, unless augment.draw is "run". With the
     persistent cache only the first seed compiles.
+
+    Args:
+      config: the experiment's configuration.
+      workdir: gets one folder a seed.
+      count: how many seeds.
+      job: runs or evaluates one seed, `experiment.run` or `experiment.reevaluate`.
 
     Raises:
       ConfigError: count is below 1, or the configuration has a seed of its own.
@@ -45,10 +48,10 @@ def run(
 
 
 def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean, sample standard deviation (null of one seed) and each seed's value of every score.
+    """Returns mean, sample standard deviation (None of one seed) and each seed's value of scores.
 
     Args:
-      results: what `experiment.run` returned, one a seed.
+      results: what `experiment.run` returned, for each seed.
     """
     first = results[0]
     stages = {}
@@ -70,7 +73,7 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def spread(values: list[float | None]) -> dict[str, Any]:
-    """Mean and sample standard deviation of the values that are there."""
+    """Returns mean and sample standard deviation of the values that are not None."""
     present = [value for value in values if value is not None]
     return {
         "mean": statistics.fmean(present) if present else None,
@@ -80,7 +83,7 @@ def spread(values: list[float | None]) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """One row an evaluate stage: mean, spread and every seed's mIoU, and the pixel accuracy."""
+    """Returns a row for each evaluate stage: mIoU as mean, spread and each seed; pixel accuracy."""
     rows = [("stage", "mIoU", "each seed", "pixel accuracy")]
     for name, stage in summary["stages"].items():
         each = " ".join(percent(value) for value in stage["miou"]["values"])
@@ -91,11 +94,11 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in per cent with one decimal."""
+    """Returns a share in per cent with one decimal."""
     return "n/a" if value is None else f"{100 * value:.1f}"
 
 
 def with_spread(score: dict[str, Any]) -> str:
-    """Mean ± standard deviation in per cent."""
+    """Returns mean ± standard deviation in per cent."""
     deviation = "" if score["std"] is None else f" ± {percent(score['std'])}"
     return percent(score["mean"]) + deviation

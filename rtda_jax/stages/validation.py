@@ -1,97 +1,180 @@
-"""Validation without target labels, beside an evaluation: the same pass, plus held-out source."""
+"""Validation without target labels: scores that may choose between settings and methods.
+
+They come from the same pass over the target's images as an evaluation, and from a split of the
+source that was not trained on.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from rtda_jax import evaluate
 from rtda_jax.data import eval_stream, load
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import one_of
+from rtda_jax.evaluate import Model, Protocol
 from rtda_jax.run import parallel
 from rtda_jax.run.log import Progress
-from rtda_jax.stages import validators
+
+
+class Statistics(NamedTuple):
+    """Sums over pixels that are enough for every score below and add up over images.
+
+    Attributes:
+      pixels: N.
+      entropy: sum of the pixels' entropies, in nats.
+      probability: [K], sum of the softmax.
+      gram: [K,K], P^T P of the matrix P [N,K] of all softmax.
+    """
+
+    pixels: int
+    entropy: float
+    probability: np.ndarray
+    gram: np.ndarray
+
+
+@jax.jit
+def _sums(probabilities: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    p = probabilities.reshape(-1, probabilities.shape[-1]).astype(jnp.float32)
+    entropy = jax.scipy.special.entr(p).sum()
+    return entropy, p.sum(0), jnp.matmul(p.T, p, precision=jax.lax.Precision.HIGHEST)
+
+
+def statistics(probabilities: jax.Array) -> Statistics:
+    """Returns the statistics of one image's softmax [..., K], summed on the device."""
+    entropy, probability, gram = jax.device_get(_sums(probabilities))
+    pixels = int(np.prod(probabilities.shape[:-1]))
+    return Statistics(
+        pixels, float(entropy), probability.astype(np.float64), gram.astype(np.float64)
+    )
+
+
+def add(a: Statistics, b: Statistics) -> Statistics:
+    """Returns the statistics of both."""
+    return Statistics(
+        a.pixels + b.pixels,
+        a.entropy + b.entropy,
+        a.probability + b.probability,
+        a.gram + b.gram,
+    )
+
+
+def entropy(s: Statistics) -> float:
+    """Returns the mean entropy of a pixel in nats, [0, log K]; low if sure (Vu et al. 2019)."""
+    return s.entropy / s.pixels
+
+
+def information_maximisation(s: Statistics) -> float:
+    """Returns the entropy of the mean softmax minus the mean entropy, in nats, [0, log K].
+
+    It is high where a network is sure of each pixel and yet uses many classes (Krause et al. 2010;
+    Liang et al. 2020).
+    """
+    mean = s.probability / s.pixels
+    used = mean[mean > 0]
+    return float(-(used * np.log(used)).sum()) - entropy(s)
+
+
+def nuclear_norm(s: Statistics) -> float:
+    """Returns the nuclear norm of the softmax matrix [N,K] over its bound sqrt(N K), in (0, 1].
+
+    It is high where predictions are discriminable and diverse at once (Cui et al. 2020, batch
+    nuclear-norm maximisation). Here it covers every pixel of the set.
+    """
+    eigenvalues = np.linalg.eigvalsh(s.gram)
+    return float(np.sqrt(np.maximum(eigenvalues, 0)).sum() / np.sqrt(s.pixels * len(s.gram)))
+
+
+# Scores from the target's images alone.
+VALIDATORS = {
+    "entropy": entropy,
+    "information_maximisation": information_maximisation,
+    "nuclear_norm": nuclear_norm,
+}
+# The score from images and labels of a source split that was not trained on.
+SOURCE = "source_miou"
 
 
 class Observer:
-    """Adds up the statistics of every softmax it is called with."""
+    """Adds up the statistics of every softmax that it is called with."""
 
     def __init__(self) -> None:
-        self.total: validators.Statistics | None = None
+        self.total: Statistics | None = None
 
     def __call__(self, probabilities: jax.Array) -> None:
-        """Take one image's softmax [..., K]."""
-        one = validators.statistics(probabilities)
-        self.total = one if self.total is None else validators.add(self.total, one)
+        """Takes one image's softmax [..., K]."""
+        image = statistics(probabilities)
+        self.total = image if self.total is None else add(self.total, image)
 
     def gather(self) -> None:
-        """Add up what all processes were called with."""
+        """Adds up what all processes were called with."""
         self.total = parallel.sum_floats(self.total)
 
 
 def check(names: Sequence[str]) -> None:
-    """ConfigError for a validator that is not known."""
-    known = [validators.SOURCE, *validators.VALIDATORS]
+    """Raises ConfigError for a validator that is unknown."""
     for name in names:
-        if name not in known:
-            raise ConfigError(f"eval.validators: unknown {name!r}; known: {', '.join(known)}")
+        one_of(name, (SOURCE, *VALIDATORS), "name in eval.validators:")
 
 
 def observer(names: Sequence[str]) -> Observer | None:
-    """What an evaluation must be watched by for these validators; None if by nothing."""
-    return Observer() if any(name in validators.VALIDATORS for name in names) else None
+    """Returns what has to observe an evaluation for these validators, or None."""
+    return Observer() if any(name in VALIDATORS for name in names) else None
 
 
 def report(
     config: Any,
-    models: Sequence[evaluate.Model],
-    seen: Observer | None,
+    models: Sequence[Model],
+    observed: Observer | None,
     *,
-    moved: Callable[[], object] = lambda: None,
+    protocol: Protocol,
+    heartbeat: Callable[[], object] = lambda: None,
 ) -> dict[str, float | int | None]:
-    """The scores `config.eval.validators` names, by name; no label of the target is read.
+    """Returns the scores that `eval.validators` names, by name; no target label is read.
 
-    `source_miou` is over the reported classes of the first `eval.validator_images` images of the
-    benchmark's source_eval, and null where the benchmark has none. `moved` is called after each
-    image.
+    Args:
+      config: an evaluate stage's configuration.
+      models: the networks that were evaluated.
+      observed: the statistics of their predictions for the target.
+      protocol: that of the evaluation, so that source and target are read alike.
+      heartbeat: called after each image.
+
+    Returns:
+      `source_miou` is over the reported classes of the first `eval.validator_images` images of the
+      benchmark's source_eval, and None where the benchmark has none.
     """
     scores: dict[str, float | int | None] = {}
     for name in config.eval.validators:
-        if name == validators.SOURCE:
-            scores |= _source(config, models, moved)
-        elif seen is not None and seen.total is not None:
-            scores[name] = validators.VALIDATORS[name](seen.total)
+        if name == SOURCE:
+            scores |= _source(config, models, protocol, heartbeat)
+        elif observed is not None and observed.total is not None:
+            scores[name] = VALIDATORS[name](observed.total)
     return scores
 
 
 def _source(
-    config: Any, models: Sequence[evaluate.Model], moved: Callable[[], object]
+    config: Any, models: Sequence[Model], protocol: Protocol, heartbeat: Callable[[], object]
 ) -> dict[str, float | int | None]:
     benchmark = config.benchmark
     if not benchmark.source_eval:
-        return {validators.SOURCE: None}
-    head, wanted = class_set(benchmark.classes), class_set(benchmark.eval_classes)
+        return {SOURCE: None}
+    head, reported = class_set(benchmark.classes), class_set(benchmark.eval_classes)
     dataset = load(benchmark.source_eval, data_dir=config.data_dir, classes=head.name)
     count = min(config.eval.validator_images or len(dataset), len(dataset))
     examples = itertools.islice(eval_stream(dataset, size=tuple(benchmark.eval_size)), count)
     progress = Progress("  source validation", count)
 
     def watch(*_: object) -> None:
-        moved()
+        heartbeat()
         progress.add(1)
 
     confusion = evaluate.evaluate(
-        models,
-        examples,
-        num_classes=len(head),
-        mode=config.eval.mode,
-        window=tuple(config.eval.window),
-        stride=tuple(config.eval.stride),
-        align=config.eval.align,
-        watch=watch,
+        models, examples, num_classes=len(head), protocol=protocol, watch=watch
     )
     progress.end()
-    found = evaluate.report(confusion, names=wanted.names, rows=head.rows(wanted))
-    return {validators.SOURCE: found["miou"], "source_images": count}
+    scores = evaluate.report(confusion, names=reported.names, rows=head.rows(reported))
+    return {SOURCE: scores["miou"], "source_images": count}

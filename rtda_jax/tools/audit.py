@@ -9,13 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rtda_jax.adapt import build, class_weights
-from rtda_jax.data import DataError
+from rtda_jax.adapt import build
+from rtda_jax.adapt.step import make_train_step
+from rtda_jax.data import DataError, class_weights
 from rtda_jax.data.batches import Batches, paired
 from rtda_jax.errors import NotDeterministicError
 from rtda_jax.run import parallel
 from rtda_jax.run.log import say
-from rtda_jax.stages.plan import stages
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 
 STEPS = 5
 
@@ -28,17 +30,18 @@ def run(config: Any, workdir: pathlib.Path) -> None:
     Raises:
       NotDeterministicError: naming stage, step and leaf where the two runs part.
     """
-    for name, stage in stages(config).items():
-        if stage.kind != "train":
+    for name, planned in make_plan(config, KINDS).items():
+        if planned.kind != "train" or planned.method is None:
             continue
+        stage, needs_target = planned.config, planned.method.needs_target
         pseudo = workdir / stage.pseudo_labels if stage.pseudo_labels else None
         if pseudo is not None and not pseudo.exists():
             say(f"[{name}] skipped: {pseudo} does not hold its pseudo-labels yet (--job=run)")
             continue
         say(f"[{name}] {STEPS} steps, twice")
         (workdir / name).mkdir(parents=True, exist_ok=True)
-        stage = class_weights.settled(stage, workdir / name)
-        needs_target = build.build(stage).needs_target
+        if stage.loss.weighting == "enet":
+            stage = class_weights.counted(stage, workdir / name)
         batches = paired(stage, needs_target=needs_target, folder=workdir / name, pseudo=pseudo)
         say(f"  equal in every bit; SHA-256 of the state {audit(stage, batches, name=name)}")
 
@@ -56,11 +59,11 @@ def audit(config: Any, batches: Batches, *, name: str, steps: int = STEPS) -> st
       NotDeterministicError: naming stage, step and leaf where the two runs part.
     """
     mesh = parallel.mesh()
-    parts = build.build(config, axis_name=parallel.AXIS)
-    step = parallel.pmapped(build.train_step(parts, config, axis_name=parallel.AXIS), mesh)
+    method = build.build(config, axis_name=parallel.AXIS)
+    step = parallel.pmapped(make_train_step(method), mesh)
 
     def once() -> list[dict[str, str]]:
-        state = parallel.replicate(build.initial_state(parts, config), mesh)
+        state = parallel.replicate(build.initial_state(method), mesh)
         return hashes(step, state, itertools.islice(batches(0), steps))
 
     first, second = once(), once()

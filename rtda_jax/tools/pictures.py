@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from rtda_jax.losses import IGNORE
+from rtda_jax.run.files import replacing
 
 # The text chunk that says what a sheet's cells are.
 CELLS = "rtda_jax.cells"
@@ -98,11 +99,9 @@ def cells(path: pathlib.Path) -> dict[str, list[np.ndarray]] | None:
 
 
 def save(image: Image.Image, path: pathlib.Path) -> None:
-    """Write a PNG in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    said = PngImagePlugin.PngInfo()
+    """Writes a picture as a PNG, with the description of its cells if it is a grid."""
+    text = PngImagePlugin.PngInfo()
     if CELLS in image.info:
-        said.add_text(CELLS, image.info[CELLS])
-    image.save(partial, format="PNG", pnginfo=said)
-    partial.replace(path)
+        text.add_text(CELLS, image.info[CELLS])
+    with replacing(path) as partial:
+        image.save(partial, format="PNG", pnginfo=text)

@@ -10,6 +10,8 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
+from rtda_jax.errors import ConfigError
+from rtda_jax.weights import imagenet
 from rtda_jax.weights.files import WeightFile, read_weights, write_weights
 from rtda_jax.weights.naming import Naming
 from rtda_jax.weights.public import NETWORKS, TRUNKS
@@ -131,7 +133,8 @@ def load_pretrained(
     """Variables of the network with the weights of a local file, and the report of what matched.
 
     path: .pth, .pt, .tar, .safetensors or .npz in one of the public namings of the network
-    (NETWORKS, and TRUNKS for part "backbone"). variables: {"params", "batch_stats"} of
+    (NETWORKS, and TRUNKS for part "backbone"), or "imagenet": the published ImageNet weights of
+    the trunk, see imagenet.py. variables: {"params", "batch_stats"} of
     `model.init`. naming: one of those namings by name; needed only where the names in the file do
     not tell (VGG-16 of torchvision or Caffe).
 
@@ -149,6 +152,10 @@ def load_pretrained(
         namings = {**TRUNKS.get(model_name, {}), **namings}
     if naming is not None and naming not in namings:
         raise ValueError(f"unknown naming {naming!r}; known: {', '.join(namings)}")
+    if str(path) == imagenet.NAME:
+        if part != "backbone":
+            raise ConfigError("ImageNet weights by name are of the trunk: set part to 'backbone'")
+        path, naming = imagenet.find(model_name), imagenet.TRUNKS[model_name].naming
     file = read_weights(path)
     exported = file.metadata.get("model")
     if part == "all" and exported not in (None, model_name):

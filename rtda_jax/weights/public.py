@@ -97,6 +97,19 @@ STDCNET = Naming(
     r"^features\.",
     unused=r"^(x2|x4|x8|x16|x32|conv_last|fc|bn|linear)\.",
 )
+EFFICIENTNET_LITE = Naming(
+    "tensorflow",
+    (
+        (r"backbone\.stem\.conv", "_conv_stem"),
+        (r"backbone\.stem\.bn", "_bn0"),
+        (r"backbone\.block(\d+)\.(expand|depthwise|project)\.conv", r"_blocks.\1._\2_conv"),
+        (r"backbone\.block(\d+)\.expand\.bn", r"_blocks.\1._bn0"),
+        (r"backbone\.block(\d+)\.depthwise\.bn", r"_blocks.\1._bn1"),
+        (r"backbone\.block(\d+)\.project\.bn", r"_blocks.\1._bn2"),
+    ),
+    r"^(_conv_stem|_bn0|_blocks)\.",
+    unused=r"^(_conv_head|_bn1|_fc)\.",
+)
 
 S0 = Naming(
     "caffe_bgr",
@@ -170,6 +183,9 @@ FCD_LIGHT_S2 = Naming(
     requires=r"^depthwisec",
 )
 
+# The names of our own modules, for networks that no public code has.
+OURS = Naming(None, ((r"(.+)", r"\1"),), r"^backbone\.", auxiliary=r"^aux\d+\.")
+
 # Namings of whole networks; the first is the one that is exported.
 NETWORKS: dict[str, dict[str, Naming]] = {
     "bisenet_resnet18": {"s0": S0},
@@ -180,6 +196,9 @@ NETWORKS: dict[str, dict[str, Naming]] = {
     "bisenet_stdc2": {"stdc_seg": STDC_SEG, "stdc_seg_inplace_abn": STDC_SEG_ABN},
     "bisenet_tufl": {"tufl": TUFL, "tufl_inplace_abn": TUFL_ABN},
     "bisenet_coincheung": {"coincheung": COINCHEUNG},
+    "bisenet_lite0": {"rtda_jax": OURS},
+    "bisenet_lite1": {"rtda_jax": OURS},
+    "bisenet_lite2": {"rtda_jax": OURS},
     "deeplab_resnet101": {"adaptsegnet": DEEPLAB_SINGLE},
     "deeplab_resnet101_multi": {"adaptsegnet": DEEPLAB_MULTI},
     "deeplab_vgg16": {"adaptsegnet": DEEPLAB_VGG},
@@ -197,6 +216,9 @@ TRUNKS: dict[str, dict[str, Naming]] = {
     "bisenet_stdc2": {"stdcnet": STDCNET},
     "bisenet_tufl": {"torchvision": TORCHVISION_RESNET},
     "bisenet_coincheung": {"torchvision": TORCHVISION_RESNET},
+    "bisenet_lite0": {"efficientnet_lite": EFFICIENTNET_LITE},
+    "bisenet_lite1": {"efficientnet_lite": EFFICIENTNET_LITE},
+    "bisenet_lite2": {"efficientnet_lite": EFFICIENTNET_LITE},
     "deeplab_resnet101": _DEEPLAB_TRUNKS,
     "deeplab_resnet101_multi": _DEEPLAB_TRUNKS,
     "deeplab_vgg16": {"torchvision": TORCHVISION_VGG, "caffe": CAFFE_VGG},

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.augment import affine
+from rtda_jax.augment import geometry
 
-RANGES = affine.Ranges()
+OPTIONS = geometry.AffineOptions()
 
 
 def images(count=3, size=(7, 12), channels=2, seed=0):
@@ -31,21 +31,21 @@ def numpy_warp(image, matrix):
 
 def test_warp_against_numpy_and_identity():
     made = images()
-    chosen = affine.matrices(jax.random.key(1), jnp.arange(3), ranges=RANGES)
-    got = jax.jit(affine.warp)(made, chosen)
+    chosen = geometry.matrices(jax.random.key(1), jnp.arange(3), options=OPTIONS)
+    got = jax.jit(geometry.warp)(made, chosen)
     for out, image, matrix in zip(got, made, chosen, strict=True):
         np.testing.assert_allclose(out, numpy_warp(image, matrix), atol=1e-5)
     still = np.broadcast_to(np.float32([[1, 0, 0], [0, 1, 0]]), (3, 2, 3))
-    np.testing.assert_allclose(affine.warp(made, still), made, atol=1e-5)
+    np.testing.assert_allclose(geometry.warp(made, still), made, atol=1e-5)
     mirrored = np.broadcast_to(np.float32([[-1, 0, 0], [0, 1, 0]]), (3, 2, 3))
-    np.testing.assert_allclose(affine.warp(made, mirrored), made[:, :, ::-1], atol=1e-5)
+    np.testing.assert_allclose(geometry.warp(made, mirrored), made[:, :, ::-1], atol=1e-5)
 
 
 def test_warp_and_its_gradient_against_pytorch():
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     made, towards = images(4, (9, 13), 3), images(4, (9, 13), 3, seed=5)
-    chosen = np.array(affine.matrices(jax.random.key(2), jnp.arange(4), ranges=RANGES))
+    chosen = np.array(geometry.matrices(jax.random.key(2), jnp.arange(4), options=OPTIONS))
     chosen[3, 0, 2] = 0.7  # a translation, so that much comes from outside
     theirs = torch.tensor(made).permute(0, 3, 1, 2).requires_grad_()
     grid = functional.affine_grid(torch.tensor(chosen), theirs.shape, align_corners=False)
@@ -53,7 +53,7 @@ def test_warp_and_its_gradient_against_pytorch():
         theirs, grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
     (moved * torch.tensor(towards).permute(0, 3, 1, 2)).sum().backward()
-    got, pull = jax.vjp(lambda x: affine.warp(x, jnp.asarray(chosen)), jnp.asarray(made))
+    got, pull = jax.vjp(lambda x: geometry.warp(x, jnp.asarray(chosen)), jnp.asarray(made))
     np.testing.assert_allclose(got, moved.detach().permute(0, 2, 3, 1), atol=2e-5)
     np.testing.assert_allclose(
         pull(jnp.asarray(towards))[0], theirs.grad.permute(0, 2, 3, 1), atol=2e-5
@@ -61,7 +61,7 @@ def test_warp_and_its_gradient_against_pytorch():
 
 
 def test_matrices_are_within_their_ranges_and_mirror_half_of_the_images():
-    drawn = np.asarray(affine.matrices(jax.random.key(0), jnp.arange(2000), ranges=RANGES))
+    drawn = np.asarray(geometry.matrices(jax.random.key(0), jnp.arange(2000), options=OPTIONS))
     assert (drawn[:, :, 2] == 0).all()
     sign = np.sign(drawn[:, 0, 0])
     assert 0.45 < (sign < 0).mean() < 0.55
@@ -76,6 +76,6 @@ def test_matrices_are_within_their_ranges_and_mirror_half_of_the_images():
 
 def test_a_matrix_belongs_to_its_image_and_step():
     key, index = jax.random.key(3), jnp.array([5, 9, 2])
-    drawn = affine.matrices(key, index, ranges=RANGES)
-    np.testing.assert_allclose(affine.matrices(key, index[::-1], ranges=RANGES), drawn[::-1])
-    assert not np.allclose(affine.matrices(jax.random.key(4), index, ranges=RANGES), drawn)
+    drawn = geometry.matrices(key, index, options=OPTIONS)
+    np.testing.assert_allclose(geometry.matrices(key, index[::-1], options=OPTIONS), drawn[::-1])
+    assert not np.allclose(geometry.matrices(jax.random.key(4), index, options=OPTIONS), drawn)

@@ -8,21 +8,23 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.run.workdir import write_json
 
 
-def settled(config: Any, folder: pathlib.Path) -> Any:
-    """The configuration with numbers for its class weights.
+def counted(config: Any, folder: pathlib.Path) -> Any:
+    """Returns the configuration with ENet's weights as numbers (loss.weighting="enet").
 
-    With loss.weighting "enet" the labels of the training set are counted once, streamed, and the
-    weights written to `class_weights.json`, to be looked at: an interrupted stage computes them
-    again from the counts.
+    The labels of the training set are counted once, streamed. The weights are also written to
+    `class_weights.json` for people to look at; an interrupted stage computes them again from the
+    counts.
+
+    Args:
+      config: a train stage's configuration.
+      folder: the stage's, where the counts are kept.
     """
-    if config.loss.weighting != "enet":
-        return config
     counts = batches.class_counts(config, batches.labelled_set(config), folder=folder)
     weights = enet_weights(frequencies(counts), c=config.loss.enet_c).tolist()
     names = class_set(config.benchmark.classes).names
     write_json(folder / "class_weights.json", dict(zip(names, weights, strict=True)))
-    settled_config = config.copy_and_resolve_references()
-    settled_config.update_from_flattened_dict(
+    counted_config = config.copy_and_resolve_references()
+    counted_config.update_from_flattened_dict(
         {"loss.weighting": "given", "loss.weights": tuple(weights)}
     )
-    return settled_config
+    return counted_config

@@ -1,10 +1,11 @@
-"""A statistics stage: a network's batch statistics, measured anew on the target (AdaBN).
+"""A statistics stage: measures a network's batch statistics anew on the target (AdaBN).
 
-Li et al. 2016 replace the running mean and variance of every batch normalisation by the target's.
-As PyTorch's `update_bn` does, they are the averages of the statistics of N batches that pass
+Li et al. (2016) replace the running mean and variance of every batch normalisation by those of the
+target. As in PyTorch's `update_bn`, they are the averages of the statistics of N batches that pass
 through the network in training mode, each with weight 1/N.
 """
 
+import dataclasses
 import pathlib
 import shutil
 import time
@@ -16,52 +17,80 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rtda_jax.adapt.options import read
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import eval_stream, load
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, require
 from rtda_jax.evaluate import Model
 from rtda_jax.run import checkpoint, log
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages import trained
-from rtda_jax.stages.plan import Plan
+from rtda_jax.stages import networks
+from rtda_jax.stages.plan import Plan, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class StatisticsOptions:
+    """The section `statistics` of a configuration.
+
+    Attributes:
+      batches: how many target batches are averaged; 0 is one epoch.
+    """
+
+    batches: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.batches >= 0, f"statistics.batches must be at least 0, got {self.batches}")
+
+
+def check(plan: Plan, stage: Stage) -> None:
+    """Refuses more than one network, or a number of batches that makes no sense.
+
+    Raises:
+      ConfigError: names the field.
+    """
+    del plan
+    number = len(stage.models)
+    require(number == 1, f"kind 'statistics' reads one model, got {number}")
+    read(StatisticsOptions, stage.config.statistics, "statistics")
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
-    """Store the network with the target's statistics; what results.json says of it.
+    """Stores the network with the target's statistics and returns the record of the stage.
 
-    It takes a forward pass over the target at most, so a killed stage begins anew.
+    It takes one forward pass over the target at most, so a stage that was killed begins anew.
     """
     stage, folder = plan[name], workdir / name
+    config = stage.config
     done = folder / "done.json"
     if done.exists() and not checkpoint.is_damaged(folder / "checkpoints"):
         log.say(f"[{name}] finished, skipped")
         return read_json(done)
     (reference,) = stage.models
-    log.say(f"[{name}] batch statistics of {reference} from {stage.benchmark.target.name}")
-    model = trained.load(plan, reference, workdir)
+    log.say(f"[{name}] batch statistics of {reference} from {config.benchmark.target.name}")
+    model = networks.load(plan, reference, workdir)
     begin = time.perf_counter()
-    count, batches = target_batches(stage)
+    count, batches = target_batches(config)
     progress = Progress("  batches", count, unit="batches")
-    with watchdog(stage.stall_seconds) as moved:
+    with watchdog(config.stall_seconds) as heartbeat:
 
         def watched() -> Iterator[np.ndarray]:
             for batch in batches:
                 yield batch
-                moved()
+                heartbeat()
                 progress.add(1)
 
         stats = measure(model, watched())
     progress.end()
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run that was killed here
-    with checkpoint.manager(folder / "checkpoints", keep=stage.checkpoint_keep) as held:
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a killed run left them
+    with checkpoint.manager(folder / "checkpoints", keep=config.checkpoint_keep) as checkpoints:
         state = {"g_params": model.variables["params"], "g_stats": stats}
-        checkpoint.save(held, state, step=stage.steps)
+        checkpoint.save(checkpoints, state, step=config.steps)
     record = {
         "models": list(stage.models),
         "batches": count,
-        "batch_size": stage.batch_size,
+        "batch_size": config.batch_size,
         "seconds": round(time.perf_counter() - begin, 1),
     }
     write_json(done, record)
@@ -69,7 +98,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
-    """The tree of running statistics that batches of images uint8 [B,H,W,3] give a network.
+    """Returns the running statistics that batches of images uint8 [B,H,W,3] give a network.
 
     Raises:
       ConfigError: the network has no batch normalisation.
@@ -92,19 +121,19 @@ def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
     return mean
 
 
-def target_batches(stage: Any) -> tuple[int, Iterator[np.ndarray]]:
-    """How many batches there are, and whole target images in an order that the seed decides."""
-    benchmark = stage.benchmark
-    dataset = load(benchmark.target, data_dir=stage.data_dir, classes=benchmark.classes)
-    size = stage.batch_size
-    count = stage.statistics.batches or max(len(dataset) // size, 1)
-    random = np.random.default_rng(stage.seed)
+def target_batches(config: Any) -> tuple[int, Iterator[np.ndarray]]:
+    """Returns the number of batches, and batches of whole target images in a seeded order."""
+    benchmark = config.benchmark
+    dataset = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+    size = config.batch_size
+    count = config.statistics.batches or max(len(dataset) // size, 1)
+    random = np.random.default_rng(config.seed)
     epochs = -(-count * size // len(dataset))
     order = np.concatenate([random.permutation(len(dataset)) for _ in range(epochs)])
     stream = eval_stream(
         dataset.unlabelled(),
         size=tuple(benchmark.size),
         order=order[: count * size].tolist(),
-        threads=stage.threads,
+        threads=config.threads,
     )
     return count, (np.stack([next(stream)["image"] for _ in range(size)]) for _ in range(count))

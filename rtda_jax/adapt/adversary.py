@@ -1,0 +1,164 @@
+"""The adversary: which output each discriminator judges, and how it tells the domains apart.
+
+A level names the place where a discriminator looks. A discriminator reads a map made of one of the
+segmentation network's outputs, of the source and of the target, and learns to label the source 0
+and the target 1. The segmentation network is trained to make it take the target for the source.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rtda_jax import losses
+from rtda_jax.errors import lookup, require
+from rtda_jax.losses import Sum
+from rtda_jax.ops.resize import upsample
+
+SOURCE, TARGET = 0.0, 1.0  # the discriminator's labels, in the code of every paper
+
+Size = tuple[int, int]
+Outputs = Mapping[str, Mapping[str, jax.Array]]
+
+GAN_LOSSES = {"bce": losses.binary_cross_entropy, "least_squares": losses.least_squares}
+
+
+def _softmax(logits: jax.Array, size: Size) -> jax.Array:
+    del size
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def _self_information(logits: jax.Array, size: Size) -> jax.Array:
+    del size
+    return losses.self_information(logits)
+
+
+def _features(feature: jax.Array, size: Size) -> jax.Array:
+    """Returns the features in front of the classifier at image size (Tsai et al. 2018)."""
+    return upsample(feature, size=size)
+
+
+# What the discriminators of logits read.
+MAPS = {
+    "softmax": _softmax,  # Tsai et al. 2018
+    "self_information": _self_information,  # AdvEnt, Vu et al. 2019
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversaryOptions:
+    """The section `adversary` of a configuration.
+
+    Attributes:
+      network: a key of `rtda_jax.models.DISCRIMINATORS`.
+      options: further fields of that network, such as use_bias and output_stride.
+      view: what discriminators of logits read, a key of `MAPS`.
+      gan_loss: a key of `GAN_LOSSES`.
+      d_factor: factor of a discriminator's loss, the sum over both domains. Tsai et al. and most
+        others take 1/2, Nikiforos takes 1.
+    """
+
+    network: str = "fcd"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    view: str = "softmax"
+    gan_loss: str = "bce"
+    d_factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        lookup(MAPS, self.view, "adversary.view")
+        lookup(GAN_LOSSES, self.gan_loss, "adversary.gan_loss")
+        require(self.d_factor >= 0, f"adversary.d_factor must be at least 0, got {self.d_factor:g}")
+
+
+class Level(NamedTuple):
+    """The place of one discriminator.
+
+    Attributes:
+      number: fixed, so that a level's initial weights do not depend on which other levels exist.
+      head: the output of the segmentation network that it judges.
+      read: from that output [B,h,w,C] and the image size (H, W) to what the discriminator reads.
+    """
+
+    number: int
+    head: str
+    read: Callable[[jax.Array, Size], jax.Array]
+
+    def shape(self, outputs: Mapping[str, Any], *, size: Size) -> jax.ShapeDtypeStruct:
+        """Returns the shape of what the discriminator reads, given the shapes of all outputs."""
+        return jax.eval_shape(lambda output: self.read(output, size), outputs[self.head])
+
+
+def levels(view: str) -> dict[str, Level]:
+    """Returns every level by name; `view` is what discriminators of logits read."""
+    read = lookup(MAPS, view, "adversary.view")
+    return {
+        "aux16": Level(0, "aux16", read),
+        "aux32": Level(1, "aux32", read),
+        "output": Level(2, "logits", read),
+        "feature": Level(3, "feature", _features),
+        "aux8": Level(4, "aux8", read),
+        "aux4": Level(5, "aux4", read),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """All discriminators of a method.
+
+    Attributes:
+      networks: the discriminators by level; empty where the method has no adversary.
+      levels: their places, by the same names.
+      options: how they are trained.
+    """
+
+    networks: Mapping[str, nn.Module]
+    levels: Mapping[str, Level]
+    options: AdversaryOptions = AdversaryOptions()
+
+    def judge(
+        self, params: Any, outputs: Mapping[str, jax.Array], *, size: Size
+    ) -> dict[str, jax.Array]:
+        """Returns every discriminator's logits [B,h,w,1] for the outputs of one domain, by level.
+
+        Args:
+          params: the parameters of the discriminators, by level.
+          outputs: the segmentation network's outputs for images of the domain.
+          size: (H, W) of these images.
+        """
+        verdicts: dict[str, Any] = {}
+        for name, network in self.networks.items():
+            level = self.levels[name]
+            judged = level.read(outputs[level.head], size)
+            verdicts[name] = network.apply({"params": params[name]}, judged)
+        return verdicts
+
+    def losses(self, verdicts: Outputs) -> dict[str, Sum]:
+        """Returns the loss of every discriminator on each domain, by the name it is logged under.
+
+        Args:
+          verdicts: for "source" and "target", what `judge` returned.
+        """
+        gan_loss = GAN_LOSSES[self.options.gan_loss]
+        sums = {}
+        for name in self.networks:
+            for domain, label in (("source", SOURCE), ("target", TARGET)):
+                loss = gan_loss(verdicts[domain][name], domain=label)
+                sums[f"d_{name}_{domain}"] = Sum(loss.sum(), jnp.float32(loss.size))
+        return sums
+
+    def accuracies(self, verdicts: Outputs) -> dict[str, Sum]:
+        """Returns how often every discriminator is right on each domain; 1/2 is chance.
+
+        Args:
+          verdicts: for "source" and "target", what `judge` returned.
+        """
+        sums = {}
+        for name in self.networks:
+            source, target = verdicts["source"][name], verdicts["target"][name]
+            for domain, right in (("source", source < 0), ("target", target > 0)):
+                total = right.sum(dtype=jnp.float32)
+                sums[f"d_{name}_accuracy_{domain}"] = Sum(total, jnp.float32(right.size))
+        return sums

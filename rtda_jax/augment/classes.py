@@ -1,0 +1,142 @@
+"""Sets of classes: those an image shows, a random half of them, their relatives, their pixels.
+
+A set is bool [B,K+1], one row for each image; the last column stands for the unlabelled, 255.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtda_jax.errors import lookup
+from rtda_jax.losses import valid
+
+# Whether the unlabelled pixels are a class that can be drawn.
+IGNORED = {"never": False, "class": True}  # "class" as in TUFL's code
+
+_POSTS = ("pole", "traffic light", "traffic sign")
+_TWO_WHEELS = ("rider", "motorcycle", "bicycle")
+
+# The classes that are pasted along with a class, so that objects stay whole. These are TUFL's
+# tables; classes that a class set lacks are left out. (TUFL's table of the 13 classes of CrossCity
+# repeats the numbers of SYNTHIA's 16 classes, where they mean other classes, so that the road
+# brings buses but no cars. Here the names count.)
+RELATED: dict[str, dict[str, tuple[str, ...]]] = {
+    "none": {},
+    "gta5": {
+        "road": ("terrain", *_TWO_WHEELS, "car", "truck", "bus", "train"),
+        "sidewalk": ("terrain", "person"),
+        "wall": ("fence",),
+        "fence": ("wall",),
+        "vegetation": ("terrain",),
+        "terrain": ("vegetation",),
+        **dict.fromkeys(_POSTS, _POSTS),
+        **dict.fromkeys(_TWO_WHEELS, _TWO_WHEELS),
+    },
+    "synthia": {
+        "road": ("person", *_TWO_WHEELS, "car", "bus"),
+        "sidewalk": ("person", *_TWO_WHEELS),
+        "building": _POSTS,
+        **dict.fromkeys(_POSTS, _POSTS),
+        **dict.fromkeys(_TWO_WHEELS, _TWO_WHEELS),
+    },
+}
+
+
+def present(labels: jax.Array, *, num_classes: int, ignore: str = "class") -> jax.Array:
+    """Returns which classes each image shows, bool [B,K+1]; the last column is the unlabelled 255.
+
+    Args:
+      labels: [B,H,W], 0..K-1 or 255.
+      num_classes: K.
+      ignore: a key of `IGNORED`; with "never" the last column is False.
+    """
+    counted = lookup(IGNORED, ignore, "mix.ignore")
+    numbers = _numbers(labels, num_classes)
+    shown = (numbers[..., None] == jnp.arange(num_classes + 1).reshape(1, 1, 1, -1)).any((1, 2))
+    return shown if counted else shown.at[:, num_classes].set(False)
+
+
+def half_of(
+    shown: jax.Array, key: jax.Array, index: jax.Array, *, fewer: jax.Array | int = 0
+) -> jax.Array:
+    """Returns a random half of each image's classes, bool [B,K+1].
+
+    Half of n classes is n/2 rounded up, less `fewer`, and at least one.
+
+    Args:
+      shown: bool [B,K+1], the classes of each image, of `present`.
+      key: the random key of this step.
+      index: int32 [B], the number of each image in its data set.
+      fewer: int or int32 [B].
+    """
+    count = shown.sum(axis=1, dtype=jnp.int32)
+    wanted = jnp.maximum((count + 1) // 2 - fewer, 1)
+    return shown & (_ranks(shown, key, index) < wanted[:, None])
+
+
+def with_related(
+    chosen: jax.Array, shown: jax.Array, key: jax.Array, index: jax.Array, *, table: jax.Array
+) -> jax.Array:
+    """Returns the chosen classes together with their relatives in the image, bool [B,K+1] (TUFL).
+
+    Classes join in the order they were drawn in, each with its relatives, until half of the
+    classes present, rounded down, have joined. The unlabelled never joins.
+
+    Args:
+      chosen: bool [B,K+1], of `half_of`.
+      shown: bool [B,K+1], the classes of each image, of `present`.
+      key, index: those that `half_of` was given.
+      table: bool [K,K], of `related_classes`.
+    """
+    classes = table.shape[0]
+    enough = shown.sum(axis=1, dtype=jnp.int32) // 2
+    rows = jnp.pad(table | jnp.eye(classes, dtype=bool), ((0, 1), (0, 1)))
+    ranks = _ranks(shown, key, index)
+
+    def join(rank: jax.Array, joined: jax.Array) -> jax.Array:
+        here = (ranks == rank) & chosen
+        family = (here[:, :, None] & rows[None]).any(axis=1) & shown
+        count = joined.sum(axis=1, dtype=jnp.int32)
+        return joined | (family & ((count < enough) | (count == 0))[:, None])
+
+    return jax.lax.fori_loop(0, classes + 1, join, jnp.zeros_like(shown))
+
+
+def related_classes(name: str, *, names: Sequence[str]) -> np.ndarray:
+    """Returns bool [K,K]; row c marks the classes pasted along with class c, except c itself.
+
+    Args:
+      name: a key of `RELATED`.
+      names: of the K classes.
+    """
+    families = lookup(RELATED, name, "table of related classes")
+    table = np.zeros((len(names), len(names)), bool)
+    for c, owner in enumerate(names):
+        for other in families.get(owner, ()):
+            if other in names and other != owner:
+                table[c, names.index(other)] = True
+    return table
+
+
+def mask_of(labels: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Returns the pixels of the chosen classes, bool [B,H,W], of labels [B,H,W], bool [B,K+1]."""
+    numbers = _numbers(labels, chosen.shape[1] - 1)
+    return jax.vmap(lambda row, classes: jnp.take(classes, row))(numbers, chosen)
+
+
+def paste(mask: jax.Array, over: jax.Array, under: jax.Array) -> jax.Array:
+    """Returns `over` where the mask [B,H,W] is True, else `under`; [B,H,W,3] or [B,H,W]."""
+    return jnp.where(mask if over.ndim == mask.ndim else mask[..., None], over, under)
+
+
+def _ranks(shown: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns each image's classes in random order, int32 [B,K+1], the absent ones last."""
+    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
+    lots = jax.vmap(lambda k: jax.random.uniform(k, shown.shape[1:]))(keys)
+    return jnp.argsort(jnp.argsort(jnp.where(shown, lots, 2.0), axis=1), axis=1)
+
+
+def _numbers(labels: jax.Array, num_classes: int) -> jax.Array:
+    return jnp.where(valid(labels), labels.astype(jnp.int32), num_classes)

@@ -1,0 +1,104 @@
+"""Random affine maps of images and of logits: one matrix per image, bilinear, zero outside.
+
+Coordinates are those of PyTorch's affine_grid and grid_sample with align_corners=False: they run
+from -1 to 1 along each side. A rotation therefore also shears an image that is not square, as it
+does in the code of TUFL.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from rtda_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineOptions:
+    """The ranges of random affine maps (`config.affine`); the defaults are TUFL's.
+
+    Attributes:
+      rotation: largest angle in degrees, clockwise or counter-clockwise.
+      shear: largest angle in degrees, either way.
+      scale: range (low, high) of the factor on coordinates; above 1 the content shrinks.
+      mirror: probability of a left-right flip.
+    """
+
+    rotation: float = 30.0
+    shear: float = 5.0
+    scale: tuple[float, float] = (0.8, 1.2)
+    mirror: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, limit in (("rotation", 180), ("shear", 90)):
+            angle = getattr(self, name)
+            if not 0 <= angle <= limit:
+                raise ConfigError(
+                    f"affine.{name} must be an angle from 0 to {limit} degrees, got {angle:g}"
+                )
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"affine.scale must be a range (low, high) above 0, got {self.scale}")
+        if not 0 <= self.mirror <= 1:
+            raise ConfigError(f"affine.mirror must be a probability, got {self.mirror:g}")
+
+
+def matrices(key: jax.Array, index: jax.Array, *, options: AffineOptions) -> jax.Array:
+    """Returns a random matrix for each image, float32 [B,2,3], from output to input coordinates.
+
+    Args:
+      key: the random key of this step.
+      index: int32 [B], the number of each image in its data set; with the key it decides the draw.
+      options: the ranges that the parameters are drawn from, uniformly.
+    """
+
+    def draw(number: jax.Array) -> jax.Array:
+        uniform = jax.random.uniform(jax.random.fold_in(key, number), (4,))
+        rotation = jnp.deg2rad((2 * uniform[0] - 1) * options.rotation)
+        shear = jnp.deg2rad((2 * uniform[1] - 1) * options.shear)
+        low, high = options.scale
+        return matrix(rotation, shear, low + (high - low) * uniform[2], uniform[3] < options.mirror)
+
+    return jax.vmap(draw)(index)
+
+
+def matrix(
+    rotation: jax.Array, shear: jax.Array, scale: jax.Array, mirrored: jax.Array
+) -> jax.Array:
+    """Returns the matrix [2,3] of one image; angles are in radians, `mirrored` is bool.
+
+    With rotation a, shear h and scale s it is [[s cos a, -s sin(a + h), 0],
+    [s sin a, s cos(a + h), 0]]; the first row is negated where the image is mirrored.
+    """
+    sign = jnp.where(mirrored, -1.0, 1.0)
+    first = sign * jnp.stack([jnp.cos(rotation), -jnp.sin(rotation + shear)])
+    second = jnp.stack([jnp.sin(rotation), jnp.cos(rotation + shear)])
+    linear = scale * jnp.stack([first, second])
+    return jnp.concatenate([linear, jnp.zeros((2, 1))], axis=1)
+
+
+def warp(images: jax.Array, matrices: jax.Array) -> jax.Array:
+    """Returns images or logits [B,H,W,C] moved by their matrices [B,2,3], zero from outside.
+
+    The output pixel at (x, y) is read at matrix @ (x, y, 1). Differentiable in the images.
+    """
+    height, width, channels = images.shape[1:]
+    x = ((2 * jnp.arange(width) + 1) / width - 1)[None, None, :]
+    y = ((2 * jnp.arange(height) + 1) / height - 1)[None, :, None]
+    # Written out, because some accelerators round a matrix product to ten bits.
+    m = matrices[:, :, :, None, None]
+    column = ((m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2] + 1) * width - 1) / 2
+    row = ((m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2] + 1) * height - 1) / 2
+    left, top = jnp.floor(column), jnp.floor(row)
+    flat = images.reshape(images.shape[0], height * width, channels)
+
+    def corner(down: int, right: int) -> jax.Array:
+        r, c = top + down, left + right
+        inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
+        weight = (1 - jnp.abs(row - r)) * (1 - jnp.abs(column - c))
+        place = jnp.clip(r, 0, height - 1) * width + jnp.clip(c, 0, width - 1)
+        pixels = jax.vmap(lambda image, at: jnp.take(image, at, axis=0))(
+            flat, place.astype(jnp.int32)
+        )
+        return jnp.where(inside, weight, 0.0).astype(images.dtype)[..., None] * pixels
+
+    return corner(0, 0) + corner(0, 1) + corner(1, 0) + corner(1, 1)

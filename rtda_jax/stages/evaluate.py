@@ -1,0 +1,176 @@
+"""An evaluate stage: scores, the protocol they were measured by, and a picture grid."""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rtda_jax import evaluate, fda
+from rtda_jax.adapt.options import read
+from rtda_jax.data import eval_stream, load
+from rtda_jax.data.labels import class_set
+from rtda_jax.errors import ConfigError, require
+from rtda_jax.evaluate import Protocol
+from rtda_jax.run import log, parallel
+from rtda_jax.run.log import Progress
+from rtda_jax.run.signals import watchdog
+from rtda_jax.run.workdir import read_json, write_json
+from rtda_jax.stages import networks, validation
+from rtda_jax.stages.plan import Plan, Stage, parse
+from rtda_jax.tools import pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """The fields of the section `eval` beside the protocol.
+
+    Attributes:
+      pictures: rows of the picture grid.
+      validators: scores that read no target label, see `validation`.
+      validator_images: of source_eval that source_miou reads; 0: all.
+    """
+
+    pictures: int = 4
+    validators: tuple[str, ...] = (
+        "source_miou",
+        "entropy",
+        "information_maximisation",
+        "nuclear_norm",
+    )
+    validator_images: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "validator_images"):
+            value = getattr(self, name)
+            require(value >= 0, f"eval.{name} must be at least 0, got {value}")
+        validation.check(self.validators)
+
+
+def check(plan: Plan, stage: Stage) -> None:
+    """Refuses a protocol that cannot be run.
+
+    Raises:
+      ConfigError: names the field.
+    """
+    del plan
+    read(Protocol, stage.config.eval, "eval")
+    read(EvalOptions, stage.config.eval, "eval")
+
+
+def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluates the stage's networks and returns what results.json says of them."""
+    stage, config = plan[name], plan[name].config
+    path = workdir / name / "result.json"
+    if path.exists():
+        log.say(f"[{name}] finished, skipped")
+        return read_json(path)
+    log.say(f"[{name}] {' + '.join(stage.models)} on {config.benchmark.name}")
+    models = [networks.load(plan, reference, workdir) for reference in stage.models]
+    head = class_set(config.benchmark.classes)
+    reported = class_set(config.benchmark.eval_classes)
+    dataset = load(config.benchmark.eval, data_dir=config.data_dir, classes=head.name)
+    process_index, process_count = parallel.process()
+    if process_count > len(dataset):
+        raise ConfigError(f"stage {name}: {len(dataset)} images are too few for {process_count}")
+    share = len(range(process_index, len(dataset), process_count))
+    begin, rows = time.perf_counter(), []
+    shown = set(np.linspace(0, share - 1, config.eval.pictures).astype(int).tolist())
+
+    def watch(index: int, example: dict, prediction: np.ndarray) -> None:
+        if index in shown:
+            rows.append((index, example, prediction))
+        heartbeat()
+        progress.add(1)
+
+    progress = Progress("  images", share)
+    observer = validation.observer(config.eval.validators)
+    protocol = read(Protocol, config.eval, "eval")
+    with watchdog(config.stall_seconds) as heartbeat:
+        stream = eval_stream(
+            dataset,
+            size=tuple(config.benchmark.eval_size),
+            process_index=process_index,
+            process_count=process_count,
+        )
+        confusion = evaluate.evaluate(
+            models,
+            stream,
+            num_classes=len(head),
+            protocol=protocol,
+            watch=watch,
+            observe=observer,
+        )
+        progress.end()
+        confusion = parallel.sum_counts(confusion)
+        if observer is not None:
+            observer.gather()
+        validated = validation.report(
+            config, models, observer, protocol=protocol, heartbeat=heartbeat
+        )
+    record = {
+        **evaluate.report(confusion, names=reported.names, rows=head.rows(reported)),
+        "images": len(dataset),
+        "protocol": describe(stage, protocol),
+        "step": plan[parse(stage.models[0])[0]].config.steps,
+        "models": list(stage.models),
+        "confusion": confusion.tolist(),
+        "validators": validated,
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+    if not parallel.is_main():
+        return record
+    betas = [plan[parse(reference)[0]].config.fda_beta for reference in stage.models]
+    betas = [beta for beta in betas if beta is not None]
+    sheet = examples(config, rows, beta=betas[-1] if betas else None)
+    pictures.save(sheet, workdir / name / "predictions.png")
+    log.say(f"  mIoU {100 * record['miou']:.1f}   {workdir / name / 'predictions.png'}")
+    write_json(path, record)
+    return record
+
+
+def describe(stage: Stage, protocol: Protocol) -> dict[str, Any]:
+    """Returns everything that decides an evaluation's numbers besides the weights."""
+    benchmark = stage.config.benchmark
+    slides = protocol.mode == "slide"
+    fields = dataclasses.asdict(protocol)
+    window = {k: fields[k] for k in ("window", "stride", "scales", "mirror")} if slides else {}
+    several = len(stage.models) > 1 or slides
+    return {
+        "mode": protocol.mode,
+        **window,
+        "input_size": list(benchmark.eval_size),
+        "upsampled": "mean softmax" if several else "logits",
+        "align": protocol.align,
+        "resolution": "labels' own",
+        "split": dict(benchmark.eval),
+        "classes": benchmark.eval_classes,
+        "head_classes": benchmark.classes,
+        "checkpoint": "final step",
+    }
+
+
+def examples(config: ConfigDict, rows: list[tuple], *, beta: float | None):
+    """Returns the picture grid: source, stylised source, target, prediction, truth."""
+    head = class_set(config.benchmark.classes)
+    colours = np.asarray(head.colours, np.uint8)
+    source = load(
+        config.benchmark.source, data_dir=config.data_dir, classes=config.benchmark.classes
+    )
+    cells = []
+    stream = eval_stream(source, size=tuple(config.benchmark.eval_size))
+    for (_, example, prediction), played in zip(rows, stream, strict=False):
+        row = [played["image"]]
+        if beta is not None:
+            pair = [x[None].astype(np.float32) for x in (played["image"], example["image"])]
+            styled = fda.transfer(*pair, beta=beta, window=config.fda_window)
+            row.append(pictures.as_bytes(np.asarray(styled[0])))
+        row += [example["image"], pictures.colourise(prediction, colours)]
+        row.append(pictures.colourise(example["label"], colours))
+        cells.append(row)
+    titles = ["source", "target", "prediction", "truth"]
+    if beta is not None:
+        titles.insert(1, f"source as target (FDA {beta:g})")
+    return pictures.grid(cells, titles=titles, names=head.names, colours=colours)

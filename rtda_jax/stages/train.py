@@ -1,0 +1,64 @@
+"""A train stage: from its configuration to its record."""
+
+import functools
+import pathlib
+import time
+from typing import Any
+
+from rtda_jax.adapt import build, views
+from rtda_jax.adapt.options import read
+from rtda_jax.adapt.terms import formula
+from rtda_jax.data.batches import MoveOptions, StreamOptions
+from rtda_jax.run import checkpoint, log
+from rtda_jax.run.workdir import read_json, write_json
+from rtda_jax.stages import networks
+from rtda_jax.stages.plan import Plan, Stage
+from rtda_jax.train import LoopOptions, train
+
+
+def check(plan: Plan, stage: Stage) -> None:
+    """Refuses values that the loop and the stream of batches cannot run with.
+
+    Raises:
+      ConfigError: names the field.
+    """
+    del plan
+    read(LoopOptions, stage.config, "")
+    read(StreamOptions, stage.config, "")
+    read(MoveOptions, stage.config.augment, "augment")
+
+
+def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains the stage to its end, from wherever it stands, and returns its record."""
+    stage, folder = plan[name], workdir / name
+    config, method = stage.config, stage.method
+    assert method is not None
+    done = folder / "done.json"
+    if done.exists() and not checkpoint.is_damaged(folder / "checkpoints"):
+        log.say(f"[{name}] finished, skipped")
+        return read_json(done)
+    inputs = views.describe(method.preparation)
+    teacher = "" if method.teacher.kind == "none" else f", teacher({method.teacher.kind})"
+    log.say(f"[{name}] objective = {formula(method.objective)}   inputs {inputs}{teacher}")
+    costs = build.describe(method, config)
+    for sentence in costs:
+        log.say(f"  {sentence}")
+    begin = time.perf_counter()
+    state = train(
+        config,
+        folder,
+        method=method,
+        start_from=functools.partial(networks.start, stage=stage, plan=plan, workdir=workdir)
+        if config.init
+        else None,
+        pseudo=workdir / config.pseudo_labels if config.pseudo_labels else None,
+    )
+    record = {
+        "step": int(state.step),
+        "seconds": round(time.perf_counter() - begin, 1),
+        "objective": formula(method.objective),
+        "fda_beta": config.fda_beta,
+        "networks": costs,
+    }
+    write_json(done, record)
+    return record

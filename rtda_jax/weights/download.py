@@ -1,0 +1,184 @@
+"""Downloads of one file over HTTPS: resumed where it was interrupted, verified, then shown.
+
+A file is written beside its place as `NAME.partial`, under a lock that two jobs share, and takes
+its name only when its SHA-256 agrees. A partial file is kept when the connection breaks, so that
+the next attempt or the next command continues it, and deleted when its content is wrong.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import http.client
+import os
+import pathlib
+import re
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from typing import IO
+
+from rtda_jax.run.log import Progress
+
+_CHUNK = 2**20
+_LARGEST = 2**30  # bytes; the largest published trunk has half as many
+
+
+class DownloadError(RuntimeError):
+    """A download that failed, with the address and the reason in its sentence."""
+
+
+class _BrokenError(RuntimeError):
+    """The connection was refused, or ended before the file did."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long a download waits: attempts in all, seconds for an answer, seconds between them."""
+
+    attempts: int = 10
+    timeout: float = 30.0
+    pause: float = 1.0
+
+
+PATIENCE = Patience()
+
+
+def agrees(path: pathlib.Path, digest: str) -> bool:
+    """Returns whether the SHA-256 of a file begins with these hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(digest)
+
+
+def fetch(url: str, path: pathlib.Path, *, digest: str, patience: Patience = PATIENCE) -> None:
+    """Downloads a file to path, unless it is there and sound.
+
+    Args:
+      url: https, or http for a mirror of the user's own.
+      path: where the complete file appears, in one move; its folder is created.
+      digest: the hexadecimal digits that the SHA-256 of the file begins with.
+      patience: attempts and timeouts.
+
+    Raises:
+      DownloadError: the folder cannot be written, the server cannot be reached, leads from https
+        to an unprotected address, stops before the end, or sends another file.
+    """
+    if urllib.parse.urlsplit(url).scheme not in ("https", "http"):
+        raise DownloadError(f"{url} is not an address of the web")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path):
+            if not (path.is_file() and agrees(path, digest)):
+                _fetch(url, path, digest, patience)
+    except OSError as error:
+        raise DownloadError(
+            f"{error.filename or path} cannot be written ({error.strerror})"
+        ) from error
+
+
+def _fetch(url: str, path: pathlib.Path, digest: str, patience: Patience) -> None:
+    partial = path.with_name(path.name + ".partial")
+    for attempt in range(1, patience.attempts + 1):
+        begin = _size(partial)
+        try:
+            _continue(url, partial, timeout=patience.timeout)
+        except _BrokenError as error:
+            size = _size(partial)
+            if size <= begin or attempt == patience.attempts:
+                kept = f"; the next attempt continues after {size} bytes" if size else ""
+                raise DownloadError(f"{url}: {error}{kept}") from error
+            time.sleep(patience.pause)
+            continue
+        if agrees(partial, digest):
+            partial.replace(path)
+            return
+        partial.unlink()
+        if not begin:  # else what an earlier attempt left may have been wrong: once more, anew
+            break
+    raise DownloadError(f"{url}: the SHA-256 of what the server sends does not begin with {digest}")
+
+
+def _continue(url: str, partial: pathlib.Path, *, timeout: float) -> None:
+    """Appends to the partial file what it lacks, or writes it anew if the server starts anew."""
+    begin = _size(partial)
+    request = urllib.request.Request(url, headers={"User-Agent": "rtda_jax"})
+    if begin:
+        request.add_header("Range", f"bytes={begin}-")
+    try:
+        opener = urllib.request.build_opener(_StayProtected)
+        response = opener.open(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing is missing: the checksum decides
+        raise _BrokenError(f"the server answers {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenError(str(getattr(error, "reason", error))) from error
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            begin = 0
+        elif _first_byte(response) != begin:
+            partial.unlink()
+            raise _BrokenError("the server continues at another place than it was asked to")
+        length = response.headers.get("Content-Length", "")
+        total = begin + int(length) if length.isdecimal() else None
+        with partial.open("r+b" if begin else "wb") as file:
+            file.seek(begin)
+            try:
+                _copy(response, file, total=total, what=f"downloading {partial.stem}")
+            finally:
+                os.fsync(file.fileno())
+
+
+def _copy(
+    response: http.client.HTTPResponse, file: IO[bytes], *, total: int | None, what: str
+) -> None:
+    """Copies the rest of a response to the end of a file, with its progress on stderr."""
+    progress = Progress(what, (total or 0) >> 20, file.tell() >> 20, unit="MB")
+    while True:
+        try:
+            chunk = response.read(_CHUNK)
+        except (OSError, http.client.HTTPException) as error:
+            raise _BrokenError(f"the connection broke ({error})") from error
+        if not chunk:
+            break
+        file.write(chunk)
+        if file.tell() > _LARGEST:
+            file.truncate(0)
+            raise _BrokenError(f"the server sends more than {_LARGEST} bytes")
+        progress.add(len(chunk) >> 20)
+    progress.end()
+    if total is not None and file.tell() < total:
+        raise _BrokenError(f"the connection ended after {file.tell()} of {total} bytes")
+
+
+def _first_byte(response: http.client.HTTPResponse) -> int | None:
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(match[1]) if match else None
+
+
+def _size(path: pathlib.Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+class _StayProtected(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but none that leaves https."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
+            raise urllib.error.URLError(f"it redirects to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[None]:
+    """Holds the lock of a download; another process that wants the same file waits for it."""
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that downloads {path.name}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
