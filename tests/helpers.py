@@ -179,7 +179,7 @@ def write_workdir(made, workdir):
     write_json(workdir / "config.json", plain(made))
     for seed, (name, stage) in enumerate(experiment.stages(made).items()):
         if stage.kind == "train":
-            shapes = jax.eval_shape(lambda s=stage: build.initial_state(build.build(s), s))
+            shapes = jax.eval_shape(lambda s=stage: build.initial_state(build.build(s)))
             state = {"g_params": shapes.g_params, "g_stats": shapes.g_stats}
             rng = np.random.default_rng(seed)
 

@@ -11,6 +11,7 @@ from helpers import config as made
 
 from benchmarks import measure, methods, report, speed
 from benchmarks.recipe import no_training_twin, recipe
+from rtda_jax.adapt.step import make_train_step
 from rtda_jax import experiment
 from rtda_jax.adapt import build
 from rtda_jax.errors import ConfigError
@@ -61,7 +62,7 @@ def test_the_twin_takes_the_same_step(adversary):
     config.model.statistics = "both"  # as PyTorch's running statistics
     assert no_training_twin(config) == ""
     stage = build.build(config)
-    state = build.initial_state(stage, config)
+    state = build.initial_state(stage)
     twin = Twin(recipe(config), device="cpu", form="channels_last")
     weights = {"params": state.g_params, "batch_stats": state.g_stats}
     before = jax.device_get(torch_arrays(weights, config.model.name))
@@ -69,7 +70,7 @@ def test_the_twin_takes_the_same_step(adversary):
     give(twin.g, before)
     give(twin.d, d_before)
 
-    after, logs = jax.jit(build.train_step(stage, config))(state, images())
+    after, logs = jax.jit(make_train_step(stage))(state, images())
     losses = twin.step(images())
     assert set(losses) == {
         *("seg", "seg_aux16", "seg_aux32", "adv_output", "d_output_source", "d_output_target")

@@ -320,7 +320,7 @@ def test_the_checkpoints_of_release_0_1_load(family, tmp_path):
     shutil.copytree(FIXTURE / family / "12", tmp_path / "checkpoints" / "12")
     with tiny.stubs():
         config = tiny.config(family)
-        fresh = jax.eval_shape(lambda: build.initial_state(build.build(config), config))
+        fresh = jax.eval_shape(lambda: build.initial_state(build.build(config)))
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with checkpoint.manager(tmp_path / "checkpoints", keep=2) as held:
         found = tiny.digests(checkpoint.restore(held, checkpoint.abstract(fresh, one)))

@@ -272,7 +272,7 @@ def test_every_config_builds_on_every_benchmark(name, benchmark):
     assert isinstance(config, ConfigDict)
     stages = experiment.stages(config.lock())
     stage = next(s for s in stages.values() if s.kind == "train")
-    shapes = jax.eval_shape(lambda: build.initial_state(build.build(stage), stage))
+    shapes = jax.eval_shape(lambda: build.initial_state(build.build(stage)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes.g_params)) > 8e6
     assert any(s.kind == "evaluate" for s in stages.values())
 
@@ -429,6 +429,6 @@ def test_a_discriminator_is_described_as_it_is_built():
     config.adversary.options = {"use_bias": False}
     stage = build.build(config)
     said = build.describe(stage, config)[1]
-    shapes = jax.eval_shape(lambda: build.initial_state(stage, config))
+    shapes = jax.eval_shape(lambda: build.initial_state(stage))
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.d_params["feature"]))
     assert said.startswith(f"fcd_light: {count:,} parameters")

@@ -315,7 +315,7 @@ def test_an_unknown_head_is_named_before_anything_is_trained(root, tmp_path):
 
 def test_networks_of_another_shape_can_not_be_started_from(whole, root):
     stages = plan.stages(tiny(root))
-    state = build.initial_state(build.build(stages["ssl"]), stages["ssl"])
+    state = build.initial_state(build.build(stages["ssl"]))
     params = {**state.g_params, "logits": {"kernel": np.zeros((1, 1, 8, 3)), "bias": np.zeros(3)}}
     with pytest.raises(ConfigError, match=r"params\.logits\.bias is \(19,\) there, \(3,\) here"):
         trained.start(

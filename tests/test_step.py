@@ -222,8 +222,8 @@ def test_every_method_with_a_target_is_watched(name, monkeypatch):
     shrink(monkeypatch)
     chosen = config(name, "level=feature" if name == "adversarial" else "")
     stage = build.build(chosen)
-    step = jax.jit(build.train_step(stage, chosen))
-    _, logs = step(build.initial_state(stage, chosen), batch(target=True))
+    step = jax.jit(make_train_step(stage))
+    _, logs = step(build.initial_state(stage), batch(target=True))
     assert 0 < float(logs["target_entropy"]) <= 1 < float(logs["target_classes"]) < 19
 
 
@@ -394,10 +394,10 @@ def two_steps(chosen):
     """Two steps on two devices: finite, everything that should move does, compiled once."""
     stage = build.build(chosen, axis_name=parallel.AXIS)
     mesh = parallel.mesh()
-    begin = parallel.replicate(build.initial_state(stage, chosen), mesh)
+    begin = parallel.replicate(build.initial_state(stage), mesh)
     before = jax.tree.map(np.asarray, (begin.g_params, begin.d_params))
     traces = []
-    inner = build.train_step(stage, chosen, axis_name=parallel.AXIS)
+    inner = make_train_step(stage)
 
     def counted(current, data):
         traces.append(None)
@@ -450,8 +450,8 @@ def test_two_steps_of_every_method(name, arg, monkeypatch):
 def test_loss_falls_on_the_built_in_scenes():
     chosen = config("adversarial", fda_beta=0.05, steps=20)
     stage = build.build(chosen)
-    step = jax.jit(build.train_step(stage, chosen), donate_argnums=0)
-    current, seen = build.initial_state(stage, chosen), []
+    step = jax.jit(make_train_step(stage), donate_argnums=0)
+    current, seen = build.initial_state(stage), []
     for n in range(12):
         current, logs = step(current, streets_batch(n % 3))
         seen.append(float(logs["seg"]))
@@ -461,8 +461,8 @@ def test_loss_falls_on_the_built_in_scenes():
 def test_bfloat16_computes_with_float32_parameters():
     chosen = config("adversarial", dtype="bfloat16")
     stage = build.build(chosen)
-    current = build.initial_state(stage, chosen)
+    current = build.initial_state(stage)
     assert {leaf.dtype for leaf in jax.tree.leaves(current.g_params)} == {jnp.dtype("float32")}
-    after, logs = jax.jit(build.train_step(stage, chosen))(current, batch())
+    after, logs = jax.jit(make_train_step(stage))(current, batch())
     assert {leaf.dtype for leaf in jax.tree.leaves(after.g_stats)} == {jnp.dtype("float32")}
     assert np.isfinite(float(logs["loss"]))

@@ -10,6 +10,7 @@ import pytest
 from helpers import batch, config
 
 from configs import benchmarks, tufl
+from rtda_jax.adapt.step import make_train_step
 from rtda_jax import evaluate, experiment
 from rtda_jax.adapt import build, optimizers
 from rtda_jax.augment import colour, geometry
@@ -69,8 +70,8 @@ SLOTS = {"one": 0, "two": 6}
 def run(stage, steps, *, slots=0):
     """The states and logs after each step, from one compilation."""
     parts = build.build(stage)
-    step = jax.jit(build.train_step(parts, stage))
-    states, logs = [build.initial_state(parts, stage)], []
+    step = jax.jit(make_train_step(parts))
+    states, logs = [build.initial_state(parts)], []
     for n in range(steps):
         state, log = step(states[-1], indexed(n, slots))
         states.append(state)
@@ -138,8 +139,8 @@ def test_two_devices_do_what_one_does(name):
     _, states, logs = trajectory(name)
     stage, mesh = stages()[name], parallel.mesh()
     parts = build.build(stage, axis_name=parallel.AXIS)
-    step = parallel.pmapped(build.train_step(parts, stage, axis_name=parallel.AXIS), mesh)
-    state = parallel.replicate(build.initial_state(parts, stage), mesh)
+    step = parallel.pmapped(make_train_step(parts), mesh)
+    state = parallel.replicate(build.initial_state(parts), mesh)
     for n in range(2):
         state, both = step(state, indexed(n, SLOTS[name]))
         jax.block_until_ready(both)
@@ -158,7 +159,7 @@ def test_a_resumed_stage_is_the_same_bit_for_bit(tmp_path, name):
     with checkpoint.manager(tmp_path, keep=2) as held:
         checkpoint.save(held, states[2], step=2)
         held.wait_until_finished()
-        fresh = jax.eval_shape(lambda: build.initial_state(build.build(stage), stage))
+        fresh = jax.eval_shape(lambda: build.initial_state(build.build(stage)))
         whole = parallel.replicated(parallel.mesh(jax.devices()[:1]))
         state = checkpoint.restore(held, checkpoint.abstract(fresh, whole))
     assert state.memory["theta"].shape == (19,)
@@ -173,7 +174,7 @@ def test_a_resumed_stage_is_the_same_bit_for_bit(tmp_path, name):
 def prepared(stage, made, seed):
     """What the network is given, and the state that made it."""
     parts = build.build(stage)
-    state = build.initial_state(parts, stage)
+    state = build.initial_state(parts)
     whole = {**made, **state.memory, "step": jnp.int32(0)}
     return jax.jit(parts.prepare)(whole, jax.random.key(seed), state.teacher), state
 
