@@ -105,7 +105,7 @@ class Twin:
         """Train both networks once on uint8 images [B,H,W,3] and labels [B,H,W]; the losses."""
         objective, beta = self.recipe["objective"], self.recipe["fda_beta"]
         source, labels = self._pixels(batch["source_image"]), batch["source_label"]
-        labels = torch.from_numpy(labels).to(self.device).long()
+        labels = torch.as_tensor(labels, device=self.device).long()
         target = self._pixels(batch["target_image"]) if "target_image" in batch else None
         if beta is not None:
             source = transfer(source, target, beta=beta)

@@ -1,0 +1,214 @@
+"""Our programs on the accelerator: compiled ahead of time, run, timed."""
+
+import concurrent.futures
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import measure, training
+from benchmarks.gpu.plan import Program, Sizes, programs, sizes_of
+from benchmarks.gpu.record import Record
+from rtda_jax import evaluate
+from rtda_jax.tools import cost, environment
+
+
+def about() -> dict[str, Any]:
+    """Versions, device and commit."""
+    return {**environment.describe(), "commit": environment.commit(), "jax": jax.__version__}
+
+
+def peak() -> int | None:
+    """Largest memory of the device in use so far by this process, in bytes, where it says so."""
+    stats = jax.devices()[0].memory_stats()
+    return (stats or {}).get("peak_bytes_in_use")
+
+
+def config_of(program: Program, sizes: Sizes) -> Any:
+    """The configuration of a program; inference has that of source-only training."""
+    deeplab = program.model.startswith("deeplab")
+    return training.configuration(
+        program.method or "source_only",
+        model=program.model,
+        dtype=program.dtype,
+        crop=sizes.crop,
+        batch_size=sizes.batch_deeplab if deeplab else sizes.batch,
+    )
+
+
+def batch_of(config: Any, *, needs_target: bool) -> dict[str, np.ndarray]:
+    """A synthetic batch of a configuration's sizes, on the host."""
+    crop = tuple(config.benchmark.crop)
+    return measure.batch(config.batch_size, crop, num_classes=19, target=needs_target)
+
+
+def compiled(parts: training.Training, batch: Any) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """The step as one program for one device, and the seconds of tracing and of the compiler."""
+    begin = time.perf_counter()
+    lowered = jax.jit(parts.step, donate_argnums=0).lower(parts.state, batch)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    seconds = {"trace": traced - begin, "compile": time.perf_counter() - traced}
+    return program, seconds
+
+
+def flops(config: Any, parts: training.Training) -> float:
+    """FLOPs of one step by our own count: twice the multiply-accumulates of all convolutions.
+
+    A forward pass counts once, the gradients of inputs and of weights once each. A discriminator
+    sees both domains, three passes each, and once more for the generator's gradient. Auxiliary
+    heads, resizes, normalisations and the Fourier transform are not counted.
+    """
+    crop, name = tuple(config.benchmark.crop), config.model.name
+    domains = 2 if parts.adversary else 1
+    macs = 3 * domains * cost.model_cost(name, num_classes=19, size=crop).macs
+    if parts.adversary:
+        macs += 7 * cost.discriminator_cost(parts.adversary, in_channels=19, size=crop).macs
+    return 2.0 * config.batch_size * macs
+
+
+def xla_flops(program: jax.stages.Compiled) -> float | None:
+    """FLOPs by XLA's own count, which leaves out what it hands to libraries."""
+    analysis = program.cost_analysis()
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return float(analysis["flops"]) if analysis and "flops" in analysis else None
+
+
+def memory_of(program: jax.stages.Compiled) -> int | None:
+    """Bytes that a program needs: arguments, outputs that are not arguments, temporaries."""
+    m = program.memory_analysis()
+    if m is None:
+        return None
+    fields = (m.argument_size_in_bytes, m.output_size_in_bytes, m.temp_size_in_bytes)
+    return int(sum(fields) - m.alias_size_in_bytes)
+
+
+def queued(call: Callable[[], Any], *, count: int) -> float:
+    """Mean seconds of a call when the host waits for the last one only."""
+    jax.block_until_ready(call())
+    begin = time.perf_counter()
+    for _ in range(count):
+        value = call()
+    jax.block_until_ready(value)
+    return (time.perf_counter() - begin) / count
+
+
+def train(program: Program, sizes: Sizes) -> dict[str, Any]:
+    """Times a training step, its batch on the device."""
+    config = config_of(program, sizes)
+    parts = training.training(config)
+    batch = jax.device_put(batch_of(config, needs_target=parts.needs_target))
+    run, seconds = compiled(parts, batch)
+    start = training.filled(parts.state)
+    state = jax.device_put(start)
+    losses = []
+
+    def step() -> Any:
+        nonlocal state
+        state, logs = run(state, batch)
+        return jax.block_until_ready(logs)
+
+    times = measure.timed(lambda: losses.append(float(step()["loss"])), steps=sizes.steps)
+    memory = peak()
+
+    def hurried() -> Any:
+        nonlocal state
+        state, logs = run(state, batch)
+        return logs
+
+    rate = queued(hurried, count=sizes.steps)
+    return {
+        "seconds": times["seconds"],
+        "queued": rate,
+        "first": times["first"],
+        **seconds,
+        "flops": flops(config, parts),
+        "xla_flops": xla_flops(run),
+        "peak": memory,
+        "program_memory": memory_of(run),
+        "losses": [losses[0], losses[-1]],
+        "batch": config.batch_size,
+    }
+
+
+def infer(program: Program, sizes: Sizes) -> dict[str, Any]:
+    """Times `evaluate.predictor` on one image, uint8 to uint8, on the device and from the host."""
+    config = config_of(program, sizes)
+    module = training.training(config).generator
+    weights = training.variables(module, sizes.infer)
+    predict = evaluate.predictor(
+        [evaluate.Model(module, weights, config.normalisation)], mode="whole"
+    )
+    image = measure.images(1, sizes.infer, seed=3)[0]
+    pixels = jax.device_put(image)
+    begin = time.perf_counter()
+    predict(pixels, size=sizes.infer).block_until_ready()
+    first = time.perf_counter() - begin
+    device = measure.timed(
+        lambda: predict(pixels, size=sizes.infer).block_until_ready(), steps=sizes.passes
+    )
+    host = measure.timed(lambda: np.asarray(predict(image, size=sizes.infer)), steps=sizes.passes)
+    macs = cost.model_cost(program.model, num_classes=19, size=sizes.infer).macs
+    return {
+        "seconds": device["seconds"],
+        "host_seconds": host["seconds"],
+        "queued": queued(lambda: predict(pixels, size=sizes.infer), count=sizes.passes),
+        "first": first,
+        "flops": 2.0 * macs,
+        "peak": peak(),
+    }
+
+
+def ceiling(sizes: Sizes) -> dict[str, Any]:
+    """Rates of a large matrix product and of a copy: the two ceilings of the device."""
+    n = sizes.matmul
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((n, n), np.float32) for _ in range(2))
+    rates: dict[str, Any] = {"side": n}
+    for name in ("bfloat16", "float32"):
+        x, y = (jax.device_put(v).astype(name) for v in (a, b))
+        product = jax.jit(lambda x, y: x @ y)
+        rates[name] = 2 * n**3 / queued(lambda p=product, x=x, y=y: p(x, y), count=10)
+    copy = jax.jit(lambda x: x + 1)
+    x = jnp.zeros((4 * n, n), jnp.float32)
+    rates["bytes_per_second"] = 2 * x.nbytes / queued(lambda: copy(x), count=10)
+    return rates
+
+
+JOBS = {"train": train, "infer": infer}
+
+
+def run(spec: dict[str, Any], record: Record) -> None:
+    """Times every program of one network."""
+    sizes = sizes_of(spec)
+    record.run("about", about)
+    for program in programs(spec["model"], sizes):
+        record.run(program.name, lambda p=program: JOBS[p.job](p, sizes))
+    record.run("ceiling", lambda: ceiling(sizes))
+
+
+def compile_all(spec: dict[str, Any], record: Record) -> None:
+    """Compiles every program of every network at once, which fills the compilation cache."""
+    sizes = sizes_of(spec)
+    record.run("about", about)
+    wanted = [p for m in spec["models"] for p in programs(m, sizes)]
+    # The main programs of each network first: the pool takes them in order.
+    wanted.sort(key=lambda p: [q.name for q in programs(p.model, sizes)].index(p.name))
+
+    def build(program: Program) -> dict[str, Any]:
+        config = config_of(program, sizes)
+        if program.job == "infer":
+            small = sizes._replace(passes=1)
+            return {"first": infer(program, small)["first"]}
+        parts = training.training(config)
+        batch = batch_of(config, needs_target=parts.needs_target)
+        return compiled(parts, batch)[1]
+
+    with concurrent.futures.ThreadPoolExecutor(spec["threads"]) as pool:
+        jobs = [
+            pool.submit(record.run, f"{p.model} {p.name}", lambda p=p: build(p)) for p in wanted
+        ]
+        concurrent.futures.wait(jobs)

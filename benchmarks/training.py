@@ -1,0 +1,75 @@
+"""The one place where the benchmarks build a training step of ours from a configuration."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rtda_jax.adapt import build
+
+AUXILIARY = ("seg_aux16", "seg_aux32")  # terms that DeepLab with a single head doesn't have
+
+
+class Training(NamedTuple):
+    """A step (state, batch) -> (state, logs), not yet compiled, and the shapes of its state."""
+
+    step: Callable[[Any, Any], tuple[Any, Any]]
+    state: Any
+    generator: nn.Module
+    adversary: str | None
+    needs_target: bool
+
+
+def training(config: Any, *, axis_name: str | None = None) -> Training:
+    """Builds the step of a train stage's configuration; nothing is computed."""
+    stage = build.build(config, axis_name=axis_name)
+    return Training(
+        step=build.train_step(stage, config, axis_name=axis_name),
+        state=jax.eval_shape(lambda: build.initial_state(stage, config)),
+        generator=stage.generator,
+        adversary=config.adversary.network if stage.discriminators else None,
+        needs_target=stage.needs_target,
+    )
+
+
+def configuration(
+    method: str, *, model: str, dtype: str, crop: tuple[int, int], batch_size: int
+) -> Any:
+    """Returns a configuration of configs/ with another network, precision and sizes."""
+    config = importlib.import_module(f"configs.{method}").get_config("folders")
+    config.model.name, config.dtype, config.batch_size = model, dtype, batch_size
+    config.benchmark.size = config.benchmark.crop = config.benchmark.eval_size = crop
+    if model.startswith("deeplab"):
+        config.objective.update(dict.fromkeys(AUXILIARY, 0.0))
+    return config
+
+
+def filled(shapes: Any, *, seed: int = 0) -> Any:
+    """Returns a state of these shapes with random weights made on the host.
+
+    Kernels are normal with He's variance, scales and variances 1, all else 0; a device spends no
+    time on initialisers and every device starts from the same bits.
+    """
+    rng = np.random.default_rng(seed)
+
+    def fill(path: Any, leaf: Any) -> Any:
+        names = [getattr(part, "key", getattr(part, "name", "")) for part in path]
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        if names[0] in ("g_params", "d_params", "params") and len(leaf.shape) == 4:
+            spread = (2 / np.prod(leaf.shape[:3])) ** 0.5
+            return (spread * rng.standard_normal(leaf.shape, np.float32)).astype(leaf.dtype)
+        ones = names[0] in ("g_params", "g_stats", "params", "batch_stats")
+        return np.full(leaf.shape, float(ones and names[-1] in ("scale", "var")), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def variables(module: nn.Module, size: tuple[int, int]) -> Any:
+    """Returns random variables of a segmentation network for inference, see `filled`."""
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    return filled(jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image))
