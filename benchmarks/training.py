@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.adapt import build
+from rtda_jax.adapt.step import make_train_step
 
 AUXILIARY = ("seg_aux16", "seg_aux32")  # terms that DeepLab with a single head doesn't have
 
@@ -26,13 +27,13 @@ class Training(NamedTuple):
 
 def training(config: Any, *, axis_name: str | None = None) -> Training:
     """Builds the step of a train stage's configuration; nothing is computed."""
-    stage = build.build(config, axis_name=axis_name)
+    method = build.build(config, axis_name=axis_name)
     return Training(
-        step=build.train_step(stage, config, axis_name=axis_name),
-        state=jax.eval_shape(lambda: build.initial_state(stage, config)),
-        generator=stage.generator,
-        adversary=config.adversary.network if stage.discriminators else None,
-        needs_target=stage.needs_target,
+        step=make_train_step(method),
+        state=jax.eval_shape(lambda: build.initial_state(method)),
+        generator=method.generator,
+        adversary=config.adversary.network if method.adversary.networks else None,
+        needs_target=method.needs_target,
     )
 
 

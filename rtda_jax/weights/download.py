@@ -7,7 +7,6 @@ the next attempt or the next command continues it, and deleted when its content 
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import http.client
 import os
@@ -20,6 +19,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from typing import IO
+
+import filelock
 
 from rtda_jax.run.log import Progress
 
@@ -175,10 +176,13 @@ class _StayProtected(urllib.request.HTTPRedirectHandler):
 @contextlib.contextmanager
 def _lock(path: pathlib.Path) -> Iterator[None]:
     """Holds the lock of a download; another process that wants the same file waits for it."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that downloads {path.name}", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = filelock.FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        print(f"waiting for another process that downloads {path.name}", file=sys.stderr)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
