@@ -63,7 +63,7 @@ def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
     module = build.build(config).generator
     folded = fold(module, _weights(module, tuple(spec["sizes"][0])))
     model = evaluate.Model(*folded, config.normalisation)
-    predict = evaluate.predictor([model], mode="whole")
+    predict = evaluate.predictor([model])
     found: dict[str, Any] = {}
     for size in map(tuple, spec["sizes"]):
         image = measure.images(1, size, seed=3)[0]

@@ -139,9 +139,7 @@ def infer(program: Program, sizes: Sizes) -> dict[str, Any]:
     config = config_of(program, sizes)
     module = training.training(config).generator
     weights = training.variables(module, sizes.infer)
-    predict = evaluate.predictor(
-        [evaluate.Model(module, weights, config.normalisation)], mode="whole"
-    )
+    predict = evaluate.predictor([evaluate.Model(module, weights, config.normalisation)])
     image = measure.images(1, sizes.infer, seed=3)[0]
     pixels = jax.device_put(image)
     begin = time.perf_counter()
