@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.errors import lookup, require
 
 
 def half_width(height: int, width: int, *, beta: float) -> int:
@@ -20,8 +20,7 @@ def half_width(height: int, width: int, *, beta: float) -> int:
     Raises:
       ConfigError: beta lies outside [0, 0.5].
     """
-    if not 0.0 <= beta <= 0.5:
-        raise ConfigError(f"FDA beta must lie in [0, 0.5], got {beta}")
+    require(0.0 <= beta <= 0.5, f"FDA beta must lie in [0, 0.5], got {beta}")
     return int(min(height, width) * beta)
 
 

@@ -294,5 +294,5 @@ def test_numbers_that_make_no_sense_are_refused(fields, message):
 
 @pytest.mark.parametrize("field", ["texture", "strong", "draw"])
 def test_unknown_names_are_refused_by_field(field):
-    with pytest.raises(ValueError, match=rf"augment\.{field} 'loud'; known: "):
+    with pytest.raises(ConfigError, match=rf"augment\.{field} 'loud'; known: "):
         ColourOptions(**{field: "loud"})

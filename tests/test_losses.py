@@ -276,7 +276,7 @@ def test_numbers_that_make_no_sense_are_refused(options, message):
 
 @pytest.mark.parametrize("field", ["weighting", "reduction", "ohem_rule"])
 def test_unknown_names_are_refused_by_field(field):
-    with pytest.raises(ValueError, match=rf"loss\.{field} 'old'; known: "):
+    with pytest.raises(ConfigError, match=rf"loss\.{field} 'old'; known: "):
         LossOptions(**{field: "old"})
 
 
@@ -286,7 +286,7 @@ def test_limits_are_allowed():
 
 def test_an_unknown_pixel_loss_is_named():
     message = "pixel_loss 'ce'; known: cross_entropy, focal, ohem"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         losses.pixel_loss("ce", LossOptions(), num_classes=5)
 
 

@@ -363,7 +363,7 @@ def test_mixes_that_make_no_sense_are_refused(fields, message):
 
 @pytest.mark.parametrize("field", ["share", "among", "colour", "ignore", "related"])
 def test_unknown_names_of_a_mix_are_refused_by_field(field):
-    with pytest.raises(ValueError, match=rf"mix\.{field} 'kitti'; known: "):
+    with pytest.raises(ConfigError, match=rf"mix\.{field} 'kitti'; known: "):
         MixOptions(**{field: "kitti"})
 
 
@@ -380,7 +380,7 @@ def test_unknown_names_of_a_mix_are_refused_by_field(field):
     ],
 )
 def test_rare_classes_that_make_no_sense_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         LongTailOptions(**fields)
 
 

@@ -40,9 +40,9 @@ def test_bytes_are_normalised_as_floats():
 
 def test_an_unknown_normalisation_is_named():
     message = r"unknown normalisation 'bgr'; known: caffe_bgr, cityscapes, cityscapes_bgr, "
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         normalise(np.zeros((1, 1, 1, 3), np.float32), name="bgr")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         check_normalisation("bgr", required=None)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.augment import photometric
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.errors import lookup, one_of, require
 
 Range = tuple[float, float]
 # A function (images [B,H,W,3] in [0,255], key, index int32 [B]) -> images of the same kind.
@@ -257,7 +257,7 @@ def recolour(name: str, *, draw: str, seed: int) -> Recolour:
         resumed run has the same.
       seed: the seed of the run.
     """
-    lookup(RECOLOURS, name, "change of colours")
+    one_of(name, RECOLOURS, "change of colours")
     return lookup(DRAWS, draw, "augment.draw")(name, seed)
 
 
@@ -282,17 +282,15 @@ class ColourOptions:
     draw: str = "image"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.colour <= 1:
-            raise ConfigError(f"augment.colour must be a probability, got {self.colour:g}")
+        valid = 0 <= self.colour <= 1
+        require(valid, f"augment.colour must be a probability, got {self.colour:g}")
         for name in ("contrast", "saturation"):
             bounds = getattr(self, name)
-            if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
-                raise ConfigError(
-                    f"augment.{name} must be a range (low, high) from 0, got {bounds}"
-                )
-        lookup(RECOLOURS, self.texture, "augment.texture")
-        lookup(RECOLOURS, self.strong, "augment.strong")
-        lookup(DRAWS, self.draw, "augment.draw")
+            valid = len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]
+            require(valid, f"augment.{name} must be a range (low, high) from 0, got {bounds}")
+        one_of(self.texture, RECOLOURS, "augment.texture")
+        one_of(self.strong, RECOLOURS, "augment.strong")
+        one_of(self.draw, DRAWS, "augment.draw")
 
 
 def colour(

@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +32,14 @@ class AffineOptions:
     def __post_init__(self) -> None:
         for name, limit in (("rotation", 180), ("shear", 90)):
             angle = getattr(self, name)
-            if not 0 <= angle <= limit:
-                raise ConfigError(
-                    f"affine.{name} must be an angle from 0 to {limit} degrees, got {angle:g}"
-                )
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(f"affine.scale must be a range (low, high) above 0, got {self.scale}")
-        if not 0 <= self.mirror <= 1:
-            raise ConfigError(f"affine.mirror must be a probability, got {self.mirror:g}")
+            require(
+                0 <= angle <= limit,
+                f"affine.{name} must be an angle from 0 to {limit} degrees, got {angle:g}",
+            )
+        valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
+        require(valid, f"affine.scale must be a range (low, high) above 0, got {self.scale}")
+        valid = 0 <= self.mirror <= 1
+        require(valid, f"affine.mirror must be a probability, got {self.mirror:g}")
 
 
 def matrices(key: jax.Array, index: jax.Array, *, options: AffineOptions) -> jax.Array:
@@ -117,10 +117,10 @@ class MaskOptions:
     ratio: float = 0.7
 
     def __post_init__(self) -> None:
-        if self.block < 1:
-            raise ConfigError(f"masked.block must be a number of pixels from 1, got {self.block}")
-        if not 0 <= self.ratio <= 1:
-            raise ConfigError(f"masked.ratio must be a probability, got {self.ratio:g}")
+        valid = self.block >= 1
+        require(valid, f"masked.block must be a number of pixels from 1, got {self.block}")
+        valid = 0 <= self.ratio <= 1
+        require(valid, f"masked.ratio must be a probability, got {self.ratio:g}")
 
 
 def hide_blocks(

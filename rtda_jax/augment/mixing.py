@@ -27,7 +27,7 @@ from rtda_jax.augment.classes import (
 )
 from rtda_jax.augment.colour import RECOLOURS, Recolour
 from rtda_jax.augment.photometric import gaussian_blur
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.errors import one_of, require
 from rtda_jax.losses import IGNORE
 
 Batch = Mapping[str, jax.Array]
@@ -101,21 +101,23 @@ class MixOptions:
     boundary_blur: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ConfigError(
-                f"mix.threshold must be a probability within (0, 1), got {self.threshold:g}"
-            )
-        lookup(SHARES, self.share, "mix.share")
-        lookup(AMONG, self.among, "mix.among")
-        lookup(RECOLOURS, self.colour, "mix.colour")
-        lookup(IGNORED, self.ignore, "mix.ignore")
-        lookup(RELATED, self.related, "mix.related")
-        if min(self.boundary, self.boundary_blur) < 0:
-            raise ConfigError("mix.boundary and mix.boundary_blur must be 0 or more")
-        if self.boundary_blur and not self.boundary:
-            raise ConfigError(
-                "mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary"
-            )
+        require(
+            0 < self.threshold < 1,
+            f"mix.threshold must be a probability within (0, 1), got {self.threshold:g}",
+        )
+        one_of(self.share, SHARES, "mix.share")
+        one_of(self.among, AMONG, "mix.among")
+        one_of(self.colour, RECOLOURS, "mix.colour")
+        one_of(self.ignore, IGNORED, "mix.ignore")
+        one_of(self.related, RELATED, "mix.related")
+        require(
+            min(self.boundary, self.boundary_blur) >= 0,
+            "mix.boundary and mix.boundary_blur must be 0 or more",
+        )
+        require(
+            not self.boundary_blur or self.boundary > 0,
+            "mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,18 +143,16 @@ class LongTailOptions:
     min_pixels: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(
-                f"long_tail.probability must be a probability, got {self.probability:g}"
-            )
-        lookup(CHOICES, self.choice, "long_tail.choice")
-        lookup(RELATED, self.related, "long_tail.related")
+        valid = 0 <= self.probability <= 1
+        require(valid, f"long_tail.probability must be a probability, got {self.probability:g}")
+        one_of(self.choice, CHOICES, "long_tail.choice")
+        one_of(self.related, RELATED, "long_tail.related")
         least, most = self.count
-        if not 1 <= least <= most <= self.slots:
-            raise ConfigError(
-                f"long_tail.count {(least, most)} must be a range within 1..{self.slots}, "
-                "the long_tail.slots"
-            )
+        require(
+            1 <= least <= most <= self.slots,
+            f"long_tail.count {(least, most)} must be a range within 1..{self.slots}, "
+            "the long_tail.slots",
+        )
 
 
 class Mixed(NamedTuple):

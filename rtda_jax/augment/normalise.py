@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.errors import lookup, one_of, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +74,9 @@ def check_normalisation(configured: str, *, required: str | None, path: str = "w
     Raises:
       ConfigError: both are known and differ.
     """
-    lookup(NORMALISATIONS, configured, "normalisation")
-    if required is not None and configured != required:
-        raise ConfigError(
-            f"{path} was trained with normalisation {required!r}, the configuration says "
-            f"{configured!r}"
-        )
+    one_of(configured, NORMALISATIONS, "normalisation")
+    require(
+        required in (None, configured),
+        f"{path} was trained with normalisation {required!r}, the configuration says "
+        f"{configured!r}",
+    )
