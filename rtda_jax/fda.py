@@ -1,4 +1,7 @@
-"""Fourier domain adaptation: the source image with the target's low-frequency amplitude."""
+"""Fourier domain adaptation: source images with the target's low-frequency amplitude.
+
+Yang & Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020, eq. 3.
+"""
 
 from collections.abc import Callable
 
@@ -6,17 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.errors import lookup
+from rtda_jax.errors import lookup, require
 
 
 def half_width(height: int, width: int, *, beta: float) -> int:
-    """Half width b = floor(min(H, W) * beta) of the exchanged window, in frequency steps."""
-    if not 0.0 <= beta <= 0.5:
-        raise ValueError(f"FDA beta must lie in [0, 0.5], got {beta}")
+    """Returns the half width b = floor(min(H, W) * beta) of the exchanged window.
+
+    Its unit is the lowest frequency, one period per image.
+
+    Raises:
+      ConfigError: beta lies outside [0, 0.5].
+    """
+    require(0.0 <= beta <= 0.5, f"FDA beta must lie in [0, 0.5], got {beta}")
     return int(min(height, width) * beta)
 
 
 def _within(height: int, width: int, low: tuple[int, int], high: tuple[int, int]) -> np.ndarray:
+    """Returns which frequencies [H,W] lie between two pairs (row, column), both included."""
     rows, columns = (np.fft.fftfreq(side, 1.0 / side).round() for side in (height, width))
     inside = [(f >= a) & (f <= b) for f, a, b in zip((rows, columns), low, high, strict=True)]
     return inside[0][:, None] & inside[1][None, :]
@@ -37,41 +46,51 @@ def _corners(height: int, width: int, beta: float) -> np.ndarray:
     return _within(height, width, (-b, -b), (b - 1, b - 1))
 
 
-# Which frequencies [H,W] take the target's amplitude.
+# Which frequencies take the target's amplitude: functions (height, width, beta) -> bool [H,W].
 WINDOWS: dict[str, Callable[[int, int, float], np.ndarray]] = {
-    "square": _square,  # (2b+1)^2, the authors' NumPy code and S1's
-    "rectangle": _rectangle,  # beta H by beta W, the formula of the paper and of S1
-    "corners": _corners,  # -b..b-1, the authors' PyTorch code; nothing for b = 0
+    "square": _square,  # (2b + 1)^2, the authors' NumPy code and Nikiforos's MBT
+    "rectangle": _rectangle,  # beta H by beta W, the formula of both papers
+    "corners": _corners,  # -b..b-1 each way, the authors' PyTorch code; nothing for b = 0
 }
 
 
 def share(height: int, width: int, *, beta: float, window: str) -> np.ndarray:
-    """How much of each amplitude is the target's, float32 [H,W//2+1] of 0, 1/2, 1.
+    """Returns how much of each amplitude is the target's, float32 [H,W//2+1] of 0, 1/2 and 1.
 
-    A real image has one amplitude for a frequency and its opposite: where a window holds only one
-    of the two, the real part of the inverse transform has their mean.
+    An inverse transform to real images reads the columns 0..W/2 only, and a column that is its own
+    opposite (0, and W/2 of an even W) by its Hermitian part: where a window holds only one of a
+    frequency and its opposite there, the amplitude is the mean of both. This is what the irfft of
+    the authors' PyTorch makes of the window "corners"; the other windows are symmetric.
+
+    Args:
+      height, width: of the images, H and W.
+      beta: see `transfer`.
+      window: a key of `WINDOWS`.
 
     Raises:
-      ValueError: an unknown window, or beta outside [0, 0.5].
+      ConfigError: the window is unknown, or beta lies outside [0, 0.5].
     """
     inside = lookup(WINDOWS, window, "fda_window")(height, width, beta)
-    opposite = np.roll(inside[::-1, ::-1], 1, axis=(0, 1))
-    return ((inside.astype(np.float32) + opposite) / 2)[:, : width // 2 + 1]
+    exchanged = inside[:, : width // 2 + 1].astype(np.float32)
+    own_opposite = [0] if width % 2 else [0, width // 2]
+    opposite = np.roll(exchanged[::-1, own_opposite], 1, axis=0)
+    exchanged[:, own_opposite] = (exchanged[:, own_opposite] + opposite) / 2
+    return exchanged
 
 
 def transfer(
     source: jax.Array, target: jax.Array, *, beta: float, window: str = "square"
 ) -> jax.Array:
-    """Source with the target's amplitude in a window of low frequencies.
+    """Returns the source with the target's amplitude in a window of low frequencies.
 
-    The phase stays the source's and nothing is clipped. Apply it before any mean is subtracted:
-    a channel mean that changes sign flips the phase of the constant term (Yang & Soatto, CVPR
-    2020, eq. 3; the default window as in the NumPy code of the authors, b = floor(min(H,W) beta)).
+    The phase stays the source's, and nothing is clipped. Apply it before a mean is subtracted: a
+    channel mean that changes sign flips the phase of the constant term.
 
     Args:
       source: float [B,H,W,3] in [0,255].
-      target: float, the shape of source.
-      beta: window size as a fraction of the shorter side, in [0, 0.5]; 0 exchanges the mean only.
+      target: float, of the shape of source.
+      beta: size of the window as a fraction of the image's sides, in [0, 0.5]; 0 exchanges the
+        mean only.
       window: a key of `WINDOWS`.
 
     Returns:
@@ -85,7 +104,7 @@ def transfer(
     spectrum = jnp.fft.rfft2(source.astype(jnp.float32), axes=axes)
     amplitude = jnp.abs(spectrum)
     wanted = jnp.abs(jnp.fft.rfft2(target.astype(jnp.float32), axes=axes))
-    # angle(0) = 0: a vanished source coefficient takes the target's amplitude with phase zero.
+    # A coefficient of 0 has no phase; it takes the target's amplitude with phase zero.
     phase = jnp.where(amplitude > 0, spectrum / jnp.where(amplitude > 0, amplitude, 1.0), 1.0)
     between = exchanged * wanted + (1 - exchanged) * amplitude
     mixed = jnp.where(exchanged > 0, between * phase, spectrum)

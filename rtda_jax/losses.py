@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.errors import ConfigError, lookup, one_of, require
 
 IGNORE = 255
 
@@ -202,21 +202,20 @@ class LossOptions:
     eta: float = 2.0
 
     def __post_init__(self) -> None:
-        lookup(WEIGHTINGS, self.weighting, "loss.weighting")
-        lookup(REDUCTIONS, self.reduction, "loss.reduction")
-        lookup(HARDEST, self.ohem_rule, "loss.ohem_rule")
-        if self.weights and self.weighting != "given":
-            raise ConfigError("loss.weights is read by loss.weighting='given' only")
-        if self.enet_c <= 1:
-            raise ConfigError(f"loss.enet_c must be above 1, got {self.enet_c:g}")
-        if self.gamma < 0:
-            raise ConfigError(f"loss.gamma must be at least 0, got {self.gamma:g}")
-        if not 0 < self.ohem_probability < 1:
-            raise ConfigError(
-                f"loss.ohem_probability must lie in (0, 1), got {self.ohem_probability:g}"
-            )
-        if self.eta <= 0:
-            raise ConfigError(f"loss.eta must be above 0, got {self.eta:g}")
+        one_of(self.weighting, WEIGHTINGS, "loss.weighting")
+        one_of(self.reduction, REDUCTIONS, "loss.reduction")
+        one_of(self.ohem_rule, HARDEST, "loss.ohem_rule")
+        require(
+            not self.weights or self.weighting == "given",
+            "loss.weights is read by loss.weighting='given' only",
+        )
+        require(self.enet_c > 1, f"loss.enet_c must be above 1, got {self.enet_c:g}")
+        require(self.gamma >= 0, f"loss.gamma must be at least 0, got {self.gamma:g}")
+        require(
+            0 < self.ohem_probability < 1,
+            f"loss.ohem_probability must lie in (0, 1), got {self.ohem_probability:g}",
+        )
+        require(self.eta > 0, f"loss.eta must be above 0, got {self.eta:g}")
 
 
 def class_weights(options: LossOptions, *, num_classes: int) -> jax.Array | None:
@@ -231,11 +230,10 @@ def class_weights(options: LossOptions, *, num_classes: int) -> jax.Array | None
 
 def check_weights(options: LossOptions, *, num_classes: int) -> None:
     """Raises ConfigError if the given weights are not one for each class."""
-    if options.weighting == "given" and len(options.weights) != num_classes:
-        raise ConfigError(
-            f"loss.weights has {len(options.weights)} numbers, the class set has {num_classes} "
-            "classes"
-        )
+    require(
+        options.weighting != "given" or len(options.weights) == num_classes,
+        f"loss.weights has {len(options.weights)} numbers, the class set has {num_classes} classes",
+    )
 
 
 def _unweighted(options: LossOptions) -> None:

@@ -1,4 +1,4 @@
-"""Scores from one confusion matrix over a whole set; ignored pixels count nowhere."""
+"""Scores of a segmentation, all from one confusion matrix that was summed over a whole data set."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from rtda_jax.losses import IGNORE
 
 
 def confusion_matrix(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
-    """Pixel counts int32 [K,K], rows the truth and columns the prediction.
+    """Counts the pixels of each pair of classes, int32 [K,K]; rows are truth, columns predictions.
 
     Args:
-      labels: integer, any shape, 0..K-1 or 255 where the pixel is ignored.
-      predictions: integer 0..K-1, the shape of labels.
+      labels: integer, of any shape, 0..K-1 or 255 where the pixel is ignored.
+      predictions: integer 0..K-1, of the shape of labels.
       num_classes: K.
 
     Returns:
-      Counts of the given pixels; sum them over batches on the host in int64.
+      The counts of the given pixels; add them up over batches on the host, in int64.
     """
     labels = jnp.asarray(labels).reshape(-1).astype(jnp.int32)
     predictions = jnp.asarray(predictions).reshape(-1).astype(jnp.int32)
@@ -29,7 +29,11 @@ def confusion_matrix(labels: jax.Array, predictions: jax.Array, num_classes: int
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:
-    """Intersection over union float64 [K]; nan where a class is neither true nor predicted."""
+    """Computes intersection over union, float64 [K]; nan if a class is neither true nor predicted.
+
+    Args:
+      confusion: counts [K,K], rows the truth.
+    """
     confusion = np.asarray(confusion, np.int64)
     hits = np.diag(confusion)
     union = confusion.sum(0) + confusion.sum(1) - hits
@@ -38,20 +42,28 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(confusion: np.ndarray, rows: Sequence[int] | None = None) -> float:
-    """Mean IoU of the classes `rows` (default all) that occur; nan if none does.
+    """Computes the mean IoU of the classes that occur, nan if none does.
 
-    What is predicted as one of the other classes still counts against the reported ones.
+    Args:
+      confusion: counts [K,K], rows the truth.
+      rows: the classes to average, all by default. Pixels of the other classes still count where
+        they are predicted as one of these.
     """
-    iou = iou_per_class(confusion)[_of(confusion, rows)]
+    iou = iou_per_class(confusion)[_classes(confusion, rows)]
     return float(iou[~np.isnan(iou)].mean()) if (~np.isnan(iou)).any() else float("nan")
 
 
 def pixel_accuracy(confusion: np.ndarray, rows: Sequence[int] | None = None) -> float:
-    """Share of the pixels of the classes `rows` (default all) that are right; nan without any."""
-    confusion, chosen = np.asarray(confusion, np.int64), _of(confusion, rows)
+    """Computes the share of pixels that are right, nan if there are none.
+
+    Args:
+      confusion: counts [K,K], rows the truth.
+      rows: the classes whose true pixels count, all by default.
+    """
+    confusion, chosen = np.asarray(confusion, np.int64), _classes(confusion, rows)
     total = confusion[chosen].sum()
     return float(confusion[chosen, chosen].sum() / total) if total else float("nan")
 
 
-def _of(confusion: np.ndarray, rows: Sequence[int] | None) -> list[int]:
+def _classes(confusion: np.ndarray, rows: Sequence[int] | None) -> list[int]:
     return list(range(len(confusion)) if rows is None else rows)

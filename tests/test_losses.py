@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 from rtda_jax import losses
 from rtda_jax.errors import ConfigError
+from rtda_jax.losses import LossOptions, Sum
 
 
 def numpy_cross_entropy(logits, labels):
@@ -26,8 +29,8 @@ def example(seed=0, classes=5):
 
 def test_cross_entropy_against_numpy():
     logits, labels = example()
-    ours = losses.cross_entropy(jnp.float32(logits), jnp.asarray(labels))
-    np.testing.assert_allclose(ours, numpy_cross_entropy(logits, labels), rtol=1e-5, atol=1e-6)
+    loss = losses.cross_entropy(jnp.float32(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(loss, numpy_cross_entropy(logits, labels), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 0.5])
@@ -39,10 +42,10 @@ def test_focal_against_numpy(gamma, weighted):
     expected = (1 - np.exp(-ce)) ** gamma * ce
     if weighted:
         expected = expected * weights[np.where(labels == 255, 0, labels)]
-    ours = losses.focal(
+    loss = losses.focal(
         jnp.float32(logits), jnp.asarray(labels), gamma=gamma, class_weights=weights
     )
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_focal_golden_vectors():
@@ -51,7 +54,26 @@ def test_focal_golden_vectors():
     plain = losses.focal(logits, labels, gamma=2.0)
     weighted = losses.focal(logits, labels, gamma=2.0, class_weights=jnp.array([1.0, 2, 3]))
     np.testing.assert_allclose(plain.mean(), 0.483824, atol=1e-6)
+    np.testing.assert_array_equal(losses.focal(logits, labels), plain)  # the default exponent
     np.testing.assert_allclose(weighted.mean(), 1.447327, atol=1e-6)
+
+
+def test_the_weight_of_a_pixel_is_that_of_its_class():
+    labels = jnp.uint8([[[2, 0, 255, 1, 2]]])
+    weights = losses.label_weights(labels, np.array([0.5, 3.0, 7.0]))
+    np.testing.assert_array_equal(weights, [[[7, 0.5, 0, 3, 7]]])
+    assert weights.dtype == jnp.float32
+    np.testing.assert_array_equal(losses.valid(labels), labels != 255)
+
+
+def test_half_precision_logits_give_losses_in_single_precision():
+    logits, labels = example(4)
+    half = jnp.bfloat16(logits)
+    expected = losses.cross_entropy(half.astype(jnp.float32), jnp.asarray(labels))
+    np.testing.assert_array_equal(losses.cross_entropy(half, jnp.asarray(labels)), expected)
+    assert losses.entropy(half).dtype == jnp.float32
+    assert losses.least_squares(half, domain=1.0).dtype == jnp.float32
+    assert losses.binary_cross_entropy(half, domain=1.0).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.focal])
@@ -77,27 +99,34 @@ def test_discriminator_losses():
     np.testing.assert_allclose(source, np.log1p(np.exp(np.array([-2.0, 0, 3]))), rtol=1e-6)
     np.testing.assert_allclose(target, np.log1p(np.exp(-np.array([-2.0, 0, 3]))), rtol=1e-6)
     np.testing.assert_allclose(losses.least_squares(logits, domain=1.0), [9.0, 1.0, 4.0])
+    np.testing.assert_allclose(losses.least_squares(logits, domain=0.0), [4.0, 0.0, 9.0])
 
 
 def test_losses_agree_with_pytorch():
     torch = pytest.importorskip("torch")
     logits, labels = example(2)
-    theirs = torch.nn.functional.cross_entropy(
-        torch.tensor(logits).permute(0, 3, 1, 2),
-        torch.tensor(labels.astype(np.int64)),
-        ignore_index=255,
-    )
-    loss = losses.cross_entropy(jnp.float32(logits), jnp.asarray(labels))
-    np.testing.assert_allclose(loss.sum() / losses.valid(labels).sum(), float(theirs), rtol=1e-5)
+    weights = np.linspace(0.5, 2.0, 5)
+    for weight in (None, weights):
+        theirs = torch.nn.functional.cross_entropy(
+            torch.tensor(logits).permute(0, 3, 1, 2),
+            torch.tensor(labels.astype(np.int64)),
+            weight=None if weight is None else torch.tensor(weight),
+            ignore_index=255,
+        )
+        options = {} if weight is None else {"weighting": "given", "weights": tuple(weight)}
+        total, count = sums("cross_entropy", logits, labels, **options)
+        np.testing.assert_allclose(total / count, float(theirs), rtol=1e-5)
 
 
 WEIGHTS = (1.0, 2.0, 0.5, 3.0, 1.5)
+GIVEN = {"weighting": "given", "weights": WEIGHTS}
 
 
 def sums(name, logits, labels, **options):
-    loss = losses.pixel_loss(name, losses.LossOptions(**options), num_classes=logits.shape[-1])
-    total, count = loss(jnp.float32(logits), jnp.asarray(labels))
-    return float(total), float(count)
+    loss = losses.pixel_loss(name, LossOptions(**options), num_classes=logits.shape[-1])
+    total = loss(jnp.float32(logits), jnp.asarray(labels))
+    assert isinstance(total, Sum)
+    return float(total.total), float(total.count)
 
 
 @pytest.mark.parametrize("reduction", ["weights", "valid", "pixels"])
@@ -108,10 +137,8 @@ def test_weighted_losses_and_what_they_are_divided_by(name, reduction):
     weight = np.array(WEIGHTS)[np.where(valid, labels, 0)] * valid
     loss = ce if name == "cross_entropy" else (1 - np.exp(-ce)) ** 1.5 * ce
     count = {"weights": weight.sum(), "valid": valid.sum(), "pixels": labels.size}[reduction]
-    got = sums(
-        name, logits, labels, weighting="given", weights=WEIGHTS, reduction=reduction, gamma=1.5
-    )
-    np.testing.assert_allclose(got, ((weight * loss).sum(), count), rtol=1e-5)
+    weighted = sums(name, logits, labels, reduction=reduction, gamma=1.5, **GIVEN)
+    np.testing.assert_allclose(weighted, ((weight * loss).sum(), count), rtol=1e-5)
     unweighted = sums(name, logits, labels, reduction=reduction, gamma=1.5)
     count = labels.size if reduction == "pixels" else valid.sum()
     np.testing.assert_allclose(unweighted, (loss.sum(), count), rtol=1e-5)
@@ -120,15 +147,9 @@ def test_weighted_losses_and_what_they_are_divided_by(name, reduction):
 def test_weighted_cross_entropy_golden_vectors():
     logits = np.array([[2.0, 0, -1], [0, 1, 0]]).reshape(1, 1, 2, 3)
     labels = np.array([[[0, 2]]])
+    given = {"weighting": "given", "weights": (1.0, 2, 3)}
     for reduction, expected in (("weights", 1.206045), ("pixels", 2.412090)):
-        total, count = sums(
-            "cross_entropy",
-            logits,
-            labels,
-            weighting="given",
-            weights=(1.0, 2, 3),
-            reduction=reduction,
-        )
+        total, count = sums("cross_entropy", logits, labels, reduction=reduction, **given)
         assert total / count == pytest.approx(expected, abs=1e-6)
 
 
@@ -138,45 +159,80 @@ def numpy_ohem(loss, labels, *, rule, probability):
     ranked = np.sort(loss.ravel())[::-1]
     if rule == "pixels":
         least = labels.size // 16
-        kept = ranked[ranked > threshold] if ranked[least] > threshold else ranked[:least]
+        hard = ranked[ranked > threshold] if ranked[least] > threshold else ranked[:least]
     else:
         least = (labels != 255).sum() // 16
-        kept = ranked[ranked > threshold]
-        kept = ranked[:least] if kept.size < least else kept
-    return kept.sum(), kept.size
+        hard = ranked[ranked > threshold]
+        hard = ranked[:least] if hard.size < least else hard
+    return hard.sum(), hard.size
 
 
 @pytest.mark.parametrize("rule", ["pixels", "valid"])
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["unsure", "sure"])
 @pytest.mark.parametrize("ignored", [0.2, 0.95])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_hard_example_mining_against_numpy(rule, scale, ignored, weighted):
+@pytest.mark.parametrize("probability", [0.7, 0.35])
+def test_hard_example_mining_against_numpy(rule, scale, ignored, weighted, probability):
     rng = np.random.default_rng(7)
     labels = rng.integers(0, 5, (2, 8, 16)).astype(np.uint8)
     logits = scale * (np.eye(5)[labels] + 0.02 * rng.normal(0, 1, (2, 8, 16, 5)))
     labels[rng.random(labels.shape) < ignored] = 255
     loss = numpy_cross_entropy(logits, labels)
-    weights = {"weighting": "given", "weights": WEIGHTS} if weighted else {}
     if weighted:
         loss = loss * np.array(WEIGHTS)[np.where(labels == 255, 0, labels)]
-    expected = numpy_ohem(loss, labels, rule=rule, probability=0.7)
-    got = sums("ohem", logits, labels, ohem_rule=rule, **weights)
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+    expected = numpy_ohem(loss, labels, rule=rule, probability=probability)
+    options = {"ohem_rule": rule, "ohem_probability": probability}
+    options |= GIVEN if weighted else {}
+    mined = sums("ohem", logits, labels, **options)
+    np.testing.assert_allclose(mined, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["pixels", "valid"])
+@pytest.mark.parametrize("hard", [3, 4, 5])
+def test_hard_example_mining_on_both_sides_of_its_least_number(rule, hard):
+    # n_min is 4 of 64; the losses above -ln 0.7 = 0.357 are `hard` in number.
+    loss = np.float32(np.linspace(0.3, 0.01, 64))
+    loss[:hard] = np.linspace(2.0, 1.0, hard)
+    labels = jnp.zeros((1, 8, 8), jnp.uint8)
+    mined = losses.hardest(jnp.asarray(loss.reshape(1, 8, 8)), labels, rule=rule)
+    expected = numpy_ohem(loss, np.asarray(labels), rule=rule, probability=0.7)
+    np.testing.assert_allclose(mined, expected, rtol=1e-6)
+    assert mined.count == max(hard, 4)
+
+
+def test_a_pixel_of_just_the_probability_is_not_hard():
+    confident = float(-jnp.log(jnp.float32(0.7)))
+    loss = jnp.full((1, 8, 8), confident).at[0, 0].set(0.5)
+    mined = losses.hardest(loss, jnp.zeros((1, 8, 8), jnp.uint8), rule="valid")
+    np.testing.assert_allclose(mined, (4.0, 8.0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["pixels", "valid"])
 def test_hard_example_mining_of_ties_keeps_exactly_the_least_number(rule):
     loss, labels = jnp.full((1, 8, 8), 0.1), jnp.zeros((1, 8, 8), jnp.uint8)
-    (total, count), grad = jax.value_and_grad(
-        lambda x: losses.hardest(x, labels, rule=rule), has_aux=True
-    )(loss)
-    np.testing.assert_allclose((total, count, grad.sum()), (0.4, 4, 4), rtol=1e-6)
+    loss = loss.at[0, 0, 0].set(0.2)
+
+    def mined(x):
+        mined = losses.hardest(x, labels, rule=rule)
+        return mined.total, mined.count
+
+    (total, count), grad = jax.value_and_grad(mined, has_aux=True)(loss)
+    np.testing.assert_allclose((total, count, grad.sum()), (0.5, 4, 4), rtol=1e-6)
+    np.testing.assert_allclose(grad[0, 0, :2], (1, 3 / 63), rtol=1e-6)
+
+
+def test_hard_example_mining_of_less_than_sixteen_pixels_may_keep_none():
+    loss, labels = jnp.full((1, 3, 4), 0.1), jnp.zeros((1, 3, 4), jnp.uint8)
+    for rule in losses.HARDEST:
+        np.testing.assert_array_equal(losses.hardest(loss, labels, rule=rule), (0, 0))
+    mined = losses.hardest(loss, labels, probability=0.99)
+    np.testing.assert_allclose(mined, (1.2, 12), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(losses.PIXEL_LOSSES))
 @pytest.mark.parametrize("rule", ["pixels", "valid"])
 def test_every_pixel_loss_of_ignored_pixels_is_finite_and_moves_nothing(name, rule):
-    options = losses.LossOptions(weighting="given", weights=WEIGHTS, ohem_rule=rule)
+    options = LossOptions(**GIVEN, ohem_rule=rule)
     labels = jnp.full((1, 4, 8), 255, jnp.uint8)
     logits = 40.0 * jax.random.normal(jax.random.key(0), (1, 4, 8, 5))
 
@@ -189,24 +245,72 @@ def test_every_pixel_loss_of_ignored_pixels_is_finite_and_moves_nothing(name, ru
     assert not np.asarray(grad).any()
 
 
+def test_the_default_options():
+    assert dataclasses.asdict(LossOptions()) == {
+        "weighting": "none",
+        "weights": (),
+        "enet_c": 1.02,
+        "reduction": "weights",
+        "gamma": 2.0,
+        "ohem_probability": 0.7,
+        "ohem_rule": "pixels",
+        "eta": 2.0,
+    }
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("options", "message"),
     [
-        ("ce", {}, "unknown pixel_loss 'ce'; known: cross_entropy, focal, ohem"),
-        ("focal", {"gamma": -1.0}, "gamma must be at least 0, got -1"),
-        ("ohem", {"ohem_rule": "old"}, "unknown loss.ohem_rule 'old'; known: pixels, valid"),
-        ("ohem", {"ohem_probability": 1.0}, r"must lie in \(0, 1\), got 1"),
-        ("focal", {"reduction": "mean"}, "unknown loss.reduction 'mean'; known: pixels, valid"),
+        ({"gamma": -0.1}, r"loss\.gamma must be at least 0, got -0\.1"),
+        ({"ohem_probability": 1.0}, r"loss\.ohem_probability must lie in \(0, 1\), got 1"),
+        ({"ohem_probability": 0.0}, r"loss\.ohem_probability must lie in \(0, 1\), got 0"),
+        ({"enet_c": 1.0}, r"loss\.enet_c must be above 1, got 1"),
+        ({"eta": 0.0}, r"loss\.eta must be above 0, got 0"),
+        ({"weights": (1.0, 2.0)}, r"loss\.weights is read by loss\.weighting='given' only"),
     ],
 )
-def test_unknown_losses_and_numbers_are_named(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        losses.pixel_loss(name, losses.LossOptions(**options), num_classes=5)
+def test_numbers_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        LossOptions(**options)
 
 
-def test_weights_that_were_not_counted_are_refused():
+@pytest.mark.parametrize("field", ["weighting", "reduction", "ohem_rule"])
+def test_unknown_names_are_refused_by_field(field):
+    with pytest.raises(ConfigError, match=rf"loss\.{field} 'old'; known: "):
+        LossOptions(**{field: "old"})
+
+
+def test_limits_are_allowed():
+    LossOptions(gamma=0.0, eta=0.5, enet_c=1.01)
+
+
+def test_an_unknown_pixel_loss_is_named():
+    message = "pixel_loss 'ce'; known: cross_entropy, focal, ohem"
+    with pytest.raises(ConfigError, match=message):
+        losses.pixel_loss("ce", LossOptions(), num_classes=5)
+
+
+def test_class_weights_are_none_or_those_given():
+    assert losses.class_weights(LossOptions(), num_classes=5) is None
+    weights = losses.class_weights(LossOptions(**GIVEN), num_classes=5)
+    np.testing.assert_array_equal(weights, np.float32(WEIGHTS))
+    assert weights.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("refused", [losses.class_weights, losses.check_weights])
+def test_weights_must_be_one_for_each_class(refused):
+    message = r"loss\.weights has 5 numbers, the class set has 6 classes"
+    with pytest.raises(ConfigError, match=message):
+        refused(LossOptions(**GIVEN), num_classes=6)
+    with pytest.raises(ConfigError, match=message):
+        losses.pixel_loss("focal", LossOptions(**GIVEN), num_classes=6)
+
+
+def test_weights_that_were_not_counted_are_refused_when_they_are_read():
+    loss = losses.pixel_loss("cross_entropy", LossOptions(weighting="enet"), num_classes=5)
+    logits, labels = example()
     with pytest.raises(ConfigError, match="weighting='enet' are not computed yet"):
-        sums("cross_entropy", *example(), weighting="enet")
+        loss(jnp.float32(logits), jnp.asarray(labels))
 
 
 def test_entropy_and_self_information_golden_vectors():
@@ -225,5 +329,8 @@ def test_robust_entropy_golden_vector_has_the_nineteen_classes_of_its_authors():
     padded = np.concatenate([np.log([0.7, 0.2, 0.1]), np.full(16, -80.0)])
     logits = jnp.float32(padded).reshape(1, 1, 1, 19)
     np.testing.assert_allclose(losses.robust_entropy(logits), 0.00549942, rtol=1e-4)
-    grad = jax.grad(lambda z: losses.robust_entropy(z).sum())(jnp.array([[[[1e4, 0.0]]]]))
+    # Of a certain prediction only the constant is left: (1e-8)^eta.
+    certain = jnp.array([[[[1e4, 0.0]]]])
+    np.testing.assert_allclose(losses.robust_entropy(certain, eta=0.5), 1e-4, rtol=1e-4)
+    grad = jax.grad(lambda z: losses.robust_entropy(z).sum())(certain)
     assert np.isfinite(grad).all()

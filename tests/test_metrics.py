@@ -3,6 +3,9 @@ import pytest
 
 from rtda_jax import evaluate, metrics
 
+# No two rows, columns or off-diagonal entries are alike.
+LOPSIDED = np.array([[50, 3, 8, 1], [5, 20, 2, 13], [1, 4, 30, 6], [7, 0, 9, 10]])
+
 
 def brute_force(labels, predictions, classes):
     counts = np.zeros((classes, classes), np.int64)
@@ -25,9 +28,15 @@ def test_confusion_matrix_against_brute_force(seed):
     labels = rng.integers(0, classes, shape)
     labels[rng.random(shape) < 0.3] = 255
     predictions = rng.integers(0, classes, shape)
-    ours = metrics.confusion_matrix(labels.astype(np.uint8), predictions, classes)
-    np.testing.assert_array_equal(ours, brute_force(labels, predictions, classes))
-    assert ours.sum() == (labels != 255).sum()
+    counts = metrics.confusion_matrix(labels.astype(np.uint8), predictions, classes)
+    np.testing.assert_array_equal(counts, brute_force(labels, predictions, classes))
+    assert counts.sum() == (labels != 255).sum()
+    assert counts.dtype == np.int32
+
+
+def test_rows_are_the_truth_and_columns_the_predictions():
+    counts = metrics.confusion_matrix(np.array([0, 0, 255]), np.array([1, 1, 0]), 2)
+    np.testing.assert_array_equal(counts, [[0, 2], [0, 0]])
 
 
 def test_scores_by_hand():
@@ -39,9 +48,30 @@ def test_scores_by_hand():
     assert report(confusion)["pixel_accuracy"] == pytest.approx(7 / 10)
 
 
+def test_scores_of_a_lopsided_matrix_by_hand():
+    iou = [50 / (62 + 63 - 50), 20 / (40 + 27 - 20), 30 / (41 + 49 - 30), 10 / (26 + 30 - 10)]
+    np.testing.assert_allclose(metrics.iou_per_class(LOPSIDED), iou)
+    assert metrics.mean_iou(LOPSIDED) == pytest.approx(np.mean(iou))
+    assert metrics.pixel_accuracy(LOPSIDED) == pytest.approx(110 / 169)
+
+
+def test_a_subset_counts_the_true_pixels_of_its_classes_and_all_their_false_positives():
+    rows = (0, 2)
+    iou = [50 / (62 + 63 - 50), 30 / (41 + 49 - 30)]
+    assert metrics.mean_iou(LOPSIDED, rows) == pytest.approx(np.mean(iou))
+    # 62 and 41 pixels are truly of these classes, whatever they are taken for.
+    assert metrics.pixel_accuracy(LOPSIDED, rows) == pytest.approx(80 / 103)
+    assert metrics.mean_iou(LOPSIDED, (3,)) == pytest.approx(10 / 46)
+    assert metrics.pixel_accuracy(LOPSIDED, (3,)) == pytest.approx(10 / 26)
+
+
 def test_a_class_that_is_only_predicted_counts_as_zero():
     confusion = np.array([[3, 1], [0, 0]])
     assert report(confusion)["miou"] == pytest.approx((3 / 4 + 0) / 2)
+
+
+def test_a_class_that_is_never_predicted_counts_as_zero():
+    assert metrics.mean_iou(np.array([[3, 0], [1, 0]])) == pytest.approx((3 / 4 + 0) / 2)
 
 
 def test_nothing_counted_is_none_not_zero():
@@ -50,26 +80,31 @@ def test_nothing_counted_is_none_not_zero():
     assert set(nothing["iou"].values()) == {None}
 
 
-def test_whole_matrix_is_the_default_and_nothing_is_nan():
+def test_an_absent_class_is_left_out_of_the_mean():
     confusion = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 4]])
     assert metrics.mean_iou(confusion) == pytest.approx((3 / 6 + 0 + 4 / 6) / 3)
-    assert metrics.pixel_accuracy(confusion) == pytest.approx(7 / 10)
+    confusion[0] = 4, 0, 0
+    assert metrics.mean_iou(confusion) == pytest.approx((4 / 6 + 4 / 6) / 2)
+
+
+def test_no_pixel_at_all_is_nan():
     assert np.isnan(metrics.mean_iou(np.zeros((2, 2))))
     assert np.isnan(metrics.pixel_accuracy(np.zeros((2, 2))))
+    assert np.isnan(metrics.pixel_accuracy(np.array([[3, 1], [0, 0]]), (1,)))
 
 
 def test_large_counts_do_not_overflow():
     confusion = np.full((2, 2), 2**31 - 1, np.int64)
     assert report(confusion)["pixel_accuracy"] == pytest.approx(0.5)
+    assert metrics.mean_iou(confusion.astype(np.int32)) == pytest.approx(1 / 3)
 
 
 def test_report_of_a_subset_keeps_false_positives_of_the_others():
-    confusion = np.array([[5, 0, 1], [0, 2, 0], [1, 0, 3]])
-    record = evaluate.report(confusion, names=("a", "c"), rows=(0, 2))
-    assert record["iou"] == {"a": pytest.approx(5 / 7), "c": pytest.approx(3 / 5)}
-    assert record["miou"] == pytest.approx((5 / 7 + 3 / 5) / 2)
-    assert record["pixel_accuracy"] == pytest.approx(8 / 10)
-    assert record["pixels"] == 10
+    record = evaluate.report(LOPSIDED, names=("a", "c"), rows=(0, 2))
+    assert record["iou"] == {"a": pytest.approx(50 / 75), "c": pytest.approx(30 / 60)}
+    assert record["miou"] == pytest.approx((50 / 75 + 30 / 60) / 2)
+    assert record["pixel_accuracy"] == pytest.approx(80 / 103)
+    assert record["pixels"] == 103
 
 
 def test_table_says_na_for_an_absent_class():

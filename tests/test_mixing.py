@@ -1,151 +1,171 @@
+import dataclasses
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.augment import classes, mixing
-from rtda_jax.data.labels import class_set
+from rtda_jax.augment import classes, mixing, photometric
+from rtda_jax.augment.mixing import LongTailOptions, MixOptions
+from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
 
-LABELS = np.array(
-    [
-        [[0, 0, 1, 1], [2, 2, 255, 255], [0, 0, 3, 3]],
-        [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]],
-        [[0, 0, 0, 0], [0, 2, 2, 0], [255, 255, 255, 255]],
-    ],
-    np.uint8,
-)
-K = 4
+K = 8
+NAMES = [str(k) for k in range(K)]
+KEY = jax.random.key(1)
 
 
-def class_mask(labels, key, index, *, num_classes, ignore="class"):
-    seen = classes.present(labels, num_classes=num_classes, ignore=ignore)
-    return classes.mask_of(labels, classes.half_of(seen, key, index))
+def random_batch(count=4, size=(12, 16), seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, K, (count, 3, 4)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
+    coarse[:, :2] = 255
+    return {
+        "source_image": np.float32(rng.uniform(0, 255, (count, *size, 3))),
+        "source_label": coarse,
+        "source_index": np.array([5, 900, 31, 7][:count], np.int32),
+        "target_image": np.float32(rng.uniform(0, 255, (count, *size, 3))),
+    }
 
 
-def test_classes_present_in_each_image():
-    got = classes.present(LABELS, num_classes=K)
-    expected = [[1, 1, 1, 1, 1], [0, 1, 0, 0, 0], [1, 0, 1, 0, 1]]
-    np.testing.assert_array_equal(got, np.bool_(expected))
-    never = classes.present(LABELS, num_classes=K, ignore="never")
-    np.testing.assert_array_equal(never[:, :K], got[:, :K])
-    assert not never[:, K].any()
-    with pytest.raises(ValueError, match="'maybe'; known: class, never"):
-        classes.present(LABELS, num_classes=K, ignore="maybe")
+def teacher_logits(count=4, size=(12, 16), seed=1):
+    """Logits of very different sureness from image to image."""
+    logits = np.random.default_rng(seed).normal(0, 2, (count, *size, K))
+    return np.float32(logits * np.arange(1, count + 1).reshape(-1, 1, 1, 1))
 
 
-@pytest.mark.parametrize(("ignore", "counts"), [("class", (3, 1, 2)), ("never", (2, 1, 1))])
-def test_a_mask_is_the_pixels_of_a_random_half_of_the_images_classes(ignore, counts):
-    index = jnp.arange(3)
-    choose = jax.jit(
-        functools.partial(class_mask, num_classes=K, ignore=ignore),
+def as_they_are(images, key, index):
+    return images
+
+
+def mix(batch, logits, options, *, recolour=as_they_are, axis_name=None, key=KEY):
+    cut = mixing.make_cut(options, LongTailOptions(), names=NAMES, axis_name=axis_name)
+    return mixing.mix(
+        batch, logits, key, options=options, cut=cut, recolour=recolour, axis_name=axis_name
     )
-    drawn = [set() for _ in LABELS]
-    for step in range(60):
-        masks = np.asarray(choose(LABELS, jax.random.key(step), index))
-        for i, (label, mask) in enumerate(zip(LABELS, masks, strict=True)):
-            classes = np.unique(label[mask])
-            np.testing.assert_array_equal(mask, np.isin(label, classes))
-            assert len(classes) == counts[i]
-            drawn[i].add(tuple(classes.tolist()))
-    for i, label in enumerate(LABELS):
-        there = [c for c in np.unique(label).tolist() if ignore == "class" or c != 255]
-        assert drawn[i] == set(itertools.combinations(there, counts[i]))
 
 
-def test_every_class_is_drawn_equally_often():
-    many = np.broadcast_to(LABELS[:1], (600, 3, 4))
-    seen = classes.present(many, num_classes=K)
-    chosen = np.asarray(classes.half_of(seen, jax.random.key(0), jnp.arange(600)))
-    np.testing.assert_allclose(chosen.mean(axis=0), 3 / 5, atol=0.07)
+def softmax(logits):
+    p = np.exp(np.float64(logits) - logits.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
 
 
-def test_fewer_classes_but_at_least_one():
-    seen = classes.present(LABELS, num_classes=K)
-    fewer = classes.half_of(seen, jax.random.key(0), jnp.arange(3), fewer=jnp.array([2, 2, 0]))
-    np.testing.assert_array_equal(fewer.sum(axis=1), [1, 1, 2])
+def half(shown, key, number):
+    """The classes among `shown` that are drawn for an image of that number."""
+    lots = np.array(jax.random.uniform(jax.random.fold_in(key, int(number)), (K + 1,)))
+    order = [c for c in np.argsort(lots) if c in shown]
+    return [255 if c == K else c for c in order[: (len(order) + 1) // 2]]
 
 
-def test_an_image_without_any_class_has_an_empty_mask():
-    nothing = np.full((1, 2, 2), 255, np.uint8)
-    mask = class_mask(nothing, jax.random.key(0), jnp.arange(1), num_classes=K, ignore="never")
-    assert not mask.any()
-
-
-def test_neither_batch_nor_device_matters():
-    labels = np.random.default_rng(0).integers(0, 9, (8, 6, 5)).astype(np.uint8)
-    index = np.array([5, 900, 31, 7, 2, 1, 77, 12], np.int32)
-    key = jax.random.key(3)
-    one = functools.partial(class_mask, num_classes=9)
-    expected = np.asarray(one(labels, key, index))
-    order = np.array([3, 1, 0, 2, 7, 6, 5, 4])
-    np.testing.assert_array_equal(one(labels[order], key, index[order]), expected[order])
-    devices = list(parallel.mesh().devices.flat)
-    mapped = jax.pmap(one, in_axes=(0, None, 0), devices=devices)
-    halves = mapped(labels.reshape(2, 4, 6, 5), key, index.reshape(2, 4))
-    np.testing.assert_array_equal(halves.reshape(8, 6, 5), expected)
-    assert not np.array_equal(one(labels, jax.random.key(4), index), expected)
-
-
-def test_paste_pixel_by_pixel():
-    mask = np.bool_([[[1, 0], [0, 1]]])
+@pytest.mark.parametrize("ignore", ["never", "class"])
+@pytest.mark.parametrize("among", ["image", "batch"])
+@pytest.mark.parametrize("share", ["image", "batch"])
+def test_a_mix_is_half_of_the_classes_of_the_source_over_the_teachers_labels(ignore, among, share):
+    batch, logits = random_batch(), teacher_logits()
+    mixed = mix(batch, logits, MixOptions(threshold=0.9, ignore=ignore, among=among, share=share))
+    draw, _ = jax.random.split(KEY)
+    labels = batch["source_label"]
+    shown = [{K if c == 255 else c for c in np.unique(label)} for label in labels]
+    if ignore == "never":
+        shown = [image - {K} for image in shown]
+    if among == "batch":
+        shown = [set().union(*shown)] * 4
+    drawn = [half(s, draw, n) for s, n in zip(shown, batch["source_index"], strict=True)]
+    mask = np.stack([np.isin(label, c) for label, c in zip(labels, drawn, strict=True)])
+    assert mask.any(axis=(1, 2)).any()
+    p = softmax(logits)
+    sure = p.max(-1) >= 0.9
+    weight = sure.mean(axis=(1, 2) if share == "image" else None, keepdims=True)
+    assert np.ptp(sure.mean(axis=(1, 2))) > 0.3
+    pasted = mask[..., None]
     np.testing.assert_array_equal(
-        classes.paste(mask, np.full((1, 2, 2), 7), np.array([[[1, 2], [3, 4]]])), [[[7, 2], [3, 7]]]
+        mixed.image, np.where(pasted, batch["source_image"], batch["target_image"])
     )
-    over, under = np.full((1, 2, 2, 3), 100.0), np.arange(12.0).reshape(1, 2, 2, 3)
-    got = np.asarray(classes.paste(mask, over, under))
-    assert (got[mask] == 100).all()
-    np.testing.assert_array_equal(got[~mask], under[~mask])
+    np.testing.assert_array_equal(mixed.label, np.where(mask, labels, p.argmax(-1)))
+    np.testing.assert_allclose(mixed.weight, np.where(mask, 1, weight), rtol=1e-6)
+    assert mixed.label.dtype == np.uint8
 
 
-def test_confidence_is_the_share_of_sure_pixels_and_weighs_the_teachers_half():
+def test_a_mix_is_recoloured_at_the_end_with_a_key_of_its_own():
+    def recolour(images, key, index):
+        noise = jax.random.uniform(key)
+        return images + noise + jnp.asarray(index).reshape(-1, 1, 1, 1)
+
+    batch, logits = random_batch(), teacher_logits()
+    plain, painted = (mix(batch, logits, MixOptions(), recolour=r) for r in (as_they_are, recolour))
+    _, paint = jax.random.split(KEY)
+    added = jax.random.uniform(paint) + batch["source_index"].reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(painted.image - plain.image, added + 0 * plain.image, atol=1e-3)
+    np.testing.assert_array_equal(painted.label, plain.label)
+
+
+def test_the_teachers_probabilities_have_no_gradient():
+    batch = random_batch()
+
+    def loss(logits):
+        mixed = mix(batch, logits, MixOptions())
+        return mixed.weight.sum() + mixed.image.sum()
+
+    assert not np.asarray(jax.grad(loss)(jnp.asarray(teacher_logits()))).any()
+
+
+def test_the_whole_batch_is_that_of_all_devices():
+    options = MixOptions(threshold=0.9, share="batch", among="batch")
+    batch, logits = random_batch(), teacher_logits()
+    expected = mix(batch, logits, options)
+    mesh = parallel.mesh()
+    mapped = jax.pmap(
+        functools.partial(mix, options=options, axis_name=parallel.AXIS),
+        axis_name=parallel.AXIS,
+        devices=list(mesh.devices.flat),
+    )
+    halves = {name: x.reshape(2, 2, *x.shape[1:]) for name, x in batch.items()}
+    mixed = mapped(halves, logits.reshape(2, 2, *logits.shape[1:]))
+    for ours, whole in zip(mixed, expected, strict=True):
+        np.testing.assert_allclose(ours.reshape(whole.shape), whole, rtol=1e-6)
+
+
+def test_pixels_at_the_seam_count_twice_and_are_blurred():
+    batch, logits = random_batch(), teacher_logits()
+    plain = mix(batch, logits, MixOptions())
+    seamed = mix(batch, logits, MixOptions(boundary=1))
+    blurred = mix(batch, logits, MixOptions(boundary=1, boundary_blur=0.6))
+    mask = (np.asarray(plain.image) == batch["source_image"]).all(-1)
+    seam = np.asarray(mixing.boundary(mask, radius=1))
+    assert 0.05 < seam.mean() < 0.95
+    weight = np.where(seam, 2 * plain.weight, plain.weight)
+    np.testing.assert_allclose(seamed.weight, weight)
+    np.testing.assert_allclose(blurred.weight, weight)
+    np.testing.assert_array_equal(seamed.image, plain.image)
+    soft = photometric.gaussian_blur(plain.image, jnp.full(4, 0.6), radius=2)
+    expected = np.where(seam[..., None], soft, plain.image)
+    np.testing.assert_allclose(blurred.image, expected, atol=1e-3)
+
+
+def test_confidence_counts_the_pixels_that_reach_the_threshold():
     sure, unsure = [0.968, 0.016, 0.016], [0.96, 0.02, 0.02]
     probabilities = jnp.array([[[sure, unsure], [unsure, unsure]], [[sure, sure], [sure, unsure]]])
-    share = mixing.confidence(probabilities, threshold=0.968)
+    share = mixing.confidence(probabilities)
     np.testing.assert_allclose(share, [0.25, 0.75])
+    np.testing.assert_allclose(mixing.confidence(probabilities, threshold=0.969), 0)
     mask = np.bool_([[[1, 0], [0, 1]], [[0, 0], [0, 1]]])
     np.testing.assert_allclose(
         mixing.pixel_weights(mask, share), [[[1, 0.25], [0.25, 1]], [[0.75, 0.75], [0.75, 1]]]
     )
+    np.testing.assert_allclose(mixing.SHARES["image"](share, None), [0.25, 0.75])
+    np.testing.assert_allclose(mixing.SHARES["batch"](share, None), [0.5, 0.5])
 
 
-def test_the_boundary_is_what_lies_near_both_sides():
-    mask = np.zeros((1, 5, 7), bool)
-    mask[:, :, 4:] = True
+@pytest.mark.parametrize("radius", [1, 2])
+def test_the_boundary_is_what_lies_near_both_sides(radius):
+    mask = np.zeros((2, 5, 9), bool)
+    mask[0, :, 4:] = True
+    mask[1, 3:, :] = True
     expected = np.zeros_like(mask)
-    expected[:, :, 3:5] = True
-    np.testing.assert_array_equal(mixing.boundary(mask, radius=1), expected)
-    assert not mixing.boundary(np.ones_like(mask), radius=2).any()
-
-
-def test_related_classes_join_until_half_of_them_are_there():
-    table = np.zeros((K, K), bool)
-    table[0, [1, 2]] = True  # class 0 brings 1 and 2
-    seen = classes.present(LABELS, num_classes=K)  # image 0 shows 0, 1, 2, 3 and 255
-    orders = set()
-    for step in range(60):
-        key, index = jax.random.key(step), jnp.arange(3)
-        chosen = classes.half_of(seen, key, index)
-        joined = classes.with_related(chosen, seen, key, index, table=jnp.asarray(table))
-        joined, picked = np.asarray(joined), np.asarray(chosen)
-        assert not joined[:, K].any()
-        family = frozenset(np.flatnonzero(joined[0]).tolist())
-        own = frozenset(np.flatnonzero(picked[0, :K]).tolist())
-        if 0 in family:
-            # With its two relatives there are enough, unless one other class came before.
-            assert family >= {0, 1, 2}
-        else:
-            assert family <= own
-            assert len(family) == 2
-        orders.add(family)
-        np.testing.assert_array_equal(joined[1], picked[1])
-    assert {frozenset({0, 1, 2}), frozenset({0, 1, 2, 3})} <= orders
-
-
-NUMBERS = [str(k) for k in range(8)]
+    expected[0, :, 4 - radius : 4 + radius] = True
+    expected[1, 3 - radius : 3 + radius, :] = True
+    np.testing.assert_array_equal(mixing.boundary(mask, radius=radius), expected)
+    assert not mixing.boundary(np.ones_like(mask), radius=radius).any()
 
 
 def test_a_cut_takes_whole_families(monkeypatch):
@@ -158,11 +178,10 @@ def test_a_cut_takes_whole_families(monkeypatch):
     for step in range(5):
         masks = {}
         for name, related in (("alone", "none"), ("related", "pairs")):
-            options = mixing.MixOptions(related=related)
-            cut = mixing.make_cut(options, mixing.LongTailOptions(), names=NUMBERS)
-            got_image, got_label, mask = cut(batch, jax.random.key(step), None)
-            np.testing.assert_array_equal(got_image, image)
-            np.testing.assert_array_equal(got_label, labels)
+            cut = mixing.make_cut(MixOptions(related=related), LongTailOptions(), names=NAMES)
+            source, label, mask = cut(batch, jax.random.key(step), None)
+            np.testing.assert_array_equal(source, image)
+            np.testing.assert_array_equal(label, labels)
             masks[name] = np.asarray(mask)[:, 0]
             np.testing.assert_array_equal(mask[:, 1], mask[:, 0])
             assert (masks[name].sum(axis=1) == 4).all()
@@ -184,7 +203,7 @@ def test_candidates_are_pasted_with_their_relatives_one_over_the_other():
     labels[:, 2, 0] = [3, 0, 0, 3]
     table = np.zeros((4, 4), bool)
     table[1, 2] = True  # 1 brings 2
-    got_image, got_label, got_mask = mixing.paste_candidates(
+    image, label, mask = mixing.paste_candidates(
         image,
         label,
         mask,
@@ -195,58 +214,55 @@ def test_candidates_are_pasted_with_their_relatives_one_over_the_other():
         table=jnp.asarray(table),
     )
     np.testing.assert_array_equal(
-        got_label, [[[3, 1, 2, 3], [0, 0, 0, 0]], [[0, 0, 0, 0], [2, 2, 0, 0]]]
+        label, [[[3, 1, 2, 3], [0, 0, 0, 0]], [[0, 0, 0, 0], [2, 2, 0, 0]]]
     )
     np.testing.assert_array_equal(
-        got_image[..., 0], [[[30, 10, 10, 30], [0, 0, 0, 0]], [[0, 0, 0, 0], [20, 20, 0, 0]]]
+        image[..., 0], [[[30, 10, 10, 30], [0, 0, 0, 0]], [[0, 0, 0, 0], [20, 20, 0, 0]]]
     )
     np.testing.assert_array_equal(
-        got_mask, np.bool_([[[1, 1, 1, 1], [0, 0, 0, 0]], [[1, 0, 0, 0], [1, 1, 0, 0]]])
+        mask, np.bool_([[[1, 1, 1, 1], [0, 0, 0, 0]], [[1, 0, 0, 0], [1, 1, 0, 0]]])
     )
 
 
 def test_accepted_candidates_follow_the_softmax_of_the_inverse_thresholds():
     theta = jnp.array([0.4, 0.6, 0.9, 0.99])
-    kinds = np.random.default_rng(0).integers(0, 4, (20000, 1))
+    candidates = np.random.default_rng(0).integers(0, 4, (20000, 1))
+    odds = mixing.CHOICES["threshold"](theta)
+    assert odds.max() == 1
     taken = mixing.accepted(
-        kinds,
-        jax.random.key(0),
-        jnp.arange(20000),
-        count=(1, 1),
-        odds=mixing.CHOICES["threshold"](theta),
+        candidates, jax.random.key(0), jnp.arange(20000), count=(1, 1), odds=odds
     )
-    counts = np.bincount(kinds[np.asarray(taken)], minlength=4)
+    counts = np.bincount(candidates[np.asarray(taken)], minlength=4)
     expected = jax.nn.softmax(1 / theta)
     np.testing.assert_allclose(counts / counts.sum(), expected, atol=0.015)
+    assert mixing.CHOICES["uniform"](theta) is None
+    with pytest.raises(ValueError, match="needs the adaptive thresholds"):
+        mixing.CHOICES["threshold"](None)
 
 
 def test_as_many_are_taken_as_drawn_and_absent_ones_never():
-    kinds = np.tile(np.array([[255, 1, 1, 2, 2, 3]]), (300, 1))
+    candidates = np.tile(np.array([[255, 1, 1, 2, 2, 3]]), (300, 1))
     index = jnp.arange(300)
-    taken = np.asarray(mixing.accepted(kinds, jax.random.key(1), index, count=(2, 4)))
+    taken = np.asarray(mixing.accepted(candidates, jax.random.key(1), index, count=(2, 4)))
     assert not taken[:, 0].any()
-    assert set(taken.sum(axis=1).tolist()) == {2, 3, 4}
+    counts = np.bincount(taken.sum(axis=1), minlength=5)
+    assert counts[:2].sum() == 0
+    assert (np.abs(counts[2:] - 100) < 30).all()
     assert taken[:, 1:3].all()  # the first ones that are there
-    again = mixing.accepted(kinds[::-1], jax.random.key(1), index[::-1], count=(2, 4))
+    again = mixing.accepted(candidates[::-1], jax.random.key(1), index[::-1], count=(2, 4))
     np.testing.assert_array_equal(again[::-1], taken)
 
 
-def test_tables_of_related_classes_go_by_name():
-    names = class_set("cityscapes19").names
-    gta5 = classes.related_classes("gta5", names=names)
-    bring = lambda t, n, c: {n[i] for i in np.flatnonzero(t[n.index(c)])}  # noqa: E731
-    assert bring(gta5, names, "rider") == {"motorcycle", "bicycle"}
-    assert bring(gta5, names, "pole") == {"traffic light", "traffic sign"}
-    assert bring(gta5, names, "wall") == {"fence"}
-    assert bring(gta5, names, "sky") == set()
-    names = class_set("crosscity13").names
-    city = classes.related_classes("synthia", names=names)
-    assert bring(city, names, "traffic light") == {"traffic sign"}
-    assert {"car", "bus", "person", "rider"} <= bring(city, names, "road")
-    assert not np.diag(gta5).any()
-    assert not classes.related_classes("none", names=names).any()
-    with pytest.raises(ValueError, match=r"'kitti'; known: gta5, none, synthia"):
-        classes.related_classes("kitti", names=names)
+def test_the_candidates_of_an_image_are_drawn_by_its_number():
+    candidates, key = np.array([[0, 1, 0, 1, 255, 1]] * 4), jax.random.key(9)
+    odds, numbers = jnp.array([0.3, 0.8]), (5, 900, 31, 7)
+    taken = mixing.accepted(candidates, key, jnp.array(numbers), count=(1, 3), odds=odds)
+    for row, number, kinds in zip(taken, numbers, candidates, strict=True):
+        by_class, by_number = jax.random.split(jax.random.fold_in(key, number))
+        lots = jax.random.uniform(by_class, (6,))
+        wanted = jax.random.randint(by_number, (), 1, 4)
+        willing = [s for s in range(6) if kinds[s] != 255 and lots[s] < odds[kinds[s]]]
+        assert np.flatnonzero(row).tolist() == willing[:wanted]
 
 
 @pytest.mark.parametrize(
@@ -275,10 +291,10 @@ def test_a_cut_pastes_what_its_choice_accepts_and_takes_fewer_classes_only_there
     theta = jnp.full(8, 0.99).at[3].set(0.06)  # of 6 none is accepted in e^15 draws
     following = {str(k): (str(k + 1),) for k in range(7)}
     monkeypatch.setitem(classes.RELATED, "following", following)
-    long_tail = mixing.LongTailOptions(
-        probability=1.0, slots=6, count=(2, 2), related="following", choice=choice
+    long_tail = LongTailOptions(
+        probability=0.1, slots=6, count=(2, 2), related="following", choice=choice
     )
-    cut = mixing.make_cut(mixing.MixOptions(), long_tail, names=NUMBERS)
+    cut = mixing.make_cut(MixOptions(), long_tail, names=NAMES)
     pasted = [i for i in range(4) if i and (choice == "uniform" or 3 in offered[i])]
     for step in range(4):
         image, label, mask = (np.asarray(x) for x in cut(batch, jax.random.key(step), theta))
@@ -293,3 +309,81 @@ def test_a_cut_pastes_what_its_choice_accepts_and_takes_fewer_classes_only_there
             np.testing.assert_array_equal(
                 label[i, 2:], np.where(expected[i], labels[i, slot, 2:], 255)
             )
+
+
+def test_theta_is_handed_to_the_cut():
+    batch, logits, theta = random_batch(), teacher_logits(), jnp.linspace(0.1, 0.9, K)
+
+    def cut(given, key, thresholds):
+        assert thresholds is theta
+        return given["source_image"], given["source_label"], given["source_label"] == 255
+
+    mixed = mixing.mix(
+        batch, logits, KEY, options=MixOptions(), cut=cut, recolour=as_they_are, theta=theta
+    )
+    assert (np.asarray(mixed.label)[batch["source_label"] == 255] == 255).all()
+
+
+def test_the_defaults_are_those_of_the_text_of_dacs_without_rare_classes():
+    assert dataclasses.asdict(MixOptions()) == {
+        "threshold": 0.968,
+        "share": "image",
+        "among": "image",
+        "colour": "strong",
+        "ignore": "never",
+        "related": "none",
+        "boundary": 0,
+        "boundary_blur": 0.0,
+    }
+    assert dataclasses.asdict(LongTailOptions()) == {
+        "probability": 0.0,
+        "slots": 2,
+        "count": (2, 2),
+        "choice": "uniform",
+        "classes": (),
+        "related": "none",
+        "min_pixels": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"threshold": 0.0}, r"mix\.threshold must be a probability within \(0, 1\), got 0"),
+        ({"threshold": 1.0}, r"mix\.threshold must be a probability within \(0, 1\), got 1"),
+        ({"boundary": -1}, "must be 0 or more"),
+        ({"boundary": 1, "boundary_blur": -1.0}, "must be 0 or more"),
+        ({"boundary_blur": 1.0}, r"it needs mix\.boundary"),
+    ],
+)
+def test_mixes_that_make_no_sense_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        MixOptions(**fields)
+
+
+@pytest.mark.parametrize("field", ["share", "among", "colour", "ignore", "related"])
+def test_unknown_names_of_a_mix_are_refused_by_field(field):
+    with pytest.raises(ConfigError, match=rf"mix\.{field} 'kitti'; known: "):
+        MixOptions(**{field: "kitti"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"probability": 1.5}, r"long_tail\.probability must be a probability, got 1\.5"),
+        ({"probability": -0.5}, r"long_tail\.probability must be a probability"),
+        ({"count": (0, 2)}, r"long_tail\.count \(0, 2\) must be a range within 1\.\.2"),
+        ({"count": (2, 1)}, r"long_tail\.count \(2, 1\) must be a range within 1\.\.2"),
+        ({"count": (2, 3)}, r"long_tail\.count \(2, 3\) must be a range within 1\.\.2"),
+        ({"choice": "kitti"}, r"long_tail\.choice 'kitti'; known: threshold, uniform"),
+        ({"related": "kitti"}, r"long_tail\.related 'kitti'; known: gta5, none, synthia"),
+    ],
+)
+def test_rare_classes_that_make_no_sense_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        LongTailOptions(**fields)
+
+
+def test_limits_are_allowed():
+    MixOptions(boundary=1, boundary_blur=0.0)
+    LongTailOptions(probability=1.0, slots=3, count=(1, 3))

@@ -137,6 +137,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
                 seed=config.seed,
                 label=functools.partial(_logits, generator),
                 adapts=consistency.adapts,
+                axis_name=axis_name,
             )
         ),
         consistency=consistency,

@@ -72,6 +72,7 @@ class Recipe:
       seed: of the run.
       label: the teacher's logits, (variables, normalised images) -> [B,H,W,K].
       adapts: whether the state's memory holds adaptive thresholds.
+      axis_name: the device axis of a pmapped step, for what looks at the whole batch.
     """
 
     options: ViewOptions
@@ -81,6 +82,7 @@ class Recipe:
     seed: int
     label: Callable[[Any, jax.Array], jax.Array]
     adapts: bool = False
+    axis_name: str | None = None
 
 
 class Part(NamedTuple):
@@ -154,7 +156,9 @@ def class_mix(recipe: Recipe) -> Part | None:
         "long_tail.choice='threshold' needs consistency terms with "
         "consistency.threshold='adaptive'",
     )
-    cut = mixing.make_cut(options.mix, options.long_tail, names=recipe.names)
+    cut = mixing.make_cut(
+        options.mix, options.long_tail, names=recipe.names, axis_name=recipe.axis_name
+    )
     recolour = colour.recolour(options.mix.colour, draw=options.augment.draw, seed=recipe.seed)
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
@@ -167,6 +171,7 @@ def class_mix(recipe: Recipe) -> Part | None:
             cut=cut,
             recolour=recolour,
             theta=state.memory["theta"] if by_threshold else None,
+            axis_name=recipe.axis_name,
         )
         return {
             **batch,

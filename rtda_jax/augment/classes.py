@@ -3,7 +3,7 @@
 A set is bool [B,K+1], one row for each image; the last column stands for the unlabelled, 255.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,25 @@ from rtda_jax.errors import lookup
 from rtda_jax.losses import valid
 
 # Whether the unlabelled pixels are a class that can be drawn.
-IGNORED = {"never": False, "class": True}  # "class" as in TUFL's code
+IGNORED = {"never": False, "class": True}  # "class" as in the code of DACS, DAFormer and TUFL
+
+
+def _of_each_image(shown: jax.Array, axis_name: str | None) -> jax.Array:
+    del axis_name
+    return shown
+
+
+def _of_the_batch(shown: jax.Array, axis_name: str | None) -> jax.Array:
+    images = shown.sum(axis=0, keepdims=True, dtype=jnp.int32)
+    everywhere = images if axis_name is None else jax.lax.psum(images, axis_name)
+    return jnp.broadcast_to(everywhere > 0, shown.shape)
+
+
+# The classes that a half is drawn from: functions (shown bool [B,K+1], axis_name) -> bool [B,K+1].
+AMONG: dict[str, Callable[[jax.Array, str | None], jax.Array]] = {
+    "image": _of_each_image,  # those that the image shows: ClassMix, DACS, TUFL
+    "batch": _of_the_batch,  # those that the images of all devices show: DAFormer, MIC
+}
 
 _POSTS = ("pole", "traffic light", "traffic sign")
 _TWO_WHEELS = ("rider", "motorcycle", "bicycle")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.augment import photometric
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.errors import lookup, one_of, require
 
 Range = tuple[float, float]
 # A function (images [B,H,W,3] in [0,255], key, index int32 [B]) -> images of the same kind.
@@ -65,30 +65,91 @@ def unchanged(images: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
     return images
 
 
-# The jitter and blur of DACS (Tranheden et al. 2021, appendix) without its shift of the hue.
-JITTER, JITTERED, BLURRED, BLUR = 0.25, 0.8, 0.5, (0.15, 1.15)
+# The probabilities of jitter and blur and the range of the blur's sigma in DACS (Tranheden et al.
+# 2021, appendix), DAFormer and MIC.
+JITTERED, BLURRED, BLUR = 0.8, 0.5, (0.15, 1.15)
+STRENGTH = 0.25  # the factors of DACS lie within 1 +- this
 
 
-def strong(images: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
-    """Returns images with jittered brightness, contrast and saturation, then blurred (DACS).
+def strong(
+    images: jax.Array, key: jax.Array, index: jax.Array, *, once: jax.Array | None = None
+) -> jax.Array:
+    """Returns images with jittered brightness, contrast and saturation, then blurred.
 
-    The jitter is applied with probability 0.8, the blur with probability 0.5.
+    This is the jitter of the text of DACS without its shift of the hue, with torchvision's
+    operations. The jitter is applied with probability 0.8, the blur with probability 0.5.
 
     Args:
       images: [B,H,W,3] in [0,255]; H and W above 4.
       key: the random key of this step.
       index: int32 [B], the number of each image in its data set.
+      once: a key that decides for all images at once whether they are jittered and whether they
+        are blurred; None decides for each image.
 
     Returns:
       float32 [B,H,W,3] in [0,255].
     """
     uniform = _uniform(_keys(key, index), 6)
-    factors = 1 + JITTER * (2 * uniform[:3] - 1)
+    if once is not None:
+        uniform = uniform.at[jnp.array([3, 5])].set(jax.random.uniform(once, (2, 1)))
+    factors = 1 + STRENGTH * (2 * uniform[:3] - 1)
     factors = jnp.where(uniform[3] < JITTERED, factors, 1.0)
     changed = photometric.brightness(images.astype(jnp.float32), factors[0])
     changed = photometric.contrast(changed, factors[1])
     changed = photometric.saturation(changed, factors[2])
     sigma = jnp.where(uniform[5] < BLURRED, _between(uniform[4], BLUR), 0.0)
+    return photometric.gaussian_blur(changed, sigma, radius=_radius(BLUR, images))
+
+
+def jittered(
+    images: jax.Array,
+    key: jax.Array,
+    index: jax.Array,
+    *,
+    strength: float,
+    once: jax.Array | None = None,
+) -> jax.Array:
+    """Returns images in jittered colours, then blurred, as the code of DACS, DAFormer and MIC does.
+
+    The four operations are kornia's, in an order drawn for each image: brightness is an amount
+    added, contrast a factor, and saturation and hue are those of HSV. The jitter is applied with
+    probability 0.8, the blur with probability 0.5; the originals decide both once for a batch.
+
+    Args:
+      images: [B,H,W,3] in [0,255]; H and W above 4. The code of DACS jitters BGR images, where the
+        hue turns the other way, which is as likely.
+      key: the random key of this step.
+      index: int32 [B], the number of each image in its data set.
+      strength: of each operation: the amount added lies within +- 255 strength, factors within
+        1 +- strength, and the hue turns by +- strength of the circle.
+      once: a key that decides for all images at once whether they are jittered and whether they
+        are blurred; None decides for each image.
+
+    Returns:
+      float32 [B,H,W,3] in [0,255].
+    """
+    draws, orders = jnp.moveaxis(jax.vmap(jax.random.split)(_keys(key, index)), 1, 0)
+    order = jax.vmap(lambda k: jax.random.permutation(k, 4))(orders)
+    uniform = _uniform(draws, 7)
+    if once is not None:
+        uniform = uniform.at[4:6].set(jax.random.uniform(once, (2, 1)))
+    amount, turn = strength * (2 * uniform[0] - 1), strength * (2 * uniform[1] - 1)
+    by_contrast, by_saturation = 1 + strength * (2 * uniform[2:4] - 1)
+    operations = (
+        lambda x: photometric.offset(x, 255 * amount),
+        lambda x: photometric.brightness(x, by_contrast),  # what kornia calls contrast
+        lambda x: photometric.hsv_saturation(x, by_saturation),
+        lambda x: photometric.hue(x, turn),
+    )
+    images = images.astype(jnp.float32)
+    changed = images
+    for place in range(4):
+        number = order[:, place].reshape(-1, 1, 1, 1)
+        changed = jnp.select(
+            [number == k for k in range(4)], [operate(changed) for operate in operations]
+        )
+    changed = jnp.where((uniform[4] < JITTERED).reshape(-1, 1, 1, 1), changed, images)
+    sigma = jnp.where(uniform[5] < BLURRED, _between(uniform[6], BLUR), 0.0)
     return photometric.gaussian_blur(changed, sigma, radius=_radius(BLUR, images))
 
 
@@ -145,28 +206,45 @@ def textured(
     return changed
 
 
-RECOLOURS: dict[str, Recolour] = {
+RECOLOURS: dict[str, Callable[..., jax.Array]] = {
     "none": unchanged,
     "strong": strong,
+    "dacs_released": functools.partial(jittered, strength=0.25),
+    "daformer": functools.partial(jittered, strength=0.2),  # of DAFormer, HRDA and MIC
     **{name: functools.partial(textured, texture=texture) for name, texture in TEXTURES.items()},
 }
 
-
-def _for_each_image(name: str, seed: int) -> None:
-    del name, seed
+_FOR_ALL = 2**32 - 1  # no image has this number
 
 
-def _for_the_run(name: str, seed: int) -> jax.Array | None:
+def _for_each_image(name: str, seed: int) -> Recolour:
+    del seed
+    return RECOLOURS[name]
+
+
+def _for_the_batch(name: str, seed: int) -> Recolour:
+    del seed
+    if name == "none":
+        return unchanged
+
+    def recolour(images: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
+        return RECOLOURS[name](images, key, index, once=jax.random.fold_in(key, _FOR_ALL))
+
+    return recolour
+
+
+def _for_the_run(name: str, seed: int) -> Recolour:
     if name not in TEXTURES:
-        return None
-    return jax.random.fold_in(jax.random.key(seed), list(TEXTURES).index(name))
+        return RECOLOURS[name]
+    once = jax.random.fold_in(jax.random.key(seed), list(TEXTURES).index(name))
+    return functools.partial(RECOLOURS[name], once=once)
 
 
-# When the strengths of a texture's noise and blur are drawn: functions (name, seed) -> the key of
-# the whole run, or None.
-DRAWS: dict[str, Callable[[str, int], jax.Array | None]] = {
+# How often a change of colours draws what `once` decides in it: functions (name, seed) -> Recolour.
+DRAWS: dict[str, Callable[[str, int], Recolour]] = {
     "image": _for_each_image,
-    "run": _for_the_run,  # as TUFL's released code
+    "batch": _for_the_batch,  # the code of DACS, DAFormer and MIC
+    "run": _for_the_run,  # the code of TUFL; textures only, the others draw for each image
 }
 
 
@@ -175,13 +253,12 @@ def recolour(name: str, *, draw: str, seed: int) -> Recolour:
 
     Args:
       name: a key of `RECOLOURS`.
-      draw: a key of `DRAWS`; with "run" the strengths of a texture's noise and blur depend on the
-        seed and the name alone, so that a resumed run has the same.
+      draw: a key of `DRAWS`; what "run" draws depends on the seed and the name alone, so that a
+        resumed run has the same.
       seed: the seed of the run.
     """
-    chosen = lookup(RECOLOURS, name, "change of colours")
-    once = lookup(DRAWS, draw, "augment.draw")(name, seed)
-    return chosen if once is None else functools.partial(chosen, once=once)
+    one_of(name, RECOLOURS, "change of colours")
+    return lookup(DRAWS, draw, "augment.draw")(name, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +270,8 @@ class ColourOptions:
       contrast, saturation: ranges (low, high) of the factors then, those of Nikiforos's MBT.
       texture: of the source, after class mixing has cut from it; a key of `RECOLOURS`.
       strong: of the strong view; a key of `RECOLOURS`.
-      draw: when the strengths of noise and blur are drawn, a key of `DRAWS`.
+      draw: how often it is drawn whether an image is jittered and blurred, or how strong the noise
+        and the blur of a texture are; a key of `DRAWS`.
     """
 
     colour: float = 0.0
@@ -204,17 +282,15 @@ class ColourOptions:
     draw: str = "image"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.colour <= 1:
-            raise ConfigError(f"augment.colour must be a probability, got {self.colour:g}")
+        valid = 0 <= self.colour <= 1
+        require(valid, f"augment.colour must be a probability, got {self.colour:g}")
         for name in ("contrast", "saturation"):
             bounds = getattr(self, name)
-            if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
-                raise ConfigError(
-                    f"augment.{name} must be a range (low, high) from 0, got {bounds}"
-                )
-        lookup(RECOLOURS, self.texture, "augment.texture")
-        lookup(RECOLOURS, self.strong, "augment.strong")
-        lookup(DRAWS, self.draw, "augment.draw")
+            valid = len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]
+            require(valid, f"augment.{name} must be a range (low, high) from 0, got {bounds}")
+        one_of(self.texture, RECOLOURS, "augment.texture")
+        one_of(self.strong, RECOLOURS, "augment.strong")
+        one_of(self.draw, DRAWS, "augment.draw")
 
 
 def colour(

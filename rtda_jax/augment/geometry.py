@@ -1,8 +1,8 @@
-"""Random affine maps of images and of logits: one matrix per image, bilinear, zero outside.
+"""Where pixels are read and which are hidden: random affine maps and block masks of images.
 
-Coordinates are those of PyTorch's affine_grid and grid_sample with align_corners=False: they run
-from -1 to 1 along each side. A rotation therefore also shears an image that is not square, as it
-does in the code of TUFL.
+An affine map is one matrix per image, read bilinearly, zero outside. Its coordinates are those of
+PyTorch's affine_grid and grid_sample with align_corners=False: they run from -1 to 1 along each
+side. A rotation therefore also shears an image that is not square, as it does in TUFL's code.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +32,14 @@ class AffineOptions:
     def __post_init__(self) -> None:
         for name, limit in (("rotation", 180), ("shear", 90)):
             angle = getattr(self, name)
-            if not 0 <= angle <= limit:
-                raise ConfigError(
-                    f"affine.{name} must be an angle from 0 to {limit} degrees, got {angle:g}"
-                )
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(f"affine.scale must be a range (low, high) above 0, got {self.scale}")
-        if not 0 <= self.mirror <= 1:
-            raise ConfigError(f"affine.mirror must be a probability, got {self.mirror:g}")
+            require(
+                0 <= angle <= limit,
+                f"affine.{name} must be an angle from 0 to {limit} degrees, got {angle:g}",
+            )
+        valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
+        require(valid, f"affine.scale must be a range (low, high) above 0, got {self.scale}")
+        valid = 0 <= self.mirror <= 1
+        require(valid, f"affine.mirror must be a probability, got {self.mirror:g}")
 
 
 def matrices(key: jax.Array, index: jax.Array, *, options: AffineOptions) -> jax.Array:
@@ -102,3 +102,59 @@ def warp(images: jax.Array, matrices: jax.Array) -> jax.Array:
         return jnp.where(inside, weight, 0.0).astype(images.dtype)[..., None] * pixels
 
     return corner(0, 0) + corner(0, 1) + corner(1, 0) + corner(1, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions:
+    """The blocks that masked consistency hides (`config.masked`; MIC, Hoyer et al. 2023).
+
+    Attributes:
+      block: side of a block in pixels; MIC has 64 in crops of 1024.
+      ratio: probability that a block is hidden.
+    """
+
+    block: int = 64
+    ratio: float = 0.7
+
+    def __post_init__(self) -> None:
+        valid = self.block >= 1
+        require(valid, f"masked.block must be a number of pixels from 1, got {self.block}")
+        valid = 0 <= self.ratio <= 1
+        require(valid, f"masked.ratio must be a probability, got {self.ratio:g}")
+
+
+def hide_blocks(
+    images: jax.Array, key: jax.Array, index: jax.Array, *, options: MaskOptions
+) -> jax.Array:
+    """Returns normalised images [B,H,W,C] with random blocks set to zero, which is the mean.
+
+    Args:
+      images: as the network reads them.
+      key: the random key of this step.
+      index: int32 [B], the number of each image in its data set.
+      options: size of the blocks and how many are hidden.
+    """
+    mask = block_mask(key, index, size=(images.shape[1], images.shape[2]), options=options)
+    return jnp.where(mask, images, 0.0)
+
+
+def block_mask(
+    key: jax.Array, index: jax.Array, *, size: tuple[int, int], options: MaskOptions
+) -> jax.Array:
+    """Returns which pixels stay visible, bool [B,H,W,1].
+
+    Each side has round(side / block) blocks, at least one, and a pixel belongs to the block at its
+    place, rounded down, as in a nearest upsampling: sides need not be multiples of the block.
+
+    Args:
+      key: the random key of this step.
+      index: int32 [B], the number of each image in its data set.
+      size: (H, W).
+      options: see `hide_blocks`.
+    """
+    height, width = (max(1, round(side / options.block)) for side in size)
+    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
+    lots = jax.vmap(lambda k: jax.random.uniform(k, (height, width)))(keys)
+    rows = jnp.arange(size[0]) * height // size[0]
+    columns = jnp.arange(size[1]) * width // size[1]
+    return (lots >= options.ratio)[:, rows[:, None], columns[None, :], None]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.augment.classes import (
+    AMONG,
     IGNORED,
     RELATED,
     half_of,
@@ -26,13 +27,32 @@ from rtda_jax.augment.classes import (
 )
 from rtda_jax.augment.colour import RECOLOURS, Recolour
 from rtda_jax.augment.photometric import gaussian_blur
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.errors import one_of, require
 from rtda_jax.losses import IGNORE
 
 Batch = Mapping[str, jax.Array]
 # A function (batch, key, theta) -> image [B,H,W,3], label [B,H,W] and bool mask [B,H,W] of what is
 # pasted; theta is float32 [K], the adaptive threshold of each class, or None.
 Cut = Callable[[Batch, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
+
+
+def _of_each_image(confidence: jax.Array, axis_name: str | None) -> jax.Array:
+    del axis_name
+    return confidence
+
+
+def _of_the_batch(confidence: jax.Array, axis_name: str | None) -> jax.Array:
+    mean = confidence.mean(keepdims=True)
+    everywhere = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+    return jnp.broadcast_to(everywhere, confidence.shape)
+
+
+# Over which images the share of sure pixels is taken: functions (share of each image [B],
+# axis_name) -> float32 [B].
+SHARES: dict[str, Callable[[jax.Array, str | None], jax.Array]] = {
+    "image": _of_each_image,  # French et al. 2020
+    "batch": _of_the_batch,  # the code of DACS, DAFormer and MIC; over all devices
+}
 
 # How many fewer classes are drawn from an image that rare classes are pasted onto (TUFL).
 FEWER = 2
@@ -62,6 +82,8 @@ class MixOptions:
 
     Attributes:
       threshold: the teacher is sure of a target pixel from this probability on.
+      share: over which images the share of sure pixels is taken, a key of `SHARES`.
+      among: which classes a half is drawn from, a key of `classes.AMONG`.
       colour: the change of colours of the mixed image, a key of `colour.RECOLOURS`.
       ignore: whether unlabelled pixels are a class that can be cut out, a key of `classes.IGNORED`.
       related: classes that are cut out together, a key of `classes.RELATED`.
@@ -70,6 +92,8 @@ class MixOptions:
     """
 
     threshold: float = 0.968
+    share: str = "image"
+    among: str = "image"
     colour: str = "strong"
     ignore: str = "never"
     related: str = "none"
@@ -77,19 +101,23 @@ class MixOptions:
     boundary_blur: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ConfigError(
-                f"mix.threshold must be a probability within (0, 1), got {self.threshold:g}"
-            )
-        lookup(RECOLOURS, self.colour, "mix.colour")
-        lookup(IGNORED, self.ignore, "mix.ignore")
-        lookup(RELATED, self.related, "mix.related")
-        if min(self.boundary, self.boundary_blur) < 0:
-            raise ConfigError("mix.boundary and mix.boundary_blur must be 0 or more")
-        if self.boundary_blur and not self.boundary:
-            raise ConfigError(
-                "mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary"
-            )
+        require(
+            0 < self.threshold < 1,
+            f"mix.threshold must be a probability within (0, 1), got {self.threshold:g}",
+        )
+        one_of(self.share, SHARES, "mix.share")
+        one_of(self.among, AMONG, "mix.among")
+        one_of(self.colour, RECOLOURS, "mix.colour")
+        one_of(self.ignore, IGNORED, "mix.ignore")
+        one_of(self.related, RELATED, "mix.related")
+        require(
+            min(self.boundary, self.boundary_blur) >= 0,
+            "mix.boundary and mix.boundary_blur must be 0 or more",
+        )
+        require(
+            not self.boundary_blur or self.boundary > 0,
+            "mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,18 +143,16 @@ class LongTailOptions:
     min_pixels: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(
-                f"long_tail.probability must be a probability, got {self.probability:g}"
-            )
-        lookup(CHOICES, self.choice, "long_tail.choice")
-        lookup(RELATED, self.related, "long_tail.related")
+        valid = 0 <= self.probability <= 1
+        require(valid, f"long_tail.probability must be a probability, got {self.probability:g}")
+        one_of(self.choice, CHOICES, "long_tail.choice")
+        one_of(self.related, RELATED, "long_tail.related")
         least, most = self.count
-        if not 1 <= least <= most <= self.slots:
-            raise ConfigError(
-                f"long_tail.count {(least, most)} must be a range within 1..{self.slots}, "
-                "the long_tail.slots"
-            )
+        require(
+            1 <= least <= most <= self.slots,
+            f"long_tail.count {(least, most)} must be a range within 1..{self.slots}, "
+            "the long_tail.slots",
+        )
 
 
 class Mixed(NamedTuple):
@@ -136,7 +162,7 @@ class Mixed(NamedTuple):
       image: float32 [B,H,W,3] in [0,255].
       label: [B,H,W], the source's where it was pasted, elsewhere the teacher's.
       weight: float32 [B,H,W]; 1 on source pixels, elsewhere the share of the target's pixels that
-        the teacher is sure of.
+        the teacher is sure of; twice that near the seam, if options.boundary asks for it.
     """
 
     image: jax.Array
@@ -153,6 +179,7 @@ def mix(
     cut: Cut,
     recolour: Recolour,
     theta: jax.Array | None = None,
+    axis_name: str | None = None,
 ) -> Mixed:
     """Returns target images onto which some of the source's classes are pasted (DACS, TUFL).
 
@@ -165,13 +192,15 @@ def mix(
       cut: decides what is pasted, from `make_cut`.
       recolour: changes the colours of the mixed image, from `colour.recolour`.
       theta: float32 [K], the adaptive thresholds, or None.
+      axis_name: the device axis, for mix.share="batch".
     """
     p = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
     draw, paint = jax.random.split(key)
     source, labels, mask = cut(batch, draw, theta)
     image = paste(mask, source, batch["target_image"])
     label = paste(mask, labels, p.argmax(axis=-1).astype(labels.dtype))
-    weight = pixel_weights(mask, confidence(p, threshold=options.threshold))
+    share = SHARES[options.share](confidence(p, threshold=options.threshold), axis_name)
+    weight = pixel_weights(mask, share)
     if options.boundary:
         seam = boundary(mask, radius=options.boundary)
         weight = jnp.where(seam, 2 * weight, weight)
@@ -182,21 +211,29 @@ def mix(
     return Mixed(recolour(image, paint, batch["source_index"]), label, weight)
 
 
-def make_cut(mix: MixOptions, long_tail: LongTailOptions, *, names: Sequence[str]) -> Cut:
+def make_cut(
+    mix: MixOptions,
+    long_tail: LongTailOptions,
+    *,
+    names: Sequence[str],
+    axis_name: str | None = None,
+) -> Cut:
     """Returns the function that cuts a random half of the classes out of a source image.
 
     Where an image is offered candidates of rare classes, some of them lie on top of it, and fewer
     of its own classes are cut out.
 
     Args:
-      mix: `ignore` and `related` are read.
+      mix: `ignore`, `among` and `related` are read.
       long_tail: which candidates are pasted.
       names: of the K classes.
+      axis_name: the device axis, for mix.among="batch".
     """
 
     def own(batch: Batch, key: jax.Array, fewer: jax.Array | int) -> jax.Array:
         labels, index = batch["source_label"], batch["source_index"]
         shown = present(labels, num_classes=len(names), ignore=mix.ignore)
+        shown = AMONG[mix.among](shown, axis_name)
         chosen = half_of(shown, key, index, fewer=fewer)
         if mix.related != "none":
             table = jnp.asarray(related_classes(mix.related, names=names))
@@ -310,9 +347,9 @@ def paste_candidates(
 
 
 def confidence(probabilities: jax.Array, *, threshold: float = 0.968) -> jax.Array:
-    """Returns the share of an image's pixels whose top probability reaches the threshold.
+    """Returns the share of each image's pixels whose top probability reaches the threshold.
 
-    It weighs the teacher's labels (French et al. 2020). Input [B,H,W,K], output float32 [B].
+    Input [B,H,W,K], output float32 [B].
     """
     sure = probabilities.max(axis=-1) >= threshold
     return sure.mean(axis=(1, 2), dtype=jnp.float32)

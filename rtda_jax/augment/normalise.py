@@ -1,14 +1,22 @@
-"""Input normalisations: which channel order, mean and scale a set of weights was trained with."""
+"""Input normalisations: the channel order, mean and scale that weights were trained with."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import lookup, one_of, require
+
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """order: indices of the RGB channels; mean and std per channel in that order, scale [0,255]."""
+    """How images in [0,255] become network input.
+
+    Attributes:
+      order: which of the channels red, green and blue the network reads first, second and third.
+      mean: subtracted from each channel, in that order.
+      std: divides each channel, in that order.
+    """
 
     order: tuple[int, int, int]
     mean: tuple[float, float, float]
@@ -18,7 +26,7 @@ class Normalisation:
 RGB, BGR = (0, 1, 2), (2, 1, 0)
 
 NORMALISATIONS = {
-    # torchvision, timm, STDC (S1) and S4.
+    # torchvision, timm, STDC (and so Nikiforos's MBT) and TUFL.
     "imagenet": Normalisation(
         RGB,
         (0.485 * 255, 0.456 * 255, 0.406 * 255),
@@ -26,11 +34,11 @@ NORMALISATIONS = {
     ),
     # TensorFlow's models for small devices, EfficientNet-Lite among them.
     "tensorflow": Normalisation(RGB, (127.0,) * 3, (128.0,) * 3),
-    # Caffe's ImageNet models, AdaptSegNet and S0.
+    # Caffe's ImageNet models, AdaptSegNet and Brunstein's loss study.
     "caffe_bgr": Normalisation(BGR, (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)),
-    # S2: the mean of Cityscapes in RGB order, subtracted from BGR (sic).
+    # Bartoletti's code: the mean of Cityscapes in RGB order, subtracted from BGR (sic).
     "cityscapes_bgr": Normalisation(BGR, (73.158, 82.909, 72.392), (1.0, 1.0, 1.0)),
-    # CoinCheung's BiSeNet today.
+    # Today's code of CoinCheung's BiSeNet.
     "cityscapes": Normalisation(
         RGB,
         (0.3257 * 255, 0.3690 * 255, 0.3223 * 255),
@@ -39,34 +47,36 @@ NORMALISATIONS = {
 }
 
 
-def _look_up(name: str) -> Normalisation:
-    if name not in NORMALISATIONS:
-        raise ValueError(f"unknown normalisation {name!r}; known: {', '.join(NORMALISATIONS)}")
-    return NORMALISATIONS[name]
-
-
 def normalise(images: jax.Array, *, name: str) -> jax.Array:
-    """Network input [B,H,W,3] float32 from RGB images [B,H,W,3] in [0,255].
+    """Returns network input, float32 [B,H,W,3], of RGB images [B,H,W,3] in [0,255].
 
-    name is a key of NORMALISATIONS. Raises ValueError for an unknown name.
+    Args:
+      images: of any number type.
+      name: a key of `NORMALISATIONS`.
     """
-    how = _look_up(name)
+    chosen = lookup(NORMALISATIONS, name, "normalisation")
     images = images.astype(jnp.float32)
-    if how.order == BGR:
+    if chosen.order == BGR:
         images = images[..., ::-1]
-    mean = jnp.array(how.mean, jnp.float32).reshape(1, 1, 1, 3)
-    scale = jnp.array([1 / s for s in how.std], jnp.float32).reshape(1, 1, 1, 3)
+    mean = jnp.array(chosen.mean, jnp.float32).reshape(1, 1, 1, 3)
+    scale = jnp.array([1 / s for s in chosen.std], jnp.float32).reshape(1, 1, 1, 3)
     return (images - mean) * scale
 
 
 def check_normalisation(configured: str, *, required: str | None, path: str = "weights") -> None:
-    """Raise ValueError if the weights at path require another normalisation than configured.
+    """Checks that the configuration normalises images as the weights were trained.
 
-    required None (a file that does not say) passes.
+    Args:
+      configured: a key of `NORMALISATIONS`.
+      required: what the weights say, or None if they do not say.
+      path: what the error calls the weights.
+
+    Raises:
+      ConfigError: both are known and differ.
     """
-    _look_up(configured)
-    if required is not None and configured != required:
-        raise ValueError(
-            f"{path} was trained with normalisation {required!r}, the configuration says "
-            f"{configured!r}"
-        )
+    one_of(configured, NORMALISATIONS, "normalisation")
+    require(
+        required in (None, configured),
+        f"{path} was trained with normalisation {required!r}, the configuration says "
+        f"{configured!r}",
+    )

@@ -1,7 +1,7 @@
-"""Colour and texture of images on the device: pure functions with a parameter per image.
+"""Changes of colour and texture on the device: pure functions with one parameter for each image.
 
-Images are float [B,H,W,3] in [0,255], factors [B]; nothing is rounded between two functions.
-Definitions are those of torchvision and Pillow where they have the operation.
+Images are float [B,H,W,3] in [0,255], factors are [B]; nothing is rounded between two functions.
+Where torchvision, Pillow or kornia has the operation, the definition is theirs.
 """
 
 import jax
@@ -13,35 +13,73 @@ GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
 
 
 def grey(images: jax.Array) -> jax.Array:
-    """Grey value [B,H,W,1] of RGB images [B,H,W,3]."""
+    """Computes the grey value [B,H,W,1] of RGB images [B,H,W,3]."""
     return (images * jnp.array(GREY, jnp.float32).reshape(1, 1, 1, 3)).sum(-1, keepdims=True)
 
 
 def blend(images: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
-    """factor * images + (1 - factor) * other, clipped to [0,255]; factor is [B]."""
+    """Returns factor * images + (1 - factor) * other, clipped to [0,255]; factor is [B]."""
     factor = factor.reshape(-1, 1, 1, 1)
     return jnp.clip(factor * images + (1 - factor) * other, 0.0, 255.0)
 
 
 def brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from black; factor [B]."""
+    """Moves images away from black by a factor above 1, towards it by one below."""
     return blend(images, jnp.zeros_like(images), factor)
 
 
 def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from their mean grey; factor [B]."""
+    """Moves images away from their mean grey by a factor above 1, towards it by one below."""
     return blend(images, grey(images).mean(axis=(1, 2, 3), keepdims=True), factor)
 
 
 def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from their own grey; factor [B]."""
+    """Moves pixels away from their own grey by a factor above 1, towards it by one below."""
     return blend(images, grey(images), factor)
 
 
-def sharpness(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] in [0,255] pulled away (factor > 1) from their smoothed selves; factor [B].
+def offset(images: jax.Array, amount: jax.Array) -> jax.Array:
+    """Adds an amount in grey levels, clipped to [0,255]: the brightness of kornia."""
+    return jnp.clip(images + amount.reshape(-1, 1, 1, 1), 0.0, 255.0)
 
-    Pillow's SMOOTH: the 3x3 mean in which the centre counts 5 times; the border stays as it is.
+
+def hsv_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Multiplies the saturation of HSV, at most to 1; hue and value stay (kornia)."""
+    value, range_ = _value_and_range(images)
+    most = value / jnp.where(range_ > 0, range_, 1.0)
+    return value - (value - images) * jnp.minimum(factor.reshape(-1, 1, 1, 1), most)
+
+
+def hue(images: jax.Array, turn: jax.Array) -> jax.Array:
+    """Turns the hue of HSV by a fraction of the full circle; saturation and value stay (kornia).
+
+    A turn of 1/3 makes red green, green blue and blue red. With red and blue exchanged, as in a BGR
+    image, the hue turns the other way.
+    """
+    value, range_ = _value_and_range(images)
+    red, green, blue = jnp.split(images, 3, axis=-1)
+    sixths = jnp.where(
+        red == value,
+        green - blue,
+        jnp.where(green == value, 2 * range_ + blue - red, 4 * range_ + red - green),
+    ) / jnp.where(range_ > 0, range_, 1.0)
+    # A channel is value - range * weight, and the weight depends on the distance to its hue alone.
+    own = jnp.array([5.0, 3.0, 1.0], jnp.float32).reshape(1, 1, 1, 3)
+    distance = (own + sixths + 6 * turn.reshape(-1, 1, 1, 1)) % 6
+    return value - range_ * jnp.clip(jnp.minimum(distance, 4 - distance), 0.0, 1.0)
+
+
+def _value_and_range(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the largest channel of each pixel and its distance to the smallest, [B,H,W,1]."""
+    value = images.max(axis=-1, keepdims=True)
+    return value, value - images.min(axis=-1, keepdims=True)
+
+
+def sharpness(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Moves images away from their smoothed selves by a factor above 1, towards them by one below.
+
+    Smoothed is Pillow's SMOOTH: the 3x3 mean in which the centre counts five times; the border
+    stays as it is.
     """
     height, width = images.shape[1:3]
     inner = images[:, 1:-1, 1:-1]
@@ -51,10 +89,10 @@ def sharpness(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def equalize(images: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] in [0,255] with each channel's histogram flattened, as Pillow does it.
+    """Flattens the histogram of each channel, as Pillow does; returns float32 whole numbers.
 
-    Values are rounded first; a channel of one value, or of fewer pixels than 255 beside its
-    brightest value, stays as it is. float32 of whole numbers.
+    Values are rounded first. A channel of one value, or of fewer than 255 pixels beside those of
+    its brightest value, stays as it is.
     """
     values = jnp.clip(jnp.round(images), 0, 255).astype(jnp.int32)
 
@@ -70,16 +108,16 @@ def equalize(images: jax.Array) -> jax.Array:
 
 
 def gaussian_noise(images: jax.Array, keys: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] with independent noise of standard deviation sigma [B]; keys [B]."""
+    """Adds independent noise of standard deviation sigma [B], drawn by keys [B], clipped."""
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
     return jnp.clip(images + sigma.reshape(-1, 1, 1, 1) * noise, 0.0, 255.0)
 
 
 def gaussian_blur(images: jax.Array, sigma: jax.Array, *, radius: int) -> jax.Array:
-    """Images [B,H,W,C] smoothed by a Gaussian of sigma [B] pixels, cut off at `radius` pixels.
+    """Smooths images [B,H,W,C] by a Gaussian of sigma [B] pixels, cut off at `radius` pixels.
 
-    As torchvision with kernel_size 2 radius + 1, borders reflected; sigma 0 changes nothing. The
-    radius is static: take it three times the largest sigma.
+    As torchvision's with kernel_size 2 radius + 1: borders are reflected, and sigma 0 changes
+    nothing. The radius is static; take three times the largest sigma.
     """
     reach = min(images.shape[1:3]) - 1
     if radius > reach:
@@ -103,15 +141,16 @@ def gaussian_blur(images: jax.Array, sigma: jax.Array, *, radius: int) -> jax.Ar
 
 
 def shadow(images: jax.Array, pattern: jax.Array, intensity: jax.Array) -> jax.Array:
-    """Images [B,H,W,3] darkened by a pattern [B,H,W,1] in [0,1] times intensity [B] in [0,1]."""
+    """Darkens images by a pattern [B,H,W,1] in [0,1] times an intensity [B] in [0,1]."""
     return images * (1 - intensity.reshape(-1, 1, 1, 1) * pattern)
 
 
 def shadow_pattern(keys: jax.Array, *, size: tuple[int, int], cells: int = 6) -> jax.Array:
-    """Random soft-edged patches [B,H,W,1] in [0,1], one pattern for each key [B].
+    """Returns random patches with soft edges, [B,H,W,1] in [0,1], one pattern for each key [B].
 
-    Stands for S4's patches cut from a photograph of shadows whose origin is not stated: two octaves
-    of smoothed noise, `cells` across the shorter side, through a steep sigmoid.
+    They stand for TUFL's patches, which are cut from a photograph of shadows whose origin is not
+    stated. Two octaves of smoothed noise, `cells` across the shorter side, go through a steep
+    sigmoid.
     """
 
     def octave(keys: jax.Array, cells: int) -> jax.Array:
