@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import checkpoint, log, parallel
+from rtda_jax.run import binding, checkpoint, log, parallel
 from rtda_jax.run.signals import stop_at_once
-from rtda_jax.run.workdir import FREE, claim, lock, plain, read_json, write_json
+from rtda_jax.run.workdir import plain, read_json, write_json
 from rtda_jax.stages import pseudo_label
 from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import Plan, make_plan
@@ -24,8 +24,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         another process.
     """
     plan = checked_plan(config)
-    with lock(workdir):
-        claim(workdir, plain(config), free=FREE)
+    with binding.hold(workdir, plain(config)) as notes:
+        for note in notes:
+            log.say(note)
         return _run(config, plan, workdir)
 
 
@@ -39,8 +40,9 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if not (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
     plan = checked_plan(config)
-    with lock(workdir):
-        claim(workdir, plain(config), free=FREE)
+    with binding.hold(workdir, plain(config)) as notes:
+        for note in notes:
+            log.say(note)
         for name, stage in plan.items():
             finished = (workdir / name / "done.json").exists()
             if stage.kind != "evaluate" and not finished:

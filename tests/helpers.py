@@ -12,7 +12,7 @@ from rtda_jax import evaluate, experiment
 from rtda_jax.adapt import build
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
-from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer, computes_auxiliary
+from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer
 from rtda_jax.run import checkpoint
 from rtda_jax.run.workdir import plain, write_json
 
@@ -32,7 +32,7 @@ class Tiny(nn.Module):
     def __call__(self, images, *, train=False):
         norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=jnp.float32)
         x = ConvNorm(8, 3, Conv, norm, stride=2, name="trunk")(images, train=train)
-        auxiliary = computes_auxiliary(self.auxiliary, train=train)
+        auxiliary = train or self.auxiliary == "always"
         heads = ("logits", *(self.heads if auxiliary else ()))
         shape = (*images.shape[:3], self.num_classes)
         scores = {head: nn.Conv(self.num_classes, (1, 1), name=head)(x) for head in heads}
