@@ -18,8 +18,8 @@ def test_durations_read_as_people_say_them(seconds, text):
 def test_a_line_shows_step_terms_discriminator_rates_and_time_left():
     record = {
         "step": 20, "loss": 2.5, "seg": 1.25, "adv_output_twice_as_long": 0.7,
-        "d_output_accuracy_source": 0.5, "d_output_accuracy_target": 0.75, "g_lr": 0.02, "d_lr": 1e-4, "images_per_second": 12.34,
-        "data_wait": 0.031, "seconds_left": 75.0,
+        "d_output_accuracy_source": 0.5, "d_output_accuracy_target": 0.75, "g_lr": 0.02,
+        "d_lr": 1e-4, "images_per_second": 12.34, "data_wait": 0.031, "seconds_left": 75.0,
     }  # fmt: skip
     line = log.line(record, steps=400, objective=["seg", "adv_output_twice_as_long"])
     assert line == (
