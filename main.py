@@ -280,13 +280,13 @@ def join(coordinator: str) -> None:
 
 def end(sentence: str, code: int) -> int:
     """Say why, and end; among several processes at once, without waiting for the others."""
-    from rtda_jax.run import parallel
+    from rtda_jax.run import log, parallel, signals
 
-    print(f"\n{sentence}", file=sys.stderr, flush=True)
+    log.say(f"\n{sentence}", to=sys.stderr)
     if parallel.joined():
         sys.stdout.flush()
         os._exit(code)
-    return code
+    return signals.leave(code)
 
 
 def run_seeds(config, workdir: pathlib.Path, *, count: int) -> None:

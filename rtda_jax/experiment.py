@@ -1,18 +1,21 @@
 """The ordered stages of an experiment: each has a folder, and a finished stage is skipped."""
 
+import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import checkpoint, log, parallel
+from rtda_jax.run import binding, checkpoint, log, parallel
 from rtda_jax.run.signals import stop_at_once
-from rtda_jax.run.workdir import FREE, claim, lock, plain, read_json, write_json
+from rtda_jax.run.workdir import plain, read_json, write_json
+from rtda_jax.stages import evaluate as evaluate_stage
 from rtda_jax.stages import pseudo_label
 from rtda_jax.stages.kinds import KINDS
-from rtda_jax.stages.plan import Plan, make_plan
+from rtda_jax.stages.plan import Kind, Plan, make_plan
 from rtda_jax.tools import environment
 
 
@@ -24,13 +27,16 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         another process.
     """
     plan = checked_plan(config)
-    with lock(workdir):
-        claim(workdir, plain(config), free=FREE)
-        return _run(config, plan, workdir)
+    with binding.hold(workdir, plain(config)) as notes:
+        for note in notes:
+            log.say(note)
+        return _run(config, plan, workdir, KINDS)
 
 
 def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """Evaluates a trained workdir again, without training, and replaces the earlier results.
+    """Evaluates a trained workdir again, without training.
+
+    A result by the same protocol is replaced when the new one is there; others stay beside it.
 
     Raises:
       ConfigError: the workdir is not trained to its end, or it belongs to another configuration
@@ -39,8 +45,9 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if not (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
     plan = checked_plan(config)
-    with lock(workdir):
-        claim(workdir, plain(config), free=FREE)
+    with binding.hold(workdir, plain(config)) as notes:
+        for note in notes:
+            log.say(note)
         for name, stage in plan.items():
             finished = (workdir / name / "done.json").exists()
             if stage.kind != "evaluate" and not finished:
@@ -48,10 +55,8 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             if checkpoint.is_damaged(workdir / name / "checkpoints"):
                 raise ConfigError(f"{workdir / name} lost its last checkpoint; run --job=run")
         parallel.barrier("checked")
-        for name, stage in plan.items():
-            if stage.kind == "evaluate":
-                (workdir / name / "result.json").unlink(missing_ok=True)
-        return _run(config, plan, workdir)
+        again = dataclasses.replace(KINDS["evaluate"], run=evaluate_stage.measure)
+        return _run(config, plan, workdir, {**KINDS, "evaluate": again})
 
 
 def checked_plan(config: ConfigDict) -> Plan:
@@ -73,7 +78,9 @@ def checked_plan(config: ConfigDict) -> Plan:
     return plan
 
 
-def _run(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> dict[str, Any]:
+def _run(
+    config: ConfigDict, plan: Plan, workdir: pathlib.Path, kinds: Mapping[str, Kind]
+) -> dict[str, Any]:
     results: dict[str, Any] = {
         "config": plain(config),
         "benchmark": config.benchmark.name,
@@ -87,7 +94,7 @@ def _run(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> dict[str, Any
         parallel.barrier(f"stage {name}")
         sentence = f"stopped in stage {name}; the same command goes on from what is finished"
         with stop_at_once(sentence):
-            results["stages"][name] = KINDS[stage.kind].run(plan, name, workdir)
+            results["stages"][name] = kinds[stage.kind].run(plan, name, workdir)
         write_json(workdir / "results.json", results)
     tables = {name: record for name, record in results["stages"].items() if "iou" in record}
     if tables:

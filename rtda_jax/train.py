@@ -18,11 +18,12 @@ from rtda_jax.data.batches import Batches, named, paired
 from rtda_jax.errors import Interrupted, lookup, require
 from rtda_jax.run import checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
-from rtda_jax.run.signals import shutdown_event, watchdog
+from rtda_jax.run.signals import compiling, shutdown_event, watchdog
 
 # How many steps the host may run ahead of the device: enough to hide the host's work, few enough
 # to bound memory.
 AHEAD = 4
+CONTINUES = "the same command continues there"
 
 Start = Callable[[TrainState], tuple[TrainState, str]]
 
@@ -117,7 +118,12 @@ def train(
             stream = batches(start) if start < config.steps else iter(())
             for step in range(start + 1, config.steps + 1):
                 batch = journal.wait_for(stream)
-                state, logs = run(state, batch)
+                if step == start + 1:
+                    sentence = f"stopped before step {step} was finished; {CONTINUES}"
+                    first = functools.partial(run, state, batch)
+                    state, logs = compiling(first, stop=interrupted, sentence=sentence)
+                else:
+                    state, logs = run(state, batch)
                 journal.add(step, logs, batch)
                 heartbeat()
                 log_due = step % options.log_every_steps == 0
@@ -131,9 +137,7 @@ def train(
                     checkpoint.save(checkpoints, state, step=step)
                 if stop:
                     checkpoint.finish(checkpoints)
-                    raise Interrupted(
-                        f"stopped after step {step}; the same command continues there"
-                    )
+                    raise Interrupted(f"stopped after step {step}; {CONTINUES}")
     return state
 
 

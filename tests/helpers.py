@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from rtda_jax import evaluate, experiment
+from rtda_jax import evaluate
 from rtda_jax.adapt import build
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
-from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer, computes_auxiliary
+from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer
 from rtda_jax.run import checkpoint
 from rtda_jax.run.workdir import plain, write_json
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 
 SIZE = (32, 64)
 
@@ -32,7 +34,7 @@ class Tiny(nn.Module):
     def __call__(self, images, *, train=False):
         norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=jnp.float32)
         x = ConvNorm(8, 3, Conv, norm, stride=2, name="trunk")(images, train=train)
-        auxiliary = computes_auxiliary(self.auxiliary, train=train)
+        auxiliary = train or self.auxiliary == "always"
         heads = ("logits", *(self.heads if auxiliary else ()))
         shape = (*images.shape[:3], self.num_classes)
         scores = {head: nn.Conv(self.num_classes, (1, 1), name=head)(x) for head in heads}
@@ -177,9 +179,9 @@ def softmax(scores):
 def write_workdir(made, workdir):
     """A workdir whose train stages are at their last step, with random weights."""
     write_json(workdir / "config.json", plain(made))
-    for seed, (name, stage) in enumerate(experiment.stages(made).items()):
+    for seed, (name, stage) in enumerate(make_plan(made, KINDS).items()):
         if stage.kind == "train":
-            shapes = jax.eval_shape(lambda s=stage: build.initial_state(build.build(s)))
+            shapes = jax.eval_shape(lambda s=stage: build.initial_state(s.method))
             state = {"g_params": shapes.g_params, "g_stats": shapes.g_stats}
             rng = np.random.default_rng(seed)
 
@@ -190,4 +192,4 @@ def write_workdir(made, workdir):
 
             with checkpoint.manager(workdir / name / "checkpoints", keep=2) as held:
                 filled = jax.tree_util.tree_map_with_path(fill, state)
-                checkpoint.save(held, filled, step=stage.steps)
+                checkpoint.save(held, filled, step=stage.config.steps)

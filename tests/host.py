@@ -16,8 +16,12 @@ import jax
 import tiny
 from absl import app
 
+from configs import base
 from rtda_jax import evaluate, experiment, train
-from rtda_jax.run import checkpoint, parallel
+from rtda_jax.errors import ConfigError
+from rtda_jax.run import binding, checkpoint, parallel
+from rtda_jax.run.workdir import plain
+from rtda_jax.tools import environment
 
 
 def share(start, seconds=0.0):
@@ -87,12 +91,56 @@ def experiment_config(root):
     return made.lock()
 
 
+def hold(workdir, differing):
+    """The last process has another configuration, another version, other data, another folder."""
+    workdir = pathlib.Path(workdir)
+    index, count = parallel.process()
+    odd = index == count - 1
+    config = plain(base.get_config())
+    versions, commit, data = {"jax": "1"}, "abc", Images(["a", "b"])
+    if odd and differing == "configuration":
+        config["optim"]["g_lr"] += 1e-9
+        config["data_dir"], config["threads"] = "/elsewhere", 7  # of a host
+    if odd and differing == "version":
+        versions = {"jax": "2"}
+    if odd and differing == "commit":
+        commit = "def+"
+    if odd and differing == "folder":
+        workdir = workdir.parent / "elsewhere"
+    if odd and differing == "data":
+        data = Images(["a", "c"])
+    with (
+        mock.patch.object(environment, "versions", lambda: versions),
+        mock.patch.object(environment, "commit", lambda: commit),
+        binding.hold(workdir, config),
+    ):
+        binding.bind_data(workdir / "train", {"source": data})
+        print(f"process {index} holds it")
+        if differing == "main":
+            parallel.on_main(refuse)
+
+
+def refuse():
+    raise ConfigError("the main process refuses")
+
+
+class Images:
+    """A data set that lies in no files."""
+
+    def __init__(self, keys):
+        self.keys = keys
+
+    def where(self, i):
+        return "nowhere"
+
+
 JOBS = {
     "train": run,
     "lose_one": lose_one,
     "lose_one_saving": lose_one_saving,
     "stop_one": stop_one,
     "whole": whole,
+    "hold": hold,
 }
 
 

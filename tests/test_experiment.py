@@ -15,11 +15,14 @@ from helpers import config, folder_fields, write_folders, write_workdir
 from PIL import Image
 
 from rtda_jax import experiment, report
-from rtda_jax.data import batches
+from rtda_jax.data import DataError, batches
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.run import parallel
 from rtda_jax.run.workdir import lock, read_json, write_json
-from rtda_jax.stages import evaluate_stage, statistics_stage
+from rtda_jax.stages import evaluate as evaluate_stage
+from rtda_jax.stages import statistics as statistics_stage
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -104,6 +107,74 @@ def test_fields_that_only_watch_may_differ(finished, root):
     experiment.run(tiny(root, log_every_steps=7, threads=1).lock(), finished[1])
 
 
+def test_evaluation_may_change_after_training_and_results_stay_side_by_side(
+    finished, root, tmp_path, capsys
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[1], workdir)
+    whole = finished[0]["stages"]["eval_mbt"]
+    slide = {"eval__mode": "slide", "eval__window": (24, 48), "eval__stride": (12, 24)}
+    results = experiment.run(tiny(root, **slide).lock(), workdir)
+    made = results["stages"]["eval_mbt"]
+    assert made["protocol"]["mode"] == "slide"
+    assert made["protocol"]["window"] == [24, 48]
+    (other,) = made["others"]
+    assert other["protocol"] == whole["protocol"]
+    assert other["miou"] == whole["miou"]
+    assert results == json.loads((workdir / "results.json").read_text())
+
+    capsys.readouterr()
+    back = experiment.run(tiny(root).lock(), workdir)["stages"]["eval_mbt"]
+    assert capsys.readouterr().out.count("finished, skipped") == 5
+    assert back["confusion"] == whole["confusion"]
+    assert [row["protocol"]["mode"] for row in back["others"]] == ["slide"]
+
+    elsewhere = tiny(root)
+    elsewhere.benchmark.eval = elsewhere.benchmark.source.copy_and_resolve_references()
+    again = experiment.reevaluate(elsewhere.lock(), workdir)["stages"]["eval_mbt"]
+    assert len(again["others"]) == 2
+
+
+def test_steps_may_grow_and_the_scores_of_both_stay(root, tmp_path):
+    made = tiny(root, name="source_only", steps=2)
+    first = experiment.run(made.lock(), tmp_path)["stages"]
+    more = experiment.run(tiny(root, name="source_only", steps=4).lock(), tmp_path)["stages"]
+    assert more["train"]["step"] == 4
+    assert more["evaluate"]["step"] == 4
+    (other,) = more["evaluate"]["others"]
+    assert other["step"] == 2
+    assert other["miou"] == first["evaluate"]["miou"]
+    rows = (tmp_path / "train" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_a_run_that_failed_before_its_first_step_may_be_corrected(root, tmp_path):
+    wrong = tiny(root, name="source_only")
+    wrong.benchmark.source.images = str(root / "nowhere")
+    with pytest.raises(DataError):
+        experiment.run(wrong.lock(), tmp_path)
+    experiment.run(tiny(root, name="source_only", steps=1).lock(), tmp_path)
+
+
+def test_other_data_under_the_same_configuration_are_refused(root, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(root, data)
+    made = tiny(data, name="source_only", steps=2)
+    made.stages = ("train",)
+    experiment.run(made.lock(), tmp_path / "run")
+    (tmp_path / "run" / "train" / "done.json").unlink()
+    shutil.move(data, tmp_path / "moved")
+    moved = tiny(tmp_path / "moved", name="source_only", steps=2)
+    moved.stages = ("train",)
+    experiment.run(moved.lock(), tmp_path / "run")
+    (tmp_path / "run" / "train" / "done.json").unlink()
+    for folder in ("images", "labels"):
+        victim = sorted((tmp_path / "moved" / "source" / folder).iterdir())[0]
+        victim.rename(victim.with_name(f"x{victim.name}"))
+    with pytest.raises(ConfigError, match="began with another source set"):
+        experiment.run(moved.lock(), tmp_path / "run")
+
+
 def test_a_workdir_in_use_is_refused(finished, root):
     with (
         lock(finished[1]),
@@ -128,7 +199,7 @@ def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
     """Another configuration, a stage that is not trained, a final checkpoint that is damaged."""
     made = tiny(root)
     write_workdir(made, tmp_path)
-    stages = experiment.stages(made)
+    stages = make_plan(made, KINDS)
     kept = [tmp_path / name / "result.json" for name in stages if name.startswith("eval")]
     for path in kept:
         write_json(path, {"kept": True})
@@ -155,7 +226,7 @@ def to_measure(root, tmp_path):
     """A workdir with a trained network, whose statistics and scores are to be measured."""
     made = tiny(root, name="adabn", batch_size=2)
     write_workdir(made, tmp_path)
-    for name, stage in experiment.stages(made).items():
+    for name, stage in make_plan(made, KINDS).items():
         if stage.kind == "train":
             write_json(tmp_path / name / "done.json", {})
     return made.lock(), tmp_path

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -17,12 +18,11 @@ import numpy as np
 import pytest
 import tiny
 
+from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
 
 ROOT = pathlib.Path(__file__).parents[1]
 GONE = 120  # seconds after which a process without its peers must have ended, see docs/trust.md
-
-pytestmark = pytest.mark.slow
 
 
 def launch(count, job, *arguments):
@@ -89,6 +89,7 @@ def losses(workdir):
     return [(row["step"], row["loss"], row.get("d_loss", 0.0)) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("family", ["adversarial", "dacs"])
 def test_several_train_as_one(family, count, tmp_path):
@@ -99,6 +100,7 @@ def test_several_train_as_one(family, count, tmp_path):
     assert_close(one, final(family, tmp_path / "several"), tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_the_comparison_sees_statistics_that_are_not_global(tmp_path):
     """The variant the test above would fail on: each device normalises by its share alone."""
     one = tiny.run("dacs", tmp_path / "one")
@@ -113,6 +115,7 @@ def test_the_comparison_sees_statistics_that_are_not_global(tmp_path):
         assert_close(one, tiny.run("dacs", tmp_path / "local"), tolerance=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [("lose_one", 0.05), ("lose_one", 0.6), ("lose_one_saving",)])
 def test_one_is_killed_the_other_ends_and_one_goes_on(moment, tmp_path):
     job, *seconds = moment
@@ -126,6 +129,7 @@ def test_one_is_killed_the_other_ends_and_one_goes_on(moment, tmp_path):
     assert_close(one, tiny.run("dacs", tmp_path / "several"), tolerance=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unforeseen", "codes"), [(0, [0, 0]), (3, [8, 1])])
 def test_the_program_itself(unforeseen, codes, tmp_path):
     """What nobody has thought of ends with its traceback, and at once: no process waits."""
@@ -140,6 +144,7 @@ def test_the_program_itself(unforeseen, codes, tmp_path):
         assert results["stages"]["train"]["step"] == 4
 
 
+@pytest.mark.slow
 def test_one_is_asked_to_stop_and_both_save_the_same_step(tmp_path):
     one = tiny.run("dacs", tmp_path / "one")
     rows = finish(launch(2, "stop_one", tmp_path / "several", 5))
@@ -150,6 +155,7 @@ def test_one_is_asked_to_stop_and_both_save_the_same_step(tmp_path):
     assert_close(one, final("dacs", tmp_path / "several"), tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_evaluation_is_summed(tmp_path):
     helpers.write_folders(tmp_path / "data", count=5)
     alone = host.whole(tmp_path / "one", tmp_path / "data")
@@ -166,6 +172,45 @@ def test_evaluation_is_summed(tmp_path):
     difference = np.abs(np.array(together["confusion"]) - np.array(alone["confusion"])).sum()
     assert difference <= 0.001 * alone["pixels"]
     assert (tmp_path / "several" / "evaluate" / "predictions.png").exists()
+
+
+DIFFERENCES = {
+    "configuration": r"config\.optim\.g_lr: 0\.025 in process 0, 0\.025000001 in process 1",
+    "version": "version of jax: 1 in process 0, 2 in process 1",
+    "commit": r"commit: abc in process 0, def\+ in process 1",
+    "folder": "config.json of the workdir, a folder that all must see: .*, False in process 1",
+    "data": r"data of source: 2 examples, \w+ in process 0, 2 examples, \w+ in process 1",
+    "main": "the main process refuses",
+}
+
+
+@pytest.mark.parametrize(
+    "differing",
+    ["configuration", *(pytest.param(d, marks=pytest.mark.slow) for d in list(DIFFERENCES)[1:])],
+)
+def test_processes_that_differ_end_with_the_name_of_the_difference(differing, tmp_path):
+    rows = finish(launch(2, "hold", tmp_path / "run", differing))
+    assert [code for code, _ in rows] == [2, 2], rows
+    for _, said in rows:
+        assert re.search(DIFFERENCES[differing], said), said
+        assert "data_dir" not in said
+    if differing in ("configuration", "version", "commit"):
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_agree_hold_a_workdir_together(tmp_path):
+    rows = finish(launch(2, "hold", tmp_path / "run", "nothing"))
+    assert [code for code, _ in rows] == [0, 0], rows
+    assert "process 1 holds it" in rows[1][1]
+    assert (tmp_path / "run" / "train" / "bound.json").exists()
+
+
+def test_one_process_agrees_with_itself():
+    assert parallel.gather_text("é") == ["é"]
+    parallel.check_agreement({"a": 1, "b": None})
+    with pytest.raises(ConfigError, match="main"):
+        parallel.on_main(host.refuse)
 
 
 def test_the_total_of_one_process_is_what_it_has():

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from rtda_jax.errors import ConfigError
 from rtda_jax.run import log
 from rtda_jax.run.log import Clock, Progress
 
@@ -16,15 +17,37 @@ def test_durations_read_as_people_say_them(seconds, text):
 
 def test_a_line_shows_step_terms_discriminator_rates_and_time_left():
     record = {
-        "step": 20, "loss": 2.5, "seg": 1.25, "adv_output": 0.7, "d_output_accuracy_source": 0.5,
-        "d_output_accuracy_target": 0.75, "g_lr": 0.02, "d_lr": 1e-4, "images_per_second": 12.34,
-        "data_wait": 0.031, "seconds_left": 75.0,
+        "step": 20, "loss": 2.5, "seg": 1.25, "adv_output_twice_as_long": 0.7,
+        "d_output_accuracy_source": 0.5, "d_output_accuracy_target": 0.75, "g_lr": 0.02,
+        "d_lr": 1e-4, "images_per_second": 12.34, "data_wait": 0.031, "seconds_left": 75.0,
     }  # fmt: skip
-    line = log.line(record, steps=400, objective=["seg", "adv_output"])
+    line = log.line(record, steps=400, objective=["seg", "adv_output_twice_as_long"])
     assert line == (
-        "step  20/400  loss 2.500  seg 1.250  adv_output 0.700  D(output) right 0.50/0.75  "
-        "lr 0.02/0.0001  12.3 img/s  data 3%  left 1m15s"
+        "step  20/400  loss 2.500  D(output) acc 0.50/0.75  seg 1.250  data 3%  12.3 img/s  "
+        "left 1m15s"
     )
+    del record["d_output_accuracy_source"]
+    assert log.line(record, steps=400, objective=["seg"]) == (
+        "step  20/400  loss 2.500  seg 1.250  lr 0.02/0.0001  data 3%  12.3 img/s  left 1m15s"
+    )
+
+
+def test_a_line_of_many_terms_fits_into_100_columns_and_keeps_speed_and_time():
+    terms = [f"consistency_aux{n}" for n in range(12)]
+    record = {
+        "step": 39_999, "loss": 123.4567, "g_lr": 1.234e-05, "images_per_second": 1234.5,
+        "data_wait": 1.0, "seconds_left": 359_999.0, **dict.fromkeys(terms, 12.3456),
+    }  # fmt: skip
+    line = log.line(record, steps=40_000, objective=terms)
+    assert 80 < len(line) <= 98
+    assert line.startswith("step 39999/40000  loss 123.457  consistency_aux0 12.346  ")
+    assert line.endswith("  1234.5 img/s  left 99h59m59s"[:-3])
+
+
+def test_a_line_without_a_step_since_the_last_names_no_speed():
+    clock = Clock(step=1, steps=5, images_per_step=4)
+    record = {"step": 1, "loss": 1.0, "g_lr": 0.1, **clock.lap(1)}
+    assert log.line(record, steps=5, objective=[]) == "step 1/5  loss 1.000  lr 0.1  data 0%"
 
 
 def test_resuming_drops_later_and_torn_lines(tmp_path):
@@ -36,6 +59,85 @@ def test_resuming_drops_later_and_torn_lines(tmp_path):
     log.truncate(path, after=2)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{"step": 1, "loss": None}, {"step": 2, "loss": 0.5}]
+
+
+def test_a_damaged_log_is_repaired_and_kept_as_it_was(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    for step in (1, 2, 3):
+        log.append(path, {"step": step})
+    whole = path.read_bytes()
+    first, second, third = whole.splitlines(keepends=True)
+    for damage in (
+        b"\xff\xfe\0\n",
+        b"[]\n",
+        b"{\n",
+        b'{"loss": 1}\n',
+        b'{"step": "2"}\n',
+        b"[" * 9999,
+    ):
+        torn = first + damage.rstrip(b"\n") + b"\n" + third
+        path.write_bytes(torn)
+        with pytest.raises(ConfigError, match=r"metrics\.jsonl: line 2 is not a row"):
+            log.read(path)
+        log.truncate(path, after=5)
+        assert [row["step"] for row in log.read(path)] == [1, 3]
+        assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == torn
+        assert "1 damaged lines, line 2 the first" in capsys.readouterr().out
+    path.write_bytes(first + second + b"{\n" + b"{\n")
+    with pytest.raises(ConfigError, match="line 3"):
+        log.read(path)
+
+
+def test_a_torn_last_line_is_what_a_killed_run_leaves(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    log.append(path, {"step": 1})
+    for torn in (b"{", b'{"step": 2, "loss": 0.', b'{"step"', b"\xff"):
+        path.write_bytes(path.read_bytes() + torn)
+        assert [row["step"] for row in log.read(path)] == [1]
+        log.truncate(path, after=1)
+        assert path.read_bytes() == b'{"step": 1}\n'
+    assert capsys.readouterr().out == ""
+    log.truncate(tmp_path / "none.jsonl", after=1)
+    assert log.read(tmp_path / "none.jsonl") == []
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_leftovers_are_those_of_one_step(tmp_path):
+    path, left = tmp_path / "leftovers.json", {"rows": [{"loss": 1.0}], "skipped": 0}
+    nothing = {"rows": [], "skipped": 0}
+    assert log.read_leftovers(path, step=3) == {}
+    log.save_leftovers(path, nothing, step=3, steps=[])
+    assert not path.exists()
+    log.save_leftovers(path, left, step=4, steps=[])
+    log.save_leftovers(path, left, step=6, steps=[4])
+    assert log.read_leftovers(path, step=4) == log.read_leftovers(path, step=6) == left
+    log.save_leftovers(path, nothing, step=6, steps=[4, 6])  # an empty rest removes the stale entry
+    assert log.read_leftovers(path, step=6) == {}
+    assert log.read_leftovers(path, step=4) == left
+    log.save_leftovers(path, left, step=8, steps=[6])  # 4 has no checkpoint any longer
+    assert json.loads(path.read_text()) == {"8": left}
+
+
+@pytest.mark.parametrize("data", ["", "[]", '{"x": {}}', '{"4": [1]}', '{"-4": {}}'])
+def test_damaged_leftovers_are_said_and_cost_one_row(tmp_path, data, capsys):
+    path = tmp_path / "leftovers.json"
+    path.write_text(data)
+    assert log.read_leftovers(path, step=4) == {}
+    assert "leftovers.json is damaged" in capsys.readouterr().out
+    log.save_leftovers(path, {"rows": [1]}, step=4, steps=[])
+    assert log.read_leftovers(path, step=4) == {"rows": [1]}
+
+
+def test_what_is_said_cannot_command_a_terminal(capsys):
+    log.say("a\x1b[2Jb\nc\rd\te\u202ef\udcffg é")
+    assert capsys.readouterr().out == "a\\x1b[2Jb\nc\\rd\\te\\u202ef\\udcffg é\n"
+
+
+def test_what_is_said_fits_the_encoding_of_the_stream():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    log.say("Zürich ± 線", to=stream)
+    stream.seek(0)
+    assert stream.read() == "Zürich ± \\u7dda\n"
 
 
 def test_clock_counts_images_waiting_and_what_is_left(monkeypatch):
@@ -84,3 +186,36 @@ def test_progress_on_a_terminal_rewrites_its_line(monkeypatch):
     shown = said.getvalue()
     assert shown.count("\r") == 3
     assert shown.endswith("preparing: 90/90  100.0 img/s  left 0s\x1b[K\n")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_more_than_was_expected_is_no_negative_time():
+    out = io.StringIO()
+    progress = Progress("frames", 8, to=out)
+    progress.add(8)
+    progress.add(10)
+    assert out.getvalue().splitlines()[0].endswith("left 0s")
+    last = out.getvalue().splitlines()[-1]
+    assert last.startswith("frames: 18  ")
+    assert "left" not in last
+    assert "/8" not in last
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_long_or_hostile_name_is_one_line_that_fits(kind, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    out = kind()
+    progress = Progress("a\x1b]0;b\n" * 40, 4, to=out)
+    progress.add(4)
+    (line,) = [row for row in out.getvalue().replace("\x1b[K", "").split("\r") if row]
+    assert len(line.rstrip("\n")) == (59 if kind is Terminal else 98)
+    assert line.rstrip("\n").isprintable()
+
+
+def test_nothing_to_do_is_no_error():
+    Progress("images", 0, to=io.StringIO()).end()
+    Progress("images", 0, to=io.StringIO()).add(0)

@@ -2,14 +2,18 @@
 
 import contextlib
 import os
+import re
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 
 import pytest
 
 from rtda_jax.errors import Interrupted
-from rtda_jax.run import signals
+from rtda_jax.run import parallel, signals
 from rtda_jax.run.signals import STALLED, watchdog
 
 
@@ -93,3 +97,101 @@ def test_zero_waits_for_ever():
     with watchdog(0.0) as heartbeat:
         heartbeat()
         assert threading.active_count() == before
+
+
+def test_what_compiles_gives_its_result_and_its_errors():
+    assert signals.compiling(lambda: 7) == 7
+    with pytest.raises(LookupError, match="gone"):
+        signals.compiling(raises)
+    assert signals.leave(3) == 3
+
+
+def raises():
+    raise LookupError("gone")
+
+
+def test_compiling_is_said_after_some_patience(monkeypatch, capsys):
+    monkeypatch.setattr(signals, "PATIENCE", 0.0)
+    signals.compiling(lambda: time.sleep(0.3))
+    assert capsys.readouterr().out.count("compiling") == 1
+    monkeypatch.setattr(signals, "PATIENCE", 60.0)
+    signals.compiling(lambda: time.sleep(0.3))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_stops_the_waiting_unless_others_wait_for_this_process(processes, monkeypatch):
+    monkeypatch.setattr(parallel, "process", lambda: (0, processes))
+    finished, begin = threading.Event(), time.monotonic()
+
+    def compiles():
+        asked()
+        assert finished.wait(1.0) == (processes == 1)
+        return "compiled"
+
+    with signals.shutdown_event() as stop:
+        if processes > 1:
+            assert signals.compiling(compiles, stop=stop) == "compiled"
+            assert stop.is_set()
+            return
+        with pytest.raises(Interrupted, match="stopped before step 1"):
+            signals.compiling(compiles, stop=stop, sentence="stopped before step 1")
+    assert time.monotonic() - begin < 0.9
+    finished.set()
+
+
+def test_a_signal_that_ends_the_work_at_once_ends_the_waiting_too():
+    finished = threading.Event()
+
+    def compiles():
+        asked()
+        finished.wait(10)
+
+    begin = time.monotonic()
+    with (
+        pytest.raises(Interrupted, match="stopped in stage x"),
+        signals.stop_at_once("stopped in stage x"),
+    ):
+        signals.compiling(compiles)
+    assert time.monotonic() - begin < 5
+    finished.set()
+
+
+PROGRAM = """
+    import os, signal, sys, threading, time
+    import jax, jax.numpy as jnp
+    from rtda_jax.errors import Interrupted
+    from rtda_jax.run import parallel, signals
+
+    def slow(x):
+        for _ in range(1500):
+            x = jnp.sin(x @ x) + jnp.cos(x.T @ x)
+        return x
+
+    signals.PATIENCE = 0.5
+    lowered = jax.jit(slow).lower(jnp.ones((8, 8)))
+    with signals.shutdown_event() as stop:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        begin = time.monotonic()
+        try:
+            signals.compiling(lowered.compile, stop=stop, sentence="stopped")
+        except Interrupted as error:
+            print(f"{error} after {time.monotonic() - begin:.1f} s", flush=True)
+            sys.exit(signals.leave(75))
+"""
+
+
+def test_a_compiler_that_is_at_work_does_not_hold_the_process():
+    """The compiler is XLA's own, which no signal reaches."""
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM)],
+        env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 75, done.stderr
+    assert "compiling" in done.stdout
+    seconds = float(re.search(r"stopped after ([\d.]+) s", done.stdout)[1])
+    assert seconds < 5
+    print(f"whole process: {time.monotonic() - begin:.1f} s")

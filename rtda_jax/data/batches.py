@@ -19,6 +19,7 @@ from rtda_jax.data import (
 )
 from rtda_jax.errors import lookup, one_of, require
 from rtda_jax.run import log, parallel
+from rtda_jax.run.binding import bind_data
 
 Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 
@@ -107,6 +108,7 @@ def paired(
     source, target = labelled_set(config), None
     if needs_target:
         target = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+    bind_data(folder, {"source": source, **({"target": target} if target else {})})
     labels = load_pseudo(pseudo, target=target) if pseudo and target else None
     rare = candidates = None
     if config.rare_class is not None or config.long_tail.probability > 0:

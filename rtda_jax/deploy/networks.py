@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
 from rtda_jax.errors import ConfigError
-from rtda_jax.run.workdir import FREE as RUN_FREE
-from rtda_jax.run.workdir import claim, plain, read_json
+from rtda_jax.run.binding import FREE as RUN_FREE
+from rtda_jax.run.binding import check_bound
+from rtda_jax.run.workdir import plain, read_json
 from rtda_jax.stages import networks
 from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import make_plan, parse
@@ -95,7 +96,7 @@ def _check_stages(record: dict[str, Any]) -> None:
 def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Raises ConfigError, naming the fields, unless a workdir's run has this configuration."""
     _record(workdir)
-    claim(workdir, plain(config), free=FREE)
+    check_bound(workdir, plain(config))
 
 
 def _record(workdir: pathlib.Path) -> pathlib.Path:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rtda_jax.errors import ConfigError
-from rtda_jax.experiment import FREE
 from rtda_jax.report.runs import Evaluation, Run
+from rtda_jax.run.binding import FREE
 from rtda_jax.run.workdir import flat
 from rtda_jax.stages.plan import parse
 

@@ -30,6 +30,11 @@ PARTIAL = "*.orbax-checkpoint-tmp*"  # orbax's name for a checkpoint that is not
 UNSEALED = (MANIFEST, "commit_success.txt", "_CHECKPOINT_METADATA")
 ASIDE = "damaged"
 
+# What orbax logs as an error is also raised, and `_writing` makes a sentence of it; its warnings
+# are about its own defaults. Of its tasks, asyncio logs the same errors once more.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
 
 @contextlib.contextmanager
 def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointManager]:
@@ -86,9 +91,6 @@ def reader(directory: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
 
 
 def _open(directory: pathlib.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
-    # What orbax and its tasks log as an error is also raised; `_writing` makes a sentence of it.
-    for logger in ("absl", "asyncio"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
         return ocp.CheckpointManager(directory, options=options)
     except (ValueError, TypeError) as error:

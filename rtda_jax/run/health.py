@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.errors import NotFiniteError
-from rtda_jax.run.log import Metrics
+from rtda_jax.run.log import Metrics, say
 
 SKIPPED = "skipped"
 MAX_SKIPPED_IN_A_ROW = 100  # a run that skips this many steps in a row does not recover
@@ -81,9 +81,8 @@ class PendingSteps:
         """
         self._fetch()
         rows, skipped, self._rows, self._skipped = self._rows, self._skipped, [], 0
-        means = {
-            k: float(np.mean([row[k] for row in rows])) if rows else math.nan for k in self._fields
-        }
+        columns = {k: [row[k] for row in rows if k in row] for k in self._fields}
+        means = {k: float(np.mean(column)) if column else math.nan for k, column in columns.items()}
         return {**means, SKIPPED: skipped} if skipped else means
 
     def leftovers(self) -> dict[str, Any]:
@@ -111,7 +110,7 @@ class PendingSteps:
                 raise NotFiniteError(f"{event}; no checkpoint was written after it")
             self._skipped, self._in_a_row = self._skipped + 1, self._in_a_row + 1
             # Every process reports its own examples, so this goes to stderr, which all keep.
-            print(f"  {event}; the update was skipped", file=sys.stderr, flush=True)
+            say(f"  {event}; the update was skipped", to=sys.stderr)
             if self._in_a_row == MAX_SKIPPED_IN_A_ROW:
                 raise NotFiniteError(
                     f"{event}; it was skipped step number {MAX_SKIPPED_IN_A_ROW} in a row"

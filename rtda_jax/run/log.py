@@ -4,11 +4,13 @@ import contextlib
 import json
 import math
 import pathlib
+import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
+from rtda_jax.errors import ConfigError, printable
 from rtda_jax.run.files import write_bytes
 from rtda_jax.run.workdir import read_json, write_json
 
@@ -18,32 +20,78 @@ LEFTOVERS_FILE = "leftovers.json"
 # The values of one log row by name; "step" is among them.
 Metrics = Mapping[str, float]
 
+WIDTH = 98  # columns of a line that is indented by two, so that it fits into 100
+
 _REDRAW_SECONDS = 0.2  # between two updates of a line on a terminal
 
 
-def say(text: str = "") -> None:
-    """Prints a line at once, to a terminal and to a log file alike."""
-    print(text, flush=True)
+def say(text: str = "", *, to: TextIO | None = None) -> None:
+    """Prints lines at once, to a terminal and to a log file alike.
+
+    Control characters are escaped, as names of files may hold any, and so is what the encoding of
+    the stream lacks.
+
+    Args:
+      text: may have several lines.
+      to: where it goes; default stdout.
+    """
+    stream = to or sys.stdout
+    text = "\n".join(printable(line, limit=None) for line in text.split("\n"))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the rows of a run that is not being written; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Returns the rows of a run; none where there is no file.
+
+    A torn last line, of a run that was killed or is being written, is left out.
+
+    Raises:
+      ConfigError: names the file and the line if another line is damaged.
+    """
+    rows, damaged = _rows(path)
+    if damaged and damaged != [len(rows) + 1]:
+        raise ConfigError(f"{path}: line {damaged[0]} is not a row of this program's log")
+    return [row for _, row in rows]
 
 
 def truncate(path: pathlib.Path, *, after: int) -> None:
-    """Drops the rows of later steps than the one a run resumes from, and a torn last line."""
-    if not path.exists():
-        return
-    lines = []
-    for line in path.read_text().splitlines():
+    """Drops the rows of later steps than the one a run resumes from, and lines that are damaged.
+
+    A torn last line is what a killed run leaves. Other damaged lines are reported, and the whole
+    file stays beside the repaired one as `metrics.jsonl.damaged`.
+    """
+    rows, damaged = _rows(path)
+    if damaged and damaged != [len(rows) + 1]:
+        aside = path.with_name(f"{path.name}.damaged")
+        write_bytes(aside, path.read_bytes())
+        say(
+            f"  WARNING: {path}: {len(damaged)} damaged lines, line {damaged[0]} the first of "
+            f"them, are dropped; the file as it was is {aside}"
+        )
+    if path.exists():
+        lines = [line for line, row in rows if row["step"] <= after]
+        write_bytes(path, b"".join(line + b"\n" for line in lines))
+
+
+def _rows(path: pathlib.Path) -> tuple[list[tuple[bytes, dict[str, Any]]], list[int]]:
+    """Returns the lines of a log that are rows, parsed beside them, and the numbers of others."""
+    rows, damaged = [], []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["step"] <= after:
-            lines.append(line)
-    write_bytes(path, "".join(line + "\n" for line in lines).encode())
+        except (ValueError, RecursionError):  # bytes that are no text raise a ValueError as well
+            row = None
+        if isinstance(row, dict) and _is_step(row.get("step")):
+            rows.append((line, row))
+        else:
+            damaged.append(number)
+    return rows, damaged
+
+
+def _is_step(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def append(path: pathlib.Path, metrics: Metrics) -> None:
@@ -71,7 +119,7 @@ def save_leftovers(
       step: the step of the checkpoint.
       steps: the steps that already have a checkpoint; entries of all others are dropped.
     """
-    saved = read_json(path) if path.exists() else {}
+    saved = _leftovers(path)
     new = {s: values for s, values in saved.items() if int(s) in steps and int(s) != step}
     if any(leftovers.values()):
         new[str(step)] = dict(leftovers)
@@ -81,30 +129,54 @@ def save_leftovers(
 
 def read_leftovers(path: pathlib.Path, *, step: int) -> dict[str, Any]:
     """Returns the leftovers of a checkpoint's step; empty where there are none."""
-    return read_json(path).get(str(step), {}) if path.exists() else {}
+    return _leftovers(path).get(str(step), {})
 
 
-def line(metrics: Metrics, *, steps: int, objective: list[str]) -> str:
-    """Returns a log row for people: step, terms, discriminators, rates, speed and time left."""
+def _leftovers(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns the leftovers by step; of a damaged file none, because one log row is not a run."""
+    if not path.exists():
+        return {}
+    with contextlib.suppress(ConfigError):
+        saved = read_json(path)
+        if all(step.isdecimal() and isinstance(values, dict) for step, values in saved.items()):
+            return saved
+    say(f"  WARNING: {path} is damaged; the next row of the log may cover fewer steps")
+    return {}
+
+
+def line(metrics: Metrics, *, steps: int, objective: Sequence[str]) -> str:
+    """Returns a log row for people, at most `WIDTH` columns wide.
+
+    Step, loss, speed and time left are always there; the discriminators' accuracies on source and
+    target, terms, learning rates and the share of waiting follow as far as they fit. Everything is
+    in metrics.jsonl.
+    """
     width = len(str(steps))
-    parts = [f"step {metrics['step']:>{width}}/{steps}", f"loss {metrics['loss']:.3f}"]
-    parts += [f"{name} {metrics[name]:.3f}" for name in objective]
+    start = [f"step {metrics['step']:>{width}}/{steps}", f"loss {metrics['loss']:.3f}"]
+    end = []
+    if math.isfinite(metrics["images_per_second"]):
+        end.append(f"{metrics['images_per_second']:.1f} img/s")
+        end.append(f"left {duration(metrics['seconds_left'])}")
+    more = []
     for key in metrics:
         if key.startswith("d_") and key.endswith("_accuracy_source"):
             level = key.removeprefix("d_").removesuffix("_accuracy_source")
             pair = metrics[key], metrics[f"d_{level}_accuracy_target"]
-            parts.append(f"D({level}) right {pair[0]:.2f}/{pair[1]:.2f}")
-    rates = f"lr {metrics['g_lr']:.2g}"
-    parts.append(rates + (f"/{metrics['d_lr']:.2g}" if "d_lr" in metrics else ""))
-    parts.append(f"{metrics['images_per_second']:.1f} img/s")
-    parts.append(f"data {100 * metrics['data_wait']:.0f}%")
-    parts.append(f"left {duration(metrics['seconds_left'])}")
-    return "  ".join(parts)
+            more.append(f"D({level}) acc {pair[0]:.2f}/{pair[1]:.2f}")
+    more += [f"{name} {metrics[name]:.3f}" for name in objective]
+    rates = [metrics[name] for name in ("g_lr", "d_lr") if name in metrics]
+    more.append("lr " + "/".join(f"{rate:.2g}" for rate in rates))
+    more.append(f"data {100 * metrics['data_wait']:.0f}%")
+    middle: list[str] = []
+    for part in more:
+        if len("  ".join([*start, *middle, part, *end])) <= WIDTH:
+            middle.append(part)
+    return "  ".join([*start, *middle, *end])
 
 
 def duration(seconds: float) -> str:
     """Returns seconds as people read them: 42s, 3m07s, 2h05m."""
-    whole = round(seconds)
+    whole = max(round(seconds), 0)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
@@ -136,12 +208,15 @@ class Clock:
         return time.perf_counter() - self.start
 
     def lap(self, step: int) -> dict[str, float]:
-        """Returns the rates of the interval that ends at a step, and begins the next one."""
+        """Returns the rates of the interval that ends at a step, and begins the next one.
+
+        Speed and time left are nan in an interval without a step, as after compilation.
+        """
         seconds, steps = max(self.elapsed(), 1e-9), step - self.step
         rates = {
-            "images_per_second": steps * self.images_per_step / seconds,
+            "images_per_second": steps * self.images_per_step / seconds if steps else math.nan,
             "data_wait": min(self.waited / seconds, 1.0),
-            "seconds_left": (self.steps - step) * seconds / max(steps, 1),
+            "seconds_left": (self.steps - step) * seconds / steps if steps else math.nan,
         }
         self.restart(step)
         return rates
@@ -169,20 +244,28 @@ class Progress:
     def add(self, count: int) -> None:
         """Counts more items as done."""
         self.done += count
-        now = time.monotonic()
-        rate = (self.done - self.done_before) / max(now - self.start, 1e-6)
-        left = (self.total - self.done) / max(rate, 1e-6)
-        text = f"{self.what}: {self.done}/{self.total}  {rate:.1f} {self.unit}/s"
-        text += f"  left {duration(left)}"
+        now, text = time.monotonic(), self._line()
         if self.to.isatty():
             if now - self.drawn >= _REDRAW_SECONDS or self.done >= self.total:
                 self.drawn = now
-                print(f"\r{text}\x1b[K", end="", file=self.to, flush=True)
+                columns = shutil.get_terminal_size().columns - 1
+                print(f"\r{text[:columns]}\x1b[K", end="", file=self.to, flush=True)
             return
         quarter = 4 * self.done // max(self.total, 1)
         if quarter > self.quarter:
             self.quarter = quarter
             print(text, file=self.to, flush=True)
+
+    def _line(self) -> str:
+        seconds = max(time.monotonic() - self.start, 1e-6)
+        rate = (self.done - self.done_before) / seconds
+        if self.done > self.total:  # the total was an estimate
+            count, left = str(self.done), ""
+        else:
+            count = f"{self.done}/{self.total}"
+            left = f"  left {duration((self.total - self.done) / max(rate, 1e-6))}"
+        counts = f": {count}  {rate:.1f} {self.unit}/s{left}"
+        return printable(self.what, limit=WIDTH - len(counts)) + counts
 
     def end(self) -> None:
         """Ends the line on a terminal, so that it stays."""

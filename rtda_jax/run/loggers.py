@@ -1,63 +1,204 @@
-"""Other views of a run's metrics.jsonl, written while it trains."""
+"""Other places that show a run's metrics while it trains; metrics.jsonl is always written.
 
+A logger never decides anything and never ends a run: one that fails is left out with a warning.
+"""
+
+import functools
+import importlib
+import math
+import os
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, lookup, printable
 from rtda_jax.run import log
+from rtda_jax.run.binding import RECORD
+from rtda_jax.run.log import Metrics
+from rtda_jax.run.workdir import read_json, write_json
 
-
-class Logger(Protocol):
-    """What gets each record that metrics.jsonl gets."""
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Take the record of one log step."""
-
-    def close(self) -> None:
-        """Nothing more comes."""
-
-
-class TensorBoard:
-    """TensorBoard event files in `<stage>/tensorboard`.
-
-    They are written anew from metrics.jsonl when a run starts or continues, so that no step is
-    there twice, and a run that was begun without them has all its steps.
-    """
-
-    def __init__(self, workdir: pathlib.Path) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                "loggers: tensorboard needs tensorboardX (pip install 'rtda_jax[tensorboard]')"
-            ) from None
-        folder = workdir / "tensorboard"
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        # purge_step makes a TensorBoard that is already looking forget the old file's steps.
-        self.writer = SummaryWriter(str(folder), purge_step=0)
-        for record in log.read(workdir / log.METRICS_FILE):
-            self.write(record)
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Every number of a record as a scalar of its step."""
-        for name, value in record.items():
-            if name != "step" and value is not None:
-                self.writer.add_scalar(group(name), value, record["step"])
-
-    def close(self) -> None:
-        """Write out what is held back."""
-        self.writer.close()
-
-
-LOGGERS: dict[str, Callable[[pathlib.Path], Logger]] = {"tensorboard": TensorBoard}
-
+PROJECT = "rtda_jax"
 SPEED = ("images_per_second", "data_wait", "seconds_left")
 
 
+class Logger(Protocol):
+    """Gets each row that metrics.jsonl gets."""
+
+    def write(self, metrics: Metrics) -> None:
+        """Takes one row, in which "step" is among the names."""
+
+    def close(self) -> None:
+        """Writes out what is held back; no row follows."""
+
+
+class TensorBoard:
+    """Writes TensorBoard's event files to `<stage>/tensorboard`.
+
+    They are written anew from metrics.jsonl when a run starts or continues, so that no step is in
+    them twice, and a run that began without them has all of its steps.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        module = _module("tensorboardX", "tensorboard")
+        folder = folder / "tensorboard"
+        for events in folder.glob("events.out.tfevents.*"):
+            events.unlink()
+        # purge_step makes a TensorBoard that is already looking forget the steps of old files.
+        self.writer = module.SummaryWriter(str(folder), purge_step=0)
+        for row in log.read(folder.parent / log.METRICS_FILE):
+            self.write(row)
+
+    def write(self, metrics: Metrics) -> None:
+        """Writes every number of a row as a scalar of its step."""
+        for name, value in _numbers(metrics).items():
+            self.writer.add_scalar(name, value, metrics["step"])
+
+    def close(self) -> None:
+        """Writes out what is held back."""
+        self.writer.close()
+
+
+class Session(NamedTuple):
+    """An open run of a tracking service: its identifier, and how it takes numbers and ends."""
+
+    identifier: str
+    log: Callable[[dict[str, float], int], object]
+    close: Callable[[], object]
+
+
+class Service:
+    """Sends rows to a tracking service, each step once.
+
+    `<stage>/<service>.json` records the service's run and the last step it has. A run that
+    continues, or that began without the service, first sends the rows of metrics.jsonl after it.
+    """
+
+    def __init__(
+        self, name: str, start: Callable[[pathlib.Path, str | None], Session], folder: pathlib.Path
+    ) -> None:
+        self.path = folder / f"{name}.json"
+        record = read_json(self.path) if self.path.exists() else {}
+        self.session = start(folder, record.get("run"))
+        self.last = record.get("step", 0)
+        for row in log.read(folder / log.METRICS_FILE):
+            self.write(row)
+
+    def write(self, metrics: Metrics) -> None:
+        """Sends a row, unless the service has its step."""
+        step = int(metrics["step"])
+        if step > self.last:
+            self.session.log(_numbers(metrics), step)
+            self.last = step
+            write_json(self.path, {"run": self.session.identifier, "step": step})
+
+    def close(self) -> None:
+        """Ends the session; the service's run can be continued."""
+        self.session.close()
+
+
+def wandb(folder: pathlib.Path, identifier: str | None) -> Session:
+    """Starts or continues a run of Weights & Biases (WANDB_MODE=offline needs no account)."""
+    run = _module("wandb", "wandb").init(
+        project=PROJECT,
+        name=_label(folder),
+        id=identifier,
+        resume="allow" if identifier else None,
+        dir=str(folder),
+        config=_fields(folder),
+    )
+    return Session(run.id, lambda numbers, step: run.log(numbers, step=step), run.finish)
+
+
+def trackio(folder: pathlib.Path, identifier: str | None) -> Session:
+    """Starts or continues a run of trackio, which stores on this machine unless told otherwise."""
+    module = _module("trackio", "trackio")
+    name = identifier or f"{_label(folder)} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    run = module.init(project=PROJECT, name=name, config=_fields(folder), resume="allow")
+    return Session(name, lambda numbers, step: run.log(numbers, step=step), run.finish)
+
+
+def mlflow(folder: pathlib.Path, identifier: str | None) -> Session:
+    """Starts or continues a run of MLflow, in `<workdir>/mlflow.db` or $MLFLOW_TRACKING_URI."""
+    module = _module("mlflow", "mlflow")
+    database = f"sqlite:///{(folder.parent / 'mlflow.db').resolve()}"
+    client = module.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", database))
+    if identifier is None:
+        experiment = client.get_experiment_by_name(PROJECT)
+        number = experiment.experiment_id if experiment else client.create_experiment(PROJECT)
+        identifier = client.create_run(number, run_name=_label(folder)).info.run_id
+        for name, value in _fields(folder).items():
+            client.log_param(identifier, name, value)
+    run = identifier
+
+    def log_numbers(numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            client.log_metric(run, name, value, step=step)
+
+    return Session(run, log_numbers, lambda: client.set_terminated(run))
+
+
+LOGGERS: dict[str, Callable[[pathlib.Path], Logger]] = {
+    "tensorboard": TensorBoard,
+    "wandb": functools.partial(Service, "wandb", wandb),
+    "trackio": functools.partial(Service, "trackio", trackio),
+    "mlflow": functools.partial(Service, "mlflow", mlflow),
+}
+
+
+class Loggers:
+    """Several loggers as one context.
+
+    Args:
+      names: keys of `LOGGERS`.
+      folder: the stage's.
+
+    Raises:
+      ConfigError: a name is unknown, a package is missing, or a logger cannot be opened.
+    """
+
+    def __init__(self, names: Sequence[str], folder: pathlib.Path) -> None:
+        check(names)
+        self.opened: dict[str, Logger] = {}
+        for name in names:
+            try:
+                self.opened[name] = LOGGERS[name](folder)
+            except Exception as error:  # services raise errors of their own
+                self.__exit__()
+                if isinstance(error, ConfigError):
+                    raise
+                raise ConfigError(
+                    f"loggers: {name} cannot be opened: {printable(error)}"
+                ) from error
+
+    def write(self, metrics: Metrics) -> None:
+        """Hands a row to each logger; one that fails gets no further ones."""
+        self._each(lambda logger: logger.write(metrics))
+
+    def __enter__(self) -> "Loggers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._each(lambda logger: logger.close())
+
+    def _each(self, action: Callable[[Logger], None]) -> None:
+        for name, logger in list(self.opened.items()):
+            try:
+                action(logger)
+            except Exception as error:  # services raise errors of their own
+                del self.opened[name]
+                log.say(f"  WARNING: logger {name} failed and is left out: {printable(error)}")
+
+
+def check(names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that is not a key of `LOGGERS`."""
+    for name in names:
+        lookup(LOGGERS, name, "name in `loggers`:")
+
+
 def group(name: str) -> str:
-    """The scalar's name under a heading: discriminator, optimisation, speed or objective."""
+    """Returns a number's name under a heading: discriminator, optimisation, speed, objective."""
     if name in SPEED:
         return f"speed/{name}"
     if name.endswith(("_lr", "grad_norm")):
@@ -65,28 +206,29 @@ def group(name: str) -> str:
     return f"discriminator/{name}" if name.startswith("d_") else f"objective/{name}"
 
 
-def check(names: Sequence[str]) -> None:
-    """ConfigError for a logger that is not known."""
-    for name in names:
-        if name not in LOGGERS:
-            raise ConfigError(f"loggers: unknown {name!r}; known: {', '.join(LOGGERS)}")
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        group(name): value
+        for name, value in metrics.items()
+        if name != "step" and value is not None and math.isfinite(value)
+    }
 
 
-class Loggers:
-    """Several of them as one, to be left as a context."""
+def _fields(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the configuration that the stage is bound to, by dotted name."""
+    path = folder / RECORD
+    return read_json(path).get("fields", {}) if path.exists() else {}
 
-    def __init__(self, names: Sequence[str], workdir: pathlib.Path) -> None:
-        check(names)
-        self.opened = [LOGGERS[name](workdir) for name in names]
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Hand a record to each."""
-        for one in self.opened:
-            one.write(record)
+def _label(folder: pathlib.Path) -> str:
+    folder = folder.resolve()
+    return printable(f"{folder.parent.name}/{folder.name}")
 
-    def __enter__(self) -> "Loggers":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        for one in self.opened:
-            one.close()
+def _module(name: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigError(
+            f"loggers: {extra} needs {name} (pip install 'rtda_jax[{extra}]')"
+        ) from None

@@ -4,17 +4,20 @@ The train state has no device axis: it is replicated. A batch is split along its
 each process brings its share of it.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, printable
 
 AXIS = "batch"
+SHOWN = 20  # differences between processes that an error lists
 HEARTBEAT = 60  # seconds without a heartbeat after which a peer counts as dead
 
 # Errors with these beginnings are a process's own fault, and those with these names a collective's.
@@ -45,13 +48,13 @@ def join(coordinator: str, *, processes: int | None = None, index: int | None = 
       index: which one this is, from 0.
 
     Raises:
-      ValueError: an incomplete description.
+      ConfigError: an incomplete description.
     """
     if coordinator == "auto":
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
         return
     if processes is None or index is None or not 0 <= index < processes:
-        raise ValueError(
+        raise ConfigError(
             f"--coordinator={coordinator} needs --num_processes and --process_id in "
             f"0..num_processes-1, got {processes} and {index}"
         )
@@ -124,6 +127,63 @@ def sum_floats(tree):
         return tree
     gathered = multihost_utils.process_allgather(jax.tree.map(np.float32, tree))
     return jax.tree.map(lambda x: np.asarray(x, np.float64).sum(0), gathered)
+
+
+def gather_text(text: str) -> list[str]:
+    """Returns the text of every process, in the order of the processes."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = np.zeros(max(sizes.max(), 1), np.int32)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [
+        row[:size].astype(np.uint8).tobytes().decode()
+        for row, size in zip(rows, sizes, strict=True)
+    ]
+
+
+def check_agreement(facts: Mapping[str, Any]) -> None:
+    """Refuses to go on unless all processes of the job pass the same facts.
+
+    Args:
+      facts: plain values by name; floats are compared by all of their digits.
+
+    Raises:
+      ConfigError: in every process; names each fact that differs, with its value in the main
+        process and in the first process that differs.
+    """
+    rows = [json.loads(text) for text in gather_text(json.dumps(facts, sort_keys=True))]
+    differing = []
+    for name in sorted(set().union(*rows)):
+        values = [row.get(name, "absent") for row in rows]
+        odd = next((i for i, value in enumerate(values) if value != values[0]), 0)
+        if odd:
+            main, other = printable(values[0]), printable(values[odd])
+            differing.append(f"  {name}: {main} in process 0, {other} in process {odd}")
+    if differing:
+        more = [f"  and {len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
+        raise ConfigError(
+            "\n".join(["the processes of this job differ:", *differing[:SHOWN], *more])
+        )
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Runs an action in the main process while the others wait; all of them see how it ended.
+
+    Raises:
+      ConfigError: in every process, if the action raised one in the main process.
+    """
+    problem = ""
+    if is_main():
+        try:
+            action()
+        except ConfigError as error:
+            problem = str(error) or type(error).__name__
+    problem = gather_text(problem)[0]
+    if problem:
+        raise ConfigError(problem)
 
 
 def deterministic() -> None:

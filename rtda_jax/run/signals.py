@@ -1,14 +1,28 @@
-"""Graceful shutdown on SIGTERM and SIGINT, and a watchdog for a run that no longer moves."""
+"""Graceful shutdown on SIGTERM and SIGINT, and a watchdog for a run that no longer moves.
 
+Python runs a signal handler only between two of its own instructions in the main thread. Work that
+stays inside a library for long, such as compiling, therefore runs in a thread: see `compiling`.
+"""
+
+import concurrent.futures
 import contextlib
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from rtda_jax.errors import Interrupted
+from rtda_jax.run import parallel
+from rtda_jax.run.log import say
+
+Result = TypeVar("Result")
+
+PATIENCE = 2.0  # seconds of compiling after which it is said
+_compiling: list[threading.Thread] = []
 
 STALLED = 6  # exit code of a process that the watchdog ended
 STDERR = 2
@@ -83,6 +97,60 @@ def _handle_first(action: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+def compiling(
+    work: Callable[[], Result], *, stop: threading.Event | None = None, sentence: str = ""
+) -> Result:
+    """Returns what `work` returns, and heeds signals while it compiles.
+
+    Says so if it takes longer than `PATIENCE`. Of several processes none stops here, because the
+    others would wait for it; they stop together after their first step.
+
+    Args:
+      work: takes its first call's time, such as a jitted function with its arguments.
+      stop: an event of `shutdown_event` that ends the waiting. What `stop_at_once` raises ends it
+        in any case.
+      sentence: what `Interrupted` says.
+
+    Raises:
+      Interrupted: the event is set. The work goes on in its thread until the process ends, which
+        must then not wait for it: see `leave`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    outcome: concurrent.futures.Future[Result] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # raised in the main thread
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="compiling", daemon=True)
+    _compiling.append(thread)
+    thread.start()
+    start, quiet = time.monotonic(), True
+    while not concurrent.futures.wait([outcome], timeout=0.1).done:
+        if quiet and time.monotonic() - start > PATIENCE:
+            say("  compiling; the next start takes what is compiled from the cache")
+            quiet = False
+        if stop is not None and stop.is_set() and parallel.process()[1] == 1:
+            raise Interrupted(sentence)
+    _compiling.remove(thread)
+    return outcome.result()
+
+
+def leave(code: int) -> int:
+    """Returns the exit code, or ends the process with it at once if a compilation still runs.
+
+    The interpreter's own end would wait for the compiler, or take its memory away while it works.
+    """
+    if any(thread.is_alive() for thread in _compiling):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
-"""The folder of a run: its JSON records, and the configuration that it is bound to."""
+"""The folder of a run: its records in JSON, its lock, and its evaluations side by side."""
 
 import contextlib
+import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,18 +12,7 @@ from ml_collections import ConfigDict
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import files, parallel
 
-# Fields that change how a run is watched, but not what it computes as long as all goes well.
-FREE = (
-    "data_dir",
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "checkpoint_keep",
-    "loggers",
-    "on_not_finite",
-    "stall_seconds",
-    "threads",
-    "cache_gib",
-)
+RESULT = "result.json"
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -46,49 +36,6 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-@contextlib.contextmanager
-def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds a workdir for one job; of several processes of that job, the main one holds it.
-
-    Raises:
-      ConfigError: another job holds the workdir.
-    """
-    with files.lock(workdir) if parallel.is_main() else contextlib.nullcontext():
-        yield
-
-
-def claim(workdir: pathlib.Path, config: dict, *, free: tuple[str, ...]) -> None:
-    """Binds a folder to a configuration, or refuses if it is bound to another one.
-
-    Args:
-      workdir: created if need be.
-      config: nested plain values.
-      free: dotted names of fields and groups that may differ between runs of one folder.
-
-    Raises:
-      ConfigError: names every differing field with both values.
-    """
-    path = workdir / "config.json"
-    config = json.loads(json.dumps(config))
-    if path.exists():
-        recorded, given = flat(read_json(path)), flat(config)
-        differing = [
-            f"  {field}: {recorded.get(field, 'absent')!r} there, "
-            f"{given.get(field, 'absent')!r} now"
-            for field in sorted(recorded.keys() | given.keys())
-            if recorded.get(field) != given.get(field)
-            and not any(field == f or field.startswith(f + ".") for f in free)
-        ]
-        if differing:
-            raise ConfigError(
-                f"{workdir} holds a run of another configuration:\n"
-                + "\n".join(differing)
-                + "\nChoose another --workdir, or give the configuration it was made with."
-            )
-        return
-    write_json(path, config)
-
-
 def plain(config: ConfigDict) -> dict[str, Any]:
     """Returns a configuration as nested plain values, as reading its JSON gives them."""
     return json.loads(config.to_json_best_effort())
@@ -102,3 +49,69 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return rows
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds a workdir for one job; of several processes of that job, the main one holds it.
+
+    Raises:
+      ConfigError: in every process; another job holds the workdir.
+    """
+    with contextlib.ExitStack() as stack:
+        parallel.on_main(lambda: stack.enter_context(files.lock(workdir)))
+        yield
+
+
+def find_result(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns what an evaluate stage measured under an identity, or None.
+
+    Args:
+      folder: the stage's.
+      identity: the fields that decide the numbers: protocol, models and step.
+    """
+    wanted = json.loads(json.dumps(dict(identity)))
+    for path in _results(folder):
+        record = read_json(path)
+        if _part(record, identity) == wanted:
+            return record
+    return None
+
+
+def save_result(
+    folder: pathlib.Path, record: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Writes what an evaluate stage measured to `result.json`, its newest result.
+
+    An earlier result under another identity moves to `result-HASH.json`, so that all of them stay
+    side by side.
+    """
+    record, path = json.loads(json.dumps(dict(record))), folder / RESULT
+    if parallel.is_main() and path.exists():
+        earlier = read_json(path)
+        if _part(earlier, identity) != _part(record, identity):
+            write_json(_beside(folder, _part(earlier, identity)), earlier)
+    write_json(path, record)
+    if parallel.is_main():
+        _beside(folder, _part(record, identity)).unlink(missing_ok=True)
+
+
+def other_results(folder: pathlib.Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the results that an evaluate stage measured under other identities."""
+    records = [read_json(path) for path in _results(folder)]
+    wanted = json.loads(json.dumps(dict(identity)))
+    return [record for record in records if _part(record, identity) != wanted]
+
+
+def _results(folder: pathlib.Path) -> list[pathlib.Path]:
+    newest = folder / RESULT
+    return ([newest] if newest.exists() else []) + sorted(folder.glob("result-*.json"))
+
+
+def _part(record: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: record.get(field) for field in identity}
+
+
+def _beside(folder: pathlib.Path, part: Mapping[str, Any]) -> pathlib.Path:
+    digest = hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+    return folder / f"result-{digest[:8]}.json"

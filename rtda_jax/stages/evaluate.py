@@ -17,7 +17,7 @@ from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, parallel
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
-from rtda_jax.run.workdir import read_json, write_json
+from rtda_jax.run.workdir import find_result, other_results, save_result
 from rtda_jax.stages import networks, validation
 from rtda_jax.stages.plan import Plan, Stage, parse
 from rtda_jax.tools import pictures
@@ -61,12 +61,25 @@ def check(plan: Plan, stage: Stage) -> None:
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
-    """Evaluates the stage's networks and returns what results.json says of them."""
-    stage, config = plan[name], plan[name].config
-    path = workdir / name / "result.json"
-    if path.exists():
-        log.say(f"[{name}] finished, skipped")
-        return read_json(path)
+    """Evaluates the stage's networks, unless that is done, and returns what results.json says.
+
+    Results by other protocols, or of fewer steps, stay beside it and are its `others`.
+    """
+    identity = identify(plan, name)
+    record = find_result(workdir / name, identity)
+    parallel.barrier(f"result of {name}")  # before the main process may move it
+    if record is None:
+        return measure(plan, name, workdir)
+    log.say(f"[{name}] finished, skipped")
+    if not parallel.is_main():
+        return record
+    save_result(workdir / name, record, identity)
+    return with_others(workdir / name, record, identity)
+
+
+def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluates the stage's networks, also if that is done, and returns what results.json says."""
+    stage, config, identity = plan[name], plan[name].config, identify(plan, name)
     log.say(f"[{name}] {' + '.join(stage.models)} on {config.benchmark.name}")
     models = [networks.load(plan, reference, workdir) for reference in stage.models]
     head = class_set(config.benchmark.classes)
@@ -113,29 +126,48 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     record = {
         **evaluate.report(confusion, names=reported.names, rows=head.rows(reported)),
         "images": len(dataset),
-        "protocol": describe(stage, protocol),
-        "step": plan[parse(stage.models[0])[0]].config.steps,
-        "models": list(stage.models),
+        **identity,
         "confusion": confusion.tolist(),
         "validators": validated,
         "seconds": round(time.perf_counter() - begin, 1),
     }
     if not parallel.is_main():
         return record
+    save_result(workdir / name, record, identity)
     betas = [plan[parse(reference)[0]].config.fda_beta for reference in stage.models]
     betas = [beta for beta in betas if beta is not None]
     sheet = examples(config, rows, beta=betas[-1] if betas else None)
     pictures.save(sheet, workdir / name / "predictions.png")
     log.say(f"  mIoU {100 * record['miou']:.1f}   {workdir / name / 'predictions.png'}")
-    write_json(path, record)
-    return record
+    return with_others(workdir / name, record, identity)
+
+
+def identify(plan: Plan, name: str) -> dict[str, Any]:
+    """Returns what decides the numbers of an evaluate stage: protocol, networks and their steps."""
+    stage = plan[name]
+    return {
+        "protocol": describe(stage, read(Protocol, stage.config.eval, "eval")),
+        "step": plan[parse(stage.models[0])[0]].config.steps,
+        "models": list(stage.models),
+    }
+
+
+def with_others(
+    folder: pathlib.Path, record: dict[str, Any], identity: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns a record with the scores that the stage measured under other identities, if any."""
+    scores = ("miou", "pixel_accuracy", *identity)
+    others = [{k: row.get(k) for k in scores} for row in other_results(folder, identity)]
+    return {**record, "others": others} if others else record
 
 
 def describe(stage: Stage, protocol: Protocol) -> dict[str, Any]:
     """Returns everything that decides an evaluation's numbers besides the weights."""
     benchmark = stage.config.benchmark
     slides = protocol.mode == "slide"
-    fields = dataclasses.asdict(protocol)
+    fields = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(protocol).items()
+    }
     window = {k: fields[k] for k in ("window", "stride", "scales", "mirror")} if slides else {}
     several = len(stage.models) > 1 or slides
     return {

@@ -1,5 +1,7 @@
-"""What a run ran on: versions, devices, commit."""
+"""What a run ran on: versions, devices and commit."""
 
+import contextlib
+import hashlib
 import importlib.metadata
 import os
 import pathlib
@@ -11,16 +13,18 @@ from typing import Any
 
 import jax
 
+import rtda_jax
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
 
 
 def commit() -> str | None:
-    """The git commit of the code, with `+` if the tree has changes; None outside a clone."""
-    here = pathlib.Path(__file__).resolve().parent
+    """Returns the git commit of the code, with `+` if it has changes; None outside a clone."""
+    folder = pathlib.Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
@@ -30,27 +34,42 @@ def commit() -> str | None:
         return None
 
 
+def code_digest() -> str:
+    """Returns a hash of the project's own source files, in a clone and outside one."""
+    root, digest = pathlib.Path(rtda_jax.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def command() -> str:
-    """The command line of this process."""
+    """Returns the command line of this process."""
     return shlex.join(["python", pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def describe() -> dict[str, Any]:
-    """Versions and machine, as `results.json` keeps them."""
+def packages() -> dict[str, str]:
+    """Returns the versions of the installed packages that decide what is computed."""
     versions = {}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    return versions
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, this project and the packages it computes with."""
+    return {"python": platform.python_version(), "rtda_jax": rtda_jax.__version__, **packages()}
+
+
+def describe() -> dict[str, Any]:
+    """Returns versions and machine, as `results.json` records them."""
     devices = jax.devices()
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": versions,
+        "packages": packages(),
         "devices": [f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"],
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }

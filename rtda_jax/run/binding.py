@@ -1,0 +1,327 @@
+"""What a workdir is bound to: a stage that has begun continues only with what it began with.
+
+A workdir is bound to what was trained in it, and to no more. What watches or evaluates a run may
+change, data may move, a train stage may be given more steps, and a stage that has not begun may be
+corrected. Each stage that is bound records its fields in its own folder.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import rtda_jax
+from rtda_jax.errors import ConfigError, printable
+from rtda_jax.run import parallel
+from rtda_jax.run.workdir import flat, lock, read_json, write_json
+from rtda_jax.tools import environment
+
+RECORD = "bound.json"
+CURRENT = f"release {rtda_jax.__version__}"
+EXAMPLES = 100  # of a data set whose sizes in bytes are part of its fingerprint
+
+# Fields that may differ between the processes of one job.
+HOST = ("data_dir", "threads", "cache_gib", "stall_seconds")
+
+# Fields that change how a run is watched, but not what it computes as long as all goes well.
+FREE = (
+    *HOST,
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "checkpoint_keep",
+    "loggers",
+    "on_not_finite",
+)
+
+# Fields that a train stage does not read, beside FREE; the numbers of a benchmark are defaults.
+UNREAD = (
+    "eval",
+    "pseudo",
+    "statistics",
+    "benchmark.eval",
+    "benchmark.eval_classes",
+    "benchmark.eval_size",
+    "benchmark.source_eval",
+    "benchmark.steps",
+    "benchmark.batch_size",
+    "benchmark.g_lr",
+)
+
+# The fields that stages of other kinds read. An evaluation records its protocol in its result.
+READ = {
+    "pseudo_label": ("kind", "models", "pseudo", "benchmark.classes", "benchmark.size"),
+    "statistics": (
+        *("kind", "models", "statistics", "seed", "batch_size", "normalisation"),
+        *("benchmark.classes", "benchmark.size", "benchmark.target"),
+    ),
+    "evaluate": (),
+}
+
+# Where the files of a benchmark lie: moved data are the same data, see `bind_data`.
+PLACES = ("images", "labels", "list", "quarantine", "store_dir")
+
+# What a stage derives from its configuration and its data before it begins.
+DERIVED = ("class_counts.npz", "class_weights.json", "data.json")
+
+
+def claim(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
+    """Binds a workdir, and every stage of a configuration, to that configuration.
+
+    It becomes the workdir's `config.json`. A train stage that is given more steps is no longer
+    finished. What a stage derived from a configuration that is corrected before it began is
+    removed.
+
+    Args:
+      workdir: created if need be; held by this job.
+      config: nested plain values, see `workdir.plain`.
+
+    Returns:
+      Sentences for the user about what changes.
+
+    Raises:
+      ConfigError: as `check_bound` does; nothing is changed.
+    """
+    path = workdir / "config.json"
+    notes = check_bound(workdir, config)
+    corrected = path.exists() and read_json(path) != config
+    for name in stage_names(config):
+        folder, fields = workdir / name, bound_fields(config, name)
+        if corrected and not begun(folder):
+            for derived in DERIVED:
+                (folder / derived).unlink(missing_ok=True)
+        if begun(folder) and _recorded(workdir, name)[1].get("steps") != fields.get("steps"):
+            (folder / "done.json").unlink(missing_ok=True)
+        if fields:
+            write_json(folder / RECORD, {"release": rtda_jax.__version__, "fields": fields})
+    write_json(path, config)
+    return notes
+
+
+def check_bound(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
+    """Refuses a configuration that differs from what a stage of the workdir began with.
+
+    Returns:
+      Sentences for the user: about train stages that are given more steps, and about fields that
+      the release that began a stage did not have.
+
+    Raises:
+      ConfigError: names every differing field with both values, or a damaged record.
+    """
+    differing: dict[str, list[str]] = {}
+    notes = []
+    for name in stage_names(config):
+        if not begun(workdir / name):
+            continue
+        release, old = _recorded(workdir, name)
+        new = bound_fields(config, name)
+        for field in sorted(old.keys() | new.keys()):
+            there, now = old.get(field, "absent"), new.get(field, "absent")
+            if there == now:
+                continue
+            row = f"{field}: {printable(repr(there))} there, {printable(repr(now))} now"
+            readers = [reader for reader in _readers(config, name) if begun(workdir / reader)]
+            if field == "steps" and _grows(there, now) and not readers:
+                notes.append(
+                    f"[{name}] is given {now} steps instead of {there}; from here on its learning "
+                    f"rate follows the schedule of {now} steps"
+                )
+            elif release != CURRENT and not (field in old and field in new):
+                notes.append(f"[{name}] began with {release or 'an earlier release'}: {row}")
+            else:
+                if field == "steps" and readers:
+                    row += f"; {', '.join(readers)} began with its result"
+                differing.setdefault(row, []).append(name)
+    if differing:
+        raise ConfigError(
+            f"{workdir} holds a run of another configuration:\n"
+            + "\n".join(f"  {row} (stage {', '.join(names)})" for row, names in differing.items())
+            + "\nChoose another --workdir, or give the configuration it was made with."
+        )
+    return notes
+
+
+@contextlib.contextmanager
+def hold(workdir: pathlib.Path, config: dict[str, Any]) -> Iterator[list[str]]:
+    """Holds a workdir for one job, binds it to the job's configuration, and yields what is new.
+
+    All processes of the job must have the same configuration, code and packages, and see the same
+    folder. Only the main process locks and claims it, so that they do not race.
+
+    Raises:
+      ConfigError: in every process; they differ, another job holds the folder, or `claim` refuses.
+    """
+    parallel.check_agreement(
+        {f"config.{field}": value for field, value in shared_fields(config).items()}
+        | {f"version of {name}": value for name, value in environment.versions().items()}
+        | {"commit": environment.commit(), "source code": environment.code_digest()}
+    )
+    notes: list[str] = []
+    with lock(workdir):
+        parallel.on_main(lambda: notes.extend(claim(workdir, config)))
+        path = workdir / "config.json"
+        seen = path.exists() and hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        parallel.check_agreement({"config.json of the workdir, a folder that all must see": seen})
+        yield notes
+
+
+def begun(folder: pathlib.Path) -> bool:
+    """Returns whether a stage left anything that it would continue from."""
+    steps = [path for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
+    return bool(steps) or (folder / "done.json").exists() or any((folder / "labels").glob("*"))
+
+
+def bound_fields(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns the fields that decide what a stage computes, by dotted name.
+
+    Raises:
+      ConfigError: the configuration is not one of an experiment.
+    """
+    fields = _stage_fields(config, name)
+    kind = fields["kind"]
+    if kind in READ:
+        split = fields.get("pseudo.split")
+        read = READ[kind] + ((f"benchmark.{split}",) if kind == "pseudo_label" else ())
+        fields = {k: v for k, v in fields.items() if among(k, read)}
+    else:
+        labelled = () if fields.get("labelled") == "target" else ("benchmark.target_labelled",)
+        fields = {k: v for k, v in fields.items() if not among(k, (*FREE, *UNREAD, *labelled))}
+    if "model.pretrained" in fields:  # weights may move as data may
+        fields["model.pretrained"] = os.path.basename(str(fields["model.pretrained"]))
+    return {k: v for k, v in fields.items() if not _is_place(k)}
+
+
+def shared_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields that the processes of one job must have in common, by dotted name."""
+    return {k: v for k, v in flat(config).items() if not (among(k, HOST) or _is_place(k))}
+
+
+def among(field: str, names: Sequence[str]) -> bool:
+    """Returns whether a dotted field is one of the names, or lies in a group of that name."""
+    return any(field == name or field.startswith(f"{name}.") for name in names)
+
+
+def stage_names(config: dict[str, Any]) -> list[str]:
+    """Returns the stages of a configuration in their order.
+
+    Raises:
+      ConfigError: the configuration is not one of an experiment.
+    """
+    names, stages = config.get("stages"), config.get("stage")
+    if not isinstance(names, list) or not isinstance(stages, dict):
+        raise ConfigError("not the configuration of an experiment: it has no stages")
+    for name in names:
+        stage = stages.get(name) if isinstance(name, str) else None
+        if not isinstance(stage, dict) or not isinstance(stage.get("kind"), str):
+            raise ConfigError(f"`stages` names {printable(name)}, which `stage` does not describe")
+    return names
+
+
+class Images(Protocol):
+    """The part of a data set that its fingerprint is made of."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """A unique name for each example."""
+
+    def where(self, i: int) -> str:
+        """The path of an example's image, or another name of it where it is in no file."""
+
+
+def fingerprint(images: Images) -> str:
+    """Returns a hash of a data set that stays the same when its files move as a whole.
+
+    It covers the names of all examples, and the sizes in bytes of `EXAMPLES` images.
+    """
+    names = list(images.keys)
+    digest = hashlib.sha256(json.dumps(names).encode())
+    for i in range(0, len(names), -(-len(names) // EXAMPLES) or 1):
+        with contextlib.suppress(OSError, ValueError):  # not in a file of its own
+            digest.update(f"{i} {os.path.getsize(images.where(i))}\n".encode())
+    return f"{len(names)} examples, {digest.hexdigest()[:16]}"
+
+
+def bind_data(folder: pathlib.Path, sets: Mapping[str, Images]) -> None:
+    """Binds a stage to its data, wherever they lie, or refuses if it began with other data.
+
+    All processes of a job must have the same data.
+
+    Args:
+      folder: the stage's.
+      sets: the data sets that the stage reads, by their role.
+
+    Raises:
+      ConfigError: in every process; names the role.
+    """
+    path, new = folder / "data.json", {role: fingerprint(data) for role, data in sets.items()}
+    parallel.check_agreement({f"data of {role}": value for role, value in new.items()})
+
+    def record() -> None:
+        old = read_json(path) if begun(folder) and path.exists() else {}
+        for role in sorted(old.keys() & new.keys()):
+            if old[role] != new[role]:
+                raise ConfigError(
+                    f"{folder} began with another {role} set: {old[role]} there, {new[role]} now. "
+                    "Choose another --workdir, or give the data it began with."
+                )
+        if old != {**old, **new}:
+            write_json(path, {**old, **new})
+
+    parallel.on_main(record)
+
+
+def _stage_fields(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns the flat fields of a stage: the experiment's with those that the stage overrides.
+
+    A statistics stage has those of the stage whose network it changes.
+    """
+    names = stage_names(config)
+    stage, models = config["stage"][name], config["stage"][name].get("models")
+    if stage["kind"] == "statistics" and isinstance(models, list) and models:
+        changed = str(models[0]).partition(":")[0]
+        if changed not in names[: names.index(name)]:
+            raise ConfigError(f"stage {name}: {printable(changed)} is no earlier stage")
+        return _stage_fields(config, changed) | flat(stage)
+    return flat({k: v for k, v in config.items() if k not in ("stages", "stage")}) | flat(stage)
+
+
+def _recorded(workdir: pathlib.Path, name: str) -> tuple[str, dict[str, Any]]:
+    """Returns the release that began a stage, and the fields that it began with.
+
+    Releases before stages had records of their own bound the workdir as a whole.
+    """
+    path = workdir / name / RECORD
+    if path.exists():
+        record = read_json(path)
+        if isinstance(record.get("fields"), dict):
+            return f"release {printable(record.get('release'))}", record["fields"]
+        raise ConfigError(f"{path}: not the record this program writes there")
+    path = workdir / "config.json"
+    try:
+        return "", bound_fields(read_json(path), name)
+    except (ConfigError, RecursionError, FileNotFoundError, KeyError, ValueError) as error:
+        raise ConfigError(
+            f"{path} does not say what the stage {name} began with: {printable(error)}"
+        ) from None
+
+
+def _readers(config: dict[str, Any], name: str) -> list[str]:
+    """Returns the stages that compute something from what a stage leaves."""
+    readers = []
+    for other in stage_names(config):
+        fields = _stage_fields(config, other)
+        sources = [fields.get("init"), fields.get("pseudo_labels"), *(fields.get("models") or ())]
+        reads = name in [str(source).partition(":")[0] for source in sources]
+        if reads and other != name and fields["kind"] != "evaluate":
+            readers.append(other)
+    return readers
+
+
+def _grows(old: object, new: object) -> bool:
+    return isinstance(old, int) and isinstance(new, int) and old < new
+
+
+def _is_place(field: str) -> bool:
+    return field.startswith("benchmark.") and field.rpartition(".")[2] in PLACES

@@ -1,0 +1,287 @@
+"""What a workdir is bound to, and what may change in it."""
+
+import contextlib
+import copy
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mutilate import fuzz, mutilated
+
+from configs import base
+from rtda_jax.errors import ConfigError
+from rtda_jax.run import binding
+from rtda_jax.run.workdir import plain, write_json
+
+PLAIN = plain(base.get_config())
+
+
+def config(**fields):
+    """The default experiment with some fields, whose dots are written as two underscores."""
+    changed = copy.deepcopy(PLAIN)
+    for name, value in fields.items():
+        *groups, last = name.split("__")
+        section = changed
+        for group in groups:
+            section = section[group]
+        section[last] = value
+    return changed
+
+
+def begin(workdir, *names, step=400):
+    for name in names:
+        (workdir / name / "checkpoints" / str(step)).mkdir(parents=True)
+        write_json(workdir / name / "done.json", {"step": step})
+
+
+@pytest.fixture
+def trained(tmp_path):
+    binding.claim(tmp_path, config())
+    begin(tmp_path, "train")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"optim__g_lr": 0.5}, "optim.g_lr: 0.025 there, 0.5 now (stage train)"),
+        ({"objective__minent": 0.1}, "objective.minent: 0.0 there, 0.1 now"),
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"batch_size": 8}, "batch_size: 4 there, 8 now"),
+        ({"steps": 300}, "steps: 400 there, 300 now"),
+        ({"benchmark__crop": [32, 64]}, "benchmark.crop: [64, 128] there, [32, 64] now"),
+        ({"benchmark__target__split": "camera_val"}, "benchmark.target.split: 'camera_train' "),
+        ({"benchmark__classes": "camvid11"}, "benchmark.classes: 'cityscapes19' there"),
+        # Fields whose names begin like those of a free field or group are not free.
+        ({"pseudo_labels": "x"}, "pseudo_labels: '' there, 'x' now"),
+        ({"benchmark__evaluation": 1}, "benchmark.evaluation: 'absent' there, 1 now"),
+        ({"threads_per_image": 1}, "threads_per_image: 'absent' there, 1 now"),
+        ({"data_dirs": 1}, "data_dirs: 'absent' there, 1 now"),
+        ({"evaluation": 1}, "evaluation: 'absent' there, 1 now"),
+        ({"model__pretrained": "/a/other.pth"}, "model.pretrained: '' there, 'other.pth' now"),
+        ({"model__options": {"width": 2}}, "model.options.width: 'absent' there, 2 now"),
+    ],
+)
+def test_what_was_trained_is_bound(trained, fields, words):
+    before = (trained / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="holds a run of another configuration") as raised:
+        binding.claim(trained, config(**fields))
+    assert words in str(raised.value)
+    assert (trained / "config.json").read_bytes() == before
+    assert (trained / "train" / "done.json").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"eval__mode": "slide"},
+        {"eval__window": [32, 32], "eval__scales": [0.5, 1.0], "eval__pictures": 0},
+        {"benchmark__eval__split": "camera_train", "benchmark__eval_size": [48, 96]},
+        {"benchmark__eval_classes": "synthia13", "benchmark__source_eval": None},
+        {"benchmark__target_labelled": None},
+        {"pseudo__cut": 0.9, "statistics__batches": 3},
+        {"log_every_steps": 1, "checkpoint_every_steps": 1, "checkpoint_keep": 9, "threads": 1},
+        {"loggers": ["tensorboard"], "on_not_finite": "skip", "stall_seconds": 0.0},
+        {"data_dir": "/elsewhere", "cache_gib": 1.0},
+    ],
+)
+def test_what_only_watches_or_evaluates_may_change(trained, fields):
+    changed = config(**fields)
+    assert binding.claim(trained, changed) == []
+    assert json.loads((trained / "config.json").read_text()) == changed
+    assert (trained / "train" / "done.json").exists()
+
+
+def test_more_evaluate_stages_may_come_and_stages_may_go(trained):
+    more = config(stages=["train", "evaluate", "again"])
+    more["stage"]["again"] = {"kind": "evaluate", "models": ["train"]}
+    assert binding.claim(trained, more) == []
+    assert binding.claim(trained, config(stages=["train"])) == []
+    assert binding.claim(trained, config(stages=["evaluate"])) == []
+    with pytest.raises(ConfigError, match=r"optim\.g_lr"):  # it is remembered without them
+        binding.claim(trained, config(optim__g_lr=0.5))
+
+
+def test_a_train_stage_may_be_given_more_steps(trained):
+    (note,) = binding.claim(trained, config(steps=800))
+    assert note == (
+        "[train] is given 800 steps instead of 400; from here on its learning rate follows the "
+        "schedule of 800 steps"
+    )
+    assert not (trained / "train" / "done.json").exists()
+    assert binding.claim(trained, config(steps=800)) == []
+    with pytest.raises(ConfigError, match="steps: 800 there, 400 now"):
+        binding.claim(trained, config())
+
+
+def chain(**fields):
+    made = config(stages=["train", "labels", "again"], **fields)
+    made["stage"]["labels"] = {"kind": "pseudo_label", "models": ["train"]}
+    made["stage"]["again"] = {"kind": "train", "init": "train", "pseudo_labels": "labels"}
+    return made
+
+
+def test_steps_are_bound_where_a_later_stage_began_with_the_result(tmp_path):
+    binding.claim(tmp_path, chain())
+    begin(tmp_path, "train", "labels")
+    with pytest.raises(ConfigError, match=r"steps: 400 .*, 800 now; labels began with its result"):
+        binding.claim(tmp_path, chain(steps=800))
+    assert (tmp_path / "train" / "done.json").exists()
+
+
+def test_a_pseudo_label_stage_is_bound_to_what_it_reads_alone(tmp_path):
+    binding.claim(tmp_path, chain())
+    begin(tmp_path, "labels")
+    assert binding.claim(tmp_path, chain(optim__g_lr=0.5, objective__pseudo=1.0)) == []
+    with pytest.raises(ConfigError, match=r"pseudo\.cut: 0\.5 there, 0\.9 now \(stage labels\)"):
+        binding.claim(tmp_path, chain(pseudo__cut=0.9))
+    with pytest.raises(ConfigError, match=r"benchmark\.target\.split"):
+        binding.claim(tmp_path, chain(benchmark__target__split="camera_val"))
+    assert binding.claim(tmp_path, chain(benchmark__eval__split="camera_train")) == []
+
+
+def test_a_statistics_stage_has_the_fields_of_the_stage_it_changes(tmp_path):
+    made = config(stages=["train", "measure"])
+    made["stage"]["train"] = {"kind": "train", "batch_size": 7}
+    made["stage"]["measure"] = {"kind": "statistics", "models": ["train"]}
+    assert binding.bound_fields(made, "measure")["batch_size"] == 7
+    assert binding.bound_fields(made, "measure")["kind"] == "statistics"
+
+
+def test_the_fields_of_a_stage_are_those_it_overrides(tmp_path):
+    made = config(stages=["train"])
+    made["stage"]["train"] = {"kind": "train", "optim": {"g_lr": 0.3}}
+    fields = binding.bound_fields(made, "train")
+    assert fields["optim.g_lr"] == 0.3
+    assert fields["optim.d_lr"] == 1e-4
+
+
+def test_the_labelled_target_is_bound_where_it_supervises(tmp_path):
+    binding.claim(tmp_path, config(labelled="target"))
+    begin(tmp_path, "train")
+    with pytest.raises(ConfigError, match=r"benchmark\.target_labelled"):
+        binding.claim(tmp_path, config(labelled="target", benchmark__target_labelled=None))
+
+
+def test_a_run_that_has_not_begun_may_be_corrected(tmp_path):
+    binding.claim(tmp_path, config(benchmark__crop=[1, 1]))
+    derived = [tmp_path / "train" / name for name in ("class_counts.npz", "class_weights.json")]
+    for path in derived:
+        path.touch()
+    binding.claim(tmp_path, config(benchmark__crop=[1, 1]))
+    assert all(path.exists() for path in derived)
+    assert binding.claim(tmp_path, config(optim__g_lr=0.5)) == []
+    assert not any(path.exists() for path in derived)
+    begin(tmp_path, "train")
+    with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.5 there, 0\.025 now"):
+        binding.claim(tmp_path, config())
+
+
+def folders(place):
+    spec = {"name": "folders", "images": f"{place}/images", "labels": f"{place}/labels"}
+    return config(benchmark__source=dict(spec), model__pretrained=f"{place}/resnet18.pth")
+
+
+def test_moved_files_are_no_other_configuration(tmp_path):
+    binding.claim(tmp_path, folders("/data"))
+    begin(tmp_path, "train")
+    assert binding.claim(tmp_path, folders("/mnt/data")) == []
+
+
+def test_a_workdir_of_an_earlier_release_is_bound_by_its_configuration(tmp_path):
+    old = config()
+    del old["objective"]["minent"]
+    write_json(tmp_path / "config.json", old)
+    begin(tmp_path, "train")
+    with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.025 there, 0\.5 now"):
+        binding.claim(tmp_path, config(optim__g_lr=0.5))
+    (note,) = binding.claim(tmp_path, config())
+    assert note == (
+        "[train] began with an earlier release: objective.minent: 'absent' there, 0.0 now"
+    )
+
+
+class Images:
+    def __init__(self, folder, keys):
+        self.folder, self.keys = folder, keys
+
+    def where(self, i):
+        return str(self.folder / self.keys[i])
+
+
+def images(folder, sizes):
+    folder.mkdir(parents=True)
+    for name, size in sizes.items():
+        (folder / name).write_bytes(b"x" * size)
+    return Images(folder, list(sizes))
+
+
+def test_data_are_known_by_their_names_and_sizes_wherever_they_lie(tmp_path):
+    sizes = {f"{n}.png": 10 + n for n in range(250)}
+    here = images(tmp_path / "here", sizes)
+    moved = images(tmp_path / "moved", sizes)
+    renamed = images(tmp_path / "renamed", {f"x{name}": size for name, size in sizes.items()})
+    other = images(tmp_path / "other", {name: size + 1 for name, size in sizes.items()})
+    stage = tmp_path / "run" / "train"
+    binding.bind_data(stage, {"source": here})
+    binding.bind_data(stage, {"source": other})  # it has not begun
+    binding.bind_data(stage, {"source": here})
+    begin(stage.parent, "train")
+    binding.bind_data(stage, {"source": moved, "target": other})
+    binding.bind_data(stage, {"source": here})  # the other role is remembered
+    for changed in (renamed, other):
+        with pytest.raises(ConfigError, match="began with another source set: 250 examples, "):
+            binding.bind_data(stage, {"source": changed, "target": other})
+    with pytest.raises(ConfigError, match="another target set"):
+        binding.bind_data(stage, {"source": here, "target": here})
+
+
+def test_an_empty_set_and_one_without_files_have_fingerprints(tmp_path):
+    assert binding.fingerprint(Images(tmp_path, [])).startswith("0 examples")
+    assert binding.fingerprint(Images(tmp_path, ["a\0", "b"])).startswith("2 examples")
+
+
+DAMAGED = [b"", b"[]", b"{", b'{"stages": 3}', b'{"stages": ["train"], "stage": {"train": 1}}']
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+@pytest.mark.parametrize("name", ["config.json", "train/bound.json"])
+def test_a_damaged_record_is_a_sentence(trained, name, data):
+    (trained / "train" / "bound.json").unlink()
+    (trained / name).write_bytes(data)
+    with pytest.raises(ConfigError, match=name):
+        binding.claim(trained, config())
+
+
+RECORDS = [json.dumps(PLAIN).encode(), b'{"stages": ["train"], "stage": {"train": {"kind": "x"}}}']
+
+
+@fuzz
+@given(st.sampled_from(["config.json", "train/bound.json"]), mutilated([*RECORDS, b"[" * 100_000]))
+def test_any_record_is_refused_or_read(tmp_path, name, data):
+    begin_once(tmp_path)
+    (tmp_path / "train" / "bound.json").unlink(missing_ok=True)
+    (tmp_path / name).write_bytes(data)
+    with contextlib.suppress(ConfigError):
+        binding.claim(tmp_path, config())
+
+
+def begin_once(workdir):
+    if not (workdir / "train").exists():
+        begin(workdir, "train")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"stages": 3},
+        {"stage": []},
+        {"stages": ["x"]},
+        {"stages": [["x"]]},
+        {"stages": ["a"], "stage": {"a": {}}},
+    ],
+)
+def test_a_configuration_without_stages_is_refused(tmp_path, broken):
+    with pytest.raises(ConfigError, match="stage"):
+        binding.claim(tmp_path, {**config(), **broken})

@@ -1,0 +1,70 @@
+"""Records of a run, and evaluations of several protocols side by side."""
+
+import pytest
+
+from rtda_jax.errors import ConfigError
+from rtda_jax.run import parallel, workdir
+from rtda_jax.run.workdir import (
+    find_result,
+    flat,
+    lock,
+    other_results,
+    read_json,
+    save_result,
+    write_json,
+)
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
+    write_json(tmp_path / "a" / "b.json", {"x": [1, None, "é"]})
+    assert read_json(tmp_path / "a" / "b.json") == {"x": [1, None, "é"]}
+
+
+@pytest.mark.parametrize("data", [b"", b"[1]", b"\xff", b"[" * 100_000, b"3"])
+def test_other_files_are_refused_by_name(tmp_path, data):
+    (tmp_path / "b.json").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"b\.json: "):
+        read_json(tmp_path / "b.json")
+
+
+def test_only_the_main_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "is_main", lambda: False)
+    write_json(tmp_path / "b.json", {})
+    with lock(tmp_path / "run"):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_flat_names_every_leaf():
+    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None, "f": {}}) == {
+        "a.b": 1,
+        "a.c.d": [2],
+        "e": None,
+    }
+
+
+def identity(mode, step=4):
+    return {"protocol": {"mode": mode, "window": (2, 3)}, "models": ["train"], "step": step}
+
+
+def test_results_of_several_protocols_lie_side_by_side(tmp_path):
+    assert find_result(tmp_path, identity("whole")) is None
+    assert other_results(tmp_path, identity("whole")) == []
+    whole = {**identity("whole"), "miou": 0.4}
+    slide = {**identity("slide"), "miou": 0.5}
+    more = {**identity("slide", step=8), "miou": 0.6}
+    for record, known in ((whole, identity("whole")), (slide, identity("slide"))):
+        save_result(tmp_path, record, known)
+        assert find_result(tmp_path, known)["miou"] == record["miou"]
+    save_result(tmp_path, more, identity("slide", step=8))
+    assert find_result(tmp_path, identity("whole"))["miou"] == 0.4
+    assert read_json(tmp_path / workdir.RESULT)["miou"] == 0.6
+    others = other_results(tmp_path, identity("slide", step=8))
+    assert sorted(record["miou"] for record in others) == [0.4, 0.5]
+
+
+def test_a_result_that_is_measured_again_replaces_the_earlier_one_alone(tmp_path):
+    for mode, miou in (("whole", 0.4), ("slide", 0.5), ("whole", 0.45), ("whole", 0.46)):
+        save_result(tmp_path, {**identity(mode), "miou": miou}, identity(mode))
+    assert find_result(tmp_path, identity("whole"))["miou"] == 0.46
+    assert [r["miou"] for r in other_results(tmp_path, identity("whole"))] == [0.5]
+    assert len(list(tmp_path.iterdir())) == 2
