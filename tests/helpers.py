@@ -12,7 +12,8 @@ from rtda_jax import evaluate
 from rtda_jax.adapt import build
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
-from rtda_jax.models.layers import Conv, ConvNorm, batch_norm_layer
+from rtda_jax.models.layers import Conv, ConvNorm
+from rtda_jax.models.network import Network
 from rtda_jax.run import checkpoint
 from rtda_jax.run.workdir import plain, write_json
 from rtda_jax.stages.kinds import KINDS
@@ -21,25 +22,22 @@ from rtda_jax.stages.plan import make_plan
 SIZE = (32, 64)
 
 
-class Tiny(nn.Module):
+class Tiny(Network):
     """A segmentation network of a few convolutions, with everything the stages rely on."""
 
-    num_classes: int = 19
-    axis_name: str | None = None
     heads: tuple[str, ...] = ()
-    batch_norm: str = "batch"
-    auxiliary: str = "training"
 
     @nn.compact
     def __call__(self, images, *, train=False):
-        norm = batch_norm_layer(self.batch_norm, axis_name=self.axis_name, dtype=jnp.float32)
-        x = ConvNorm(8, 3, Conv, norm, stride=2, name="trunk")(images, train=train)
-        auxiliary = train or self.auxiliary == "always"
-        heads = ("logits", *(self.heads if auxiliary else ()))
+        x = ConvNorm(8, 3, Conv, self.norm_layer(), stride=2, name="trunk")(images, train=train)
+        heads = ("logits", *(self.heads if self.computes_auxiliary(train=train) else ()))
         shape = (*images.shape[:3], self.num_classes)
         scores = {head: nn.Conv(self.num_classes, (1, 1), name=head)(x) for head in heads}
         outputs = {h: jax.image.resize(z, shape, "bilinear") for h, z in scores.items()}
         return {**outputs, "feature": x}
+
+    def group(self, path):
+        return "heads" if path[0].startswith("aux") else "trunk"
 
 
 class TinyDiscriminator(nn.Module):
@@ -55,7 +53,7 @@ def shrink(monkeypatch):
     from rtda_jax.adapt import build
 
     def model(name, *, num_classes, axis_name, batch_norm, dtype, **options):
-        return Tiny(num_classes, axis_name, ("aux4", "aux8", "aux16", "aux32"), batch_norm)
+        return Tiny(num_classes, axis_name, batch_norm, heads=("aux4", "aux8", "aux16", "aux32"))
 
     monkeypatch.setattr(build, "create_model", model)
     monkeypatch.setattr(build, "create_discriminator", lambda *a, **b: TinyDiscriminator())

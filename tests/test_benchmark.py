@@ -83,7 +83,7 @@ def test_the_twin_takes_the_same_step(adversary):
     turned_alike(d_before, d_after, numpy(twin.d), rate=config.optim.d_lr)
 
 
-FAST = ("bisenet_resnet18",)
+FAST = ("bisenet_resnet18", "bisenet_lite0")
 
 
 @pytest.mark.parametrize(

@@ -148,14 +148,15 @@ class BiSeNetLite(nn.Module):
         self.aux16, self.aux32 = head(128, 64, k), head(128, 64, k)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits [B,K,H,W] by head of images [B,3,H,W]."""
+        """Logits [B,K,H,W] by head of images [B,3,H,W], and the fused "feature"."""
         height, width = x.shape[2:]
         at8, at16, at32 = self.backbone(x)
         context8, context16 = self.context(at8, at16, at32)
-        maps = {"logits": (self.head, self.ffm(torch.cat([at8, context8], 1)), 8)}
+        feature = self.ffm(torch.cat([at8, context8], 1))
+        maps = {"logits": (self.head, feature, 8)}
         if self.training:
             maps["aux16"], maps["aux32"] = (self.aux16, context8, 8), (self.aux32, context16, 16)
-        outputs = {}
+        outputs = {"feature": feature}
         for name, (module, y, factor) in maps.items():
             logits = bilinear(module(y), (factor * y.shape[2], factor * y.shape[3]))
             outputs[name] = logits[:, :, :height, :width]

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from rtda_jax.errors import lookup
+from rtda_jax.errors import one_of
 from rtda_jax.models.layers import batch_norm_layer
 
-AUXILIARY = {"training": False, "always": True}  # whether inference computes the auxiliary logits
+AUXILIARY = ("training", "always")
 Group = Literal["trunk", "heads"]
 
 
@@ -51,4 +51,4 @@ class Network(nn.Module):
 
     def computes_auxiliary(self, *, train: bool) -> bool:
         """Returns whether this call computes the auxiliary logits."""
-        return lookup(AUXILIARY, self.auxiliary, "auxiliary") or train
+        return train or one_of(self.auxiliary, AUXILIARY, "auxiliary") == "always"

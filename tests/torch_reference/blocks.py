@@ -125,6 +125,7 @@ def randomise(module, images, seed, *, kinks=True):
     def uniform(like, low, high):
         return low + (high - low) * torch.rand(like.shape, generator=generator)
 
+    momenta = {}
     for name, child in module.named_modules():
         if isinstance(child, nn.Conv2d):
             bound = (3 * 2 / child.weight[0].numel()) ** 0.5
@@ -147,12 +148,12 @@ def randomise(module, images, seed, *, kinks=True):
                 side = torch.sign(uniform(child.bias, -1, 1))
                 child.weight.copy_(uniform(child.weight, 0.2, 0.4))
                 child.bias.copy_(side * uniform(child.bias, 1.8, 2.5))
-            child.momentum = 1.0
+            momenta[name], child.momentum = child.momentum, 1.0
     module.train()
     module(images)
-    for child in module.modules():
+    for name, child in module.named_modules():
         if isinstance(child, nn.BatchNorm2d):
-            child.momentum = 0.1
+            child.momentum = momenta[name]
             child.running_mean += uniform(child.running_mean, -0.1, 0.1)
             child.running_var *= uniform(child.running_var, 0.7, 1.4)
 
