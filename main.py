@@ -175,7 +175,7 @@ _PROCESS = flags.DEFINE_integer("process_id", None, "Several processes: which on
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; default the cache.")
 _RUNS = flags.DEFINE_list("runs", [], "report: workdirs or globs; may follow the flags.")
 _SPEED = flags.DEFINE_list("speed", [], "report: speed.json files of --job=benchmark.")
-_PUBLISHED = flags.DEFINE_list("published", [], "report: papers to show besides, s0 to s4.")
+_PUBLISHED = flags.DEFINE_list("published", [], "report: papers to show besides (docs/report.md).")
 
 # Of the jobs on a trained workdir: predict, export, retrieve (docs/deploy.md).
 _STAGE = flags.DEFINE_string(

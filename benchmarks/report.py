@@ -1,4 +1,4 @@
-"""The Markdown table of a benchmark's numbers."""
+"""Writes the numbers of a benchmark as Markdown tables."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.measure import quartiles
 
 NOT_RUN = "not run"
-# What a latency row includes: upsampling to the image, argmax, copies from and to the host.
+# Whether a latency row includes upsampling to the image, argmax, and copies from and to the host.
 PARTS = {
     "feature": ("no", "no", "no"),
     "logits": ("yes", "no", "no"),
@@ -18,12 +18,12 @@ PARTS = {
 
 
 def step_time(run: dict[str, Any]) -> float:
-    """Median seconds of a training step in one process."""
+    """Returns the median duration of a training step in one process, in seconds."""
     return quartiles(run["seconds"])[1]
 
 
 def image_time(run: dict[str, Any], size: str) -> float:
-    """Median seconds of an image, host to host, in one process."""
+    """Returns the median duration of an image, host to host, in one process, in seconds."""
     return quartiles(run["sizes"][size]["rows"]["host"]["seconds"])[1]
 
 
@@ -39,7 +39,7 @@ def _pair(ours: float, theirs: float | None, show: Any) -> list[str]:
 
 
 def _spread(times: dict[str, list[float]]) -> str:
-    """Median and quartiles of ours / theirs, round by round."""
+    """Returns median and quartiles of the ratio ours / theirs, round by round."""
     if not times["theirs"]:
         return ""
     low, middle, high = quartiles(np.divide(times["ours"], times["theirs"]))
@@ -76,27 +76,27 @@ def _comparison(
     ]
 
 
-def _compared(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The comparisons that were made, by what the notes call them."""
-    made = {part: found[part] for part in ("train", "infer") if part in found}
-    return made | found.get("networks", {})
+def _compared(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the comparisons that were run, by the names that the notes use."""
+    parts = {part: results[part] for part in ("train", "infer") if part in results}
+    return parts | results.get("networks", {})
 
 
-def _processes(found: dict[str, Any], side: str) -> list[dict[str, Any]]:
-    return [run for runs in _compared(found).values() for run in runs[side]]
+def _processes(results: dict[str, Any], side: str) -> list[dict[str, Any]]:
+    return [run for runs in _compared(results).values() for run in runs[side]]
 
 
-def ceiling(found: dict[str, Any]) -> float:
-    """FLOP/s of the fastest large matrix product that either side managed."""
-    return max(r["ceiling"] for side in ("ours", "theirs") for r in _processes(found, side))
+def ceiling(results: dict[str, Any]) -> float:
+    """Returns the FLOP/s of the fastest large matrix product that either side reached."""
+    return max(r["ceiling"] for side in ("ours", "theirs") for r in _processes(results, side))
 
 
-def _training(found: dict[str, Any]) -> list[str]:
-    train = found["train"]
+def _training(results: dict[str, Any]) -> list[str]:
+    train = results["train"]
     ours, theirs = train["ours"], train["theirs"]
     times = {side: [step_time(r) for r in train[side]] for side in ("ours", "theirs")}
-    images = found["domains"] * found["batch_size"]
-    rows = _comparison("step", images, found["macs"]["step"], times, ceiling(found))
+    images = results["domains"] * results["batch_size"]
+    rows = _comparison("step", images, results["macs"]["step"], times, ceiling(results))
 
     def last(name: str, show: Any) -> list[str]:
         return _pair(ours[-1][name], theirs[-1][name] if theirs else None, show)
@@ -105,20 +105,21 @@ def _training(found: dict[str, Any]) -> list[str]:
         return run["first"] - step_time(run) if name == "compile" else run[name]
 
     rows += [[f"peak memory of the {ours[-1]['peak_of']}", *last("peak", _gib)]]
-    for name, says in (("compile", "tracing and compilation"), ("to_first_step", "to first step")):
+    phases = {"compile": "tracing and compilation", "to_first_step": "to first step"}
+    for name, phase in phases.items():
         for index, when in ((0, "cold"), (-1, "warm")):
             if index == -1 and len(ours) == 1:
-                continue  # one process: its cache was empty
+                continue  # a single process, whose cache was empty
             other = first(theirs[index], name) if theirs else None
-            rows.append([f"{says}, {when}", *_pair(first(ours[index], name), other, _seconds)])
-    return _table([_title(found), *_sides(train), "ours / PyTorch"], rows)
+            rows.append([f"{phase}, {when}", *_pair(first(ours[index], name), other, _seconds)])
+    return _table([_title(results), *_sides(train), "ours / PyTorch"], rows)
 
 
-def _title(found: dict[str, Any]) -> str:
-    height, width = found["crop"]
-    count = "+".join([str(found["batch_size"])] * found["domains"])
-    names = " + ".join(n for n in (found["model"], found["adversary"]) if n)
-    fda = "" if found["fda_beta"] is None else ", FDA"
+def _title(results: dict[str, Any]) -> str:
+    height, width = results["crop"]
+    count = "+".join([str(results["batch_size"])] * results["domains"])
+    names = " + ".join(n for n in (results["model"], results["adversary"]) if n)
+    fda = "" if results["fda_beta"] is None else ", FDA"
     return f"training step of {names}{fda}, {count} images of {height}x{width}"
 
 
@@ -131,26 +132,26 @@ def _sides(runs: dict[str, Any]) -> list[str]:
     return head
 
 
-def _inference(found: dict[str, Any]) -> list[str]:
-    infer, lines = found["infer"], []
+def _inference(results: dict[str, Any]) -> list[str]:
+    infer, lines = results["infer"], []
     for size in infer["ours"][0]["sizes"]:
         times = {side: [image_time(r, size) for r in infer[side]] for side in ("ours", "theirs")}
-        rows = _comparison("image", 1, found["macs"][size], times, ceiling(found))
+        rows = _comparison("image", 1, results["macs"][size], times, ceiling(results))
         mine, other = (
             [run["sizes"][size]["peak"] for run in infer[side][-1:]] for side in ("ours", "theirs")
         )
         memory = _pair(mine[0], other[0] if other else None, _gib)
         kind = infer["ours"][-1]["sizes"][size]["peak_of"]
         rows.append([f"peak memory of the {kind}", *memory])
-        head = f"inference of {found['model']}, batch 1, {size}, uint8 to uint8"
+        head = f"inference of {results['model']}, batch 1, {size}, uint8 to uint8"
         lines += [*_table([head, *_sides(infer), "ours / PyTorch"], rows), ""]
     return lines
 
 
-def _latencies(found: dict[str, Any]) -> list[str]:
+def _latencies(results: dict[str, Any]) -> list[str]:
     rows = []
     for side, name in (("ours", "ours"), ("theirs", "PyTorch")):
-        runs = found["infer"][side]
+        runs = results["infer"][side]
         if not runs:
             rows.append([name, NOT_RUN, *[""] * 10])
             continue
@@ -172,10 +173,10 @@ def _latencies(found: dict[str, Any]) -> list[str]:
     return _table([*head, "median, ms", "p95, ms", "FPS", "runs"], rows)
 
 
-def _networks(found: dict[str, Any]) -> list[str]:
-    """A row for each network: end to end, median and 95th percentile of each side, the ratio."""
-    rows, size = [], found["networks_size"]
-    for name, runs in found["networks"].items():
+def _networks(results: dict[str, Any]) -> list[str]:
+    """Returns a row for each network: median and 95th percentile end to end, and the ratio."""
+    rows, size = [], results["networks_size"]
+    for name, runs in results["networks"].items():
         cells, times = [], {}
         for side in ("ours", "theirs"):
             times[side] = [image_time(r, size) for r in runs[side]]
@@ -186,23 +187,23 @@ def _networks(found: dict[str, Any]) -> list[str]:
     return _table([head, "ours", "p95", "PyTorch", "p95", "ours / PyTorch"], rows)
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """All tables, and in words what they were measured on."""
-    made, settings = _compared(found), found["settings"]
-    mine = _processes(found, "ours")[-1]
+def markdown(results: dict[str, Any]) -> str:
+    """Returns all tables, after a paragraph that says what they were measured on."""
+    comparisons, settings = _compared(results), results["settings"]
+    mine = _processes(results, "ours")[-1]
     versions = sorted(
-        {r["version"] for side in ("ours", "theirs") for r in _processes(found, side)}
+        {r["version"] for side in ("ours", "theirs") for r in _processes(results, side)}
     )
-    load = " and ".join(f"{found[f'load_{when}'][0]:.1f}" for when in ("before", "after"))
+    load = " and ".join(f"{results[f'load_{when}'][0]:.1f}" for when in ("before", "after"))
     notes = [
-        f"{mine['device']} ({mine['platform']}), {found['cores']} cores, {', '.join(versions)}, "
-        f"commit {found['commit']}. {settings['rounds']} processes of each side in turn, medians; "
-        "ours / PyTorch: median (quartiles) of the ratio of neighbours, below 1 is faster. "
-        f"Ceiling: {ceiling(found) / 1e9:,.0f} GFLOP/s in a large matrix product. Load of the "
-        f"machine before and after: {load}; {found['seconds']:.0f} s in all.",
+        f"{mine['device']} ({mine['platform']}), {results['cores']} cores, {', '.join(versions)}, "
+        f"commit {results['commit']}. {settings['rounds']} processes of each side in turn, "
+        "medians; ours / PyTorch: median (quartiles) of the ratio of neighbours, below 1 is "
+        f"faster. Ceiling: {ceiling(results) / 1e9:,.0f} GFLOP/s in a large matrix product. "
+        f"Load of the machine before and after: {load}; {results['seconds']:.0f} s in all.",
         "",
     ]
-    for job, runs in made.items():
+    for job, runs in comparisons.items():
         if runs["not_run"]:
             notes += [f"{job}: PyTorch {NOT_RUN}: {runs['not_run']}", ""]
         for run in runs["slower"]:
@@ -211,10 +212,10 @@ def markdown(found: dict[str, Any]) -> str:
             notes += [f"{job}: PyTorch {run['form']} is slower, {_ms(took)}, and left out.", ""]
     if mine["platform"] == "cpu":
         notes += [f"GPU: {NOT_RUN}, JAX sees none.", ""]
-    if "train" in found:
-        notes += [*_training(found), ""]
-    if "infer" in found:
-        notes += [*_inference(found), *_latencies(found), ""]
-    if "networks" in found:
-        notes += [*_networks(found), ""]
+    if "train" in results:
+        notes += [*_training(results), ""]
+    if "infer" in results:
+        notes += [*_inference(results), *_latencies(results), ""]
+    if "networks" in results:
+        notes += [*_networks(results), ""]
     return "\n".join(notes).rstrip()

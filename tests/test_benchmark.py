@@ -11,9 +11,9 @@ from helpers import config as made
 
 from benchmarks import measure, methods, report, speed
 from benchmarks.recipe import no_training_twin, recipe
-from rtda_jax.adapt.step import make_train_step
 from rtda_jax import experiment
 from rtda_jax.adapt import build
+from rtda_jax.adapt.step import make_train_step
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.weights import torch_arrays

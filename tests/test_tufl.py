@@ -10,9 +10,9 @@ import pytest
 from helpers import batch, config
 
 from configs import benchmarks, tufl
-from rtda_jax.adapt.step import make_train_step
 from rtda_jax import evaluate, experiment
 from rtda_jax.adapt import build, optimizers
+from rtda_jax.adapt.step import make_train_step
 from rtda_jax.augment import colour, geometry
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError

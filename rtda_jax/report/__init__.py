@@ -1,5 +1,88 @@
 """One page about any number of runs, from what they wrote and nothing else."""
 
-from rtda_jax.report.write import write
+import importlib.util
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
 
-__all__ = ["write"]
+from rtda_jax.errors import ConfigError
+from rtda_jax.report import runs
+from rtda_jax.run import files
+
+PAGE, TEXT, LISTING = "report.html", "report.md", "report.json"
+FIGURE = re.compile(r"figures/[\w-]+\.(svg|png|jpg)")
+
+
+def write(
+    patterns: Sequence[str],
+    out: pathlib.Path,
+    *,
+    speeds: Sequence[str] = (),
+    published: Sequence[str] = (),
+) -> pathlib.Path:
+    """Writes `report.html`, `report.md`, the latter's `figures/`, and `report.json`, their list.
+
+    The same records give the same bytes: there are no dates in them, and the order in which runs
+    are named does not matter. Only files that an earlier report's list names are replaced or
+    removed.
+
+    Args:
+      patterns: workdirs, or globs of them.
+      out: the folder, made if need be.
+      speeds: `speed.json` files of --job=benchmark.
+      published: papers to show besides those whose data the runs are on, see published.py.
+
+    Returns:
+      The page.
+
+    Raises:
+      ConfigError: a file or field that is missing or not a run's, by name, or a file in `out` that
+        no earlier report wrote; nothing is written then.
+    """
+    for library in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(library) is None:
+            raise ConfigError(f"--job=report needs {library}: pip install 'rtda_jax[report]'")
+    from rtda_jax.report import contents, page
+
+    folders, others = runs.find(patterns)
+    document = contents.document(
+        sorted((runs.load(folder) for folder in folders), key=lambda run: run.name),
+        speeds=runs.speeds([pathlib.Path(path).expanduser() for path in speeds]),
+        papers=published,
+        others=sorted(runs.printable(path.name) for path in others),
+    )
+    out = out.expanduser()
+    text, drawings = page.markdown(document)
+    _replace(out, {**drawings, TEXT: text.encode(), PAGE: page.html(document).encode()})
+    return out / PAGE
+
+
+def _replace(out: pathlib.Path, contents: Mapping[str, bytes]) -> None:
+    """Puts files into a folder in the place of those that an earlier report put there."""
+    with files.lock(out):
+        earlier = _listed(out)
+        for path in sorted(contents.keys() - earlier):
+            if (out / path).exists() or (out / path).is_symlink():
+                raise ConfigError(
+                    f"{out / path} is not an earlier report's; choose another --output"
+                )
+        # The list comes first: whatever is there after an interruption can be replaced.
+        listing = json.dumps({"files": sorted(contents.keys() | earlier)}, indent=1) + "\n"
+        files.write_bytes(out / LISTING, listing.encode())
+        for path, data in sorted(contents.items()):
+            files.write_bytes(out / path, data)
+        for path in earlier - contents.keys():
+            (out / path).unlink(missing_ok=True)
+        listing = json.dumps({"files": sorted(contents)}, indent=1) + "\n"
+        files.write_bytes(out / LISTING, listing.encode())
+
+
+def _listed(out: pathlib.Path) -> set[str]:
+    """Returns the files that an earlier report says to have written; none that it cannot have."""
+    try:
+        paths = runs.read_json(out / LISTING).each("files", str)
+    except ConfigError:
+        return set()
+    ours = [path for path in paths if path in (PAGE, TEXT) or FIGURE.fullmatch(path)]
+    return {path for path in ours if (out / path).is_file() and not (out / path).is_symlink()}

@@ -1,130 +1,148 @@
-"""What the runs took and where they come from: cost, speed, settings, machines."""
+"""What runs took and where they come from: speed, cost, commands, machines, repeats."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rtda_jax.report import figures
-from rtda_jax.report.document import Cell, Table
-from rtda_jax.report.groups import Group, differences
+from rtda_jax.report.compare import Board, Series, differences
+from rtda_jax.report.page import Block, Cell, Commands, Details, Figures, Table, Text, row, slug
 from rtda_jax.report.runs import Run
 from rtda_jax.run.log import duration
 
-
-def cost(groups: Sequence[Group]) -> Table:
-    """Wall time and speed of every train stage, and of the evaluations together."""
-    rows: list[list[Cell]] = []
-    for group in groups:
-        for stage in group.trained:
-            made = [run.trainings[stage] for run in group.runs if stage in run.trainings]
-            rates = [r["images_per_second"] for t in made for r in t.rows if _timed(r)]
-            waits = [r["data_wait"] for t in made for r in t.rows if _timed(r)]
-            rows.append(
-                [
-                    figures.title(group, stage),
-                    f"{made[0].step:,}",
-                    _times([t.seconds for t in made]),
-                    f"{np.median(rates):.1f}" if rates else "n/a",
-                    f"{100 * np.median(waits):.0f}%" if waits else "n/a",
-                    str(group.config["batch_size"]),
-                    group.config["model"]["name"],
-                ]
-            )
-        seconds = [
-            sum(e.seconds for e in run.evaluations.values())
-            for run in group.runs
-            if run.evaluations
-        ]
-        if any(seconds):
-            rows.append([f"{group.label}: evaluation", "", _times(seconds), "", "", "", ""])
-    head = ["stage", "steps", "wall time", "images/s", "waits for data", "batch", "network"]
-    return Table(head, rows)
+TIMES = (
+    "Time from a decoded uint8 image to its class map, one image at a time, as `--job=benchmark` "
+    "measured it; a fused row is counted once for each of its networks."
+)
+WALL = "Wall time over seeds as each process measured it, whatever else the machine did."
+VERSIONS = (
+    "These runs come from versions of the code that know different fields; they count as one "
+    "configuration because all fields that they share agree."
+)
+REPEATS = (
+    "These stages have the configuration and the seed of others, which count instead of them: "
+    "those of the smallest experiment, then the first by name."
+)
 
 
-def networks(groups: Sequence[Group]) -> Table | None:
-    """Parameters and multiply-accumulates of every network that was trained."""
-    said = {
-        words.partition(": ")[::2]
-        for group in groups
-        for run in group.runs
-        for training in run.trainings.values()
-        for words in training.networks
-    }
-    rows = [list(pair) for pair in sorted(said)]
-    return Table(["network", "in training"], rows, left=2) if rows else None
+def run_id(run: Run) -> str:
+    """Returns where links to a run lead."""
+    return slug(f"run {run.name}")
 
 
-def _timed(row: Mapping[str, Any]) -> bool:
-    return row.get("images_per_second") is not None and row.get("data_wait") is not None
+def hundredths(value: float | None) -> str:
+    """Returns a fraction in percent."""
+    return "n/a" if value is None else f"{100 * value:.1f}"
 
 
-def _times(seconds: Sequence[float]) -> str:
-    low, high = duration(min(seconds)), duration(max(seconds))
-    return low if low == high else f"{low} to {high}"
-
-
-def speeds(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What was timed, a row a network."""
+def speed(board: Board, speeds: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Returns score against the time of an image, where a network of the board was timed."""
+    panel = figures.against_speed(board, speeds)
+    if panel is None:
+        return []
     rows = [
-        [name, s["size"], f"{s['ms']:.1f}", f"{1000 / s['ms']:.1f}", s["device"], s["commit"]]
-        for name, s in sorted(found.items())
+        row(name, s["size"], f"{s['ms']:.1f}", f"{1000 / s['ms']:.1f}", s["device"], s["commit"])
+        for name, s in sorted(speeds.items())
     ]
     head = ["network", "image", "ms an image", "images/s", "device", "commit"]
-    return Table(head, rows)
+    return [Text(TIMES), Figures([panel]), Table(head, rows)]
 
 
-def provenance(groups: Sequence[Group]) -> Table:
-    """Which run is which: folder, seed, commit, steps, what is missing."""
-    rows: list[list[Cell]] = []
-    for group in groups:
-        for run in group.runs:
-            state = "complete" if not run.missing else f"not yet: {', '.join(run.missing)}"
-            rows.append([group.label, run.name, str(run.seed), run.commit or "unknown", state])
-    return Table(["method", "workdir", "seed", "commit", "stages"], rows, left=2)
+def cost(trained: Sequence[Series], runs: Sequence[Run]) -> list[Block]:
+    """Returns wall time and speed of every train stage, and the size of every network."""
+    rows = []
+    for series in trained:
+        trainings = list(series.trainings.values())
+        logged = list(itertools.chain(*(t.rows for t in trainings)))
+        rates, waits = (
+            [line[name] for line in logged if name in line]
+            for name in ("images_per_second", "data_wait")
+        )
+        config = series.stages[0].run.config
+        cells = (
+            Cell(f"{trainings[0].step:,}", order=trainings[0].step),
+            _times([t.seconds for t in trainings]),
+            f"{np.median(rates):.1f}" if rates else "n/a",
+            f"{100 * np.median(waits):.0f}%" if waits else "n/a",
+            str(config["batch_size"]),
+            config["model"]["name"],
+        )
+        rows.append(row(series.label, *cells, method=series.label))
+    if not rows:
+        return []
+    head = ["train stage", "steps", "wall time", "images/s", "waits for data", "batch", "network"]
+    trainings = [t for run in runs for t in run.trainings.values()]
+    networks = sorted({w.partition(": ")[::2] for t in trainings for w in t.networks})
+    sizes = Table(["network", "in training"], [row(*network) for network in networks], left=2)
+    return [Table(head, rows), Text(WALL), *([sizes] if networks else [])]
 
 
-def versions(groups: Sequence[Group]) -> Table | None:
-    """Methods whose runs do not know the same fields, and these."""
-    rows = [[g.label, ", ".join(f"`{field}`" for field in g.unshared)] for g in groups]
-    rows = [row for row in rows if row[1]]
-    return Table(["method", "fields not known to all its runs"], rows, left=2) if rows else None
+def _times(seconds: Iterable[float]) -> Cell:
+    low, high = min(seconds), max(seconds)
+    return Cell(" to ".join(dict.fromkeys((duration(low), duration(high)))), order=low)
 
 
-def settings(groups: Sequence[Group]) -> Table | None:
-    """The fields in which the configurations differ."""
-    found = differences(groups)
-    if not found:
-        return None
-    rows = [[f"`{field}`", *(_value(v) for v in values)] for field, values in found.items()]
-    return Table(["field", *(g.label for g in groups)], rows)
+def provenance(
+    trained: Sequence[Series], boards: Sequence[Board], runs: Sequence[Run], others: Sequence[str]
+) -> list[Block]:
+    """Returns a fold for each run, and whatever about their grouping has to be said."""
+    blocks: list[Block] = []
+    repeats = []
+    for series in (series for board in boards for series in board.rows):
+        for stage in series.repeats:
+            mine, counts = stage.run.evaluations[stage.name], series.evaluations[stage.run.seed]
+            name = Cell(f"{stage.run.name} · {stage.name}", href=run_id(stage.run))
+            numbers = (str(stage.run.seed), hundredths(mine.miou), hundredths(counts.miou))
+            repeats.append(row(name, series.label, *numbers, method=series.label))
+    if repeats:
+        head = ["stage", "method", "seed", "its mIoU, %", "what counts, %"]
+        blocks += [Text(REPEATS), Table(head, repeats, left=2)]
+    versions = [row(series.label, ", ".join(f)) for series in trained if (f := series.unshared)]
+    if versions:
+        head = ["train stage", "fields not known to all its runs"]
+        blocks += [Text(VERSIONS), Table(head, versions, left=2)]
+    if others:
+        blocks.append(Text(f"Named, but no runs: {', '.join(others)}.".replace("`", "'")))
+    blocks += [_run(run) for run in runs]
+    lines = [row(field, *map(_value, values)) for field, values in differences(trained).items()]
+    if lines:
+        table = Table(["field", *(series.label for series in trained)], lines)
+        blocks.append(Details("Fields in which the train stages differ", [table]))
+    return blocks
 
 
 def _value(value: Any) -> str:
     return "none" if value is None else str(value).replace("'", "")
 
 
-def environments(runs: Sequence[Run]) -> Table:
-    """Machines and versions; runs that share them share a column."""
-    found: dict[str, tuple[Mapping[str, str], list[str]]] = {}
-    for run in runs:
-        e = run.environment
-        if not e:
-            continue
-        packages = e.get("packages", {})
-        facts = {
-            "devices": ", ".join(map(str, e.get("devices", []))),
-            "CPU cores": str(e.get("cores", "")),
-            "system": str(e.get("platform", "")),
-            "python": str(e.get("python", "")),
-            **({"XLA_FLAGS": f"`{e['xla_flags']}`"} if e.get("xla_flags") else {}),
-            **({k: str(v) for k, v in packages.items()} if isinstance(packages, dict) else {}),
-        }
-        found.setdefault(repr(sorted(facts.items())), (facts, []))[1].append(run.name)
-    columns = [found[key] for key in sorted(found)]
-    names = list(dict.fromkeys(name for facts, _ in columns for name in facts))
-    rows: list[list[Cell]] = [["runs", *(", ".join(runs) for _, runs in columns)]]
-    if len(columns) == 1:
-        rows = []
-    rows += [[name, *(facts.get(name, "") for facts, _ in columns)] for name in names]
-    return Table(["", *(f"machine {i + 1}" for i in range(len(columns)))], rows, left=9)
+def _run(run: Run) -> Details:
+    """Returns everything about a run: what it is, how to repeat it, what it scored, where."""
+    state = "complete" if not run.missing else f"not yet: {', '.join(run.missing)}"
+    title = f"{run.name} · seed {run.seed} · commit {run.commit or 'unknown'} · {state}"
+    blocks: list[Block] = [Commands([run.command])] if run.command else []
+    scores = []
+    for name, e in run.evaluations.items():
+        numbers = (hundredths(e.miou), hundredths(e.pixel_accuracy), _times([e.seconds]))
+        scores.append(row(name, ", ".join(e.models), *numbers))
+    if scores:
+        head = ["evaluation", "of stages", "mIoU, %", "pixel accuracy, %", "wall time"]
+        blocks.append(Table(head, scores, left=2))
+    machine = run.environment
+    packages = machine.get("packages")
+    known = {
+        "python": machine.get("python", ""),
+        **(packages if isinstance(packages, dict) else {}),
+    }
+    facts = {
+        "devices": ", ".join(map(str, machine.get("devices", []))),
+        "CPU cores": str(machine.get("cores", "")),
+        "system": str(machine.get("platform", "")),
+        "XLA_FLAGS": str(machine.get("xla_flags", "")),
+        "versions": ", ".join(f"{name} {version}" for name, version in known.items()),
+    }
+    if machine:
+        facts = {name: value for name, value in facts.items() if value}
+        blocks.append(Table(["machine", ""], [row(*fact) for fact in facts.items()], left=2))
+    return Details(title, blocks, run_id(run), run.experiment)

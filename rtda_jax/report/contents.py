@@ -3,38 +3,34 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rtda_jax.errors import ConfigError
-from rtda_jax.report import accounts, figures, tables
-from rtda_jax.report.document import (
-    Block,
-    Commands,
-    Details,
-    Document,
-    Fact,
-    Panels,
-    Section,
-    Table,
-    Text,
-)
-from rtda_jax.report.gallery import gallery
-from rtda_jax.report.groups import Board, Group, Row, boards, group
-from rtda_jax.report.published import PUBLISHED
+import numpy as np
+
+from rtda_jax.report import accounts, compare, figures, published
+from rtda_jax.report.accounts import hundredths, run_id
+from rtda_jax.report.compare import Board, Series, Stage, Summary, summarise
+from rtda_jax.report.gallery import galleries
+from rtda_jax.report.page import Block, Cell, Details, Document, Figures, Table, Text, row, slug
 from rtda_jax.report.runs import Run
+
+MOST_DRAWINGS = 120  # of a kind; the rest is counted in words
+DIRECTION = {"source_miou": 1, "entropy": -1, "information_maximisation": 1, "nuclear_norm": 1}
 
 SCORES = (
     "Mean ± sample standard deviation over seeds, final step of each model, one confusion matrix "
-    "over the whole split; ignored pixels count nowhere. Bold is the highest mean of several seeds "
-    "that no target label helped; a single seed is never bold. An oracle is trained on target "
-    "labels. Gap closed is the share of the way from source only to the oracle, left out where "
-    "that way is within their spreads."
+    "over the whole split; ignored pixels count nowhere. Steps are all training steps behind a "
+    "network, also those of the networks that it continues or whose labels it learns. Only rows of "
+    "the same steps are compared: bold is the highest mean of several seeds among them that no "
+    "target label helped, where there is more than one. An oracle is trained on target labels. Gap "
+    "closed is the share of the way from source only to the oracle, left out where that way is "
+    "within their spreads."
 )
 BUILT_IN = (
     "`streets` is a small built-in benchmark: its numbers say nothing about real data sets and "
     "must not stand beside theirs."
 )
-VERSIONS = (
-    "These runs come from versions of the code that know different fields; they count as one "
-    "configuration because all fields that they share agree."
+BARS = (
+    "Bars are means, dots the seeds, an upright mark is source only at the same steps. Of the "
+    "confusion, rows are the truth and columns the prediction, over all seeds."
 )
 VALIDATION = (
     "Scores that need no target label, from the same pass over the target's images, and mIoU on "
@@ -42,6 +38,7 @@ VALIDATION = (
     "is an oracle, it stands here only to show what the others are worth, and nothing was chosen "
     "by it."
 )
+SIGNS = "Rank correlation is Spearman's; entropy enters with its sign turned, so +1 is perfect."
 DISCRIMINATORS = (
     "How often a discriminator is right. At chance on both domains it tells the generator nothing "
     "and may be deceived or broken; near 1 on both its gradient to the generator fades. The table "
@@ -53,77 +50,139 @@ def document(
     runs: Sequence[Run],
     *,
     speeds: Mapping[str, Mapping[str, Any]],
-    published: Sequence[str],
+    papers: Sequence[str],
+    others: Sequence[str] = (),
 ) -> Document:
-    """Everything there is to say about these runs.
+    """Returns everything there is to say about runs.
+
+    Args:
+      runs: in the order of their names.
+      speeds: network -> what `runs.speeds` read.
+      papers: to show besides those whose data the runs are on.
+      others: folders that were named but hold no run.
 
     Raises:
-      ConfigError: two runs are the same, or a paper is not known.
+      ConfigError: a paper is not known, or a picture is not a run's.
     """
-    groups = group(runs)
-    compared = boards(groups)
+    trained, boards = compare.series(runs)
     names = sorted({run.benchmark for run in runs})
-    places = _places(compared)
-    sections = []
-    for board, where in zip(compared, places, strict=True):
-        sections += [_scores(board, where), *_looks(board, where)]
-    sections += _training(groups)
-    for board, where in zip(compared, places, strict=True):
-        sections += [*_confusions(board, where), *_validation(board, where)]
-        sections += _speed(board, speeds, where)
-    sections += [_cost(groups), _provenance(groups, runs), *_published(names, published)]
+    sections: list[tuple[str, list[Block]]] = []
+    for board, where in zip(boards, _places(boards), strict=True):
+        sections += [
+            (f"Scores{where}", _scores(board, where)),
+            (f"Predictions{where}", _predictions(board)),
+            (f"Methods{where}", _methods(board, where)),
+            (f"Validation without target labels{where}", _validation(board)),
+            (f"Speed against accuracy{where}", accounts.speed(board, speeds)),
+        ]
+    sections += [
+        ("Training", _training(trained)),
+        ("Discriminators", _discriminators(trained)),
+        ("Cost", accounts.cost(trained, runs)),
+        ("Runs and commands", accounts.provenance(trained, boards, runs, others)),
+        (published.TITLE, published.section(names, papers)),
+    ]
+    rows = sum(len(board.rows) for board in boards)
     seeds = sorted({run.seed for run in runs})
     lead = (
-        f"{len(runs)} run{'s' * (len(runs) > 1)} of {len(groups)} "
-        f"configuration{'s' * (len(groups) > 1)}, seed{'s' * (len(seeds) > 1)} "
+        f"{_count(len(runs), 'run')}, {_count(rows, 'method')}, seed{'s' * (len(seeds) > 1)} "
         f"{', '.join(map(str, seeds))}; everything here is read from the runs' own records."
     )
-    return Document(", ".join(names), lead, _facts(compared), [s for s in sections if s.blocks])
+    shown = [(title, blocks) for title, blocks in sections if blocks]
+    return Document(", ".join(names), lead, _facts(boards), shown)
 
 
-def _places(compared: Sequence[Board]) -> list[str]:
-    """What headings call each board: nothing if there is one, else its benchmark."""
-    if len(compared) == 1:
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _places(boards: Sequence[Board]) -> list[str]:
+    """Returns what headings add for each board: nothing for the only one, else its benchmark."""
+    if len(boards) == 1:
         return [""]
-    names = [board.benchmark for board in compared]
+    names = [board.benchmark for board in boards]
     return [
         f" on {name}" + (f", protocol {names[: i + 1].count(name)}" * (names.count(name) > 1))
         for i, name in enumerate(names)
     ]
 
 
-def _facts(compared: Sequence[Board]) -> list[Fact]:
-    if len(compared) != 1:
+def _facts(boards: Sequence[Board]) -> list[tuple[str, str]]:
+    """Returns the numbers to be seen first, of the budget that most rows have."""
+    if len(boards) != 1:
         return []
-    board = compared[0]
-    lower, upper = tables.ends(board)
-    first = tables.best(board)
-    named: list[tuple[Row | None, str]] = [
-        (lower, "source only"),
-        (first if first is not lower else None, f"{first.label}, best adapted" if first else ""),
-        (upper, "oracle, trained on target labels"),
-    ]
-    facts = [Fact(tables.percent(row.miou), f"mIoU, %: {says}") for row, says in named if row]
-    gap = tables.gap_closed(first, lower, upper) if first else None
-    return facts if gap is None else [*facts, Fact(f"{100 * gap:.0f}%", "of the gap closed")]
+    board = boards[0]
+    budgets = [series.budget for series in board.rows]
+    budget = max(budgets, key=lambda b: (budgets.count(b), -b))
+    lower, upper = board.ends(budget)
+    best = board.best(budget)
+    named = [(lower, "source only")]
+    if best is not None and best is not lower:
+        named.append((best, f"{best.label}, best adapted"))
+    named.append((upper, "oracle, trained on target labels"))
+    facts = [(percent(s.miou), f"mIoU, %: {words}") for s, words in named if s]
+    gap = board.gap_closed(best) if best else None
+    return facts if gap is None else [*facts, (f"{100 * gap:.0f}%", "of the gap closed")]
 
 
-def _scores(board: Board, where: str) -> Section:
-    lower, _ = tables.ends(board)
+def percent(summary: Summary | None) -> str:
+    """Returns mean ± sample standard deviation in percent; a single value without."""
+    if summary is None:
+        return "n/a"
+    spread = "" if summary.spread is None else f" ± {100 * summary.spread:.1f}"
+    return f"{100 * summary.mean:.1f}{spread}"
+
+
+def _method_id(series: Series, where: str) -> str:
+    return slug(f"method {series.label}{where}")
+
+
+def _scores(board: Board, where: str) -> list[Block]:
+    seeds = sorted({seed for series in board.rows for seed in series.evaluations})
+    rows, classes = [], []
+    budget = board.rows[0].budget
+    for series in board.rows:
+        rule = series.budget != budget
+        budget, strong = series.budget, series is board.best(series.budget)
+        href, label = _method_id(series, where), series.label + " (oracle)" * series.oracle
+        miou = percent(series.miou) + " (one seed)" * (len(series.stages) == 1)
+        stages = {stage.run.seed: stage for stage in series.stages}
+        gap = board.gap_closed(series)
+        cells: list[str | Cell] = [
+            Cell(label, href, strong),
+            Cell(f"{budget:,}", order=budget),
+            Cell(miou, href, strong),
+            *(_seed(stages.get(seed)) for seed in seeds),
+            percent(summarise([e.pixel_accuracy for e in series.evaluations.values()])),
+            "" if gap is None else f"{100 * gap:.0f}%",
+        ]
+        rows.append(row(*cells, method=series.label, rule=rule))
+        means = [_shaded(mean) for mean in (series.miou, *series.iou.values())]
+        line = row(Cell(series.label, href), *means, method=series.label, rule=rule)
+        classes.append(line)
+    head = ["method", "steps", "mIoU, %", *(f"seed {s}" for s in seeds)]
     about = ", ".join(f"{k} {_words(v)}" for k, v in sorted(board.protocol.items()))
-    counts = sorted({r.images for row in board.rows for r in row.results.values()})
+    about = about.replace("`", "'")  # which would set code
+    counts = sorted({e.images for series in board.rows for e in series.evaluations.values()})
     small = f" {BUILT_IN}" if board.benchmark == "streets" else ""
-    blocks: list[Block] = [
-        tables.scores(board),
+    return [
+        Table([*head, "pixel accuracy, %", "gap closed"], rows),
         Text(SCORES),
         Text(f"Protocol: {' or '.join(map(str, counts))} images, {about}.{small}"),
-        tables.classes(board),
+        Table(["IoU, %", "mean", *board.rows[0].iou], classes),
     ]
-    if lower is not None:
-        blocks.append(
-            Text("Bars: mean IoU in percent, dots the seeds, the upright mark source only.")
-        )
-    return Section(f"Scores{where}", [*blocks, figures.class_bars(board, lower)])
+
+
+def _seed(stage: Stage | None) -> Cell:
+    if stage is None:
+        return Cell("")
+    return Cell(hundredths(stage.run.evaluations[stage.name].miou), href=run_id(stage.run))
+
+
+def _shaded(score: Summary | None) -> Cell:
+    if score is None:
+        return Cell("n/a")
+    return Cell(hundredths(score.mean), shade=min(max(score.mean, 0.0), 1.0))
 
 
 def _words(value: Any) -> str:
@@ -132,93 +191,119 @@ def _words(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _looks(board: Board, where: str) -> list[Section]:
-    shown, sheets = gallery(board)
-    says = Text("The same images through every method, of its first seed.")
-    blocks: list[Block] = [says, *shown] if shown else []
-    if sheets:
-        blocks.append(Details("Whole sheets, as the runs drew them", sheets))
-    return [Section(f"Predictions{where}", blocks)]
-
-
-def _training(groups: Sequence[Group]) -> list[Section]:
-    curves, judged = figures.training_curves(groups), figures.discriminators(groups)
-    table = tables.discriminators(groups)
-    sections = []
-    if curves:
-        says = "Mean over seeds, each seed faintly behind it."
-        sections.append(Section("Training", [Text(says), curves]))
-    if judged and table:
-        blocks: list[Block] = [Text(DISCRIMINATORS), judged, table]
-        sections.append(Section("Discriminators", blocks))
-    return sections
-
-
-def _confusions(board: Board, where: str) -> list[Section]:
-    panels = [figures.confusion(row, board) for row in board.rows]
-    says = "Rows are the truth, columns the prediction; shade is the share of the row, all seeds."
-    return [Section(f"Confusion{where}", [Text(says), Panels(panels)])]
-
-
-def _validation(board: Board, where: str) -> list[Section]:
-    table, ranks = tables.validators(board), tables.correlations(board)
-    if not table or not ranks:
-        return []
-    signs = "Rank correlation is Spearman's; entropy enters with its sign turned, so +1 is perfect."
-    dots = figures.validators(board, tables.validated(board))
-    blocks: list[Block] = [Text(VALIDATION), table, ranks, Text(signs), dots]
-    return [Section(f"Validation without target labels{where}", blocks)]
-
-
-def _speed(board: Board, speeds: Mapping[str, Mapping[str, Any]], where: str) -> list[Section]:
-    drawn = figures.against_speed(board, speeds)
-    if drawn is None:
-        return []
-    says = (
-        "Time from a decoded uint8 image to its class map, one image at a time, as "
-        "`--job=benchmark` measured it; a fused row is counted once for each of its networks."
-    )
-    blocks: list[Block] = [Text(says), drawn, accounts.speeds(speeds)]
-    return [Section(f"Speed against accuracy{where}", blocks)]
-
-
-def _cost(groups: Sequence[Group]) -> Section:
-    says = "Wall time over seeds as each process measured it, whatever else the machine did."
-    networks = accounts.networks(groups)
-    return Section("Cost", [accounts.cost(groups), Text(says), *([networks] if networks else [])])
-
-
-def _provenance(groups: Sequence[Group], runs: Sequence[Run]) -> Section:
-    blocks: list[Block] = [accounts.provenance(groups)]
-    commands = [run.command for g in groups for run in g.runs if run.command]
-    if commands:
-        blocks.append(Commands(commands))
-    differing = accounts.settings(groups) if len(groups) > 1 else None
-    versions = accounts.versions(groups)
-    if versions:
-        blocks += [Text(VERSIONS), versions]
-    if differing:
-        blocks.append(Details("Fields in which the configurations differ", [differing]))
-    blocks.append(Details("Machine and versions", [accounts.environments(runs)]))
-    return Section("Runs and commands", blocks)
-
-
-def _published(benchmarks: Sequence[str], named: Sequence[str]) -> list[Section]:
-    for name in named:
-        if name not in PUBLISHED:
-            known = ", ".join(PUBLISHED)
-            raise ConfigError(f"report: unknown paper {name!r}; known: {known}")
-    shown = [
-        paper
-        for name, paper in PUBLISHED.items()
-        if name in named or set(paper.benchmarks) & set(benchmarks)
-    ]
+def _predictions(board: Board) -> list[Block]:
+    gallery, sheets = galleries(board)
     blocks: list[Block] = []
-    for paper in shown:
+    if gallery:
         blocks += [
-            Text(f"{paper.title}. {paper.setting}."),
-            Table(paper.head, [list(row) for row in paper.rows]),
+            Text("The same images through every method, of its first seed that kept a picture."),
+            gallery,
         ]
-    title = "Published, other data, not comparable"
-    says = "Numbers as the papers print them. No number above may be held against one below."
-    return [Section(title, [Text(says), *blocks])] if blocks else []
+    if sheets:
+        blocks.append(Details("Whole sheets, as the runs drew them", [sheets]))
+    return blocks
+
+
+def _methods(board: Board, where: str) -> list[Block]:
+    """Returns a fold for each row; the best of the first budget is open."""
+    blocks: list[Block] = [Text(BARS)]
+    for series in board.rows:
+        rows = []
+        for stage in series.stages:
+            e, name = stage.run.evaluations[stage.name], Cell(stage.run.name, run_id(stage.run))
+            numbers = (hundredths(e.miou), hundredths(e.pixel_accuracy))
+            rows.append(row(str(stage.run.seed), name, stage.name, *numbers))
+        head = ["seed", "run", "stage", "mIoU, %", "pixel accuracy, %"]
+        panels = [figures.class_bars(series, board), figures.confusion(series, board)]
+        title = f"{series.label} · {percent(series.miou)} · {series.budget:,} steps"
+        shown = series is board.best(board.rows[0].budget)
+        inner: list[Block] = [Figures(panels), Table(head, rows, left=3)]
+        blocks.append(Details(title, inner, _method_id(series, where), series.label, shown))
+    return blocks
+
+
+def _training(trained: Sequence[Series]) -> list[Block]:
+    names = figures.terms(trained)
+    panels = [figures.training_curve(name, trained) for name in names[:MOST_DRAWINGS]]
+    keys = [figures.Key(s.label, s.colour, s.dash) for s in trained]
+    text = Text("Mean over seeds, each seed faintly behind it." + _left_out(names))
+    return [text, Figures(panels, keys)] if panels else []
+
+
+def _left_out(items: Sequence[Any]) -> str:
+    return f" Drawn are {MOST_DRAWINGS} of {len(items)}." if len(items) > MOST_DRAWINGS else ""
+
+
+def _discriminators(trained: Sequence[Series]) -> list[Block]:
+    judged = [(series, level) for series in trained for level in figures.levels(series)]
+    rows = []
+    for series, level in judged:
+        source, target = (_late(series, f"d_{level}_accuracy_{d}") for d in ("source", "target"))
+        if source is not None and target is not None:
+            numbers = (source, target, (source + target) / 2)
+            cells = (level, *(f"{n:.2f}" for n in numbers), reading(numbers[2]))
+            rows.append(row(series.label, *cells, method=series.label))
+    if not rows:
+        return []
+    keys = [figures.Key(f"right on the {d}", colour) for d, colour in figures.DOMAINS.items()]
+    panels = [figures.discriminator(*pair) for pair in judged[:MOST_DRAWINGS]]
+    head = ["train stage", "level", "source", "target", "balanced", "reads as"]
+    text = Text(DISCRIMINATORS + _left_out(judged))
+    return [text, Table(head, rows, left=2), Figures(panels, keys)]
+
+
+def _late(series: Series, key: str) -> float | None:
+    """Returns the mean over seeds and the last quarter of training of a logged number."""
+    values: list[float] = []
+    for training in series.trainings.values():
+        last = max((line["step"] for line in training.rows), default=0)
+        values += [r[key] for r in training.rows if key in r and r["step"] > 0.75 * last]
+    return float(np.mean(values)) if values else None
+
+
+def reading(balanced: float) -> str:
+    """Returns what a discriminator's balanced accuracy says."""
+    if balanced < 0.55:
+        return "at chance: deceived, or not learning"
+    return "saturated" if balanced > 0.95 else "contested"
+
+
+def _validation(board: Board) -> list[Block]:
+    evaluations = [e for series in board.rows for e in series.evaluations.values()]
+    names = [n for n in DIRECTION if any(n in e.validators for e in evaluations)]
+    if not names:
+        return []
+    rows = []
+    for series in board.rows:
+        cells = []
+        for name in names:
+            score = summarise([e.validators.get(name) for e in series.evaluations.values()])
+            cells.append(percent(score) if name.endswith("miou") else _thousandths(score))
+        rows.append(row(series.label, *cells, percent(series.miou), method=series.label))
+    table = Table(["method", *names, "target mIoU, % (oracle)"], rows)
+    ranks = Table(
+        ["validator", "rank correlation with target mIoU", "evaluations"],
+        [row(*correlation(name, board)) for name in names],
+    )
+    panels = [panel for name in names if (panel := figures.validator(name, board))]
+    experiments = {s.stages[0].run.experiment: s for s in board.rows}
+    keys = [figures.Key(name, s.colour) for name, s in experiments.items()]
+    return [Text(VALIDATION), table, ranks, Text(SIGNS), Figures(panels, keys)]
+
+
+def _thousandths(score: Summary | None) -> str:
+    if score is None:
+        return "n/a"
+    return f"{score.mean:.3f}" + ("" if score.spread is None else f" ± {score.spread:.3f}")
+
+
+def correlation(name: str, board: Board) -> tuple[str, str, str]:
+    """Returns a validator, its rank correlation with the target's mIoU, and of how many scores."""
+    both = [
+        (e.validators.get(name), e.miou)
+        for series in board.rows
+        for e in series.evaluations.values()
+    ]
+    pairs = [(DIRECTION[name] * a, b) for a, b in both if a is not None and b is not None]
+    rank = compare.spearman(pairs)
+    return name, "n/a" if rank is None else f"{rank:+.2f}", str(len(pairs))

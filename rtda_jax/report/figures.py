@@ -1,226 +1,400 @@
-"""What the drawings show: curves, bars, matrices and scatter plots of boards of runs."""
+"""Draws what a report shows, with matplotlib, as SVG that takes its colours from the page.
 
+Inks are written as custom properties of CSS (`var(--ink)`), so that a drawing follows light and
+dark mode; what a mark stands for is its `<title>`, which a browser shows as a tooltip.
+"""
+
+import dataclasses
+import io
+import itertools
+import pathlib
+import re
+import warnings
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from rtda_jax.data.labels import class_set
-from rtda_jax.report import bars, plot
-from rtda_jax.report.document import Panel, Panels
-from rtda_jax.report.groups import Board, Group, Row, summarise
+from rtda_jax.report.compare import COLOURS, Board, Series, Summary, summarise
+from rtda_jax.report.runs import ACCURACY, HEALTH
 
-DOMAINS = {"source": 5, "target": 4}  # colours of the discriminators' curves
-# What a log says about collapse: entropy of the target's softmax, classes it spreads over.
-HEALTH = ("target_entropy", "target_classes")
-POINTS = 160  # of a curve at most: more can not be seen and make the page heavy
-
-
-def slug(words: str) -> str:
-    """Words as part of a file name."""
-    kept = [c if c.isalnum() else "-" for c in words.lower()]
-    return "-".join(filter(None, "".join(kept).split("-")))
-
-
-def class_bars(board: Board, reference: Row | None) -> Panels:
-    """One panel a row: IoU of each class, its seeds, and a mark where the reference stands."""
-    colours = class_set(board.protocol["classes"]).colours
-    marks = _class_means(reference) if reference else {}
-    panels = []
-    for row in board.rows:
-        shown = []
-        for (name, values), rgb in zip(per_class(row).items(), colours, strict=False):
-            summary = summarise(values)
-            shown.append(
-                bars.Bar(
-                    name,
-                    summary.mean if summary else None,
-                    summary.values if summary else (),
-                    None if row is reference else marks.get(name),
-                    "#{:02x}{:02x}{:02x}".format(*rgb),
-                )
-            )
-        drawn = bars.bars(shown, title=f"IoU per class of {row.label}", of=row.group.colour)
-        panels.append(Panel(f"iou-{slug(row.label)}", drawn, row.label))
-    return Panels(panels)
-
-
-def per_class(row: Row) -> dict[str, list[float | None]]:
-    """Class -> IoU under each seed."""
-    results = list(row.results.values())
-    return {name: [r.iou.get(name) for r in results] for name in results[0].iou}
-
-
-def _class_means(row: Row) -> dict[str, float]:
-    found = {name: summarise(values) for name, values in per_class(row).items()}
-    return {name: summary.mean for name, summary in found.items() if summary}
-
-
-def training_curves(groups: Sequence[Group]) -> Panels | None:
-    """The loss and each term of the objective over steps, one colour a train stage."""
-    stages = train_stages(groups)
-    names: list[str] = []
-    for one, stage in stages:
-        for run in one.runs:
-            if stage in run.trainings:
-                terms = [t.split("·")[-1] for t in run.trainings[stage].objective.split(" + ")]
-                names += [t for t in ["loss", *terms] if t not in names]
-    names += HEALTH
-    panels = []
-    for name in names:
-        series = [
-            line
-            for one, stage in stages
-            for line in _lines(one, stage, name, colour=one.colour, dash=_dash(one, stage))
-        ]
-        if series:
-            drawn = plot.curves(series, title=f"{name} over training steps")
-            panels.append(Panel(f"curve-{slug(name)}", drawn, name))
-    legend = [(plot.colour(one.colour), _dashed(one, stage)) for one, stage in stages]
-    return Panels(panels, legend) if panels else None
-
-
-def _dash(group: Group, stage: str) -> int:
-    """Stages of one group share its colour and differ in their dashes."""
-    return group.trained.index(stage) % len(plot.DASHES)
-
-
-def _dashed(group: Group, stage: str) -> str:
-    style = ("", ", dashed", ", dotted")[_dash(group, stage)]
-    return title(group, stage) + style
-
-
-def train_stages(groups: Sequence[Group]) -> list[tuple[Group, str]]:
-    """Every train stage of every group, in order."""
-    return [(g, stage) for g in groups for stage in g.trained]
-
-
-def title(group: Group, stage: str) -> str:
-    """What a train stage is called: by its group, and by its own name where there are several."""
-    return f"{group.label} · {stage}" if len(group.trained) > 1 else group.label
-
-
-def _lines(group: Group, stage: str, name: str, *, colour: int, dash: int = 0) -> list[plot.Series]:
-    """The mean over seeds, and each seed faintly behind it where there are several."""
-    curves = []
-    for run in group.runs:
-        rows = run.trainings[stage].rows if stage in run.trainings else ()
-        points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
-        if points:
-            curves.append(points)
-    if not curves:
-        return []
-    if len(curves) == 1:
-        return [plot.Series(name, thin(curves[0]), colour, dash)]
-    tables = [dict(points) for points in curves]
-    shared = sorted(set(tables[0]).intersection(*tables[1:]))
-    mean = [(step, float(np.mean([t[step] for t in tables]))) for step in shared]
-    faint = [plot.Series(name, thin(points), colour, dash, faint=True) for points in curves]
-    return [*faint, plot.Series(name, thin(mean), colour, dash)] if mean else faint
-
-
-def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `POINTS` points, each the mean of its neighbours."""
-    size = -(-len(points) // POINTS)
-    chunks = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(c[-1][0], sum(y for _, y in c) / len(c)) for c in chunks]
-
-
-def levels(group: Group, stage: str) -> list[str]:
-    """The discriminators that a stage's records speak of."""
-    ends = "_accuracy_source"
-    trainings = [run.trainings[stage] for run in group.runs if stage in run.trainings]
-    keys = {key for training in trainings for row in training.rows for key in row}
-    names = [key for key in keys if key.startswith("d_") and key.endswith(ends)]
-    return sorted(name.removeprefix("d_").removesuffix(ends) for name in names)
-
-
-def discriminators(groups: Sequence[Group]) -> Panels | None:
-    """How often each discriminator is right on either domain, against chance."""
-    panels = []
-    for one, stage in train_stages(groups):
-        for level in levels(one, stage):
-            series = [
-                line
-                for domain, ink in DOMAINS.items()
-                for line in _lines(one, stage, f"d_{level}_accuracy_{domain}", colour=ink)
-            ]
-            name = title(one, stage) + ("" if level == "output" else f" · {level}")
-            drawn = plot.curves(
-                series,
-                title=f"discriminator accuracy of {name}",
-                y_range=(0.0, 1.0),
-                reference=(0.5, "chance"),
-            )
-            panels.append(Panel(f"discriminator-{slug(name)}", drawn, name))
-    legend = [(plot.colour(ink), f"right on the {domain}") for domain, ink in DOMAINS.items()]
-    return Panels(panels, legend) if panels else None
-
-
-def confusion(row: Row, board: Board) -> Panel:
-    """The confusion matrix over all seeds, every row a share of the true class's pixels."""
-    names = class_set(board.protocol["head_classes"]).names
-    total = np.sum([r.confusion for r in row.results.values()], axis=0)
-    truth = total.sum(1)
-    shares: list[list[float | None]] = [
-        [None if not n else float(v / n) for v in counts]
-        for counts, n in zip(total, truth, strict=True)
-    ]
-    drawn = bars.heatmap(
-        shares, names, title=f"confusion matrix of {row.label}", of=row.group.colour
+# Each ink is drawn in a colour that nothing else has, and then replaced by its name.
+INKS = {
+    name: f"#0bad{i:02x}"
+    for i, name in enumerate(
+        ("ink", "soft", "faint", "line", "paper", "ground", *(f"c{i}" for i in range(COLOURS)))
     )
-    return Panel(f"confusion-{slug(row.label)}", drawn, row.label)
+}
+DASHES = ("-", (0, (4, 2)), (0, (1, 2)))
+WIDTH = 340  # pixels of most drawings, about a phone's
+DOMAINS = {"source": 5, "target": 4}  # colours of a discriminator's curves
+LONGEST = 60  # characters of a label inside a drawing
+STYLESHEET = pathlib.Path(__file__).with_name("page.css")
+POINTS = 160  # of a curve at most: more would not be visible
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # labels come from names of folders
+    "font.family": ["DejaVu Sans"],  # measures only: the page's own font is shown
+    "font.size": 10,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.edgecolor": INKS["faint"],
+    "axes.axisbelow": True,
+    "grid.color": INKS["line"],
+    "grid.linewidth": 1,
+    "text.color": INKS["ink"],
+    "axes.labelcolor": INKS["soft"],
+    "xtick.color": INKS["faint"],
+    "ytick.color": INKS["faint"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.solid_capstyle": "round",
+    "lines.linewidth": 1.8,
+}
 
 
-def against_speed(board: Board, speeds: Mapping[str, Mapping[str, Any]]) -> Panels | None:
-    """Score over the time of an image, a dot a row whose network was timed."""
-    dots = []
-    for row in board.rows:
-        timed, miou = speeds.get(row.group.config["model"]["name"]), row.miou
-        if timed is None or miou is None:
-            continue
-        # A fused row runs every one of its networks.
-        count = len(next(iter(row.results.values())).models)
-        spread = None if miou.spread is None else 100 * miou.spread
-        dots.append(
-            plot.Dot(
-                row.label,
-                count * timed["ms"],
-                100 * miou.mean,
-                spread,
-                row.group.colour,
-                row.label,
-            )
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One drawing: its name, which becomes a file's, its SVG, its title, and whose it is."""
+
+    name: str
+    svg: str
+    title: str
+    method: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """An entry of a legend: what a colour and a dash of lines stand for."""
+
+    label: str
+    colour: int
+    dash: int = 0
+
+
+def ink(colour: int) -> str:
+    """Returns the ink of a number of a colour."""
+    return INKS[f"c{colour % COLOURS}"]
+
+
+class Drawing:
+    """Axes of a size in pixels, on which marks can be given tooltips."""
+
+    def __init__(self, height: float, *, margins: Sequence[float], width: float = WIDTH) -> None:
+        """Margins are those at the left, right, top and bottom, in pixels."""
+        left, right, top, bottom = margins
+        self.figure = Figure(figsize=(width / 72, height / 72), frameon=False)
+        corner = (left / width, bottom / height)
+        size = ((width - left - right) / width, (height - top - bottom) / height)
+        self.axes = self.figure.add_axes((*corner, *size), facecolor="none")
+        self.tips: list[tuple[str, str]] = []
+
+    def tip(self, artists: Sequence[Artist], title: str, *, method: str = "") -> None:
+        """Gives marks a tooltip, and the name of the method that the page's filter looks for."""
+        for artist in artists:
+            artist.set_gid(f"tip-{len(self.tips)}-")
+            self.tips.append((title, method))
+
+    def svg(self, title: str) -> str:
+        """Returns the SVG element."""
+        stream = io.StringIO()
+        with matplotlib.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # letters that the font which measures them lacks
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            FigureCanvasSVG(self.figure).print_svg(stream, metadata=nothing)
+        return _slim(stream.getvalue(), title, self.tips)
+
+
+def _slim(text: str, title: str, tips: Sequence[tuple[str, str]]) -> str:
+    """Returns matplotlib's SVG without what a page has no use for, with inks and tooltips."""
+
+    def tip(match: re.Match[str]) -> str:
+        words, method = tips[int(match[1])]
+        owner = f' data-method="{escape(method)}"' if method else ""
+        return f"<g{owner}><title>{escape(words)}</title>"
+
+    def shorter(tag: re.Match[str]) -> str:
+        text = re.sub(
+            r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), tag[0]
         )
-    if not dots:
-        return None
-    drawn = plot.scatter(
-        dots,
-        title="accuracy against time of an image",
-        x_label="ms an image, host to host",
-        y_label="mIoU, %",
+        return re.sub(r"(?<=[:;]) | (?=\"/?>)", "", text)
+
+    for pattern, instead in (
+        (r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", ""),
+        (r"<svg .*?(viewBox=\S+ \S+ \S+ \S+)[^>]*", r'<svg \1 role="img"'),
+        (r' id="[a-zA-Z.\d]+_\d+"| font-family: [^;"]*;| transform="rotate\(-0 [^"]*"', ""),
+        (r"xlink:(?=href)", ""),
+        (r">\s+<", "><"),
+        (r"\s*\n\s*", " "),
+        (r"<g></g>|<g/>|<defs></defs>|<defs/>", ""),
+        (r"<g></g>", ""),
+    ):
+        text = re.sub(pattern, instead, text, flags=re.DOTALL)
+    text = re.sub(r'<g id="tip-(\d+)-">', tip, re.sub(r"<[^>]+>", shorter, text))
+    for name, colour in INKS.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text.strip().replace('role="img"', f'role="img" aria-label="{escape(title)}"', 1)
+
+
+def standalone(svg: str, title: str = "") -> str:
+    """Returns a drawing as a file of its own, with its inks for light and dark, and its title."""
+    width, height = (float(v) for v in re.findall(r"[\d.]+", svg.split('"')[1])[2:])
+    head = 20 if title else 0
+    style = STYLESHEET.read_text(encoding="utf-8").split("/* end of what drawings need */")[0]
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" '
+        f'viewBox="0 {-head} {width:g} {height + head:g}"><style>{style}</style>'
+        f'<rect y="{-head}" width="100%" height="100%" fill="var(--paper)"/>'
     )
-    return Panels([Panel("speed", drawn, "accuracy against speed")])
+    words = f'<text x="2" y="-6" class="title">{escape(title)}</text>' if title else ""
+    return opening + words + svg[svg.index(">") + 1 :] + "\n"
 
 
-def validators(board: Board, names: Sequence[str]) -> Panels:
-    """The oracle's score over each validator, a dot an evaluation."""
-    panels = []
-    for name in names:
-        dots = [
-            plot.Dot(
-                f"{row.label}, seed {seed}", result.validators[name] or 0.0, 100 * miou, None, ink
+@matplotlib.rc_context(STYLE)
+def class_bars(row: Series, board: Board) -> Panel:
+    """Draws the IoU of each class in percent, each seed's, and a mark where source only stands."""
+    reference, _ = board.ends(row.budget)
+    marks = reference.iou if reference and reference is not row else {}
+    colours = class_set(board.protocol["classes"]).colours
+    classes = row.iou
+    drawing = Drawing(17 * len(classes) + 24, margins=(104, 40, 4, 20))
+    axes = drawing.axes
+    axes.set(xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5), yticks=[])
+    axes.spines["bottom"].set_visible(False)
+    axes.grid(axis="x")
+    for i, (name, iou) in enumerate(classes.items()):
+        swatch: dict[str, Any] = {
+            "facecolor": np.divide(colours[i], 255),
+            "edgecolor": INKS["faint"],
+            "lw": 0.5,
+        }
+        inset = Rectangle((2, 17 * (len(classes) - i) + 7), 9, 9, transform=None, **swatch)
+        drawing.figure.add_artist(inset)
+        axes.annotate(name, (0, i), (-88, 0), textcoords="offset points", va="center", fontsize=11)
+        if iou is None:
+            axes.text(2, i, "n/a", va="center", color=INKS["faint"])
+            continue
+        values = [100 * v for v in iou.values]
+        words = f"{name}: {100 * iou.mean:.1f}"
+        if len(values) > 1:
+            axes.plot(
+                values,
+                [i] * len(values),
+                "o",
+                ms=3.6,
+                color=INKS["ink"],
+                alpha=0.6,
+                mew=0,
+                clip_on=False,
             )
-            for row in board.rows
-            for ink in (row.group.colour,)
-            for seed, result in row.results.items()
-            for miou in (result.miou,)
-            if result.validators.get(name) is not None and miou is not None
-        ]
-        if dots:
-            drawn = plot.scatter(
-                dots, title=f"target mIoU over {name}", x_label=name, y_label="target mIoU, %"
+            words += f" ({', '.join(f'{v:.1f}' for v in values)})"
+        mark = marks.get(name)
+        if mark is not None:
+            axes.plot(
+                [100 * mark.mean] * 2, [i - 0.4, i + 0.4], color=INKS["ink"], lw=1.6, clip_on=False
             )
-            panels.append(Panel(f"validator-{slug(name)}", drawn, name))
-    inks = {row.group.label: row.group.colour for row in board.rows}
-    return Panels(panels, [(plot.colour(ink), label) for label, ink in inks.items()])
+            words += f", source only {100 * mark.mean:.1f}"
+        bar = axes.barh(
+            i, 100 * iou.mean, height=0.6, color=ink(row.colour), alpha=0.82, clip_on=False
+        )
+        drawing.tip(bar.patches, words)
+        where: dict[str, Any] = {
+            "textcoords": "offset points",
+            "va": "center",
+            "ha": "right",
+            "fontsize": 11,
+        }
+        axes.annotate(f"{100 * iou.mean:.1f}", (100, i), (38, 0), **where)
+    title = f"IoU per class of {row.label}"
+    return Panel(f"iou-{row.label}", drawing.svg(title), "IoU of each class, %", row.label)
+
+
+@matplotlib.rc_context(STYLE)
+def confusion(row: Series, board: Board) -> Panel:
+    """Draws the confusion matrix over all seeds: each row in percent of the true class's pixels."""
+    names = class_set(board.protocol["head_classes"]).names
+    total = np.sum([e.confusion for e in row.evaluations.values()], axis=0, dtype=np.float64)
+    shares = total / np.maximum(total.sum(1, keepdims=True), 1)
+    cell, count = 24, len(names)
+    side = cell * count
+    drawing = Drawing(side + 84, width=side + 112, margins=(86, 26, 80, 4))
+    axes = drawing.axes
+    axes.set(xlim=(0, count), ylim=(count, 0), facecolor=INKS["ground"])
+    axes.spines["bottom"].set_visible(False)
+    centres = np.arange(count) + 0.5
+    axes.xaxis.tick_top()
+    slanted: dict[str, Any] = {"rotation": 50, "ha": "left", "rotation_mode": "anchor"}
+    axes.set_xticks(centres, names, color=INKS["soft"], **slanted)
+    axes.set_yticks(centres, names, color=INKS["soft"])
+    for i, j in itertools.product(range(count), repeat=2):
+        share = shares[i, j]
+        if share < 0.01:
+            continue
+        square = Rectangle((j, i), 1, 1, color=ink(row.colour), alpha=share, lw=0, clip_on=False)
+        axes.add_artist(square)
+        words = f"{names[i]}: right" if i == j else f"{names[i]} taken for {names[j]}"
+        drawing.tip([square], f"{words}, {100 * share:.1f}% of its pixels")
+        if share >= 0.02:
+            colour = INKS["paper" if share > 0.6 else "ink"]
+            where: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 9}
+            axes.text(j + 0.5, i + 0.5, f"{100 * share:.0f}", color=colour, **where)
+    title = f"confusion matrix of {row.label}"
+    return Panel(f"confusion-{row.label}", drawing.svg(title), "Confusion, % of the row", row.label)
+
+
+def terms(trained: Sequence[Series]) -> list[str]:
+    """Returns what training curves there are to draw: the loss, its terms, signs of collapse."""
+    objectives = [t.terms for row in trained for t in row.trainings.values()]
+    names = dict.fromkeys(["loss", *itertools.chain(*objectives), *HEALTH])
+    drawn = {n for row in trained for t in row.trainings.values() for r in t.rows for n in r}
+    return [name for name in names if name in drawn]
+
+
+@matplotlib.rc_context(STYLE)
+def training_curve(name: str, trained: Sequence[Series]) -> Panel:
+    """Draws one logged number over steps, a line for each train stage, its seeds faint behind."""
+    drawing = Drawing(190, margins=(40, 14, 10, 30))
+    for row in trained:
+        _line(drawing, row, name, colour=row.colour, dash=row.dash)
+    _over_steps(drawing)
+    low, high = drawing.axes.get_ylim()
+    drawing.axes.set_ylim(min(low, 0), high)
+    return Panel(f"curve-{name}", drawing.svg(f"{name} over training steps"), name)
+
+
+def levels(row: Series) -> list[str]:
+    """Returns the discriminators that a train stage's records speak of."""
+    keys = {key for t in row.trainings.values() for line in t.rows for key in line}
+    return sorted({match[1] for key in keys if (match := ACCURACY.fullmatch(key))})
+
+
+@matplotlib.rc_context(STYLE)
+def discriminator(row: Series, level: str) -> Panel:
+    """Draws how often a discriminator is right on either domain, against chance."""
+    drawing = Drawing(190, margins=(40, 14, 10, 30))
+    drawing.axes.axhline(0.5, color=INKS["ink"], lw=1.2, ls=DASHES[1], alpha=0.75)
+    for domain, colour in DOMAINS.items():
+        _line(drawing, row, f"d_{level}_accuracy_{domain}", colour=colour, words=domain)
+    _over_steps(drawing)
+    drawing.axes.set_ylim(0, 1)
+    right = drawing.axes.get_xlim()[1]
+    drawing.axes.text(right, 0.51, "chance", ha="right", va="bottom", color=INKS["soft"])
+    title = row.label if level == "output" else f"{row.label} · {level}"
+    svg = drawing.svg(f"discriminator accuracy of {title}")
+    return Panel(f"discriminator-{title}", svg, title, row.label)
+
+
+def _line(
+    drawing: Drawing, row: Series, name: str, *, colour: int, dash: int = 0, words: str = ""
+) -> None:
+    """Draws the mean over seeds, and each seed faintly behind it where there are several."""
+    logged = [
+        {int(r["step"]): r[name] for r in training.rows if name in r}
+        for training in row.trainings.values()
+    ]
+    logged = [points for points in logged if points]
+    if not logged:
+        return
+    shared = set(logged[0]).intersection(*logged[1:])
+    mean = {step: float(np.mean([points[step] for points in logged])) for step in shared}
+    style: dict[str, Any] = {"color": ink(colour), "linestyle": DASHES[dash % len(DASHES)]}
+    for points in logged if len(logged) > 1 else ():
+        lines = drawing.axes.plot(*_thin(points), lw=1, alpha=0.28, zorder=1, **style)
+        drawing.tip(lines, words or row.label, method=row.label)
+    if mean:
+        drawing.tip(drawing.axes.plot(*_thin(mean), **style), words or row.label, method=row.label)
+
+
+def _thin(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    """Returns at most `POINTS` points in the order of steps, each the mean of its neighbours."""
+    steps = sorted(points)
+    size = -(-len(steps) // POINTS)
+    chunks = [steps[i : i + size] for i in range(0, len(steps), size)]
+    return [c[-1] for c in chunks], [sum(points[s] for s in c) / len(c) for c in chunks]
+
+
+def _over_steps(drawing: Drawing) -> None:
+    drawing.axes.grid(axis="y")
+    drawing.axes.set_xlabel("step", loc="right")
+    drawing.axes.margins(x=0)
+    drawing.axes.locator_params(nbins=5)
+
+
+@matplotlib.rc_context(STYLE)
+def against_speed(board: Board, speeds: Mapping[str, Mapping[str, Any]]) -> Panel | None:
+    """Draws score over the time of an image, a dot for each row whose network was timed."""
+    drawing = Drawing(230, margins=(40, 14, 18, 32))
+    for row in board.rows:
+        timed, miou = speeds.get(row.stages[0].run.config["model"]["name"]), row.miou
+        if timed is not None and miou is not None:
+            # A fused row runs every one of its networks.
+            count = len(next(iter(row.evaluations.values())).models)
+            _dot(drawing, count * timed["ms"], miou, row, words=row.label, label=row.label)
+    if not drawing.tips:
+        return None
+    _scattered(drawing, x="ms an image, host to host", y="mIoU, %")
+    return Panel("speed", drawing.svg("accuracy against time of an image"), "Accuracy and speed")
+
+
+@matplotlib.rc_context(STYLE)
+def validator(name: str, board: Board) -> Panel | None:
+    """Draws the target's mIoU over a score that needs no target label, a dot an evaluation."""
+    drawing = Drawing(190, margins=(40, 12, 18, 32))
+    for row in board.rows:
+        for seed, evaluation in row.evaluations.items():
+            score, miou = evaluation.validators.get(name), summarise([evaluation.miou])
+            if score is not None and miou is not None:
+                _dot(drawing, score, miou, row, words=f"{row.label}, seed {seed}")
+    if not drawing.tips:
+        return None
+    _scattered(drawing, x=name, y="target mIoU, %")
+    return Panel(f"validator-{name}", drawing.svg(f"target mIoU over {name}"), name)
+
+
+def _dot(
+    drawing: Drawing, x: float, miou: Summary, row: Series, *, words: str, label: str = ""
+) -> None:
+    y, spread = 100 * miou.mean, 100 * (miou.spread or 0)
+    if spread:
+        drawing.axes.plot([x, x], [y - spread, y + spread], color=INKS["soft"], lw=1.3)
+    dots = drawing.axes.plot(x, y, "o", ms=8, color=ink(row.colour), mec=INKS["paper"], zorder=3)
+    drawing.tip(dots, f"{words}: {y:.1f}", method=row.label)
+    if label:
+        beside: dict[str, Any] = {
+            "textcoords": "offset points",
+            "va": "center",
+            "color": INKS["soft"],
+        }
+        drawing.axes.annotate(label[:LONGEST], (x, y), (7, 0), **beside)
+
+
+def _scattered(drawing: Drawing, *, x: str, y: str) -> None:
+    drawing.axes.margins(0.12)
+    drawing.axes.grid(axis="y")
+    drawing.axes.locator_params(nbins=5)
+    drawing.axes.set_xlabel(x, loc="right")
+    drawing.axes.set_title(y, loc="left", fontsize=10, color=INKS["soft"], pad=5)
+
+
+@matplotlib.rc_context(STYLE)
+def legend(keys: Sequence[Key]) -> str:
+    """Draws what colours and dashes mean, a line each, for where no page can say it."""
+    drawing = Drawing(18 * len(keys) + 4, margins=(0, 0, 2, 2))
+    drawing.axes.set(xlim=(0, WIDTH), ylim=(len(keys) - 0.5, -0.5), xticks=[], yticks=[])
+    drawing.axes.spines["bottom"].set_visible(False)
+    for i, key in enumerate(keys):
+        style: dict[str, Any] = {
+            "color": ink(key.colour),
+            "linestyle": DASHES[key.dash % len(DASHES)],
+        }
+        drawing.axes.plot([4, 28], [i, i], **style)
+        drawing.axes.text(36, i, key.label[:LONGEST], va="center", fontsize=11)
+    return drawing.svg("legend")

@@ -1,73 +1,96 @@
-"""The same images through every method, cut out of the runs' predictions.png."""
+"""Cuts the same images out of the predictions.png of every method, and puts them side by side."""
 
 import io
 import pathlib
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
-from rtda_jax.data import headers
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.report.document import Gallery, Picture
-from rtda_jax.report.figures import slug
-from rtda_jax.report.groups import Board
+from rtda_jax.report.compare import Board
+from rtda_jax.report.page import Gallery
+from rtda_jax.report.records import read
 from rtda_jax.tools import pictures
 
-TRUTH, SHOWN = "truth", "prediction"
+TARGET, TRUTH, PREDICTION = "target", "truth", "prediction"  # titles of a sheet's columns
+MOST_BYTES = 32 << 20  # of a picture
+MOST_PIXELS = 1 << 24  # of a picture: a hundred rows of what a run writes
+SHOWN = 6  # images of each method
+LARGEST = 1024  # pixels of an image's side
+
+Cells = Mapping[str, Sequence[np.ndarray]]
 
 
-def gallery(board: Board) -> tuple[list[Gallery], list[Picture]]:
-    """Target, truth and the prediction of each row's first seed; and the sheets left whole.
+def galleries(board: Board) -> tuple[Gallery | None, Gallery | None]:
+    """Returns target, truth and each row's prediction, of its first seed that has a picture.
+
+    The second gallery has the sheets that are left whole.
 
     A sheet stays whole if it does not say what its cells are (an older run's), or if it shows other
     images than the first.
     """
-    columns: dict[str, list[np.ndarray]] = {}
-    sheets: list[Picture] = []
+    columns: list[tuple[str, Sequence[np.ndarray]]] = []
+    sheets: list[tuple[str, Sequence[np.ndarray]]] = []
+    truth: Sequence[np.ndarray] | None = None
     for row in board.rows:
-        result = next(iter(row.results.values()))
-        if result.picture is None:
+        path = next((e.picture for e in row.evaluations.values() if e.picture), None)
+        if path is None:
             continue
-        cells = read_cells(result.picture)
-        if cells is None or not _same(cells, columns):
-            png = result.picture.read_bytes()
-            sheets.append(Picture(f"sheet-{slug(row.label)}", png, row.label))
+        sheet = open_sheet(path)
+        cells = read_cells(sheet, path)
+        if cells is None or not _comparable(cells, truth):
+            sheets.append((row.label, [_small(np.asarray(sheet.convert("RGB")))]))
             continue
-        if not columns:
-            columns |= {"target": cells["target"], TRUTH: cells[TRUTH]}
-        columns[row.label] = cells[SHOWN]
-    if not columns:
-        return [], sheets
+        if truth is None:
+            truth = cells[TRUTH]
+            columns = [(f"({name})", [_small(c) for c in cells[name]]) for name in (TARGET, TRUTH)]
+        columns.append((row.label, [_small(cell) for cell in cells[PREDICTION]]))
     known = class_set(board.protocol["head_classes"])
-    rows = [list(images) for images in zip(*columns.values(), strict=True)]
-    name = f"gallery-{slug(board.benchmark)}"
-    return [Gallery(name, list(columns), rows, known.names, known.colours)], sheets
+    gallery = Gallery(columns, known.names, known.colours) if columns else None
+    return gallery, Gallery(sheets) if sheets else None
 
 
-def read_cells(path: pathlib.Path) -> dict[str, list[np.ndarray]] | None:
-    """Those of pictures.cells; ConfigError naming a file that is no picture of a run."""
+def open_sheet(path: pathlib.Path) -> Image.Image:
+    """Opens a run's predictions.png; a ConfigError names one that is not or is too large."""
+    data = read(path, inside=path.parent.parent, most=MOST_BYTES)
     try:
-        headers.probe(path.read_bytes(), str(path))
-        return pictures.cells(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data or b""), formats=["PNG"])
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels; expected at most {MOST_PIXELS}")
+        image.load()
     except Exception as error:  # a damaged picture can raise anything
         raise ConfigError(f"{path}: not a picture that a run writes: {error}") from None
+    return image
 
 
-def _same(cells: dict[str, list[np.ndarray]], columns: dict[str, list[np.ndarray]]) -> bool:
-    if not {"target", TRUTH, SHOWN} <= cells.keys():
+def read_cells(sheet: Image.Image, path: pathlib.Path) -> Cells | None:
+    """Returns the first images of each of a sheet's columns by title; None of any other picture.
+
+    Raises:
+      ConfigError: it says to have cells that it does not have, naming the path.
+    """
+    try:
+        cells = pictures.cells(sheet)
+    except Exception as error:  # what it says can be anything
+        raise ConfigError(f"{path}: not a picture that a run writes: {error}") from None
+    return None if cells is None else {title: column[:SHOWN] for title, column in cells.items()}
+
+
+def _comparable(cells: Cells, truth: Sequence[np.ndarray] | None) -> bool:
+    if not {TARGET, TRUTH, PREDICTION} <= cells.keys():
         return False
-    if not columns:
-        return True
-    mine, first = cells[TRUTH], columns[TRUTH]
-    return len(mine) == len(first) and all(
-        np.array_equal(a, b) for a, b in zip(mine, first, strict=True)
+    return truth is None or (
+        len(cells[TRUTH]) == len(truth)
+        and all(np.array_equal(a, b) for a, b in zip(cells[TRUTH], truth, strict=True))
     )
 
 
-def png(image: np.ndarray) -> bytes:
-    """An image uint8 [H,W,3] as the bytes of a PNG."""
-    from PIL import Image
-
-    held = io.BytesIO()
-    Image.fromarray(image).save(held, format="PNG", optimize=True)
-    return held.getvalue()
+def _small(image: np.ndarray) -> np.ndarray:
+    """Returns a copy of an image, reduced where a side is longer than `LARGEST`."""
+    step = -(-max(image.shape[:2]) // LARGEST)
+    return image[::step, ::step].copy()

@@ -4,17 +4,23 @@ Other data (subsets of hundreds or thousands of images), other lengths of traini
 on the labels that are scored: these rows say what was claimed, not what to compare with.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from rtda_jax.errors import lookup
+from rtda_jax.report.page import Block, Table, Text, row
+
+TITLE = "Published, other data, not comparable"
 
 
 class Published(NamedTuple):
-    """One paper's table.
+    """A paper's table.
 
     Attributes:
       title: whose it is.
       setting: what it was measured on, as far as the paper says.
       benchmarks: ours that have its source, target and classes.
-      head: column names.
+      head: names of the columns.
       rows: as printed; mIoU in percent.
     """
 
@@ -29,8 +35,8 @@ _GTA5 = ("gta5_to_cityscapes",)
 _CITIES = tuple(f"cityscapes_to_crosscity:{c}" for c in ("rome", "rio", "taipei", "tokyo"))
 
 PUBLISHED = {
-    "s0": Published(
-        "S0, Brunstein et al., Analysis of loss function impact on real-time domain adaptation",
+    "brunstein": Published(
+        "Brunstein et al., Analysis of loss function impact on real-time domain adaptation",
         "GTA5 (500 images) to Cityscapes val; BiSeNet; single runs; the pixel accuracy counts "
         "ignored pixels as wrong",
         _GTA5,
@@ -46,8 +52,8 @@ PUBLISHED = {
             ("ResNet-101, trained on the target", "45.1", "", ""),
         ),
     ),
-    "s1": Published(
-        "S1, Nikiforos, Cappello & Macaluso, Real-time domain adaptation",
+    "nikiforos": Published(
+        "Nikiforos, Cappello & Macaluso, Real-time domain adaptation",
         "GTA5 (2500 images) to Cityscapes (1572); BiSeNet STDC; single runs; the test images were "
         "also used for validation",
         _GTA5,
@@ -63,8 +69,8 @@ PUBLISHED = {
             ("trained on the target", "63.4"),
         ),
     ),
-    "s2": Published(
-        "S2, Bartoletti, Bulfamante & Sciortino, Multiple layer self supervised learning",
+    "bartoletti": Published(
+        "Bartoletti, Bulfamante & Sciortino, Multiple layer self supervised learning",
         "GTA5 (500 images) to Cityscapes; BiSeNet ResNet-101; single runs",
         _GTA5,
         ("method", "mIoU, %"),
@@ -78,8 +84,8 @@ PUBLISHED = {
             ("ResNet-101, trained on the target", "60.7"),
         ),
     ),
-    "s3": Published(
-        "S3, Thukral, Khantwal & Agarwal, Domain adaptation for image segmentation",
+    "thukral": Published(
+        "Thukral, Khantwal & Agarwal, Domain adaptation for image segmentation",
         "GTA5 to Cityscapes, SYNTHIA to CamVid; DeepLab; single runs; of 31.2 the nine classes "
         "listed do not give the mean",
         (*_GTA5, "synthia_to_camvid"),
@@ -91,8 +97,8 @@ PUBLISHED = {
             ("SYNTHIA to CamVid, multi level", "31.2"),
         ),
     ),
-    "s4": Published(
-        "S4, Threshold-adaptive unsupervised focal loss, arXiv 2208.10716",
+    "tufl": Published(
+        "TUFL, Threshold-adaptive unsupervised focal loss, arXiv 2208.10716",
         "Cityscapes to CrossCity, 13 classes; BiSeNet; 2000 iterations, single and multi scale",
         _CITIES,
         ("city", "single scale", "multi scale"),
@@ -104,3 +110,19 @@ PUBLISHED = {
         ),
     ),
 }
+
+
+def section(benchmarks: Sequence[str], named: Sequence[str]) -> list[Block]:
+    """Returns the tables of the papers that are named, and of those on the benchmarks' own data.
+
+    Raises:
+      ConfigError: a paper is not known.
+    """
+    papers = [lookup(PUBLISHED, name, "paper") for name in named]
+    papers += [paper for paper in PUBLISHED.values() if set(paper.benchmarks) & set(benchmarks)]
+    blocks: list[Block] = []
+    for paper in (paper for paper in PUBLISHED.values() if paper in papers):
+        table = Table(paper.head, [row(*cells) for cells in paper.rows])
+        blocks += [Text(f"{paper.title}. {paper.setting}."), table]
+    text = "Numbers as the papers print them. No number above may be held against one below."
+    return [Text(text), *blocks] if blocks else []

@@ -1,37 +1,59 @@
-"""Runs as they stand in their folders, every field checked where it is read."""
+"""Finds the folders of runs and reads what each holds."""
 
 import dataclasses
 import glob
-import json
+import hashlib
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import flax
+import numpy as np
 
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import log
+from rtda_jax.report.records import (
+    LARGEST,
+    NUMBER,
+    OPTIONAL,
+    TEXT,
+    Record,
+    parse,
+    printable,
+    read,
+    read_json,
+)
+from rtda_jax.run.log import METRICS_FILE
 
-RESULTS, CONFIG = "results.json", "config.json"
-SEED = re.compile(r"seed\d+")  # a workdir of --seeds=N
-NUMBER = (int, float)
-MAYBE = (int, float, type(None))
-LARGEST = 2**63  # of a number in a record
-DEEPEST = 64  # objects and lists in one another
+RESULTS, CONFIG, PICTURE = "results.json", "config.json", "predictions.png"
+SEED = re.compile(r"seed\d+")  # a folder of --seeds=N
+LONGEST_NAME = 80  # characters of a run's name that are shown
+MOST_METRICS = 64 << 20  # bytes
+MOST_FIELDS = 4096  # of a configuration
+MOST_STAGES = 64
+MOST_KEYS = 48  # of metrics.jsonl that the report draws
+
+HEALTH = ("target_entropy", "target_classes")  # what a log says about collapse
+SPEED = ("images_per_second", "data_wait")
+ACCURACY = re.compile(r"d_(.+)_accuracy_(source|target)")
+
+Metrics: TypeAlias = Sequence[Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One evaluate stage of one run.
+    """What an evaluate stage of a run measured.
 
     Attributes:
-      miou, pixel_accuracy, iou: fractions, None where nothing can be said.
-      confusion: pixel counts [K][K] over the head's classes, rows the truth.
+      miou, pixel_accuracy, iou: fractions; None where nothing can be said.
+      confusion: pixel counts [K][K] over the head's classes, rows are the truth.
       protocol: what decides the numbers besides the weights.
       validators: scores that read no target label, by name.
-      models: the train stages it fuses.
-      seconds: it took.
+      models: the stages whose networks it fuses, as "STAGE" or "STAGE:teacher".
+      seconds: how long it took.
       picture: its predictions.png, or None.
     """
 
@@ -50,239 +72,206 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One train stage of one run: its record and the rows of its metrics.jsonl.
+    """What a train stage of a run recorded.
 
     Attributes:
+      terms: names of the terms of its objective.
+      rows: of its metrics.jsonl, the numbers that a report draws.
       networks: name, parameters and multiply-accumulates of each, in words.
     """
 
-    objective: str
+    terms: Sequence[str]
     seconds: float
     step: int
-    rows: Sequence[Mapping[str, Any]]
+    rows: Metrics
     networks: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished or unfinished experiment in its folder."""
+    """An experiment in its folder, finished or not.
+
+    Attributes:
+      kinds: planned stages in their order, and the kind of each.
+      missing: planned stages that are not finished.
+    """
 
     name: str
     config: Mapping[str, Any]
     benchmark: str
     seed: int
-    commit: str | None
-    environment: Mapping[str, Any]
-    command: str
-    trainings: Mapping[str, Training]
-    evaluations: Mapping[str, Evaluation]
-    missing: Sequence[str]
+    kinds: Mapping[str, str]
+    commit: str = ""
+    environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    command: str = ""
+    trainings: Mapping[str, Training] = dataclasses.field(default_factory=dict)
+    evaluations: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
+    missing: Sequence[str] = ()
+
+    @property
+    def experiment(self) -> str:
+        """The name without the seed at its end."""
+        return re.sub(r"[-_./](?:s|seed)[-_=]?\d+$", "", self.name) or self.name
 
 
-class Record:
-    """A JSON object of a file; a field that is missing or of another type is an error by name."""
+def find(patterns: Sequence[str]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Finds the runs that paths and globs name: each folder, and the seeds of --seeds in it.
 
-    def __init__(self, where: str, value: Any) -> None:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected an object, found {type(value).__name__}")
-        self.where, self.value = where, value
-
-    def get(self, field: str, kind: Any, *, default: Any = ...) -> Any:
-        """The field's value, checked to be of `kind`, or the default where it is absent."""
-        if field not in self.value:
-            if default is ...:
-                raise ConfigError(f"{self.where}: no field {field!r}; is this a run's record?")
-            return default
-        value = self.value[field]
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join(k.__name__.replace("NoneType", "null") for k in kinds)
-            raise ConfigError(f"{self.where}: field {field!r} must be {names}, found {value!r}")
-        if isinstance(value, int | float) and abs(value) > LARGEST:
-            raise ConfigError(f"{self.where}: field {field!r} is too large a number")
-        return value
-
-    def seconds(self, field: str) -> float:
-        """A field that is a duration."""
-        value = self.get(field, NUMBER)
-        if not value >= 0:
-            raise ConfigError(f"{self.where}: field {field!r} must be 0 or more, found {value!r}")
-        return value
-
-    def each(self, field: str, kind: Any, **default: Any) -> list[Any]:
-        """A field that is a list whose values are all of one kind."""
-        found = self.get(field, list, **default)
-        record = Record(self.where, {f"{field}[{i}]": value for i, value in enumerate(found)})
-        return [record.get(name, kind) for name in record.value]
-
-    def child(self, field: str) -> "Record":
-        """A field that is an object."""
-        return Record(f"{self.where}: {field}", self.get(field, dict))
-
-    def table(self, field: str, kind: Any, **default: Any) -> dict[str, Any]:
-        """A field that is an object whose values are all of one kind."""
-        found = self.get(field, dict, **default)
-        record = Record(f"{self.where}: {field}", found)
-        return {name: record.get(name, kind) for name in found}
-
-
-def find(patterns: Sequence[str]) -> list[pathlib.Path]:
-    """The workdirs that paths and globs name, sorted, each once; of --seeds=N its N workdirs.
+    Returns:
+      Folders of runs, sorted and each once; and folders that a glob named and that hold no run.
 
     Raises:
       ConfigError: nothing is named, or a path or glob finds nothing.
     """
     folders: dict[pathlib.Path, pathlib.Path] = {}
+    others: set[pathlib.Path] = set()
     for pattern in patterns:
-        found = [
-            pathlib.Path(p) for p in sorted(glob.glob(str(pathlib.Path(pattern).expanduser())))
-        ]
-        if not found:
+        literal = pathlib.Path(pattern).expanduser()
+        if literal.exists():
+            paths = [literal]
+        else:
+            paths = sorted(pathlib.Path(match) for match in glob.glob(str(literal)))
+        if not any(path.is_dir() for path in paths):
             raise ConfigError(f"report: {pattern} finds no folder")
-        for path in filter(pathlib.Path.is_dir, found):
-            seeds = [] if (path / RESULTS).exists() else sorted(path.glob(f"seed*/{RESULTS}"))
-            inside = [result.parent for result in seeds] or [path]
-            folders |= {p.resolve(): p for p in inside}
+        for path in filter(pathlib.Path.is_dir, paths):
+            inside = [seed for seed in path.glob("seed*") if SEED.fullmatch(seed.name)]
+            workdirs = [folder for folder in (path, *inside) if _begun(folder)]
+            if workdirs or path == literal:
+                folders |= {folder.resolve(): folder for folder in workdirs or [path]}
+            else:
+                others.add(path)
     if not folders:
         raise ConfigError("report: name the workdirs to report on, --runs=runs/a,runs/b or runs/*")
-    return [folders[resolved] for resolved in sorted(folders)]
+    return [folders[resolved] for resolved in sorted(folders)], sorted(others)
 
 
-def read_json(path: pathlib.Path) -> Record:
-    """A JSON file's object; ConfigError names the file."""
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; a run writes it (--job=run)") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from None
-    return _record(str(path), text)
-
-
-def _record(where: str, text: str) -> Record:
-    try:
-        value = json.loads(text)
-        level = [value]
-        for _ in range(DEEPEST):
-            level = [inner for outer in level for inner in _inside(outer)]
-        json.dumps(value, ensure_ascii=False).encode()  # halves of a character can not be written
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not JSON ({error})") from None
-    if level:
-        raise ConfigError(f"{where}: more than {DEEPEST} objects and lists in one another")
-    return Record(where, value)
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _begun(folder: pathlib.Path) -> bool:
+    return any((folder / name).exists() for name in (RESULTS, CONFIG))
 
 
 def load(folder: pathlib.Path) -> Run:
-    """A workdir's run; one that has finished no stage yet has none.
+    """Reads a run; one that has finished no stage yet has neither trainings nor evaluations.
 
     Raises:
       ConfigError: a file or field is missing or of another kind; both are named.
     """
-    if not (folder / RESULTS).exists() and (folder / CONFIG).exists():
-        return _begun(read_json(folder / CONFIG), _name(folder.resolve()))
-    record = read_json(folder / RESULTS)
-    config = record.child("config")
-    planned = config.each("stages", str)
-    config.get("batch_size", int)
-    config.child("model").get("name", str)
-    kinds = {name: config.child("stage").child(name).get("kind", str) for name in planned}
+    config_only = not (folder / RESULTS).exists() and (folder / CONFIG).exists()
+    path = folder / (CONFIG if config_only else RESULTS)
+    record = read_json(path, inside=folder)
+    config = record if config_only else record.child("config")
+    kinds = _plan(config)
+    name = _name(folder.resolve())
+    if config_only:
+        benchmark = config.child("benchmark").get("name", str)
+        seed = config.get("seed", int)
+        return Run(name, config.value, benchmark, seed, kinds, missing=list(kinds))
     stages = record.child("stages")
-    trainings, evaluations = {}, {}
-    for name in stages.value:
-        stage = stages.child(name)
-        if name != pathlib.PurePath(name).name:
-            raise ConfigError(f"{stages.where}: {name!r} can not be the name of a stage")
-        if kinds.get(name) == "train":
-            trainings[name] = _training(stage, folder / name)
-        elif kinds.get(name) == "evaluate":
-            evaluations[name] = _evaluation(stage, folder / name)
+    readers = {"train": _training, "evaluate": _evaluation}
+    results: dict[str, dict[str, Any]] = {kind: {} for kind in readers}
+    for stage in stages.value:
+        kind = kinds.get(_stage_name(stages, stage), "")
+        if kind in readers:
+            results[kind][stage] = readers[kind](stages.child(stage), folder, stage)
     environment = record.child("environment")
     environment.get("devices", list, default=[])
     return Run(
-        name=_name(folder.resolve()),
+        name=name,
         config=config.value,
         benchmark=record.get("benchmark", str),
         seed=record.get("seed", int),
-        commit=record.get("commit", (str, type(None))),
+        kinds=kinds,
+        commit=record.get("commit", TEXT) or "",
         environment=environment.value,
         command=record.get("command", str, default=""),
-        trainings=trainings,
-        evaluations=evaluations,
-        missing=[name for name in planned if name not in stages.value],
+        trainings=results["train"],
+        evaluations=results["evaluate"],
+        missing=[stage for stage in kinds if stage not in stages.value],
     )
 
 
-def _begun(config: Record, name: str) -> Run:
-    return Run(
-        name=name,
-        config=config.value,
-        benchmark=config.child("benchmark").get("name", str),
-        seed=config.get("seed", int),
-        commit=None,
-        environment={},
-        command="",
-        trainings={},
-        evaluations={},
-        missing=config.each("stages", str),
-    )
+def _plan(config: Record) -> dict[str, str]:
+    """Returns the kind of each planned stage, after a look at the fields that a report reads."""
+    planned = config.each("stages", str)
+    if len(planned) > MOST_STAGES:
+        raise ConfigError(f"{config.where}: more than {MOST_STAGES} stages")
+    if len(flax.traverse_util.flatten_dict(config.value)) > MOST_FIELDS:
+        raise ConfigError(f"{config.where}: more than {MOST_FIELDS} fields")
+    config.get("batch_size", int)
+    config.child("model").get("name", str)
+    fields = config.child("stage")
+    kinds = {}
+    for stage in planned:
+        kinds[_stage_name(fields, stage)] = fields.child(stage).get("kind", str)
+        fields.child(stage).each("models", str, default=[])
+    return kinds
+
+
+def _stage_name(record: Record, name: str) -> str:
+    """Returns the name of a stage, which is also a folder's, or raises a ConfigError."""
+    if name in ("", ".", "..") or re.search(r"[/\\]", name) or len(name.encode()) > 200:
+        raise ConfigError(f"{record.where}: {reprlib.repr(name)} cannot be the name of a stage")
+    return name
 
 
 def _name(folder: pathlib.Path) -> str:
-    return f"{folder.parent.name}/{folder.name}" if SEED.fullmatch(folder.name) else folder.name
+    """Returns how a report calls a run: by its folder, and its parent's where that is a seed's."""
+    name = f"{folder.parent.name}/{folder.name}" if SEED.fullmatch(folder.name) else folder.name
+    shown = printable(name)
+    if shown == name and len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{shown[: LONGEST_NAME - 10]}… {digest}"
 
 
-def _training(record: Record, folder: pathlib.Path) -> Training:
-    path = folder / log.METRICS_FILE
-    rows = []
-    for number, line in enumerate(_lines(path), 1):
-        row = _record(f"{path}, line {number}", line)
-        row.get("step", int)
-        rows.append({name: row.get(name, MAYBE) for name in row.value})
+def _training(record: Record, folder: pathlib.Path, stage: str) -> Training:
+    objective = record.get("objective", str)
+    terms = [term.split("·")[-1].strip() for term in objective.split(" + ")]
     return Training(
-        objective=record.get("objective", str),
+        terms=terms,
         seconds=record.seconds("seconds"),
         step=record.get("step", int),
-        rows=rows,
+        rows=_metrics(folder, stage, drawn={"loss", *terms, *HEALTH, *SPEED}),
         networks=[str(words) for words in record.get("networks", list, default=[])],
     )
 
 
-def _lines(path: pathlib.Path) -> Sequence[str]:
-    try:
-        return path.read_text().splitlines() if path.exists() else ()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: can not be read: {error}") from None
+def _metrics(folder: pathlib.Path, stage: str, *, drawn: set[str]) -> Metrics:
+    path = folder / stage / METRICS_FILE
+    data = read(path, inside=folder, most=MOST_METRICS)
+    rows: list[Mapping[str, float]] = []
+    keys: dict[str, str] = {}  # each name once in memory
+    for number, line in enumerate((data or b"").splitlines(), 1):
+        row = parse(f"{path}, line {number}", line)
+        row.get("step", int)
+        names = [n for n in row.value if n == "step" or n in drawn or ACCURACY.fullmatch(n)]
+        values = {keys.setdefault(name, name): row.get(name, OPTIONAL) for name in names}
+        rows.append({name: value for name, value in values.items() if value is not None})
+        if len(keys) > MOST_KEYS:
+            raise ConfigError(f"{path}: more than {MOST_KEYS} terms and discriminators")
+    return rows
 
 
-def _evaluation(record: Record, folder: pathlib.Path) -> Evaluation:
-    picture = folder / "predictions.png"
+def _evaluation(record: Record, folder: pathlib.Path, stage: str) -> Evaluation:
+    picture = folder / stage / PICTURE
     protocol = record.child("protocol")
     head, wanted = (_classes(protocol, field) for field in ("head_classes", "classes"))
     confusion = record.get("confusion", list)
     for row in [confusion, *confusion]:
         if not isinstance(row, list) or len(row) != len(head):
-            raise ConfigError(
-                f"{record.where}: field 'confusion' must be {len(head)} x {len(head)} counts"
-            )
+            size = f"{len(head)} x {len(head)}"
+            raise ConfigError(f"{record.where}: field 'confusion' must be {size} counts")
     if not all(type(n) is int and 0 <= n < LARGEST for row in confusion for n in row):
         raise ConfigError(f"{record.where}: field 'confusion' holds something else than counts")
-    iou = record.table("iou", MAYBE)
+    iou = record.table("iou", OPTIONAL)
     if tuple(iou) != wanted.names:
         raise ConfigError(f"{record.where}: field 'iou' does not have the classes of {wanted.name}")
     return Evaluation(
-        miou=record.get("miou", MAYBE),
-        pixel_accuracy=record.get("pixel_accuracy", MAYBE),
+        miou=record.get("miou", OPTIONAL),
+        pixel_accuracy=record.get("pixel_accuracy", OPTIONAL),
         iou=iou,
         confusion=confusion,
         protocol=protocol.value,
-        validators=record.table("validators", MAYBE, default={}),
+        validators=record.table("validators", OPTIONAL, default={}),
         models=record.each("models", str),
         images=record.get("images", int),
         step=record.get("step", int),
@@ -296,3 +285,44 @@ def _classes(protocol: Record, field: str) -> ClassSet:
         return class_set(protocol.get(field, str))
     except DataError as error:
         raise ConfigError(f"{protocol.where}: field {field!r}: {error}") from None
+
+
+def speeds(paths: Sequence[pathlib.Path]) -> dict[str, dict[str, Any]]:
+    """Reads `speed.json` files of --job=benchmark.
+
+    Returns:
+      Network -> `ms` of an image at the largest `size` timed, `device`, `commit`.
+
+    Raises:
+      ConfigError: a file or field is missing, or a network was timed twice.
+    """
+    networks: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        record = read_json(path)
+        model = record.get("model", str)
+        if model in networks:
+            raise ConfigError(f"{path}: {model} was timed by an earlier file too; give only one")
+        networks[model] = _speed(record)
+    return networks
+
+
+def _speed(record: Record) -> dict[str, Any]:
+    infer = record.child("infer")
+    processes = [Record(f"{infer.where}: ours", p) for p in infer.get("ours", list)]
+    if not processes:
+        raise ConfigError(f"{infer.where}: field 'ours' is empty")
+    medians = []
+    for process in processes:
+        sizes = process.child("sizes")
+        size = next(reversed(sizes.value), "")
+        host = sizes.child(size).child("rows").child("host")
+        seconds = host.each("seconds", NUMBER)
+        if not seconds or min(seconds) <= 0:
+            raise ConfigError(f"{host.where}: field 'seconds' must be durations above 0")
+        medians.append(float(np.median(seconds)))
+    return {
+        "ms": 1e3 * float(np.median(medians)),
+        "size": size,
+        "device": f"{processes[0].get('device', str)}, {record.get('cores', NUMBER)} cores",
+        "commit": record.get("commit", TEXT, default=None) or "unknown",
+    }

@@ -80,21 +80,27 @@ def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Im
     return strip
 
 
-def cells(path: pathlib.Path) -> dict[str, list[np.ndarray]] | None:
-    """Title -> the images of its column, of a sheet `save` wrote; None of any other picture."""
-    with Image.open(path) as image:
-        said = image.info.get(CELLS)
-        sheet = np.asarray(image.convert("RGB"))
-    if said is None:
+def cells(sheet: Image.Image) -> dict[str, list[np.ndarray]] | None:
+    """Returns title -> the images uint8 [H,W,3] of its column; None of a picture without cells.
+
+    Raises:
+      ValueError: the cells that it claims to have are not inside it.
+    """
+    claim = sheet.info.get(CELLS)
+    if claim is None:
         return None
-    titles, count, (height, width) = (json.loads(said)[key] for key in ("titles", "rows", "size"))
-    if len(titles) * count > sheet.size:
-        raise ValueError(f"it says to have {count} rows")
+    titles, rows, (height, width) = (json.loads(claim)[key] for key in ("titles", "rows", "size"))
+    if not all(type(number) is int and number > 0 for number in (rows, height, width)):
+        raise ValueError(f"{rows} rows of cells of {height} x {width} pixels")
+    across, down = width + MARGIN, height + MARGIN
+    if len(titles) * across > sheet.width or TITLE + rows * down > sheet.height:
+        raise ValueError(f"{len(titles)} x {rows} cells of {height} x {width} pixels are outside")
+    pixels = np.asarray(sheet.convert("RGB"))
     columns: dict[str, list[np.ndarray]] = {}
     for c, title in enumerate(titles):
-        left = MARGIN + c * (width + MARGIN)
-        tops = [TITLE + r * (height + MARGIN) for r in range(count)]
-        columns[title] = [sheet[top : top + height, left : left + width] for top in tops]
+        left = MARGIN + c * across
+        tops = [TITLE + r * down for r in range(rows)]
+        columns[str(title)] = [pixels[top : top + height, left : left + width] for top in tops]
     return columns
 
 

@@ -1,0 +1,127 @@
+"""Reads the files that runs leave and checks every field where it is read.
+
+A file may come from a stranger. It has a limit on its size, has to be a regular file inside its
+run's folder, and what it says is cleaned of characters that do not print.
+"""
+
+import json
+import pathlib
+import reprlib
+import stat
+from typing import Any
+
+from rtda_jax.errors import ConfigError
+
+NUMBER = (int, float)
+OPTIONAL = (int, float, type(None))
+TEXT = (str, type(None))
+
+LARGEST = 2**63  # absolute value of a number
+DEEPEST = 64  # levels of objects and lists
+MOST_BYTES = 8 << 20  # of a JSON file
+
+
+class Record:
+    """A JSON object of a file; a missing field or one of another type is an error by name."""
+
+    def __init__(self, where: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected an object, found {type(value).__name__}")
+        self.where, self.value = where, value
+
+    def get(self, field: str, kind: Any, *, default: Any = ...) -> Any:
+        """Returns a field's value, checked to be of `kind`, or the default where it is absent."""
+        if field not in self.value:
+            if default is ...:
+                raise ConfigError(f"{self.where}: no field {field!r}; is this a run's record?")
+            return default
+        value = self.value[field]
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join(k.__name__.replace("NoneType", "null") for k in kinds)
+            shown = reprlib.repr(value)
+            raise ConfigError(f"{self.where}: field {field!r} must be {names}, found {shown}")
+        if isinstance(value, int | float) and abs(value) > LARGEST:
+            raise ConfigError(f"{self.where}: field {field!r} is too large a number")
+        return value
+
+    def seconds(self, field: str) -> float:
+        """Returns a field that is a duration."""
+        value = self.get(field, NUMBER)
+        if value < 0:
+            raise ConfigError(f"{self.where}: field {field!r} must be 0 or more, found {value!r}")
+        return value
+
+    def each(self, field: str, kind: Any, **default: Any) -> list[Any]:
+        """Returns a field that is a list whose values are all of one kind."""
+        values = self.get(field, list, **default)
+        items = Record(self.where, {f"{field}[{i}]": value for i, value in enumerate(values)})
+        return [items.get(name, kind) for name in items.value]
+
+    def child(self, field: str) -> "Record":
+        """Returns a field that is an object."""
+        return Record(f"{self.where}: {field}", self.get(field, dict))
+
+    def table(self, field: str, kind: Any, **default: Any) -> dict[str, Any]:
+        """Returns a field that is an object whose values are all of one kind."""
+        items = Record(f"{self.where}: {field}", self.get(field, dict, **default))
+        return {name: items.get(name, kind) for name in items.value}
+
+
+def read_json(path: pathlib.Path, *, inside: pathlib.Path | None = None) -> Record:
+    """Reads a JSON file's object; a ConfigError names the file."""
+    data = read(path, inside=inside, most=MOST_BYTES)
+    if data is None:
+        raise ConfigError(f"{path}: No such file; a run writes it (--job=run)")
+    return parse(str(path), data)
+
+
+def read(path: pathlib.Path, *, inside: pathlib.Path | None, most: int) -> bytes | None:
+    """Reads a regular file of at most `most` bytes that lies inside a folder; None where absent.
+
+    Raises:
+      ConfigError: it is something else, too large, unreadable, or a link that leaves the folder.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path}: not a regular file")
+        if inside is not None and not path.resolve().is_relative_to(inside.resolve()):
+            raise ConfigError(f"{path}: a link that leads out of the run's folder")
+        if status.st_size > most:
+            raise ConfigError(f"{path}: {status.st_size:,} bytes; expected at most {most:,}")
+        with path.open("rb") as file:
+            return file.read(most)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse(where: str, data: bytes) -> Record:
+    """Returns the object that JSON text holds, cleaned; a ConfigError names `where`."""
+    try:
+        # NaN and infinity are no JSON; as null they mean that nothing can be said.
+        value = json.loads(data, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON ({error})") from None
+    return Record(where, _cleaned(value, where))
+
+
+def _cleaned(value: Any, where: str, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise ConfigError(f"{where}: more than {DEEPEST} objects and lists in one another")
+    match value:
+        case str():
+            return printable(value)
+        case dict():
+            return {printable(k): _cleaned(v, where, depth + 1) for k, v in value.items()}
+        case list():
+            return [_cleaned(item, where, depth + 1) for item in value]
+        case _:
+            return value
+
+
+def printable(text: str) -> str:
+    """Returns a text with a space for each character that does not print, such as a line end."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
