@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def normalise(images: jax.Array, *, name: str) -> jax.Array:
     how = _look_up(name)
     images = images.astype(jnp.float32)
     if how.order == BGR:
-        images = images[..., ::-1]
+        images = lax.rev(images, (3,))
     mean = jnp.array(how.mean, jnp.float32).reshape(1, 1, 1, 3)
     scale = jnp.array([1 / s for s in how.std], jnp.float32).reshape(1, 1, 1, 3)
     return (images - mean) * scale
