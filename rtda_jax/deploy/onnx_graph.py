@@ -6,6 +6,7 @@ that comes, and a Transpose is written only where the two meet. ONNX broadcasts,
 values are not written out either, before an operator needs them.
 """
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+NCHW = (0, 3, 1, 2)  # the order of the axes of an image in ONNX
 OPSET, IR_VERSION = 17, 8  # what onnxruntime has read since 1.12 and TensorRT since 8.5
 
 
@@ -60,15 +62,15 @@ class Graph:
 
     def integers(self, values: Sequence[Any]) -> str:
         """Adds a constant int64 and returns its name; -1 stands for a symbolic side."""
-        return self.constant([v if isinstance(v, int) else -1 for v in values], np.int64)
+        return self.constant([v if is_known(v) else -1 for v in values], np.int64)
 
     def sizes(self, shape: Sequence[Any]) -> str:
         """Returns the name of a shape as a tensor; a symbolic side is that of the batch."""
-        if all(isinstance(side, int) for side in shape):
+        if all(is_known(side) for side in shape):
             return self.integers(shape)
         bounds = self.integers([0]), self.integers([1])
         batch = self.node("Slice", self.node("Shape", "images"), *bounds)
-        sides = [self.integers([side]) if isinstance(side, int) else batch for side in shape]
+        sides = [self.integers([side]) if is_known(side) else batch for side in shape]
         return self.node("Concat", *sides, axis=0)
 
     def ordered(self, operand: Operand, axes: tuple[int, ...]) -> str:
@@ -90,13 +92,13 @@ class Graph:
             return name
         return self.node("Expand", name, self.sizes(shape))
 
-    def model(self, source: Any, result: Any, name: str) -> onnx.ModelProto:
-        """Returns the checked model of what an answer depends on.
+    def model(self, source: Any, answer: Any, name: str) -> onnx.ModelProto:
+        """Returns the checked model of what the answer depends on.
 
         Args:
           source: the variable that the input `images` stands for.
-          result: the variable that the output `classes` stands for.
-          name: of the tensor that is the answer.
+          answer: the variable that the output `classes` stands for.
+          name: of the tensor that holds the answer.
         """
         needed = {name}
         for output, node in reversed(self.nodes.items()):
@@ -109,7 +111,7 @@ class Graph:
             nodes,
             "segment",
             [_interface("images", source)],
-            [_interface("classes", result)],
+            [_interface("classes", answer)],
             [numpy_helper.from_array(value, key) for key, value in constants.items()],
         )
         model = helper.make_model(
@@ -123,9 +125,19 @@ class Graph:
 
 
 def _interface(name: str, variable: Any) -> onnx.ValueInfoProto:
-    shape = [side if isinstance(side, int) else "b" for side in variable.aval.shape]
+    shape = [side if is_known(side) else "b" for side in variable.aval.shape]
     dtype = helper.np_dtype_to_tensor_dtype(variable.aval.dtype)
     return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def is_known(side: Any) -> bool:
+    """Tells whether a side is a number and no symbol."""
+    return isinstance(side, numbers.Integral)
+
+
+def result(name: str, axes: tuple[int, ...], equation: Any) -> Tensor:
+    """Returns the tensor of this name, whole and in this order, as an equation's one output."""
+    return Tensor(name, axes, ordered_shape(equation.outvars[0], axes))
 
 
 def sides(operand: Operand) -> dict[int, Any]:

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from rtda_jax.deploy.onnx_graph import Graph, Operand, Tensor, ordered_shape, sides
+from rtda_jax.deploy.onnx_graph import (
+    NCHW,
+    Graph,
+    Operand,
+    Tensor,
+    is_known,
+    ordered_shape,
+    result,
+    sides,
+)
 from rtda_jax.errors import ConfigError
-
-NCHW = (0, 3, 1, 2)
-
-
-def _result(name: str, axes: tuple[int, ...], equation: Any) -> Tensor:
-    return Tensor(name, axes, ordered_shape(equation.outvars[0], axes))
 
 
 def _refuse(equation: Any, reason: str) -> ConfigError:
@@ -40,7 +43,7 @@ def _elementwise(operator: str) -> Callable[..., Tensor]:
 
 
 def _long(side: Any) -> bool:
-    return not isinstance(side, int) or side != 1
+    return not is_known(side) or side != 1
 
 
 def _add(graph: Graph, equation: Any, a: Operand, b: Operand) -> Tensor:
@@ -157,14 +160,14 @@ def _reshape(graph: Graph, equation: Any, x: Tensor) -> Tensor:
         target += tuple(axis for axis in range(len(new)) if axis not in target)
     name = graph.whole(x, equation.invars[0], source)
     sizes = graph.integers(ordered_shape(equation.outvars[0], target))
-    return _result(graph.node("Reshape", name, sizes), target, equation)
+    return result(graph.node("Reshape", name, sizes), target, equation)
 
 
 def _concatenate(graph: Graph, equation: Any, *parts: Operand) -> Tensor:
     axes = next(part.axes for part in parts if isinstance(part, Tensor))
     names = [graph.whole(x, v, axes) for x, v in zip(parts, equation.invars, strict=True)]
     axis = axes.index(equation.params["dimension"])
-    return _result(graph.node("Concat", *names, axis=axis), axes, equation)
+    return result(graph.node("Concat", *names, axis=axis), axes, equation)
 
 
 def _stack(graph: Graph, equation: Any, *parts: Operand) -> Tensor:
@@ -175,7 +178,7 @@ def _stack(graph: Graph, equation: Any, *parts: Operand) -> Tensor:
     names = [graph.whole(x, v, axes) for x, v in zip(parts, equation.invars, strict=True)]
     first = graph.integers([0])
     name = graph.node("Concat", *(graph.node("Unsqueeze", n, first) for n in names), axis=0)
-    return _result(name, (new, *(axis + (axis >= new) for axis in axes)), equation)
+    return result(name, (new, *(axis + (axis >= new) for axis in axes)), equation)
 
 
 def _slice(graph: Graph, equation: Any, x: Tensor) -> Tensor:
@@ -185,7 +188,42 @@ def _slice(graph: Graph, equation: Any, x: Tensor) -> Tensor:
     bounds = [[parameters[key][a] for a in cut] for key in ("start_indices", "limit_indices")]
     bounds += [[x.axes.index(axis) for axis in cut], [strides[axis] for axis in cut]]
     name = graph.whole(x, old, x.axes)
-    return _result(graph.node("Slice", name, *map(graph.integers, bounds)), x.axes, equation)
+    return result(graph.node("Slice", name, *map(graph.integers, bounds)), x.axes, equation)
+
+
+def _gather(graph: Graph, equation: Any, x: Tensor, indices: Operand) -> Tensor:
+    """Translates slices at known places, and the choice of known places along one axis.
+
+    JAX makes gathers of the slices of an array that has a symbolic side.
+    """
+    numbers, lengths = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    collapsed, kept = numbers.collapsed_slice_dims, iter(numbers.offset_dims)
+    if not isinstance(indices, np.ndarray) or indices.ndim > 2 or numbers.operand_batching_dims:
+        raise _refuse(equation, "at computed places or of several axes")
+    (chosen,) = collapsed if indices.ndim == 2 and len(collapsed) == 1 else (None,)
+    name, old = graph.whole(x, equation.invars[0], x.axes), equation.invars[0].aval.shape
+    for axis, column in zip(numbers.start_index_map, np.atleast_2d(indices).T, strict=True):
+        if column.min() < 0 or column.max() + lengths[axis] > old[axis]:
+            raise _refuse(equation, "beyond the end of an array")
+        if axis == chosen:
+            name = graph.node("Gather", name, graph.integers(column), axis=x.axes.index(axis))
+        elif (column == column[0]).all():
+            bounds = [column[0]], [column[0] + lengths[axis]], [x.axes.index(axis)]
+            name = graph.node("Slice", name, *map(graph.integers, bounds))
+        else:
+            raise _refuse(equation, "at computed places or of several axes")
+    left = [axis for axis in range(len(old)) if axis == chosen or axis not in collapsed]
+    new = range(equation.outvars[0].aval.ndim)
+    if chosen is None:
+        if collapsed:
+            squeezed = graph.integers([x.axes.index(axis) for axis in collapsed])
+            name = graph.node("Squeeze", name, squeezed)
+        places = list(kept)
+    else:
+        (free,) = set(new) - set(numbers.offset_dims)
+        places = [free if axis == chosen else next(kept) for axis in left]
+    order = dict(zip(left, places, strict=True))
+    return result(name, tuple(order[axis] for axis in x.axes if axis in order), equation)
 
 
 def _pad(graph: Graph, equation: Any, x: Tensor, value: Operand) -> Tensor:
@@ -194,7 +232,7 @@ def _pad(graph: Graph, equation: Any, x: Tensor, value: Operand) -> Tensor:
         raise _refuse(equation, "between elements")
     pads = graph.integers([margin[side] for side in (0, 1) for margin in margins])
     name = graph.whole(x, equation.invars[0], x.axes)
-    return _result(graph.node("Pad", name, pads, graph.ordered(value, ())), x.axes, equation)
+    return result(graph.node("Pad", name, pads, graph.ordered(value, ())), x.axes, equation)
 
 
 def _reverse(graph: Graph, equation: Any, x: Tensor) -> Tensor:
@@ -202,7 +240,7 @@ def _reverse(graph: Graph, equation: Any, x: Tensor) -> Tensor:
     for axis in equation.params["dimensions"]:
         backwards = range(equation.invars[0].aval.shape[axis] - 1, -1, -1)
         name = graph.node("Gather", name, graph.integers(backwards), axis=x.axes.index(axis))
-    return _result(name, x.axes, equation)
+    return result(name, x.axes, equation)
 
 
 def _left(axes: tuple[int, ...], removed: Sequence[int]) -> tuple[int, ...]:
@@ -222,7 +260,7 @@ def _reduce(operator: str) -> Callable[..., Tensor]:
             name = graph.node(operator, name, graph.integers(places), keepdims=0)
         else:
             name = graph.node(operator, name, axes=places, keepdims=0)
-        return _result(name, _left(x.axes, removed), equation)
+        return result(name, _left(x.axes, removed), equation)
 
     return rule
 
@@ -232,7 +270,7 @@ def _argmax(graph: Graph, equation: Any, x: Tensor) -> Tensor:
     name = graph.whole(x, equation.invars[0], x.axes)
     name = graph.node("ArgMax", name, axis=x.axes.index(removed), keepdims=0)
     dtype = helper.np_dtype_to_tensor_dtype(equation.outvars[0].aval.dtype)
-    return _result(graph.node("Cast", name, to=dtype), _left(x.axes, (removed,)), equation)
+    return result(graph.node("Cast", name, to=dtype), _left(x.axes, (removed,)), equation)
 
 
 def _convolution(graph: Graph, equation: Any, x: Operand, kernel: Operand) -> Tensor:
@@ -251,7 +289,7 @@ def _convolution(graph: Graph, equation: Any, x: Operand, kernel: Operand) -> Te
         dilations=parameters["rhs_dilation"],
         group=parameters["feature_group_count"],
     )
-    return _result(name, tuple(outputs), equation)
+    return result(name, tuple(outputs), equation)
 
 
 def _pool(operator: str, **attributes: Any) -> Callable[..., Tensor]:
@@ -273,7 +311,7 @@ def _pool(operator: str, **attributes: Any) -> Callable[..., Tensor]:
         )
         if operator == "AveragePool":  # JAX has the sum
             name = graph.node("Mul", name, graph.constant(math.prod(window), np.float32))
-        return _result(name, NCHW, equation)
+        return result(name, NCHW, equation)
 
     return rule
 
@@ -285,47 +323,8 @@ def _product(graph: Graph, equation: Any, x: Operand, matrix: Operand) -> Tensor
         raise _refuse(equation, "of other than [...,C] and [C,D]")
     operands = zip((x, matrix), equation.invars, strict=True)
     names = [graph.whole(value, v, tuple(range(v.aval.ndim))) for value, v in operands]
-    return _result(graph.node("MatMul", *names), tuple(range(first)), equation)
+    return result(graph.node("MatMul", *names), tuple(range(first)), equation)
 
-
-def _resize(graph: Graph, equation: Any, x: Operand, **attributes: Any) -> Tensor:
-    source, target = (ordered_shape(v, NCHW) for v in (equation.invars[0], equation.outvars[0]))
-    name = graph.whole(x, equation.invars[0], NCHW)
-    factors = [t / s for s, t in zip(source[2:], target[2:], strict=True)]
-    # A fraction as a scale may miss the size by one; a size needs that of the batch beside it.
-    if all(factor.is_integer() for factor in factors):
-        scales = graph.constant([1, 1, *factors], np.float32)
-        return _result(graph.node("Resize", name, "", scales, **attributes), NCHW, equation)
-    sizes = graph.sizes(target)
-    return _result(graph.node("Resize", name, "", "", sizes, **attributes), NCHW, equation)
-
-
-def _linear(mode: str) -> Callable[..., Tensor]:
-    """Makes the rule of a bilinear resize."""
-
-    def rule(graph: Graph, equation: Any, x: Operand) -> Tensor:
-        return _resize(graph, equation, x, mode="linear", coordinate_transformation_mode=mode)
-
-    return rule
-
-
-def _double(graph: Graph, equation: Any, x: Operand) -> Tensor:
-    """Doubles by repeating pixels, less the last row or column of an odd size."""
-    name = graph.whole(x, equation.invars[0], NCHW)
-    scales = graph.constant([1, 1, 2, 2], np.float32)
-    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    name = graph.node("Resize", name, "", scales, mode="nearest", **how)
-    height, width = equation.outvars[0].aval.shape[1:3]
-    bounds = map(graph.integers, ([0, 0], [height, width], [2, 3]))
-    return _result(graph.node("Slice", name, *bounds), NCHW, equation)
-
-
-# Functions that are translated as a whole, by the names they are jitted under.
-FUNCTIONS: dict[str, Callable[..., Operand]] = {
-    "resize_half_pixel": _linear("half_pixel"),
-    "resize_corners": _linear("align_corners"),
-    "double": _double,
-}
 
 RULES: dict[str, Callable[..., Operand]] = {
     "abs": _elementwise("Abs"),
@@ -343,6 +342,7 @@ RULES: dict[str, Callable[..., Operand]] = {
     "eq": _elementwise("Equal"),
     "erf": _elementwise("Erf"),
     "exp": _elementwise("Exp"),
+    "gather": _gather,
     "ge": _elementwise("GreaterOrEqual"),
     "gt": _elementwise("Greater"),
     "integer_pow": _power,
