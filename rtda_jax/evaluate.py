@@ -131,16 +131,22 @@ def predictor(
     return _whole(models, protocol, observe)
 
 
-def _scores(modules: Sequence[Model], variables: Sequence[Any], image: jax.Array) -> jax.Array:
-    """Returns the logits of one network, or the mean softmax of several, [1,h,w,K]."""
-    pixels = image[None].astype(jnp.float32)
+def scores(models: Sequence[Model], variables: Sequence[Any], images: jax.Array) -> jax.Array:
+    """Returns the logits of one network, or the mean softmax of several, [B,h,w,K].
+
+    Args:
+      models: whose own variables are not read.
+      variables: of each model.
+      images: [B,h,w,3] in [0,255].
+    """
+    pixels = images.astype(jnp.float32)
     probabilities = []
-    for model, v in zip(modules, variables, strict=True):
+    for model, v in zip(models, variables, strict=True):
         outputs: Any = model.module.apply(
             v, normalise(pixels, name=model.normalisation), train=False
         )
         logits = outputs["logits"].astype(jnp.float32)
-        if len(modules) == 1:
+        if len(models) == 1:
             return logits
         probabilities.append(jax.nn.softmax(logits, axis=-1))
     return jnp.mean(jnp.stack(probabilities), axis=0)
@@ -153,17 +159,17 @@ def _whole(
 
     @functools.partial(jax.jit, static_argnames="size")
     def whole(variables: Sequence[Any], image: jax.Array, *, size: Size) -> jax.Array:
-        return decide(_scores(models, variables, image), size=size, align=protocol.align)
+        return decide(scores(models, variables, image[None]), size=size, align=protocol.align)
 
     if observe is None:
         return lambda image, *, size: whole(variables, image, size=tuple(size))
 
-    read = jax.jit(functools.partial(_scores, models))
+    read = jax.jit(functools.partial(scores, models))
     softmax = jax.jit(jax.nn.softmax)
     notify = observe
 
     def observed(image: np.ndarray, *, size: Size) -> jax.Array:
-        score = read(variables, image)
+        score = read(variables, image[None])
         notify(score if len(models) > 1 else softmax(score))
         return decide(score, size=tuple(size), align=protocol.align)
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rtda_jax.errors import lookup, one_of, require
 
@@ -57,7 +58,7 @@ def normalise(images: jax.Array, *, name: str) -> jax.Array:
     chosen = lookup(NORMALISATIONS, name, "normalisation")
     images = images.astype(jnp.float32)
     if chosen.order == BGR:
-        images = images[..., ::-1]
+        images = lax.rev(images, (3,))
     mean = jnp.array(chosen.mean, jnp.float32).reshape(1, 1, 1, 3)
     scale = jnp.array([1 / s for s in chosen.std], jnp.float32).reshape(1, 1, 1, 3)
     return (images - mean) * scale

@@ -4,27 +4,36 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import shutil
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
 from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.lazy_tf import tensorflow
-from rtda_jax.deploy import networks
+from rtda_jax.deploy import networks, outputs
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.run import log
+from rtda_jax.ops.argmax import argmax
+from rtda_jax.ops.fold import fold
+from rtda_jax.ops.resize import upsample
+from rtda_jax.run import files, log
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.tools import environment
-from rtda_jax.weights import export_pretrained
+from rtda_jax.weights import export_pretrained, write_weights
+from rtda_jax.weights.public import NETWORKS
 
 PLATFORMS = ("cpu", "cuda")
+LARGEST_DIFFERENCE = 1e-4  # share of the pixels that may change their class in another format
+RECORD = "model.json"
 
 Segment = jax.stages.Wrapped  # what jax.jit returns
+Size = tuple[int, int]
 
 
 def run(
@@ -35,63 +44,75 @@ def run(
     Args:
       chosen: what networks.choose returned.
       out: folder, created where it does not exist.
-      also: keys of FORMATS, each written as OUT/KEY.
+      also: keys of FORMATS.
 
     Returns:
       The content of model.json.
 
     Raises:
-      ConfigError: an unknown format, or a network that cannot be exported.
+      ConfigError: an unknown format, a network that cannot be exported, or files in the folder
+        that no earlier export wrote.
     """
-    writers = {name: lookup(FORMATS, name, "format") for name in also}
+    formats = {name: lookup(FORMATS, name, "format") for name in also}
     config = chosen.config
     size = (config.benchmark.eval_size[0], config.benchmark.eval_size[1])
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir}, {size[0]}x{size[1]}")
     if config.eval.mode != "whole":
         log.say(f"  evaluated in mode {config.eval.mode!r}, exported to read images whole")
-    segment = segmenter(chosen.models, size=size)
-    exported = lower(segment, size=size)
-    program = bytes(exported.serialize())
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {}
-    for name, model in zip(chosen.names, chosen.models, strict=True):
-        path = out / f"{name.replace(':', '-')}.safetensors"
-        export_pretrained(
-            model.variables, config.model.name, path, normalisation=config.normalisation
-        )
-        weights[name] = {"file": path.name, "sha256": _sha256(path.read_bytes())}
-    partial = out / "model.stablehlo.partial"
-    partial.write_bytes(program)
-    partial.replace(out / "model.stablehlo")
-    for name, write in writers.items():
-        write(segment, out / name, size=size)
-    about = {
-        "file": "model.stablehlo",
-        "sha256": _sha256(program),
-        "format": "StableHLO, read by jax.export.deserialize",
-        "also": list(also),
-        "jax": jax.__version__,
-        "calling_convention": exported.calling_convention_version,
-        "platforms": list(exported.platforms),
-        **_interface(chosen, size),
-        "run": _run(chosen),
-        "weights": weights,
-    }
-    write_json(out / "model.json", about)
+    weights = {name: f"{name.replace(':', '-')}.safetensors" for name in chosen.names}
+    results = [
+        "model.stablehlo",
+        *weights.values(),
+        *(f for form in formats.values() for f in form.files),
+    ]
+    with outputs.claimed(out, record=RECORD, results=results) as listed:
+        exported = lower(segmenter(chosen.models, size=size), size=size)
+        program = bytes(exported.serialize())
+        about = {
+            name: {"files": form.files, **form.write(chosen.models, out, size=size)}
+            for name, form in formats.items()
+        }
+        files.write_bytes(out / "model.stablehlo", program)
+        for name, model in zip(chosen.names, chosen.models, strict=True):
+            _write_weights(model, config, out / weights[name])
+        description = {
+            "file": "model.stablehlo",
+            "sha256": _sha256(out / "model.stablehlo"),
+            "format": "StableHLO, read by jax.export.deserialize",
+            "also": list(also),
+            **about,
+            "jax": jax.__version__,
+            "calling_convention": exported.calling_convention_version,
+            "platforms": list(exported.platforms),
+            **_interface(chosen, size),
+            "run": _run(chosen),
+            "weights": {
+                name: {"file": file, "sha256": _sha256(out / file)}
+                for name, file in weights.items()
+            },
+            "results": listed,
+        }
+        write_json(out / RECORD, description)
     log.say(f"  {len(program) / 1e6:.1f} MB for {' and '.join(PLATFORMS)} in {out}")
-    return json.loads(json.dumps(about))
+    return json.loads(json.dumps(description))
 
 
-def segmenter(models: Sequence[evaluate.Model], *, size: tuple[int, int]) -> Segment:
-    """Returns evaluation's function of an image as a jitted function of a batch.
+def segmenter(models: Sequence[evaluate.Model], *, size: Size) -> Segment:
+    """Returns what evaluation does to an image as a jitted function of a batch.
 
     It maps uint8 [b,H,W,3] RGB to class numbers uint8 [b,H,W]. Normalisation, networks (several
     are fused by their mean softmax), upsampling, argmax and the weights are inside.
     """
+    models = [evaluate.Model(*fold(m.module, m.variables), m.normalisation) for m in models]
     # From the host, so that a file made of it records no devices.
-    models = [model._replace(variables=jax.device_get(model.variables)) for model in models]
-    predict = evaluate.predictor(models)
-    return jax.jit(jax.vmap(lambda image: predict(image, size=size)))
+    variables = [jax.device_get(model.variables) for model in models]
+
+    @jax.jit
+    def segment(images: jax.Array) -> jax.Array:
+        score = evaluate.scores(models, variables, images)
+        return argmax(score if score.shape[1:3] == size else upsample(score, size=size))
+
+    return segment
 
 
 def lower(segment: Segment, *, size: tuple[int, int]) -> jax.export.Exported:
@@ -108,36 +129,150 @@ def lower(segment: Segment, *, size: tuple[int, int]) -> jax.export.Exported:
         raise ConfigError(f"the network cannot be exported: {error}") from error
 
 
-def write_saved_model(segment: Segment, path: pathlib.Path, *, size: tuple[int, int]) -> None:
-    """Writes the function as a TensorFlow SavedModel in a folder, which it replaces.
+def write_saved_model(
+    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
+) -> dict[str, Any]:
+    """Writes a TensorFlow SavedModel, whose signature maps `images` to `classes`, any b."""
+    tf = tensorflow()
+    module = tf.Module()
+    module.segment = _tensorflow_function(segmenter(models, size=size), batch=None, size=size)
+    signatures = {"serving_default": module.segment.get_concrete_function()}
+    with files.replacing(out / "saved_model") as partial:
+        tf.saved_model.save(module, str(partial), signatures=signatures)
+    return {}
 
-    The signature serving_default maps `images` uint8 [b,H,W,3] to `classes` uint8 [b,H,W], any b.
+
+def write_tflite(
+    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
+) -> dict[str, Any]:
+    """Writes a LiteRT (TensorFlow Lite) model of one image and compares it with the function."""
+    tf = tensorflow()
+    segment = segmenter(_in_float32(models), size=size)
+    module = tf.Module()
+    # LiteRT knows convolutions in the plain form of other platforms than the CPU.
+    function = _tensorflow_function(segment, batch=1, size=size, platforms=("cuda",))
+    concrete = function.get_concrete_function()
+    model = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert()
+    interpreter = tf.lite.Interpreter(model_content=model)
+    interpreter.allocate_tensors()
+    (source,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(source["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(answer["index"])
+
+    agreement = _check("LiteRT", run, segment, [_pictures(1, size, seed) for seed in range(3)])
+    files.write_bytes(out / "model.tflite", model)
+    return {"agreement": agreement}
+
+
+def write_onnx(
+    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
+) -> dict[str, Any]:
+    """Writes ONNX models of any number of images and of one, and compares them in onnxruntime."""
+    try:
+        from rtda_jax.deploy import onnx
+    except ImportError:
+        raise ConfigError("ONNX needs two packages: pip install 'rtda_jax[onnx]'") from None
+    segment = segmenter(_in_float32(models), size=size)
+    (batch,) = jax.export.symbolic_shape("b")
+    agreements = []
+    for file, count in {"model.onnx": batch, "model.batch1.onnx": 1}.items():
+        model = onnx.convert(segment, jax.ShapeDtypeStruct((count, *size, 3), jnp.uint8))
+        run = onnx.runner(model)
+        if run is None:
+            log.say(f"  {file} is not checked: onnxruntime is not installed")
+        else:
+            batches = [_pictures(n, size, seed=n) for n in ((1, 2) if count is batch else (1,))]
+            agreements.append(_check(file, run, segment, batches))
+        files.write_bytes(out / file, model.SerializeToString())
+    return {"opset": onnx.OPSET, "agreement": min(agreements, default=None)}
+
+
+class Format(NamedTuple):
+    """A further format.
+
+    Attributes:
+      write: writes it and returns what model.json says of it.
+      files: that it writes; one with a slash at the end is a folder.
     """
+
+    write: Callable[..., dict[str, Any]]
+    files: tuple[str, ...]
+
+
+# Beside model.stablehlo, which is always written.
+FORMATS = {
+    "onnx": Format(write_onnx, ("model.onnx", "model.batch1.onnx")),
+    "saved_model": Format(write_saved_model, ("saved_model/",)),
+    "tflite": Format(write_tflite, ("model.tflite",)),
+}
+
+
+def _tensorflow_function(
+    segment: Segment, *, batch: int | None, size: Size, platforms: Sequence[str] = PLATFORMS
+) -> Any:
+    """Returns the function as a tf.function from `images` to {"classes"}."""
     tf = tensorflow()
     from jax.experimental import jax2tf
 
     converted = jax2tf.convert(
         segment,
-        polymorphic_shapes=["(b, _, _, _)"],
-        native_serialization_platforms=PLATFORMS,
+        polymorphic_shapes=["(b, _, _, _)"] if batch is None else None,
+        native_serialization_platforms=platforms,
         with_gradient=False,
     )
-    module = tf.Module()
-    images = tf.TensorSpec([None, *size, 3], tf.uint8, name="images")
-    module.segment = tf.function(
+    images = tf.TensorSpec([batch, *size, 3], tf.uint8, name="images")
+    return tf.function(
         lambda images: {"classes": converted(images)}, autograph=False, input_signature=[images]
     )
-    partial = path.with_name(path.name + ".partial")
-    for old in (partial, path):
-        if old.exists():
-            shutil.rmtree(old)
-    signatures = {"serving_default": module.segment.get_concrete_function()}
-    tf.saved_model.save(module, str(partial), signatures=signatures)
-    partial.replace(path)
 
 
-# Beside model.stablehlo, which is always written.
-FORMATS = {"saved_model": write_saved_model}
+def _in_float32(models: Sequence[evaluate.Model]) -> list[evaluate.Model]:
+    """Returns networks that compute in float32, which every runtime knows, unlike bfloat16."""
+    return [
+        model._replace(module=model.module.clone(dtype=jnp.float32))
+        if getattr(model.module, "dtype", jnp.float32) != jnp.float32
+        else model
+        for model in models
+    ]
+
+
+def _pictures(count: int, size: Size, seed: int) -> np.ndarray:
+    """Returns blocks of random colours, uint8 [count,H,W,3]."""
+    rows, columns = (-(-side // 8) for side in size)
+    blocks = np.random.default_rng(seed).integers(0, 256, (count, rows, columns, 3), np.uint8)
+    return blocks.repeat(8, 1).repeat(8, 2)[:, : size[0], : size[1]]
+
+
+def _check(
+    name: str,
+    run: Callable[[np.ndarray], np.ndarray],
+    segment: Segment,
+    batches: Sequence[np.ndarray],
+) -> float:
+    """Returns the share of pixels of the same class; ConfigError where too many differ."""
+    equal = [run(images) == np.asarray(segment(images)) for images in batches]
+    share = float(np.mean([part.mean() for part in equal]))
+    log.say(f"  {name}: {100 * share:.3f}% of the pixels have the same class")
+    if share < 1 - LARGEST_DIFFERENCE:
+        raise ConfigError(
+            f"{name} puts {100 * (1 - share):.3f}% of the pixels in another class than the network "
+            f"does, above {100 * LARGEST_DIFFERENCE}%: it is not written"
+        )
+    return share
+
+
+def _write_weights(model: evaluate.Model, config: ConfigDict, path: pathlib.Path) -> None:
+    """Writes the weights in the naming of the network's PyTorch original, or in ours without."""
+    name, normalisation = config.model.name, config.normalisation
+    if name in NETWORKS:
+        export_pretrained(model.variables, name, path, normalisation=normalisation)
+        return
+    flat = flax.traverse_util.flatten_dict(jax.device_get(model.variables), sep=".")
+    metadata = {"model": name, "naming": "flax", "normalisation": normalisation}
+    write_weights(path, {key: np.asarray(value) for key, value in flat.items()}, metadata)
 
 
 def _interface(chosen: networks.Networks, size: tuple[int, int]) -> dict[str, Any]:
@@ -173,11 +308,11 @@ def _run(chosen: networks.Networks) -> dict[str, Any]:
         "seed": chosen.config.seed,
         "benchmark": chosen.config.benchmark.name,
         "miou": results.get("stages", {}).get(chosen.stage, {}).get("miou"),
-        "config_sha256": _sha256((chosen.workdir / "config.json").read_bytes()),
+        "config_sha256": _sha256(chosen.workdir / "config.json"),
         "trained_at_commit": results.get("commit"),
         "exported_at_commit": environment.commit(),
     }
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _sha256(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,5 +1,6 @@
 """The parts that BiSeNet V1 (Yu et al. 2018) and STDC-Seg (Fan et al. 2021) share."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from rtda_jax.ops.activations import relu
 FUSION_ATTENTION = ("squeeze", "conv_norm")
 
 
+@functools.partial(jax.jit, static_argnames="size")  # rtda_jax.deploy.onnx knows it by its name
 def double(x: jax.Array, *, size: tuple[int, int]) -> jax.Array:
     """Nearest upsampling of x [B,h,w,C] to size (2h or 2h-1, 2w or 2w-1), floor(i*in/out)."""
     b, h, w, c = x.shape

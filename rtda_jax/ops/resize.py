@@ -75,6 +75,23 @@ def upsample(x: jax.Array, *, size: tuple[int, int], align: str = "half_pixel") 
     dtype of x, one axis after the other; reverse-mode gradients only.
     """
     _check(x, size)
-    if align not in ALIGNMENTS:
-        raise ValueError(f"unknown align {align!r}; known: {', '.join(ALIGNMENTS)}")
-    return _resize(_resize(x, 1, size[0], align), 2, size[1], align)
+    if align not in _RESIZES:
+        raise ValueError(f"unknown align {align!r}; known: {', '.join(_RESIZES)}")
+    return _RESIZES[align](x, (size[0], size[1]))
+
+
+# Jitted under names of their own, by which rtda_jax.deploy.onnx recognises a resize in a traced
+# network; inside of another jitted function that changes nothing.
+@partial(jax.jit, static_argnums=1)
+def resize_half_pixel(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Resizes with PyTorch's align_corners=False."""
+    return _resize(_resize(x, 1, size[0], "half_pixel"), 2, size[1], "half_pixel")
+
+
+@partial(jax.jit, static_argnums=1)
+def resize_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Resizes with PyTorch's align_corners=True."""
+    return _resize(_resize(x, 1, size[0], "corners"), 2, size[1], "corners")
+
+
+_RESIZES = {"half_pixel": resize_half_pixel, "corners": resize_corners}

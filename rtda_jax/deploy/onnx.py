@@ -1,0 +1,156 @@
+"""Converts a JAX function of images to an ONNX model, and runs it.
+
+The function's jaxpr is translated equation by equation by the rules of onnx_rules. Convolutions
+and pools are taken in the plain form that they have on every platform but the CPU.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+from jax.extend.core import Literal
+
+from rtda_jax.deploy.onnx_graph import (
+    NCHW,
+    OPSET,
+    Graph,
+    Operand,
+    Tensor,
+    is_known,
+    ordered_shape,
+    result,
+)
+from rtda_jax.deploy.onnx_rules import RULES
+from rtda_jax.errors import ConfigError
+
+__all__ = ["OPSET", "convert", "runner"]
+
+# Primitives that call a function, and the parameter that holds it.
+CALLS = {
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+}
+
+
+def _resize(graph: Graph, equation: Any, x: Operand, **attributes: Any) -> Tensor:
+    source, target = (ordered_shape(v, NCHW) for v in (equation.invars[0], equation.outvars[0]))
+    name = graph.whole(x, equation.invars[0], NCHW)
+    factors = [t / s for s, t in zip(source[2:], target[2:], strict=True)]
+    # A fraction as a scale may miss the size by one; a size needs that of the batch beside it.
+    if all(factor.is_integer() for factor in factors):
+        scales = graph.constant([1, 1, *factors], np.float32)
+        return result(graph.node("Resize", name, "", scales, **attributes), NCHW, equation)
+    sizes = graph.sizes(target)
+    return result(graph.node("Resize", name, "", "", sizes, **attributes), NCHW, equation)
+
+
+def _linear(mode: str) -> Callable[..., Tensor]:
+    """Makes the rule of a bilinear resize."""
+
+    def rule(graph: Graph, equation: Any, x: Operand) -> Tensor:
+        return _resize(graph, equation, x, mode="linear", coordinate_transformation_mode=mode)
+
+    return rule
+
+
+def _double(graph: Graph, equation: Any, x: Operand) -> Tensor:
+    """Doubles by repeating pixels, less the last row or column of an odd size."""
+    name = graph.whole(x, equation.invars[0], NCHW)
+    scales = graph.constant([1, 1, 2, 2], np.float32)
+    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    name = graph.node("Resize", name, "", scales, mode="nearest", **how)
+    height, width = equation.outvars[0].aval.shape[1:3]
+    bounds = map(graph.integers, ([0, 0], [height, width], [2, 3]))
+    return result(graph.node("Slice", name, *bounds), NCHW, equation)
+
+
+# Functions that are translated as a whole, by the names they are jitted under.
+FUNCTIONS: dict[str, Callable[..., Operand]] = {
+    "resize_half_pixel": _linear("half_pixel"),
+    "resize_corners": _linear("align_corners"),
+    "double": _double,
+}
+
+
+def convert(function: Callable, images: jax.ShapeDtypeStruct) -> onnx.ModelProto:
+    """Converts a function of images, whose first side may be symbolic.
+
+    The input of the model is called `images` and its output `classes`.
+
+    Raises:
+      ConfigError: naming a primitive that has no rule.
+    """
+    closed = jax.make_jaxpr(function)(images)
+    (source,), (target,) = closed.jaxpr.invars, closed.jaxpr.outvars
+    graph = Graph()
+    (answer,) = _translate(graph, closed, [Tensor("images", tuple(range(4)), images.shape)])
+    name = graph.whole(answer, target, tuple(range(target.aval.ndim)))
+    return graph.model(source, target, name)
+
+
+def runner(model: onnx.ModelProto) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Returns the model as a function in onnxruntime, or None where that is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+def _translate(graph: Graph, closed: Any, operands: Sequence[Operand]) -> list[Operand]:
+    """Translates the equations of a jaxpr and returns what it returns."""
+    jaxpr = closed.jaxpr
+    values: dict[Any, Operand] = dict(zip(jaxpr.invars, operands, strict=True))
+    values.update(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
+
+    def read(variable: Any) -> Operand:
+        if isinstance(variable, Literal):
+            return np.asarray(variable.val, variable.aval.dtype)  # type: ignore[attr-defined]
+        return values[variable]
+
+    for equation in jaxpr.eqns:
+        outputs = _outputs(graph, equation, [read(variable) for variable in equation.invars])
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def _outputs(graph: Graph, equation: Any, operands: list[Operand]) -> Sequence[Operand]:
+    """Returns the outputs of an equation: translated, or computed where all of it is constant."""
+    primitive, parameters = equation.primitive.name, equation.params
+    if primitive == "platform_index":  # the branch that an unnamed platform takes
+        return [np.asarray(parameters["platforms"].index(None), np.int32)]
+    if primitive == "cond" and isinstance(operands[0], np.ndarray):
+        return _translate(graph, parameters["branches"][int(operands[0])], operands[1:])
+    rule = RULES.get(primitive)
+    if primitive in CALLS:
+        rule = FUNCTIONS.get(parameters.get("name", ""))
+        if rule is None:
+            return _translate(graph, parameters[CALLS[primitive]], operands)
+    if primitive != "broadcast_in_dim" and _is_constant(equation, operands):
+        values = zip(operands, equation.invars, strict=True)
+        inputs = [np.broadcast_to(np.asarray(x), v.aval.shape) for x, v in values]
+        outputs = equation.primitive.bind(*inputs, **parameters)
+        outputs = outputs if equation.primitive.multiple_results else [outputs]
+        return [np.asarray(output) for output in outputs]
+    if rule is None:
+        raise ConfigError(
+            f"ONNX: the network uses the primitive {primitive!r}, which no rule translates; there "
+            f"are rules for {', '.join(RULES)}"
+        )
+    return [rule(graph, equation, *operands)]
+
+
+def _is_constant(equation: Any, operands: list[Operand]) -> bool:
+    variables = (*equation.invars, *equation.outvars)
+    sides = itertools.chain.from_iterable(variable.aval.shape for variable in variables)
+    known = all(isinstance(operand, np.ndarray) for operand in operands)
+    return known and all(is_known(side) for side in sides)
