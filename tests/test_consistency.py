@@ -1,13 +1,17 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import softmax
-from rtda_jax.adapt.thresholds import Thresholds
-from test_thresholds import numpy_adapt
 
 from rtda_jax.adapt import consistency, terms
+from rtda_jax.adapt.consistency import ConsistencyOptions, adapt
 from rtda_jax.augment import geometry
+from rtda_jax.run import parallel
+
+ADAPTIVE = ConsistencyOptions(threshold="adaptive")
 
 WEAK, STRONG = [2.0, 0.0, -1.0], [1.0, 0.5, -0.5]
 
@@ -109,7 +113,7 @@ def test_sure_pixels_by_one_threshold_or_by_that_of_their_class():
         return np.log(np.float32([p, 1 - p]))
 
     weak = jnp.array([[[logits(0.79), logits(0.81), logits(0.15), logits(0.05)]]])
-    confidence, labels = consistency.predicted(weak)
+    confidence, labels = consistency.predict(weak)
     np.testing.assert_allclose(confidence, [[[0.79, 0.81, 0.85, 0.95]]], atol=1e-6)
     np.testing.assert_array_equal(labels, [[[0, 0, 1, 1]]])
     np.testing.assert_array_equal(consistency.sure(weak, 0.8), [[[False, True, True, True]]])
@@ -126,17 +130,22 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
         view: {head: np.float32(rng.normal(0, 3, (2, 9, 11, 5))) for head in HEADS}
         for view in ("target", "strong")
     }
-    weights, how = rng.uniform(1, 9, 5), Thresholds(alpha=0.3, d=2.0, decay=0.2)
+    weights = rng.uniform(1, 9, 5)
+    options = ConsistencyOptions(threshold="adaptive", alpha=0.3, d=2.0, decay=0.2, temperature=1.5)
     moves = jnp.stack([geometry.matrix(0.4, 0.1, s, s > 1) for s in (0.8, 1.2)])
-    remember = consistency.make_remember(HEADS, thresholds=how, fixed=0.8, temperature=1.5)
-    outputs, memory, measured = remember(
-        given, {"strong_affine": moves, "step": 3}, {"theta": how.start(5), "other": 1}
+    added, memory, measured = consistency.compare(
+        given,
+        moves,
+        {"theta": consistency.initial_thresholds(options, num_classes=5), "other": 1},
+        heads=HEADS,
+        options=options,
+        step=3,
     )
-    known = terms.generator_terms(
+    outputs = {**given, **added}
+    term_options = terms.TermOptions(
         pixel_loss=lambda logits, labels: (logits, labels),
-        levels={},
-        gan_loss="bce",
         class_weights=lambda: jnp.float32(weights),
+        consistency=options,
     )
     theta, pixels = np.full(5, 0.8), 2 * 9 * 11
     for head, suffix in zip(HEADS, ("", "_aux16", "_aux32"), strict=True):
@@ -148,7 +157,7 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
         assert 0.05 * pixels < kept.sum() < 0.5 * pixels
         distance = np.abs(p - q)[np.arange(2)[:, None, None], *np.ogrid[:9, :11], k]
         losses = -(distance**2) * (weights * p * np.log(q)).sum(-1)
-        total, count = known[f"consistency{suffix}"].evaluate(outputs, {})
+        total, count = terms.TERMS[f"consistency{suffix}"](term_options).evaluate(outputs, {})
         assert count == kept.sum()
         np.testing.assert_allclose(total, losses[kept].sum(), rtol=1e-4)
         if head == "logits":
@@ -156,3 +165,98 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
     np.testing.assert_allclose(memory["theta"], theta, atol=1e-5)
     np.testing.assert_allclose(measured["theta"], (theta.sum(), 5), rtol=1e-5)
     assert memory["other"] == 1
+
+
+def numpy_adapt(theta, confidence, labels, *, alpha, beta, d, decay=0.0, step=0):
+    """IAST's selector as TUFL has it, one class after the other."""
+    moved = np.array(theta, np.float64)
+    kept = alpha if decay <= 0 else 1 - alpha * np.exp(-step * decay)
+    for c in range(len(theta)):
+        values = confidence[labels == c].tolist()
+        reached = theta[c]
+        if values:
+            ordered = sorted([*values, theta[c]], reverse=True)
+            reached = ordered[int(len(ordered) * beta * theta[c] ** d)]
+        moved[c] = kept * theta[c] + (1 - kept) * reached
+    moved[moved >= 1] = 0.999
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.95, 0.9, 0.85, 0.6, 0.55], 0.815),
+        ([0.99] * 20 + [0.9] * 20 + [0.5] * 10, 0.819),
+    ],
+)
+def test_worked_examples(values, expected):
+    confidence = jnp.array(values, jnp.float32).reshape(1, 1, -1)
+    got = adapt(
+        jnp.array([0.8, 0.8]), confidence, jnp.zeros_like(confidence, int), options=ADAPTIVE
+    )
+    np.testing.assert_allclose(got, [expected, 0.8], atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_against_numpy_over_several_steps(decay):
+    rng = np.random.default_rng(0)
+    options = ConsistencyOptions(threshold="adaptive", decay=decay, d=3.0)
+    step = jax.jit(functools.partial(adapt, options=options))
+    theta, expected = consistency.initial_thresholds(options, num_classes=7), np.full(7, 0.8)
+    for t in range(12):
+        labels = rng.choice([0, 1, 2, 3, 4, 6], (2, 9, 11), p=[0.5, 0.2, 0.2, 0.05, 0.04, 0.01])
+        confidence = np.float32(rng.uniform(0.2, 1.0, labels.shape) ** 0.3)
+        theta = step(theta, confidence, labels, step=t)
+        expected = numpy_adapt(
+            expected, confidence, labels, alpha=0.9, beta=0.8, d=3.0, decay=decay, step=t
+        )
+        np.testing.assert_allclose(theta, expected, atol=3e-6)
+    assert theta[5] == jnp.float32(0.8)
+    assert len(set(np.asarray(theta).tolist())) >= 6
+
+
+@pytest.mark.parametrize(("certainty", "expected"), [(1.0, 0.999), (0.9998, 0.9998)])
+def test_a_threshold_stays_below_one_and_may_pass_what_stands_for_one(certainty, expected):
+    options = ConsistencyOptions(threshold="adaptive", alpha=0.0, beta=0.1)
+    certain = jnp.full((1, 4, 4), certainty)
+    labels = np.zeros((1, 4, 4), int)
+    got = adapt(jnp.array([0.8, 0.8]), certain, labels, options=options)
+    np.testing.assert_allclose(got, [expected, 0.8], rtol=1e-6)
+    same = numpy_adapt([0.8, 0.8], np.asarray(certain), labels, alpha=0.0, beta=0.1, d=8.0)
+    np.testing.assert_allclose(got, same, rtol=1e-6)
+
+
+def test_several_devices_share_one_theta():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 3, (4, 5, 6))
+    confidence = np.float32(rng.uniform(0.4, 1.0, labels.shape))
+    theta = jnp.array([0.7, 0.8, 0.9])
+    options = ConsistencyOptions(threshold="adaptive", d=1.0)
+    expected = adapt(theta, confidence, labels, options=options)
+    mapped = jax.pmap(
+        functools.partial(adapt, options=options, axis_name="batch"),
+        "batch",
+        in_axes=(None, 0, 0),
+        devices=list(parallel.mesh().devices.flat),
+    )
+    halves = mapped(theta, confidence.reshape(2, 2, 5, 6), labels.reshape(2, 2, 5, 6))
+    np.testing.assert_allclose(halves[0], expected, atol=1e-6)
+    np.testing.assert_array_equal(halves[1], halves[0])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("initial", 1.0, r"consistency\.initial must be a probability in \(0, 1\), got 1"),
+        ("beta", 0.0, r"consistency\.beta must be in \(0, 1\]"),
+        ("decay", -1.0, r"consistency\.decay must be at least 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        ConsistencyOptions(**{field: value})
+
+
+def test_more_classes_than_the_keys_hold_are_refused():
+    with pytest.raises(ValueError, match="at most 31 classes, got 32"):
+        consistency.initial_thresholds(ADAPTIVE, num_classes=32)

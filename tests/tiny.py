@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.adapt import build, optimizers
+from rtda_jax.adapt import build, optim
 from rtda_jax.errors import CheckpointError, Interrupted
 from rtda_jax.stages.plan import stages
 from rtda_jax.train import train
@@ -78,7 +78,7 @@ def stubs():
     made = {"create_model": create_model, "create_discriminator": create_discriminator}
     with (
         mock.patch.multiple(build, **made),
-        mock.patch.object(optimizers, "trainable", trainable),
+        mock.patch.object(optim, "trainable", trainable),
     ):
         yield
 
