@@ -64,3 +64,21 @@ def require(condition: bool, message: str) -> None:
     """Raises a ConfigError with the message unless the condition holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def printable(text: object, *, limit: int | None = 200) -> str:
+    """Returns text that came from a file, such as a name, as one line that is safe to print.
+
+    A terminal obeys control characters, so they are escaped as Python escapes them in a string,
+    and so are line breaks, marks that reverse the direction of writing, and bytes of a file name
+    that are not UTF-8.
+
+    Args:
+      text: anything; it is converted by `str`.
+      limit: the longest text that is not cut in its middle; None never cuts.
+    """
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    if limit is not None and len(line) > limit:
+        half = (limit - 1) // 2
+        line = f"{line[: limit - 1 - half]}…{line[-half:]}" if half else f"{line[: limit - 1]}…"
+    return line
