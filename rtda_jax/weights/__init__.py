@@ -1,4 +1,4 @@
-"""Weights in the public PyTorch namings, in and out, from local files only."""
+"""Weights in the public PyTorch namings, in and out, and ImageNet weights by name."""
 
 from rtda_jax.weights.files import read_weights, write_weights
 from rtda_jax.weights.load import Report, export_pretrained, load_pretrained, torch_arrays

@@ -1,145 +1,210 @@
-"""Reading and writing weight files: names to arrays, and what the file says about itself."""
+"""Weight files: names to arrays, and what the file says about itself."""
 
 import dataclasses
-import json
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rtda_jax.weights.pickle_file import check_unpacked, read_pickle_file
+from rtda_jax.errors import ConfigError, printable
+from rtda_jax.run import files
+from rtda_jax.weights import torch_file
+from rtda_jax.weights.torch_file import Budget
+from rtda_jax.weights.unpickle import Opaque, Tensor, is_float
 
-_SAFETENSORS: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
+# What training scripts call the weights in a file or put in front of their names, in the order
+# in which one is taken where there are several: the trained network before its average.
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "module", "_orig_mod", "model", "net"),
+    *("network", "segmentor", "generator", "student", "backbone", "encoder"),
+    *("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "teacher"),
+)
 
-# What training scripts wrap a state dict in.
-_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
+_LONGEST_HEADER = 2**22  # bytes of a .safetensors header: tens of thousands of tensors
+_COMPILED = re.compile(r"(^|\.)(_orig_mod\.)+")  # put by torch.compile into any place of a name
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """Arrays by their PyTorch names, and the metadata of a .safetensors file."""
+    """The weights of a file.
+
+    Attributes:
+      path: of the file.
+      arrays: by their PyTorch names, floating point ones in float32.
+      metadata: of a .safetensors file.
+      taken: the part of the file that the weights are, "" for the whole.
+      others: the other parts that could have been taken.
+    """
 
     path: pathlib.Path
     arrays: dict[str, np.ndarray]
-    metadata: dict[str, str]
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    taken: str = ""
+    others: tuple[str, ...] = ()
 
 
-def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or len(data) < 8 + length:
-        raise ValueError(f"{path}: truncated, {len(data)} bytes do not hold the header")
-    body = memoryview(data)[8 + length :]
+def read_weights(path: str | pathlib.Path, *, key: str = "") -> WeightFile:
+    """Returns the weights of a local file by name.
+
+    Args:
+      path: a .pth, .pt, .ckpt, .bin or .tar file of torch.save, or .safetensors or .npz.
+      key: which weights to take from a file with several, "ema_model" for example: the key of a
+        dict in the file, dotted if that is inside another one, or what their names begin with.
+
+    Raises:
+      ConfigError: naming the file, when it is absent, damaged, of an unknown kind, made to run
+        code or to exhaust the memory, or does not have such a key.
+    """
+    path = pathlib.Path(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigError(f"{path}: unknown kind of weight file; known: {', '.join(READERS)}")
+    if not path.is_file():
+        reason = "is not a file" if path.exists() else "does not exist"
+        raise ConfigError(f"{path} {reason}")
     try:
-        header = json.loads(data[8 : 8 + length])
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(
-            isinstance(text, str) for text in metadata.values()
-        ):
-            raise ValueError("its __metadata__ is not an object of strings")
-        spans = [entry["data_offsets"] for entry in header.values()]
-        if sum(end - begin for begin, end in spans) > len(body):
-            raise ValueError(f"truncated, its tensors do not fit into {len(body)} bytes")
-        return {name: _tensor(name, entry, body) for name, entry in header.items()}, metadata
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise ValueError(f"{path}: not a safetensors file: {error}") from error
+        file = reader(path, key)
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    arrays = {
+        _COMPILED.sub(r"\1", name): array
+        for name, array in file.arrays.items()
+        if array.dtype.kind in "biuf"
+    }
+    if not arrays:
+        raise ConfigError(f"{path}: holds no tensors")
+    return dataclasses.replace(file, arrays=arrays)
 
 
-def _tensor(name: str, entry: dict[str, Any], body: memoryview) -> np.ndarray:
-    begin, end = entry["data_offsets"]
-    if entry["dtype"] not in _SAFETENSORS:
-        raise ValueError(f"{name} has dtype {entry['dtype']}, which is not supported")
-    if not 0 <= begin <= end <= len(body):
-        raise ValueError(f"truncated, {name} ends at {end} of {len(body)} bytes")
-    dtype = np.dtype(_SAFETENSORS[entry["dtype"]])
-    return np.frombuffer(body[begin:end], dtype).reshape(entry["shape"])
+def _named(file: WeightFile, key: str) -> WeightFile:
+    """Returns the weights whose names begin with the key, without it."""
+    prefix = f"{key}." if key else ""
+    arrays = {
+        name.removeprefix(prefix): array
+        for name, array in file.arrays.items()
+        if name.startswith(prefix)
+    }
+    if key and not arrays:
+        raise ConfigError(f"{file.path}: has no weights {key!r}; {_known(file)}")
+    return dataclasses.replace(file, arrays=arrays, taken=".".join(filter(None, (file.taken, key))))
 
 
-def _read_npz(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _known(file: WeightFile) -> str:
+    parts = [part for part in (file.taken, *file.others) if part]
+    starts = sorted({name.partition(".")[0] for name in file.arrays})
+    return f"known: {', '.join(map(printable, (*parts, *starts[:9])))}"
+
+
+def _read_safetensors(path: pathlib.Path, key: str) -> WeightFile:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise ConfigError(f"{path}: its header claims {length} bytes; is it a .safetensors file?")
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: _as_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            return _named(WeightFile(path, arrays, file.metadata() or {}), key)
+    except (SafetensorError, ValueError, AttributeError) as error:  # or NumPy lacks the dtype
+        raise ConfigError(f"{path}: cannot be read as .safetensors: {error}") from error
+
+
+def _read_npz(path: pathlib.Path, key: str) -> WeightFile:
+    arrays = {}
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            check_unpacked(file.zip)
-            return {name: file[name] for name in file.files}, {}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged archive can raise anything
-        raise ValueError(f"{path}: cannot be read as .npz: {error}") from error
+            budget = Budget(path.stat().st_size)
+            budget.check_archive(file.zip)
+            for name in file.files:
+                array = file[name]
+                budget.spend(4 * array.size)
+                arrays[name] = _as_float32(array)
+    except Exception as error:  # NumPy lets through whatever a damaged header leads to
+        raise ConfigError(f"{path}: cannot be read as .npz: {error}") from error
+    return _named(WeightFile(path, arrays), key)
 
 
-def _read_torch(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
-    tree = read_pickle_file(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(tree, dict) and isinstance(tree.get(wrapper), dict):
-            tree = tree[wrapper]
-            break
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: holds a {type(tree).__name__}, expected a state dict")
-    return tree, {}
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array, np.float32) if is_float(array.dtype) else array
 
 
-READERS: dict[str, Callable[[pathlib.Path], tuple[dict[str, Any], dict[str, str]]]] = {
-    ".pth": _read_torch,
-    ".pt": _read_torch,
-    ".tar": _read_torch,
+def _read_torch(path: pathlib.Path, key: str) -> WeightFile:
+    with torch_file.open_checkpoint(path) as checkpoint:
+        parts = _parts(checkpoint.tree)
+        inside = key not in parts
+        taken = _choose(path, checkpoint.tree, parts) if not key or inside else key
+        arrays = {
+            name: checkpoint.array(tensor)
+            for name, tensor in parts[taken].items()
+            if isinstance(tensor, Tensor)
+        }
+        others = tuple(sorted(part for part in parts if part not in (taken, "")))
+        file = WeightFile(path, arrays, taken=taken, others=others)
+        return _named(file, key) if inside else file
+
+
+def _parts(tree: Any) -> dict[str, dict[str, Any]]:
+    """Returns the state dicts of a checkpoint by their dotted keys, "" for the whole.
+
+    A state dict is a dict with a tensor of floating point numbers; those are at most two levels
+    deep, and every object is looked at once, however many share it.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    level, seen = {"": tree}, set()
+    for _ in range(3):
+        below: dict[str, Any] = {}
+        for name, node in level.items():
+            if isinstance(node, dict) and id(node) not in seen:
+                seen.add(id(node))
+                if any(isinstance(v, Tensor) and v.shape and v.is_float for v in node.values()):
+                    parts[name] = node
+                prefix = f"{name}." if name else ""
+                below |= {prefix + k: v for k, v in node.items() if isinstance(v, dict)}
+        level = below
+    return parts
+
+
+def _choose(path: pathlib.Path, tree: Any, parts: dict[str, dict[str, Any]]) -> str:
+    """Returns the key of the state dict that is taken where the user does not say which."""
+    for wrapper in WRAPPERS:
+        for part in parts:
+            if part.partition(".")[0] == wrapper:
+                return part
+    if "" in parts:
+        return ""
+    if isinstance(tree, Opaque):
+        raise ConfigError(
+            f"{path}: is a pickled object of class {printable(tree.name)}, which only its own code "
+            "can read; save its state_dict() instead"
+        )
+    if not parts:
+        raise ConfigError(f"{path}: holds no tensors")
+    if len(parts) > 1:
+        known = ", ".join(map(printable, sorted(parts)))
+        raise ConfigError(
+            f"{path}: holds several sets of weights; set model.pretrained_key to one of: {known}"
+        )
+    return next(iter(parts))
+
+
+READERS: dict[str, Callable[[pathlib.Path, str], WeightFile]] = {
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), _read_torch),
     ".safetensors": _read_safetensors,
     ".npz": _read_npz,
 }
 
 
-def read_weights(path: str | pathlib.Path) -> WeightFile:
-    """Arrays of a local .pth, .pt, .tar (torch.save), .safetensors or .npz file by name.
-
-    Floating point arrays come as float32; a DataParallel "module." in front of every name goes.
-    Raises FileNotFoundError, or ValueError naming the file when it is damaged, truncated, of an
-    unknown kind or would run code when read.
-    """
-    path = pathlib.Path(path)
-    if path.suffix not in READERS:
-        raise ValueError(f"{path}: unknown kind of weight file; known: {', '.join(READERS)}")
-    tree, metadata = READERS[path.suffix](path)
-    arrays = {
-        str(name): np.asarray(value, np.float32) if _is_float(value) else value
-        for name, value in tree.items()
-        if isinstance(value, np.ndarray) and (value.dtype.kind in "biu" or _is_float(value))
-    }
-    if not arrays:
-        raise ValueError(f"{path}: holds no tensors")
-    if all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): value for name, value in arrays.items()}
-    return WeightFile(path, arrays, metadata)
-
-
-def _is_float(array: np.ndarray) -> bool:
-    return array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
-
-
 def write_weights(
     path: str | pathlib.Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    """Write arrays by name to a .safetensors file. Raises ValueError for another suffix."""
+    """Writes arrays by name to a .safetensors file. Raises ConfigError for another suffix."""
     path = pathlib.Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: weights are exported to .safetensors files")
+        raise ConfigError(f"{path}: weights are exported to .safetensors files")
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    path.write_bytes(save(contiguous, {"format": "pt", **metadata}))
+    files.write_bytes(path, save(contiguous, {"format": "pt", **metadata}))

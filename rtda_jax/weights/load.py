@@ -1,40 +1,45 @@
-"""Loading public PyTorch weights into a network, and writing a network in the public naming."""
+"""Public weights into a network, and a network into a file in its public naming."""
 
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import flax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, one_of, printable
 from rtda_jax.weights import imagenet
 from rtda_jax.weights.files import WeightFile, read_weights, write_weights
-from rtda_jax.weights.naming import Naming
-from rtda_jax.weights.public import NETWORKS, TRUNKS
+from rtda_jax.weights.match import (
+    LeafPath,
+    Match,
+    best_match,
+    expected_names,
+    namings_of,
+    some,
+)
 
 PARTS = ("backbone", "all")
-
-_LEAVES = {
-    ("params", "kernel"): "weight",
-    ("params", "scale"): "weight",
-    ("params", "bias"): "bias",
-    ("batch_stats", "mean"): "running_mean",
-    ("batch_stats", "var"): "running_var",
-}
-_COUNT = "num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What a file gave to a network.
 
-    matched: file names that were loaded. missing: weights of the network, by their own dotted
-    paths, that keep their initial values. unused: file names that nothing here uses.
-    normalisation: what the weights expect of their input (a key of NORMALISATIONS), None unknown.
+    Attributes:
+      path: of the file.
+      model: name of the network.
+      naming: how the file calls its weights, a name of `namings`.
+      part: "backbone" or "all".
+      normalisation: what the weights expect of their input, a key of NORMALISATIONS; None if the
+        file does not tell.
+      matched: names in the file that were loaded.
+      missing: weights of the network, by their own dotted paths, that keep their initial values.
+      unused: names in the file that nothing here uses.
+      notes: whatever was decided on the way and a reader may want otherwise, in sentences.
     """
 
     path: str
@@ -45,81 +50,16 @@ class Report:
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return (
-            f"{self.path}: {self.part} of {self.model} in the naming {self.naming}, normalisation "
-            f"{self.normalisation}; {len(self.matched)} matched, {len(self.missing)} keep their "
-            f"initial values, {len(self.unused)} in the file unused"
+        counts = (
+            f"{printable(self.path, limit=None)}: {self.part} of {self.model} in the naming "
+            f"{self.naming}, normalisation {printable(self.normalisation)}",
+            f"{len(self.matched)} matched, {len(self.missing)} keep their initial values, "
+            f"{len(self.unused)} in the file unused",
         )
-
-
-def _modules(variables: dict[str, Any]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Path in variables of every weight, by (dotted module, PyTorch leaf name)."""
-    flat = flax.traverse_util.flatten_dict(variables)
-    return {(".".join(p[1:-1]), _LEAVES[p[0], p[-1]]): p for p in flat}
-
-
-def _expected(naming: Naming, variables: dict[str, Any], part: str) -> dict[str, tuple[str, ...]]:
-    """Path in variables of every weight that a file in this naming has for the part, by name."""
-    expected = {}
-    for (module, leaf), path in _modules(variables).items():
-        renamed = naming.rename(module)
-        if renamed is not None and (part == "all" or module.startswith("backbone.")):
-            expected[f"{renamed}.{leaf}"] = path
-    return expected
-
-
-def _to_torch(array: Any) -> np.ndarray:
-    array = np.asarray(array)
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-
-
-def _from_torch(array: np.ndarray) -> np.ndarray:
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-
-
-def _some(unordered: Iterable[str]) -> str:
-    names = sorted(unordered)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _choose(
-    file: WeightFile, namings: dict[str, Naming], variables: dict[str, Any], part: str
-) -> str:
-    """Name of the naming the file is in: the one that finds most of its weights."""
-    names = frozenset(file.arrays)
-    if file.metadata.get("naming") in namings:
-        return file.metadata["naming"]
-    found = {
-        name: sum(n in names for n in _expected(naming, variables, part))
-        for name, naming in namings.items()
-        if naming.fits(names)
-    }
-    best = [name for name, count in found.items() if count and count == max(found.values())]
-    if not best:
-        raise ValueError(
-            f"{file.path}: its names fit none of the known namings ({', '.join(namings)}); say "
-            f"which with naming= if they should; it has {_some(names)}"
-        )
-    if len(best) > 1:
-        raise ValueError(
-            f"{file.path}: its names fit the namings {', '.join(best)}, which differ in what the "
-            "weights expect of their input; say which with naming="
-        )
-    return best[0]
-
-
-def _check_classes(file: WeightFile, expected: dict[str, tuple[str, ...]], flat: Any) -> None:
-    for name, path in expected.items():
-        main = path[1] in ("classifier", "head") and "classifier" in path and path[-1] == "kernel"
-        if main and name in file.arrays:
-            theirs, ours = file.arrays[name].shape[:1], np.shape(flat[path])[-1:]
-            if theirs and theirs != ours:  # a weight without axes is refused for its shape
-                raise ValueError(
-                    f"{file.path}: the checkpoint has {theirs[0]} classes ({name}), the network "
-                    f"{ours[0]}"
-                )
+        return "; ".join((*counts, *self.notes))
 
 
 def load_pretrained(
@@ -129,99 +69,160 @@ def load_pretrained(
     *,
     part: str = "backbone",
     naming: str | None = None,
+    key: str = "",
 ) -> tuple[dict[str, Any], Report]:
-    """Variables of the network with the weights of a local file, and the report of what matched.
+    """Returns a network's variables with the weights of a file, and the report of what matched.
 
-    path: .pth, .pt, .tar, .safetensors or .npz in one of the public namings of the network
-    (NETWORKS, and TRUNKS for part "backbone"), or "imagenet": the published ImageNet weights of
-    the trunk, see imagenet.py. variables: {"params", "batch_stats"} of
-    `model.init`. naming: one of those namings by name; needed only where the names in the file do
-    not tell (VGG-16 of torchvision or Caffe).
+    A network of another number of classes is loaded but for the weights whose shape depends on
+    that number; they keep their values and the report says so.
 
-    Raises ValueError, with the file and the names, for a damaged file, an unknown model, part or
-    naming, another number of classes, a weight of the part that the file lacks or has in another
-    shape, and a trunk weight (for part "all": any weight but the known unused ones) of the file
-    that the network does not have.
+    Args:
+      path: a weight file in one of the public namings of the network, see `files.read_weights`; or
+        "imagenet" for the published ImageNet weights of its trunk, see `imagenet.find`.
+      model_name: of a network or a discriminator.
+      variables: {"params", "batch_stats"} of `model.init`.
+      part: "backbone" for the trunk alone, or "all".
+      naming: one of the network's namings; needed only where the file does not tell.
+      key: which weights to take from a file with several, see `files.read_weights`.
+
+    Raises:
+      ConfigError: naming the file and the weights, for a damaged file, an unknown model, part,
+        naming or key, a weight of the part that the file lacks, has in another shape or that is
+        not finite, and a weight of the file that belongs to the part and not to the network.
     """
-    if model_name not in NETWORKS:
-        raise ValueError(f"unknown model {model_name!r}; known: {', '.join(NETWORKS)}")
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
-    namings = dict(NETWORKS[model_name])
-    if part == "backbone":
-        namings = {**TRUNKS.get(model_name, {}), **namings}
-    if naming is not None and naming not in namings:
-        raise ValueError(f"unknown naming {naming!r}; known: {', '.join(namings)}")
+    namings = namings_of(model_name, one_of(part, PARTS, "part"))
+    if naming is not None:
+        one_of(naming, namings, "naming")
     if str(path) == imagenet.NAME:
         if part != "backbone":
-            raise ConfigError("ImageNet weights by name are of the trunk: set part to 'backbone'")
+            raise ConfigError(
+                "ImageNet weights by name are of the trunk: set model.pretrained_part to 'backbone'"
+            )
         path, naming = imagenet.find(model_name), imagenet.TRUNKS[model_name].naming
-    file = read_weights(path)
+    file = read_weights(path, key=key)
     exported = file.metadata.get("model")
     if part == "all" and exported not in (None, model_name):
-        raise ValueError(f"{path}: exported from {exported}, not from {model_name}")
-    chosen = naming or _choose(file, namings, variables, part)
-    how = namings[chosen]
+        raise ConfigError(f"{path}: exported from {printable(exported)}, not from {model_name}")
+    stated = naming or file.metadata.get("naming")
+    if stated in namings:
+        namings = {stated: namings[stated]}
 
-    expected = _expected(how, variables, part)
-    if not expected:
-        raise ValueError(f"{model_name} has no part {part!r}")
+    if part == "backbone" and "backbone" not in variables["params"]:
+        raise ConfigError(f"{model_name} has no part 'backbone'")
+    match, notes = best_match(file, namings, variables, part=part, model_name=model_name)
+    arrays = match.arrays(file)
+    _check_names(file, arrays, match, part=part, model_name=model_name)
     flat = flax.traverse_util.flatten_dict(variables)
-    _check_classes(file, expected, flat)
-    absent = [name for name in expected if name not in file.arrays]
-    if absent:
-        raise ValueError(f"{path}: has no {_some(absent)} ({part} of {model_name}, {chosen})")
-    _check_unused(file, how, expected, part, model_name)
-
-    for name, where in expected.items():
-        value = _from_torch(file.arrays[name])
-        if value.shape != np.shape(flat[where]):
-            raise ValueError(
-                f"{path}: {name} has shape {file.arrays[name].shape}, {model_name} needs "
-                f"{_to_torch(np.empty(np.shape(flat[where]))).shape}"
+    classes = _classes(arrays, match, flat)
+    loaded = {}
+    for name, leaf in match.expected.items():
+        shape = _torch_shape(np.shape(flat[leaf]))
+        if arrays[name].shape == shape:
+            loaded[match.prefix + name] = leaf
+            flat[leaf] = jnp.asarray(_value(file, name, arrays[name], match), jnp.float32)
+        elif not _differ_in_classes(arrays[name].shape, shape, classes):
+            raise ConfigError(
+                f"{file.path}: {name} has shape {arrays[name].shape}, {model_name} needs {shape}"
             )
-        if where[-1] == "scale" and re.search(how.inplace_abn, name):
-            value = np.abs(value) + np.float32(1e-5)
-        flat[where] = jnp.asarray(value, jnp.float32)
-    loaded = set(expected.values())
+    if classes and len(loaded) < len(match.expected):
+        kept = [name for name in match.expected if match.prefix + name not in loaded]
+        notes += (
+            f"the file has {classes[0]} classes and the network {classes[1]}: its classifier keeps "
+            f"its initial values ({some(kept)})",
+        )
     report = Report(
-        path=str(path),
+        path=str(file.path),
         model=model_name,
-        naming=chosen,
+        naming=match.name,
         part=part,
-        normalisation=file.metadata.get("normalisation", how.normalisation),
-        matched=tuple(sorted(expected)),
-        missing=tuple(sorted(".".join(p) for p in flat if p not in loaded)),
-        unused=tuple(sorted(set(file.arrays) - set(expected))),
+        normalisation=file.metadata.get("normalisation", match.naming.normalisation),
+        matched=tuple(sorted(loaded)),
+        missing=tuple(sorted(".".join(leaf) for leaf in flat.keys() - set(loaded.values()))),
+        unused=tuple(sorted(file.arrays.keys() - loaded.keys())),
+        notes=notes,
     )
     return flax.traverse_util.unflatten_dict(flat), report
 
 
-def _check_unused(
-    file: WeightFile, how: Naming, expected: dict[str, tuple[str, ...]], part: str, model: str
+def _check_names(
+    file: WeightFile,
+    arrays: Mapping[str, np.ndarray],
+    match: Match,
+    *,
+    part: str,
+    model_name: str,
 ) -> None:
-    known = rf"{how.unused}|{how.auxiliary}|\.{_COUNT}$"
-    scope = how.trunk if part == "backbone" else ""
+    """Raises ConfigError for weights that only the network or only the file has."""
+    absent = [name for name in match.expected if name not in arrays]
+    if absent:
+        raise ConfigError(
+            f"{file.path}: has no {some(absent)} ({part} of {model_name} in the naming "
+            f"{match.name})"
+        )
+    scope = match.naming.trunk if part == "backbone" else ""
     extra = [
         name
-        for name in file.arrays
-        if name not in expected and re.search(scope, name) and not re.search(known, name)
+        for name in arrays
+        if name not in match.expected
+        and re.search(scope, name)
+        and not match.naming.knows_unused(name)
     ]
     if extra:
-        raise ValueError(f"{file.path}: {model} has no {_some(extra)}")
+        raise ConfigError(f"{file.path}: {model_name} has no {some(extra)}")
+
+
+def _classes(
+    arrays: Mapping[str, np.ndarray], match: Match, flat: Mapping[LeafPath, Any]
+) -> tuple[int, int] | None:
+    """Returns the number of classes in the file and in the network, None if it is the same."""
+    for name, path in match.expected.items():
+        main = path[1] in ("classifier", "head") and "classifier" in path and path[-1] == "kernel"
+        if main and arrays[name].ndim == np.ndim(flat[path]):
+            theirs, ours = arrays[name].shape[0], np.shape(flat[path])[-1]
+            return (theirs, ours) if theirs != ours else None
+    return None
+
+
+def _differ_in_classes(
+    theirs: tuple[int, ...], ours: tuple[int, ...], classes: tuple[int, int] | None
+) -> bool:
+    """Returns whether two shapes agree but for the number of classes."""
+    return len(theirs) == len(ours) and all(
+        pair[0] == pair[1] or pair == classes for pair in zip(theirs, ours, strict=True)
+    )
+
+
+def _value(file: WeightFile, name: str, array: np.ndarray, match: Match) -> np.ndarray:
+    """Returns the value that a weight in a file stands for, in our layout.
+
+    Raises:
+      ConfigError: it is nothing that a trained weight can be.
+    """
+    if not np.all(np.isfinite(array)):
+        raise ConfigError(f"{file.path}: {name} is not finite; the training that wrote it failed")
+    if name.endswith(".running_var") and np.any(array < 0):
+        raise ConfigError(f"{file.path}: {name}, a variance, is negative")
+    if match.expected[name][-1] == "scale" and re.search(match.naming.inplace_abn, name):
+        array = np.abs(array) + np.float32(1e-5)
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
 
 
 def torch_arrays(variables: dict[str, Any], model_name: str) -> dict[str, np.ndarray]:
-    """The arrays of variables by their names and in their layout in the PyTorch network.
+    """Returns the arrays of variables by their names and in their layout in the PyTorch network.
 
-    Any tree with the structure of variables will do, gradients for instance. Raises ValueError for
-    an unknown model.
+    Any tree with the structure of variables will do, gradients for instance.
     """
-    if model_name not in NETWORKS:
-        raise ValueError(f"unknown model {model_name!r}; known: {', '.join(NETWORKS)}")
-    how = next(iter(NETWORKS[model_name].values()))
+    naming = next(iter(namings_of(model_name, "all").values()))
     flat = flax.traverse_util.flatten_dict(variables)
-    return {name: _to_torch(flat[p]) for name, p in _expected(how, variables, "all").items()}
+    arrays = {}
+    for name, path in expected_names(naming, variables, "all").items():
+        array = np.asarray(flat[path])
+        arrays[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    return arrays
 
 
 def export_pretrained(
@@ -231,16 +232,21 @@ def export_pretrained(
     *,
     normalisation: str | None = None,
 ) -> None:
-    """Write variables to a .safetensors file in the first public naming of the network.
+    """Writes variables to a .safetensors file in the first public naming of the network.
 
-    normalisation (a key of NORMALISATIONS) is recorded in the file and reported when it is loaded.
-    The import of the file gives the same variables bit for bit. Raises ValueError for an unknown
-    model, or a path with another suffix.
+    Importing the file gives the same variables bit for bit.
+
+    Args:
+      variables: of the network.
+      model_name: of a network or a discriminator.
+      path: of the file.
+      normalisation: a key of NORMALISATIONS that is recorded in the file and reported when it is
+        loaded.
     """
     arrays = torch_arrays(variables, model_name)
     for name in [n for n in arrays if n.endswith(".running_mean")]:
-        arrays[name.replace("running_mean", _COUNT)] = np.zeros((), np.int64)
-    metadata = {"model": model_name, "naming": next(iter(NETWORKS[model_name]))}
+        arrays[re.sub("running_mean$", "num_batches_tracked", name)] = np.zeros((), np.int64)
+    metadata = {"model": model_name, "naming": next(iter(namings_of(model_name, "all")))}
     if normalisation is not None:
         metadata["normalisation"] = normalisation
     write_weights(path, arrays, metadata)

@@ -1,13 +1,73 @@
-"""The public namings of every network: where its weights come from and how they are called there.
+"""The public namings of weights: how the original PyTorch code calls those of every network.
 
-S0 and S2 are the repositories of those reports (after ooooverflow/BiSeNet), "stdc_seg" is
-MichaelFan01/STDC-Seg, "tufl" ywher/TUFL (S4), "coincheung" CoinCheung/BiSeNet today, "adaptsegnet"
-wasidennis/AdaptSegNet.
+The namings are called after the repositories and reports that they come from: "brunstein" and
+"bartoletti" (both after taveraantonio/BiseNetv1), "stdc_seg" (MichaelFan01/STDC-Seg), "tufl"
+(ywher/TUFL), "coincheung" (CoinCheung/BiSeNet) and "adaptsegnet" (wasidennis/AdaptSegNet). A
+network that no public code has is called by the names of its own modules, "rtda_jax".
 """
 
 import dataclasses
+import re
+from collections.abc import Collection
 
-from rtda_jax.weights.naming import Naming, Rules
+Rules = tuple[tuple[str, str], ...]
+
+# Weights of no network that training scripts leave in a state dict: loss functions, and the
+# counters of profilers and of batch normalisation.
+_BYSTANDERS = (
+    r"^(criterion|criteria|loss|losses)\w*\.|(^|\.)(total_ops|total_params|num_batches_tracked)$"
+)
+BATCH_COUNT = r"\.num_batches_tracked$"
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    r"""One public naming of the weights of a network, or of its trunk alone.
+
+    A rule rewrites the path of one of our modules, "backbone.layer1_0.conv1", into the PyTorch
+    one by a regular expression that must match all of it; the first rule that matches counts.
+    Names end in ".weight" and ".bias", and in ".running_mean" and ".running_var" after the path of
+    a normalisation.
+
+    Attributes:
+      normalisation: what the weights expect of their input; None if they do not see an image.
+      rules: see above.
+      trunk: pattern of the names that belong to the trunk.
+      unused: pattern of names that repeat others, or that no segmentation network has.
+      auxiliary: pattern of the heads that an inference network does not have.
+      requires: a pattern that at least one name in the file must match. With `forbids` it tells
+        apart namings whose rules agree.
+      forbids: a pattern that no name in the file may match.
+      inplace_abn: pattern of the normalisations whose effective scale is |weight| + 1e-5, as in
+        the library inplace_abn.
+    """
+
+    normalisation: str | None
+    rules: Rules
+    trunk: str = r"(?!)"
+    unused: str = r"(?!)"
+    auxiliary: str = r"(?!)"
+    requires: str = ""
+    forbids: str = r"(?!)"
+    inplace_abn: str = r"(?!)"
+
+    def rename(self, module: str) -> str | None:
+        """Returns the PyTorch path of one of our modules, None where the naming lacks it."""
+        for pattern, replacement in self.rules:
+            match = re.fullmatch(pattern, module)
+            if match:
+                return match.expand(replacement)
+        return None
+
+    def fits(self, names: Collection[str]) -> bool:
+        """Returns whether a file with these names can be in this naming."""
+        required = any(re.search(self.requires, name) for name in names)
+        return required and not any(re.search(self.forbids, name) for name in names)
+
+    def knows_unused(self, name: str) -> bool:
+        """Returns whether a name may be in the file without the network having such a weight."""
+        known = (self.unused, self.auxiliary, _BYSTANDERS)
+        return any(re.search(pattern, name) for pattern in known)
 
 
 def _resnet(prefix: str) -> Rules:
@@ -81,7 +141,6 @@ _VGG_5 = {"conv5_1": 24, "conv5_2": 26, "conv5_3": 28}
 _VGG_5_TO_7 = {"conv5_1": 23, "conv5_2": 25, "conv5_3": 27, "fc6": 29, "fc7": 31}
 
 _RESNET_TRUNK = r"(conv1|bn1|layer[1-4])\."
-_BATCH_COUNT = r"\.num_batches_tracked$"
 
 TORCHVISION_RESNET = Naming("imagenet", _resnet(""), f"^{_RESNET_TRUNK}", unused=r"^fc\.")
 TORCHVISION_VGG = Naming(
@@ -111,14 +170,16 @@ EFFICIENTNET_LITE = Naming(
     unused=r"^(_conv_head|_bn1|_fc)\.",
 )
 
-S0 = Naming(
+BRUNSTEIN = Naming(
     "caffe_bgr",
     _tavera((16, 32)),
     rf"^context_path\.{_RESNET_TRUNK}",
     unused=r"^context_path\.features\.",
     auxiliary=r"^supervision\d\.",
 )
-S2 = dataclasses.replace(S0, normalisation="cityscapes_bgr", rules=_tavera((4, 8, 16, 32)))
+BARTOLETTI = dataclasses.replace(
+    BRUNSTEIN, normalisation="cityscapes_bgr", rules=_tavera((4, 8, 16, 32))
+)
 
 STDC_SEG = Naming(
     "imagenet",
@@ -126,11 +187,9 @@ STDC_SEG = Naming(
     r"^cp\.backbone\.features\.",
     unused=r"^(cp\.backbone\.(x2|x4|x8|x16|x32|conv_last|fc|bn|linear)|conv_out_sp(2|4|16))\.",
     auxiliary=r"^conv_out(16|32|_sp8)\.",
-    requires=rf"^ffm\..*{_BATCH_COUNT}",
+    requires=rf"^ffm\..*{BATCH_COUNT}",
 )
-STDC_SEG_ABN = dataclasses.replace(
-    STDC_SEG, requires=r"^ffm\.", forbids=STDC_SEG.requires, inplace_abn=r"^(?!cp\.backbone\.)"
-)
+STDC_SEG_ABN = dataclasses.replace(STDC_SEG, requires=r"^ffm\.", inplace_abn=r"^(?!cp\.backbone\.)")
 TUFL = Naming(
     "imagenet",
     (
@@ -140,9 +199,9 @@ TUFL = Naming(
     ),
     rf"^cp\.resnet\.{_RESNET_TRUNK}",
     auxiliary=r"^conv_out(16|32)\.",
-    requires=_BATCH_COUNT,
+    requires=BATCH_COUNT,
 )
-TUFL_ABN = dataclasses.replace(TUFL, requires="", forbids=_BATCH_COUNT, inplace_abn=r"^")
+TUFL_ABN = dataclasses.replace(TUFL, requires="", inplace_abn=r"^")
 COINCHEUNG = dataclasses.replace(
     TUFL, normalisation="cityscapes", rules=_resnet("cp.resnet.") + _CONTEXT, requires=""
 )
@@ -174,36 +233,42 @@ _DEEPLAB_TRUNKS = {
 }
 
 FCD = Naming(None, ((r"(conv\d|classifier)", r"\1"),))
-FCD_LIGHT_S0 = Naming(
+FCD_LIGHT_BRUNSTEIN = Naming(
     None, ((r"(\w+)_depthwise", r"\1_1"), (r"(\w+)_pointwise", r"\1_2")), requires=r"^classifier_1"
 )
-FCD_LIGHT_S2 = Naming(
+FCD_LIGHT_BARTOLETTI = Naming(
     None,
     ((r"conv(\d)_(\w+)", r"\2\1"), (r"classifier_(\w+)", r"\1c")),
     requires=r"^depthwisec",
 )
 
-# The names of our own modules, for networks that no public code has.
-OURS = Naming(None, ((r"(.+)", r"\1"),), r"^backbone\.", auxiliary=r"^aux\d+\.")
+OURS = Naming(None, ((r"(.+)", r"\1"),), r"^backbone\.", auxiliary=r"^(aux\d+|detail)\.")
 
-# Namings of whole networks; the first is the one that is exported.
+# Namings of whole networks; the first is the one that is exported. A network that is not here has
+# the naming OURS alone.
 NETWORKS: dict[str, dict[str, Naming]] = {
-    "bisenet_resnet18": {"s0": S0},
-    "bisenet_resnet101": {"s0": S0},
-    "bisenet_mpg_resnet18": {"s2": S2},
-    "bisenet_mpg_resnet101": {"s2": S2},
+    "bisenet_resnet18": {"brunstein": BRUNSTEIN},
+    "bisenet_resnet101": {"brunstein": BRUNSTEIN},
+    "bisenet_mpg_resnet18": {"bartoletti": BARTOLETTI},
+    "bisenet_mpg_resnet101": {"bartoletti": BARTOLETTI},
     "bisenet_stdc1": {"stdc_seg": STDC_SEG, "stdc_seg_inplace_abn": STDC_SEG_ABN},
     "bisenet_stdc2": {"stdc_seg": STDC_SEG, "stdc_seg_inplace_abn": STDC_SEG_ABN},
     "bisenet_tufl": {"tufl": TUFL, "tufl_inplace_abn": TUFL_ABN},
     "bisenet_coincheung": {"coincheung": COINCHEUNG},
-    "bisenet_lite0": {"rtda_jax": OURS},
-    "bisenet_lite1": {"rtda_jax": OURS},
-    "bisenet_lite2": {"rtda_jax": OURS},
     "deeplab_resnet101": {"adaptsegnet": DEEPLAB_SINGLE},
     "deeplab_resnet101_multi": {"adaptsegnet": DEEPLAB_MULTI},
     "deeplab_vgg16": {"adaptsegnet": DEEPLAB_VGG},
     "fcd": {"adaptsegnet": FCD},
-    "fcd_light": {"s0": FCD_LIGHT_S0, "s2": FCD_LIGHT_S2},
+    "fcd_light": {"brunstein": FCD_LIGHT_BRUNSTEIN, "bartoletti": FCD_LIGHT_BARTOLETTI},
+}
+
+# A file with batch counts is of plain batch normalisation or of inplace_abn 1.1, and does not say
+# which. While no scale is negative the two differ by 1e-5, and this one is taken: that of the
+# authors' code, where STDC-Seg has a copy of inplace_abn from before it had batch counts.
+WITH_BATCH_COUNTS = {
+    "bisenet_stdc1": "stdc_seg",
+    "bisenet_stdc2": "stdc_seg",
+    "bisenet_tufl": "tufl_inplace_abn",
 }
 
 # Namings of trunks alone, trained on ImageNet.
