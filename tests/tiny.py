@@ -23,9 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.adapt import build, optimizers
+from rtda_jax.adapt import build
 from rtda_jax.errors import CheckpointError, Interrupted
-from rtda_jax.stages.plan import stages
+from rtda_jax.models.network import Network
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 from rtda_jax.train import train
 
 STEPS = 12  # checkpoints after every 2nd
@@ -39,11 +41,8 @@ FAMILIES = {
 }
 
 
-class Generator(nn.Module):
+class Generator(Network):
     """The outputs, parameters and statistics of a segmentation network, of a single layer each."""
-
-    num_classes: int
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images, *, train):
@@ -69,23 +68,17 @@ def create_discriminator(name, in_channels, **options):
     return Discriminator()
 
 
-def trainable(module, params):
-    return jax.tree.map(lambda _: True, params)
-
-
 @contextlib.contextmanager
 def stubs():
     made = {"create_model": create_model, "create_discriminator": create_discriminator}
-    with (
-        mock.patch.multiple(build, **made),
-        mock.patch.object(optimizers, "trainable", trainable),
-    ):
+    with mock.patch.multiple(build, **made):
         yield
 
 
 def config(family, **fields):
     name, stage, changes = FAMILIES[family]
-    made = stages(helpers.config(name).lock())[stage]
+    with stubs():
+        made = make_plan(helpers.config(name).lock(), KINDS)[stage].config
     for field, value in {"steps": STEPS, "stall_seconds": 0.0, **changes, **fields}.items():
         made.update_from_flattened_dict({field.replace("__", "."): value})
     return made
