@@ -27,7 +27,7 @@ from rtda_jax.adapt import build
 from rtda_jax.errors import CheckpointError, Interrupted
 from rtda_jax.models.network import Network
 from rtda_jax.stages.kinds import KINDS
-from rtda_jax.stages.plan import make_plan
+from rtda_jax.stages.plan import Stage, make_plan
 from rtda_jax.train import train
 
 STEPS = 12  # checkpoints after every 2nd
@@ -82,6 +82,13 @@ def config(family, **fields):
     for field, value in {"steps": STEPS, "stall_seconds": 0.0, **changes, **fields}.items():
         made.update_from_flattened_dict({field.replace("__", "."): value})
     return made
+
+
+def stage(family, name, **fields):
+    """The stage of a plan that such a configuration is."""
+    made = config(family, **fields)
+    with stubs():
+        return Stage(name, "train", (), made, build.build(made))
 
 
 def stream(start):
