@@ -5,12 +5,14 @@ skipped, interrupted ones continue.
 """
 
 import ast
+import contextlib
 import os
 import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -35,7 +37,8 @@ def _evaluate(config, workdir: pathlib.Path) -> None:
 def _check_data(config, workdir: pathlib.Path) -> None:
     from rtda_jax.data import check
 
-    check.check_benchmark(config.benchmark, data_dir=config.data_dir, out=workdir / "data")
+    with _held(workdir / "data") as out:
+        check.check_benchmark(config.benchmark, data_dir=config.data_dir, out=out)
 
 
 def _summary(config, workdir: pathlib.Path) -> None:
@@ -58,20 +61,22 @@ def _predict(config, workdir: pathlib.Path) -> None:
 
     if _INPUT.value is None:
         raise ConfigError("--job=predict needs --input: an image, a video or a folder of them")
-    predict.run(
-        networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value),
-        source=pathlib.Path(_INPUT.value).expanduser(),
-        out=_output(workdir / "predict"),
-        views=_VIEW.value,
-        resolution=_RESOLUTION.value,
-    )
+    with _output(workdir / "predict") as out:
+        predict.run(
+            networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value),
+            source=pathlib.Path(_INPUT.value).expanduser(),
+            out=out,
+            views=_VIEW.value,
+            resolution=_RESOLUTION.value,
+        )
 
 
 def _export(config, workdir: pathlib.Path) -> None:
     from rtda_jax.deploy import export, networks
 
     chosen = networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value)
-    export.run(chosen, out=_output(workdir / "export"), also=_ALSO.value)
+    with _output(workdir / "export") as out:
+        export.run(chosen, out=out, also=_ALSO.value)
 
 
 def _retrieve(config, workdir: pathlib.Path) -> None:
@@ -83,18 +88,27 @@ def _retrieve(config, workdir: pathlib.Path) -> None:
         place = pathlib.Path(_BEFORE.value).expanduser() if _BEFORE.value else workdir
         theirs = networks.choose(_recorded(place), place, stage=_BEFORE_STAGE.value)
         runs = {"before": theirs, **runs}
-    retrieve.run(runs, out=_output(workdir / "retrieve"))
+    with _output(workdir / "retrieve") as out:
+        retrieve.run(runs, out=out)
 
 
-def _output(default: pathlib.Path) -> pathlib.Path:
+def _output(default: pathlib.Path) -> AbstractContextManager[pathlib.Path]:
+    """Holds the folder that results go to: --output, or the default."""
+    return _held(pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else default)
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Makes a folder if need be and holds it, so that no two jobs write to it at once."""
     from rtda_jax.errors import ConfigError
+    from rtda_jax.run import files
 
-    path = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else default
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {path} can not be made: {error.strerror}") from None
-    return path
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.lock(folder))
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be made or locked: {error.strerror}") from None
+        yield folder
 
 
 def _of_run(config, workdir: pathlib.Path):
@@ -114,12 +128,8 @@ def _of_run(config, workdir: pathlib.Path):
 def _report(config, workdir: pathlib.Path) -> None:
     from rtda_jax import report
 
-    page = report.write(
-        _RUNS.value,
-        pathlib.Path(_OUTPUT.value or "report"),
-        speeds=_SPEED.value,
-        published=_PUBLISHED.value,
-    )
+    with _output(pathlib.Path("report")) as out:
+        page = report.write(_RUNS.value, out, speeds=_SPEED.value, published=_PUBLISHED.value)
     print(f"{page}\n{page.with_suffix('.md')}")
 
 

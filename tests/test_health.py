@@ -1,17 +1,21 @@
 """Updates that are not finite, injected into either network at one step, and collapsing runs."""
 
+import dataclasses
 import json
 from unittest import mock
 
 import helpers
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from helpers import folder_fields, write_folders
 
+from rtda_jax.adapt import step as step_module
 from rtda_jax.adapt import terms
 from rtda_jax.errors import ConfigError, NotFiniteError
+from rtda_jax.losses import Sum
 from rtda_jax.run import health
 from rtda_jax.run.health import PATIENCE, Alarm, symptoms
 from rtda_jax.train import train
@@ -19,38 +23,40 @@ from rtda_jax.train import train
 POISONED = 3  # counted from 1
 
 
-def nan_loss(sums, poison):
-    return sums[0] * jnp.where(poison, jnp.nan, 1.0), sums[1]
+def nan_loss(loss, poison):
+    return loss * jnp.where(poison, jnp.nan, 1.0)
 
 
-def nan_gradient(sums, poison):
-    """The value as it was, but the derivative of a square root at 0 in its gradient."""
-    nothing = jnp.sqrt(jnp.where(poison, 0.0, 1.0) * jnp.square(sums[0]))
-    return sums[0] + nothing - nothing, sums[1]
+def nan_gradient(loss, poison):
+    """The loss as it was, with the derivative of a square root at 0 in its gradient."""
+    nothing = jnp.sqrt(jnp.where(poison, 0.0, 1.0) * jnp.square(loss))
+    return loss + nothing - nothing
 
 
 def in_generator(poisoned):
-    made = terms.generator_terms
+    make = terms.TERMS["seg"]
 
-    def generator_terms(**options):
-        known = made(**options)
-        seg = known["seg"]
-        return {**known, "seg": seg._replace(evaluate=wrapped(seg.evaluate, poisoned))}
+    def poisoned_term(options):
+        term = make(options)
 
-    return mock.patch.object(terms, "generator_terms", generator_terms)
+        def evaluate(outputs, batch):
+            total, count = term.evaluate(outputs, batch)
+            return Sum(poisoned(total, batch["poison"].max() > 0), count)
+
+        return dataclasses.replace(term, evaluate=evaluate)
+
+    return mock.patch.dict(terms.TERMS, seg=poisoned_term)
 
 
 def in_discriminator(poisoned):
-    made = terms.discriminator_terms
+    loss = step_module.discriminator_loss
 
-    def discriminator_terms(level, **options):
-        return {k: wrapped(v, poisoned) for k, v in made(level, **options).items()}
+    def discriminator_loss(d_params, method, outputs, batch):
+        total, values = loss(d_params, method, outputs, batch)
+        poison = batch["poison"].max() > 0
+        return poisoned(total, poison), {k: poisoned(v, poison) for k, v in values.items()}
 
-    return mock.patch.object(terms, "discriminator_terms", discriminator_terms)
-
-
-def wrapped(evaluate, poisoned):
-    return lambda outputs, batch: poisoned(evaluate(outputs, batch), batch["poison"].max() > 0)
+    return mock.patch.object(step_module, "discriminator_loss", discriminator_loss)
 
 
 def poisoned_batches(start):
@@ -68,7 +74,11 @@ def clean_batches(start):
 WHERE = {
     "generator loss": (in_generator, nan_loss, "grad_norm, loss, .*seg"),
     "generator gradient": (in_generator, nan_gradient, "(pull_target, )?grad_norm, .*"),
-    "discriminator loss": (in_discriminator, nan_loss, "d_grad_norm, d_loss, d_output_source, .*"),
+    "discriminator loss": (
+        in_discriminator,
+        nan_loss,
+        "d_grad_norm, d_loss, .*d_output_source, .*",
+    ),
     "discriminator gradient": (in_discriminator, nan_gradient, "d_grad_norm"),
 }
 
@@ -225,3 +235,86 @@ def test_one_sided_accuracy_is_healthy_and_a_recovery_starts_the_count_again():
     sick = {**HEALTHY, "target_entropy": 0.0}
     assert not any(alarm(r) for r in [sick, sick, HEALTHY, sick, sick])
     assert alarm(sick)
+
+
+def skipped_steps(*losses, leftovers=None):
+    pending = health.PendingSteps(health.example_numbers, leftovers)
+    for step, loss in enumerate(losses, start=1):
+        bad = float(not np.isfinite(loss))
+        pending.add(step, {"loss": loss, health.SKIPPED: bad}, {}, ahead=1000)
+    return pending
+
+
+def test_one_good_step_starts_the_count_of_skipped_ones_again():
+    bad = [np.nan] * 99
+    means = skipped_steps(*bad, 1.0, *bad).means()
+    assert means == {"loss": 1.0, health.SKIPPED: 198}
+    with pytest.raises(NotFiniteError, match=r"step 200: .* number 100 in a row"):
+        skipped_steps(*bad, 1.0, *bad, np.nan).means()
+    with pytest.raises(NotFiniteError, match="step 100: "):
+        skipped_steps(*bad, np.nan, 1.0).means()
+
+
+def test_the_count_of_skipped_steps_goes_on_after_a_row_and_after_a_stop():
+    pending = skipped_steps(*[np.nan] * 99)
+    pending.means()
+    left = json.loads(json.dumps(pending.leftovers()))
+    assert left == {"rows": [], "skipped": 0, "in_a_row": 99}
+    with pytest.raises(NotFiniteError, match="number 100 in a row"):
+        skipped_steps(np.nan, leftovers=left).means()
+    assert skipped_steps(2.0, *[np.nan] * 99, leftovers=left).means()["loss"] == 2.0
+
+
+def test_every_infinity_is_not_finite_and_stops_without_a_policy():
+    for value in (np.nan, np.inf, -np.inf):
+        pending = health.PendingSteps(health.example_numbers)
+        pending.add(7, {"loss": 1.0, "grad_norm": value}, {}, ahead=1)
+        with pytest.raises(NotFiniteError, match="step 7: grad_norm not finite; no checkpoint"):
+            pending.means()
+
+
+def test_a_row_of_another_release_may_lack_a_log():
+    pending = skipped_steps(3.0, leftovers={"rows": [{"other": 9.0}, {"loss": 1.0}]})
+    assert pending.means() == {"loss": 2.0}
+
+
+def test_the_host_waits_for_the_step_that_is_too_far_behind():
+    waited = []
+
+    class Logs(dict):
+        pass
+
+    with mock.patch.object(jax, "block_until_ready", waited.append):
+        pending = health.PendingSteps(health.example_numbers)
+        logs = [Logs(loss=float(step)) for step in range(6)]
+        for step, row in enumerate(logs):
+            pending.add(step, row, {}, ahead=2)
+    assert [row["loss"] for row in waited] == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "healthy", "sick"),
+    [
+        ("target_entropy", 0.01, 0.0099),
+        ("target_classes", 1.5, 1.49),
+        ("pull_target", 10.0, 10.1),
+        ("pull_weak", 10.0, 10.1),
+        ("pull_strong", 10.0, 10.1),
+        ("pull_mixed", 10.0, 10.1),
+    ],
+)
+def test_the_limits_of_health(name, healthy, sick):
+    assert symptoms({**HEALTHY, name: healthy}) == {}
+    assert set(symptoms({**HEALTHY, name: sick})) == {name}
+
+
+def test_a_discriminator_is_certain_only_if_it_is_on_both_domains():
+    def of(source, target):
+        return symptoms({"d_x_accuracy_source": source, "d_x_accuracy_target": target})
+
+    assert of(0.99, 1.0) == of(1.0, 0.99) == {}
+    assert set(of(0.991, 1.0)) == {"d_x_accuracy_source"}
+
+
+def test_without_a_gradient_of_the_source_no_view_overpowers_it():
+    assert symptoms({"pull_source": 0.0, "pull_target": 99.0}) == {}

@@ -9,6 +9,8 @@ import pytest
 from helpers import folder_fields, write_folders
 from PIL import Image
 
+from rtda_jax.run import files
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -91,3 +93,15 @@ def test_broken_data_is_named(root, damage):
     assert "DataError" in said
     assert named in said
     assert "Traceback" not in said
+
+
+def test_no_two_jobs_write_to_one_output_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with files.lock(tmp_path / "out"):
+        for name, sentence in (
+            ("out", "out is in use by another process"),
+            ("file", "file cannot be made or locked: File exists"),
+        ):
+            code, said = command("--job=report", f"--output={tmp_path / name}", str(tmp_path))
+            assert code == 2
+            assert sentence in said

@@ -23,9 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.adapt import build, optim
+from rtda_jax.adapt import build
 from rtda_jax.errors import CheckpointError, Interrupted
-from rtda_jax.stages.plan import stages
+from rtda_jax.models.network import Network
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import Stage, make_plan
 from rtda_jax.train import train
 
 STEPS = 12  # checkpoints after every 2nd
@@ -39,11 +41,8 @@ FAMILIES = {
 }
 
 
-class Generator(nn.Module):
+class Generator(Network):
     """The outputs, parameters and statistics of a segmentation network, of a single layer each."""
-
-    num_classes: int
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images, *, train):
@@ -69,26 +68,27 @@ def create_discriminator(name, in_channels, **options):
     return Discriminator()
 
 
-def trainable(module, params):
-    return jax.tree.map(lambda _: True, params)
-
-
 @contextlib.contextmanager
 def stubs():
     made = {"create_model": create_model, "create_discriminator": create_discriminator}
-    with (
-        mock.patch.multiple(build, **made),
-        mock.patch.object(optim, "trainable", trainable),
-    ):
+    with mock.patch.multiple(build, **made):
         yield
 
 
 def config(family, **fields):
     name, stage, changes = FAMILIES[family]
-    made = stages(helpers.config(name).lock())[stage]
+    with stubs():
+        made = make_plan(helpers.config(name).lock(), KINDS)[stage].config
     for field, value in {"steps": STEPS, "stall_seconds": 0.0, **changes, **fields}.items():
         made.update_from_flattened_dict({field.replace("__", "."): value})
     return made
+
+
+def stage(family, name, **fields):
+    """The stage of a plan that such a configuration is."""
+    made = config(family, **fields)
+    with stubs():
+        return Stage(name, "train", (), made, build.build(made))
 
 
 def stream(start):
