@@ -4,10 +4,12 @@ import pathlib
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from helpers import config, pixelwise, softmax, write_workdir
 from PIL import Image
 
@@ -58,7 +60,7 @@ def test_a_fresh_interpreter_gets_every_pixel_of_five_images(exported, tmp_path)
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    predict = evaluate.predictor(networks.choose(made, workdir).models, mode="whole")
+    predict = evaluate.predictor(networks.choose(made, workdir).models)
     for i, image in enumerate(images):
         picture = Image.open(tmp_path / f"{i}.classes.png")
         expected = np.asarray(predict(image, size=SIZE))
@@ -105,7 +107,7 @@ def test_any_batch_in_one_file_for_two_platforms(exported):
     images = np.random.default_rng(1).integers(0, 256, (3, *SIZE, 3), np.uint8)
     together = np.asarray(network.call(images))
     assert together.dtype == np.uint8
-    predict = evaluate.predictor(networks.choose(made, workdir).models, mode="whole")
+    predict = evaluate.predictor(networks.choose(made, workdir).models)
     for image, classes in zip(images, together, strict=True):
         np.testing.assert_array_equal(classes, predict(image, size=SIZE))
 
@@ -168,15 +170,114 @@ def test_a_saved_model_gets_every_pixel_without_jax(exported, tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    predict = evaluate.predictor(chosen.models, mode="whole")
+    predict = evaluate.predictor(chosen.models)
     expected = [predict(image, size=SIZE) for image in images]
     np.testing.assert_array_equal(np.load(tmp_path / "classes.npy"), expected)
 
 
 def test_an_unknown_format_is_refused(exported, tmp_path):
-    made, workdir, _ = exported
-    with pytest.raises(ConfigError, match="unknown format 'onnx'; known: saved_model"):
-        export.run(networks.choose(made, workdir), out=tmp_path, also=("onnx",))
+    settings, workdir, _ = exported
+    with pytest.raises(ConfigError, match="unknown format 'tensorrt'; known: onnx, saved_model"):
+        export.run(networks.choose(settings, workdir), out=tmp_path, also=("tensorrt",))
+
+
+def test_onnx_files_are_described_and_checked(exported, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    settings, workdir, _ = exported
+    chosen = networks.choose(settings, workdir)
+    about = export.run(chosen, out=tmp_path, also=("onnx",))
+    assert about["also"] == ["onnx"]
+    assert about["onnx"] == {
+        "files": ["model.onnx", "model.batch1.onnx"],
+        "opset": 17,
+        "agreement": 1.0,
+    }
+    images = np.random.default_rng(4).integers(0, 256, (3, *SIZE, 3), np.uint8)
+    predict = evaluate.predictor(chosen.models)
+    for file, batches in {"model.onnx": [images], "model.batch1.onnx": images[:, None]}.items():
+        session = onnxruntime.InferenceSession(tmp_path / file)
+        for batch in batches:
+            (classes,) = session.run(["classes"], {"images": batch})
+            expected = [predict(image, size=SIZE) for image in batch]
+            np.testing.assert_array_equal(classes, expected)
+
+
+def test_a_model_that_decides_otherwise_is_not_written(exported, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("rtda_jax.deploy.onnx")
+    pytest.importorskip("onnxruntime")
+    settings, workdir, _ = exported
+    wrong = {**onnx.FUNCTIONS, "resize_half_pixel": onnx.FUNCTIONS["resize_corners"]}
+    monkeypatch.setattr(onnx, "FUNCTIONS", wrong)
+    with pytest.raises(ConfigError, match=r"model\.onnx puts [\d.]+% of the pixels in another"):
+        export.run(networks.choose(settings, workdir), out=tmp_path, also=("onnx",))
+    assert [path.name for path in tmp_path.glob("model*")] == ["model.json"]
+    assert json.loads((tmp_path / "model.json").read_text())["finished"] is False
+
+
+def test_without_its_package_onnx_is_refused(exported, tmp_path, monkeypatch):
+    settings, workdir, _ = exported
+    monkeypatch.setitem(sys.modules, "rtda_jax.deploy.onnx", None)
+    monkeypatch.delattr("rtda_jax.deploy.onnx", raising=False)
+    with pytest.raises(ConfigError, match=r"pip install 'rtda_jax\[onnx\]'"):
+        export.run(networks.choose(settings, workdir), out=tmp_path, also=("onnx",))
+
+
+@pytest.mark.slow
+def test_a_tflite_model_gets_every_pixel(exported, tmp_path):
+    settings, workdir, _ = exported
+    about = export.run(networks.choose(settings, workdir), out=tmp_path, also=("tflite",))
+    assert about["tflite"] == {"files": ["model.tflite"], "agreement": 1.0}
+    assert (tmp_path / "model.tflite").read_bytes()[4:8] == b"TFL3"
+
+
+def test_files_that_are_not_of_an_export_are_left_alone(exported, tmp_path):
+    settings, workdir, _ = exported
+    chosen = networks.choose(settings, workdir)
+    for name in ("train.safetensors", "model.json"):
+        out = tmp_path / name.partition(".")[0]
+        out.mkdir()
+        (out / name).write_text("mine")
+        with pytest.raises(ConfigError, match=f"{name}, which this job would overwrite"):
+            export.run(chosen, out=out)
+        assert [path.name for path in out.iterdir() if path.name != ".lock"] == [name]
+        assert (out / name).read_text() == "mine"
+    for _ in range(2):
+        export.run(chosen, out=tmp_path / "export")
+
+
+class Plain(nn.Module):
+    """A network of somebody's own: Flax's layers, without our base class."""
+
+    num_classes: int = 19
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        x = nn.Conv(8, (3, 3), strides=2)(images)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        logits = nn.Conv(self.num_classes, (1, 1))(x)
+        size = (*images.shape[:3], self.num_classes)
+        return {"logits": jax.image.resize(logits, size, "nearest"), "feature": x}
+
+
+def test_a_network_without_public_naming_is_exported(tmp_path):
+    module = Plain()
+    variables = module.init(jax.random.key(0), jnp.zeros((1, *SIZE, 3)))
+    settings = config()
+    settings.model.name = "somebodys_own"
+    (tmp_path / "config.json").write_text("{}")
+    model = evaluate.Model(module, variables, "imagenet")
+    chosen = networks.Networks((model,), ("train",), "evaluate", tmp_path, settings.lock())
+    about = export.run(chosen, out=tmp_path / "export")
+    weights = safetensors.numpy.load_file(tmp_path / "export" / "train.safetensors")
+    np.testing.assert_array_equal(
+        weights["params.Conv_0.kernel"], variables["params"]["Conv_0"]["kernel"]
+    )
+    data = (tmp_path / "export" / about["file"]).read_bytes()
+    images = np.random.default_rng(5).integers(0, 256, (2, *SIZE, 3), np.uint8)
+    classes = jax.export.deserialize(bytearray(data)).call(images)
+    predict = evaluate.predictor([model])
+    for image, expected in zip(images, classes, strict=True):
+        np.testing.assert_array_equal(predict(image, size=SIZE), expected)
 
 
 def test_an_untrained_workdir_is_refused(tmp_path):

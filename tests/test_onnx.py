@@ -1,5 +1,7 @@
 """The ONNX converter: every rule and every network in onnxruntime against JAX."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import pytest
 from jax import lax
 from test_fold import random_variables
 
+from rtda_jax import evaluate
 from rtda_jax.deploy import export
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
@@ -155,17 +158,25 @@ def models(*names, normalisation):
 
 
 def compare(*names, normalisation, batches=(1, 4), size=SIZE):
-    segment = export.segmenter(list(models(*names, normalisation=normalisation)), size=size)
+    """Compares classes; one may differ only where two classes tie but for rounding."""
+    networks = list(models(*names, normalisation=normalisation))
+    variables = [network.variables for network in networks]
+    segment = export.segmenter(networks, size=size)
     (batch,) = jax.export.symbolic_shape("b")
     model = onnx.convert(segment, jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8))
     run = onnx.runner(model)
     for count in batches:
         images = np.random.default_rng(count).integers(0, 256, (count, 9, 13, 3), np.uint8)
         images = images.repeat(8, 1).repeat(8, 2)[:, : size[0], : size[1]]
-        classes = run(images)
+        classes, expected = run(images), np.asarray(segment(images))
         assert classes.dtype == np.uint8
-        assert len(np.unique(classes)) > 2
-        np.testing.assert_array_equal(classes, segment(images))
+        assert len(np.unique(classes)) > 1
+        other = np.nonzero(classes != expected)
+        assert len(other[0]) <= 1e-4 * classes.size
+        if len(other[0]):
+            scores = np.asarray(jax.jit(partial(evaluate.scores, networks))(variables, images))
+            gap = scores[(*other, expected[other])] - scores[(*other, classes[other])]
+            assert np.abs(gap).max() <= 1e-5 * np.abs(scores).max()
     return model
 
 

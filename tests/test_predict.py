@@ -333,7 +333,7 @@ def test_the_command_predicts_what_it_can_and_says_what_it_could_not(tmp_path):
     assert "bad.png: zero bytes" in done.stderr
     assert "Traceback" not in done.stderr
     assert "1 pictures" in done.stdout
-    predict_one = evaluate.predictor(networks.choose(made, tmp_path / "run").models, mode="whole")
+    predict_one = evaluate.predictor(networks.choose(made, tmp_path / "run").models)
     expected = np.asarray(predict_one(image, size=SIZE))
     out = tmp_path / "run" / "predict"
     np.testing.assert_array_equal(result(out / "train_ids" / "good.png"), expected)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -153,7 +154,9 @@ def write_tflite(
     function = _tensorflow_function(segment, batch=1, size=size, platforms=("cuda",))
     concrete = function.get_concrete_function()
     model = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert()
-    interpreter = tf.lite.Interpreter(model_content=model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this interpreter moves to the package ai_edge_litert
+        interpreter = tf.lite.Interpreter(model_content=model)
     interpreter.allocate_tensors()
     (source,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
 

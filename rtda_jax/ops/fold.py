@@ -19,7 +19,7 @@ def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
 
     The kernel and the bias of each convolution are scaled by `scale / sqrt(var + epsilon)` of its
     normalisation, of which only an added bias is left; the logits differ by rounding alone. A
-    network without running statistics has nothing to fold and is returned as it is.
+    network without running statistics, or without our `batch_norm`, is returned as it is.
 
     Args:
       module: a network of `rtda_jax.models`, called with images.
@@ -30,7 +30,7 @@ def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
         downsample_bn to downsample_conv); the message names it.
     """
     statistics = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}))
-    if not statistics:
+    if not statistics or not hasattr(module, "batch_norm"):
         return module, jax.tree.map(jnp.asarray, variables)
     params = dict(flax.traverse_util.flatten_dict(variables["params"]))
     norms = sorted({path[:-1] for path in statistics})
