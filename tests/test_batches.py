@@ -1,11 +1,12 @@
 import json
 
+import data_files
 import numpy as np
 import pytest
 from helpers import config, folder_fields, write_folders
 from PIL import Image
 
-from rtda_jax.data import batches, counted, load, sampling
+from rtda_jax.data import DataError, batches, counted, load, sampling
 from rtda_jax.data.labels import class_set
 
 
@@ -77,6 +78,37 @@ def test_counts_of_another_set_are_not_reused(root, tmp_path):
     fewer = load(chosen.benchmark.source, data_dir=str(root), classes="synthia16")
     assert counted(fewer, tmp_path / "counts.npz").shape == (4, 16)
     np.testing.assert_array_equal(counted(source, tmp_path / "counts.npz"), first)
+
+
+def test_counts_of_corrected_labels_are_not_reused(tmp_path):
+    """The same workdir, the same names: only a label file is another."""
+    spec = data_files.folders(tmp_path, count=3, among=[7, 8])
+    path = tmp_path / "labels" / "001.png"
+    before = counted(load(spec, data_dir=tmp_path, classes="cityscapes19"), tmp_path / "c.npz")
+    data_files.save(path, data_files.ids(5, [26]))
+    data = load(spec, data_dir=tmp_path, classes="cityscapes19")
+    after = counted(data, tmp_path / "c.npz")
+    assert after[1, 13] == path_pixels(path) and before[1, 13] == 0
+    np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    other = load({**spec, "labelling": "classes"}, data_dir=tmp_path, classes="cityscapes19")
+    with pytest.raises(DataError, match="outside the table of 'classes'"):
+        counted(other, tmp_path / "c.npz")
+
+
+def path_pixels(path):
+    return np.asarray(Image.open(path)).size
+
+
+def test_the_introduction_names_both_domains_and_the_padding(root):
+    chosen = made(root, augment__scale=(0.5, 1.0))
+    lines = batches.introduction(chosen, needs_target=True)
+    assert [line.split(":")[0] for line in lines if "images" in line] == [
+        "folders/source/images",
+        "folders/target/images",
+    ]
+    assert any(line.startswith("labels cityscapes_ids, in 4 of them") for line in lines)
+    assert any("the rest is black and ignored" in line for line in lines)
+    assert len(batches.introduction(made(root), needs_target=False)) == 2
 
 
 def test_rare_classes_are_drawn_by_a_field(root, tmp_path):

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from rtda_jax.data import DataError, builders, catalogue, decode, load, parts, shards, train_stream
+from rtda_jax.data import (
+    DataError,
+    builders,
+    catalogue,
+    decode,
+    layouts,
+    load,
+    parts,
+    shards,
+    train_stream,
+)
 from rtda_jax.data.streets import render
 from rtda_jax.errors import ConfigError
 
@@ -161,31 +171,66 @@ def test_a_broken_file_stops_storing_by_name_and_the_rest_is_kept(tmp_path, monk
     assert [path.name for path in tmp_path.glob("prepared/folders/*/parts/*/*")] == ["000000"]
 
 
-def made_in_a_worker(argument):
-    """A maker that a worker process can import; names its process."""
-    if argument == "bad":
-        raise DataError("some/file.png: no good")
-    yield parts.Example(argument, str(os.getpid()).encode(), b"")
+HOSTILE = {
+    "a class": {"pythonClassName": "evil.Feature"},
+    "a field of the proto": {"python_class_name": "evil.Feature"},
+    "a legacy class": {"type": "evil.Feature", "content": {}},
+    "JSON in JSON": {
+        "type": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+        "proto_cls": "tensorflow_datasets.FeaturesDict",
+        "content": json.dumps({"features": {"a": {"pythonClassName": "evil.Feature"}}}),
+    },
+    "a name that begins alike": {"pythonClassName": "tensorflow_datasets.core.features_evil.X"},
+}
 
 
-def test_worker_processes_make_parts_and_report_errors(tmp_path, capfd):
-    names = [f"{i}" for i in range(4)]
-    parts.make(tmp_path, made_in_a_worker, {n: n for n in names}, total=4, what="t", workers=2)
-    examples = list(parts.read_all(tmp_path, names))
-    assert [example.key for example in examples] == names
-    assert str(os.getpid()).encode() not in {example.image for example in examples}
-    assert len({example.image for example in examples}) == 2
-    assert "t: 4/4" in capfd.readouterr().err
-    arguments = {"4": "4", "5": "bad", "6": "6"}
-    with pytest.raises(DataError, match=r"some/file\.png: no good"):
-        parts.make(tmp_path, made_in_a_worker, arguments, total=3, what="t", workers=2)
-    assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "5").exists()
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_features_that_would_import_code_are_refused_first(
+    tmp_path, small, monkeypatch, kind, deep
+):
+    streets(tmp_path)
+    (path,) = tmp_path.glob("streets/*/1.0.0/features.json")
+    content = json.loads(path.read_text())
+    if deep:
+        content["featuresDict"]["features"]["image"]["x"] = [{"y": HOSTILE[kind]}]
+    else:
+        content |= HOSTILE[kind]
+    path.write_text(json.dumps(content))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tfds, "builder_from_directory", None)  # TFDS is not asked at all
+    with pytest.raises(DataError, match=r"features\.json: (names the class|written by an old)"):
+        streets(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
-def test_a_worker_that_dies_is_an_error(tmp_path):
-    arguments = {"a": 1, "b": 2}
-    with pytest.raises(DataError, match=r"(?s)a worker process failed.*TypeError"):
-        parts.make(tmp_path, pathlib.Path, arguments, total=2, what="t", workers=2)
+@pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b"\xff"])
+def test_damaged_features_are_named(tmp_path, small, data):
+    streets(tmp_path)
+    (path,) = tmp_path.glob("streets/*/1.0.0/features.json")
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"features\.json: damaged"):
+        streets(tmp_path)
+
+
+def test_names_that_are_no_utf_8_are_stored(tmp_path):
+    spec = data_files.folders(tmp_path, count=2)
+    name = b"stra\xdfe".decode(errors="surrogateescape")
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "001.png").rename(tmp_path / folder / f"{name}.png")
+    for _ in range(2):
+        data = load({**spec, "store": "shards"}, data_dir=tmp_path, classes="cityscapes19")
+        assert data.keys == ("000", name)
+        np.testing.assert_array_equal(decode.examine(data, 1)[0], data_files.picture(1))
+
+
+def test_every_layout_has_a_builder_of_its_own():
+    assert set(builders.BUILDERS) == {"folders", *layouts.LAYOUTS}
+    for name, builder in builders.BUILDERS.items():
+        splits = layouts.LAYOUTS[name].splits if name != "folders" else {}
+        assert [config.name for config in builder.BUILDER_CONFIGS] == list(splits)
+    assert len({builder.name for builder in builders.BUILDERS.values()}) == len(builders.BUILDERS)
 
 
 def test_damaged_shards_say_so(tmp_path, small):

@@ -17,7 +17,7 @@ from rtda_jax.data import (
     load,
     train_stream,
 )
-from rtda_jax.data.check import check_benchmark, check_data
+from rtda_jax.data.check import check_benchmark, check_data, describe
 
 QUIET = {"classes": "cityscapes19", "say": lambda line: None}
 
@@ -115,8 +115,8 @@ def test_frequencies_and_weights_equal_a_brute_force_count(tmp_path):
     assert manifest["ignored"] == pytest.approx((classes == 255).mean())
 
 
-def test_enet_weights_reproduce_those_that_s0_trained_with():
-    # S0's table for GTA5; its implied frequencies must sum to one.
+def test_enet_weights_reproduce_those_that_brunstein_trained_with():
+    # The report's table for GTA5; its implied frequencies must sum to one.
     weights = np.array([3.0769, 9.6166, 5.0283, 24.6669, 38.4588, 31.8801, 47.171, 48.6205,
                         10.5183, 23.8993, 6.3269, 41.4181, 49.5471, 21.3484, 29.6929, 43.7329,
                         49.913, 49.4494, 50.411])  # fmt: skip
@@ -126,13 +126,81 @@ def test_enet_weights_reproduce_those_that_s0_trained_with():
     assert enet_weights(np.zeros(1))[0] == pytest.approx(50.498, abs=1e-3)
 
 
-def test_train_ids_under_the_name_of_label_ids_are_suspected(tmp_path):
-    spec = data_files.folders(tmp_path, count=2, among=[0, 0, 0, 1, 2, 2, 8, 10, 13, 255])
+def told(root, raw, labelling, classes="cityscapes19"):
+    """What the check and the start of training say of labels with these raw ids."""
+    data_files.save(root / "images" / "0.png", data_files.picture(0))
+    data_files.save(root / "labels" / "0.png", raw)
+    spec = {"name": "folders", "images": "images", "labels": "labels", "labelling": labelling}
+    out = root / "out"
+    quiet = {"say": lambda line: None, "out": out, "data_dir": root, "classes": classes}
+    lines = describe(load(spec, data_dir=root, classes=classes))
+    warnings = [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
+    assert warnings == check_data(spec, **quiet)["warnings"]
+    return lines
+
+
+SUSPECT = {
+    "train ids of many classes": ([0, 0, 1, 2, 2, 8, 10, 13, 255], "cityscapes_ids", "train ids"),
+    "train ids of a country road": ([0, 8, 10, 13], "cityscapes_ids", "train ids"),
+    "train ids as GTA5's": ([0, 2, 8, 10, 13, 18], "gta5_ids", "train ids"),
+    "numbered from 1": ([1, 11, 14], "classes", "this is 'classes_from_1'"),
+    "train ids numbered from 1": ([1, 11, 14], "train_ids", "this is 'classes_from_1'"),
+    "mostly ignored": ([7, 1, 2, 3, 21], "cityscapes_ids", "60% of the pixels are ignored"),
+    "label ids as classes of SYNTHIA": ([0, 0, 0, 22, 3], "synthia_ids_8bit", "80% of the pixels"),
+}
+
+
+@pytest.mark.parametrize("case", SUSPECT)
+def test_labels_that_seem_to_mean_something_else_are_doubted(tmp_path, case):
+    ids, labelling, words = SUSPECT[case]
+    raw = np.resize(np.array(ids, np.uint8), 24 * 32).reshape(24, 32)
+    lines = told(tmp_path, raw, labelling)
+    assert any(line.startswith("warning: ") and words in line for line in lines)
+
+
+PLAUSIBLE = {
+    "label ids": (list(range(34)), "cityscapes_ids"),
+    "few label ids": ([7, 8, 11, 21, 23, 26], "cityscapes_ids"),
+    "road and buildings only": ([7, 8, 11, 17], "cityscapes_ids"),
+    "train ids": ([0, 1, 2, 8, 10, 13, 255], "train_ids"),
+    "classes without the first": ([1, 11, 14, 255], "classes"),
+    "numbered from 1": ([0, 1, 12, 15], "classes_from_1"),
+}
+
+
+@pytest.mark.parametrize("case", PLAUSIBLE)
+def test_labels_that_are_right_are_not(tmp_path, case):
+    ids, labelling = PLAUSIBLE[case]
+    raw = np.resize(np.array(ids, np.uint8), 24 * 32).reshape(24, 32)
+    assert not [line for line in told(tmp_path, raw, labelling) if line.startswith("warning")]
+
+
+def test_the_start_of_training_says_what_the_labels_mean(tmp_path):
+    raw = np.full((24, 32), 7, np.uint8)
+    raw[:6] = 23
+    raw[-6:] = 0
+    lines = told(tmp_path, raw, "cityscapes_ids")
+    assert lines[0] == "folders/images: 1 image"
+    assert lines[1].startswith(
+        "labels cityscapes_ids, in 1 of them: 25.0% of the pixels are ignored; classes road 66.7%, "
+        "sky 33.3%; none of sidewalk, building"
+    )
+
+
+def test_only_a_sample_of_the_labels_is_read_at_the_start(tmp_path, monkeypatch):
+    spec = data_files.folders(tmp_path, count=9)
+    data = load(spec, data_dir=tmp_path, classes="cityscapes19")
+    for number in (1, 2, 3, 5, 6, 7):
+        (tmp_path / "labels" / f"{number:03d}.png").unlink()  # reading one would be an error
+    assert "in 3 of them" in describe(data, sample=3)[1]
+
+
+def test_pictures_of_12_bits_in_16_are_doubted(tmp_path):
+    deep = data_files.picture(0)[..., 0].astype(np.uint16) * 16
+    data_files.save(tmp_path / "images" / "a.png", deep)
+    spec = {"name": "folders", "images": "images", "use": "unlabelled"}
     manifest = check_data(spec, data_dir=tmp_path, out=tmp_path / "out", **QUIET)
-    assert any("these look like train ids" in warning for warning in manifest["warnings"])
-    spec = data_files.folders(tmp_path, count=2)
-    manifest = check_data(spec, data_dir=tmp_path, out=tmp_path / "out", **QUIET)
-    assert manifest["warnings"] == []
+    assert any("almost black, such as a" in warning for warning in manifest["warnings"])
 
 
 def test_the_contact_sheet_shows_images_labels_and_a_legend(tmp_path):
@@ -147,6 +215,14 @@ def test_the_contact_sheet_shows_images_labels_and_a_legend(tmp_path):
     check_data(unlabelled, data_dir=tmp_path, out=tmp_path / "out", **QUIET)
     with Image.open(tmp_path / "out" / "sheet.png") as picture:
         assert picture.width < sheet.shape[1]
+
+
+def test_a_picture_that_is_very_tall_or_has_an_odd_name_is_shown(tmp_path):
+    data_files.save(tmp_path / "i" / "a\nb\x1b[31m東京.png", data_files.picture(0, (90_000, 1)))
+    spec = {"name": "folders", "images": "i", "use": "unlabelled"}
+    check_data(spec, data_dir=tmp_path, out=tmp_path / "out", **QUIET)
+    with Image.open(tmp_path / "out" / "sheet.png") as picture:
+        assert picture.height < 1200
 
 
 def test_a_benchmark_is_checked_role_by_role(tmp_path):

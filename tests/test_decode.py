@@ -1,7 +1,6 @@
-"""Plain folders: pairing by name, odd names, and every defect of a file called by its name."""
+"""Examples of plain folders, decoded; every defect of a file is called by the file's name."""
 
 import io
-import os
 import pathlib
 
 import data_files
@@ -10,7 +9,6 @@ import pytest
 from PIL import Image
 
 from rtda_jax.data import DataError, decode, eval_stream, load, train_stream
-from rtda_jax.errors import ConfigError
 
 CLASSES = "cityscapes19"
 
@@ -78,31 +76,6 @@ def test_names_with_spaces_accents_brackets_and_subfolders(tmp_path):
     for example in eval_stream(data):
         i = ["rue d'été/a b", "東京/[0]*", "c"].index(example["key"])
         np.testing.assert_array_equal(example["image"], data_files.picture(i))
-
-
-def test_globs_choose_among_files(tmp_path):
-    for name in ("a_1", "a_2", "b_1"):
-        data_files.save(tmp_path / "x" / f"{name}.png", data_files.picture(0))
-    data = load({"name": "folders", "images": "x/a_*.png"}, data_dir=tmp_path, classes=CLASSES)
-    assert data.keys == ("a_1", "a_2") and data.labelling is None
-
-
-def test_lists_and_quarantines_choose_examples(tmp_path):
-    spec = data_files.folders(tmp_path, count=5)
-    (tmp_path / "list.txt").write_text("000.png\nimages/002.png labels/002.png\n# no\n\n004\n")
-    spec["list"] = "list.txt"
-    data = load(spec, data_dir=tmp_path, classes=CLASSES)
-    assert data.keys == ("000", "002", "004")
-    (tmp_path / "bad.txt").write_text("# why\n002\tbroken for some reason\n")
-    data = load({**spec, "quarantine": "bad.txt"}, data_dir=tmp_path, classes=CLASSES)
-    assert data.keys == ("000", "004")
-    with pytest.raises(DataError, match=r"list\.txt: SHA-256 is .* expected 00"):
-        load({**spec, "list_sha256": "00"}, data_dir=tmp_path, classes=CLASSES)
-    (tmp_path / "list.txt").write_text("000\n777\n")
-    with pytest.raises(DataError, match=r"list\.txt: lists '777', but no image"):
-        load(spec, data_dir=tmp_path, classes=CLASSES)
-    with pytest.raises(DataError, match=r"5 images .*, expected 6"):
-        load({**spec, "list": "", "count": 6}, data_dir=tmp_path, classes=CLASSES)
 
 
 def reencode(path: pathlib.Path, mode: str) -> None:
@@ -174,59 +147,3 @@ def test_defects_are_named(root, defect):
     data = load(spec, data_dir=root, classes=CLASSES)
     with pytest.raises(DataError, match=message):
         next(train_stream(data, seed=0, batch_size=2, threads=1))
-
-
-def test_missing_pairs_are_named(tmp_path):
-    spec = data_files.folders(tmp_path, count=3)
-    os.remove(tmp_path / "labels" / "001.png")
-    with pytest.raises(DataError, match=r"images.001\.png: 1 of 3 images have no label"):
-        load(spec, data_dir=tmp_path, classes=CLASSES)
-
-
-def test_two_images_of_one_name_are_refused(root):
-    data_files.save(root / "images" / "000.jpg", data_files.picture(0))
-    with pytest.raises(DataError, match="has the same name as"):
-        only(root)
-
-
-def test_missing_folders_say_what_to_do(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: no such folder.*benchmark 'streets' needs no"):
-        load({"name": "folders", "images": "nowhere/im"}, data_dir=tmp_path, classes=CLASSES)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: holds no \.png, \.jpg"):
-        load({"name": "folders", "images": "empty"}, data_dir=tmp_path, classes=CLASSES)
-    with pytest.raises(ConfigError, match="no images given"):
-        load({"name": "folders"}, data_dir=tmp_path, classes=CLASSES)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ({"name": "foldres"}, "unknown data set 'foldres'; known: .*folders"),
-        (
-            {"name": "folders", "image": "x"},
-            "unknown field of data set 'folders' 'image'; known: .*images",
-        ),
-        (
-            {"name": "folders", "images": "x", "use": "maybe"},
-            "unknown use 'maybe'; known: labelled",
-        ),
-        ({"name": "folders", "images": "x", "store": "tape"}, "unknown store 'tape'; known: files"),
-        (
-            {"name": "camvid11", "split": "tset"},
-            "unknown split of camvid11 'tset'; known: test, train, val",
-        ),
-        (
-            {"name": "streets", "split": "train"},
-            "unknown split of streets 'train'; known: .*game_train",
-        ),
-    ],
-)
-def test_misspelt_specs_list_what_is_known(tmp_path, spec, message):
-    with pytest.raises(ConfigError, match=message):
-        load(spec, data_dir=tmp_path, classes="camvid11")
-
-
-def test_unknown_labellings_list_the_known(root):
-    with pytest.raises(ConfigError, match=r"'kitti_ids'; known: .*cityscapes_ids"):
-        only(root, labelling="kitti_ids")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, geometry, load, train_stream
+from rtda_jax.data import DataError, geometry, load, stream, train_stream
 from rtda_jax.data.host_tf import tf
 
 SIZE = (24, 32)
@@ -137,7 +137,18 @@ def test_the_source_is_padded_with_black_and_ignored_pixels():
 @pytest.mark.parametrize("scale", [(0.5, 0.5), (0.5, 2.0), (1.0, 1.0), (0.25, 1.0)], ids=str)
 def test_the_share_of_padding_is_that_of_many_crops(scale):
     shares = [(moved(n, crop=(20, 32), scale=scale)[0][..., 2] == 0).mean() for n in range(300)]
-    assert abs(np.mean(shares) - geometry.padded_share((24, 32), (20, 32), scale)) < 0.04
+    assert abs(np.mean(shares) - stream.padded_share((24, 32), (20, 32), scale)) < 0.04
+
+
+def test_padding_is_said_and_much_of_it_is_a_warning():
+    assert stream.padding((24, 32), (24, 32), (1.0, 2.0)) == []
+    (line,) = stream.padding((24, 32), (24, 32), (0.5, 2.0))
+    assert line == (
+        "zoomed by 0.5 to 2, a source image of 24x32 fills 86% of the crop 24x32 on average and "
+        "25% at least; the rest is black and ignored"
+    )
+    (line,) = stream.padding((24, 32), (24, 32), (0.5, 0.5))
+    assert line.startswith("warning: ") and "fills 25% of the crop" in line
 
 
 def pair(root):
@@ -154,9 +165,9 @@ def pair(root):
 @pytest.mark.parametrize("moves", ["each", "once"])
 def test_no_target_of_a_stream_has_any_black(tmp_path, moves):
     options = {"seed": 0, "batch_size": 4, "size": SIZE, "crop": SIZE, "scale": (0.5, 2.0)}
-    stream = train_stream(*pair(tmp_path), **options, target_moves=moves)
+    batches = train_stream(*pair(tmp_path), **options, target_moves=moves)
     source_black = 0
-    for batch in itertools.islice(stream, 6):
+    for batch in itertools.islice(batches, 6):
         assert batch["target_image"].min() >= 199
         padded = (batch["source_image"] == 0).all(-1)
         source_black += padded.sum()

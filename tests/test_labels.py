@@ -1,12 +1,14 @@
-"""Every map against a statement of it that was written down separately."""
+"""Every map against a statement of it that was written down separately; own classes as JSON."""
 
+import json
 import subprocess
 import sys
 
+import data_files
 import numpy as np
 import pytest
 
-from rtda_jax.data import DataError, labels
+from rtda_jax.data import DataError, decode, eval_stream, labels, load
 from rtda_jax.data.class_sets import CAMVID11, CAMVID32
 from rtda_jax.errors import ConfigError
 
@@ -108,6 +110,181 @@ def test_unknown_names_list_the_known():
         labels.class_set("camvid11").lut("iddlite_ids")
 
 
-def test_the_table_is_importable_without_tensorflow():
-    code = "import sys, rtda_jax.data, rtda_jax.data.labels; sys.exit('tensorflow' in sys.modules)"
+@pytest.mark.parametrize(
+    "module",
+    ["data", "data.labels", "data.errors", "data.check", "data.batches", "data.batch", "models",
+     "losses", "train", "adapt.build", "deploy.inputs"],
+)  # fmt: skip
+def test_modules_do_not_import_tensorflow(module):
+    code = f"import sys, rtda_jax.{module}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- for benchmark servers ------------------------------------------------------------------------
+
+
+def test_label_ids_are_those_of_the_benchmarks():
+    city = labels.class_set("cityscapes19").label_ids()
+    assert city.tolist() == sorted(TRAIN_ID, key=TRAIN_ID.get)
+    sixteen = sorted(CITYSCAPES16, key=CITYSCAPES16.get)
+    assert labels.class_set("synthia16").label_ids().tolist() == sixteen
+    assert labels.class_set("camvid11").label_ids().tolist() == list(range(11))
+    assert labels.class_set("iddlite7").label_ids().tolist() == list(range(7))
+    assert labels.class_set("cityscapes19").label_ids("classes_from_1")[0] == 1
+
+
+@pytest.mark.parametrize("name", labels.CLASS_SETS)
+def test_label_ids_map_back_to_their_classes(name):
+    classes = labels.class_set(name)
+    ids = classes.label_ids()
+    np.testing.assert_array_equal(classes.lut(classes.official)[ids], np.arange(len(classes)))
+
+
+def test_classes_without_one_id_of_their_own_are_no_label_ids():
+    with pytest.raises(DataError, match=r"class 'drivable' of 'iddlite7' has 2 ids .*\[7, 9\]"):
+        labels.class_set("iddlite7").label_ids("cityscapes_ids")
+    with pytest.raises(DataError, match="are colours, not label ids"):
+        labels.class_set("camvid11").label_ids("camvid32_colours")
+
+
+# --- own classes ----------------------------------------------------------------------------------
+
+YARD = {
+    "classes": [
+        {"name": "road", "colour": [1, 2, 3], "ids": [4, 9]},
+        {"name": "rail", "ids": [0]},
+        {"name": "car", "colour": [7, 8, 9], "ids": [200]},
+    ],
+    "ignore": [1, 77],
+}
+
+
+def test_numbers_from_1_with_0_ignored():
+    lut = labels.class_set("iddlite7").lut("classes_from_1")
+    np.testing.assert_array_equal(lut, expected({i + 1: i for i in range(7)}, [0, 255]))
+
+
+def test_a_definition_is_its_table():
+    classes, raw = labels.parse(json.dumps(YARD), "x.json")
+    assert classes.names == ("road", "rail", "car") and len(classes) == 3
+    assert classes.colours[0] == (1, 2, 3) and len(set(classes.colours)) == 3
+    table = expected({4: 0, 9: 0, 0: 1, 200: 2}, [1, 77, 255])
+    np.testing.assert_array_equal(classes.lut(raw), table)
+    assert classes.label_ids().tolist() == [4, 0, 200]
+    # Road and car are Cityscapes classes, so that Cityscapes or GTA5 can be the source.
+    city = classes.lut("cityscapes_ids")
+    assert (city[7], city[26], city[11]) == (0, 2, 255)
+
+
+def test_a_run_that_records_the_name_needs_no_file(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(YARD))
+    classes = labels.class_set(str(path))
+    path.unlink()
+    again = labels.class_set(classes.name)
+    assert again.name == classes.name and again.names == classes.names
+    np.testing.assert_array_equal(
+        again.lut(labels.labelling(classes.name)),
+        expected({4: 0, 9: 0, 0: 1, 200: 2}, [1, 77, 255]),
+    )
+
+
+def test_classes_of_a_config_file_are_text():
+    text = labels.define(["road", {"name": "rail", "colour": (9, 9, 9)}], ignore=(7,))
+    classes = labels.class_set(text)
+    assert classes.names == ("road", "rail") and classes.colours[1] == (9, 9, 9)
+    np.testing.assert_array_equal(
+        classes.lut(labels.labelling(text)), expected({0: 0, 1: 1}, [7, 255])
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": [{"name": "a"}]}, "2 to 250 different names"),
+        ({"classes": [{"name": "a"}, {"name": "a"}]}, "2 to 250 different names"),
+        ({"classes": [{"name": "a"}, {}]}, "every class needs a name"),
+        ({"classes": [{"name": "a", "color": 3}]}, "unknown field color; known: .*colour"),
+        ({"classes": {"a": 1}}, "a list 'classes'"),
+        ({"ignored": [3]}, "unknown field ignored; known: .*ignore"),
+        ({"ignore": [4]}, "4 is listed twice"),
+        ({"ignore": 4}, "ignore must be a list"),
+        ({"ignore": [256]}, "a number from 0 to 255, got 256"),
+        ({"ignore": [True]}, "a number from 0 to 255, got True"),
+        ({"encoding": "hex"}, "encoding must be index, red or rgb, got 'hex'"),
+        ({"encoding": "rgb"}, "'label_colours', not 'ids'"),
+        ({"classes": [{"name": "a", "ids": [3]}, {"name": "b"}]}, "no ids or label colours for b"),
+        ({"classes": [{"name": "a", "colour": [1, 2]}, {"name": "b"}]}, "a colour is"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_definition_are_named(change, message):
+    with pytest.raises(DataError, match=rf"x\.json: .*{message}"):
+        labels.parse(json.dumps({**YARD, **change}), "x.json")
+
+
+@pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "3", "null", "{}", "x" * 1_000_001])
+def test_what_is_no_definition_is_refused(text):
+    with pytest.raises(DataError, match=r"x\.json: "):
+        labels.parse(text, "x.json")
+
+
+def yard(root, *, encoding, labelled_as):
+    """A folder of two images whose labels are stored as `labelled_as` says of the class numbers."""
+    numbers = data_files.ids(3, range(3))
+    for i in range(2):
+        data_files.save(root / "images" / f"{i}.png", data_files.picture(i))
+        data_files.save(root / "labels" / f"{i}.png", labelled_as(numbers))
+    fields = {"index": "ids", "red": "ids", "rgb": "label_colours"}[encoding]
+    values = {
+        "ids": [[4], [0], [200]],
+        "label_colours": [[[255, 0, 0]], [[0, 255, 0]], [[1, 1, 1]]],
+    }
+    rows = [
+        {"name": name, fields: value}
+        for name, value in zip(("road", "rail", "car"), values[fields], strict=True)
+    ]
+    (root / "labels.json").write_text(json.dumps({"classes": rows, "encoding": encoding}))
+    return numbers
+
+
+IDS = np.array([4, 0, 200], np.uint8)
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [1, 1, 1]], np.uint8)
+STORAGE = {
+    "index": lambda k: IDS[k],
+    "red": lambda k: np.stack([IDS[k], k * 50, k * 7], -1).astype(np.uint8),
+    "rgb": lambda k: COLOURS[k],
+}
+
+
+@pytest.mark.parametrize("store", ["files", "shards"])
+@pytest.mark.parametrize("encoding", STORAGE)
+def test_labels_beside_the_data_are_read_as_the_definition_says(tmp_path, encoding, store):
+    numbers = yard(tmp_path, encoding=encoding, labelled_as=STORAGE[encoding])
+    spec = {"name": "folders", "images": "images", "labels": "labels", "store": store}
+    data = load(spec, data_dir=tmp_path, classes=str(tmp_path / "labels.json"))
+    np.testing.assert_array_equal(decode.examine(data, 0)[1], numbers)
+    np.testing.assert_array_equal(next(eval_stream(data))["label"], numbers)
+
+
+def test_a_labelling_by_name_maps_to_other_classes(tmp_path):
+    """The same files under a head with more classes, in another order."""
+    numbers = yard(tmp_path, encoding="index", labelled_as=STORAGE["index"])
+    spec = {"name": "folders", "images": "images", "labels": "labels"}
+    head = labels.define(["sky", "car", "rail", "road"])
+    data = load(spec, data_dir=tmp_path, classes=head)
+    np.testing.assert_array_equal(decode.examine(data, 0)[1], np.array([3, 2, 1])[numbers])
+    with pytest.raises(
+        DataError, match=r"labels\.json: names the classes rail, .* benchmark.classes"
+    ):
+        load(spec, data_dir=tmp_path, classes="cityscapes19")
+    # A labelling that is given is not replaced by the file beside the data.
+    named = load({**spec, "labelling": "classes"}, data_dir=tmp_path, classes=head)
+    assert named.labelling.name == "classes"
+
+
+def test_ids_outside_of_a_definition_are_an_error_that_names_the_file(tmp_path):
+    yard(tmp_path, encoding="index", labelled_as=lambda k: IDS[k] + 1)
+    spec = {"name": "folders", "images": "images", "labels": "labels"}
+    data = load(spec, data_dir=tmp_path, classes=str(tmp_path / "labels.json"))
+    with pytest.raises(DataError, match=r"0\.png: \d+ label pixels \(ids 1, 5, 201\) outside"):
+        decode.examine(data, 0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rtda_jax.data import check
 from rtda_jax.data.batch import Batch
 from rtda_jax.data.catalogue import load
 from rtda_jax.data.dataset import Dataset
@@ -14,7 +15,7 @@ from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pseudo import load_pseudo
 from rtda_jax.data.sampling import Candidates, RareClass, counted, enet_weights, frequencies
-from rtda_jax.data.stream import TARGET_MOVES, train_stream
+from rtda_jax.data.stream import TARGET_MOVES, padding, train_stream
 from rtda_jax.errors import lookup, one_of, require
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import bind_data
@@ -73,6 +74,26 @@ def labelled_set(config: Any) -> Dataset:
     if not spec:
         raise DataError(f"benchmark {benchmark.name} has no labelled target images to train on")
     return load(spec, data_dir=config.data_dir, classes=benchmark.classes)
+
+
+def introduction(config: Any, *, needs_target: bool) -> list[str]:
+    """Returns sentences about the data of a train stage, for the start of its log.
+
+    They say what was found and left out, what the labels mean in a sample of them, and how much of
+    the source's crops is padding. Doubts begin with "warning:".
+
+    Args:
+      config: a train stage's configuration.
+      needs_target: whether target images are read at all.
+    """
+    benchmark = config.benchmark
+    lines = check.describe(labelled_set(config))
+    if needs_target:
+        target = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+        lines += check.describe(target.unlabelled())
+    return lines + padding(
+        tuple(benchmark.size), tuple(benchmark.crop), tuple(config.augment.scale)
+    )
 
 
 def class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:

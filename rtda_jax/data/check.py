@@ -174,7 +174,9 @@ def describe(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
     Raises:
       DataError: a label that cannot be read.
     """
-    lines = [f"{dataset.name}: {len(dataset)} images", *dataset.notes]
+    count = len(dataset)
+    images = "1 image" if count == 1 else f"{count} images"
+    lines = [f"{dataset.name}: {images}", *dataset.notes]
     if dataset.labelling is None:
         return [printable(line, limit=None) for line in lines]
     places = _evenly(len(dataset), sample)

@@ -62,17 +62,6 @@ def move(
     return image, label
 
 
-def padded_share(size: Size, crop: Size, scale: tuple[float, float]) -> float:
-    """Returns the mean share of a crop that is padding, over the uniform range of zooms."""
-    steps = 200
-    total = 0.0
-    for i in range(steps):
-        factor = scale[0] + (scale[1] - scale[0]) * (i + 0.5) / steps
-        height, width = (min(factor * s, c) for s, c in zip(size, crop, strict=True))
-        total += 1 - height * width / (crop[0] * crop[1])
-    return total / steps
-
-
 def resized(pixels: Tensor, size: Tensor) -> Tensor:
     """Resizes uint8 [H,W,3] to uint8 [h,w,3], bilinearly with antialiasing.
 

@@ -1,62 +1,74 @@
-"""Contact sheets: examples with their labels and a legend, to be looked at."""
+"""Contact sheets: examples with their labels and a legend, for people to look at."""
 
-import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rtda_jax.data import decode
+from rtda_jax.data import decode, pictures
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import ClassSet
+from rtda_jax.errors import printable
+from rtda_jax.run.files import write_bytes
 
-_WIDTH = 320  # of a panel, pixels
+_WIDTH = 320  # pixels of a panel
+_TALLEST = 3 * _WIDTH  # a panel that would be taller is squeezed
 _GAP = 4
-_LINE = 16  # of text
+_LINE = 16  # height of a line of text
 _ROWS = 6
 _MIX = 0.55  # share of the label's colour in the overlay
 
 
 def contact_sheet(
-    dataset: Dataset, path: str | os.PathLike, indices: Sequence[int], *, rows: int = _ROWS
+    dataset: Dataset, path: pathlib.Path, indices: Sequence[int], *, rows: int = _ROWS
 ) -> None:
-    """Write a PNG of evenly chosen examples: image, label over image, label, and the legend.
+    """Writes a PNG of evenly chosen examples: image, label over image, label, and the legend.
 
-    Ignored pixels are black in the label and untouched in the overlay. Unlabelled sets show images.
+    Ignored pixels are black in the label and untouched in the overlay. Unlabelled sets show their
+    images only.
+
+    Args:
+      dataset: what is shown.
+      path: of the file.
+      indices: the examples that can be read.
+      rows: how many are shown.
     """
     places = np.linspace(0, len(indices) - 1, min(rows, len(indices))).round().astype(int)
     strips = [_row(dataset, indices[place]) for place in places]
-    legend = _legend(dataset.classes, strips[0].width)
-    parts = [*strips, legend] if dataset.labelling is not None else strips
-    height = sum(part.height + _GAP for part in parts)
-    whole = Image.new("RGB", (strips[0].width, height), "white")
+    if dataset.labelling is not None:
+        strips.append(_legend(dataset.classes, strips[0].width))
+    sheet = Image.new("RGB", (strips[0].width, sum(s.height + _GAP for s in strips)), "white")
     top = 0
-    for part in parts:
-        whole.paste(part, (0, top))
-        top += part.height + _GAP
-    whole.save(path)
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height + _GAP
+    write_bytes(path, pictures.png(np.asarray(sheet)))
 
 
 def _row(dataset: Dataset, i: int) -> Image.Image:
+    """The panels of one example under its name."""
     pixels, label = decode.examine(dataset, i)
-    panels = [Image.fromarray(pixels)]
+    panels = [(pixels, Image.Resampling.BILINEAR)]
     if label is not None:
         colours = np.zeros((256, 3), np.uint8)
         colours[: len(dataset.classes)] = dataset.classes.colours
         painted = colours[label]
         mixed = (_MIX * painted + (1 - _MIX) * pixels).astype(np.uint8)
         valid = (label < len(dataset.classes))[..., None]
-        panels += [Image.fromarray(np.where(valid, mixed, pixels)), Image.fromarray(painted)]
-    height = round(_WIDTH * pixels.shape[0] / pixels.shape[1])
+        panels.append((np.where(valid, mixed, pixels), Image.Resampling.BILINEAR))
+        panels.append((painted, Image.Resampling.NEAREST))
+    height = min(max(round(_WIDTH * pixels.shape[0] / pixels.shape[1]), 1), _TALLEST)
     row = Image.new("RGB", (len(panels) * (_WIDTH + _GAP) - _GAP, height + _LINE), "white")
-    for number, panel in enumerate(panels):
-        filtered = Image.Resampling.NEAREST if number == 2 else Image.Resampling.BILINEAR
-        row.paste(panel.resize((_WIDTH, height), filtered), (number * (_WIDTH + _GAP), _LINE))
-    ImageDraw.Draw(row).text((2, 2), f"{dataset.name}  {dataset.keys[i]}", fill="black")
+    for number, (panel, method) in enumerate(panels):
+        small = Image.fromarray(panel).resize((_WIDTH, height), method)
+        row.paste(small, (number * (_WIDTH + _GAP), _LINE))
+    ImageDraw.Draw(row).text((2, 2), printable(f"{dataset.name}  {dataset.keys[i]}"), fill="black")
     return row
 
 
 def _legend(classes: ClassSet, width: int) -> Image.Image:
+    """A swatch and a name for each class, in columns."""
     font = ImageFont.load_default()
     column = 24 + max(int(font.getlength(name)) for name in classes.names) + 12
     across = max(width // column, 1)

@@ -25,6 +25,7 @@ _FOREVER = np.iinfo(np.int64).max
 # Which random numbers of a position are meant; 0 and 1 are the orders of source and target.
 _MOVES = {"source": 2, "target": 3}
 _RARE, _PASTE = 4, 5
+_MUCH = 0.3  # share of padding that is worth a warning
 
 
 def train_stream(
@@ -215,21 +216,41 @@ def check_sizes(
     """Refuses sizes, crops and zooms that do not fit together.
 
     Raises:
-      DataError: a zoom without a crop, a crop that even the largest zoom cannot fill, or
+      DataError: a zoom without a crop, a crop that neither `size` nor the largest zoom fills, or
         candidates whose crops are not within `size`.
     """
     if size is None and crop is None and scale != (1.0, 1.0):
         raise DataError("a random scale needs a crop: images of one batch must have one size")
     if size is not None and crop is not None:
-        largest = tuple(round(side * scale[1]) for side in size)
+        largest = tuple(round(side * max(scale[1], 1.0)) for side in size)
         if any(c > s for c, s in zip(crop, largest, strict=True)):
             raise DataError(
                 f"the crop {crop[0]}x{crop[1]} is larger than the images at their largest, "
-                f"{largest[0]}x{largest[1]} (size times scale): all of them would be padded with "
-                "black; raise benchmark.size or lower benchmark.crop"
+                f"{largest[0]}x{largest[1]}: all of them would be padded with black; raise "
+                "benchmark.size or lower benchmark.crop"
             )
     if candidates is not None and (size is None or crop is None or np.any(np.less(size, crop))):
         raise DataError("candidates need a size and a crop within it")
+
+
+def padded_share(size: Size, crop: Size, scale: tuple[float, float]) -> float:
+    """Returns the mean share of a crop that is padding, over the uniform range of zooms."""
+    factors = scale[0] + (scale[1] - scale[0]) * (np.arange(200) + 0.5) / 200
+    height, width = (np.minimum(factors * s, c) for s, c in zip(size, crop, strict=True))
+    return float(1 - (height * width).mean() / (crop[0] * crop[1]))
+
+
+def padding(size: Size, crop: Size, scale: tuple[float, float]) -> list[str]:
+    """Returns a sentence about the padding of source crops, or none where there is none."""
+    mean = padded_share(size, crop, scale)
+    most = padded_share(size, crop, (scale[0], scale[0]))
+    if mean < 0.005:
+        return []
+    return [
+        f"{'warning: ' if mean > _MUCH else ''}zoomed by {scale[0]:g} to {scale[1]:g}, a source "
+        f"image of {size[0]}x{size[1]} fills {1 - mean:.0%} of the crop {crop[0]}x{crop[1]} on "
+        f"average and {1 - most:.0%} at least; the rest is black and ignored"
+    ]
 
 
 def _check_sets(

@@ -10,6 +10,9 @@ from PIL import Image
 from rtda_jax.data import listing
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.pictures import EXTENSIONS, MAX_PIXELS
+from rtda_jax.data.pictures import read as read_image
+
+__all__ = ["Input", "Inputs", "check_size", "find", "padded", "read_image", "resized"]
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
 

@@ -16,7 +16,6 @@ from rtda_jax import evaluate
 from rtda_jax.adapt.options import read
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
-from rtda_jax.data.pictures import read as read_picture
 from rtda_jax.deploy import inputs, networks, results, video
 from rtda_jax.deploy.inputs import Input
 from rtda_jax.deploy.results import Key, Picture
@@ -157,7 +156,7 @@ def _pictures(files: list[Input], prepare: Callable[[np.ndarray], Prepared]) -> 
                     yield Picture(file, pixels, *prepare(pixels), frame, number)
                 yield Picture(file, last=True)
             else:
-                pixels = read_picture(file.path)
+                pixels = inputs.read_image(file.path)
                 yield Picture(file, pixels, *prepare(pixels), last=True)
         except DataError as error:
             yield Picture(file, problem=str(error), last=True)
