@@ -30,7 +30,5 @@ def test_a_frozen_teacher_stays_and_a_wrong_decay_is_refused():
     assert follow(first, {"w": jnp.zeros(2)}, jnp.int32(3), options=frozen) is first
     with pytest.raises(ConfigError, match=r"teacher\.decay must lie in \[0, 1\), got 1"):
         TeacherOptions(kind="ema", decay=1.0)
-    with pytest.raises(
-        ConfigError, match=r"known: ema, frozen, none"
-    ):
+    with pytest.raises(ConfigError, match=r"known: ema, frozen, none"):
         TeacherOptions(kind="mean")

@@ -27,7 +27,7 @@ from rtda_jax.run import files, log
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.tools import environment
 from rtda_jax.weights import export_pretrained, write_weights
-from rtda_jax.weights.public import NETWORKS
+from rtda_jax.weights.namings import NETWORKS
 
 PLATFORMS = ("cpu", "cuda")
 LARGEST_DIFFERENCE = 1e-4  # share of the pixels that may change their class in another format
