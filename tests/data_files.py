@@ -15,6 +15,13 @@ def picture(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
+def smooth(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """An image without sharp edges, uint8 [H,W,3], which lossy formats keep nearly as it is."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+
+
 def ids(seed: int, among, size: tuple[int, int] = SIZE) -> np.ndarray:
     """A random label, uint8 [H,W], of the ids given."""
     return np.random.default_rng(seed).choice(np.array(list(among), np.uint8), size)
@@ -38,7 +45,7 @@ def save_palette(path: pathlib.Path, pixels: np.ndarray, bits: int = 8) -> pathl
 
 
 def save_16bit(path: pathlib.Path, channels: np.ndarray) -> pathlib.Path:
-    """uint16 [H,W,1..4] as PNG, which Pillow can not write: SYNTHIA's (class, instance, 0)."""
+    """uint16 [H,W,1..4] as PNG, which Pillow cannot write: SYNTHIA's (class, instance, 0)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width, count = channels.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[count]

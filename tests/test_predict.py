@@ -112,8 +112,8 @@ def test_broken_files_are_named_and_the_others_predicted(tmp_path, classify, cap
     for name, problem in {
         "torn.jpg": "truncated or damaged",
         "empty.png": "zero bytes",
-        "text.jpg": "no image of a known format",
-        "huge.png": "larger than 50,000,000 pixels",
+        "text.jpg": "neither PNG, JPEG",
+        "huge.png": "above 50,000,000 pixels",
     }.items():
         assert f"{folder / name}: {problem}" in said
     assert sorted(p.name for p in (tmp_path / "out" / "train_ids").iterdir()) == ["a.png", "z.png"]
@@ -138,7 +138,7 @@ def test_views_of_a_prediction():
 def test_names_that_differ_in_their_suffix_keep_it(tmp_path):
     for name in ("a.png", "a.jpg", "b.png"):
         Image.fromarray(noise(8, 8)).save(tmp_path / name)
-    assert sorted(str(i.name) for i in inputs.find(tmp_path)) == ["a.jpg", "a.png", "b"]
+    assert sorted(str(i.name) for i in inputs.find(tmp_path).files) == ["a.jpg", "a.png", "b"]
 
 
 def test_results_are_not_predicted_again(tmp_path, classify):
@@ -149,11 +149,11 @@ def test_results_are_not_predicted_again(tmp_path, classify):
 
 
 def test_the_image_is_resized_as_evaluation_resizes_it():
-    from rtda_jax.data import decode
+    from rtda_jax.data import geometry
 
     image = np.asarray(Image.fromarray(noise(90, 130)).resize((131, 91)))
     ours = inputs.resized(image, (32, 64)).astype(int)
-    theirs = decode.resized(image, (32, 64)).numpy().astype(int)
+    theirs = geometry.resized(image, (32, 64)).numpy().astype(int)
     assert np.abs(ours - theirs).max() <= 1
     assert (ours == theirs).mean() > 0.8
 

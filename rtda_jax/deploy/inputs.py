@@ -1,18 +1,17 @@
-"""Finds images and videos, and reads images of any kind as RGB arrays with Pillow."""
+"""Finds images and videos to predict, and brings images to the sizes that networks read."""
 
 import collections
-import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from rtda_jax.data import listing
 from rtda_jax.data.errors import DataError
+from rtda_jax.data.pictures import EXTENSIONS, MAX_PIXELS
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
-MAX_PIXELS = 50_000_000  # larger pictures are refused before they are decoded
 
 
 class Input(NamedTuple):
@@ -27,81 +26,49 @@ class Input(NamedTuple):
         return self.path.suffix.lower() in VIDEOS
 
 
-def find(path: pathlib.Path, *, without: pathlib.Path | None = None) -> list[Input]:
-    """Lists a file, or the images and videos of a folder at any depth, in the order of their names.
+class Inputs(NamedTuple):
+    """The files to predict, in the order of their names, and sentences about what is left out."""
+
+    files: list[Input]
+    left_out: tuple[str, ...] = ()
+
+
+def find(path: pathlib.Path, *, without: pathlib.Path | None = None) -> Inputs:
+    """Finds a file, or the images and videos at any depth of a folder (see `listing.walk`).
 
     Args:
-      path: a file, or a folder; hidden folders and links to folders are not entered.
+      path: a file or a folder.
       without: a folder that is not entered (where results go).
 
     Raises:
       DataError: nothing is there.
     """
     if path.is_file():
-        return [Input(path, pathlib.PurePath(path.stem))]
+        return Inputs([Input(path, pathlib.PurePath(path.stem))])
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
-    left_out = without.resolve() if without is not None else None
-    files = []
-    for folder, folders, names in os.walk(path):
-        here = pathlib.Path(folder)
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and (here / f).resolve() != left_out
+    walk = listing.walk(path, extensions=EXTENSIONS + VIDEOS, without=without)
+    left_out = listing.sentences(walk.left_out)
+    if not walk.files:
+        raise DataError(
+            f"{path}: holds no image or video ({', '.join(EXTENSIONS + VIDEOS)})"
+            + "".join(f"; {sentence}" for sentence in left_out)
         )
-        files += [here / n for n in sorted(names) if not n.startswith(".")]
-    files = [f for f in files if f.suffix.lower() in IMAGES + VIDEOS]
-    if not files:
-        raise DataError(f"{path}: holds no image or video ({', '.join(IMAGES + VIDEOS)})")
+    files = [pathlib.Path(file) for file in walk.files]
     stems = [file.relative_to(path).with_suffix("") for file in files]
     times = collections.Counter(stems)
-    return [
+    named = [
         # Both a.jpg and a.png keep their whole names: neither result replaces the other.
         Input(file, stem if times[stem] == 1 else file.relative_to(path))
         for file, stem in zip(files, stems, strict=True)
     ]
-
-
-def read_image(path: pathlib.Path) -> np.ndarray:
-    """Reads an image as uint8 [H,W,3] RGB, upright: EXIF rotation is applied, alpha is dropped.
-
-    Grey, palette, CMYK and 16-bit images are converted; of several frames the first is read.
-
-    Raises:
-      DataError: naming the file, which is empty, damaged, of an unknown format or too large.
-    """
-    try:
-        if not path.stat().st_size:
-            raise DataError(f"{path}: zero bytes; expected an image")
-        with Image.open(path) as image:
-            width, height = image.size
-            check_size(path, height, width)
-            return _rgb(path, image)
-    except DataError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"{path}: larger than {MAX_PIXELS:,} pixels") from None
-    except Image.UnidentifiedImageError:
-        raise DataError(f"{path}: no image of a known format") from None
-    except Exception as error:  # what Pillow's decoders raise on damaged files has no common class
-        raise DataError(f"{path}: truncated or damaged ({error})") from None
+    return Inputs(named, left_out)
 
 
 def check_size(path: pathlib.Path, height: int, width: int) -> None:
     """Raises DataError for a picture that is too large to decode."""
     if height * width > MAX_PIXELS:
         raise DataError(f"{path}: {width}x{height} is larger than {MAX_PIXELS:,} pixels")
-
-
-def _rgb(path: pathlib.Path, image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
-    if image.mode in ("I", "F"):
-        raise DataError(f"{path}: pixels of mode {image.mode!r} have no range; save it with 8 bits")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

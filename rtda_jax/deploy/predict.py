@@ -16,10 +16,11 @@ from rtda_jax import evaluate
 from rtda_jax.adapt.options import read
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.pictures import read as read_picture
 from rtda_jax.deploy import inputs, networks, results, video
 from rtda_jax.deploy.inputs import Input
 from rtda_jax.deploy.results import Key, Picture
-from rtda_jax.errors import Interrupted, lookup
+from rtda_jax.errors import Interrupted, lookup, printable
 from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress
@@ -79,7 +80,9 @@ def run(
     prepare = lookup(RESOLUTIONS, resolution, "resolution")
     protocol = read(Protocol, chosen.config.eval, "eval")
     predict = evaluate.predictor(chosen.models, protocol=protocol)
-    files = inputs.find(source, without=out)
+    files, left_out = inputs.find(source, without=out)
+    for sentence in left_out:
+        log.say(f"  {printable(sentence, limit=None)}")
     if any(file.is_video for file in files):
         video.pyav()
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {len(files)} files")
@@ -128,6 +131,7 @@ def run(
         "files": len(files),
         "pictures": count,
         "failed": failed,
+        "left_out": list(left_out),
         "pictures_per_second": rates,
     }
     write_json(out / "predict.json", record)
@@ -153,7 +157,7 @@ def _pictures(files: list[Input], prepare: Callable[[np.ndarray], Prepared]) -> 
                     yield Picture(file, pixels, *prepare(pixels), frame, number)
                 yield Picture(file, last=True)
             else:
-                pixels = inputs.read_image(file.path)
+                pixels = read_picture(file.path)
                 yield Picture(file, pixels, *prepare(pixels), last=True)
         except DataError as error:
             yield Picture(file, problem=str(error), last=True)
