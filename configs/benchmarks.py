@@ -62,7 +62,7 @@ _FOLDER = {
     "name": "folders",
     "images": "",
     "labels": "",
-    "labelling": "cityscapes_ids",
+    "labelling": "",
     "image_suffix": "",
     "label_suffix": "",
     "use": "labelled",
@@ -135,7 +135,7 @@ BENCHMARKS = {
     "cityscapes_to_crosscity:taipei": _crosscity("taipei"),
     "cityscapes_to_crosscity:tokyo": _crosscity("tokyo"),
     "synthia_to_camvid": {
-        **_classes("s3_9"),
+        **_classes("thukral9"),
         "source": _spec("synthia", "all"),
         "source_eval": None,
         **_target("camvid32", "train", "val"),

@@ -13,8 +13,8 @@ from rtda_jax.adapt import build
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState, with_teacher
 from rtda_jax.adapt.step import Logs, Method, make_train_step
-from rtda_jax.data import class_weights
-from rtda_jax.data.batches import Batches, named, paired
+from rtda_jax.data.batch import Batch
+from rtda_jax.data.batches import Batches, named, paired, with_enet_weights
 from rtda_jax.errors import Interrupted, lookup, require
 from rtda_jax.run import checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
@@ -97,7 +97,7 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     method = method or build.build(config, axis_name=parallel.AXIS)
     if config.loss.weighting == "enet":
-        counted = class_weights.counted(config, workdir)
+        counted = with_enet_weights(config, workdir)
         method = build.build(counted, axis_name=parallel.AXIS)
     names = health.example_numbers if batches else functools.partial(named, config)
     batches = batches or paired(
@@ -202,12 +202,12 @@ class Journal:
     def __exit__(self, *exception: Any) -> None:
         self._resources.close()
 
-    def wait_for(self, stream: Iterator[dict]) -> dict:
+    def wait_for(self, stream: Iterator[Batch]) -> Batch:
         """Returns the next batch, and counts the time that it took to come."""
         with self._clock.waiting():
             return next(stream)
 
-    def add(self, step: int, logs: Logs, batch: dict) -> None:
+    def add(self, step: int, logs: Logs, batch: Batch) -> None:
         """Takes the logs of one step, which may still be on their way from the device."""
         self._pending.add(step, logs, batch, ahead=AHEAD)
         if step == self._start + 1:

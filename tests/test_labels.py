@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rtda_jax.data import DataError, labels
-from rtda_jax.data.camvid import CAMVID11, CAMVID32
+from rtda_jax.data.class_sets import CAMVID11, CAMVID32
+from rtda_jax.errors import ConfigError
 
 TRAIN_ID = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11,
             25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}  # fmt: skip
@@ -71,14 +72,14 @@ def test_camvid_colours_are_32_and_each_but_void_is_in_one_coarse_class():
 
 
 def test_camvid32_in_colours_and_as_positions_mean_the_same():
-    for name in ("camvid11", "s3_9"):
+    for name in ("camvid11", "thukral9"):
         classes = labels.class_set(name)
         np.testing.assert_array_equal(
             classes.lut("camvid32_colours")[:32], classes.lut("camvid32_ids")[:32]
         )
-    lut = labels.class_set("s3_9").lut("camvid32_colours")
+    lut = labels.class_set("thukral9").lut("camvid32_colours")
     order = [name for name, _ in CAMVID32]
-    assert lut[order.index("VegetationMisc")] == labels.class_set("s3_9").names.index("terrain")
+    assert lut[order.index("VegetationMisc")] == labels.class_set("thukral9").names.index("terrain")
     assert lut[order.index("Car")] == labels.IGNORE
 
 
@@ -101,7 +102,7 @@ def test_rows_find_the_reported_classes_in_the_head():
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(DataError, match="cityscapes19"):
+    with pytest.raises(ConfigError, match="cityscapes19"):
         labels.class_set("cityscapes20")
     with pytest.raises(DataError, match=r"iddlite_ids.*camvid11_ids"):
         labels.class_set("camvid11").lut("iddlite_ids")

@@ -149,11 +149,11 @@ def test_results_are_not_predicted_again(tmp_path, classify):
 
 
 def test_the_image_is_resized_as_evaluation_resizes_it():
-    from rtda_jax.data import decode
+    from rtda_jax.data import geometry
 
     image = np.asarray(Image.fromarray(noise(90, 130)).resize((131, 91)))
     ours = inputs.resized(image, (32, 64)).astype(int)
-    theirs = decode.resized(image, (32, 64)).numpy().astype(int)
+    theirs = geometry.resized(image, (32, 64)).numpy().astype(int)
     assert np.abs(ours - theirs).max() <= 1
     assert (ours == theirs).mean() > 0.8
 

@@ -163,12 +163,12 @@ def test_rare_classes_are_drawn_more_often_and_reproducibly(pair):
 
 
 def test_cache_holds_no_more_than_its_limit(pair):
-    from rtda_jax.data.cache import Cache
+    from rtda_jax.data.pipeline import Examples
 
     one = 24 * 32 * 4
-    cache = Cache(pair[0], size=None, limit=3 * one + 1)
+    cache = Examples(pair[0], limit=3 * one + 1)
     first = [cache.get(i) for i in range(7)]
-    assert cache.bytes == 3 * one and len(cache.held) == 3
+    assert cache.bytes == 3 * one and len(cache.cached) == 3
     for i in range(7):
         np.testing.assert_array_equal(cache.get(i)[0], first[i][0])
 

@@ -283,7 +283,7 @@ def accepted(
     """Returns which candidates are pasted, bool [B,S].
 
     The host offers candidates: crops of source images that show a class drawn uniformly
-    (`rtda_jax.data.candidates`), a function of (seed, step). TUFL draws classes with probability
+    (`rtda_jax.data.Candidates`), a function of (seed, step). TUFL draws classes with probability
     softmax(1 / theta), where theta is the adaptive threshold, which lives on the device. A
     candidate of class c is therefore accepted with probability exp(1 / theta_c - max 1 / theta):
     the accepted ones follow that distribution exactly, and a resumed run draws the same. Where

@@ -1,4 +1,4 @@
-"""The batches a train stage learns from: its benchmark's paired stream."""
+"""The batches that a train stage learns from: its configuration turned into a stream."""
 
 import dataclasses
 import pathlib
@@ -7,23 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax.data import (
-    Candidates,
-    DataError,
-    Dataset,
-    RareClass,
-    counted,
-    load,
-    load_pseudo,
-    train_stream,
-)
+from rtda_jax.data.batch import Batch
+from rtda_jax.data.catalogue import load
+from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.errors import DataError
+from rtda_jax.data.labels import class_set
+from rtda_jax.data.pseudo import load_pseudo
+from rtda_jax.data.sampling import Candidates, RareClass, counted, enet_weights, frequencies
+from rtda_jax.data.stream import TARGET_MOVES, train_stream
 from rtda_jax.errors import lookup, one_of, require
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import bind_data
+from rtda_jax.run.workdir import write_json
 
-Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
-
-MOVES = ("each", "once")
+Batches = Callable[[int], Iterator[Batch]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +62,11 @@ class MoveOptions:
     def __post_init__(self) -> None:
         valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
         require(valid, f"augment.scale must be a range (low, high) above 0, got {self.scale}")
-        one_of(self.target_moves, MOVES, "augment.target_moves")
+        one_of(self.target_moves, TARGET_MOVES, "augment.target_moves")
 
 
 def labelled_set(config: Any) -> Dataset:
-    """The set whose labels supervise; the target's are opened only with labelled="target"."""
+    """Returns the set whose labels supervise; the target's are opened only by labelled="target"."""
     benchmark = config.benchmark
     specs = {"source": benchmark.source, "target": benchmark.target_labelled}
     spec = lookup(specs, config.labelled, "labelled")
@@ -79,9 +76,10 @@ def labelled_set(config: Any) -> Dataset:
 
 
 def class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:
-    """Pixels of each class in each labelled example, int64 [N,K], kept in a stage's folder.
+    """Returns the pixels of each class in each labelled example, int64 [N,K].
 
-    Of several processes the main one counts, and the others read its file.
+    They are counted once and kept in the stage's folder. Of several processes the main one counts,
+    and the others read its file.
     """
     path = folder / "class_counts.npz"
     if parallel.is_main():
@@ -92,15 +90,35 @@ def class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.n
     return counted(dataset, path, threads=config.threads)
 
 
+def with_enet_weights(config: Any, folder: pathlib.Path) -> Any:
+    """Returns the configuration with ENet's class weights as numbers (loss.weighting="enet").
+
+    The labels of the training set are counted once, streamed. The weights are also written to
+    `class_weights.json` for people to look at; an interrupted stage computes them again from the
+    counts.
+
+    Args:
+      config: a train stage's configuration.
+      folder: the stage's, where the counts are kept.
+    """
+    counts = class_counts(config, labelled_set(config), folder=folder)
+    weights = enet_weights(frequencies(counts), c=config.loss.enet_c).tolist()
+    names = class_set(config.benchmark.classes).names
+    write_json(folder / "class_weights.json", dict(zip(names, weights, strict=True)))
+    weighted = config.copy_and_resolve_references()
+    weighted.update_from_flattened_dict({"loss.weighting": "given", "loss.weights": tuple(weights)})
+    return weighted
+
+
 def paired(
     config: Any, *, needs_target: bool, folder: pathlib.Path, pseudo: pathlib.Path | None = None
 ) -> Batches:
-    """From a start step to the benchmark's stream.
+    """Returns the benchmark's stream as a function of the step that it starts at.
 
     Args:
       config: a train stage's configuration.
       needs_target: whether target images are read at all.
-      folder: the stage's, for what is counted once.
+      folder: the stage's, where class counts are kept.
       pseudo: folder of labels for the target's images, see `data.load_pseudo`.
     """
     benchmark = config.benchmark
@@ -124,7 +142,7 @@ def paired(
             min_pixels=config.long_tail.min_pixels,
         )
 
-    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
+    def batches(start: int) -> Iterator[Batch]:
         return train_stream(
             source,
             target,
@@ -149,7 +167,7 @@ def paired(
 
 
 def named(config: Any, domain: str, indices: np.ndarray) -> list[str]:
-    """The names of examples of a domain of the benchmark's stream."""
+    """Returns the names of examples of a domain ("source" or "target") of the stream."""
     benchmark = config.benchmark
     if domain == "source":
         dataset = labelled_set(config)

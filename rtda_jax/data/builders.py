@@ -1,28 +1,103 @@
-"""TFDS builders: importing this module registers them with tensorflow_datasets.
+"""TFDS builders: the built-in pair, and data sets of files stored as array_record shards.
 
-`tfds.load("gta5/all", download_and_prepare_kwargs=...)` prepares a data set from the folder that
-its `manual_dir` is; stored.py does the same for a Dataset at a training resolution.
+Importing this module registers them with tensorflow_datasets: `tfds.load("gta5/all",
+download_and_prepare_kwargs=...)` prepares a data set from the folder that its `manual_dir` is.
+`stored` does the same for a `Dataset`, at the resolution that is trained on.
 """
 
 import dataclasses
 import hashlib
+import io
+import os
 import pathlib
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
-from rtda_jax.data import catalogue, encode, labels, parts
-from rtda_jax.data.dataset import Dataset
+from rtda_jax.data import decode, geometry, labels, listing, parts, pictures, shards, spec
+from rtda_jax.data.dataset import Dataset, Files
 from rtda_jax.data.errors import DataError
-from rtda_jax.data.layouts import LAYOUTS
-from rtda_jax.data.parted import Parted
-from rtda_jax.data.worker import Example
+from rtda_jax.data.host_tf import tf
+from rtda_jax.data.layouts import HINT, LAYOUTS
+from rtda_jax.data.parts import Example, Maker
+from rtda_jax.errors import lookup
 
-# The built-in pair: examples of each split, and what they are rendered from.
+# The built-in pair: the examples of each split, and what they are rendered from.
 STREETS_SIZE = (96, 192)
 STREETS_SEED = 0
 STREETS_SPLITS = {"game_train": 500, "game_val": 100, "camera_train": 500, "camera_val": 100}
+
+SPLIT = "examples"  # a configuration holds one split of its source; TFDS reserves the name "all"
+IMAGES = {"png": pictures.png, "webp": pictures.webp, "jpeg": pictures.jpeg}
+# Part of the names of stored data sets: other pixels from the same files are another data set.
+_READER = 2
+_NO_LABEL = np.full((1, 1), labels.IGNORE, np.uint8)  # fills the label of unlabelled examples
+
+
+class Parted(
+    tfds.core.GeneratorBasedBuilder,
+    skip_registration=True,  # type: ignore[call-arg]
+):
+    """A builder whose examples are made in parallel, in parts that survive an interruption."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path: ClassVar = None  # TFDS looks for checksum files there; we have none
+
+    def __init__(self, *, workers: int | None = None, **kwargs: Any) -> None:
+        self.workers = workers
+        super().__init__(**{"file_format": "array_record", **kwargs})
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "key": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.Image(shape=(None, None, 1)),
+                }
+            ),
+            metadata=tfds.core.MetadataDict(keys={}),
+            disable_shuffling=True,
+        )
+
+    def _finished(
+        self, split: str, maker: Maker, arguments: dict[str, Any], total: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Makes the parts, then hands their examples to TFDS."""
+        folder = self._parts / split
+        parts.make(
+            folder,
+            maker,
+            arguments,
+            total=total,
+            what=f"preparing {self.name} {split}",
+            workers=self.workers,
+        )
+        keys = []
+        for number, example in enumerate(parts.read_all(folder, arguments)):
+            keys.append(example.key)
+            yield (
+                number,
+                {
+                    "key": os.fsencode(example.key),
+                    "image": io.BytesIO(example.image),
+                    "label": io.BytesIO(example.label),
+                },
+            )
+        self.info.metadata["keys"][split] = keys
+
+    @property
+    def _parts(self) -> pathlib.Path:
+        return pathlib.Path(self.data_dir).parent / "parts"
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        parts.drop(self._parts)
 
 
 def _renderer() -> str:
@@ -54,21 +129,17 @@ class Streets(Parted):
 
 
 def rendered(argument: tuple[str, int, int]) -> Iterator[Example]:
-    """Render examples first..last-1 of a split of `streets`."""
+    """Renders examples first..last-1 of a split of `streets`."""
     from rtda_jax.data.streets import render
 
     split, first, last = argument
     domain, use = split.split("_")
     height, width = STREETS_SIZE
-    # Both splits count from 0: other seeds keep their scenes apart whatever their sizes.
+    # Both splits count from 0; other seeds keep their scenes apart, whatever their sizes.
     seed = 2 * STREETS_SEED + (use == "val")
     for index in range(first, last):
         image, label = render(domain, index, seed=seed, height=height, width=width)
-        yield Example(f"{split}_{index:05d}", encode.png(image), encode.png(label))
-
-
-# A configuration holds one split of the source; TFDS reserves the name "all".
-SPLIT = "examples"
+        yield Example(f"{split}_{index:05d}", pictures.png(image), pictures.png(label))
 
 
 @dataclasses.dataclass
@@ -76,9 +147,9 @@ class SceneConfig(tfds.core.BuilderConfig):
     """How a data set of files is stored.
 
     Attributes:
-      dataset: what is stored; None: the split `name` of the layout, from the manual_dir.
-      size: (H, W) of the stored images, empty: as they are. Labels are resized by nearest.
-      image_format: key of encode.IMAGES.
+      dataset: what is stored; None for the split `name` of a layout, from the manual_dir.
+      size: (H, W) of the stored images and labels, empty: as they are.
+      image_format: key of `IMAGES`.
     """
 
     dataset: Dataset | None = None
@@ -87,15 +158,27 @@ class SceneConfig(tfds.core.BuilderConfig):
 
 
 class Folders(Parted):
-    """Images, and labels if there are any, that lie in files."""
+    """Images, and labels if there are any, that lie in files.
 
+    A subclass for each known layout reads its splits from TFDS's manual_dir.
+    """
+
+    layout: ClassVar[str] = ""
     BUILDER_CONFIGS: ClassVar[list] = []
 
     def _source(self, dl_manager: Any) -> Dataset:
-        dataset = getattr(self.builder_config, "dataset", None)
-        if dataset is None:
+        if getattr(self.builder_config, "dataset", None) is not None:
+            return self.builder_config.dataset
+        if not self.layout:
             raise DataError("folders are stored by rtda_jax.data.load, which says where they are")
-        return dataset
+        split = self.builder_config.name
+        use = "labelled" if LAYOUTS[self.layout].splits[split].labels else "unlabelled"
+        fields = spec.checked({"name": self.layout, "split": split, "use": use})
+        # Raw ids are stored: the class set plays no part.
+        classes = labels.class_set("cityscapes19")
+        survey = spec.survey(fields, pathlib.Path(dl_manager.manual_dir), classes)
+        reader = listing.complete(survey.pairs, survey.keys, labelled=survey.labelling is not None)
+        return Dataset(survey.name, survey.keys, classes, survey.labelling, reader, survey.lenient)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterable]:
         return {SPLIT: self._generate_examples(self._source(dl_manager))}
@@ -103,115 +186,152 @@ class Folders(Parted):
     def _generate_examples(self, source: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
         arguments = {
-            f"{first:06d}": encode.Job(
-                encode.part(source, first, first + parts.PART), config.size, config.image_format
+            f"{first:06d}": Job(
+                _part(source, first, first + parts.PART), config.size, config.image_format
             )
             for first in range(0, len(source), parts.PART)
         }
-        return self._finished(SPLIT, encode.examples, arguments, len(source))
+        return self._finished(SPLIT, stored_examples, arguments, len(source))
 
 
-class Scenes(Folders, skip_registration=True):  # type: ignore[call-arg]
-    """A known data set; its configurations are its splits."""
+def _builder(name: str) -> type[Folders]:
+    """Makes and registers the builder of a known layout; its configurations are the splits."""
+    layout = LAYOUTS[name]
+    fields = {
+        # TFDS has a builder "cityscapes" of its own, which reads the archives.
+        "name": "cityscapes_folders" if name == "cityscapes" else name,
+        "layout": name,
+        "BUILDER_CONFIGS": [SceneConfig(name=split) for split in layout.splits],
+        "MANUAL_DOWNLOAD_INSTRUCTIONS": f"Get {layout.get}; <data_dir> is TFDS's manual_dir here.",
+        "__doc__": layout.title,
+        "__module__": __name__,
+    }
+    return type(f"{name.title().replace('_', '')}Folders", (Folders,), fields)
 
-    layout: ClassVar[str] = ""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        layout = LAYOUTS[cls.layout]
-        cls.BUILDER_CONFIGS = [SceneConfig(name=split) for split in layout.splits]
-        cls.MANUAL_DOWNLOAD_INSTRUCTIONS = (
-            f"Get {layout.get}; <data_dir> is TFDS's manual_dir here."
+BUILDERS = {"folders": Folders} | {name: _builder(name) for name in LAYOUTS}
+
+
+class Job(NamedTuple):
+    """A part of a data set that is stored at a size (empty: its own) in an image format."""
+
+    dataset: Dataset
+    size: tuple[int, ...]
+    image_format: str
+
+
+def stored_examples(job: Job) -> Iterator[Example]:
+    """Yields the encoded examples of a job; DataError names a file that cannot be stored."""
+    dataset, size, image_format = job
+    for i, key in enumerate(dataset.keys):
+        image, ids = decode.examine_ids(dataset, i)
+        if size:
+            image = geometry.resized(tf.constant(image), size).numpy()
+        if ids is None:
+            ids = _NO_LABEL
+        elif size:
+            ids = geometry.resized_label(tf.constant(ids), size).numpy()
+        yield Example(key, IMAGES[image_format](image), pictures.png(ids))
+
+
+def stored(
+    dataset: Dataset,
+    *,
+    data_dir: pathlib.Path,
+    size: tuple[int, ...] = (),
+    image_format: str = "png",
+    workers: int | None = None,
+) -> Dataset:
+    """Returns the same examples from array_record shards, which the first call writes.
+
+    Images and labels are resized to `size` and stored below `data_dir/prepared`; labels keep their
+    raw ids. The shards' name holds a digest of what they were made from, so that changed files are
+    stored anew.
+
+    Raises:
+      DataError: naming a file that cannot be stored; only finished parts are left behind, with
+        which the next call continues.
+      ConfigError: an unknown image format.
+    """
+    if not isinstance(dataset.reader, Files):
+        raise DataError(f"{dataset.name}: is stored already")
+    lookup(IMAGES, image_format, "image format")
+    name, _, split = dataset.name.partition("/")
+    resolution = f"{size[0]}x{size[1]}" if size else "original"
+    use = "unlabelled" if dataset.labelling is None else "labelled"
+    split = "".join(sign if sign.isascii() and sign.isalnum() else "_" for sign in split)[-60:]
+    config = SceneConfig(
+        name=f"{split}-{resolution}-{image_format}-{use}-{_digest(dataset)}",
+        dataset=dataset,
+        size=size,
+        image_format=image_format,
+    )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of every configuration that is not listed
+    try:
+        builder = BUILDERS[name](config=config, data_dir=data_dir / "prepared", workers=workers)
+    finally:
+        logging.set_verbosity(verbosity)
+    reader = shards.Shards(shards.prepare(builder), SPLIT)
+    return dataclasses.replace(
+        dataset,
+        keys=reader.keys,
+        reader=reader,
+        labelling=dataset.labelling and labels.stored(dataset.labelling),
+        lenient=frozenset(),
+    )
+
+
+def streets(data_dir: pathlib.Path, split: str) -> shards.Shards:
+    """Returns a split of the built-in pair, which is rendered on the first call."""
+    lookup(STREETS_SPLITS, split, "split of streets")
+    return shards.Shards(shards.prepare(Streets(data_dir=data_dir)), split)
+
+
+def cityscapes(data_dir: pathlib.Path, split: str) -> shards.Shards:
+    """Returns Cityscapes as TFDS's own builder prepares it from archives in downloads/manual."""
+    archives = tfds.builder_cls("cityscapes")
+
+    class Archives(archives, skip_registration=True):  # type: ignore[valid-type,misc,call-arg]
+        name = archives.name
+        # TFDS would look for checksum files with a package that it does not require.
+        code_path: ClassVar = None
+
+    builder = Archives(
+        config="semantic_segmentation", data_dir=data_dir, file_format="array_record"
+    )
+    manual = data_dir / "downloads" / "manual"
+    files = [manual / f"{name}_trainvaltest.zip" for name in ("leftImg8bit", "gtFine")]
+    missing = [str(path) for path in files if not path.exists()]
+    if missing and not pathlib.Path(builder.data_dir).exists():
+        raise DataError(
+            f"{', '.join(missing)}: no such file; get {LAYOUTS['cityscapes'].get.split(',')[0]} "
+            f"and lay them there unopened; {HINT}"
         )
-        super().__init_subclass__(**kwargs)
-
-    def _source(self, dl_manager: Any) -> Dataset:
-        if self.builder_config.dataset is not None:
-            return self.builder_config.dataset
-        split = LAYOUTS[self.layout].splits[self.builder_config.name]
-        use = "labelled" if split.labels else "unlabelled"
-        fields = catalogue.checked(
-            {"name": self.layout, "split": self.builder_config.name, "use": use}
-        )
-        found = catalogue.survey(fields, pathlib.Path(dl_manager.manual_dir))
-        reader = catalogue.listing.complete(
-            found.pairs, found.keys, labelled=found.labelling is not None
-        )
-        # Raw ids are stored: the class set plays no part.
-        anything = labels.class_set("cityscapes19")
-        return Dataset(found.name, found.keys, anything, found.labelling, reader, found.lenient)
+    names = shards.Names("image_left", "segmentation_label", "image_id")
+    return shards.Shards(shards.prepare(builder, manual_dir=manual), split, names)
 
 
-class CityscapesFolders(Scenes):
-    """Cityscapes, read from its folders (TFDS's own builder reads its archives)."""
-
-    layout = "cityscapes"
-
-
-class CityscapesS1(Scenes):
-    """The Cityscapes subset of S1."""
-
-    layout = "cityscapes_s1"
-
-
-class CityscapesS0(Scenes):
-    """The Cityscapes subset of S0 and S2."""
-
-    layout = "cityscapes_s0"
+def _part(dataset: Dataset, first: int, last: int) -> Dataset:
+    """Examples first..last-1 of a data set of files."""
+    reader = dataset.reader
+    assert isinstance(reader, Files)
+    return dataclasses.replace(
+        dataset,
+        keys=tuple(dataset.keys[first:last]),
+        reader=Files(reader.images[first:last], reader.labels[first:last]),
+        notes=(),
+    )
 
 
-class Gta5(Scenes):
-    """GTA5, Playing for Data."""
-
-    layout = "gta5"
-
-
-class Synthia(Scenes):
-    """SYNTHIA-RAND-CITYSCAPES, 16-bit labels."""
-
-    layout = "synthia"
-
-
-class Synthia8bit(Scenes):
-    """SYNTHIA-RAND-CITYSCAPES with labels converted to 8 bits."""
-
-    layout = "synthia_8bit"
-
-
-class Camvid32(Scenes):
-    """CamVid, 960x720, 32 colour-coded classes."""
-
-    layout = "camvid32"
-
-
-class Camvid11(Scenes):
-    """CamVid, 480x360, 11 classes."""
-
-    layout = "camvid11"
-
-
-class Crosscity(Scenes):
-    """NTHU CrossCity: Rio, Rome, Taipei, Tokyo."""
-
-    layout = "crosscity"
-
-
-class IddLite(Scenes):
-    """IDD Lite: Indian roads, 7 classes."""
-
-    layout = "idd_lite"
-
-
-class Synth(Scenes):
-    """Frames of a renderer with Cityscapes label ids."""
-
-    layout = "synth"
-
-
-BUILDERS: dict[str, type[Folders]] = {
-    "folders": Folders,
-    **{
-        builder.layout: builder
-        for builder in (CityscapesFolders, CityscapesS1, CityscapesS0, Gta5, Synthia, Synthia8bit,
-                        Camvid32, Camvid11, Crosscity, IddLite, Synth)
-    },
-}  # fmt: skip
+def _digest(dataset: Dataset) -> str:
+    """A short digest of the reader's version, keys, labelling, sizes and times of the files."""
+    labelled = dataset.labelling is not None
+    about = (
+        _READER,
+        dataset.labelling,
+        sorted(dataset.lenient),
+        tuple(dataset.keys),
+        dataset.reader.fingerprint(labels=labelled),
+    )
+    return hashlib.sha256(repr(about).encode(errors="surrogateescape")).hexdigest()[:10]

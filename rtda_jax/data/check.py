@@ -5,32 +5,48 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rtda_jax.data import catalogue, decode, sheet
+from rtda_jax.data import catalogue, decode, lists, sheet
+from rtda_jax.data import spec as specs
 from rtda_jax.data.dataset import Dataset, Files
 from rtda_jax.data.errors import DataError
-from rtda_jax.data.labels import IGNORE, class_set
-from rtda_jax.data.statistics import enet_weights, frequencies
+from rtda_jax.data.labels import IGNORE, class_set, known_ids
+from rtda_jax.data.sampling import enet_weights, frequencies
+from rtda_jax.errors import printable
+from rtda_jax.run.files import write_bytes
 
 _LOOKAHEAD = 4  # examples in flight per thread
-_NAMED = 20  # findings the report shows; the manifest has all
+_NAMED = 20  # findings that the report shows; the manifest has all
+_DARK = 32  # a picture without any brighter value is almost black
+_SAMPLE = 32  # labels that `describe` reads
 
 
 class Finding(NamedTuple):
-    """What one example is."""
+    """What one example is.
+
+    Attributes:
+      key: of the example.
+      problem: why training cannot use it; empty if it can.
+      image_sha256, label_sha256: of the files.
+      pixels_sha256: of the decoded image.
+      size: (H, W).
+      brightest: the largest value of any pixel.
+      raw: pixels of each raw id, int64 [256]; None without labels.
+    """
 
     key: str
-    problem: str  # empty: none
+    problem: str
     image_sha256: str = ""
     label_sha256: str = ""
     pixels_sha256: str = ""
     size: tuple[int, int] = (0, 0)
-    raw: np.ndarray | None = None  # pixels of each raw id, int64 [256]
+    brightest: int = 255
+    raw: np.ndarray | None = None
 
 
 def check_data(
@@ -42,30 +58,31 @@ def check_data(
     threads: int | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Decode every example of a spec and write down what was found.
+    """Decodes every example of a specification and writes down what was found.
 
     `out` gets `manifest.json` (counts, hashes, histograms, class frequencies, ENet weights),
-    `quarantine.txt` (a spec's field `quarantine` takes it, and `load` then leaves the listed
-    examples out) and `sheet.png` (images with their labels, to be looked at).
+    `quarantine.txt` (a specification's field `quarantine` takes it, and `load` then leaves the
+    listed examples out) and `sheet.png` (images with their labels, for people to look at).
 
     Args:
-      spec: see rtda_jax.data.load; its own quarantine is not applied, its store is "files".
-      data_dir, classes: see rtda_jax.data.load.
-      out: folder, made if need be.
+      spec: see `rtda_jax.data.load`; its own quarantine is not applied, its store is "files".
+      data_dir, classes: see `rtda_jax.data.load`.
+      out: folder, created if need be.
       threads: of decoding; default one per core.
-      say: gets the lines of the report.
+      say: receives the lines of the report.
 
     Returns:
       The manifest.
 
     Raises:
-      DataError: nothing to look at: unknown names, missing folders. Broken files do not raise.
+      DataError: there is nothing to look at, such as a missing folder. Broken files do not raise.
+      ConfigError: unknown names.
     """
-    dataset, missing, orphans = _everything(spec, data_dir, classes)
+    dataset, missing = _everything(spec, data_dir, classes)
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     quarantine = dict(missing)
-    warnings = [f"{path}: label without image" for path in orphans]
+    warnings, dark = list(dataset.notes), list[str]()
     entries, seen = {}, dict[str, str]()
     sizes: collections.Counter[tuple[int, int]] = collections.Counter()
     raw = np.zeros(256, np.int64)
@@ -79,12 +96,19 @@ def check_data(
         twin = seen.setdefault(finding.pixels_sha256, finding.key)
         if twin != finding.key:
             warnings.append(f"{finding.key}: same pixels as {twin}")
+        if finding.brightest < _DARK and not finding.problem:
+            dark.append(finding.key)
         if finding.raw is not None and not finding.problem:
             raw += finding.raw
-    warnings += _suspicions(dataset, raw)
+    if dark:
+        warnings.append(
+            f"{len(dark)} images are almost black, such as {dark[0]}: are they of 10 or 12 bits, "
+            "saved with 16?"
+        )
+    warnings += suspicions(dataset, raw)
     manifest = {
         "name": dataset.name,
-        "labelling": dataset.labelling,
+        "labelling": dataset.labelling and dataset.labelling.name,
         "classes": classes,
         "count": len(dataset) + len(missing),
         "usable": len(dataset) + len(missing) - len(quarantine),
@@ -95,45 +119,149 @@ def check_data(
         **_contents(dataset, raw),
         "examples": entries,
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    lines = ["# examples that training leaves out: key, tab, reason"]
-    lines += [f"{key}\t{reason}" for key, reason in quarantine.items()]
-    (out / "quarantine.txt").write_text("\n".join(lines) + "\n")
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    # Bytes of names that are no UTF-8 become the escapes that JSON has for them.
+    write_bytes(out / "manifest.json", text.encode(errors="backslashreplace"))
+    lists.write(
+        out / "quarantine.txt", quarantine, title="examples that training leaves out: key, reason"
+    )
     usable = [i for i, key in enumerate(dataset.keys) if key not in quarantine]
     if usable:
         sheet.contact_sheet(dataset, out / "sheet.png", usable)
     for line in _report(manifest, out):
-        say(line)
+        say(printable(line, limit=None))
     return manifest
+
+
+def check_benchmark(
+    benchmark: Mapping[str, Any],
+    *,
+    data_dir: str | os.PathLike,
+    out: str | os.PathLike,
+    threads: int | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, dict[str, Any]]:
+    """Runs `check_data` for every set of a benchmark (`configs/benchmarks.py`), into `out/ROLE`.
+
+    The training images of the target are looked at with their labels where there are any, since
+    this job trains nothing.
+    """
+    manifests = {}
+    for role in ("source", "source_eval", "target_labelled", "target", "eval"):
+        spec = benchmark[role]
+        if not spec or (role == "target" and "target_labelled" in manifests):
+            continue
+        if spec["name"] == "folders" and not spec["images"]:
+            continue
+        manifests[role] = check_data(
+            spec,
+            data_dir=data_dir,
+            classes=benchmark["classes"],
+            out=pathlib.Path(out) / role,
+            threads=threads,
+            say=say,
+        )
+    return manifests
+
+
+def describe(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
+    """Returns sentences about a data set for the start of a training run.
+
+    They say how many images there are, what was left out, and, of a labelled set, which share of
+    the pixels is ignored and which classes occur in a sample of evenly spaced labels. Doubts about
+    the labelling begin with "warning:".
+
+    Raises:
+      DataError: a label that cannot be read.
+    """
+    lines = [f"{dataset.name}: {len(dataset)} images", *dataset.notes]
+    if dataset.labelling is None:
+        return [printable(line, limit=None) for line in lines]
+    places = _evenly(len(dataset), sample)
+    raw = np.zeros(256, np.int64)
+    for i in places:
+        ids = decode.examine_ids(dataset, i)[1]
+        assert ids is not None
+        raw += np.bincount(ids.ravel(), minlength=256)
+    contents = _contents(dataset, raw)
+    shares = sorted(contents["frequencies"].items(), key=lambda row: -row[1])
+    absent = [name for name, share in shares if not share]
+    lines.append(
+        f"labels {dataset.labelling.name}, in {len(places)} of them: {contents['ignored']:.1%} of "
+        "the pixels are ignored; classes "
+        + (", ".join(f"{name} {share:.1%}" for name, share in shares if share) or "none")
+        + (f"; none of {', '.join(absent)}" if absent else "")
+    )
+    lines += [f"warning: {doubt}" for doubt in suspicions(dataset, raw)]
+    return [printable(line, limit=None) for line in lines]
+
+
+def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
+    """Returns what the raw ids that occur say against the labelling that was named.
+
+    Args:
+      dataset: whose labels were counted.
+      raw: pixels of each raw id, int64 [256].
+    """
+    meaning, total = dataset.labelling, int(raw.sum())
+    if meaning is None or not total:
+        return []
+    classes = dataset.classes
+    ignored = _contents(dataset, raw)["ignored"]
+    occurring = set(np.flatnonzero(raw).tolist())
+    doubts = []
+    as_train_ids = meaning.name in ("cityscapes_ids", "gta5_ids") and ignored > 0.2
+    if as_train_ids and occurring <= {*range(19), IGNORE}:
+        doubts.append(
+            f"labelling {meaning.name!r}: only ids 0..18 and 255 occur and {ignored:.0%} of the "
+            "pixels are ignored; these look like train ids (labelling 'train_ids')"
+        )
+    if ignored > 0.5 and not doubts:
+        table = classes.lut(meaning)
+        lost = [i for i in np.argsort(-raw) if raw[i] and table[i] >= len(classes)]
+        shares = ", ".join(f"id {i} {raw[i] / total:.0%}" for i in lost[:4])
+        doubts.append(
+            f"labelling {meaning.name!r}: {ignored:.0%} of the pixels are ignored ({shares}); is "
+            "this what the labels mean?"
+        )
+    if meaning.name in ("classes", "train_ids") and not occurring & {0, IGNORE}:
+        doubts.append(
+            f"labelling {meaning.name!r}: neither 0 ({classes.names[0]}) nor 255 (ignored) occurs; "
+            "if the classes are numbered from 1 and 0 is ignored, this is 'classes_from_1'"
+        )
+    unused = set(known_ids(meaning, classes)) - occurring
+    if meaning.classes and not doubts and len(unused) > len(occurring):
+        doubts.append(f"{meaning.name}: only the ids {sorted(occurring)} occur")
+    return doubts
 
 
 def _everything(
     spec: Mapping[str, Any], data_dir: str | os.PathLike, classes: str
-) -> tuple[Dataset, dict[str, str], list[str]]:
-    """The examples that have both files, key -> problem of those that have not, lone labels."""
-    fields = catalogue.checked(spec)
+) -> tuple[Dataset, dict[str, str]]:
+    """The examples that have both files, and key -> problem of those that have not."""
+    fields = specs.checked(spec)
     if fields["name"] in ("streets", "cityscapes_tfds"):
-        return catalogue.load(spec, data_dir=data_dir, classes=classes), {}, []
-    found = catalogue.survey(fields, catalogue.root_of(data_dir))
+        return catalogue.load(spec, data_dir=data_dir, classes=classes), {}
+    found = specs.survey(fields, catalogue.root_of(data_dir), class_set(classes))
     labelled = found.labelling is not None
     missing = {
-        key: f"missing pair: {found.pairs.images[key]} has no label {found.pairs.folder}"
+        key: f"missing pair: {found.pairs.images[key]} has no label {found.pairs.pattern}"
         for key in found.keys
         if labelled and key not in found.pairs.labels
     }
     keys = tuple(key for key in found.keys if key not in missing)
     images = tuple(found.pairs.images[key] for key in keys)
     label_files = tuple(found.pairs.labels[key] for key in keys) if labelled else ()
-    dataset = Dataset(
+    reader = Files(images, label_files)
+    return Dataset(
         found.name,
         keys,
         class_set(classes),
         found.labelling,
-        Files(images, label_files),
+        reader,
         found.lenient,
-    )
-    lone = [path for key, path in found.pairs.labels.items() if key not in found.pairs.images]
-    return dataset, missing, lone
+        found.notes,
+    ), missing
 
 
 def _findings(dataset: Dataset, threads: int) -> Iterator[Finding]:
@@ -151,7 +279,7 @@ def _findings(dataset: Dataset, threads: int) -> Iterator[Finding]:
 def _look(dataset: Dataset, i: int) -> Finding:
     key = dataset.keys[i]
     try:
-        image, raw = decode.examine_known(dataset, i)
+        image, raw = decode.examine_ids(dataset, i)
     except DataError as error:
         return Finding(key, str(error))
     problem = ""
@@ -173,22 +301,9 @@ def _look(dataset: Dataset, i: int) -> Finding:
         label_sha256,
         hashlib.sha256(image.tobytes()).hexdigest(),
         (image.shape[0], image.shape[1]),
+        int(image.max()),
         histogram,
     )
-
-
-def _suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
-    """What the ids that occur say about the labelling that was named."""
-    if dataset.labelling not in ("cityscapes_ids", "gta5_ids") or not raw.sum():
-        return []
-    occurring = set(np.flatnonzero(raw).tolist())
-    void = raw[:7].sum() / raw.sum()
-    if occurring <= {*range(19), IGNORE} and void > 0.5:
-        return [
-            f"labelling {dataset.labelling!r}: only ids 0..18 and 255 occur and {void:.0%} of the "
-            "pixels would be void; these look like train ids (labelling 'train_ids')"
-        ]
-    return []
 
 
 def _contents(dataset: Dataset, raw: np.ndarray) -> dict[str, Any]:
@@ -200,18 +315,23 @@ def _contents(dataset: Dataset, raw: np.ndarray) -> dict[str, Any]:
     frequency = frequencies(counts)
     weights = enet_weights(frequency)
     total = max(int(raw.sum()), 1)
-    named = dataset.classes.names
+    names = dataset.classes.names
     return {
         "raw_ids": {str(i): int(raw[i]) for i in np.flatnonzero(raw)},
         "ignored": float(1 - counts.sum() / total),
-        "frequencies": dict(zip(named, frequency.tolist(), strict=True)),
-        "enet_weights": dict(zip(named, weights.tolist(), strict=True)),
+        "frequencies": dict(zip(names, frequency.tolist(), strict=True)),
+        "enet_weights": dict(zip(names, weights.tolist(), strict=True)),
     }
+
+
+def _evenly(count: int, sample: int) -> Sequence[int]:
+    """Up to `sample` of the numbers 0..count-1, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(sample, count)).round().astype(int)).tolist()
 
 
 def _digest(entries: Mapping[str, Mapping[str, str]]) -> str:
     lines = [f"{key}\t{e['image']}\t{e['label']}" for key, e in sorted(entries.items())]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _report(manifest: Mapping[str, Any], out: pathlib.Path) -> Iterator[str]:
@@ -226,35 +346,9 @@ def _report(manifest: Mapping[str, Any], out: pathlib.Path) -> Iterator[str]:
         yield f"  {name:<16}{share:>9.3%} of valid pixels, ENet weight {weight:6.2f}"
     if "ignored" in manifest:
         yield f"  {'ignored':<16}{manifest['ignored']:>9.3%} of all pixels"
-    yield f"  {out}: manifest.json, quarantine.txt, sheet.png"
-
-
-def check_benchmark(
-    benchmark: Mapping[str, Any],
-    *,
-    data_dir: str | os.PathLike,
-    out: str | os.PathLike,
-    threads: int | None = None,
-    say: Callable[[str], None] = print,
-) -> dict[str, dict[str, Any]]:
-    """`check_data` for every set of a benchmark (configs/benchmarks.py), into `out/<role>`.
-
-    The training images of the target are looked at with their labels where there are any: this
-    job trains nothing.
-    """
-    manifests = {}
-    for role in ("source", "source_eval", "target_labelled", "target", "eval"):
-        spec = benchmark[role]
-        if not spec or (role == "target" and "target_labelled" in manifests):
-            continue
-        if spec["name"] == "folders" and not spec["images"]:
-            continue
-        manifests[role] = check_data(
-            spec,
-            data_dir=data_dir,
-            classes=benchmark["classes"],
-            out=pathlib.Path(out) / role,
-            threads=threads,
-            say=say,
+    yield f"  {out.resolve()}: manifest.json, quarantine.txt, sheet.png"
+    if manifest["quarantine"]:
+        yield (
+            "  to train without the quarantined ones set the specification's field quarantine to "
+            f"{out.resolve() / 'quarantine.txt'}"
         )
-    return manifests

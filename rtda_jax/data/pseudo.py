@@ -1,17 +1,15 @@
-"""Labels a network gave to the images of a data set: PNG files, and a manifest of their hashes."""
+"""Pseudo-labels: what a network takes a set's images for, as PNG files and their manifest."""
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 
-from rtda_jax.data import headers
-from rtda_jax.data.dataset import Dataset, read_bytes
+from rtda_jax.data import pictures
+from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import IGNORE
 
@@ -20,13 +18,13 @@ MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLabels:
-    """Checked label files, one for each image of the set they were made for.
+    """Label files, one for each image of the set that they were made for.
 
     Attributes:
       folder: of the stage that wrote them.
       keys: of the images.
       sha256: of each file.
-      classes: how many there are, K.
+      classes: the number of classes, K.
     """
 
     folder: str
@@ -34,33 +32,17 @@ class PseudoLabels:
     sha256: tuple[str, ...]
     classes: int
 
-    def read(self, i: int) -> bytes:
-        """The encoded label of example i: PNG, classes 0..K-1 and 255."""
+    def decode(self, i: int) -> np.ndarray:
+        """Decodes label i to classes, uint8 [H,W]: 0..K-1, and 255 for ignored pixels.
+
+        Raises:
+          DataError: naming the file, whatever is wrong with it.
+        """
         path = label_path(self.folder, self.keys[i])
-        data = read_bytes(path)
+        data = pictures.read_bytes(path)
         _size(data, path)
-        return data
-
-    def check(self, i: int) -> tuple[int, int]:
-        """Its (height, width); DataError unless the file of example i is what its stage wrote."""
-        path = label_path(self.folder, self.keys[i])
-        data = read_bytes(path)
-        if hashlib.sha256(data).hexdigest() != self.sha256[i]:
-            raise DataError(
-                f"{path}: changed since it was written, its hash is not the manifest's; "
-                f"delete {self.folder} and the same command makes the labels anew"
-            )
-        return _size(data, path)
-
-    def examine(self, i: int) -> np.ndarray:
-        """Label i decoded, uint8 [H,W]; DataError naming the file, whatever is wrong with it."""
-        self.check(i)
-        path = label_path(self.folder, self.keys[i])
-        try:
-            with Image.open(io.BytesIO(read_bytes(path))) as image:
-                label = np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path}: truncated or damaged ({error})") from None
+        with pictures.opened(data, path) as image:
+            label = np.asarray(image)
         strange = label[(label >= self.classes) & (label != IGNORE)]
         if strange.size:
             raise DataError(
@@ -69,29 +51,49 @@ class PseudoLabels:
             )
         return label
 
+    def check(self, i: int) -> tuple[int, int]:
+        """Returns the (height, width) of label i, from its header.
+
+        Raises:
+          DataError: the file is not the one that its stage wrote.
+        """
+        path = label_path(self.folder, self.keys[i])
+        data = pictures.read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != self.sha256[i]:
+            raise DataError(
+                f"{path}: changed since it was written, its hash is not the manifest's; "
+                f"delete {self.folder} and the same command makes the labels anew"
+            )
+        return _size(data, path)
+
+    def examine(self, i: int) -> np.ndarray:
+        """Decodes label i as `decode` does, after its hash was compared with the manifest's."""
+        self.check(i)
+        return self.decode(i)
+
 
 def _size(data: bytes, path: str) -> tuple[int, int]:
-    header = headers.probe(data, path)
+    header = pictures.header(data, path)
     if (header.format, header.channels, header.bits, header.palette) != ("PNG", 1, 8, False):
         raise DataError(f"{path}: not a pseudo-label, which is a greyscale PNG of 8 bits")
     return header.height, header.width
 
 
 def label_path(folder: str | os.PathLike, key: str) -> str:
-    """Where the label of the image of that key lies."""
+    """Returns the path of the label of the image of that key."""
     return os.path.join(folder, "labels", f"{key}.png")
 
 
 def load_pseudo(folder: str | os.PathLike, *, target: Dataset) -> PseudoLabels:
-    """The labels in a finished pseudo_label stage's folder, every file checked.
+    """Returns the labels in a finished pseudo_label stage's folder, after checking every file.
 
     Args:
-      folder: with `manifest.json` and `labels/`.
+      folder: the one with `manifest.json` and `labels/`.
       target: the images that will be trained on.
 
     Raises:
-      DataError: there is no manifest, it is of other images or classes, a file is missing, is not
-        the one that was written or no label of the others' size.
+      DataError: there is no manifest, or it describes other images or classes; a file is missing,
+        is not the one that was written, or differs in size from the others.
     """
     path = pathlib.Path(folder) / MANIFEST
     if not path.exists():
@@ -123,7 +125,7 @@ def load_pseudo(folder: str | os.PathLike, *, target: Dataset) -> PseudoLabels:
 
 def _manifest(path: pathlib.Path) -> dict:
     try:
-        manifest = json.loads(read_bytes(os.fspath(path)))
+        manifest = json.loads(pictures.read_bytes(path))
         if set(manifest) >= {"classes", "data", "files"} and isinstance(manifest["files"], dict):
             return manifest
         problem = "classes, data and files are not all in it"

@@ -1,18 +1,24 @@
 """Prepared data sets: TFDS directories of array_record shards, made once, read by index."""
 
 import contextlib
-import fcntl
 import io
-import os
+import json
 import pathlib
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import filelock
+import tensorflow_datasets as tfds
+
 from rtda_jax.data.errors import DataError
+from rtda_jax.data.pictures import read_bytes
 
 ANEW = "delete the folder to prepare it anew"
+# TFDS imports the class that a data set's features name; only its own can come from a stranger.
+_TRUSTED = "tensorflow_datasets.core.features."
+_CLASS_FIELDS = ("pythonClassName", "python_class_name", "type")
 
 
 class Names(NamedTuple):
@@ -26,21 +32,16 @@ class Names(NamedTuple):
 _OURS = Names()
 
 
-def default_dir() -> pathlib.Path:
-    """Where data sets are kept when nothing is said: $RTDA_JAX_DATA, or ~/.cache/rtda_jax."""
-    return pathlib.Path(os.environ.get("RTDA_JAX_DATA") or "~/.cache/rtda_jax").expanduser()
-
-
 def prepare(builder: Any, *, manual_dir: pathlib.Path | None = None) -> pathlib.Path:
-    """The directory of a TFDS builder's finished data set, generated unless it is there.
+    """Returns the directory of a TFDS builder's finished data set, generated unless it is there.
 
-    Only one process generates; others wait for it. TFDS writes beside and renames at the end, so
-    a directory that exists is whole.
+    One process generates it and others wait. TFDS writes beside the directory and renames at the
+    end, so that a directory that exists is whole.
     """
     final = pathlib.Path(builder.data_dir)
     if final.exists():
         return final
-    with _only_one(final.parent):
+    with _one_process(final.parent):
         if not final.exists():
             for stale in final.parent.glob("incomplete.*"):  # left behind by a kill
                 shutil.rmtree(stale, ignore_errors=True)
@@ -49,8 +50,6 @@ def prepare(builder: Any, *, manual_dir: pathlib.Path | None = None) -> pathlib.
 
 
 def _generate(builder: Any, manual_dir: pathlib.Path | None) -> None:
-    import tensorflow_datasets as tfds
-
     scratch = pathlib.Path(builder.data_dir).parent / "downloads"
     config = tfds.download.DownloadConfig(manual_dir=manual_dir)
     tfds.disable_progress_bar()
@@ -60,30 +59,41 @@ def _generate(builder: Any, manual_dir: pathlib.Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(folder: pathlib.Path) -> Iterator[None]:
+def _one_process(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a folder; waits while another process holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 closed below
+        lock = filelock.FileLock(folder / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            print(f"{folder}: waiting for another process to prepare it", file=sys.stderr)
+            lock.acquire()
     except OSError as error:
         raise DataError(
-            f"{folder}: can not be written ({error.strerror}); choose another place for prepared "
+            f"{folder}: cannot be written ({error.strerror}); choose another place for prepared "
             "data with --data_dir or $RTDA_JAX_DATA, or the spec's store_dir"
         ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{folder}: waiting for another process to prepare it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class Shards:
-    """Random access to the encoded examples of one split of a prepared directory."""
+    """Random access to the encoded examples of one split of a prepared directory.
+
+    Args:
+      folder: the directory of one version.
+      split: one of its splits.
+      names: of its features.
+
+    Raises:
+      DataError: no such split; damaged files; features that would import code.
+    """
 
     def __init__(self, folder: pathlib.Path, split: str, names: Names = _OURS) -> None:
-        import tensorflow_datasets as tfds
-
+        check_features(folder)
         builder = tfds.builder_from_directory(str(folder))
         if split not in builder.info.splits:
             known = ", ".join(sorted(builder.info.splits))
@@ -97,10 +107,10 @@ class Shards:
         self.folder, self.split, self.names = folder, split, names
         self.keys: Sequence[str] = _Keys(self)
         if names == _OURS:
-            held = (builder.info.metadata or {}).get("keys")
-            if not isinstance(held, dict) or not isinstance(held.get(split), list):
+            keys = (builder.info.metadata or {}).get("keys")
+            if not isinstance(keys, dict) or not isinstance(keys.get(split), list):
                 raise DataError(f"{folder}: damaged (it does not hold its keys); {ANEW}")
-            self.keys = tuple(_checked(key, folder) for key in held[split])
+            self.keys = tuple(_checked(key, folder) for key in keys[split])
         if len(self.keys) != len(self.source):
             raise DataError(
                 f"{folder}: {len(self.source)} records in split {split!r}, expected "
@@ -111,25 +121,30 @@ class Shards:
         return len(self.source)
 
     def image(self, i: int) -> bytes:
-        """The encoded image of example i."""
+        """Returns the encoded image of example i."""
         return self.record(i)[self.names.image]
 
     def label(self, i: int) -> bytes:
-        """The encoded label of example i."""
+        """Returns the encoded label of example i."""
         return self.record(i)[self.names.label]
 
     def pair(self, i: int) -> tuple[bytes, bytes]:
-        """Both, in one access where they lie together."""
+        """Returns both, in one access."""
         record = self.record(i)
         return record[self.names.image], record[self.names.label]
 
     def where(self, i: int) -> tuple[str, str]:
-        """What errors call the image and the label."""
+        """Returns what errors call the image and the label."""
         name = f"{self.folder}: {self.split}[{i}] ({self.keys[i]})"
         return name, f"{name} label"
 
+    def fingerprint(self, *, labels: bool) -> str:
+        """Returns the names of data set, configuration (which hold a digest) and version."""
+        del labels
+        return "/".join((*self.folder.parts[-3:], self.split))
+
     def record(self, i: int) -> dict[str, bytes]:
-        """All features of example i, still encoded."""
+        """Returns all features of example i, still encoded."""
         try:
             return self.source[int(i)]
         except (OSError, RuntimeError, ValueError) as error:
@@ -138,8 +153,38 @@ class Shards:
             ) from None
 
 
+def check_features(folder: pathlib.Path) -> None:
+    """Refuses a prepared data set whose features name classes outside of TFDS.
+
+    Raises:
+      DataError: naming the class, before anything of it is imported.
+    """
+    path = folder / "features.json"
+    try:
+        content = json.loads(read_bytes(path))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({error}); {ANEW}") from None
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            if isinstance(value.get("content"), str):  # JSON inside of JSON, of an old TFDS
+                raise DataError(f"{path}: written by an old version of TFDS; {ANEW}")
+            for name in _CLASS_FIELDS:
+                named = value.get(name)
+                # A feature may be called "type"; a class has a dot in its name.
+                if isinstance(named, str) and "." in named and not named.startswith(_TRUSTED):
+                    raise DataError(
+                        f"{path}: names the class {named!r}, which would be imported; only "
+                        f"{_TRUSTED}* are read"
+                    )
+
+
 class _Keys(Sequence[str]):
-    """Keys that stand in the records only, read one by one when asked for."""
+    """Keys that stand in the records only, read one by one when they are asked for."""
 
     def __init__(self, shards: Shards) -> None:
         self.shards = shards
@@ -157,9 +202,9 @@ class _Keys(Sequence[str]):
 
 
 def _checked(key: Any, folder: pathlib.Path) -> str:
-    """A key names the label file of its image, which must lie below the folder of labels."""
+    """Returns a key unless it leads out of the folder that files of its name go to."""
     if not isinstance(key, str) or not key or "\0" in key:
-        raise DataError(f"{folder}: {key!r} can not be the key of an image; {ANEW}")
+        raise DataError(f"{folder}: {key!r} cannot be the key of an image; {ANEW}")
     path = pathlib.PurePath(key)
     if path.is_absolute() or ".." in path.parts:
         raise DataError(

@@ -1,29 +1,30 @@
-"""The paired training stream and the evaluation stream: functions of (seed, step)."""
+"""The paired training stream and the evaluation stream: functions of (seed, step).
+
+Importing this module does not import TensorFlow; the first stream does.
+"""
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
-from rtda_jax.data import candidates as paste
-from rtda_jax.data import decode, geometry, graph
-from rtda_jax.data.cache import Cache
+from rtda_jax.data import decode
+from rtda_jax.data.batch import Batch
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.errors import DataError
-from rtda_jax.data.lazy_tf import tensorflow
 from rtda_jax.data.pseudo import PseudoLabels
-
-if TYPE_CHECKING:
-    from rtda_jax.data.candidates import Candidates
-    from rtda_jax.data.sampling import RareClass
+from rtda_jax.data.sampling import Candidates, RareClass
+from rtda_jax.errors import one_of
 
 Tensor = Any
 Size = tuple[int, int]
 
+TARGET_MOVES = ("each", "once")
 _FOREVER = np.iinfo(np.int64).max
-_DOMAINS = ("source", "target")
-_MOVES, _RARE, _PASTE = 2, 4, 5  # which random numbers of a position; 0 and 1 are the orders
+# Which random numbers of a position are meant; 0 and 1 are the orders of source and target.
+_MOVES = {"source": 2, "target": 3}
+_RARE, _PASTE = 4, 5
 
 
 def train_stream(
@@ -38,119 +39,107 @@ def train_stream(
     crop: Size | None = None,
     flip: bool = False,
     scale: tuple[float, float] = (1.0, 1.0),
-    rare: "RareClass | None" = None,
-    candidates: "Candidates | None" = None,
+    rare: RareClass | None = None,
+    candidates: Candidates | None = None,
     target_moves: str = "each",
     cache_bytes: int = 0,
     threads: int | None = None,
     prefetch: int = 2,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches; the batch of step n depends on (seed, n) alone, never on the threads.
+) -> Iterator[Batch]:
+    """Returns endless batches; that of step n depends on (seed, n) alone, never on the threads.
 
-    Every epoch is a permutation of the set; both domains draw independently. Image and label
-    move together: resize to `size` times a random factor in `scale` (bilinear with antialiasing,
-    labels nearest), random `crop` (padded with 0 and IGNORE where the image is smaller), mirrored
-    half of the time if `flip`.
+    Every epoch is a permutation of the set, and both domains draw independently. Image and label
+    move together: they are resized to `size` times a random factor in `scale` (bilinearly with
+    antialiasing, labels to the nearest pixel), cropped at random, and mirrored half of the time if
+    `flip`. A source image that is smaller than the crop is padded with black and ignored pixels. A
+    target image is never padded, because every loss on the target would read the black: its zoom
+    is at least the smallest one that covers the crop.
 
     Args:
-      source: labelled set.
+      source: the labelled set.
       target: its images only; its labels are never opened.
-      pseudo: what a network takes the target's images for, moved as they are.
+      pseudo: pseudo-labels of the target's images, moved as these are.
       seed, start_step: the first batch is that of step `start_step`, counted from 0.
       batch_size: images per domain over all processes.
       size: (H, W) before the crop; None keeps the files' size.
       crop: (h, w) of the batch; None is the whole image.
-      rare: draw source examples by the classes they contain instead of by epochs.
-      candidates: further source crops, for long-tail class pasting.
-      target_moves: "each" image of the target by numbers of its own, or "once" all of the run by
-        the same ones (as S4's released code does).
-      cache_bytes: of decoded images each domain may keep in memory, 0: none.
-      threads: of decoding; None is one per core.
-      prefetch: batches held ready; with `threads` it bounds the memory.
+      flip, scale: see above.
+      rare: draws source examples by the classes they show instead of by epochs.
+      candidates: offers further source crops for long-tail class pasting.
+      target_moves: "each" image of the target is moved by numbers of its own, or "once" all of the
+        run by the same ones (as TUFL's released code does).
+      cache_bytes: of decoded images that each domain may keep in memory.
+      threads: of decoding; default one per core.
+      prefetch: batches that are ready ahead of time; with `threads` it bounds the memory.
       process_index, process_count: this process yields its share of every batch.
 
-    Yields:
-      source_image uint8 [B,h,w,3], source_label uint8 [B,h,w] (classes, 255 ignored),
-      target_image uint8 [B,h,w,3], source_index and target_index int32 [B]; with `pseudo` also
-      target_label uint8 [B,h,w]; with `candidates` also candidate_images uint8 [B,S,h,w,3],
-      candidate_labels uint8 [B,S,h,w] and candidate_classes uint8 [B,S].
-
     Raises:
-      DataError: at once for sets or arguments that can not be used; while iterating for the file
+      DataError: at once for sets and arguments that cannot be used; while iterating, for the file
         that broke the batch.
+      ConfigError: an unknown `target_moves`.
     """
-    tf = tensorflow()
-    if source.labelling is None:
-        raise DataError(f"{source.name}: has no labels to train on")
+    sets = {"source": source} | ({} if target is None else {"target": target.unlabelled()})
+    _check_sets(sets, pseudo, rare)
+    one_of(target_moves, TARGET_MOVES, "target_moves")
     if batch_size % process_count:
         raise DataError(f"batch_size {batch_size} is not divisible by {process_count} processes")
-    if size is None and crop is None and scale != (1.0, 1.0):
-        raise DataError("a random scale needs a crop: images of one batch must have one size")
-    sets = (
-        {"source": source} if target is None else {"source": source, "target": target.unlabelled()}
-    )
-    for dataset in sets.values():
-        if not len(dataset):
-            raise DataError(f"{dataset.name}: no examples")
-    if pseudo is not None and (target is None or tuple(target.keys) != pseudo.keys):
-        raise DataError(f"{pseudo.folder}: pseudo-labels of other images than the target's")
-    if rare is not None and rare.counts.shape != (len(source), len(source.classes)):
-        raise DataError(
-            f"{source.name}: class counts are {rare.counts.shape}, expected "
-            f"{(len(source), len(source.classes))}"
-        )
-    if target_moves not in ("each", "once"):
-        raise DataError(f"target_moves must be each or once, got {target_moves!r}")
-    if candidates is not None:
-        paste.check_sizes(size, crop)
+    check_sizes(size, crop, scale, candidates)
     share = batch_size // process_count
     threads = threads or os.cpu_count() or 1
-    # Images are zoomed from the files' size when the zoom is random, and else kept at `size`.
-    kept = size if scale == (1.0, 1.0) else None
-    caches = {
-        domain: Cache(dataset, size=kept, limit=cache_bytes) if cache_bytes else None
+
+    from rtda_jax.data import geometry, pipeline
+
+    tf = pipeline.tf
+    # A cache holds images at `size`, unless a random zoom starts from the files' own size.
+    cached_size = size if cache_bytes and scale == (1.0, 1.0) else None
+    examples = {
+        domain: pipeline.Examples(dataset, size=cached_size, limit=cache_bytes)
         for domain, dataset in sets.items()
     }
 
     def index_of(domain: str, position: Tensor) -> Tensor:
-        number = _DOMAINS.index(domain)
         if domain == "source" and rare is not None:
-            return rare.draw(_key(seed, _RARE, position))
-        return draw(position, seed=seed, domain=number, count=len(sets[domain]))
+            return pipeline.rare_example(rare, pipeline.seed_of(seed, _RARE, position))
+        number = pipeline.DOMAINS.index(domain)
+        return pipeline.shuffled(position, seed=seed, domain=number, count=len(sets[domain]))
 
-    def source_example(index: Tensor) -> tuple[Tensor, Tensor]:
-        return graph.decoded(source, index, size=None, cache=caches["source"])
+    def moved(domain: str, position: Tensor) -> dict[str, Tensor]:
+        index = index_of(domain, position)
+        image, label = examples[domain](index)
+        if domain == "target" and pseudo is not None:
+            label = pipeline.pseudo_label(pseudo, index)
+        fixed = domain == "target" and target_moves == "once"
+        moment = tf.zeros_like(position) if fixed else position
+        image, label = geometry.move(
+            image,
+            label,
+            pipeline.seed_of(seed, _MOVES[domain], moment),
+            size=size,
+            crop=crop,
+            flip=flip,
+            scale=scale,
+            at_least=crop if domain == "target" else None,
+        )
+        labels = {} if label is None else {f"{domain}_label": label}
+        return {f"{domain}_image": image, **labels, f"{domain}_index": tf.cast(index, tf.int32)}
 
-    def example(count: Tensor) -> dict[str, Tensor]:
+    def element(count: Tensor) -> dict[str, Tensor]:
         position = (count // share) * batch_size + process_index * share + count % share
-        out = {}
-        for number, (domain, dataset) in enumerate(sets.items()):
-            index = index_of(domain, position)
-            image, label = graph.decoded(dataset, index, size=None, cache=caches[domain])
-            if domain == "target" and pseudo is not None:
-                label = graph.pseudo_label(pseudo, index)
-            fixed = domain == "target" and target_moves == "once"
-            where = _key(seed, _MOVES + number, tf.zeros_like(position) if fixed else position)
-            image, label = geometry.move(
-                image, label, where, size=size, crop=crop, flip=flip, scale=scale
+        batch: dict[str, Tensor] = {}
+        for domain in sets:
+            batch |= moved(domain, position)
+        if candidates is not None and size is not None and crop is not None:
+            key = pipeline.seed_of(seed, _PASTE, position)
+            batch |= pipeline.candidate_crops(
+                candidates, key, size=size, crop=crop, examples=examples["source"]
             )
-            out[f"{domain}_image"] = image
-            if label is not None:
-                out[f"{domain}_label"] = label
-            out[f"{domain}_index"] = tf.cast(index, tf.int32)
-        if candidates is not None:
-            key = _key(seed, _PASTE, position)
-            kept_size, kept_crop = paste.check_sizes(size, crop)
-            out |= paste.stacked(
-                candidates, key, size=kept_size, crop=kept_crop, decoded=source_example
-            )
-        return out
+        return batch
 
-    stream = tf.data.Dataset.range(start_step * share, _FOREVER)
-    stream = stream.map(example, num_parallel_calls=threads, deterministic=True)
-    stream = stream.batch(share, drop_remainder=True).prefetch(prefetch)
+    graph = tf.data.Dataset.range(start_step * share, _FOREVER)
+    graph = graph.map(element, num_parallel_calls=threads, deterministic=True)
+    graph = graph.batch(share, drop_remainder=True).prefetch(prefetch)
 
     def diagnose(step: int) -> None:
         base = step * batch_size + process_index * share
@@ -161,10 +150,12 @@ def train_stream(
                 if domain == "target" and pseudo is not None:
                     pseudo.examine(index)
             if candidates is not None:
-                for index in candidates.draw(_key(seed, _PASTE, position))[2]:
+                key = pipeline.seed_of(seed, _PASTE, position)
+                for index in pipeline.candidate_draws(candidates, key)[2]:
                     decode.examine(source, int(index))
 
-    return graph.iterate(stream, diagnose, start=start_step, threads=threads)
+    batches = pipeline.arrays(graph, diagnose, start=start_step, threads=threads)
+    return cast("Iterator[Batch]", batches)
 
 
 def eval_stream(
@@ -177,48 +168,81 @@ def eval_stream(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Every example once, in order, one at a time; or those of `order`.
+    """Yields every example once, in order and one at a time; or those of `order`.
+
+    Args:
+      dataset: what is read.
+      size: (H, W) that images are resized to; None keeps the files' size.
+      order: positions of the examples.
+      threads, prefetch, process_index, process_count: see `train_stream`.
 
     Yields:
-      image uint8 [h,w,3] resized to `size` (None: as it is), label uint8 [H,W] in classes at the
-      labels' own resolution (absent from unlabelled sets), key, index.
+      image uint8 [h,w,3]; label uint8 [H,W] in classes at the label file's own size, absent from
+      unlabelled sets; key; index.
 
     Raises:
-      DataError: naming the file that can not be read.
+      DataError: naming the file that cannot be read.
     """
-    tf = tensorflow()
+    from rtda_jax.data import geometry, pipeline
+
     threads = threads or os.cpu_count() or 1
     chosen = np.asarray(range(len(dataset)) if order is None else order, np.int64)
     chosen = chosen[process_index::process_count]
+    examples = pipeline.Examples(dataset)
 
-    def example(index: Tensor) -> dict[str, Tensor]:
-        image, label = graph.decoded(dataset, index, size=size)
-        out = {"image": image, "index": index}
-        return out if label is None else {**out, "label": label}
+    def element(index: Tensor) -> dict[str, Tensor]:
+        image, label = examples(index)
+        image = image if size is None else geometry.resized(image, size)
+        return {"image": image, "index": index} | ({} if label is None else {"label": label})
 
-    stream = tf.data.Dataset.from_tensor_slices(chosen)
-    stream = stream.map(example, num_parallel_calls=threads, deterministic=True)
-    stream = stream.prefetch(prefetch)
+    graph = pipeline.tf.data.Dataset.from_tensor_slices(chosen)
+    graph = graph.map(element, num_parallel_calls=threads, deterministic=True).prefetch(prefetch)
 
     def diagnose(number: int) -> None:
         decode.examine(dataset, int(chosen[number]))
 
-    for out in graph.iterate(stream, diagnose, start=0, threads=threads):
-        index = int(out["index"])
-        yield {**out, "index": index, "key": dataset.keys[index]}
+    for example in pipeline.arrays(graph, diagnose, start=0, threads=threads):
+        index = int(example["index"])
+        yield {**example, "index": index, "key": dataset.keys[index]}
 
 
-def draw(position: Tensor, *, seed: int, domain: int, count: int) -> Tensor:
-    """The example at a position of the endless stream: each epoch permutes 0..count-1."""
-    tf = tensorflow()
-    epoch, offset = position // count, position % count
-    key = tf.stack([tf.constant(seed, tf.int64), epoch * len(_DOMAINS) + domain])
-    return tf.random.experimental.index_shuffle(offset, seed=key, max_index=count - 1)
+def check_sizes(
+    size: Size | None,
+    crop: Size | None,
+    scale: tuple[float, float],
+    candidates: Candidates | None = None,
+) -> None:
+    """Refuses sizes, crops and zooms that do not fit together.
+
+    Raises:
+      DataError: a zoom without a crop, a crop that even the largest zoom cannot fill, or
+        candidates whose crops are not within `size`.
+    """
+    if size is None and crop is None and scale != (1.0, 1.0):
+        raise DataError("a random scale needs a crop: images of one batch must have one size")
+    if size is not None and crop is not None:
+        largest = tuple(round(side * scale[1]) for side in size)
+        if any(c > s for c, s in zip(crop, largest, strict=True)):
+            raise DataError(
+                f"the crop {crop[0]}x{crop[1]} is larger than the images at their largest, "
+                f"{largest[0]}x{largest[1]} (size times scale): all of them would be padded with "
+                "black; raise benchmark.size or lower benchmark.crop"
+            )
+    if candidates is not None and (size is None or crop is None or np.any(np.less(size, crop))):
+        raise DataError("candidates need a size and a crop within it")
 
 
-def _key(seed: int, purpose: int, position: Tensor) -> Tensor:
-    """A stateless seed [2] for one purpose at one position of the stream."""
-    tf = tensorflow()
-    return tf.random.experimental.stateless_fold_in(
-        tf.constant([seed, purpose], tf.int64), position
-    )
+def _check_sets(
+    sets: Mapping[str, Dataset], pseudo: PseudoLabels | None, rare: RareClass | None
+) -> None:
+    source, target = sets["source"], sets.get("target")
+    if source.labelling is None:
+        raise DataError(f"{source.name}: has no labels to train on")
+    for dataset in sets.values():
+        if not len(dataset):
+            raise DataError(f"{dataset.name}: no examples")
+    if pseudo is not None and (target is None or tuple(target.keys) != pseudo.keys):
+        raise DataError(f"{pseudo.folder}: pseudo-labels of other images than the target's")
+    expected = (len(source), len(source.classes))
+    if rare is not None and rare.counts.shape != expected:
+        raise DataError(f"{source.name}: class counts are {rare.counts.shape}, expected {expected}")

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from rtda_jax import evaluate
 from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
-from rtda_jax.data.lazy_tf import tensorflow
 from rtda_jax.deploy import networks, outputs
 from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.ops.argmax import argmax
@@ -134,7 +133,8 @@ def write_saved_model(
     models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
 ) -> dict[str, Any]:
     """Writes a TensorFlow SavedModel, whose signature maps `images` to `classes`, any b."""
-    tf = tensorflow()
+    from rtda_jax.data.host_tf import tf
+
     function = _tensorflow_function(segmenter(models, size=size), batch=None, size=size)
     signatures = {"serving_default": function.get_concrete_function()}
     with files.replacing(out / "saved_model") as partial:
@@ -147,7 +147,8 @@ def write_tflite(
     models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
 ) -> dict[str, Any]:
     """Writes a LiteRT (TensorFlow Lite) model of one image and compares it with the function."""
-    tf = tensorflow()
+    from rtda_jax.data.host_tf import tf
+
     segment = segmenter(_in_float32(models), size=size)
     module = tf.Module()
     # LiteRT knows convolutions in the plain form of other platforms than the CPU.
@@ -217,8 +218,9 @@ def _tensorflow_function(
     segment: Segment, *, batch: int | None, size: Size, platforms: Sequence[str] = PLATFORMS
 ) -> Any:
     """Returns the function as a tf.function from `images` to {"classes"}."""
-    tf = tensorflow()
     from jax.experimental import jax2tf
+
+    from rtda_jax.data.host_tf import tf
 
     converted = jax2tf.convert(
         segment,

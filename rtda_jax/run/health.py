@@ -63,7 +63,7 @@ class PendingSteps:
         self._skipped = leftovers.get("skipped", 0)
         self._in_a_row = leftovers.get("in_a_row", 0)
 
-    def add(self, step: int, logs: Any, batch: Mapping[str, np.ndarray], *, ahead: int) -> None:
+    def add(self, step: int, logs: Any, batch: Mapping[str, Any], *, ahead: int) -> None:
         """Adds a step; waits while the host is more than `ahead` steps ahead of the device."""
         indices = {k.removesuffix("_index"): v for k, v in batch.items() if k.endswith("_index")}
         self._steps.append((step, logs, indices))
@@ -117,7 +117,7 @@ class PendingSteps:
                 )
         self._steps.clear()
 
-    def _examples(self, indices: Mapping[str, np.ndarray]) -> str:
+    def _examples(self, indices: Mapping[str, Any]) -> str:
         parts = [
             f"{domain} {', '.join(self._names(domain, np.asarray(index)))}"
             for domain, index in indices.items()

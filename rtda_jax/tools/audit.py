@@ -11,8 +11,8 @@ import numpy as np
 
 from rtda_jax.adapt import build
 from rtda_jax.adapt.step import make_train_step
-from rtda_jax.data import DataError, class_weights
-from rtda_jax.data.batches import Batches, paired
+from rtda_jax.data import DataError
+from rtda_jax.data.batches import Batches, paired, with_enet_weights
 from rtda_jax.errors import NotDeterministicError
 from rtda_jax.run import parallel
 from rtda_jax.run.log import say
@@ -41,7 +41,7 @@ def run(config: Any, workdir: pathlib.Path) -> None:
         say(f"[{name}] {STEPS} steps, twice")
         (workdir / name).mkdir(parents=True, exist_ok=True)
         if stage.loss.weighting == "enet":
-            stage = class_weights.counted(stage, workdir / name)
+            stage = with_enet_weights(stage, workdir / name)
         batches = paired(stage, needs_target=needs_target, folder=workdir / name, pseudo=pseudo)
         say(f"  equal in every bit; SHA-256 of the state {audit(stage, batches, name=name)}")
 
@@ -80,7 +80,7 @@ def audit(config: Any, batches: Batches, *, name: str, steps: int = STEPS) -> st
 
 
 def hashes(
-    step: Callable, state: Any, batches: Iterable[Mapping[str, np.ndarray]]
+    step: Callable, state: Any, batches: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, str]]:
     """The SHA-256 of every leaf of state and logs, by its path: before the steps, after each."""
     rows = [_leaves(state)]

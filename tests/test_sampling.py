@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from rtda_jax.data import Candidates, DataError, class_counts, load, train_stream
-from rtda_jax.data.candidates import visible
+from rtda_jax.data.pipeline import visible_corner
+from rtda_jax.errors import ConfigError
 
 CROP = (16, 20)
 
@@ -79,13 +80,17 @@ def test_crops_are_uniform_among_those_that_show_the_class():
     shown = np.zeros((5, 6), bool)
     shown[0, 5] = True
     corners = {
-        tuple(int(v) for v in visible(tf.constant(shown), crop=(3, 4), number=tf.constant(n)))
+        tuple(
+            int(v) for v in visible_corner(tf.constant(shown), crop=(3, 4), number=tf.constant(n))
+        )
         for n in np.linspace(0, 0.999, 20)
     }
     assert corners == {(0, 2)}
     shown[2, 2] = True  # in every crop
     corners = [
-        tuple(int(v) for v in visible(tf.constant(shown), crop=(3, 4), number=tf.constant(n)))
+        tuple(
+            int(v) for v in visible_corner(tf.constant(shown), crop=(3, 4), number=tf.constant(n))
+        )
         for n in np.linspace(0.01, 0.99, 90)
     ]
     assert len(set(corners)) == 9
@@ -121,6 +126,9 @@ def test_candidates_that_can_not_be_drawn_are_refused(counts, fields, message):
 
 def test_a_crop_larger_than_the_image_is_refused(source, counts):
     with pytest.raises(DataError, match="a size and a crop within it"):
-        batches(source, 1, size=(12, 40), candidates=Candidates(counts, slots=1))
-    with pytest.raises(DataError, match="target_moves must be each or once"):
+        batches(source, 1, size=None, candidates=Candidates(counts, slots=1))
+    with pytest.raises(DataError, match="a size and a crop within it"):
+        zoom = {"size": (12, 40), "scale": (1.0, 2.0)}
+        batches(source, 1, **zoom, candidates=Candidates(counts, slots=1))
+    with pytest.raises(ConfigError, match="unknown target_moves 'twice'; known: each, once"):
         batches(source, 1, target_moves="twice")

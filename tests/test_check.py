@@ -33,7 +33,8 @@ def broken(tmp_path):
     data_files.save(label(3), data_files.ids(3, range(34), (24, 30)))
     image(4).write_bytes(image(4).read_bytes()[:900])
     image(5).write_bytes(b"")
-    Image.open(image(6)).convert("RGBA").save(image(6))
+    image(6).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    label(6).write_bytes(label(7).read_bytes())
     data_files.save(label(7), data_files.ids(7, [7, 77]))
     data_files.save(label(8), data_files.ids(8, [0, 1, 255]))
     data_files.save(image(9), np.zeros((24, 32, 3), np.uint8))
@@ -43,11 +44,11 @@ def broken(tmp_path):
 
 
 FOUND = {
+    "006": "is PostScript, which is not read",
     "002": "missing pair",
     "003": "label is 30x24 but its image",
     "004": "truncated or damaged",
     "005": "zero bytes",
-    "006": "RGBA",
     "007": "ids 77) outside the table",
     "008": "all-ignored label",
     "009": "constant image, every pixel is (0, 0, 0)",
@@ -65,8 +66,9 @@ def test_every_defect_is_found_and_quarantined(broken):
         assert words in manifest["quarantine"][key], key
         assert f"{key}.png" in manifest["quarantine"][key]
     assert manifest["warnings"] == [
-        f"{root / 'labels' / 'orphan.png'}: label without image", "001: same pixels as 000",
-    ]  # fmt: skip
+        f"1 left out, a label without an image: {root / 'labels' / 'orphan.png'}",
+        "001: same pixels as 000",
+    ]
     assert (manifest["count"], manifest["usable"]) == (10, 2)
     assert lines[0].endswith("2 of 10 examples are usable")
     assert json.loads((root / "out" / "manifest.json").read_text()) == manifest

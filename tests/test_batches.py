@@ -5,8 +5,7 @@ import pytest
 from helpers import config, folder_fields, write_folders
 from PIL import Image
 
-from rtda_jax.adapt import class_weights
-from rtda_jax.data import batches, counted, load, statistics
+from rtda_jax.data import batches, counted, load, sampling
 from rtda_jax.data.labels import class_set
 
 
@@ -33,7 +32,7 @@ def frequency(root, domain="source"):
 
 
 def test_enet_weights_are_s0s_formula_over_the_labelled_set(root, tmp_path):
-    settled = class_weights.settled(made(root, loss__weighting="enet"), tmp_path)
+    settled = batches.with_enet_weights(made(root, loss__weighting="enet"), tmp_path)
     assert settled.loss.weighting == "given"
     np.testing.assert_allclose(settled.loss.weights, 1 / np.log(1.02 + frequency(root)), rtol=1e-12)
     held = json.loads((tmp_path / "class_weights.json").read_text())
@@ -43,7 +42,7 @@ def test_enet_weights_are_s0s_formula_over_the_labelled_set(root, tmp_path):
 @pytest.mark.parametrize("name", ["class_weights.json", "class_counts.npz"])
 def test_damaged_files_are_made_again(name, root, tmp_path):
     chosen = made(root, loss__weighting="enet")
-    weights = class_weights.settled(chosen, tmp_path).loss.weights
+    weights = batches.with_enet_weights(chosen, tmp_path).loss.weights
     path = tmp_path / name
     whole = path.read_bytes()
     middle = len(whole) // 2
@@ -52,26 +51,20 @@ def test_damaged_files_are_made_again(name, root, tmp_path):
     ):  # fmt: skip
         (tmp_path / "class_weights.json").unlink()
         path.write_bytes(damaged)
-        assert class_weights.settled(chosen, tmp_path).loss.weights == weights
+        assert batches.with_enet_weights(chosen, tmp_path).loss.weights == weights
 
 
 def test_labels_are_counted_once(root, tmp_path, monkeypatch):
     chosen = made(root, loss__weighting="enet")
-    weights = class_weights.settled(chosen, tmp_path).loss.weights
-    monkeypatch.setattr(statistics, "class_counts", None)
-    assert class_weights.settled(chosen, tmp_path).loss.weights == weights
+    weights = batches.with_enet_weights(chosen, tmp_path).loss.weights
+    monkeypatch.setattr(sampling, "class_counts", None)
+    assert batches.with_enet_weights(chosen, tmp_path).loss.weights == weights
 
 
 def test_the_oracle_counts_the_targets_labels(root, tmp_path):
     chosen = made(root, loss__weighting="enet", labelled="target")
-    weights = class_weights.settled(chosen, tmp_path).loss.weights
+    weights = batches.with_enet_weights(chosen, tmp_path).loss.weights
     np.testing.assert_allclose(weights, 1 / np.log(1.02 + frequency(root, "target")), rtol=1e-12)
-
-
-def test_without_enet_nothing_is_counted(root, tmp_path):
-    chosen = made(root)
-    assert class_weights.settled(chosen, tmp_path) is chosen
-    assert not list(tmp_path.iterdir())
 
 
 def test_counts_of_another_set_are_not_reused(root, tmp_path):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from rtda_jax.data import DataError, builders, decode, load, parts, shards, train_stream
+from rtda_jax.data import DataError, builders, catalogue, decode, load, parts, shards, train_stream
 from rtda_jax.data.streets import render
+from rtda_jax.errors import ConfigError
 
 SMALL = {"game_train": 3, "game_val": 2, "camera_train": 3, "camera_val": 1}
 
@@ -114,7 +115,7 @@ def test_jpeg_shards_are_close_and_labels_exact(tmp_path):
     assert abs(pixels.astype(int) - 77).max() <= 2
     raw = data_files.ids(0, range(34))
     np.testing.assert_array_equal(label, data.classes.lut("cityscapes_ids")[raw])
-    with pytest.raises(DataError, match="unknown image format 'gif'; known: png, webp, jpeg"):
+    with pytest.raises(ConfigError, match="unknown image format 'gif'; known: jpeg, png, webp"):
         load({**spec, "format": "gif"}, data_dir=tmp_path, classes="cityscapes19")
 
 
@@ -125,7 +126,7 @@ def test_16_bit_labels_are_stored_as_8_bits(tmp_path):
     data_files.save_16bit(tmp_path / "RAND_CITYSCAPES/GT/LABELS/0000000.png", wide)
     spec = {"name": "synthia", "split": "all", "count": 0, "store": "shards"}
     data = load(spec, data_dir=tmp_path, classes="synthia16")
-    assert data.labelling == "synthia_ids_8bit"
+    assert data.labelling.name == "synthia_ids_8bit"
     expected = data.classes.lut("synthia_ids")[raw]
     np.testing.assert_array_equal(decode.examine(data, 0)[1], expected)
 
@@ -164,13 +165,13 @@ def made_in_a_worker(argument):
     """A maker that a worker process can import; names its process."""
     if argument == "bad":
         raise DataError("some/file.png: no good")
-    yield parts.worker.Example(argument, str(os.getpid()).encode(), b"")
+    yield parts.Example(argument, str(os.getpid()).encode(), b"")
 
 
 def test_worker_processes_make_parts_and_report_errors(tmp_path, capfd):
     names = [f"{i}" for i in range(4)]
     parts.make(tmp_path, made_in_a_worker, {n: n for n in names}, total=4, what="t", workers=2)
-    examples = list(parts.examples(tmp_path, names))
+    examples = list(parts.read_all(tmp_path, names))
     assert [example.key for example in examples] == names
     assert str(os.getpid()).encode() not in {example.image for example in examples}
     assert len({example.image for example in examples}) == 2
@@ -193,7 +194,7 @@ def test_damaged_shards_say_so(tmp_path, small):
     shard.write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"1\.0\.0.*delete .* to prepare it anew"):
         data = streets(tmp_path)
-        data.read(0)
+        data.reader.image(0)
 
 
 @pytest.mark.parametrize("key", ["/etc/x", "../x", "a/../../x", "..", "", "a\0", 3])
@@ -230,15 +231,15 @@ def test_a_key_in_a_record_that_leaves_its_folder_is_refused(key):
 
 def test_where_nothing_can_be_written(tmp_path, small):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"can not be written .*RTDA_JAX_DATA"):
+    with pytest.raises(DataError, match=r"cannot be written .*RTDA_JAX_DATA"):
         streets(tmp_path / "file")
 
 
 def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("RTDA_JAX_DATA", str(tmp_path))
-    assert shards.default_dir() == tmp_path
+    assert catalogue.default_dir() == tmp_path
     monkeypatch.delenv("RTDA_JAX_DATA")
-    assert shards.default_dir() == pathlib.Path("~/.cache/rtda_jax").expanduser()
+    assert catalogue.default_dir() == pathlib.Path("~/.cache/rtda_jax").expanduser()
 
 
 def test_registered_builders_prepare_from_their_manual_folder(tmp_path):
@@ -246,7 +247,7 @@ def test_registered_builders_prepare_from_their_manual_folder(tmp_path):
     data_files.save(tmp_path / "Cityscapes/images/ulm_leftImg8bit.png", data_files.picture(0))
     data_files.save(tmp_path / "Cityscapes/labels/ulm_gtFine_labelIds.png", raw % 34)
     (tmp_path / "Cityscapes" / "val.txt").write_text("ulm_leftImg8bit.png\n")
-    builder = tfds.builder("cityscapes_s0/val", data_dir=tmp_path / "tfds")
+    builder = tfds.builder("cityscapes_brunstein/val", data_dir=tmp_path / "tfds")
     config = tfds.download.DownloadConfig(manual_dir=tmp_path)
     builder.download_and_prepare(download_config=config)
     example = builder.as_data_source("examples")[0]

@@ -1,0 +1,248 @@
+"""One reader of pictures: the same file gives the same pixels wherever it is read.
+
+Training, evaluation, prediction and the checks all call `rgb`; `examples/run_exported.py` states
+the same rule once more, because it must run without this package, and a test compares the two. The
+rule: the content of a file decides its format, its EXIF orientation is applied, and its pixels
+become 8-bit RGB (see `rgb`). Pillow decodes JPEG with the accurate integer transform;
+`tf.io.decode_jpeg` does so only with dct_method="INTEGER_ACCURATE" and differs by up to 17 levels
+without it, which is one reason why TensorFlow decodes no picture here.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from rtda_jax.data.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # as Pillow calls them
+EXTENSIONS = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm",
+    ".pgm", ".pnm",
+)  # fmt: skip
+MAX_PIXELS = 50_000_000  # of one picture; larger ones are refused before they are decoded
+_BAND = 2**20  # pixels that are converted at a time: the memory stays near the two pictures' own
+
+# What people have beside the formats above, by where and with what its content begins.
+_OTHERS = (
+    (4, b"ftypheic", "HEIC"), (4, b"ftypheix", "HEIC"), (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypavif", "AVIF"), (0, b"%!PS", "PostScript"), (0, b"\xc5\xd0\xd3\xc6", "EPS"),
+    (0, b"%PDF", "PDF"), (0, b"<svg", "SVG"), (0, b"<?xml", "XML"), (0, b"8BPS", "Photoshop"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"), (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"version https://git-lfs", "a Git LFS pointer"),
+)  # fmt: skip
+_DEEP = {"I": "32-bit integers", "F": "floating-point numbers", "LAB": "CIELAB colours"}
+
+
+class Header(NamedTuple):
+    """What a picture's file says before its pixels are decoded.
+
+    Attributes:
+      format: one of `FORMATS`.
+      height, width: as stored, before the EXIF orientation is applied.
+      channels: 1 to 4; 1 for a palette.
+      bits: per channel.
+      palette: whether the pixels are indices of colours.
+      lossy: whether the pixels can differ from those that were saved.
+    """
+
+    format: str
+    height: int
+    width: int
+    channels: int
+    bits: int
+    palette: bool
+    lossy: bool
+
+
+def rgb(data: bytes, where: str) -> np.ndarray:
+    """Decodes a picture to uint8 [H,W,3] RGB, upright.
+
+    Grey values are repeated, palettes looked up, CMYK converted, alpha is dropped (not blended), 16
+    bits keep the upper 8, and of several frames the first is read.
+
+    Args:
+      data: the encoded picture.
+      where: its name in errors.
+
+    Raises:
+      DataError: empty or damaged, in no format that is read, above MAX_PIXELS, or with pixels that
+        have no range of their own (32-bit integers, floating-point numbers).
+    """
+    with opened(data, where) as image:
+        if image.mode in _DEEP:
+            raise DataError(f"{where}: its pixels are {_DEEP[image.mode]}; save it with 8 bits")
+        width, height = image.size
+        rows = max(_BAND // width, 1)
+        pixels = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, rows):
+            band = image.crop((0, top, width, min(top + rows, height)))
+            pixels[top : top + rows] = _rgb(band)
+        return upright(pixels, image)
+
+
+def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Turns the pixels [H,W,...] of a picture as its EXIF orientation says, and closes it."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    image.close()
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+    """Reads the picture of a file as `rgb` does."""
+    return rgb(read_bytes(path), os.fspath(path))
+
+
+@contextlib.contextmanager
+def opened(data: bytes, where: str) -> Iterator[Image.Image]:
+    """Opens an encoded picture whose size and checksums are right; its pixels may be damaged still.
+
+    What goes wrong inside of the context becomes the DataError of this picture.
+    """
+    if not data:
+        raise DataError(f"{where}: zero bytes; expected a picture")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if not 0 < width * height <= MAX_PIXELS:
+                raise DataError(
+                    f"{where}: {width}x{height} pixels; a picture may have 1 to {MAX_PIXELS:,}"
+                )
+            if image.format == "PNG":  # Pillow decodes a PNG without looking at its checksums
+                with Image.open(io.BytesIO(data), formats=("PNG",)) as copy:
+                    copy.verify()
+            yield image
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(
+            f"{where}: above {MAX_PIXELS:,} pixels, the most that a picture may have"
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise DataError(f"{where}: {_unknown(data)}") from None
+    except Exception as error:  # what Pillow raises for damaged files has no common class
+        raise DataError(f"{where}: truncated or damaged ({error})") from None
+
+
+def header(data: bytes, where: str) -> Header:
+    """Returns what a picture says about itself; DataError naming `where` if it is none."""
+    with opened(data, where) as image:
+        name = image.format or ""
+        bits = 8
+        if name == "PNG":
+            bits = data[24]
+        elif name == "TIFF":
+            bits = _tag(image, 258, 8)
+        elif image.mode.startswith("I;16"):
+            bits = 16
+        lossy = (
+            name in ("JPEG", "MPO")
+            or (name == "WEBP" and not _lossless_webp(data))
+            or (name == "TIFF" and image.info.get("compression") in ("jpeg", "webp"))
+        )
+        return Header(
+            format="JPEG" if name == "MPO" else name,
+            height=image.height,
+            width=image.width,
+            channels=len(image.getbands()),
+            bits=bits,
+            palette=image.mode == "P",
+            lossy=lossy,
+        )
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 [H,W] or [H,W,3] as PNG."""
+    # Level 6 compresses a tenth better and takes four times as long.
+    return _encoded(pixels, "PNG", compress_level=3)
+
+
+def webp(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 [H,W,3] as lossless WebP."""
+    # The quality of a lossless WebP is its effort: the least still beats PNG in size and time.
+    return _encoded(pixels, "WEBP", lossless=True, method=0, quality=0)
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 [H,W,3] as JPEG of quality 95 with full-resolution colours."""
+    return _encoded(pixels, "JPEG", quality=95, subsampling=0)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Returns a file's content; DataError naming it if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{os.fspath(path)}: {reason(path, error)}") from None
+
+
+def reason(path: str | os.PathLike, error: OSError) -> str:
+    """Returns why a file or folder cannot be read, in words."""
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return f"dangling link to {os.readlink(os.fspath(path))}"
+    return {
+        errno.ENOENT: "no such file",
+        errno.EACCES: "permission denied",
+        errno.EISDIR: "is a folder, not a file",
+    }.get(error.errno or 0, str(error.strerror))
+
+
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x[::-1].swapaxes(0, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x[:, ::-1].swapaxes(0, 1),
+}
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Converts pixels to 8-bit RGB, uint8 [H,W,3] (or [H,W,1] of grey values)."""
+    if image.mode.startswith("I;16"):
+        return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+    if image.mode == "RGBa" or "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _unknown(data: bytes) -> str:
+    """Says what a file is that is in none of the formats."""
+    for offset, magic, name in _OTHERS:
+        if data[offset : offset + len(magic)] == magic:
+            return f"is {name}, which is not read; save it as PNG or JPEG"
+    return (
+        f"neither {', '.join(FORMATS[:-1])} nor {FORMATS[-1]}, or cut in its header "
+        f"(begins with {data[:8]!r})"
+    )
+
+
+def _lossless_webp(data: bytes) -> bool:
+    """Whether a WebP's first picture is stored without loss."""
+    place = 12
+    while place + 8 <= len(data):
+        kind, (length,) = data[place : place + 4], struct.unpack("<I", data[place + 4 : place + 8])
+        if kind in (b"VP8L", b"VP8 "):
+            return kind == b"VP8L"
+        place += 8 + length + length % 2
+    return False
+
+
+def _tag(image: Any, number: int, default: int) -> int:
+    """Returns the first value of a TIFF tag."""
+    value = image.tag_v2.get(number, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _encoded(pixels: np.ndarray, image_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, image_format, **options)
+    return buffer.getvalue()

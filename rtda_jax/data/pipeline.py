@@ -1,0 +1,223 @@
+"""The tf.data side of the streams: examples by index, drawn, decoded and moved inside a graph."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rtda_jax.data import decode, geometry
+from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.errors import DataError
+from rtda_jax.data.geometry import Size, Tensor
+from rtda_jax.data.host_tf import tf
+from rtda_jax.data.labels import IGNORE
+from rtda_jax.data.pseudo import PseudoLabels
+from rtda_jax.data.sampling import Candidates, RareClass
+
+DOMAINS = ("source", "target")
+
+
+class Examples:
+    """Decoded examples of a set; the first ones stay in memory, up to a number of bytes.
+
+    Args:
+      dataset: what is read.
+      size: (H, W) that image and label are resized to; None keeps the files' size.
+      limit: bytes of pixels that stay in memory; 0 keeps none.
+    """
+
+    def __init__(self, dataset: Dataset, *, size: Size | None = None, limit: int = 0) -> None:
+        self.dataset, self.size, self.limit = dataset, size, limit
+        self.cached: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns image uint8 [H,W,3] and classes uint8 [H,W] ([0,0] of unlabelled sets)."""
+        if i in self.cached:
+            return self.cached[i]
+        image, label = decode.examine(self.dataset, i)
+        if label is None:
+            label = np.zeros((0, 0), np.uint8)
+        if self.size is not None:
+            image = geometry.resized(tf.constant(image), self.size).numpy()
+            if label.size:
+                label = geometry.resized_label(tf.constant(label), self.size).numpy()
+        needed = image.nbytes + label.nbytes
+        with self._lock:
+            if i not in self.cached and self.bytes + needed <= self.limit:
+                self.cached[i] = image, label
+                self.bytes += needed
+        return image, label
+
+    def __call__(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns image and label of an example as tensors; no label of unlabelled sets."""
+        image, label = tf.numpy_function(
+            lambda i: self.get(int(i)), [index], [tf.uint8, tf.uint8], stateful=False
+        )
+        image.set_shape([None, None, 3])
+        label.set_shape([None, None])
+        return image, None if self.dataset.labelling is None else label
+
+
+def pseudo_label(pseudo: PseudoLabels, index: Tensor) -> Tensor:
+    """Returns a pseudo-label as classes uint8 [h,w], 255 ignored, at its own size."""
+    label = tf.numpy_function(lambda i: pseudo.decode(int(i)), [index], tf.uint8, stateful=False)
+    label.set_shape([None, None])
+    return label
+
+
+def seed_of(seed: int, purpose: int, position: Tensor) -> Tensor:
+    """Returns the stateless seed [2] of one purpose at one position of the stream."""
+    return tf.random.experimental.stateless_fold_in(
+        tf.constant([seed, purpose], tf.int64), position
+    )
+
+
+def shuffled(position: Tensor, *, seed: int, domain: int, count: int) -> Tensor:
+    """Returns the example at a position of the endless stream: each epoch permutes 0..count-1."""
+    epoch, offset = position // count, position % count
+    key = tf.stack([tf.constant(seed, tf.int64), epoch * len(DOMAINS) + domain])
+    return tf.random.experimental.index_shuffle(offset, seed=key, max_index=count - 1)
+
+
+def rare_example(rare: RareClass, key: Tensor) -> Tensor:
+    """Draws an example by the classes it shows; its index, int64, from a stateless seed [2]."""
+    contains = rare.counts >= rare.min_pixels
+    members = np.concatenate([np.flatnonzero(column) for column in contains.T])
+    sizes = contains.sum(axis=0)
+    first = np.cumsum(sizes) - sizes
+    bounds = np.cumsum(rare.probabilities())
+    numbers = tf.random.stateless_uniform([2], seed=key, dtype=tf.float64, alg="philox")
+    # Rounding may leave the last bound below 1: the last class that occurs takes the rest.
+    last = int(np.flatnonzero(sizes)[-1])
+    drawn = tf.searchsorted(tf.constant(bounds), numbers[:1] * bounds[-1], side="right")[0]
+    drawn = tf.minimum(drawn, last)
+    size = tf.gather(tf.constant(sizes, tf.int64), drawn)
+    place = _place(numbers[1], size) + tf.gather(tf.constant(first, tf.int64), drawn)
+    return tf.gather(tf.constant(members, tf.int64), place)
+
+
+def candidate_draws(candidates: Candidates, key: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draws the candidates of one example from a stateless seed [2].
+
+    Returns:
+      Whether there are any, bool; their classes and examples, int64 [S]; and which crop of each,
+      float64 [S] in [0,1).
+    """
+    numbers = tf.random.stateless_uniform(
+        [3 * candidates.slots + 1], seed=key, dtype=tf.float64, alg="philox"
+    )
+    classes = candidates.drawn
+    contains = candidates.counts >= candidates.min_pixels
+    examples = [np.flatnonzero(contains[:, c]) for c in classes]
+    by_slot = tf.reshape(numbers[1:], [candidates.slots, 3])
+    kind = _place(by_slot[:, 0], tf.constant(len(classes), tf.int64))
+    sizes = tf.constant([len(e) for e in examples], tf.int64)
+    first = tf.constant(np.cumsum([0, *(len(e) for e in examples[:-1])]), tf.int64)
+    place = tf.gather(first, kind) + _place(by_slot[:, 1], tf.gather(sizes, kind))
+    index = tf.gather(tf.constant(np.concatenate(examples), tf.int64), place)
+    chosen = tf.gather(tf.constant(classes, tf.int64), kind)
+    return numbers[0] < candidates.probability, chosen, index, by_slot[:, 2]
+
+
+def candidate_crops(
+    candidates: Candidates, key: Tensor, *, size: Size, crop: Size, examples: Examples
+) -> dict[str, Tensor]:
+    """Returns the candidates of one example, as the keys `candidate_*` of a batch without B.
+
+    Args:
+      candidates: what is drawn.
+      key: stateless seed [2].
+      size: that images are resized to.
+      crop: of the batch, at most `size`.
+      examples: of the source.
+    """
+    present, classes, indices, numbers = candidate_draws(candidates, key)
+
+    def cut(slot: int) -> tuple[Tensor, Tensor]:
+        image, label = examples(indices[slot])
+        image = geometry.resized(image, size)
+        label = geometry.resized_label(label, size)
+        shown = tf.equal(tf.cast(label, tf.int64), classes[slot])
+        y, x = visible_corner(shown, crop=crop, number=numbers[slot])
+        rows, columns = slice(y, y + crop[0]), slice(x, x + crop[1])
+        return image[rows, columns], label[rows, columns]
+
+    def all_slots() -> tuple[Tensor, Tensor, Tensor]:
+        pairs = [cut(slot) for slot in range(candidates.slots)]
+        images, labels = (tf.stack(list(x)) for x in zip(*pairs, strict=True))
+        return images, labels, tf.cast(classes, tf.uint8)
+
+    def none() -> tuple[Tensor, Tensor, Tensor]:
+        ignored = tf.constant(IGNORE, tf.uint8)
+        return (
+            tf.zeros([candidates.slots, *crop, 3], tf.uint8),
+            tf.fill([candidates.slots, *crop], ignored),
+            tf.fill([candidates.slots], ignored),
+        )
+
+    images, labels, kinds = tf.cond(present, all_slots, none)
+    return {
+        "candidate_images": tf.ensure_shape(images, [candidates.slots, *crop, 3]),
+        "candidate_labels": tf.ensure_shape(labels, [candidates.slots, *crop]),
+        "candidate_classes": tf.ensure_shape(kinds, [candidates.slots]),
+    }
+
+
+def visible_corner(shown: Tensor, *, crop: Size, number: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the corner (y, x), int32, of a crop with a pixel that is shown; of any if none is.
+
+    Args:
+      shown: bool [H,W], at least as large as the crop.
+      crop: (h, w).
+      number: float64 in [0,1), which of these crops.
+    """
+    summed = tf.pad(tf.cast(shown, tf.int32), [[1, 0], [1, 0]])
+    summed = tf.cumsum(tf.cumsum(summed, axis=0), axis=1)
+    h, w = crop
+    height, width = tf.shape(shown)[0] - h + 1, tf.shape(shown)[1] - w + 1
+    inside = summed[h:, w:] - summed[:height, w:] - summed[h:, :width] + summed[:height, :width]
+    places = tf.cond(
+        tf.reduce_any(inside > 0),
+        lambda: tf.where(inside > 0),
+        lambda: tf.where(tf.equal(inside, inside)),
+    )
+    picked = tf.gather(places, _place(number, tf.shape(places, out_type=tf.int64)[0]))
+    y, x = tf.unstack(tf.cast(picked, tf.int32))
+    return y, x
+
+
+def _place(number: Tensor, count: Tensor) -> Tensor:
+    """Turns a number in [0,1) into a place in 0..count-1."""
+    return tf.minimum(tf.cast(number * tf.cast(count, tf.float64), tf.int64), count - 1)
+
+
+def arrays(graph: Any, diagnose: Any, *, start: int, threads: int) -> Iterator[dict[str, Any]]:
+    """Iterates over a tf.data graph as NumPy views.
+
+    Args:
+      graph: a tf.data.Dataset of dictionaries.
+      diagnose: called with the number of an element that failed; raises what broke it, by name.
+      start: number of the first element.
+      threads: of decoding.
+    """
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    options.deterministic = True
+    return _elements(iter(graph.with_options(options)), diagnose, start)
+
+
+def _elements(iterator: Any, diagnose: Any, number: int) -> Iterator[dict[str, Any]]:
+    while True:
+        try:
+            element = next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            diagnose(number)
+            raise DataError(f"the data of step {number} cannot be read: {error.message}") from None
+        yield {name: np.asarray(memoryview(value)) for name, value in element.items()}
+        number += 1

@@ -1,0 +1,209 @@
+"""Specifications of data sets in a config: their fields, and the files that they mean."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rtda_jax.data import labels as meanings
+from rtda_jax.data import listing, lists
+from rtda_jax.data.errors import DataError
+from rtda_jax.data.labels import ClassSet, Labelling
+from rtda_jax.data.layouts import HINT, LAYOUTS, Split
+from rtda_jax.errors import lookup, one_of, require
+
+_COMMON = {
+    "use": "labelled",  # or "unlabelled": the labels are never looked for
+    "quarantine": "",  # file of keys to leave out, written by check_data
+    "store": "files",  # or "shards": decoded, resized and written once, then read from there
+    "store_dir": "",  # where shards go, in its folder prepared; empty: data_dir
+    "size": (),  # (H, W) of shards; empty: as the files are
+    "format": "png",  # of images in shards: png, webp (both lossless) or jpeg
+}
+_FILES = {
+    "list": "",  # file of the examples to use
+    "list_sha256": "",  # that the list file must have
+    "count": -1,  # examples there must be; 0: any number, -1: as the data set is known
+}
+
+# The fields that a specification may have, and their defaults.
+FIELDS: dict[str, dict[str, Any]] = {
+    "streets": {"split": "", "use": "labelled"},
+    "cityscapes_tfds": {"split": "", "use": "labelled"},
+    "folders": {
+        **_COMMON,
+        **_FILES,
+        "images": "",  # a folder (searched at any depth), a file or a glob
+        "labels": "",  # the same; empty: unlabelled
+        # Key of labels.LABELLINGS, or a labels.json; empty: a labels.json in the folder of labels
+        # or beside it, else that of benchmark.classes if it is one, else cityscapes_ids.
+        "labelling": "",
+        "image_suffix": "",  # end of image names that label names lack
+        "label_suffix": "",  # and the other way round
+    },
+    **{name: {"split": "", **_COMMON, **_FILES} for name in LAYOUTS},
+}
+USES = ("labelled", "unlabelled")
+STORES = ("files", "shards")
+
+
+class Survey(NamedTuple):
+    """What a specification finds on disk, before any pair is asked for."""
+
+    name: str
+    keys: tuple[str, ...]
+    pairs: listing.Pairs
+    labelling: Labelling | None
+    lenient: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the specification with every field; ConfigError names a wrong one."""
+    spec = dict(spec)
+    name = spec.pop("name", "")
+    known = lookup(FIELDS, name, "data set")
+    for field in spec:
+        one_of(field, known, f"field of data set {name!r}")
+    fields = {"name": name, **known, **spec}
+    for field, choices in (("use", USES), ("store", STORES)):
+        if field in fields:
+            one_of(fields[field], choices, field)
+    for field, default in known.items():
+        kind = (tuple, list) if isinstance(default, tuple) else type(default)
+        value = fields[field]
+        require(
+            isinstance(value, kind) and not isinstance(value, bool),
+            f"field {field} of data set {name!r} must be like {default!r}, got {value!r}",
+        )
+    size = tuple(fields.get("size", ()))
+    whole = all(isinstance(side, int) and side > 0 for side in size)
+    require(
+        len(size) in (0, 2) and whole,
+        f"field size of data set {name!r} must be (height, width), got {size!r}",
+    )
+    return fields
+
+
+def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Survey:
+    """Finds the files of a checked specification, paired by name; pairs may still be missing.
+
+    Raises:
+      DataError: missing folders, lists that do not fit, a wrong number of images.
+    """
+    place = (
+        _own_folders(fields, root, classes) if fields["name"] == "folders" else _known(fields, root)
+    )
+    if place.labelling is not None:
+        classes.lut(place.labelling)  # fails early where there is no map
+    labelled = place.labelling is not None
+    split, folder = place.split, place.folder
+    images = listing.find(folder, split.images, get=place.get)
+    labels = listing.find(folder, split.labels, get=place.get) if labelled else None
+    pairs = listing.pair(
+        images, labels, image_suffix=place.image_suffix, label_suffix=place.label_suffix
+    )
+    keys, notes = _chosen(tuple(pairs.images), place, fields)
+    # A list of the user is another split: the known count does not hold for it.
+    known = 0 if fields["list"] else split.count
+    count = known if fields["count"] < 0 else fields["count"]
+    if count and len(keys) != count:
+        raise DataError(
+            f"{folder / split.images}: {len(keys)} images for {place.name}, expected {count}; the "
+            f"spec's count=0 accepts any number; {place.get}"
+        )
+    return Survey(place.name, keys, pairs, place.labelling, place.lenient, (*pairs.notes, *notes))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where the files of a specification lie and what they mean."""
+
+    name: str
+    folder: pathlib.Path
+    split: Split
+    labelling: Labelling | None
+    get: str
+    image_suffix: str
+    label_suffix: str
+    lenient: frozenset[str] = frozenset()
+
+
+def _own_folders(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> _Place:
+    require(
+        bool(fields["images"]),
+        "folders: no images given; set the spec's field images to a folder or a glob, for instance "
+        f"--config.benchmark.source.images=/data/images; {HINT}",
+    )
+    labelled = fields["use"] == "labelled" and bool(fields["labels"])
+    return _Place(
+        name=f"folders/{fields['images']}",
+        folder=root,
+        split=Split(fields["images"], fields["labels"]),
+        labelling=_own_labelling(fields, root, classes) if labelled else None,
+        get=HINT,
+        image_suffix=fields["image_suffix"],
+        label_suffix=fields["label_suffix"],
+    )
+
+
+def _own_labelling(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Labelling:
+    """What the labels of folders mean; see the field `labelling`."""
+    name = fields["labelling"]
+    if name.endswith(".json"):
+        return meanings.labelling(str(root / os.path.expanduser(name)))
+    if name:
+        return meanings.labelling(name)
+    folder = root / os.path.expanduser(fields["labels"])
+    for beside in (folder / meanings.FILE, folder.parent / meanings.FILE):
+        if beside.is_file():
+            return meanings.labelling(str(beside))
+    if isinstance(classes.official, Labelling):
+        return classes.official
+    return meanings.labelling("cityscapes_ids")
+
+
+def _known(fields: Mapping[str, Any], root: pathlib.Path) -> _Place:
+    layout = LAYOUTS[fields["name"]]
+    split = lookup(layout.splits, fields["split"], f"split of {fields['name']}")
+    name = f"{fields['name']}/{fields['split']}"
+    labelled = fields["use"] == "labelled"
+    require(
+        bool(split.labels) or not labelled, f"{name} has no labels; its use must be 'unlabelled'"
+    )
+    return _Place(
+        name=name,
+        folder=root / layout.folder,
+        split=split,
+        labelling=meanings.labelling(layout.labelling) if labelled else None,
+        get=f"get {fields['name']}: {layout.get}; {HINT}",
+        image_suffix=layout.image_suffix,
+        label_suffix=layout.label_suffix,
+        lenient=layout.lenient,
+    )
+
+
+def _chosen(
+    keys: tuple[str, ...], place: _Place, fields: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The examples that belong to a split and to the user's list, and a note about repetitions."""
+    split, notes = place.split, []
+    if split.only:
+        keys = tuple(key for key in keys if key.split(os.sep)[0] in split.only)
+    chosen_by = [(split.names, lists.packaged(split.names))] if split.names else []
+    if split.listed:
+        path = place.folder / split.listed
+        chosen_by.append((str(path), lists.read(path)))
+    if fields["list"]:
+        path = place.folder / os.path.expanduser(fields["list"])
+        chosen_by.append((str(path), lists.read(path, sha256=fields["list_sha256"])))
+    for what, lines in chosen_by:
+        chosen = lists.choose(keys, lines, what=what, suffix=place.image_suffix)
+        repeated = len(chosen) - len(set(chosen))
+        if repeated:
+            notes.append(f"{what}: {repeated} lines repeat an image; each image is used once")
+        members = set(chosen)
+        keys = tuple(key for key in keys if key in members)
+    omitted = {name for listed in split.without for name in lists.packaged(listed)}
+    return tuple(key for key in keys if key not in omitted), tuple(notes)
