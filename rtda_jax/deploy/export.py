@@ -135,11 +135,11 @@ def write_saved_model(
     """Writes a TensorFlow SavedModel, whose signature maps `images` to `classes`, any b."""
     from rtda_jax.data.host_tf import tf
 
-    module = tf.Module()
-    module.segment = _tensorflow_function(segmenter(models, size=size), batch=None, size=size)
-    signatures = {"serving_default": module.segment.get_concrete_function()}
+    function = _tensorflow_function(segmenter(models, size=size), batch=None, size=size)
+    signatures = {"serving_default": function.get_concrete_function()}
     with files.replacing(out / "saved_model") as partial:
-        tf.saved_model.save(module, str(partial), signatures=signatures)
+        # The function as an attribute of the module would write the weights a second time.
+        tf.saved_model.save(tf.Module(), str(partial), signatures=signatures)
     return {}
 
 
