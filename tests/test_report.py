@@ -332,20 +332,20 @@ def test_one_configuration_is_one_row_wherever_its_runs_lie(undrawn, tmp_path):
         write_run(tmp_path / "a" / f"adv-s{s}", "adversarial", s, skill=0.2 + s / 10)
         for s in range(2)
     ]
-    inside = [write_run(tmp_path / "b" / f"ssl-s{s}", "ssl", s, skill=0.4) for s in (1, 2)]
+    inside = [write_run(tmp_path / "b" / f"aaa-s{s}", "ssl", s, skill=0.4) for s in (1, 2)]
     trained, (only,) = series([*alone, *inside])
     rows = {row.label: row for row in only.rows}
-    assert set(rows) == {"adv", "ssl · eval_ssl"}
+    assert set(rows) == {"adv", "aaa · eval_ssl"}
     assert [(s.run.name, s.name) for s in rows["adv"].stages] == [
         ("adv-s0", "evaluate"),
         ("adv-s1", "evaluate"),
-        ("ssl-s2", "eval_adversarial"),
+        ("aaa-s2", "eval_adversarial"),
     ]
-    assert [s.run.name for s in rows["adv"].repeats] == ["ssl-s1"]
-    assert {s.label: len(s.stages) for s in trained} == {"adv": 3, "ssl · ssl": 2}
+    assert [s.run.name for s in rows["adv"].repeats] == ["aaa-s1"]
+    assert {s.label: len(s.stages) for s in trained} == {"adv": 3, "aaa · ssl": 2}
     report.write([str(path) for path in (*alone, *inside)], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    repeat = table(text, "stage")["ssl-s1 · eval_adversarial"]
+    repeat = table(text, "stage")["aaa-s1 · eval_adversarial"]
     assert (repeat["method"], repeat["seed"]) == ("adv", "1")
     assert repeat["what counts, %"] == table(text, "method")["adv"]["seed 1"]
     assert repeat["its mIoU, %"] != repeat["what counts, %"]
@@ -408,6 +408,10 @@ def test_runs_of_two_versions_are_one_method_if_their_shared_fields_agree(workdi
     assert [(s.label, len(s.stages), s.unshared) for s in trained] == [
         ("a", 3, ["optim.g_momentum"])
     ]
+    # The same seed twice, and not the same fields: which of them would count?
+    edited(workdirs[0], tmp_path / "a-s0", older)
+    trained, _ = series([tmp_path / name for name in ("a-seed0", "a-s0")])
+    assert [len(s.stages) for s in trained] == [1, 1]
     trained, _ = series([tmp_path / name for name in ("a-seed0", "b")])
     assert [(s.label, len(s.stages), s.unshared) for s in trained] == [("a", 1, []), ("b", 1, [])]
 
