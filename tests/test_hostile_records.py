@@ -27,7 +27,8 @@ from rtda_jax.report import gallery, page, runs
 from rtda_jax.report.contents import document
 from rtda_jax.report.records import Record
 from rtda_jax.run import checkpoint
-from rtda_jax.run.workdir import claim, plain
+from rtda_jax.run.binding import claim
+from rtda_jax.run.workdir import plain
 from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools import pictures
@@ -40,7 +41,7 @@ JSONS = [b'{"a": {"b": 1}, "stages": {"train": {"miou": 0.5}}}', b"[]", b"null",
 def test_config_json(tmp_path, data):
     (tmp_path / "config.json").write_bytes(data)
     with contextlib.suppress(ConfigError):
-        claim(tmp_path, {"a": {"b": 1}}, free=())
+        claim(tmp_path, {"a": {"b": 1}})
 
 
 @fuzz
