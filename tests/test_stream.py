@@ -86,6 +86,31 @@ def test_every_epoch_is_a_permutation_and_domains_differ(pair):
     assert (batch["source_index"] != batch["target_index"]).any()
 
 
+def test_source_and_target_of_one_set_move_differently(pair):
+    """At equal positions, where both would show the same image if it were the same draw."""
+    source, _ = pair
+    options = {"seed": 1, "batch_size": 64, "crop": (8, 8), "flip": True, "scale": (1.0, 1.5)}
+    batch = next(train_stream(source, source, **options))
+    once = next(train_stream(source, source, **options, target_moves="once"))
+    for domain in ("source", "target"):
+        np.testing.assert_array_equal(batch[f"{domain}_index"], once[f"{domain}_index"])
+    shared = [
+        (i, j)
+        for i, number in enumerate(batch["source_index"])
+        for j, other in enumerate(batch["target_index"])
+        if number == other
+    ]
+    equal = [(batch["source_image"][i] == batch["target_image"][j]).all() for i, j in shared]
+    assert len(shared) > 300 and np.mean(equal) < 0.02
+
+
+def test_the_cache_changes_nothing_under_zoom(pair):
+    options = {"size": (20, 30), "scale": (0.7, 1.6), "batch_size": 4}
+    plain = batches(pair, 6, **options)
+    for cache_bytes in (1 << 20, 4000):
+        assert_equal(plain, batches(pair, 6, **options, cache_bytes=cache_bytes))
+
+
 def painted(label):
     """An image that says its label in every channel."""
     return np.repeat(label[..., None], 3, axis=2)
@@ -151,10 +176,13 @@ def test_rare_classes_are_drawn_more_often_and_reproducibly(pair):
     expected /= expected.sum()
     np.testing.assert_allclose(rare.probabilities()[[0, 5]], expected)
     assert rare.probabilities()[1] == 0
-    drawn = np.concatenate([b["source_index"] for b in batches(pair, 100, rare=rare)])
     share = expected[1] + expected[0] / len(source)
-    assert abs((drawn == 2).mean() - share) < 0.06
-    assert set(drawn.tolist()) == set(range(len(source)))
+    for seed in range(4):
+        drawn = [b["source_index"] for b in batches(pair, 25, rare=rare, seed=seed, batch_size=32)]
+        drawn = np.concatenate(drawn)
+        deviation = (share * (1 - share) / len(drawn)) ** 0.5
+        assert abs((drawn == 2).mean() - share) < 4 * deviation
+        assert set(drawn.tolist()) == set(range(len(source)))
     assert_equal(
         batches(pair, 6, rare=rare, threads=1)[3:], batches(pair, 3, rare=rare, start_step=3)
     )

@@ -133,6 +133,6 @@ def _matches(
 
 def _forms(name: str, suffix: str) -> list[str]:
     """A name, without its picture's extension, and without the suffix of images."""
-    stem, extension = os.path.splitext(name)
-    bare = stem if extension.lower() in EXTENSIONS else name
+    ends = [extension for extension in EXTENSIONS if name.lower().endswith(extension)]
+    bare = name[: -len(ends[0])] if ends else name
     return [name, bare, bare.removesuffix(suffix)]

@@ -1,0 +1,174 @@
+"""Finding files neither drops nor multiplies them, and says what it left out."""
+
+import os
+import socket
+
+import data_files
+import pytest
+
+from rtda_jax.data import DataError, listing, load
+from rtda_jax.data.check import check_data
+
+CLASSES = "cityscapes19"
+
+
+def touch(path, data=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def names(walk, root):
+    return [os.path.relpath(path, root) for path in walk.files]
+
+
+def why(walk, root):
+    return {os.path.relpath(path, root): reason for path, reason in walk.left_out}
+
+
+def test_every_file_is_either_read_or_named(tmp_path):
+    """The kind: read and left out together are what is there, whatever is there."""
+    present = ["a.png", "b.JPG", "c.jfif", "d.heic", "e.txt", "noext", "sub/f.gif", "sub/g.avif",
+               ".h.png", "sub/deep/i.tiff", "j.PNG.bak"]  # fmt: skip
+    for name in present:
+        touch(tmp_path / name)
+    walk = listing.walk(tmp_path)
+    assert sorted([*names(walk, tmp_path), *why(walk, tmp_path)]) == sorted(present)
+    assert why(walk, tmp_path) == {
+        "d.heic": ".heic is not read",
+        "e.txt": ".txt is not read",
+        "noext": "a name without extension is not read",
+        "sub/g.avif": ".avif is not read",
+        ".h.png": "hidden",
+        "j.PNG.bak": ".bak is not read",
+    }
+
+
+def test_links_are_followed_once_and_real_folders_keep_their_names(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    touch(root / "z_real" / "a.png")
+    touch(elsewhere / "b.png")
+    touch(elsewhere / "sub" / "c.png")
+    (root / "a_link").symlink_to("z_real")  # sorts before the real folder
+    (root / "self").symlink_to(".")
+    (root / "z_real" / "up").symlink_to("..")
+    (root / "other_disk").symlink_to(elsewhere)
+    (root / "twice").symlink_to(elsewhere / "sub")
+    (root / "gone").symlink_to("nowhere")
+    (root / "gone.png").symlink_to("nowhere.png")  # an error of the picture, when it is read
+    walk = listing.walk(root)
+    assert names(walk, root) == [
+        "gone.png", "other_disk/b.png", "other_disk/sub/c.png", "z_real/a.png",
+    ]  # fmt: skip
+    reasons = why(walk, root)
+    assert reasons["gone"] == "dangling link to nowhere"
+    assert reasons["self"] == f"the same folder as {root}"
+    assert reasons["a_link"] == f"the same folder as {root / 'z_real'}"
+    assert sorted(reasons) == ["a_link", "gone", "self", "twice", "z_real/up"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_unreadable_folders_are_named(tmp_path):
+    touch(tmp_path / "a.png")
+    touch(tmp_path / "locked" / "b.png")
+    (tmp_path / "locked").chmod(0)
+    walk = listing.walk(tmp_path)
+    (tmp_path / "locked").chmod(0o700)
+    assert why(walk, tmp_path) == {"locked": "permission denied"}
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    touch(tmp_path / "a.png")
+    touch(tmp_path / "locked" / "b.png")
+    scan = os.scandir
+
+    def refused(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    walk = listing.walk(tmp_path)
+    assert names(walk, tmp_path) == ["a.png"]
+    assert why(walk, tmp_path) == {"locked": "permission denied"}
+
+
+def test_what_would_hang_is_not_opened(tmp_path):
+    touch(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s.png"))
+        walk = listing.walk(tmp_path)
+    assert names(walk, tmp_path) == ["a.png"]
+    assert set(why(walk, tmp_path).values()) == {"neither a file nor a folder"}
+
+
+def test_the_folder_of_results_is_not_entered(tmp_path):
+    touch(tmp_path / "a.png")
+    touch(tmp_path / "out" / "b.png")
+    walk = listing.walk(tmp_path, without=tmp_path / "out")
+    assert names(walk, tmp_path) == ["a.png"] and not walk.left_out
+
+
+@pytest.mark.parametrize("name", ["run [2]", "what?", "all*", "[abc]", "a[!b]c", "mes données {1}"])
+def test_an_existing_path_is_no_pattern(tmp_path, name):
+    touch(tmp_path / name / "x" / "a_1.png")
+    touch(tmp_path / "run 2" / "b.png")
+    touch(tmp_path / "b" / "b.png")
+    for pattern in (name, f"{name}/x", f"{name}/x/a_*.png", str(tmp_path / name)):
+        found = listing.find(tmp_path, pattern, get="")
+        assert list(found.files.values()) == [str(tmp_path / name / "x" / "a_1.png")], pattern
+    (file,) = listing.find(tmp_path, f"{name}/x/a_1.png", get="").files.values()
+    assert file.endswith("a_1.png")
+
+
+def test_a_pattern_reads_each_real_file_once(tmp_path):
+    touch(tmp_path / "x" / "a.png")
+    touch(tmp_path / "x" / "b.txt")
+    (tmp_path / "x" / "again").symlink_to(".")
+    found = listing.find(tmp_path, "**/*", get="")
+    assert found.files == {"x/a": str(tmp_path / "x" / "a.png")}
+    assert {left.why for left in found.left_out} >= {".txt is not read"}
+
+
+def test_an_empty_folder_says_what_lies_there_instead(tmp_path):
+    touch(tmp_path / "im" / "a.heic")
+    with pytest.raises(
+        DataError, match=r"holds no \.png.*1 left out, \.heic is not read: .*a\.hei"
+    ):
+        listing.find(tmp_path, "im", get="get it")
+
+
+def test_two_kinds_of_one_name_are_refused_with_advice(tmp_path):
+    touch(tmp_path / "a.png")
+    touch(tmp_path / "a.gif")
+    with pytest.raises(DataError, match=r"a\.png: has the same name as .*a\.gif; .*/\*\.png"):
+        listing.find(tmp_path, ".", get="")
+
+
+def test_sentences_name_a_few_and_count_all():
+    left = [listing.LeftOut(f"{i}.heic", ".heic is not read") for i in range(5)]
+    assert listing.sentences([*left, listing.LeftOut("x", "hidden")]) == (
+        "5 left out, .heic is not read: 0.heic, 1.heic, 2.heic, ...",
+        "1 left out, hidden: x",
+    )
+
+
+def test_the_data_set_and_its_check_say_what_is_left_out(tmp_path):
+    spec = data_files.folders(tmp_path, count=3)
+    touch(tmp_path / "images" / "photo.heic")
+    (tmp_path / "labels" / "002.png").rename(tmp_path / "labels" / "003.png")
+    (tmp_path / "images" / "002.png").rename(tmp_path / "images" / "002.tmp")
+    data = load(spec, data_dir=tmp_path, classes=CLASSES)
+    assert len(data) == 2
+    assert [note.split(": ")[0] for note in data.notes] == [
+        "1 left out, .tmp is not read",
+        "1 left out, .heic is not read",
+        "1 left out, a label without an image",
+    ]
+    lines = []
+    manifest = check_data(
+        spec, data_dir=tmp_path, classes=CLASSES, out=tmp_path / "out", say=lines.append
+    )
+    assert set(data.notes) <= set(manifest["warnings"])
+    assert all(any(note in line for line in lines) for note in data.notes)
