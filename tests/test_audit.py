@@ -52,7 +52,7 @@ def test_too_few_batches_are_no_audit():
     def two(start):
         return (helpers.batch(n) for n in range(2))
 
-    with tiny.stubs(), pytest.raises(DataError, match="only 2 of 3 batches came"):
+    with tiny.stubs(), pytest.raises(DataError, match="gave only 2 of 3 batches"):
         audit.audit(tiny.config("fda"), two, name="train", steps=3)
 
 

@@ -7,6 +7,7 @@ import pytest
 from rtda_jax import evaluate
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.errors import ConfigError
+from rtda_jax.evaluate import Protocol
 from rtda_jax.models import create_model
 from rtda_jax.ops.resize import upsample
 
@@ -53,9 +54,7 @@ def test_fusion_is_the_mean_softmax_over_one_confusion_matrix(mode, count):
         fused,
         data,
         num_classes=4,
-        mode=mode,
-        window=(6, 6),
-        stride=(4, 5),
+        protocol=Protocol(mode=mode, window=(6, 6), stride=(4, 5)),
         watch=lambda index, example, prediction: seen.append(index),
     )
     expected = np.zeros((4, 4), np.int64)
@@ -69,7 +68,7 @@ def test_fusion_is_the_mean_softmax_over_one_confusion_matrix(mode, count):
 
 
 def test_prediction_is_made_at_the_labels_resolution():
-    predict = evaluate.predictor(models(1), mode="whole")
+    predict = evaluate.predictor(models(1))
     image = images(1, (8, 12))[0]["image"]
     assert predict(image, size=(24, 37)).shape == (24, 37)
 
@@ -78,7 +77,8 @@ def test_prediction_is_made_at_the_labels_resolution():
 @pytest.mark.parametrize("align", ["half_pixel", "corners"])
 def test_scores_are_enlarged_as_the_protocol_says(mode, align):
     (model,), (data,) = models(1), images(1, (8, 12))
-    predict = evaluate.predictor([model], mode=mode, align=align, window=(8, 12), stride=(8, 12))
+    protocol = Protocol(mode=mode, align=align, window=(8, 12), stride=(8, 12))
+    predict = evaluate.predictor([model], protocol=protocol)
     x = normalise(jnp.float32(data["image"])[None], name="imagenet")
     z = model.module.apply(model.variables, x)["logits"]
     scores = z if mode == "whole" else jax.nn.softmax(z)
@@ -89,23 +89,23 @@ def test_scores_are_enlarged_as_the_protocol_says(mode, align):
 def test_bad_protocols_are_refused():
     for field in ({"scales": (0.5, 1.0)}, {"mirror": True}):
         with pytest.raises(ValueError, match=r"are read by eval\.mode='slide' only"):
-            evaluate.predictor(models(1), mode="whole", **field)
-    with pytest.raises(ValueError, match=r"unknown eval\.align 'edges'; known: half_pixel, cor"):
-        evaluate.predictor(models(1), mode="whole", align="edges")
-    with pytest.raises(ValueError, match="known: whole, slide"):
-        evaluate.predictor(models(1), mode="tiles")
-    with pytest.raises(ValueError, match="needs a window"):
-        evaluate.predictor(models(1), mode="slide")
+            Protocol(**field)
+    with pytest.raises(ValueError, match=r"unknown eval\.align 'edges'; known: corners, half"):
+        Protocol(align="edges")
+    with pytest.raises(ValueError, match="known: slide, whole"):
+        Protocol(mode="tiles")
+    with pytest.raises(ValueError, match=r"needs eval\.window"):
+        Protocol(mode="slide")
     with pytest.raises(ValueError, match="leave pixels unseen"):
-        evaluate.predictor(models(1), mode="slide", window=(4, 4), stride=(5, 4))
+        Protocol(mode="slide", window=(4, 4), stride=(5, 4))
     with pytest.raises(ValueError, match="scales must be above 0"):
-        evaluate.predictor(models(1), mode="slide", window=(4, 4), stride=(4, 4), scales=(0.0,))
+        Protocol(mode="slide", window=(4, 4), stride=(4, 4), scales=(0.0,))
 
 
 def test_an_image_smaller_than_the_stride_says_the_smallest():
     module = create_model("bisenet_resnet18", 4)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
     variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
-    predict = evaluate.predictor([evaluate.Model(module, variables, "imagenet")], mode="whole")
+    predict = evaluate.predictor([evaluate.Model(module, variables, "imagenet")])
     with pytest.raises(ConfigError, match="the smallest image is 32x32, got 31x64"):
         predict(images(1, (31, 64))[0]["image"], size=(31, 64))

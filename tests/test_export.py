@@ -230,6 +230,26 @@ def test_a_tflite_model_gets_every_pixel(exported, tmp_path):
     assert (tmp_path / "model.tflite").read_bytes()[4:8] == b"TFL3"
 
 
+@pytest.mark.slow
+def test_the_comparison_of_formats_has_a_row_for_every_runtime(tmp_path):
+    root = pathlib.Path(__file__).parents[1]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.formats", "--rounds=2"]
+    table = subprocess.run(
+        [*command, "--network=bisenet_lite0", "--size=64x96"],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
+    )
+    assert table.returncode == 0, table.stderr
+    rows = [line for line in table.stdout.splitlines() if line.startswith("| ")][2:]
+    left_out = [line for line in table.stdout.splitlines() if "is not installed" in line]
+    assert len(rows) + len(left_out) == 6
+    for row in rows:
+        name, _, share, _ = row.strip("| ").split(" | ")
+        assert float(share) > 99.9, name
+
+
 def test_files_that_are_not_of_an_export_are_left_alone(exported, tmp_path):
     settings, workdir, _ = exported
     chosen = networks.choose(settings, workdir)

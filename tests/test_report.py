@@ -24,7 +24,7 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.report import compare, contents, figures, gallery, page, runs
 from rtda_jax.report.published import PUBLISHED
 from rtda_jax.report.published import TITLE as PUBLISHED_TITLE
-from rtda_jax.run import log
+from rtda_jax.run import files, log
 from rtda_jax.run.files import LOCK
 from rtda_jax.run.workdir import plain, write_json
 from rtda_jax.tools import pictures
@@ -139,6 +139,18 @@ def written(workdirs, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
     report.write(workdirs, out)
     return out
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out most drawings, which take most of the time."""
+
+    def nothing(*drawn):
+        words = " ".join(str(getattr(thing, "label", thing)) for thing in drawn)
+        return figures.Panel(words[:40], '<svg viewBox="0 0 9 9"></svg>', "nothing")
+
+    for name in ("class_bars", "confusion", "training_curve", "discriminator", "validator"):
+        monkeypatch.setattr(figures, name, nothing)
 
 
 def series(workdirs):
@@ -280,7 +292,9 @@ def test_only_rows_of_the_same_steps_are_compared():
     assert contents._facts([found]) == [("22.5 ± 0.7", "mIoU, %: mbt, best adapted")]
 
 
-def test_a_single_row_of_several_seeds_is_not_bold_nor_one_of_single_seeds(workdirs, tmp_path):
+def test_a_single_row_of_several_seeds_is_not_bold_nor_one_of_single_seeds(
+    undrawn, workdirs, tmp_path
+):
     assert compare.Board("b", {}, [row("adv", [0.2, 0.3]), row("x", [0.9])]).best(40) is None
     labelled = row("oracle", [0.9, 0.91], seen=LABELS)
     rows = [row("adv", [0.2, 0.3]), row("fda", [0.1, 0.3]), labelled]
@@ -312,26 +326,26 @@ def test_steps_are_those_behind_a_network(tmp_path):
     }
 
 
-def test_one_configuration_is_one_row_wherever_its_runs_lie(tmp_path):
+def test_one_configuration_is_one_row_wherever_its_runs_lie(undrawn, tmp_path):
     """Also where it is a stage of a larger experiment: its own seeds count first."""
     alone = [
         write_run(tmp_path / "a" / f"adv-s{s}", "adversarial", s, skill=0.2 + s / 10)
         for s in range(2)
     ]
-    inside = [write_run(tmp_path / "b" / f"ssl-s{s}", "ssl", s, skill=0.4) for s in (1, 2)]
+    inside = [write_run(tmp_path / "b" / f"aaa-s{s}", "ssl", s, skill=0.4) for s in (1, 2)]
     trained, (only,) = series([*alone, *inside])
     rows = {row.label: row for row in only.rows}
-    assert set(rows) == {"adv", "ssl · eval_ssl"}
+    assert set(rows) == {"adv", "aaa · eval_ssl"}
     assert [(s.run.name, s.name) for s in rows["adv"].stages] == [
         ("adv-s0", "evaluate"),
         ("adv-s1", "evaluate"),
-        ("ssl-s2", "eval_adversarial"),
+        ("aaa-s2", "eval_adversarial"),
     ]
-    assert [s.run.name for s in rows["adv"].repeats] == ["ssl-s1"]
-    assert {s.label: len(s.stages) for s in trained} == {"adv": 3, "ssl · ssl": 2}
+    assert [s.run.name for s in rows["adv"].repeats] == ["aaa-s1"]
+    assert {s.label: len(s.stages) for s in trained} == {"adv": 3, "aaa · ssl": 2}
     report.write([str(path) for path in (*alone, *inside)], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    repeat = table(text, "stage")["ssl-s1 · eval_adversarial"]
+    repeat = table(text, "stage")["aaa-s1 · eval_adversarial"]
     assert (repeat["method"], repeat["seed"]) == ("adv", "1")
     assert repeat["what counts, %"] == table(text, "method")["adv"]["seed 1"]
     assert repeat["its mIoU, %"] != repeat["what counts, %"]
@@ -352,7 +366,9 @@ def test_a_workdir_and_the_seeds_in_it_are_one_row(workdirs, tmp_path):
     assert [stage.run.name for stage in only.repeats] == ["mine/seed0"]
 
 
-def test_runs_of_other_settings_share_no_row_and_other_protocols_no_table(workdirs, tmp_path):
+def test_runs_of_other_settings_share_no_row_and_other_protocols_no_table(
+    undrawn, workdirs, tmp_path
+):
     def change(results):
         results["config"]["optim"]["g_lr"] = 0.5
         results["stages"]["evaluate"]["protocol"]["input_size"] = [48, 96]
@@ -392,6 +408,10 @@ def test_runs_of_two_versions_are_one_method_if_their_shared_fields_agree(workdi
     assert [(s.label, len(s.stages), s.unshared) for s in trained] == [
         ("a", 3, ["optim.g_momentum"])
     ]
+    # The same seed twice, and not the same fields: which of them would count?
+    edited(workdirs[0], tmp_path / "a-s0", older)
+    trained, _ = series([tmp_path / name for name in ("a-seed0", "a-s0")])
+    assert [len(s.stages) for s in trained] == [1, 1]
     trained, _ = series([tmp_path / name for name in ("a-seed0", "b")])
     assert [(s.label, len(s.stages), s.unshared) for s in trained] == [("a", 1, []), ("b", 1, [])]
 
@@ -405,13 +425,13 @@ def test_absent_classes_are_not_zero(written):
     assert "n/a" not in {row["road"] for row in rows.values()}
 
 
-def test_an_unfinished_run_shows_what_it_has(workdirs, tmp_path):
+def test_an_unfinished_run_shows_what_it_has(undrawn, workdirs, tmp_path):
     partial = edited(workdirs[3], tmp_path / "run", lambda r: [r["stages"].pop("eval_mbt")])
     report.write([partial], tmp_path / "out")
     assert "not yet: eval_mbt" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_a_run_that_has_only_begun_is_listed(workdirs, tmp_path):
+def test_a_run_that_has_only_begun_is_listed(undrawn, workdirs, tmp_path):
     shutil.copytree(workdirs[3], tmp_path / "begun")
     (tmp_path / "begun" / "results.json").unlink()
     report.write([workdirs[0], str(tmp_path / "begun")], tmp_path / "out")
@@ -421,7 +441,7 @@ def test_a_run_that_has_only_begun_is_listed(workdirs, tmp_path):
     report.write([str(tmp_path / "begun")], tmp_path / "alone")
 
 
-def test_folders_that_a_glob_names_and_that_hold_no_run_are_named(workdirs, tmp_path):
+def test_folders_that_a_glob_names_and_that_hold_no_run_are_named(undrawn, workdirs, tmp_path):
     shutil.copytree(workdirs[0], tmp_path / "runs" / "a")
     (tmp_path / "runs" / "bench").mkdir()
     report.write([str(tmp_path / "runs" / "*")], tmp_path / "out")
@@ -499,7 +519,7 @@ def test_cost_is_measured_over_seeds(written):
     assert text.count("| bisenet_resnet18 | 12,068,672 parameters |") == 1
 
 
-def test_published_numbers_show_for_their_data_or_when_asked_and_apart(workdirs, tmp_path):
+def test_published_numbers_show_for_their_data_or_when_asked_and_apart(undrawn, workdirs, tmp_path):
     report.write(workdirs[:1], tmp_path / "a")
     assert PUBLISHED_TITLE not in (tmp_path / "a" / "report.md").read_text()
     report.write(workdirs[:1], tmp_path / "b", published=["nikiforos"])
@@ -516,7 +536,7 @@ def test_published_numbers_show_for_their_data_or_when_asked_and_apart(workdirs,
             report.write(workdirs[:1], tmp_path / "d", published=[old])
 
 
-def test_speed_files_make_a_plot_and_are_checked(workdirs, tmp_path):
+def test_speed_files_make_a_plot_and_are_checked(undrawn, workdirs, tmp_path):
     process = {"device": "cpu", "sizes": {"512x1024": {"rows": {"host": {"seconds": [0.2, 0.1]}}}}}
     timed = {"model": "bisenet_resnet18", "cores": 2, "infer": {"ours": [process]}}
     path = tmp_path / "speed.json"
@@ -614,9 +634,10 @@ def test_deleted_and_regenerated_it_is_equal_in_any_order(workdirs, written, tmp
     before = contents_of(written)
     assert {"report.html", "report.md", "report.json"} < set(before)
     shuffled = random.Random(3).sample(workdirs, len(workdirs))
-    for given in (shuffled, [str(pathlib.Path(workdirs[0]).parent / "*")]):
-        report.write(given, tmp_path)
-        assert contents_of(tmp_path) == before
+    report.write(shuffled, tmp_path)
+    assert contents_of(tmp_path) == before
+    globbed, _ = runs.find([str(pathlib.Path(workdirs[0]).parent / "*")])
+    assert globbed == runs.find(shuffled)[0]
 
 
 def test_the_committed_report_is_what_its_records_give(tmp_path):
@@ -707,10 +728,10 @@ def test_each_number_leads_to_its_run(written):
 
 def test_markdown_refers_to_every_file_beside_it(written):
     text = (written / "report.md").read_text()
-    files = contents_of(written)
+    beside = contents_of(written)
     named = set(re.findall(r"\]\((figures/[^)]+)\)", text))
-    assert named == {name for name in files if name.startswith("figures/")}
-    listed = json.loads(files["report.json"])["files"]
+    assert named == {name for name in beside if name.startswith("figures/")}
+    listed = json.loads(beside["report.json"])["files"]
     assert listed == sorted({*named, "report.md", "report.html"})
     for name in named:
         if name.endswith(".svg"):
@@ -779,46 +800,66 @@ def test_other_files_that_cannot_be_read_are_named(workdirs, tmp_path):
         report.write([torn], tmp_path / "out")
 
 
-def test_only_what_an_earlier_report_wrote_is_replaced_or_removed(workdirs, tmp_path):
+def test_only_what_an_earlier_report_wrote_is_replaced_or_removed(undrawn, workdirs, tmp_path):
     out = tmp_path / "paper"
     (out / "figures").mkdir(parents=True)
     (out / "figures" / "thesis.svg").write_text("mine")
     (out / "notes.md").write_text("mine")
     report.write(workdirs[:1], out)
-    assert (out / "figures" / "curve-loss.svg").exists()
+    earlier = contents_of(out)
+    assert "figures/gallery-source-only.png" in earlier
     report.write([workdirs[3]], out)
-    names = {path.name for path in (out / "figures").iterdir()}
-    assert "iou-fda-mbt-eval-mbt.svg" in names
-    assert "iou-source-only.svg" not in names  # of the earlier one
-    assert (out / "figures" / "thesis.svg").read_text() == "mine"
-    assert (out / "notes.md").read_text() == "mine"
+    now = contents_of(out)
+    assert "figures/gallery-fda-mbt-eval-mbt.png" in now
+    assert "figures/gallery-source-only.png" not in now
+    assert now["report.md"] != earlier["report.md"]
+    assert (now["figures/thesis.svg"], now["notes.md"]) == (b"mine", b"mine")
 
 
 @pytest.mark.parametrize("name", ["report.md", "report.html", "figures/curve-loss.svg"])
-def test_a_file_of_the_users_own_is_not_overwritten(workdirs, tmp_path, name):
+def test_a_file_of_the_users_own_is_not_overwritten(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ConfigError, match=f"{name} is not an earlier report"):
-        report.write(workdirs[:1], tmp_path)
+    with pytest.raises(ConfigError, match=f"{name} is not an earlier report's"):
+        report._replace(tmp_path, dict.fromkeys((name, "figures/a.svg", "report.md"), b"new"))
     assert contents_of(tmp_path) == {name: b"mine"}
 
 
 @pytest.mark.parametrize(
     "listed", ["../mine.svg", "/etc/passwd", "figures/../mine.svg", "mine.svg", "figures/link.svg"]
 )
-def test_the_list_of_an_earlier_report_reaches_nothing_else(workdirs, tmp_path, listed):
+def test_the_list_of_an_earlier_report_reaches_nothing_else(tmp_path, listed):
     out = tmp_path / "out"
     (out / "figures").mkdir(parents=True)
     for path in (tmp_path / "mine.svg", out / "mine.svg"):
         path.write_text("mine")
     (out / "figures" / "link.svg").symlink_to(tmp_path / "mine.svg")
-    (out / "report.json").write_text(json.dumps({"files": [listed]}))
-    report.write(workdirs[:1], out)
+    (out / "figures" / "old.svg").write_text("old")
+    (out / "report.json").write_text(json.dumps({"files": [listed, "figures/old.svg"]}))
+    report._replace(out, {"figures/new.svg": b"new"})
+    assert not (out / "figures" / "old.svg").exists()
     for path in (tmp_path / "mine.svg", out / "mine.svg", out / "figures" / "link.svg"):
         assert path.read_text() == "mine"
 
 
-def test_a_failed_report_leaves_the_earlier_one(workdirs, tmp_path):
+def test_an_interrupted_report_can_be_written_again(tmp_path, monkeypatch):
+    write, parts = files.write_bytes, {"report.md": b"1", "figures/a.svg": b"2"}
+    report._replace(tmp_path, {"figures/b.svg": b"0"})
+
+    def full(path, data):
+        if path.name == "report.md":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left .*report\.md"):
+        report._replace(tmp_path, parts)
+    monkeypatch.setattr(files, "write_bytes", write)
+    report._replace(tmp_path, parts)
+    assert contents_of(tmp_path).keys() == {*parts, "report.json"}
+
+
+def test_a_failed_report_leaves_the_earlier_one(undrawn, workdirs, tmp_path):
     report.write(workdirs[:1], tmp_path / "out")
     before = contents_of(tmp_path / "out")
     broken = edited(workdirs[0], tmp_path / "run", lambda r: r.pop("seed"))

@@ -6,7 +6,7 @@ import pytest
 
 from rtda_jax import evaluate
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.ops import sliding
+from rtda_jax.evaluate import Protocol
 
 
 @pytest.mark.parametrize(
@@ -14,12 +14,12 @@ from rtda_jax.ops import sliding
     [(10, 10, 3, [0]), (10, 4, 3, [0, 3, 6]), (11, 4, 3, [0, 3, 6, 7])],
 )
 def test_windows_cover_the_side(length, window, stride, expected):
-    assert sliding.starts(length, window, stride) == expected
+    assert evaluate.starts(length, window, stride) == expected
 
 
 def test_a_window_larger_than_the_side_is_refused():
     with pytest.raises(ValueError, match="larger than the image"):
-        sliding.starts(5, 6, 1)
+        evaluate.starts(5, 6, 1)
 
 
 class Local(nn.Module):
@@ -100,14 +100,15 @@ def test_against_a_slow_statement_on_odd_sizes(shape, size, window, stride, scal
     options = {"window": window, "stride": stride, "scales": scales, "mirror": mirror}
     expected = numpy_evaluation(np.float64(image[0]), size, **options)
     module, variables = network()
-    got = sliding.probabilities(
+    protocol = Protocol(mode="slide", align="corners", **options)
+    got = evaluate.slide(
         lambda chip: jax.nn.softmax(module.apply(variables, chip)["logits"]),
         jnp.asarray(image),
         size=size,
-        **options,
+        protocol=protocol,
     )
     np.testing.assert_allclose(got[0], expected, atol=2e-4)
     model = evaluate.Model(module, variables, "imagenet")
-    predict = evaluate.predictor([model], mode="slide", align="corners", **options)
+    predict = evaluate.predictor([model], protocol=protocol)
     agree = np.asarray(predict(pixels, size=size)) == expected.argmax(-1)
     assert agree.mean() > 0.98

@@ -5,12 +5,21 @@ import pytest
 from helpers import SIZE, Tiny, TinyDiscriminator, batch, config, shrink, streets_batch
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rtda_jax import experiment, losses
-from rtda_jax.adapt import build, levels, optim, prepare, state, teacher, terms
-from rtda_jax.adapt.step import make_train_step
-from rtda_jax.augment import mixing
+from rtda_jax import losses
+from rtda_jax.adapt import adversary, build, optim, terms, views
+from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
+from rtda_jax.adapt.consistency import ConsistencyOptions
+from rtda_jax.adapt.optim import OptimOptions
+from rtda_jax.adapt.state import TeacherOptions, TrainState
+from rtda_jax.adapt.step import Method, make_train_step
+from rtda_jax.adapt.terms import TermOptions
+from rtda_jax.adapt.views import Recipe, ViewOptions
+from rtda_jax.augment.mixing import MixOptions
 from rtda_jax.data.labels import class_set
+from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 
 # What stages train, once each; those of self-training and TUFL have files of their own.
 EVERY = [
@@ -31,66 +40,67 @@ EVERY = [
 ]
 
 
-CUT = mixing.make_cut(
-    mixing.MixOptions(), mixing.LongTailOptions(), names=class_set("cityscapes19").names
-)
-PLACES = levels.levels("softmax")
-
-
-def known_terms(gan_loss="bce"):
-    return terms.generator_terms(
-        pixel_loss=losses.pixel_loss("cross_entropy", losses.LossOptions(), num_classes=19),
-        levels={name: level.head for name, level in PLACES.items()},
-        gan_loss=gan_loss,
-    )
-
-
-def parts(beta):
-    stylised = [] if beta is None else [prepare.stylise(beta=beta, window="square")]
-    return prepare.in_order(
-        [prepare.as_floats, *stylised, prepare.normalised(normalisation="imagenet")]
-    )
+def recipe(beta, **changes):
+    fields = {
+        "options": ViewOptions(fda_beta=beta),
+        "views": frozenset(),
+        "names": class_set("cityscapes19").names,
+        "size": SIZE,
+        "seed": 0,
+        "label": lambda variables, images: images @ jnp.ones((3, 19)),
+    }
+    return Recipe(**{**fields, **changes})
 
 
 def prepared_batch(made, beta):
-    return parts(beta)(made, jax.random.key(0), {})
+    return views.prepare(views.preparation(recipe(beta)), made, jax.random.key(0), None)
 
 
-def small_step(
-    objective, *, axis_name=None, statistics="both", beta=0.05, d_factor=0.5, follow=teacher.stay
+def small_method(
+    objective, *, axis_name=None, statistics="both", beta=0.05, d_factor=0.5, teacher=None
 ):
-    generator, discriminators = Tiny(axis_name=axis_name), {"output": TinyDiscriminator()}
-    g_tx = optim.sgd(optim.poly(0.05, steps=50, power=0.9), momentum=0.9, weight_decay=1e-4)
-    d_tx = optim.adam(optim.poly(1e-2, steps=50, power=0.9), betas=(0.9, 0.99))
-    active = terms.select(known_terms(), objective)
-    if not any(term.level for term, _ in active.values()):
-        discriminators = {}
-    step = make_train_step(
-        generator,
-        discriminators,
-        g_tx,
-        d_tx,
+    """A method of tiny networks."""
+    judging = AdversaryOptions(d_factor=d_factor)
+    active = terms.select(objective, term_options(adversary=judging))
+    places = adversary.levels("softmax")
+    judged = sorted({term.level for term, _ in active.values() if term.level})
+    optimizers = OptimOptions(g_lr=0.05, d_lr=1e-2)
+    schedules = optim.schedules(optimizers, steps=50)
+    generator = Tiny(axis_name=axis_name)
+    return Method(
+        generator=generator,
+        adversary=Adversary(
+            {level: TinyDiscriminator() for level in judged},
+            {level: places[level] for level in judged},
+            judging,
+        ),
         objective=active,
-        levels=PLACES,
-        d_objective={
-            level: terms.discriminator_terms(level, gan_loss="bce") for level in discriminators
-        },
-        d_factor=d_factor,
-        prepare=parts(beta),
-        follow=follow,
+        preparation=views.preparation(recipe(beta)),
+        consistency=ConsistencyOptions(),
+        teacher=teacher or TeacherOptions(),
         statistics=statistics,
+        batch_norm="batch",
+        g_tx=optim.sgd(schedules[0], optimizers),
+        d_tx=optim.discriminator_optimizer(optimizers, schedules[1]),
+        g_schedule=schedules[0],
+        d_schedule=schedules[1],
+        num_classes=19,
+        size=SIZE,
+        seed=0,
+        needs_target=True,
         axis_name=axis_name,
     )
-    start = state.create_state(
-        generator,
-        discriminators,
-        g_tx,
-        d_tx,
-        levels=PLACES,
-        seed=0,
-        image_shape=(2, *SIZE, 3),
-    )
-    return step, start
+
+
+def term_options(**changes):
+    cross_entropy = losses.pixel_loss("cross_entropy", losses.LossOptions(), num_classes=19)
+    return TermOptions(**{"pixel_loss": cross_entropy, **changes})
+
+
+def small_step(objective, **changes):
+    """The step of a tiny method, and its state before the first one."""
+    method = small_method(objective, **changes)
+    return make_train_step(method), build.initial_state(method)
 
 
 def uneven(step=0):
@@ -188,10 +198,10 @@ def test_generator_and_discriminator_move_by_their_own_losses_only(factor):
 
 
 def test_the_teacher_is_the_average_of_weights_and_running_statistics():
-    step, start = small_step({"seg": 1.0}, beta=None, follow=teacher.average(decay=0.75))
-    student = {"params": start.g_params, "batch_stats": start.g_stats}
-    current = start.replace(teacher=jax.tree.map(jnp.copy, student))
-    expected = student
+    step, start = small_step(
+        {"seg": 1.0}, beta=None, teacher=TeacherOptions(kind="ema", decay=0.75)
+    )
+    current, expected = start, start.teacher
     for n, kept in enumerate((0.0, 0.5, 2 / 3, 0.75, 0.75)):
         current, _ = jax.jit(step)(current, batch(n))
         student = {"params": current.g_params, "batch_stats": current.g_stats}
@@ -296,21 +306,32 @@ def test_pulls_are_the_gradients_at_the_outputs_of_each_view():
     )
 
 
+def as_floats(made):
+    return views.to_float(recipe(None)).apply(made, None, None)
+
+
+def class_mixed(made, label, **options):
+    """A batch after class mixing in unchanged colours."""
+    part = views.class_mix(
+        recipe(
+            None,
+            options=ViewOptions(mix=MixOptions(colour="none", **options)),
+            views=frozenset({"mixed"}),
+            label=label,
+        )
+    )
+    state = TrainState(*[None] * 7)
+    return part.apply(made, jax.random.key(1), state)
+
+
 def test_mixed_images_are_half_source_labelled_by_the_teacher_elsewhere():
     def segment(variables, images):
         del variables
         sure = images[..., :1] > 0  # certain of class 3 there, of nothing elsewhere
         return jnp.where(sure, 50.0 * jax.nn.one_hot(3, 19), jax.nn.one_hot(5, 19))
 
-    part = prepare.class_mix(
-        segment,
-        cut=CUT,
-        normalisation="imagenet",
-        options=mixing.MixOptions(),
-        recolour=lambda images, key, index: images,
-    )
-    made = prepare.as_floats(batch(), None, None)
-    out = part(made, jax.random.key(1), {})
+    made = as_floats(batch())
+    out = class_mixed(made, segment)
     from_source = (out["mixed_image"] == made["source_image"]).all(-1)
     taken = np.asarray(from_source & (made["source_label"] != 255))
     for image, mask in enumerate(taken):
@@ -328,16 +349,9 @@ def test_mixed_images_are_half_source_labelled_by_the_teacher_elsewhere():
 
 def test_pixels_at_the_seam_of_a_mixed_image_count_twice_and_are_blurred():
     def mixed(**options):
-        part = prepare.class_mix(
-            lambda variables, images: images @ jnp.ones((3, 19)),
-            cut=CUT,
-            normalisation="imagenet",
-            options=mixing.MixOptions(**options),
-            recolour=lambda images, key, index: images,
-        )
-        return part(made, jax.random.key(1), {})
+        return class_mixed(made, lambda variables, images: images @ jnp.ones((3, 19)), **options)
 
-    made = prepare.as_floats(batch(), None, None)
+    made = as_floats(batch())
     plain, seamed = mixed(), mixed(boundary=2, boundary_blur=1.0)
     pasted = np.asarray((plain["mixed_image"] == made["source_image"]).all(-1))
     padded = np.pad(pasted, ((0, 0), (2, 2), (2, 2)), mode="edge")
@@ -354,13 +368,13 @@ def test_pixels_at_the_seam_of_a_mixed_image_count_twice_and_are_blurred():
 
 def test_self_information_and_features_reach_the_discriminator():
     outputs = {"logits": jnp.ones((1, 4, 4, 3)), "feature": jnp.ones((1, 2, 2, 7))}
-    seen = levels.levels("self_information")
+    seen = adversary.levels("self_information")
     np.testing.assert_allclose(
-        seen["output"].view(outputs["logits"], (4, 4)).sum(-1), np.ones((1, 4, 4)), rtol=1e-6
+        seen["output"].read(outputs["logits"], (4, 4)).sum(-1), np.ones((1, 4, 4)), rtol=1e-6
     )
-    assert seen["feature"].view(outputs["feature"], (16, 32)).shape == (1, 16, 32, 7)
+    assert seen["feature"].read(outputs["feature"], (16, 32)).shape == (1, 16, 32, 7)
     with pytest.raises(ValueError, match=r"adversary\.view 'x'; known: self_information, softmax"):
-        levels.levels("x")
+        adversary.levels("x")
 
 
 def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
@@ -379,15 +393,16 @@ def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
 
 
 def test_unknown_terms_and_losses_are_named():
-    known = known_terms()
-    with pytest.raises(ValueError, match=r"term of the objective 'sge'; known: adv_"):
-        terms.select(known, {"sge": 1.0})
-    with pytest.raises(ValueError, match="no term"):
-        terms.select(known, {"seg": 0.0})
-    with pytest.raises(ValueError, match="pixel_loss 'ce'; known: cross_entropy, focal, ohem"):
+    with pytest.raises(ConfigError, match=r"term of the objective 'sge'; known: adv_"):
+        terms.select({"sge": 1.0}, term_options())
+    with pytest.raises(ConfigError, match="no term"):
+        terms.select({"seg": 0.0}, term_options())
+    with pytest.raises(ConfigError, match=r"objective\.seg must be at least 0, got -1"):
+        terms.select({"seg": -1.0}, term_options())
+    with pytest.raises(ConfigError, match="pixel_loss 'ce'; known: cross_entropy, focal, ohem"):
         losses.pixel_loss("ce", losses.LossOptions(), num_classes=19)
-    with pytest.raises(ValueError, match="GAN loss 'wgan'; known: bce, least_squares"):
-        known_terms("wgan")
+    with pytest.raises(ConfigError, match=r"gan_loss 'wgan'; known: bce, least_squares"):
+        AdversaryOptions(gan_loss="wgan")
 
 
 def two_steps(chosen):
@@ -427,16 +442,17 @@ def two_steps(chosen):
 def test_one_step_of_real_networks(name):
     stage, _, still = two_steps(config(name))
     assert not still
-    assert bool(stage.discriminators) == (name != "source_only")
+    assert bool(stage.adversary.networks) == (name != "source_only")
 
 
 @pytest.mark.parametrize(("name", "arg"), EVERY)
 def test_two_steps_of_every_method(name, arg, monkeypatch):
     shrink(monkeypatch)
     whole = config(name, arg)
-    for chosen in experiment.stages(whole).values():
-        if chosen.kind != "train":
+    for planned in make_plan(whole, KINDS).values():
+        if planned.kind != "train":
             continue
+        chosen = planned.config
         stage, current, still = two_steps(chosen)
         read = {term.head for term, _ in stage.objective.values()}
         unread = [

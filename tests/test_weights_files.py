@@ -85,6 +85,12 @@ def test_suffixes_of_pytorch(suffix, tmp_path):
     assert_same(read_weights(path).arrays, {"w": np.ones(2, np.float32)})
 
 
+def test_the_home_folder_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, ".npz", npz(weights()))
+    assert read_weights("~/weights.npz").path == tmp_path / "weights.npz"
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(ConfigError, match=r"w.h5: unknown kind of weight file; known: .pth"):
         read_weights(tmp_path / "w.h5")

@@ -117,14 +117,11 @@ def counted(arrays):
 
 
 def shifted(name, by):
-    """Arrays of the network with scales moved by a number, and their names."""
-    variables = random_variables(name)
-    scales = {
-        path
-        for path, _ in jax.tree_util.tree_leaves_with_path(variables)
-        if path[-1].key == "scale"
-    }
-    moved = jax.tree_util.tree_map_with_path(lambda p, v: v + by if p in scales else v, variables)
+    """Arrays of the network with scales moved by a number, and the variables they stand for."""
+    shifts = {"scale": np.float32(by), "bias": np.float32(-0.5), "mean": np.float32(-0.5)}
+    moved = jax.tree_util.tree_map_with_path(
+        lambda path, value: value + shifts.get(path[-1].key, 0), random_variables(name)
+    )
     return torch_arrays(moved, name), moved
 
 
@@ -142,18 +139,18 @@ def magnitude(name, variables):
 
 @pytest.mark.parametrize("name", ["bisenet_tufl", "bisenet_stdc1"])
 def test_without_counts_scales_are_magnitudes(name, tmp_path):
-    arrays, variables = shifted(name, np.float32(-0.5))
+    arrays, variables = shifted(name, -0.5)
     loaded, report = load(arrays, tmp_path, name, part="all")
     assert report.naming.endswith("_inplace_abn")
     assert_same(loaded, magnitude(name, variables))
 
 
 def test_counts_and_positive_scales_are_of_the_authors_code(tmp_path):
-    arrays, variables = shifted("bisenet_tufl", np.float32(0.1))
+    arrays, variables = shifted("bisenet_tufl", 0.1)
     loaded, report = load(counted(arrays), tmp_path, "bisenet_tufl", part="all")
     assert_same(loaded, magnitude("bisenet_tufl", variables))
     assert "read as inplace_abn's |scale| + 1e-5 (in the naming tufl they are not)" in str(report)
-    arrays, variables = shifted("bisenet_stdc1", np.float32(0.1))
+    arrays, variables = shifted("bisenet_stdc1", 0.1)
     loaded, report = load(counted(arrays), tmp_path, "bisenet_stdc1", part="all")
     assert_same(loaded, variables)
     assert "read as plain scales (in the naming stdc_seg_inplace_abn they are not)" in str(report)
@@ -161,7 +158,7 @@ def test_counts_and_positive_scales_are_of_the_authors_code(tmp_path):
 
 @pytest.mark.parametrize("name", ["bisenet_tufl", "bisenet_stdc1"])
 def test_counts_and_negative_scales_are_asked_about(name, tmp_path):
-    arrays, variables = shifted(name, np.float32(-0.5))
+    arrays, variables = shifted(name, -0.5)
     plain = name.replace("bisenet_", "").replace("stdc1", "stdc_seg")
     with pytest.raises(ConfigError, match=rf"negative scales, .* {plain} or {plain}_inplace"):
         load(counted(arrays), tmp_path, name, part="all")
@@ -175,7 +172,7 @@ def test_counts_and_negative_scales_are_asked_about(name, tmp_path):
 
 def test_a_plain_trunk_is_not_asked_about(tmp_path):
     """STDC's trunk has plain normalisations whatever the rest of the network has."""
-    arrays, variables = shifted("bisenet_stdc1", np.float32(-0.5))
+    arrays, variables = shifted("bisenet_stdc1", -0.5)
     loaded, report = load(counted(arrays), tmp_path, "bisenet_stdc1")
     assert_same(loaded["params"]["backbone"], variables["params"]["backbone"])
     assert report.notes == ()

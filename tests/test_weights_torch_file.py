@@ -62,6 +62,17 @@ def test_every_protocol_is_read(protocol, tmp_path):
     assert set(read_weights(path).arrays) == {"w", "v"}
 
 
+@pytest.mark.parametrize("change", [b"K\x01K\x02\x85", b"K\x00K\x03\x85", b"K\x00K\x01K\x05\x86"])
+def test_tensors_outside_their_storage_are_refused(change, tmp_path):
+    """Of a storage of two: from the second on, three of them, a row of five."""
+    strides = b"K\x01K\x01\x86" if change.endswith(b"\x86") else b"K\x01\x85"
+    storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x02NtQ"
+    opcodes = b"ctorch._utils\n_rebuild_tensor\n(" + storage + change + strides + b"tR"
+    data = packed(b"\x80\x02}U\x01a" + opcodes + b"s.", bytes(8))
+    with pytest.raises(ConfigError, match="a tensor reaches outside its storage '0'"):
+        read_weights(write(tmp_path, data))
+
+
 def test_tied_weights_are_read(tmp_path):
     base = torch.arange(8.0)
     arrays = read_weights(write(tmp_path, saved({f"w{i}": base.view(-1) for i in range(3)}))).arrays

@@ -125,6 +125,7 @@ def nested(empty, begin, end):
 
 
 LISTS, TUPLES = nested(b"]", b"](", b"e"), nested(b")", b"(", b"t")
+STORAGE_OF_SEVEN = b"\x80\x02" + STORAGE.replace(b"NtQ", b"NNNtQ") + b"."
 REFUSED = {
     "a memo of nothing": (b"\x80\x02q\x00.", "damaged"),
     "an unknown memo": (b"\x80\x02h\x07.", "damaged"),
@@ -145,6 +146,8 @@ REFUSED = {
         "not of whole numbers",
     ),
     "a storage of nothing": (b"\x80\x02N\x51.", "not a storage"),
+    "a storage of seven": (STORAGE_OF_SEVEN, "not a storage"),
+    "too much work": (b"\x80\x02(" + b"N" * 2**20 + b"t.", "more than 1048576 steps"),
     "a storage of tuples": (TUPLES + b"(U\x01ah\x3cK\x00NK\x01tQ.", "not a storage"),
     "a dict of numbers": (b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.", "else than pairs"),
     "a long name": (b"\x80\x02}X\x00\x10\x00\x00" + b"a" * 4096 + b"Ns.", "name is longer"),

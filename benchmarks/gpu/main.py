@@ -18,6 +18,7 @@ from benchmarks.gpu.record import write_json
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARE = 0.5  # of the budget that the sections may take that run at once
 TOY_FLAGS = "--xla_backend_optimization_level=0"  # compiles in half the time
+LIMIT = 80.0  # seconds of one section, so that one that hangs leaves time to the others
 POLL = 0.1  # seconds between looks at a child
 GRACE = 4.0  # seconds that a child has beyond its own deadline before it is ended
 
@@ -28,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("out", type=pathlib.Path, help="folder of gpu.json and gpu.md")
     parser.add_argument("--toy", action="store_true", help="toy sizes, the main network only")
     parser.add_argument("--budget", type=float, default=345.0, help="seconds for everything")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one section")
     parser.add_argument("--models", default="", help=f"comma-separated; of {plan.MODELS}")
     parser.add_argument("--only", default="", help="comma-separated functions of sections")
     parser.add_argument("--cache", default="", help="compilation caches to keep; default fresh")
@@ -178,7 +180,7 @@ def run(flags: argparse.Namespace, spec: dict[str, Any]) -> dict[str, Any]:
         if time.time() > end - 10:
             store(section, {"status": "skipped: the time budget is spent"})
             continue
-        child = Child(section, spec, deadline=end - GRACE)
+        child = Child(section, spec, deadline=min(end - GRACE, time.time() + flags.limit))
         while not child.ended():
             time.sleep(POLL)
         store(section, child.result())

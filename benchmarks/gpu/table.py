@@ -127,7 +127,11 @@ def correctness(report: dict[str, Any]) -> list[str]:
     for name, value in parts.items():
         if "bound" not in value:
             continue
-        errors = {k: v for k, v in value.items() if k not in ("bound", "ok", "seconds_of_part")}
+        errors = {
+            k: v
+            for k, v in value.items()
+            if k not in ("bound", "ok", "unbounded", "seconds_of_part")
+        }
         worst = max(errors, key=lambda k: errors[k])
         verdict = "yes" if value["ok"] else "**no**"
         cells = [name, f"{errors[worst]:.2g}", worst, f"{value['bound']:g}", verdict]

@@ -26,7 +26,7 @@ from rtda_jax.run import files, log
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.tools import environment
 from rtda_jax.weights import export_pretrained, write_weights
-from rtda_jax.weights.public import NETWORKS
+from rtda_jax.weights.namings import NETWORKS
 
 PLATFORMS = ("cpu", "cuda")
 LARGEST_DIFFERENCE = 1e-4  # share of the pixels that may change their class in another format
@@ -135,11 +135,11 @@ def write_saved_model(
     """Writes a TensorFlow SavedModel, whose signature maps `images` to `classes`, any b."""
     from rtda_jax.data.host_tf import tf
 
-    module = tf.Module()
-    module.segment = _tensorflow_function(segmenter(models, size=size), batch=None, size=size)
-    signatures = {"serving_default": module.segment.get_concrete_function()}
+    function = _tensorflow_function(segmenter(models, size=size), batch=None, size=size)
+    signatures = {"serving_default": function.get_concrete_function()}
     with files.replacing(out / "saved_model") as partial:
-        tf.saved_model.save(module, str(partial), signatures=signatures)
+        # The function as an attribute of the module would write the weights a second time.
+        tf.saved_model.save(tf.Module(), str(partial), signatures=signatures)
     return {}
 
 

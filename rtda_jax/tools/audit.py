@@ -1,4 +1,4 @@
-"""The same steps twice: whether a stage computes the same bits again, and if not, from where on."""
+"""Runs the same steps twice, to see whether a stage computes the same bits, and where it parts."""
 
 import hashlib
 import itertools
@@ -23,12 +23,13 @@ STEPS = 5
 
 
 def run(config: Any, workdir: pathlib.Path) -> None:
-    """Audit every train stage of an experiment; the final hash can be compared between processes.
+    """Audits every train stage of an experiment and prints the hash of its final state.
 
-    A stage that learns from pseudo-labels is audited where its workdir holds them.
+    The hash can be compared between processes and machines. A stage that learns from pseudo-labels
+    is audited if the workdir holds them.
 
     Raises:
-      NotDeterministicError: naming stage, step and leaf where the two runs part.
+      NotDeterministicError: names the stage, the step and the leaf where the two runs part.
     """
     for name, planned in make_plan(config, KINDS).items():
         if planned.kind != "train" or planned.method is None:
@@ -47,16 +48,17 @@ def run(config: Any, workdir: pathlib.Path) -> None:
 
 
 def audit(config: Any, batches: Batches, *, name: str, steps: int = STEPS) -> str:
-    """The SHA-256 of a stage's state after `steps` steps, if a second run gives the same.
+    """Returns the SHA-256 of a stage's state after some steps, if a second run gives the same.
 
     Args:
       config: a train stage's configuration.
-      batches: start step -> iterator of batches; read twice.
+      batches: from a start step to an iterator of batches; called twice.
       name: what errors call the stage.
-      steps: how many, from a fresh state.
+      steps: how many steps to take from a fresh state.
 
     Raises:
-      NotDeterministicError: naming stage, step and leaf where the two runs part.
+      NotDeterministicError: names the stage, the step and the leaf where the two runs part.
+      DataError: there are too few batches.
     """
     mesh = parallel.mesh()
     method = build.build(config, axis_name=parallel.AXIS)
@@ -67,22 +69,23 @@ def audit(config: Any, batches: Batches, *, name: str, steps: int = STEPS) -> st
         return hashes(step, state, itertools.islice(batches(0), steps))
 
     first, second = once(), once()
-    for number, (one, other) in enumerate(zip(first, second, strict=True)):
-        differing = [leaf for leaf in one if one[leaf] != other[leaf]]
+    for number, (hashes_1, hashes_2) in enumerate(zip(first, second, strict=True)):
+        differing = [leaf for leaf in hashes_1 if hashes_1[leaf] != hashes_2[leaf]]
         if differing:
             raise NotDeterministicError(
-                f"stage {name}: after step {number} of two runs {len(differing)} of {len(one)} "
-                f"leaves differ, {differing[0]} the first of them; on a GPU try --deterministic"
+                f"stage {name}: after step {number} of two runs {len(differing)} of "
+                f"{len(hashes_1)} leaves differ, {differing[0]} the first of them; on a GPU try "
+                "--deterministic"
             )
     if len(first) <= steps:
-        raise DataError(f"stage {name}: only {len(first) - 1} of {steps} batches came")
+        raise DataError(f"stage {name}: the data gave only {len(first) - 1} of {steps} batches")
     return hashlib.sha256("".join(first[-1].values()).encode()).hexdigest()
 
 
 def hashes(
     step: Callable, state: Any, batches: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, str]]:
-    """The SHA-256 of every leaf of state and logs, by its path: before the steps, after each."""
+    """Returns the SHA-256 of every leaf of state and logs by path, before and after each step."""
     rows = [_leaves(state)]
     for batch in batches:
         state, logs = step(state, batch)
@@ -91,10 +94,10 @@ def hashes(
 
 
 def _leaves(tree: Any) -> dict[str, str]:
-    found = {}
+    digests = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         data = np.ascontiguousarray(jax.device_get(leaf)).tobytes()
-        found[jax.tree_util.keystr(path)] = hashlib.sha256(data).hexdigest()
-    return found
+        digests[jax.tree_util.keystr(path)] = hashlib.sha256(data).hexdigest()
+    return digests

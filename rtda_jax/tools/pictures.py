@@ -1,4 +1,4 @@
-"""Pictures people look at instead of reading: a grid of images and coloured labels."""
+"""Pictures for people: coloured labels, and a grid of images with a legend of the classes."""
 
 import json
 import pathlib
@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from rtda_jax.losses import IGNORE
 from rtda_jax.run.files import replacing
 
-# The text chunk that says what a sheet's cells are.
+# The text chunk of a PNG that describes the cells of a grid.
 CELLS = "rtda_jax.cells"
 
 MARGIN, TITLE, INK, PAPER = 6, 16, (30, 30, 30), (255, 255, 255)
 
 
 def colourise(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Labels [H,W] in their colours [K,3], ignored pixels black; uint8 [H,W,3]."""
+    """Returns labels [H,W] in their colours [K,3], with ignored pixels black; uint8 [H,W,3]."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
     table[IGNORE] = 0
@@ -25,7 +25,7 @@ def colourise(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 def as_bytes(image: np.ndarray) -> np.ndarray:
-    """A float image in [0,255] (or a little outside) as uint8."""
+    """Returns a float image in [0,255], or a little outside, rounded and clipped to uint8."""
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
@@ -37,14 +37,14 @@ def grid(
     colours: np.ndarray,
     width: int = 320,
 ) -> Image.Image:
-    """A titled grid of images with a class legend below.
+    """Returns a titled grid of images with a legend of the classes below.
 
     Args:
-      rows: uint8 images [H,W,3], one per title in every row.
-      titles: of the columns.
-      names: of the classes, for the legend.
-      colours: uint8 [K,3].
-      width: of a cell in pixels.
+      rows: uint8 images [H,W,3], in every row one for each title.
+      titles: the titles of the columns.
+      names: the names of the classes.
+      colours: the colours of the classes, uint8 [K,3].
+      width: the width of a cell in pixels; heights follow the images.
     """
     height = max(round(width * image.shape[0] / image.shape[1]) for row in rows for image in row)
     across = len(titles) * (width + MARGIN) + MARGIN
@@ -66,7 +66,7 @@ def grid(
 
 
 def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Image:
-    """The names of the classes with their colours uint8 [K,3], in as many lines as it takes."""
+    """Returns the names of the classes beside their colours uint8 [K,3], in lines of a width."""
     longest = max((len(name) for name in names), default=0)
     per_line = max(1, (width - MARGIN) // (longest * 7 + 26))
     lines = -(-len(names) // per_line)

@@ -59,7 +59,7 @@ def read_weights(path: str | pathlib.Path, *, key: str = "") -> WeightFile:
       ConfigError: naming the file, when it is absent, damaged, of an unknown kind, made to run
         code or to exhaust the memory, or does not have such a key.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(f"{path}: unknown kind of weight file; known: {', '.join(READERS)}")

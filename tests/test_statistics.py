@@ -9,7 +9,7 @@ from rtda_jax.augment.normalise import normalise
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models.layers import batch_norm_layer
-from rtda_jax.stages import statistics_stage
+from rtda_jax.stages import statistics
 
 
 class TwoNorms(nn.Module):
@@ -46,7 +46,7 @@ def test_every_layer_holds_the_mean_of_the_batches_statistics(batch_norm):
         },
     }
     model = Model(TwoNorms(batch_norm), variables, "imagenet")
-    found = statistics_stage.measure(model, (images(n) for n in range(4)))
+    found = statistics.measure(model, (images(n) for n in range(4)))
     expected = {name: {"mean": 0, "var": 0} for name in ("first", "second")}
     for n in range(4):
         x = np.asarray(normalise(jnp.float32(images(n)), name="imagenet"), np.float64)
@@ -66,4 +66,4 @@ def test_every_layer_holds_the_mean_of_the_batches_statistics(batch_norm):
 
 def test_a_network_without_batch_normalisation_is_refused():
     with pytest.raises(ConfigError, match="needs a network with batch normalisation"):
-        statistics_stage.measure(Model(NoNorm(), {"params": {}}, "imagenet"), [images(0)])
+        statistics.measure(Model(NoNorm(), {"params": {}}, "imagenet"), [images(0)])

@@ -8,7 +8,10 @@ from test_evaluate import images, models, softmax
 
 from rtda_jax import evaluate, experiment
 from rtda_jax.errors import ConfigError
-from rtda_jax.stages import validation, validators
+from rtda_jax.evaluate import Protocol
+from rtda_jax.stages import validation
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 
 
 def random_softmax(seed, *shape):
@@ -21,9 +24,9 @@ def random_softmax(seed, *shape):
 def streamed():
     """Three images of different sizes, image by image, and all their pixels as one matrix."""
     batches = [random_softmax(i, 4 + i, 7, 5) for i in range(3)]
-    total = validators.statistics(jnp.float32(batches[0]))
+    total = validation.statistics(jnp.float32(batches[0]))
     for one in batches[1:]:
-        total = validators.add(total, validators.statistics(jnp.float32(one)))
+        total = validation.add(total, validation.statistics(jnp.float32(one)))
     return total, np.concatenate([one.reshape(-1, 5) for one in batches])
 
 
@@ -33,8 +36,8 @@ def test_entropy_and_information_maximisation(streamed):
     conditional = np.mean([-sum(v * math.log(v) for v in row) for row in p])
     marginal = -sum(v * math.log(v) for v in mean)
     assert total.pixels == len(p) == (4 + 5 + 6) * 7
-    assert validators.entropy(total) == pytest.approx(conditional, rel=1e-5)
-    assert validators.information_maximisation(total) == pytest.approx(
+    assert validation.entropy(total) == pytest.approx(conditional, rel=1e-5)
+    assert validation.information_maximisation(total) == pytest.approx(
         marginal - conditional, rel=1e-4
     )
 
@@ -42,7 +45,7 @@ def test_entropy_and_information_maximisation(streamed):
 def test_nuclear_norm_is_the_one_of_the_whole_matrix(streamed):
     total, p = streamed
     expected = np.linalg.norm(p, "nuc") / math.sqrt(p.size)
-    assert validators.nuclear_norm(total) == pytest.approx(expected, rel=1e-5)
+    assert validation.nuclear_norm(total) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +57,18 @@ def test_nuclear_norm_is_the_one_of_the_whole_matrix(streamed):
     ],
 )
 def test_the_corners(p, entropy, information, nuclear):
-    s = validators.statistics(jnp.float32(p))
-    assert validators.entropy(s) == pytest.approx(entropy, abs=1e-6)
-    assert validators.information_maximisation(s) == pytest.approx(information, abs=1e-6)
-    assert validators.nuclear_norm(s) == pytest.approx(nuclear, abs=1e-6)
+    s = validation.statistics(jnp.float32(p))
+    assert validation.entropy(s) == pytest.approx(entropy, abs=1e-6)
+    assert validation.information_maximisation(s) == pytest.approx(information, abs=1e-6)
+    assert validation.nuclear_norm(s) == pytest.approx(nuclear, abs=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_evaluation_shows_its_softmax_and_decides_as_without(mode, count):
     fused, data = models(count), images(2, (6, 9))
-    given = {"num_classes": 4, "mode": mode, "window": (6, 6), "stride": (4, 3)}
+    protocol = Protocol(mode=mode, window=(6, 6), stride=(4, 3))
+    given = {"num_classes": 4, "protocol": protocol}
     seen = []
     watched = evaluate.evaluate(fused, data, observe=lambda p: seen.append(np.asarray(p)), **given)
     np.testing.assert_array_equal(watched, evaluate.evaluate(fused, data, **given))
@@ -76,8 +80,8 @@ def test_evaluation_shows_its_softmax_and_decides_as_without(mode, count):
 def test_unknown_validators_are_refused_before_training():
     made = config("source_only")
     made.eval.validators = ("entropy", "oracle")
-    with pytest.raises(ConfigError, match=r"unknown 'oracle'; known: source_miou, entropy"):
-        experiment.stages(made.lock())
+    with pytest.raises(ConfigError, match=r"'oracle'; known: entropy, information"):
+        make_plan(made.lock(), KINDS)
 
 
 def test_an_evaluate_stage_writes_the_validators_it_is_asked_for(tmp_path):
@@ -100,7 +104,7 @@ def test_an_evaluate_stage_writes_the_validators_it_is_asked_for(tmp_path):
     with made.unlocked():
         made.eval.validators = ()
     assert validation.observer(made.eval.validators) is None
-    assert validation.report(made, [], None) == {}
+    assert validation.report(made, [], None, protocol=Protocol()) == {}
     made.eval.validators = ("source_miou",)
     made.benchmark.source_eval = None
-    assert validation.report(made, [], None) == {"source_miou": None}
+    assert validation.report(made, [], None, protocol=Protocol()) == {"source_miou": None}

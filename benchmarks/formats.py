@@ -1,0 +1,180 @@
+"""Compares the formats that export writes: time of an image, agreement, size of the files.
+
+    python -m benchmarks.formats --network bisenet_resnet18 --size 512x1024 --cores 1
+    python -m benchmarks.formats --workdir runs/fda_mbt
+
+A network of this name has random weights; a workdir's networks are those of its last evaluate
+stage. All formats take turns image by image, so that whatever else the machine does meets them
+all. A runtime that is not installed is named and left out.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import pathlib
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[np.ndarray], np.ndarray]  # images uint8 [1,H,W,3] -> classes uint8 [1,H,W]
+
+
+def main() -> None:
+    """Measures as the command line says and prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--network", default="bisenet_resnet18", help="a key of models.MODELS")
+    parser.add_argument("--workdir", type=pathlib.Path, help="of a trained run, instead")
+    parser.add_argument("--size", default="512x1024", help="HEIGHTxWIDTH of the image")
+    parser.add_argument("--cores", type=int, default=1, help="that every runtime may use")
+    parser.add_argument("--rounds", type=int, default=10, help="timed images of each format")
+    options = parser.parse_args()
+    height, width = map(int, options.size.split("x"))
+    # Before the runtimes are imported, which count the cores once.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    with tempfile.TemporaryDirectory() as folder:
+        print(*measured(options, (height, width), pathlib.Path(folder)), sep="\n")
+
+
+def measured(options: Any, size: tuple[int, int], folder: pathlib.Path) -> Iterator[str]:
+    """Yields the lines of the table for the networks that the options name."""
+    from rtda_jax import evaluate
+    from rtda_jax.deploy import export
+
+    models = _models(options)
+    formats = [name for name, needs in NEEDS.items() if _installed(*needs)]
+    for name in formats:
+        export.FORMATS[name].write(models, folder, size=size)
+    exported = export.lower(export.segmenter(models, size=size), size=size)
+    (folder / "model.stablehlo").write_bytes(exported.serialize())
+    predict = evaluate.predictor(models)
+    runs: dict[str, Run] = {"rtda_jax": lambda x: np.asarray(predict(x[0], size=size))[None]}
+    left_out = []
+    for name, (load, file, *needs) in RUNTIMES.items():
+        if _installed(*needs):
+            runs[name] = load(folder / file, options.cores)
+        else:
+            left_out.append(f"{name}: {', '.join(needs)} is not installed")
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (1, *size, 3), np.uint8) for _ in range(options.rounds)]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    equal: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():  # compiles, and warms up
+        run(pictures[0])
+    for picture in pictures:
+        classes = {}
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            classes[name] = run(picture)
+            seconds[name].append(time.perf_counter() - begin)
+        for name, result in classes.items():
+            equal[name].append(float((result == classes["rtda_jax"]).mean()))
+    yield f"{options.workdir or options.network}, {size[0]}x{size[1]}, {options.cores} cores\n"
+    yield "| format | ms an image (quartiles) | same class, % | MB |"
+    yield "| --- | ---: | ---: | ---: |"
+    for name in runs:
+        low, middle, high = 1000 * np.percentile(seconds[name], (25, 50, 75))
+        file = RUNTIMES[name][1] if name in RUNTIMES else ""
+        size_of = f"{_bytes(folder / file) / 1e6:.1f}" if file else "-"
+        share = 100 * np.mean(equal[name])
+        yield f"| {name} | {middle:.0f} ({low:.0f}, {high:.0f}) | {share:.4f} | {size_of} |"
+    yield from left_out
+
+
+def _models(options: Any) -> Sequence[Any]:
+    """Returns the trained networks of a workdir, or a network of random weights."""
+    import jax
+    import jax.numpy as jnp
+
+    from rtda_jax.evaluate import Model
+    from rtda_jax.models import create_model
+
+    if options.workdir:
+        from configs import base
+        from rtda_jax.deploy import networks
+
+        config = networks.recorded(options.workdir, defaults=base.get_config)
+        return networks.choose(config, options.workdir).models
+    module = create_model(options.network)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 64, 128, 3)))
+    return [Model(module, variables, "imagenet")]
+
+
+def _stablehlo(path: pathlib.Path, cores: int) -> Run:
+    import jax
+
+    network = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
+    return lambda images: np.asarray(network(images))
+
+
+def _onnxruntime(path: pathlib.Path, cores: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+def _openvino(path: pathlib.Path, cores: int) -> Run:
+    import openvino
+
+    # By default it computes in bfloat16 where the processor can.
+    settings = {"INFERENCE_NUM_THREADS": cores, "INFERENCE_PRECISION_HINT": "f32"}
+    network = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda images: network(images)[0]
+
+
+def _saved_model(path: pathlib.Path, cores: int) -> Run:
+    import tensorflow as tf
+
+    module = tf.saved_model.load(str(path))
+    segment = module.signatures["serving_default"]
+    # The function lives as long as its module, which nothing else holds.
+    return lambda images, module=module: segment(images=tf.constant(images))["classes"].numpy()
+
+
+def _litert(path: pathlib.Path, cores: int) -> Run:
+    import tensorflow as tf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the interpreter moves to another package
+        interpreter = tf.lite.Interpreter(str(path), num_threads=cores)
+    interpreter.allocate_tensors()
+    (source,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(source["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(answer["index"])
+
+    return run
+
+
+# What export needs for a format, and a runtime for a file.
+NEEDS = {"onnx": ("onnx",), "saved_model": ("tensorflow",), "tflite": ("tensorflow",)}
+RUNTIMES: dict[str, tuple[Any, ...]] = {
+    "StableHLO, jax.export": (_stablehlo, "model.stablehlo"),
+    "ONNX, onnxruntime": (_onnxruntime, "model.batch1.onnx", "onnx", "onnxruntime"),
+    "ONNX, OpenVINO": (_openvino, "model.batch1.onnx", "onnx", "openvino"),
+    "SavedModel, TensorFlow": (_saved_model, "saved_model", "tensorflow"),
+    "LiteRT, TensorFlow": (_litert, "model.tflite", "tensorflow"),
+}
+
+
+def _installed(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+def _bytes(path: pathlib.Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()
