@@ -5,14 +5,12 @@ skipped, interrupted ones continue.
 """
 
 import ast
-import contextlib
 import os
 import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -36,9 +34,10 @@ def _evaluate(config, workdir: pathlib.Path) -> None:
 
 def _check_data(config, workdir: pathlib.Path) -> None:
     from rtda_jax.data import check
+    from rtda_jax.run import files
 
-    with _held(workdir / "data") as out:
-        check.check_benchmark(config.benchmark, data_dir=config.data_dir, out=out)
+    with files.lock(workdir / "data"):
+        check.check_benchmark(config.benchmark, data_dir=config.data_dir, out=workdir / "data")
 
 
 def _summary(config, workdir: pathlib.Path) -> None:
@@ -61,22 +60,20 @@ def _predict(config, workdir: pathlib.Path) -> None:
 
     if _INPUT.value is None:
         raise ConfigError("--job=predict needs --input: an image, a video or a folder of them")
-    with _output(workdir / "predict") as out:
-        predict.run(
-            networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value),
-            source=pathlib.Path(_INPUT.value).expanduser(),
-            out=out,
-            views=_VIEW.value,
-            resolution=_RESOLUTION.value,
-        )
+    predict.run(
+        networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value),
+        source=pathlib.Path(_INPUT.value).expanduser(),
+        out=_output(workdir / "predict"),
+        views=_VIEW.value,
+        resolution=_RESOLUTION.value,
+    )
 
 
 def _export(config, workdir: pathlib.Path) -> None:
     from rtda_jax.deploy import export, networks
 
     chosen = networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value)
-    with _output(workdir / "export") as out:
-        export.run(chosen, out=out, also=_ALSO.value)
+    export.run(chosen, out=_output(workdir / "export"), also=_ALSO.value)
 
 
 def _retrieve(config, workdir: pathlib.Path) -> None:
@@ -88,27 +85,12 @@ def _retrieve(config, workdir: pathlib.Path) -> None:
         place = pathlib.Path(_BEFORE.value).expanduser() if _BEFORE.value else workdir
         theirs = networks.choose(_recorded(place), place, stage=_BEFORE_STAGE.value)
         runs = {"before": theirs, **runs}
-    with _output(workdir / "retrieve") as out:
-        retrieve.run(runs, out=out)
+    retrieve.run(runs, out=_output(workdir / "retrieve"))
 
 
-def _output(default: pathlib.Path) -> AbstractContextManager[pathlib.Path]:
-    """Holds the folder that results go to: --output, or the default."""
-    return _held(pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else default)
-
-
-@contextlib.contextmanager
-def _held(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Makes a folder if need be and holds it, so that no two jobs write to it at once."""
-    from rtda_jax.errors import ConfigError
-    from rtda_jax.run import files
-
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.lock(folder))
-        except OSError as error:
-            raise ConfigError(f"{folder} cannot be made or locked: {error.strerror}") from None
-        yield folder
+def _output(default: pathlib.Path) -> pathlib.Path:
+    """The folder that results go to: --output, or the default."""
+    return pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else default
 
 
 def _of_run(config, workdir: pathlib.Path):
@@ -128,8 +110,8 @@ def _of_run(config, workdir: pathlib.Path):
 def _report(config, workdir: pathlib.Path) -> None:
     from rtda_jax import report
 
-    with _output(pathlib.Path("report")) as out:
-        page = report.write(_RUNS.value, out, speeds=_SPEED.value, published=_PUBLISHED.value)
+    out = _output(pathlib.Path("report"))
+    page = report.write(_RUNS.value, out, speeds=_SPEED.value, published=_PUBLISHED.value)
     print(f"{page}\n{page.with_suffix('.md')}")
 
 

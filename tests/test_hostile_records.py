@@ -31,7 +31,7 @@ from rtda_jax.run.binding import claim
 from rtda_jax.run.workdir import plain
 from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import make_plan
-from rtda_jax.tools import pictures
+from rtda_jax.tools import drawing
 
 JSONS = [b'{"a": {"b": 1}, "stages": {"train": {"miou": 0.5}}}', b"[]", b"null", b"[" * 100_000]
 
@@ -276,7 +276,7 @@ def sheet(claim, size=(60, 40), mode="RGB"):
     """A PNG that claims to have cells."""
     image = Image.new(mode, size)
     words = PngImagePlugin.PngInfo()
-    words.add_text(pictures.CELLS, json.dumps(claim))
+    words.add_text(drawing.CELLS, json.dumps(claim))
     stream = io.BytesIO()
     image.save(stream, "PNG", pnginfo=words)
     return stream.getvalue()

@@ -95,13 +95,10 @@ def test_broken_data_is_named(root, damage):
     assert "Traceback" not in said
 
 
-def test_no_two_jobs_write_to_one_output_folder(tmp_path):
-    (tmp_path / "file").touch()
-    with files.lock(tmp_path / "out"):
-        for name, sentence in (
-            ("out", "out is in use by another process"),
-            ("file", "file cannot be made or locked: File exists"),
-        ):
-            code, said = command("--job=report", f"--output={tmp_path / name}", str(tmp_path))
-            assert code == 2
-            assert sentence in said
+def test_no_two_jobs_check_data_into_one_workdir(tmp_path):
+    with files.lock(tmp_path / "data"):
+        code, said = command(
+            f"--config={ROOT}/configs/fda.py", "--job=check_data", f"--workdir={tmp_path}"
+        )
+    assert code == 2
+    assert "data is in use by another process" in said

@@ -27,7 +27,7 @@ from rtda_jax.report.published import TITLE as PUBLISHED_TITLE
 from rtda_jax.run import files, log
 from rtda_jax.run.files import LOCK
 from rtda_jax.run.workdir import plain, write_json
-from rtda_jax.tools import pictures
+from rtda_jax.tools import drawing
 
 HEAD = class_set("cityscapes19")
 
@@ -113,14 +113,14 @@ def evaluation_record(confusion, config):
 
 def write_sheet(folder, *, image, truth, prediction):
     cells = [np.full((8, 16, 3), value, np.uint8) for value in (prediction, truth)]
-    sheet = pictures.grid(
+    sheet = drawing.grid(
         [[image, *cells]] * 2,
         titles=["target", "prediction", "truth"],
         names=HEAD.names,
         colours=np.asarray(HEAD.colours, np.uint8),
         width=32,
     )
-    pictures.save(sheet, folder / "predictions.png")
+    drawing.save(sheet, folder / "predictions.png")
 
 
 @pytest.fixture(scope="module")
@@ -584,17 +584,17 @@ def test_cells_come_back_out_of_a_sheet(tmp_path):
     rng = np.random.default_rng(0)
     rows = [[rng.integers(0, 256, (8, 16, 3), np.uint8) for _ in "ab"] for _ in range(3)]
     colours = np.asarray(HEAD.colours, np.uint8)
-    sheet = pictures.grid(rows, titles=["a", "b"], names=HEAD.names, colours=colours, width=16)
-    pictures.save(sheet, tmp_path / "sheet.png")
+    sheet = drawing.grid(rows, titles=["a", "b"], names=HEAD.names, colours=colours, width=16)
+    drawing.save(sheet, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as image:
-        cells = pictures.cells(image)
+        cells = drawing.cells(image)
     assert list(cells) == ["a", "b"]
     for c, name in enumerate("ab"):
         np.testing.assert_array_equal(cells[name], [row[c] for row in rows])
     sheet.info.clear()
-    pictures.save(sheet, tmp_path / "older.png")
+    drawing.save(sheet, tmp_path / "older.png")
     with Image.open(tmp_path / "older.png") as image:
-        assert pictures.cells(image) is None
+        assert drawing.cells(image) is None
 
 
 def test_runs_called_like_columns_of_the_gallery_replace_none(tmp_path):
@@ -701,9 +701,9 @@ def test_the_page_is_well_formed_and_loads_nothing(written):
     assert "nan" not in re.findall(r"\"(nan|inf|None)[^\"]*\"", text)
     drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     assert len(drawings) > 12
-    for drawing in drawings:
-        xml.etree.ElementTree.fromstring(drawing)
-        assert "0bad" not in drawing  # an ink that was not replaced
+    for svg in drawings:
+        xml.etree.ElementTree.fromstring(svg)
+        assert "0bad" not in svg  # an ink that was not replaced
 
 
 def test_only_the_pages_own_script_may_run(written):

@@ -24,7 +24,7 @@ from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress
 from rtda_jax.run.workdir import write_json
-from rtda_jax.tools import pictures
+from rtda_jax.tools import drawing
 
 DEPTH = 4  # pictures that wait in front of the network, and as many behind it
 MULTIPLE = 32  # native sizes are padded to it: the coarsest stride of the networks
@@ -87,7 +87,7 @@ def run(
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {len(files)} files")
     classes = class_set(chosen.config.benchmark.classes)
     key = Key(classes.names, classes.colours)
-    pictures.save(Image.fromarray(results.legend(key, 640)), out / "legend.png")
+    drawing.save(Image.fromarray(results.legend(key, 640)), out / "legend.png")
 
     def classify(picture: Picture) -> Any:
         return predict(picture.read, size=picture.size)

@@ -11,7 +11,7 @@ from PIL import Image
 from rtda_jax.data.errors import DataError
 from rtda_jax.deploy import video
 from rtda_jax.deploy.inputs import Input
-from rtda_jax.tools import pictures
+from rtda_jax.tools import drawing
 
 OPACITY = 0.5  # of the class colours in an overlay
 
@@ -30,13 +30,13 @@ def train_ids(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
 
 def colours(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
     """Paints every class in its colour, uint8 [H,W,3]."""
-    return pictures.colourise(classes, np.asarray(key.colours, np.uint8))
+    return drawing.colourise(classes, np.asarray(key.colours, np.uint8))
 
 
 def overlay(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
     """Lays the colours over the image, half transparent, uint8 [H,W,3]."""
     blend = OPACITY * colours(image, classes, key) + (1 - OPACITY) * image
-    return pictures.as_bytes(blend)
+    return drawing.as_bytes(blend)
 
 
 def side_by_side(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
@@ -49,7 +49,7 @@ def side_by_side(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray
 def legend(key: Key, width: int) -> np.ndarray:
     """Draws names and colours of the classes, uint8 [h,width,3]."""
     table = np.asarray(key.colours, np.uint8)
-    return np.asarray(pictures.legend(names=key.names, colours=table, width=width))
+    return np.asarray(drawing.legend(names=key.names, colours=table, width=width))
 
 
 VIEWS: dict[str, Callable[[np.ndarray, np.ndarray, Key], np.ndarray]] = {
@@ -102,9 +102,9 @@ class Writer:
             name = self._out / view / picture.file.name
             image = show(pixels, classes, self._key)
             if picture.frame is None:
-                pictures.save(Image.fromarray(image), name.with_name(name.name + ".png"))
+                drawing.save(Image.fromarray(image), name.with_name(name.name + ".png"))
             elif image.ndim == 2:  # a lossy video would change classes
-                pictures.save(Image.fromarray(image), name / f"{picture.number:06d}.png")
+                drawing.save(Image.fromarray(image), name / f"{picture.number:06d}.png")
             else:
                 if view not in self._videos:
                     self._videos[view] = video.Writer(name.with_name(name.name + ".mp4"))

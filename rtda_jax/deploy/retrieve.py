@@ -18,7 +18,7 @@ from rtda_jax.evaluate import Model
 from rtda_jax.ops.fold import fold
 from rtda_jax.run import log
 from rtda_jax.run.workdir import write_json
-from rtda_jax.tools import pictures
+from rtda_jax.tools import drawing
 
 NEIGHBOURS = 5
 IMAGES = 500  # of a domain at most, evenly spaced
@@ -90,7 +90,7 @@ def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str
                     query.features[name], gallery.features[name], count=record["neighbours"]
                 ),
             }
-            pictures.save(_picture(query, gallery, nearest), out / f"{name}_{direction}.png")
+            drawing.save(_picture(query, gallery, nearest), out / f"{name}_{direction}.png")
         record["runs"][name] = numbers
     write_json(out / "retrieve.json", record)
     for line in _table(record):
@@ -216,7 +216,7 @@ def _picture(query: Side, gallery: Side, nearest: np.ndarray) -> Image.Image:
     rows = [[query.small[i], *(gallery.small[j] for j in nearest[i])] for i in shown]
     titles = [query.name, *(f"{gallery.name}, {k + 1}" for k in range(nearest.shape[1]))]
     none = np.zeros((0, 3), np.uint8)
-    return pictures.grid(rows, titles=titles, names=(), colours=none, width=WIDTH)
+    return drawing.grid(rows, titles=titles, names=(), colours=none, width=WIDTH)
 
 
 def _table(record: dict[str, Any]) -> Iterator[str]:

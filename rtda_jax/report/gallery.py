@@ -13,7 +13,7 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.report.compare import Board
 from rtda_jax.report.page import Gallery
 from rtda_jax.report.records import read
-from rtda_jax.tools import pictures
+from rtda_jax.tools import drawing
 
 TARGET, TRUTH, PREDICTION = "target", "truth", "prediction"  # titles of a sheet's columns
 MOST_BYTES = 32 << 20  # of a picture
@@ -75,7 +75,7 @@ def read_cells(sheet: Image.Image, path: pathlib.Path) -> Cells | None:
       ConfigError: it says to have cells that it does not have, naming the path.
     """
     try:
-        cells = pictures.cells(sheet)
+        cells = drawing.cells(sheet)
     except Exception as error:  # what it says can be anything
         raise ConfigError(f"{path}: not a picture that a run writes: {error}") from None
     return None if cells is None else {title: column[:SHOWN] for title, column in cells.items()}

@@ -19,7 +19,7 @@ from PIL import Image
 
 from rtda_jax.report.compare import COLOURS
 from rtda_jax.report.figures import DASHES, STYLESHEET, Key, Panel, legend, standalone
-from rtda_jax.tools import pictures
+from rtda_jax.tools.drawing import legend as class_legend
 
 FOLDER = "figures"
 LONGEST = 60  # characters of a file's name before its ending
@@ -173,7 +173,7 @@ def markdown(report: Document) -> tuple[str, dict[str, bytes]]:
 
     def swatches(gallery: Gallery) -> str:
         colours = np.asarray(gallery.colours, np.uint8)
-        sheet = pictures.legend(names=gallery.names, colours=colours, width=640)
+        sheet = class_legend(names=gallery.names, colours=colours, width=640)
         return save(_saved(sheet, "PNG"), "legend classes", "png")
 
     def keys(figures: Figures) -> str:

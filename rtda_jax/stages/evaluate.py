@@ -20,7 +20,7 @@ from rtda_jax.run.signals import watchdog
 from rtda_jax.run.workdir import find_result, other_results, save_result
 from rtda_jax.stages import networks, validation
 from rtda_jax.stages.plan import Plan, Stage, parse
-from rtda_jax.tools import pictures
+from rtda_jax.tools import drawing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     betas = [plan[parse(reference)[0]].config.fda_beta for reference in stage.models]
     betas = [beta for beta in betas if beta is not None]
     sheet = examples(config, rows, beta=betas[-1] if betas else None)
-    pictures.save(sheet, workdir / name / "predictions.png")
+    drawing.save(sheet, workdir / name / "predictions.png")
     log.say(f"  mIoU {100 * record['miou']:.1f}   {workdir / name / 'predictions.png'}")
     return with_others(workdir / name, record, identity)
 
@@ -198,11 +198,11 @@ def examples(config: ConfigDict, rows: list[tuple], *, beta: float | None):
         if beta is not None:
             pair = [x[None].astype(np.float32) for x in (played["image"], example["image"])]
             styled = fda.transfer(*pair, beta=beta, window=config.fda_window)
-            row.append(pictures.as_bytes(np.asarray(styled[0])))
-        row += [example["image"], pictures.colourise(prediction, colours)]
-        row.append(pictures.colourise(example["label"], colours))
+            row.append(drawing.as_bytes(np.asarray(styled[0])))
+        row += [example["image"], drawing.colourise(prediction, colours)]
+        row.append(drawing.colourise(example["label"], colours))
         cells.append(row)
     titles = ["source", "target", "prediction", "truth"]
     if beta is not None:
         titles.insert(1, f"source as target (FDA {beta:g})")
-    return pictures.grid(cells, titles=titles, names=head.names, colours=colours)
+    return drawing.grid(cells, titles=titles, names=head.names, colours=colours)

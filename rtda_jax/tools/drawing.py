@@ -1,11 +1,11 @@
-"""Pictures for people: coloured labels, and a grid of images with a legend of the classes."""
+"""Draws pictures for people: coloured labels, and a grid of images with a legend of the classes."""
 
 import json
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from rtda_jax.losses import IGNORE
 from rtda_jax.run.files import replacing
@@ -13,14 +13,15 @@ from rtda_jax.run.files import replacing
 # The text chunk of a PNG that describes the cells of a grid.
 CELLS = "rtda_jax.cells"
 
-MARGIN, TITLE, INK, PAPER = 6, 16, (30, 30, 30), (255, 255, 255)
+MARGIN, TITLE, TEXT = 6, 16, 12  # pixels: between cells, of the line of titles, of its letters
+INK, PAPER, IGNORED = (30, 30, 30), (255, 255, 255), (0, 0, 0)
 
 
 def colourise(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Returns labels [H,W] in their colours [K,3], with ignored pixels black; uint8 [H,W,3]."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
-    table[IGNORE] = 0
+    table[IGNORE] = IGNORED
     return table[labels]
 
 
@@ -48,12 +49,14 @@ def grid(
     """
     height = max(round(width * image.shape[0] / image.shape[1]) for row in rows for image in row)
     across = len(titles) * (width + MARGIN) + MARGIN
+    if names:
+        names, colours = [*names, "ignored"], np.vstack([colours, [IGNORED]])
     below = legend(names=names, colours=colours, width=across)
     top = TITLE + len(rows) * (height + MARGIN)
     sheet = Image.new("RGB", (across, top + below.height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(titles):
-        draw.text((MARGIN + c * (width + MARGIN), 3), title, fill=INK)
+        draw.text((MARGIN + c * (width + MARGIN), 1), title, fill=INK, font=_font(TEXT))
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             cell = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
@@ -66,18 +69,35 @@ def grid(
 
 
 def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Image:
-    """Returns the names of the classes beside their colours uint8 [K,3], in lines of a width."""
-    longest = max((len(name) for name in names), default=0)
-    per_line = max(1, (width - MARGIN) // (longest * 7 + 26))
-    lines = -(-len(names) // per_line)
-    strip = Image.new("RGB", (width, lines * (TITLE + 2) + 2 * MARGIN), PAPER)
+    """Returns the names of the classes beside their colours, in as many lines as they need.
+
+    Args:
+      names: the names of the classes.
+      colours: the colours of the classes, uint8 [K,3].
+      width: the width of the legend in pixels; a wide one has larger letters.
+    """
+    text = max(TEXT, width // 100)
+    font, line, swatch = _font(text), text * 3 // 2, text * 5 // 4
+    longest = max((int(font.getlength(name)) for name in names), default=0)
+    step = min(longest + swatch + 2 * text, width - 2 * MARGIN)
+    per_line = (width - 2 * MARGIN) // step if step > 0 else 1
+    height = -(-len(names) // per_line) * line + 2 * MARGIN
+    strip = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(strip)
-    step = (width - MARGIN) // per_line
     for k, name in enumerate(names):
-        x, y = MARGIN + (k % per_line) * step, MARGIN + (k // per_line) * (TITLE + 2)
-        draw.rectangle((x, y, x + 14, y + 12), fill=tuple(int(v) for v in colours[k]))
-        draw.text((x + 19, y), name, fill=INK)
+        x, y = MARGIN + (k % per_line) * step, MARGIN + (k // per_line) * line
+        colour = tuple(int(v) for v in colours[k])
+        draw.rectangle((x, y, x + swatch, y + text), fill=colour)
+        draw.text((x + swatch + text // 2, y + text // 2), name, fill=INK, font=font, anchor="lm")
     return strip
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Returns the font that comes with Pillow, in a size of pixels."""
+    font = ImageFont.load_default(size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise RuntimeError("pictures with text need a Pillow that is built with FreeType")
+    return font
 
 
 def cells(sheet: Image.Image) -> dict[str, list[np.ndarray]] | None:
