@@ -119,11 +119,11 @@ def hardest(
     enough = (
         descending[least] > confident if rule == "pixels" else beyond.sum(dtype=jnp.int32) >= least
     )
-    boundary = descending[jnp.maximum(least - 1, 0)]
+    boundary = descending[least]
     above, tied = flat > boundary, flat == boundary
     left = (least - above.sum(dtype=jnp.int32)).astype(jnp.float32)
     share = left / jnp.maximum(tied.sum(dtype=jnp.float32), 1.0)
-    top = jnp.where(above, 1.0, jnp.where(tied & (least > 0), share, 0.0))
+    top = jnp.where(above, 1.0, jnp.where(tied, share, 0.0))
     weight = jnp.where(enough, beyond.astype(jnp.float32), top)
     return Sum((weight * loss.ravel()).sum(), weight.sum())
 

@@ -137,13 +137,15 @@ def test_related_classes_join_in_the_order_drawn_until_half_of_them_are_there():
     table[0, [1, 2]] = True  # class 0 brings 1 and 2
     table[3, 1] = True
     shown = classes.present(LABELS, num_classes=K)  # image 0 shows 0, 1, 2, 3 and 255
+    shown = jnp.concatenate([shown, jnp.array([[False, True, True, True, True]])])
+    index = jnp.arange(4)
     join = jax.jit(classes.with_related)
     families = set()
     for step in range(60):
         key = jax.random.key(step)
-        chosen = classes.half_of(shown, key, INDEX)
-        joined = join(chosen, shown, key, INDEX, table=jnp.asarray(table))
-        for i in range(3):
+        chosen = classes.half_of(shown, key, index)
+        joined = join(chosen, shown, key, index, table=jnp.asarray(table))
+        for i in range(4):
             lots = np.array(jax.random.uniform(jax.random.fold_in(key, i), (K + 1,)))
             lots[~np.asarray(shown[i])] = 2
             expected = numpy_families(

@@ -63,7 +63,8 @@ def test_the_weight_of_a_pixel_is_that_of_its_class():
     weights = losses.label_weights(labels, np.array([0.5, 3.0, 7.0]))
     np.testing.assert_array_equal(weights, [[[7, 0.5, 0, 3, 7]]])
     assert weights.dtype == jnp.float32
-    np.testing.assert_array_equal(losses.valid(labels), labels != 255)
+    counts = losses.valid(jnp.uint8([[[0, 18, 254, 255]]]))
+    np.testing.assert_array_equal(counts, [[[True, True, True, False]]])
 
 
 def test_half_precision_logits_give_losses_in_single_precision():
@@ -225,6 +226,8 @@ def test_hard_example_mining_of_less_than_sixteen_pixels_may_keep_none():
     loss, labels = jnp.full((1, 3, 4), 0.1), jnp.zeros((1, 3, 4), jnp.uint8)
     for rule in losses.HARDEST:
         np.testing.assert_array_equal(losses.hardest(loss, labels, rule=rule), (0, 0))
+        hard = losses.hardest(loss.at[0, 1, 2].set(2.0), labels, rule=rule)
+        np.testing.assert_array_equal(hard, (2, 1))
     mined = losses.hardest(loss, labels, probability=0.99)
     np.testing.assert_allclose(mined, (1.2, 12), rtol=1e-6)
 

@@ -311,6 +311,27 @@ def test_a_cut_pastes_what_its_choice_accepts_and_takes_fewer_classes_only_there
             )
 
 
+def test_a_cut_draws_its_own_classes_and_its_candidates_with_two_keys():
+    batch = random_batch()
+    kinds = np.random.default_rng(2).integers(0, K, (4, 6))
+    batch |= {
+        "candidate_images": np.zeros((4, 6, 12, 16, 3), np.float32),
+        "candidate_labels": np.full((4, 6, 12, 16), 255, np.uint8),
+        "candidate_classes": np.full((4, 6), 255, np.uint8),
+    }
+    long_tail = LongTailOptions(probability=0.5, slots=6, count=(1, 3))
+    cut = mixing.make_cut(MixOptions(), long_tail, names=NAMES)
+    plain = mixing.make_cut(MixOptions(), LongTailOptions(), names=NAMES)
+    draw, accept = jax.random.split(KEY)
+    np.testing.assert_array_equal(cut(batch, KEY, None)[2], plain(batch, draw, None)[2])
+    # Each candidate covers a column of its own, so that the mask shows which are pasted.
+    for slot in range(6):
+        batch["candidate_labels"][:, slot, 0, slot] = kinds[:, slot]
+    taken = mixing.accepted(kinds, accept, batch["source_index"], count=(1, 3))
+    mask = cut({**batch, "candidate_classes": kinds}, KEY, None)[2]
+    np.testing.assert_array_equal(mask[:, 0, :6], taken)
+
+
 def test_theta_is_handed_to_the_cut():
     batch, logits, theta = random_batch(), teacher_logits(), jnp.linspace(0.1, 0.9, K)
 
