@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from rtda_jax.adapt import pseudo_labels
+from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
 from rtda_jax.stages import pseudo_files
@@ -42,22 +43,16 @@ def killed_after(count):
     return stream
 
 
-def rule(**fields):
-    return pseudo_files.Rule(
-        **{
-            "scope": "dataset",
-            "cut": 0.66,
-            "cap": 0.9,
-            "index": "floor",
-            "num_classes": K,
-            **fields,
-        }
-    )
-
-
-def generate(folder, stream=predictions, stop=None, **fields):
+def generate(folder, stream=predictions, stop=None, heartbeat=lambda: None, **fields):
+    rule = {"scope": "dataset", "cut": 0.66, "cap": 0.9, "index": "floor", **fields}
     return pseudo_files.generate(
-        stream, folder, keys=KEYS, rule=rule(**fields), interrupted=stop or threading.Event()
+        stream,
+        folder,
+        keys=KEYS,
+        options=PseudoLabelOptions(**rule),
+        num_classes=K,
+        interrupted=stop or threading.Event(),
+        heartbeat=heartbeat,
     )
 
 
@@ -110,7 +105,7 @@ def test_killed_and_continued_leaves_the_same_bytes(kills, scope, tmp_path, monk
     assert everything(tmp_path / "torn") == everything(tmp_path / "whole")
 
 
-def test_a_histogram_that_is_damaged_is_counted_anew(tmp_path, capsys):
+def test_a_damaged_histogram_is_counted_again(tmp_path, capsys):
     """Wherever a bit of it is turned; what it decides never changes silently."""
     whole = generate(tmp_path)
     path = tmp_path / "histogram.npz"
@@ -123,7 +118,7 @@ def test_a_histogram_that_is_damaged_is_counted_anew(tmp_path, capsys):
     for damaged in (b"", data[: len(data) // 2], *turned):
         path.write_bytes(damaged)
         assert generate(tmp_path) == whole
-    assert "histogram.npz is damaged: confidences are counted anew" in capsys.readouterr().out
+    assert "histogram.npz is damaged: confidences are counted again" in capsys.readouterr().out
 
 
 def test_a_signal_saves_the_count_and_what_is_done_is_not_done_again(tmp_path):
@@ -155,18 +150,11 @@ def test_a_signal_at_the_last_image_is_not_lost(tmp_path):
     assert generate(tmp_path, scope="image")["files"].keys() == set(KEYS)
 
 
-def test_every_image_counts_as_a_move(tmp_path):
-    """Predicted twice and read again once, so that nobody takes it for standing still."""
-    moves, stop = [], threading.Event()
-    pseudo_files.generate(
-        predictions,
-        tmp_path,
-        keys=KEYS,
-        rule=rule(),
-        interrupted=stop,
-        moved=lambda: moves.append(None),
-    )
-    assert len(moves) == 3 * len(KEYS)
+def test_every_image_gives_a_heartbeat(tmp_path):
+    """Each is predicted twice and read again once, so the watchdog never takes it for a stall."""
+    beats = []
+    generate(tmp_path, heartbeat=lambda: beats.append(None))
+    assert len(beats) == 3 * len(KEYS)
 
 
 def test_progress_is_said(tmp_path, capsys):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rtda_jax.adapt import pseudo_labels
-from rtda_jax.adapt.pseudo_labels import BINS
+from rtda_jax.adapt.pseudo_labels import BINS, PseudoLabelOptions
+from rtda_jax.errors import ConfigError
 
 
 def prediction(seed=0, classes=6, size=(40, 50)):
@@ -122,6 +123,5 @@ def test_majority_counts_votes_and_the_surest_voter_decides_between_equals():
     ],
 )
 def test_rules_that_make_no_sense_are_refused(fields, message):
-    rule = {"fusion": "mean", "cut": 0.5, "cap": 0.9, "index": "round", "maps": 2, **fields}
-    with pytest.raises(ValueError, match=message):
-        pseudo_labels.check(**rule)
+    with pytest.raises(ConfigError, match=message):
+        PseudoLabelOptions(**fields).check_votes(2)
