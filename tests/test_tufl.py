@@ -10,14 +10,18 @@ import pytest
 from helpers import batch, config
 
 from configs import benchmarks, tufl
-from rtda_jax import evaluate, experiment
-from rtda_jax.adapt import build, optimizers
+from rtda_jax import evaluate
+from rtda_jax.adapt import build, optim, views
+from rtda_jax.adapt.optim import OptimOptions
+from rtda_jax.adapt.options import read
 from rtda_jax.adapt.step import make_train_step
 from rtda_jax.augment import colour, geometry
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.workdir import flat, plain
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 
 
 class Small(nn.Module):
@@ -41,13 +45,13 @@ def small_networks():
 
 
 def stages(**fields):
-    """The stages' configurations; the small network stands in place of the named one."""
+    """Returns the stages' configurations; the small network replaces the named one."""
     made = config("tufl", **fields)
     made.augment.texture = made.augment.strong = made.mix.colour = "none"
-    plan = experiment.stages(made)
-    for stage in plan.values():
-        stage.optim.g_lr = 0.01
-    return plan
+    configs = {name: stage.config for name, stage in make_plan(made, KINDS).items()}
+    for chosen in configs.values():
+        chosen.optim.g_lr = 0.01
+    return configs
 
 
 def indexed(step=0, slots=0):
@@ -106,7 +110,11 @@ def test_stage_two_mixes_and_its_teacher_stays():
 
 
 def test_a_batch_of_which_nothing_is_sure_trains_like_the_source_alone():
-    stage = stages(consistency__threshold="fixed", consistency__initial=0.99999)["one"]
+    stage = stages(
+        consistency__threshold="fixed",
+        consistency__initial=0.99999,
+        long_tail__choice="uniform",  # of stage two, which is planned along
+    )["one"]
     _, unsure, logs = run(stage, 2)
     assert logs[-1]["consistency"] == 0
     assert logs[-1]["sure"] == 0
@@ -175,8 +183,8 @@ def prepared(stage, made, seed):
     """What the network is given, and the state that made it."""
     parts = build.build(stage)
     state = build.initial_state(parts)
-    whole = {**made, **state.memory, "step": jnp.int32(0)}
-    return jax.jit(parts.prepare)(whole, jax.random.key(seed), state.teacher), state
+    prepare = jax.jit(lambda *args: views.prepare(parts.preparation, *args))
+    return prepare(made, jax.random.key(seed), state), state
 
 
 def test_the_mixed_view_pixel_by_pixel():
@@ -227,17 +235,16 @@ def test_the_strong_view_is_the_weak_one_moved():
     [
         ({"consistency__threshold": "fixed"}, "long_tail.choice='threshold' needs consistency"),
         ({"consistency__form": "ratio"}, "known: deficit, difference"),
-        ({"augment__draw": "epoch"}, r"unknown augment\.draw 'epoch'; known: image, run"),
+        ({"augment__draw": "epoch"}, r"unknown augment\.draw 'epoch'; known: batch, image, run"),
         ({"long_tail__count": (2, 9)}, r"range within 1\.\.6"),
         ({"mix__related": "kitti"}, "mix.related"),
         ({"optim__g_groups": "some"}, "optim.g_groups"),
         ({"consistency__temperature": 0.0}, "temperature must be above 0"),
     ],
 )
-def test_what_can_not_be_built_is_refused(fields, message):
-    stage = stages(**fields)["two"]
+def test_what_cannot_be_built_is_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
-        build.build(stage)
+        stages(**fields)
 
 
 def test_noise_and_blur_of_a_whole_run_depend_on_the_seed_alone():
@@ -249,10 +256,18 @@ def test_noise_and_blur_of_a_whole_run_depend_on_the_seed_alone():
     assert (keys[0] != keys[2]).any()
 
 
+def plan_of(arg):
+    """Returns the plan of the configuration as it is."""
+    return make_plan(tufl.get_config(arg).lock(), KINDS)
+
+
 def of(arg):
-    """The configuration as it is, and its stages."""
-    made = tufl.get_config(arg)
-    return made, experiment.stages(made.lock())
+    """Returns the configuration as it is, and those of its stages."""
+    return tufl.get_config(arg), {name: stage.config for name, stage in plan_of(arg).items()}
+
+
+def g_schedule(chosen):
+    return optim.schedules(read(OptimOptions, chosen.optim, "optim"), steps=chosen.steps)[0]
 
 
 # Sizes of the authors' pairs, and what is evaluated: size, zoom, crop, eval size, window, stride.
@@ -273,16 +288,16 @@ def test_the_authors_pairs_have_their_sizes_and_schedule(pair):
         assert stage.eval.mode == "slide"
         assert (stage.eval.window, stage.eval.stride) == ((window, window), (stride, stride))
     assert made.batch_size == 2
-    optim = {n: plan[n].optim for n in ("source", "one", "two")}
-    assert [optim[n].g_lr for n in optim] == [0.01, 5e-6, 5e-6]
-    assert [optim[n].g_groups for n in optim] == ["one", "heads", "heads"]
-    assert {(o.g_decay, o.g_decayed, o.g_factor, o.power) for o in optim.values()} == {
+    optims = {n: plan[n].optim for n in ("source", "one", "two")}
+    assert [o.g_lr for o in optims.values()] == [0.01, 5e-6, 5e-6]
+    assert [o.g_groups for o in optims.values()] == ["one", "heads", "heads"]
+    assert {(o.g_decay, o.g_decayed, o.g_factor, o.power) for o in optims.values()} == {
         (5e-4, "kernels", 10.0, 0.9)
     }
-    assert [plan[n].steps for n in optim] == [40000, 1200, 2000]
-    assert optim["one"].schedule_steps == 2000
-    assert float(optimizers.schedules(plan["one"])[0](1200)) == pytest.approx(5e-6 * 0.4**0.9)
-    assert float(optimizers.schedules(plan["two"])[0](2000)) == 0
+    assert [plan[n].steps for n in optims] == [40000, 1200, 2000]
+    assert optims["one"].schedule_steps == 2000
+    assert float(g_schedule(plan["one"])(1200)) == pytest.approx(5e-6 * 0.4**0.9)
+    assert float(g_schedule(plan["two"])(2000)) == 0
     assert (plan["source"].model.batch_norm, plan["one"].model.batch_norm) == ("batch", "frozen")
     assert plan["eval_scales"].eval.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
@@ -353,17 +368,16 @@ def test_what_released_changes():
     assert plan["two"].long_tail.probability == 0.3
     assert (plan["two"].long_tail.slots, plan["two"].long_tail.count) == (6, (2, 4))
     assert plan["two"].consistency.initial == released["two"].consistency.initial == 0.8
-    for stage in released.values():
-        if stage.kind == "train":
-            build.build(stage)
+    for stage in plan_of("cityscapes_to_crosscity:rome,released=1").values():
+        assert (stage.method is not None) == (stage.kind == "train")
 
 
 def test_synthia_reports_16_and_13_classes_of_one_network():
-    _, plan = of("synthia_to_cityscapes")
-    both = {name: plan[name].benchmark.eval_classes for name in ("eval_two", "eval_13")}
+    plan = plan_of("synthia_to_cityscapes")
+    both = {name: plan[name].config.benchmark.eval_classes for name in ("eval_two", "eval_13")}
     assert both == {"eval_two": "synthia16", "eval_13": "synthia13"}
     assert plan["eval_13"].models == plan["eval_two"].models
-    assert "eval_13" not in of("synthia_to_cityscapes_13")[1]
+    assert "eval_13" not in plan_of("synthia_to_cityscapes_13")
     head, results = class_set("synthia16"), {}
     for name, classes in both.items():
         wanted = class_set(classes)
