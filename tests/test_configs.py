@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from configs import base, benchmarks
 from rtda_jax.adapt import build, optim
-from rtda_jax.adapt.options import read
 from rtda_jax.adapt.optim import OptimOptions
+from rtda_jax.adapt.options import read
 from rtda_jax.errors import ConfigError
 from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import make_plan
@@ -324,7 +324,7 @@ def test_fda_takes_beta_as_its_argument():
         get("fda", "gamma=1")
     with pytest.raises(ConfigError, match="must be a number"):
         get("fda", "beta=x")
-    with pytest.raises(ConfigError, match="unknown level in 'level=all': 'all'; known: .*output"):
+    with pytest.raises(ConfigError, match=r"unknown level in 'level=all': 'all'; known: .*output"):
         get("adversarial", "level=all")
 
 
