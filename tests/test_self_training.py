@@ -20,7 +20,9 @@ from rtda_jax import experiment, train
 from rtda_jax.adapt import build
 from rtda_jax.data import DataError, batches, load, load_pseudo
 from rtda_jax.errors import ConfigError, Interrupted
-from rtda_jax.stages import plan, pseudo_files, pseudo_stage, statistics_stage, trained
+from rtda_jax.stages import networks, pseudo_files, pseudo_label, statistics
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -108,17 +110,19 @@ def test_labels_lie_under_a_manifest_that_vouches_for_them(whole):
 def test_training_on_them_starts_from_the_earlier_networks(whole, root, tmp_path):
     results, workdir = whole
     assert "pseudo" in results["stages"]["ssl"]["objective"]
-    stages = plan.stages(tiny(root))
-    frozen = plan.stages(tiny(root, **{"optim.g_lr": 0.0, "optim.d_lr": 0.0, "optim.g_decay": 0.0}))
+    plan = make_plan(tiny(root), KINDS)
+    still = {"optim.g_lr": 0.0, "optim.d_lr": 0.0, "optim.g_decay": 0.0}
+    frozen = make_plan(tiny(root, **still), KINDS)["ssl"]
     final = train.train(
-        frozen["ssl"],
+        frozen.config,
         tmp_path,
-        start_from=lambda state: trained.start(
-            state, config=stages["ssl"], plan=stages, workdir=workdir
+        method=frozen.method,
+        start_from=lambda state: networks.start(
+            state, stage=plan["ssl"], plan=plan, workdir=workdir
         ),
         pseudo=workdir / "label",
     )
-    earlier = trained.load(stages, "adversarial", workdir)
+    earlier = networks.load(plan, "adversarial", workdir)
     jax.tree.map(np.testing.assert_array_equal, final.g_params, earlier.variables["params"])
     before = arrays(workdir, "adversarial")
     for path, leaf in jax.tree_util.tree_leaves_with_path({"d_params": final.d_params}):
@@ -144,8 +148,8 @@ def test_killed_anywhere_and_continued_is_bitwise_the_undisturbed_run(
         return killed
 
     # Of the label stage's two passes over 6 images: in the first, in the second, again there.
-    kills = [(pseudo_stage, "eval_stream", count) for count in (2, 5, 1)]
-    kills += [(batches, "train_stream", 1), (statistics_stage, "eval_stream", 3)]
+    kills = [(pseudo_label, "eval_stream", count) for count in (2, 5, 1)]
+    kills += [(batches, "train_stream", 1), (statistics, "eval_stream", 3)]
     for module, name, count in kills:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(module, name, mortal(getattr(module, name), count))
@@ -203,14 +207,14 @@ def test_sigkill_while_files_of_any_stage_are_touched(kill, root, undisturbed, t
 
 def test_a_signal_ends_the_label_stage_politely(whole, root, tmp_path, monkeypatch):
     shutil.copytree(whole[1] / "adversarial", tmp_path / "adversarial")
-    stream = pseudo_stage.eval_stream
+    stream = pseudo_label.eval_stream
 
     def signalled(*args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
         return stream(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pseudo_stage, "eval_stream", signalled)
+        patch.setattr(pseudo_label, "eval_stream", signalled)
         with pytest.raises(Interrupted, match="stopped after image 1; the same command"):
             experiment.run(tiny(root), tmp_path)
 
@@ -223,9 +227,9 @@ def test_adabn_changes_the_statistics_alone(whole):
 
 
 def test_teacher_and_student_are_different_networks(whole, root):
-    stages = plan.stages(tiny(root))
+    plan = make_plan(tiny(root), KINDS)
     student, teacher = (
-        trained.load(stages, name, whole[1]) for name in ("adversarial", "adversarial:teacher")
+        networks.load(plan, name, whole[1]) for name in ("adversarial", "adversarial:teacher")
     )
     assert jax.tree.structure(student.variables) == jax.tree.structure(teacher.variables)
     assert not np.array_equal(
@@ -288,7 +292,7 @@ EVAL = {"benchmark.eval.images": "target/images"}
 def test_a_stage_that_makes_no_sense_is_refused_before_anything_runs(stages, fields, message, root):
     changed = {name: {**made, **stages.get(name, {})} for name, made in STAGES.items()}
     with pytest.raises(ConfigError, match=message):
-        plan.stages(tiny(root, changed, **fields))
+        make_plan(tiny(root, changed, **fields), KINDS)
 
 
 def test_target_images_that_are_scored_are_found_whatever_they_are_called(root, tmp_path):
@@ -300,24 +304,28 @@ def test_target_images_that_are_scored_are_found_whatever_they_are_called(root, 
 
 def test_the_evaluation_split_is_labelled_only_by_its_name(root):
     label = {**STAGES["label"], "pseudo": {"split": "eval"}}
-    stages = plan.stages(tiny(root, {**STAGES, "label": label}, **EVAL))
-    assert pseudo_stage.images(stages["label"]).labelling is None
-    assert len(pseudo_stage.images(stages["label"])) == 6
+    plan = make_plan(tiny(root, {**STAGES, "label": label}, **EVAL), KINDS)
+    images = pseudo_label.images(plan["label"].config)
+    assert images.labelling is None
+    assert len(images) == 6
 
 
 def test_an_unknown_head_is_named_before_anything_is_trained(root, tmp_path):
     label = {**STAGES["label"], "pseudo": {"heads": ("logits", "aux64")}}
-    named = "stage label: .* adversarial has no output 'aux64'; it has: aux16, aux32, aux4, aux8"
+    named = (
+        "stage label: unknown output of adversarial in pseudo.heads: 'aux64'; "
+        "known: aux16, aux32, aux4, aux8, logits"
+    )
     with pytest.raises(ConfigError, match=named):
         experiment.run(tiny(root, {**STAGES, "label": label}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_networks_of_another_shape_can_not_be_started_from(whole, root):
-    stages = plan.stages(tiny(root))
-    state = build.initial_state(build.build(stages["ssl"]))
+def test_networks_of_another_shape_cannot_be_started_from(whole, root):
+    plan = make_plan(tiny(root), KINDS)
+    state = build.initial_state(plan["ssl"].method)
     params = {**state.g_params, "logits": {"kernel": np.zeros((1, 1, 8, 3)), "bias": np.zeros(3)}}
     with pytest.raises(ConfigError, match=r"params\.logits\.bias is \(19,\) there, \(3,\) here"):
-        trained.start(
-            state.replace(g_params=params), config=stages["ssl"], plan=stages, workdir=whole[1]
+        networks.start(
+            state.replace(g_params=params), stage=plan["ssl"], plan=plan, workdir=whole[1]
         )
