@@ -8,6 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
+from rtda_jax.adapt.options import read
+from rtda_jax.data.batches import StreamOptions
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding, checkpoint, log, parallel
 from rtda_jax.run.signals import stop_at_once
@@ -17,6 +19,7 @@ from rtda_jax.stages import pseudo_label
 from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import Kind, Plan, make_plan
 from rtda_jax.tools import environment
+from rtda_jax.train import LoopOptions
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -66,6 +69,12 @@ def checked_plan(config: ConfigDict) -> Plan:
       ConfigError: names the stage.
     """
     plan = make_plan(config, KINDS)
+    for name, stage in plan.items():
+        try:
+            read(LoopOptions, stage.config, "")
+            read(StreamOptions, stage.config, "")
+        except ConfigError as error:
+            raise ConfigError(f"stage {name}: {error}") from None
     if parallel.process()[1] > 1:
         shared = [name for name, kind in KINDS.items() if kind.several_processes]
         for name, stage in plan.items():
