@@ -110,7 +110,7 @@ def _read_safetensors(path: pathlib.Path, key: str) -> WeightFile:
         with safe_open(path, framework="np") as file:
             arrays = {name: _as_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return _named(WeightFile(path, arrays, file.metadata() or {}), key)
-    except (SafetensorError, ValueError, AttributeError) as error:  # or NumPy lacks the dtype
+    except (SafetensorError, ValueError, AttributeError, TypeError) as error:  # or an odd dtype
         raise ConfigError(f"{path}: cannot be read as .safetensors: {error}") from error
 
 

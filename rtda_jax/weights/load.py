@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.errors import ConfigError, one_of, printable
+from rtda_jax.models import DISCRIMINATORS, MODELS
 from rtda_jax.weights import imagenet
 from rtda_jax.weights.files import WeightFile, read_weights, write_weights
 from rtda_jax.weights.match import (
@@ -90,6 +91,7 @@ def load_pretrained(
         naming or key, a weight of the part that the file lacks, has in another shape or that is
         not finite, and a weight of the file that belongs to the part and not to the network.
     """
+    one_of(model_name, {**MODELS, **DISCRIMINATORS}, "model")
     namings = namings_of(model_name, one_of(part, PARTS, "part"))
     if naming is not None:
         one_of(naming, namings, "naming")

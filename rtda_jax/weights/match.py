@@ -9,8 +9,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from rtda_jax.errors import ConfigError, one_of, printable
-from rtda_jax.models import DISCRIMINATORS, MODELS
+from rtda_jax.errors import ConfigError, printable
 from rtda_jax.weights.files import WRAPPERS, WeightFile
 from rtda_jax.weights.namings import NETWORKS, OURS, TRUNKS, WITH_BATCH_COUNTS, Naming
 
@@ -61,7 +60,6 @@ class Match:
 
 def namings_of(model_name: str, part: str) -> dict[str, Naming]:
     """Returns the namings, by name, that weights of a part of a network can be in."""
-    one_of(model_name, {**MODELS, **DISCRIMINATORS}, "model")
     whole = NETWORKS.get(model_name, {"rtda_jax": OURS})
     return {**TRUNKS.get(model_name, {}), **whole} if part == "backbone" else dict(whole)
 
