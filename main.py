@@ -231,7 +231,6 @@ def _job(config, rest: list[str]) -> None:
 def answered(job: Callable[[], None]) -> int:
     """Do a job; the exit code of how it ended, and a sentence where that is known."""
     from rtda_jax import errors
-    from rtda_jax.data import DataError
     from rtda_jax.run import parallel
 
     try:
@@ -239,7 +238,7 @@ def answered(job: Callable[[], None]) -> int:
     except BaseException as error:
         if parallel.peer_died(error):
             return end(f"{str(error)[:500]}\nAnother process of this job is gone. {AGAIN}", LONELY)
-        if isinstance(error, (*errors.ERRORS, DataError)):
+        if isinstance(error, errors.ERRORS):
             return end(f"{type(error).__name__}: {error}", error.exit_code)
         if isinstance(error, OSError):  # a full disk, a folder that may not be written
             return end(f"OSError: {error}", os.EX_IOERR)

@@ -10,6 +10,18 @@ class ConfigError(ValueError):
     exit_code = 2
 
 
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and what was expected of it.
+
+    Names from files stand in the message as any terminal can print them.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(printable(line, limit=None) for line in message.split("\n")))
+
+
 class NotFiniteError(RuntimeError):
     """A loss or a gradient that is no longer a finite number."""
 
@@ -35,7 +47,14 @@ class Interrupted(Exception):
 
 
 # Errors that end the program with a sentence instead of a traceback.
-ERRORS = (ConfigError, NotFiniteError, CheckpointError, NotDeterministicError, Interrupted)
+ERRORS = (
+    ConfigError,
+    DataError,
+    NotFiniteError,
+    CheckpointError,
+    NotDeterministicError,
+    Interrupted,
+)
 
 
 def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:

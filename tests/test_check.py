@@ -17,7 +17,8 @@ from rtda_jax.data import (
     load,
     train_stream,
 )
-from rtda_jax.data.check import check_benchmark, check_data, describe
+from rtda_jax.data.check import check_benchmark, check_data
+from rtda_jax.data.counts import describe
 
 QUIET = {"classes": "cityscapes19", "say": lambda line: None}
 

@@ -13,10 +13,9 @@ from helpers import SIZE, config, pixelwise, write_workdir
 from PIL import Image
 
 from rtda_jax import evaluate
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import inputs, networks, predict, results, video
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, DataError
 
 MAIN = pathlib.Path(__file__).parents[1] / "main.py"
 KEY = results.Key(class_set("cityscapes19").names, class_set("cityscapes19").colours)

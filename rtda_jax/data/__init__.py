@@ -8,18 +8,12 @@ import os
 
 from rtda_jax.data.batch import VIEW_IMAGES, Batch
 from rtda_jax.data.catalogue import load
+from rtda_jax.data.counts import class_counts, counted, enet_weights, frequencies
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.pseudo import PseudoLabels, load_pseudo
-from rtda_jax.data.sampling import (
-    Candidates,
-    RareClass,
-    class_counts,
-    counted,
-    enet_weights,
-    frequencies,
-)
+from rtda_jax.data.sampling import Candidates, RareClass
 from rtda_jax.data.stream import eval_stream, train_stream
+from rtda_jax.errors import DataError
 
 __all__ = [
     "VIEW_IMAGES",

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax.data import check
 from rtda_jax.data.batch import Batch
 from rtda_jax.data.catalogue import load
+from rtda_jax.data.counts import counted, describe, enet_weights, frequencies
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pseudo import load_pseudo
-from rtda_jax.data.sampling import Candidates, RareClass, counted, enet_weights, frequencies
+from rtda_jax.data.sampling import Candidates, RareClass
 from rtda_jax.data.stream import TARGET_MOVES, padding, train_stream
-from rtda_jax.errors import lookup, one_of, require
+from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import bind_data
 from rtda_jax.run.workdir import write_json
@@ -87,10 +86,10 @@ def introduction(config: Any, *, needs_target: bool) -> list[str]:
       needs_target: whether target images are read at all.
     """
     benchmark = config.benchmark
-    lines = check.describe(labelled_set(config))
+    lines = describe(labelled_set(config))
     if needs_target:
         target = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
-        lines += check.describe(target.unlabelled())
+        lines += describe(target.unlabelled())
     return lines + padding(
         tuple(benchmark.size), tuple(benchmark.crop), tuple(config.augment.scale)
     )

@@ -19,11 +19,10 @@ from absl import logging
 
 from rtda_jax.data import decode, geometry, labels, listing, parts, pictures, shards, spec
 from rtda_jax.data.dataset import Dataset, Files
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.host_tf import tf
 from rtda_jax.data.layouts import HINT, LAYOUTS
 from rtda_jax.data.parts import Example, Maker
-from rtda_jax.errors import lookup
+from rtda_jax.errors import DataError, lookup
 
 # The built-in pair: the examples of each split, and what they are rendered from.
 STREETS_SIZE = (96, 192)

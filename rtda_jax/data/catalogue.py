@@ -7,9 +7,9 @@ from typing import Any
 
 from rtda_jax.data import listing, lists
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import ClassSet, class_set, labelling
 from rtda_jax.data.spec import checked, survey
+from rtda_jax.errors import DataError
 
 
 def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) -> Dataset:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -13,17 +13,15 @@ import numpy as np
 
 from rtda_jax.data import catalogue, decode, lists, sheet
 from rtda_jax.data import spec as specs
+from rtda_jax.data.counts import contents, suspicions
 from rtda_jax.data.dataset import Dataset, Files
-from rtda_jax.data.errors import DataError
-from rtda_jax.data.labels import IGNORE, class_set, known_ids
-from rtda_jax.data.sampling import enet_weights, frequencies
-from rtda_jax.errors import printable
+from rtda_jax.data.labels import class_set
+from rtda_jax.errors import DataError, printable
 from rtda_jax.run.files import write_bytes
 
 _LOOKAHEAD = 4  # examples in flight per thread
 _NAMED = 20  # findings that the report shows; the manifest has all
 _DARK = 32  # a picture without any brighter value is almost black
-_SAMPLE = 32  # labels that `describe` reads
 
 
 class Finding(NamedTuple):
@@ -116,7 +114,7 @@ def check_data(
         "sizes": {f"{w}x{h}": count for (h, w), count in sizes.most_common()},
         "quarantine": quarantine,
         "warnings": warnings,
-        **_contents(dataset, raw),
+        **contents(dataset, raw),
         "examples": entries,
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
@@ -162,79 +160,6 @@ def check_benchmark(
             say=say,
         )
     return manifests
-
-
-def describe(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
-    """Returns sentences about a data set for the start of a training run.
-
-    They say how many images there are, what was left out, and, of a labelled set, which share of
-    the pixels is ignored and which classes occur in a sample of evenly spaced labels. Doubts about
-    the labelling begin with "warning:".
-
-    Raises:
-      DataError: a label that cannot be read.
-    """
-    count = len(dataset)
-    images = "1 image" if count == 1 else f"{count} images"
-    lines = [f"{dataset.name}: {images}", *dataset.notes]
-    if dataset.labelling is None:
-        return [printable(line, limit=None) for line in lines]
-    places = _evenly(len(dataset), sample)
-    raw = np.zeros(256, np.int64)
-    for i in places:
-        ids = decode.examine_ids(dataset, i)[1]
-        assert ids is not None
-        raw += np.bincount(ids.ravel(), minlength=256)
-    contents = _contents(dataset, raw)
-    shares = sorted(contents["frequencies"].items(), key=lambda row: -row[1])
-    absent = [name for name, share in shares if not share]
-    lines.append(
-        f"labels {dataset.labelling.name}, in {len(places)} of them: {contents['ignored']:.1%} of "
-        "the pixels are ignored; classes "
-        + (", ".join(f"{name} {share:.1%}" for name, share in shares if share) or "none")
-        + (f"; none of {', '.join(absent)}" if absent else "")
-    )
-    lines += [f"warning: {doubt}" for doubt in suspicions(dataset, raw)]
-    return [printable(line, limit=None) for line in lines]
-
-
-def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
-    """Returns what the raw ids that occur say against the labelling that was named.
-
-    Args:
-      dataset: whose labels were counted.
-      raw: pixels of each raw id, int64 [256].
-    """
-    meaning, total = dataset.labelling, int(raw.sum())
-    if meaning is None or not total:
-        return []
-    classes = dataset.classes
-    ignored = _contents(dataset, raw)["ignored"]
-    occurring = set(np.flatnonzero(raw).tolist())
-    doubts = []
-    as_train_ids = meaning.name in ("cityscapes_ids", "gta5_ids") and ignored > 0.2
-    if as_train_ids and occurring <= {*range(19), IGNORE}:
-        doubts.append(
-            f"labelling {meaning.name!r}: only ids 0..18 and 255 occur and {ignored:.0%} of the "
-            "pixels are ignored; these look like train ids (labelling 'train_ids')"
-        )
-    if ignored > 0.5 and not doubts:
-        table = classes.lut(meaning)
-        lost = [i for i in np.argsort(-raw) if raw[i] and table[i] >= len(classes)]
-        shares = ", ".join(f"id {i} {raw[i] / total:.0%}" for i in lost[:4])
-        doubts.append(
-            f"labelling {meaning.name!r}: {ignored:.0%} of the pixels are ignored ({shares}); is "
-            "this what the labels mean?"
-        )
-    if meaning.name in ("classes", "train_ids") and not occurring & {0, IGNORE}:
-        doubts.append(
-            f"labelling {meaning.name!r}: neither 0 ({classes.names[0]}) nor 255 (ignored) occurs; "
-            "if the classes are numbered from 1 and 0 is ignored, this is 'classes_from_1'"
-        )
-    unused = set(known_ids(meaning, classes)) - occurring
-    if meaning.classes and not doubts and len(unused) > len(occurring):
-        doubts.append(f"{meaning.name}: only the ids {sorted(occurring)} occur")
-    return doubts
 
 
 def _everything(
@@ -306,29 +231,6 @@ def _look(dataset: Dataset, i: int) -> Finding:
         int(image.max()),
         histogram,
     )
-
-
-def _contents(dataset: Dataset, raw: np.ndarray) -> dict[str, Any]:
-    """Histograms of raw ids and classes, and the weights that follow."""
-    if dataset.labelling is None:
-        return {}
-    lut = dataset.classes.lut(dataset.labelling)
-    counts = np.array([raw[lut == number].sum() for number in range(len(dataset.classes))])
-    frequency = frequencies(counts)
-    weights = enet_weights(frequency)
-    total = max(int(raw.sum()), 1)
-    names = dataset.classes.names
-    return {
-        "raw_ids": {str(i): int(raw[i]) for i in np.flatnonzero(raw)},
-        "ignored": float(1 - counts.sum() / total),
-        "frequencies": dict(zip(names, frequency.tolist(), strict=True)),
-        "enet_weights": dict(zip(names, weights.tolist(), strict=True)),
-    }
-
-
-def _evenly(count: int, sample: int) -> Sequence[int]:
-    """Up to `sample` of the numbers 0..count-1, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(sample, count)).round().astype(int)).tolist()
 
 
 def _digest(entries: Mapping[str, Mapping[str, str]]) -> str:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rtda_jax.data.errors import DataError
-from rtda_jax.errors import lookup
+from rtda_jax.errors import DataError, lookup
 
 IGNORE = 255
 OUTSIDE = 254

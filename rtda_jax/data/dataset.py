@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from rtda_jax.data.labels import ClassSet, Labelling
+from rtda_jax.data.class_sets import ClassSet, Labelling
 from rtda_jax.data.pictures import read_bytes
 
 

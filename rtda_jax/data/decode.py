@@ -6,8 +6,8 @@ import numpy as np
 
 from rtda_jax.data import labels, pictures
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import IGNORE, OUTSIDE, Labelling
+from rtda_jax.errors import DataError
 
 
 def examine(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -20,9 +20,8 @@ from rtda_jax.data.class_sets import (
     known_ids,
     stored,
 )
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.pictures import read_bytes
-from rtda_jax.errors import lookup
+from rtda_jax.errors import DataError, lookup
 
 __all__ = [
     "CLASS_SETS",

@@ -8,10 +8,10 @@ import stat
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+from rtda_jax.data.class_sets import FILE
 from rtda_jax.data.dataset import Files
-from rtda_jax.data.errors import DataError
-from rtda_jax.data.labels import FILE
 from rtda_jax.data.pictures import EXTENSIONS, reason
+from rtda_jax.errors import DataError
 
 _NAMED = 3  # files that a sentence names before it only counts
 

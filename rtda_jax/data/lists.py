@@ -12,8 +12,8 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.pictures import EXTENSIONS, read_bytes
+from rtda_jax.errors import DataError
 from rtda_jax.run.files import write_bytes
 
 # Name -> SHA-256 of splits/NAME.txt.

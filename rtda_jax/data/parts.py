@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from rtda_jax.data.errors import DataError
+from rtda_jax.errors import DataError
 from rtda_jax.run.files import replacing
 from rtda_jax.run.log import Progress
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from rtda_jax.data import pictures
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import IGNORE
+from rtda_jax.errors import DataError
 
 MANIFEST = "manifest.json"
 

@@ -1,103 +1,14 @@
-"""Class counts of a labelled set, and what is computed and drawn from them.
+"""What is drawn by the classes of images: rare classes, and candidates of long-tail pasting.
 
 The draws themselves run inside the tf.data graph (`rtda_jax.data.pipeline`).
 """
 
 import dataclasses
-import json
-import os
-import pathlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from rtda_jax.data import decode
-from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.errors import DataError
-from rtda_jax.data.labels import IGNORE
-from rtda_jax.run.files import replacing
-
-
-def class_counts(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
-    """Counts the pixels of each class in each example.
-
-    Only one label per thread is in memory at a time.
-
-    Returns:
-      int64 [N,K+1]; the last column counts the ignored pixels.
-
-    Raises:
-      DataError: the set has no labels, or a file cannot be read.
-    """
-    if dataset.labelling is None:
-        raise DataError(f"{dataset.name}: has no labels to count")
-    classes = len(dataset.classes)
-    counts = np.zeros((len(dataset), classes + 1), np.int64)
-
-    def count(i: int) -> None:
-        histogram = np.bincount(decode.label(dataset, i).ravel(), minlength=IGNORE + 1)
-        counts[i, :classes] = histogram[:classes]
-        counts[i, classes] = histogram[IGNORE]
-
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for _ in pool.map(count, range(len(dataset))):
-            pass
-    return counts
-
-
-def counted(dataset: Dataset, path: pathlib.Path, *, threads: int | None = None) -> np.ndarray:
-    """Returns `class_counts` without the ignored column, cached in a file.
-
-    The labels are counted anew if the file is damaged or describes other examples, other classes
-    or label files that have changed since.
-
-    Args:
-      dataset: a labelled set.
-      path: the cache, `.npz`.
-      threads: of decoding; default one per core.
-
-    Returns:
-      int64 [N,K].
-    """
-    about = {
-        "name": np.array(dataset.name),
-        "keys": np.array([json.dumps(key) for key in dataset.keys]),  # any name as ASCII
-        "classes": np.array(dataset.classes.names),
-        "labels": np.array([repr(dataset.labelling), dataset.reader.fingerprint(labels=True)]),
-    }
-    cached = read_npz(path)
-    same = all(name in cached and np.array_equal(cached[name], v) for name, v in about.items())
-    shape = (len(dataset), len(dataset.classes))
-    if same and "counts" in cached and cached["counts"].shape == shape:
-        return cached["counts"]
-    counts = class_counts(dataset, threads=threads)[:, :-1]
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, counts=counts, **about)
-    return counts
-
-
-def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file by name; none if the file is missing or damaged."""
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except Exception:  # a damaged archive can raise anything
-        return {}
-
-
-def frequencies(counts: np.ndarray) -> np.ndarray:
-    """Returns the share of each class in the valid pixels, float64 [K].
-
-    Args:
-      counts: pixels of each class, [K] or [N,K].
-    """
-    total = counts.reshape(-1, counts.shape[-1]).sum(axis=0).astype(np.float64)
-    return total / max(total.sum(), 1.0)
-
-
-def enet_weights(frequency: np.ndarray, *, c: float = 1.02) -> np.ndarray:
-    """Returns ENet's class weights 1 / ln(c + f), float64 [K] (Paszke et al. 2016)."""
-    return 1.0 / np.log(c + np.asarray(frequency, np.float64))
+from rtda_jax.data.counts import frequencies
+from rtda_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import filelock
 import tensorflow_datasets as tfds
 
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.pictures import read_bytes
+from rtda_jax.errors import DataError
 
 ANEW = "delete the folder to prepare it anew"
 # TFDS imports the class that a data set's features name; only its own can come from a stranger.

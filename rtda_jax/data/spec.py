@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 from rtda_jax.data import labels as meanings
 from rtda_jax.data import listing, lists
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import ClassSet, Labelling
 from rtda_jax.data.layouts import HINT, LAYOUTS, Split
-from rtda_jax.errors import lookup, one_of, require
+from rtda_jax.errors import DataError, lookup, one_of, require
 
 _COMMON = {
     "use": "labelled",  # or "unlabelled": the labels are never looked for

@@ -12,10 +12,9 @@ import numpy as np
 from rtda_jax.data import decode
 from rtda_jax.data.batch import Batch
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.pseudo import PseudoLabels
 from rtda_jax.data.sampling import Candidates, RareClass
-from rtda_jax.errors import one_of
+from rtda_jax.errors import DataError, one_of
 
 Tensor = Any
 Size = tuple[int, int]

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from rtda_jax.data import listing
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.pictures import EXTENSIONS, MAX_PIXELS
 from rtda_jax.data.pictures import read as read_image
+from rtda_jax.errors import DataError
 
 __all__ = ["Input", "Inputs", "check_size", "find", "padded", "read_image", "resized"]
 

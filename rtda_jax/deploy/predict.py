@@ -14,12 +14,11 @@ from PIL import Image
 
 from rtda_jax import evaluate
 from rtda_jax.adapt.options import read
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import inputs, networks, results, video
 from rtda_jax.deploy.inputs import Input
 from rtda_jax.deploy.results import Key, Picture
-from rtda_jax.errors import Interrupted, lookup, printable
+from rtda_jax.errors import DataError, Interrupted, lookup, printable
 from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress

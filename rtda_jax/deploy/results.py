@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from rtda_jax.data.errors import DataError
 from rtda_jax.deploy import video
 from rtda_jax.deploy.inputs import Input
+from rtda_jax.errors import DataError
 from rtda_jax.tools import drawing
 
 OPACITY = 0.5  # of the class colours in an overlay

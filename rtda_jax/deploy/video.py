@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rtda_jax.data.errors import DataError
 from rtda_jax.deploy.inputs import check_size
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, DataError
 
 CODEC, QUALITY = "libx264", "18"  # constant rate factor: lower is better, 18 looks lossless
 

@@ -12,9 +12,8 @@ from typing import Any, TypeAlias
 import flax
 import numpy as np
 
-from rtda_jax.data.errors import DataError
 from rtda_jax.data.labels import ClassSet, class_set
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, DataError
 from rtda_jax.report.records import (
     LARGEST,
     NUMBER,

@@ -8,6 +8,7 @@ from rtda_jax.data.streets.dice import Dice
 from rtda_jax.data.streets.game import GAME
 from rtda_jax.data.streets.scene import paint_scene
 from rtda_jax.data.streets.shading import shade
+from rtda_jax.errors import lookup
 
 __all__ = ["DOMAINS", "render"]
 
@@ -33,15 +34,14 @@ def render(
       The image, uint8 [height, width, 3], and the Cityscapes labelIds, uint8 [height, width].
 
     Raises:
-      ValueError: for an unknown domain, a negative index or seed, or a size below 8.
+      ConfigError: an unknown domain.
+      ValueError: a negative index or seed, or a size below 8.
     """
-    if domain not in DOMAINS:
-        raise ValueError(f"unknown streets domain {domain!r}; known: {sorted(DOMAINS)}")
+    style = lookup(DOMAINS, domain, "streets domain")
     if index < 0 or seed < 0:
         raise ValueError(f"index and seed must be >= 0, got index {index} and seed {seed}")
     if height < 8 or width < 8:
         raise ValueError(f"height and width must be >= 8, got {height} x {width}")
-    style = DOMAINS[domain]
     layout_seed, sensor_seed = np.random.SeedSequence([seed, style.number, index]).spawn(2)
     dice = Dice(np.random.Generator(np.random.PCG64(layout_seed)))
     layout = style.layout
@@ -70,7 +70,7 @@ def render(
 
 
 def _paint_hood(canvas: Canvas, dice: Dice) -> None:
-    """The hood of our own car along the lower edge, a class that no metric counts."""
+    """Paints the hood of our own car along the lower edge, a class that no metric counts."""
     if not dice.chance(canvas.domain.hood):
         return
     view = canvas.view

@@ -3,8 +3,7 @@
 import numpy as np
 
 from rtda_jax.data.streets.dice import Dice
-from rtda_jax.data.streets.domain import Domain, Layout
-from rtda_jax.data.streets.labels import LABEL_IDS
+from rtda_jax.data.streets.domain import LABEL_IDS, Domain, Layout
 from rtda_jax.data.streets.patterns import texture
 
 
@@ -15,7 +14,7 @@ def _finish(
     dice: Dice,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Haze, lens, glare, sensor noise and chroma subsampling, in the order light meets them."""
+    """Applies haze, lens, glare, sensor noise and chroma subsampling, in the order of the light."""
     height, width = depth.shape
     # depth / (depth + reach) stands in for 1 - exp(-depth / reach): exact on every machine.
     haze = depth / (depth + np.float32(dice.uniform(160, 320)))
@@ -46,7 +45,7 @@ def _finish(
 
 
 def _blur(image: np.ndarray, weight: float) -> np.ndarray:
-    """A separable three-tap blur with `weight` on each neighbour."""
+    """Blurs with a separable three-tap filter, with `weight` on each neighbour."""
     side, middle = np.float32(weight), np.float32(1 - 2 * weight)
     padded = np.concatenate((image[:1], image, image[-1:]))
     image = middle * image + side * (padded[:-2] + padded[2:])

@@ -7,8 +7,7 @@ from math import ceil
 import numpy as np
 
 from rtda_jax.data.streets.dice import Colour
-from rtda_jax.data.streets.domain import Domain, Windows
-from rtda_jax.data.streets.labels import LABEL_IDS
+from rtda_jax.data.streets.domain import LABEL_IDS, Domain, Windows
 from rtda_jax.data.streets.patterns import PLAIN
 
 FAR = 2000.0
@@ -28,16 +27,16 @@ class View:
     bend: float
 
     def column(self, x: float, z: float) -> float:
-        """The column of the street point `x` metres right of the camera at depth `z`."""
+        """Returns the column of the street point `x` metres right of the camera at depth `z`."""
         return self.centre + self.focal * (x / z + self.bend * z)
 
     def row(self, y: float, z: float) -> float:
-        """The row of a point `y` metres above the ground at depth `z`."""
+        """Returns the row of a point `y` metres above the ground at depth `z`."""
         return self.horizon + self.focal * (self.height - y) / z
 
 
 def _span(low: float, high: float, size: int) -> tuple[int, int]:
-    """The pixels whose centres lie in [low, high), clipped to [0, size)."""
+    """Returns the pixels whose centres lie in [low, high), clipped to [0, size)."""
     return max(ceil(low - 0.5), 0), min(ceil(high - 0.5), size)
 
 
@@ -74,7 +73,7 @@ class Canvas:
         surface: str = "",
         windows: Windows | None = None,
     ) -> int:
-        """The id of a material: its label, lit colour (0 to 255), texture and windows."""
+        """Returns the id of a material: its label, lit colour (0 to 255), texture and windows."""
         key = (label, colour, face, surface, windows)
         known = self._known.get(key)
         if known is not None:
@@ -94,7 +93,7 @@ class Canvas:
         np.copyto(self.depth[top:bottom, left:right], z, where=mask)
 
     def rect(self, x0: float, x1: float, y0: float, y1: float, z: float, material: int) -> None:
-        """An upright rectangle that faces the camera."""
+        """Paints an upright rectangle that faces the camera."""
         view = self.view
         left, right = _span(view.column(x0, z), view.column(x1, z), view.columns)
         top, bottom = _span(view.row(y1, z), view.row(y0, z), view.rows)
@@ -114,7 +113,7 @@ class Canvas:
         ragged: float = 0.0,
         rough: np.ndarray | None = None,
     ) -> None:
-        """An upright ellipse; `ragged` > 0 bites leaves out of its rim with the pattern `rough`."""
+        """Paints an upright ellipse; `ragged` > 0 tears its rim with the pattern `rough`."""
         view = self.view
         left, right = _span(view.column(x - rx, z), view.column(x + rx, z), view.columns)
         top, bottom = _span(view.row(y + ry, z), view.row(y - ry, z), view.rows)
@@ -133,7 +132,7 @@ class Canvas:
         self._fill(top, bottom, left, right, distance < 1, z, material)
 
     def polygon(self, points: Sequence[tuple[float, float]], z: float, material: int) -> None:
-        """A convex upright polygon of (x, y) corners, counter-clockwise as seen by the camera."""
+        """Paints a convex upright polygon; its corners (x, y) are counter-clockwise to the eye."""
         view = self.view
         corners = [(view.column(x, z), view.row(y, z)) for x, y in points]
         columns = [c for c, _ in corners]
@@ -152,7 +151,7 @@ class Canvas:
         self._fill(top, bottom, left, right, mask, z, material)
 
     def side(self, x: float, z0: float, z1: float, y0: float, y1: float, material: int) -> None:
-        """An upright wall that runs along the street at offset `x` from depth z0 to z1."""
+        """Paints an upright wall along the street at offset `x`, from depth z0 to z1."""
         view = self.view
         near, far = view.column(x, z0), view.column(x, z1)
         left, right = _span(min(near, far), max(near, far), view.columns)

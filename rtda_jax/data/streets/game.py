@@ -13,7 +13,7 @@ def _finish(
     dice: Dice,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """A nearly fixed exposure and a trace of dither: no blur, no haze."""
+    """Applies a nearly fixed exposure and a trace of dither: no blur, no haze."""
     dither = generator.integers(-3, 4, colour.shape, dtype=np.int8)
     image = colour * np.float32(dice.uniform(0.9, 1.06)) + dither
     return (np.clip(image, 0, 255) + np.float32(0.5)).astype(np.uint8)

@@ -11,22 +11,34 @@ from rtda_jax.data.streets.dice import Dice
 
 @dataclass(frozen=True)
 class Street:
-    """The cross-section of a street, as offsets in metres from the camera, and its junction."""
+    """The cross-section of a street, as offsets in metres from the camera, and its junction.
 
-    left: float  # edges of the carriageway, parking lanes included
+    Attributes:
+      left, right: edges of the carriageway, parking lanes included.
+      lane: width of a lane.
+      dividers: between lanes of one direction.
+      centre: the divider between the two directions.
+      parking: whether there is a parking lane, left and right.
+      strips: widths of the green strips, left and right.
+      walks: widths of the sidewalks, left and right.
+      median: width of the green strip between the directions; 0 for none.
+      junction: its near and far depth; None where there is none.
+    """
+
+    left: float
     right: float
     lane: float
     dividers: tuple[float, ...]
-    centre: float  # the divider between the two directions
+    centre: float
     parking: tuple[bool, bool]
-    strips: tuple[float, float]  # widths of the green strips
-    walks: tuple[float, float]  # widths of the sidewalks
+    strips: tuple[float, float]
+    walks: tuple[float, float]
     median: float
     junction: tuple[float, float] | None
 
     @property
     def edges(self) -> tuple[float, float]:
-        """Where the sidewalks end and the frontage begins."""
+        """The offsets at which the sidewalks end and the frontage begins."""
         return (
             self.left - self.strips[0] - self.walks[0],
             self.right + self.strips[1] + self.walks[1],
@@ -34,7 +46,7 @@ class Street:
 
 
 def lay_out(canvas: Canvas, dice: Dice) -> Street:
-    """A random street; the camera drives in the lane right of the divider between directions."""
+    """Draws a street; the camera drives in the lane right of the divider between directions."""
     layout = canvas.domain.layout
     lane = dice.between(layout.lane_width)
     ours, theirs = dice.pick(layout.lanes), dice.pick(layout.lanes)
@@ -121,7 +133,7 @@ def paint_ground(canvas: Canvas, dice: Dice, street: Street, *, rails: float | N
 
 
 def _reach(canvas: Canvas, x0: float, x1: float, z: np.ndarray) -> tuple[int, int]:
-    """The columns that the ground between two offsets can touch at any of the depths `z`."""
+    """Returns the columns that the ground between two offsets can touch at any depth `z`."""
     ends = [canvas.view.column(x, float(d)) for x in (x0, x1) for d in (z[0], z[-1])]
     turn = abs(canvas.view.bend)
     if turn > 0:

@@ -10,7 +10,7 @@ PATTERNS = ("plain", "grain", "leaves", "brick", "plaster", "slats", "panels", "
 
 
 class Texture(NamedTuple):
-    """A row of `PATTERNS`, its texels a metre, and how strongly it changes the brightness."""
+    """A place in `PATTERNS`, texels per metre, and how strongly it changes the brightness."""
 
     pattern: int
     scale: float
@@ -21,12 +21,12 @@ PLAIN = Texture(0, 1.0, 0.0)
 
 
 def texture(pattern: str, *, scale: float, amount: float) -> Texture:
-    """A `Texture` by pattern name."""
+    """Returns a texture by the name of its pattern."""
     return Texture(PATTERNS.index(pattern), scale, amount)
 
 
 def _noise(generator: np.random.Generator, cell: int) -> np.ndarray:
-    """Bilinear value noise [SIZE, SIZE] with one random value per `cell` texels."""
+    """Returns bilinear value noise [SIZE, SIZE] with one random value per `cell` texels."""
     coarse = generator.integers(-128, 128, (SIZE // cell, SIZE // cell)).astype(np.float32) / 128
     position = np.arange(SIZE)
     low, weight = position // cell, ((position % cell) / np.float32(cell)).astype(np.float32)
@@ -37,7 +37,7 @@ def _noise(generator: np.random.Generator, cell: int) -> np.ndarray:
 
 @cache
 def bank() -> np.ndarray:
-    """All patterns, float32 [len(PATTERNS), SIZE, SIZE]."""
+    """Returns all patterns, float32 [len(PATTERNS), SIZE, SIZE]."""
     generator = np.random.Generator(np.random.PCG64(20210604))
     fine, mid, wide, broad = (_noise(generator, cell) for cell in (1, 4, 8, 32))
     row, column = np.indices((SIZE, SIZE))

@@ -2,7 +2,7 @@
 
 from rtda_jax.data.streets.canvas import Canvas
 from rtda_jax.data.streets.dice import Colour, Dice
-from rtda_jax.data.streets.vehicles import TYRE
+from rtda_jax.data.streets.domain import TYRE
 
 
 def _cloth(canvas: Canvas, dice: Dice) -> Colour:
@@ -17,7 +17,7 @@ def _head(canvas: Canvas, dice: Dice, label: str, x: float, y: float, z: float) 
 
 
 def person(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """A person who stands or walks at depth `z`."""
+    """Paints a person who stands or walks at depth `z`."""
     size = dice.uniform(0.88, 1.08)
     top, legs = _cloth(canvas, dice), _cloth(canvas, dice)
     coat, cloth = canvas.material("person", top), canvas.material("person", legs)
@@ -47,7 +47,7 @@ def _wheel(canvas: Canvas, label: str, x: float, z: float, radius: float, hub: C
 def _bar(
     canvas: Canvas, x0: float, y0: float, x1: float, y1: float, z: float, half: float, material: int
 ) -> None:
-    """A thick line; its ends are cut level, or upright when the line is nearly level."""
+    """Paints a thick line; its ends are cut level, or upright if the line is nearly level."""
     if abs(y1 - y0) > abs(x1 - x0):
         if y1 < y0:
             x0, y0, x1, y1 = x1, y1, x0, y0
@@ -60,7 +60,7 @@ def _bar(
 
 
 def bicycle(canvas: Canvas, dice: Dice, x: float, z: float, *, pose: str) -> None:
-    """A bicycle seen from the "side" or along the street ("end")."""
+    """Paints a bicycle seen from the "side" or along the street ("end")."""
     frame = canvas.material(
         "bicycle", dice.tint(dice.pick(canvas.domain.palette["bicycle"]), canvas.domain.layout.trim)
     )
@@ -83,7 +83,7 @@ def bicycle(canvas: Canvas, dice: Dice, x: float, z: float, *, pose: str) -> Non
 
 
 def motorcycle(canvas: Canvas, dice: Dice, x: float, z: float, *, pose: str) -> None:
-    """A motorcycle or scooter seen from the "side" or along the street ("end")."""
+    """Paints a motorcycle or scooter seen from the "side" or along the street ("end")."""
     paint = dice.tint(dice.pick(canvas.domain.palette["motorcycle"]), canvas.domain.layout.trim)
     body, dark = canvas.material("motorcycle", paint), canvas.material("motorcycle", TYRE)
     canvas.shadow(x - 0.9, x + 0.9, z - 0.3, z + 0.4, canvas.domain.shadow)
@@ -132,14 +132,14 @@ def _rider(canvas: Canvas, dice: Dice, x: float, z: float, *, pose: str, seat: f
 
 
 def cyclist(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """A rider on a bicycle."""
+    """Paints a rider on a bicycle."""
     pose = dice.pick(("side", "end", "end"))
     bicycle(canvas, dice, x, z, pose=pose)
     _rider(canvas, dice, x, z - 0.01, pose=pose, seat=0.95)
 
 
 def motorcyclist(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """A rider on a motorcycle."""
+    """Paints a rider on a motorcycle."""
     pose = dice.pick(("side", "end", "end"))
     motorcycle(canvas, dice, x, z, pose=pose)
     _rider(canvas, dice, x, z - 0.01, pose=pose, seat=0.88)

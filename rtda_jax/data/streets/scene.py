@@ -1,4 +1,4 @@
-"""One street scene: what stands where, painted from far to near."""
+"""One street scene: decides what stands where and paints it from far to near."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,9 +6,16 @@ from functools import partial
 from rtda_jax.data.streets import people
 from rtda_jax.data.streets.canvas import FAR, Canvas
 from rtda_jax.data.streets.dice import Dice
-from rtda_jax.data.streets.frontage import FRONTAGE
-from rtda_jax.data.streets.furniture import bin_, bush, pole, traffic_light, traffic_sign, tree
 from rtda_jax.data.streets.ground import Street, lay_out, paint_ground
+from rtda_jax.data.streets.roadside import (
+    FRONTAGE,
+    bin_,
+    bush,
+    pole,
+    traffic_light,
+    traffic_sign,
+    tree,
+)
 from rtda_jax.data.streets.vehicles import VEHICLES, crossing
 
 Queue = list[tuple[float, Callable[[], None]]]
@@ -74,7 +81,7 @@ def _line_street(canvas: Canvas, dice: Dice, queue: Queue, street: Street, side:
 
 
 def _clear(street: Street, z: float, margin: float) -> bool:
-    """Whether depth `z` keeps its distance from the junction."""
+    """Returns whether depth `z` keeps its distance from the junction."""
     return not street.junction or not (
         street.junction[0] - margin < z < street.junction[1] + margin
     )

@@ -7,7 +7,7 @@ from rtda_jax.data.streets.patterns import SIZE, bank
 
 
 def shade(canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Colour float32 [R, C, 3] (0 to 255, lit, before the sensor), depth and label ids [R, C]."""
+    """Returns lit colour float32 [R, C, 3] in 0 to 255, depth and label ids [R, C]."""
     view = canvas.view
     table = np.array(canvas.table, np.float32)
     ids = canvas.ids.astype(np.intp).ravel()

@@ -2,9 +2,7 @@
 
 from rtda_jax.data.streets.canvas import Canvas
 from rtda_jax.data.streets.dice import Colour, Dice
-from rtda_jax.data.streets.domain import Windows
-
-TYRE: Colour = (28, 28, 30)
+from rtda_jax.data.streets.domain import TYRE, Windows
 
 
 def _colour(canvas: Canvas, dice: Dice, name: str) -> Colour:
@@ -16,7 +14,7 @@ def _dark(colour: Colour, gain: float) -> Colour:
 
 
 def _inner(x: float, width: float) -> tuple[float, str]:
-    """The offset of a box's side towards the camera, and the way that side faces."""
+    """Returns the offset of a box's side towards the camera, and the way that side faces."""
     return (x + width / 2, "right") if x < 0 else (x - width / 2, "left")
 
 
@@ -38,7 +36,7 @@ def _axles(
 
 
 def car(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
-    """A car with its nearer end at depth `z`; `facing` is "away" or "oncoming"."""
+    """Paints a car with its nearer end at depth `z`; `facing` is "away" or "oncoming"."""
     paint = _colour(canvas, dice, "car")
     glass = canvas.domain.palette["windscreen"][0]
     width, length = dice.uniform(1.75, 1.95), dice.uniform(3.9, 4.8)
@@ -81,7 +79,7 @@ def car(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
 
 
 def truck(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
-    """A lorry: a tall plain cargo box on a dark chassis, and a coloured cab."""
+    """Paints a lorry: a tall plain cargo box on a dark chassis, and a coloured cab."""
     cargo, cab = _colour(canvas, dice, "cargo"), _colour(canvas, dice, "cab")
     glass = canvas.domain.palette["windscreen"][0]
     width, length, height = 2.45, dice.uniform(5.0, 8.0), dice.uniform(3.0, 3.7)
@@ -127,7 +125,7 @@ def truck(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
 
 
 def bus(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
-    """A city bus: one tall box with a long band of windows."""
+    """Paints a city bus: one tall box with a long band of windows."""
     paint = _colour(canvas, dice, "bus")
     glass = canvas.domain.palette["windscreen"][0]
     width, length, height = 2.5, dice.uniform(9.5, 12.5), 3.1
@@ -155,7 +153,7 @@ def bus(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
 
 
 def train(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
-    """A tram: very long, two-tone, with a rounded nose and a pantograph."""
+    """Paints a tram: very long, two-tone, with a rounded nose and a pantograph."""
     lower, upper = canvas.domain.palette["train"][:2]
     lower = dice.tint(lower, canvas.domain.layout.trim)
     glass = canvas.domain.palette["windscreen"][0]
@@ -193,7 +191,7 @@ def train(canvas: Canvas, dice: Dice, x: float, z: float, facing: str) -> None:
 
 
 def crossing(canvas: Canvas, dice: Dice, x: float, z: float, kind: str) -> None:
-    """A vehicle seen from its side, crossing the street at depth `z`; `kind` is its label."""
+    """Paints a vehicle that crosses the street at depth `z`; `kind` is its label."""
     name = {"car": "car", "truck": "cargo", "bus": "bus", "train": "train"}[kind]
     length = {"car": 4.4, "truck": 7.5, "bus": 11.5, "train": 26.0}[kind]
     paint = _colour(canvas, dice, name)
