@@ -1,18 +1,25 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 
 from rtda_jax.models import DISCRIMINATORS, MODELS
+from rtda_jax.tools import cost
 from rtda_jax.tools.cost import CONVENTIONS, cost_table, discriminator_cost, model_cost, summary
 
 
 def test_discriminators_cost_what_the_papers_print():
-    s0, s2 = CONVENTIONS["s0"], CONVENTIONS["s2"]
+    brunstein, bartoletti = CONVENTIONS["brunstein"], CONVENTIONS["bartoletti"]
     full, light = discriminator_cost("fcd"), discriminator_cost("fcd_light")
     assert full.macs == 15_439_233_024
-    assert s0(full) == 30_878_466_048
+    assert brunstein(full) == 30_878_466_048
     assert light.macs == 1_067_712_512
-    assert s0(light) == 2_135_425_024
-    assert s2(discriminator_cost("fcd", output_stride=1)) == 30_952_915_968
-    assert s2(discriminator_cost("fcd_light", use_bias=False, output_stride=1)) == 2_178_416_640
+    assert brunstein(light) == 2_135_425_024
+    assert bartoletti(discriminator_cost("fcd", output_stride=1)) == 30_952_915_968
+    assert (
+        bartoletti(discriminator_cost("fcd_light", use_bias=False, output_stride=1))
+        == 2_178_416_640
+    )
 
 
 def test_elements_of_the_second_convention():
@@ -22,7 +29,7 @@ def test_elements_of_the_second_convention():
     assert sum(r.upsampled for r in rows) == 524_288
 
 
-def test_the_portrait_input_of_s0_costs_the_same():
+def test_the_portrait_input_of_brunstein_costs_the_same():
     assert discriminator_cost("fcd", size=(1024, 512)).macs == 15_439_233_024
 
 
@@ -85,7 +92,7 @@ def test_summary():
     assert ["aux16", "4,883"] in lines
     assert lines[-1][:2] == ["bisenet_resnet18:", "12,068,672"]
     with pytest.raises(
-        ValueError, match=r"unknown network 'x'; known: bisenet_resnet18.*fcd_light"
+        ValueError, match=r"unknown network 'x'; known: bisenet_coincheung.*fcd_light"
     ):
         summary("x")
 
@@ -96,3 +103,22 @@ def test_table():
     (full,) = [row for row in rows if row[0] == "| fcd"]
     assert full[1] == "2,781,121"
     assert full[5] == "30,878,466,048"
+
+
+class Plain(nn.Module):
+    """A network of Flax's own layers."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        x = nn.Conv(8, (3, 5), strides=2)(images)
+        x = nn.Conv(8, (3, 3), feature_group_count=4, use_bias=False)(x)
+        return nn.Dense(5)(nn.relu(nn.GroupNorm(2)(x)))
+
+
+def test_layers_of_flax_are_counted():
+    images = jax.ShapeDtypeStruct((1, 16, 32, 3), jnp.float32)
+    variables = jax.eval_shape(Plain().init, jax.random.key(0), images)
+    rows = cost._rows(Plain(), variables, images)
+    pixels = 8 * 16
+    assert [row.macs for row in rows] == [pixels * 8 * 15 * 3, pixels * 8 * 9 * 2, pixels * 5 * 8]
+    assert [row.bias_adds for row in rows] == [pixels * 8, 0, pixels * 5]

@@ -1,7 +1,8 @@
 """Parameters and multiply-accumulates of every network, counted from the shapes of its layers.
 
-Nothing is run and nothing is compiled, and the count does not depend on how a convolution or a
-resize is lowered. Only convolutions have MACs; resizes, normalisations and activations do not.
+Nothing is run or compiled, and the count does not depend on how a convolution or a resize is
+lowered. Convolutions and dense layers have MACs, our own and Flax's alike; resizes, normalisations
+and activations have none.
 """
 
 import dataclasses
@@ -13,14 +14,15 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import one_of
 from rtda_jax.models import DISCRIMINATORS, MODELS, create_discriminator, create_model
 from rtda_jax.models.discriminator import LeakyReLU, Upsample
 from rtda_jax.models.layers import Conv
 
-# Parameters that the original PyTorch modules carry and never use, so that their totals can be
-# compared: the ImageNet classifier, and for STDC2 also the boundary heads of STDC-Seg.
+# Parameters that the original PyTorch modules have but never use; their totals include them. These
+# are the ImageNet classifier, and for STDC2 also the boundary heads of STDC-Seg.
 UNUSED_IN_PYTORCH = {
     "bisenet_resnet18": 513_000,
     "bisenet_resnet101": 2_049_000,
@@ -33,7 +35,7 @@ UNUSED_IN_PYTORCH = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One layer, for one image: its dotted path, output [H,W,C] and operations."""
+    """One layer on one image: its dotted path, the shape of its output, and its operations."""
 
     path: str
     output: tuple[int, ...]
@@ -45,9 +47,16 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Parameters of a network, and the operations of its layers on one image at inference.
+    """The parameters of a network, and the operations of its layers on one image at inference.
 
-    modules: parameters in training by the dotted path of the layer that has them.
+    Attributes:
+      name: a key of MODELS or DISCRIMINATORS.
+      size: of the image, (H, W).
+      pytorch_parameters: as the original PyTorch modules count them.
+      training_parameters: with auxiliary heads.
+      inference_parameters: without auxiliary heads.
+      modules: parameters in training by the dotted path of the layer that has them.
+      rows: the layers at inference.
     """
 
     name: str
@@ -60,22 +69,25 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the convolutions at inference."""
+        """The multiply-accumulates of all layers at inference."""
         return sum(row.macs for row in self.rows)
 
 
-def _flops_s0(cost: Cost) -> int:
+def _doubled_macs(cost: Cost) -> int:
     return 2 * cost.macs
 
 
-def _flops_s2(cost: Cost) -> int:
-    extra = sum(row.bias_adds + row.leaky_relus + 11 * row.upsampled for row in cost.rows)
-    return 2 * (cost.macs + extra)
+def _doubled_operations(cost: Cost) -> int:
+    more = sum(row.bias_adds + row.leaky_relus + 11 * row.upsampled for row in cost.rows)
+    return 2 * (cost.macs + more)
 
 
-# "FLOPs" as the two reports print them: S0 (thop 0.1.1) doubles the MACs of the convolutions; S2
-# (thop 0.0.5) adds one a bias, one an activation and 11 an upsampled element before it doubles.
-CONVENTIONS: dict[str, Callable[[Cost], int]] = {"s0": _flops_s0, "s2": _flops_s2}
+# "FLOPs" as two reports print them. Brunstein's (thop 0.1.1) are twice the MACs. Bartoletti's (thop
+# 0.0.5) first add one for each bias, one for each activation, and 11 for each upsampled element.
+CONVENTIONS: dict[str, Callable[[Cost], int]] = {
+    "brunstein": _doubled_macs,
+    "bartoletti": _doubled_operations,
+}
 
 
 def _size(tree: Any) -> int:
@@ -91,17 +103,23 @@ def _modules(parameters: Any) -> dict[str, int]:
 
 
 def _row(module: nn.Module, inputs: jax.Array, output: jax.Array) -> Row | None:
+    """Returns the row of a layer that has operations, or None."""
     path, shape = ".".join(module.path), output.shape[1:]
     elements = math.prod(shape)
     if isinstance(module, Conv):
-        kernel = module.size**2 * inputs.shape[-1] // module.groups
-        bias = int(module.use_bias)
-        return Row(path, shape, macs=elements * kernel, bias_adds=elements * bias)
-    if isinstance(module, LeakyReLU):
+        taps, groups = module.size**2, module.groups
+    elif isinstance(module, nn.Conv):
+        taps, groups = int(np.prod(module.kernel_size)), module.feature_group_count
+    elif isinstance(module, nn.Dense):
+        taps, groups = 1, 1
+    elif isinstance(module, LeakyReLU):
         return Row(path, shape, leaky_relus=elements)
-    if isinstance(module, Upsample):
+    elif isinstance(module, Upsample):
         return Row(path, shape, upsampled=elements)
-    return None
+    else:
+        return None
+    macs = elements * (taps * inputs.shape[-1] // groups)
+    return Row(path, shape, macs=macs, bias_adds=elements * int(module.use_bias))
 
 
 def _rows(module: nn.Module, variables: Any, images: Any) -> tuple[Row, ...]:
@@ -122,7 +140,7 @@ def _rows(module: nn.Module, variables: Any, images: Any) -> tuple[Row, ...]:
 def model_cost(
     name: str, *, num_classes: int = 19, size: tuple[int, int] = (512, 1024), **options: Any
 ) -> Cost:
-    """Cost of a segmentation network (a key of MODELS) at inference on one image of size (H, W)."""
+    """Returns the cost of a segmentation network, a key of MODELS, on an image of size (H, W)."""
     model = create_model(name, num_classes, **options)
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
 
@@ -145,7 +163,7 @@ def model_cost(
 def discriminator_cost(
     name: str, *, in_channels: int = 19, size: tuple[int, int] = (512, 1024), **options: Any
 ) -> Cost:
-    """Cost of a discriminator (a key of DISCRIMINATORS) on one map of size (H, W)."""
+    """Returns the cost of a discriminator, a key of DISCRIMINATORS, on one map of a size (H, W)."""
     model = create_discriminator(name, in_channels, **options)
     maps = jax.ShapeDtypeStruct((1, *size, in_channels), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), maps)
@@ -155,9 +173,9 @@ def discriminator_cost(
 
 
 def cost_table(*, num_classes: int = 19, size: tuple[int, int] = (512, 1024)) -> str:
-    """Markdown table of every network and discriminator: parameters and MACs.
+    """Returns a Markdown table with the parameters and MACs of every network and discriminator.
 
-    The discriminators also have the FLOPs of both reports' conventions, which they alone used.
+    Discriminators also have the FLOPs of both reports, which count theirs alone.
     """
     costs = [model_cost(name, num_classes=num_classes, size=size) for name in MODELS]
     for name in DISCRIMINATORS:
@@ -165,17 +183,18 @@ def cost_table(*, num_classes: int = 19, size: tuple[int, int] = (512, 1024)) ->
     cost = discriminator_cost(
         "fcd_light", in_channels=num_classes, size=size, use_bias=False, output_stride=1
     )
-    costs.append(dataclasses.replace(cost, name="fcd_light, no bias, x32 (S2)"))
+    costs.append(dataclasses.replace(cost, name="fcd_light, no bias, x32 (bartoletti)"))
     cost = discriminator_cost("fcd", in_channels=num_classes, size=size, output_stride=1)
-    costs.append(dataclasses.replace(cost, name="fcd, x32 (S2)"))
+    costs.append(dataclasses.replace(cost, name="fcd, x32 (bartoletti)"))
     head = (
         "| network | parameters as PyTorch counts | in training | at inference "
-        f"| MACs {size[0]}x{size[1]} | FLOPs as S0 | FLOPs as S2 |\n|---|--:|--:|--:|--:|--:|--:|"
+        f"| MACs {size[0]}x{size[1]} | FLOPs as brunstein | FLOPs as bartoletti |\n"
+        "|---|--:|--:|--:|--:|--:|--:|"
     )
     lines = []
     for c in costs:
-        judged = c.name.startswith("fcd")
-        flops = [f"{f(c):,}" if judged else "" for f in (_flops_s0, _flops_s2)]
+        is_discriminator = c.name.startswith("fcd")
+        flops = [f"{f(c):,}" if is_discriminator else "" for f in CONVENTIONS.values()]
         counts = (c.pytorch_parameters, c.training_parameters, c.inference_parameters, c.macs)
         cells = [c.name, *(f"{n:,}" for n in counts), *flops]
         lines.append(f"| {' | '.join(cells)} |")
@@ -183,19 +202,21 @@ def cost_table(*, num_classes: int = 19, size: tuple[int, int] = (512, 1024)) ->
 
 
 def summary(name: str, *, size: tuple[int, int] = (512, 1024), depth: int = 2) -> str:
-    """Text table of a network or discriminator by module, down to a depth of the path.
+    """Returns a table of a network or discriminator in text, by module.
 
-    Each line has the module, the output [H,W,C] of its last convolution, its parameters and its
-    MACs on one image; modules of the training network alone have neither output nor MACs. Raises
-    ConfigError for an unknown name.
+    Each line has a module, the output [H,W,C] of its last layer with operations, its parameters
+    and its MACs on one image. Modules of training alone have neither output nor MACs.
+
+    Args:
+      name: a key of MODELS or DISCRIMINATORS.
+      size: of the image, (H, W).
+      depth: how many parts of a layer's path name its module.
+
+    Raises:
+      ConfigError: the name is unknown.
     """
-    if name in DISCRIMINATORS:
-        cost = discriminator_cost(name, size=size)
-    elif name in MODELS:
-        cost = model_cost(name, size=size)
-    else:
-        known = ", ".join([*MODELS, *DISCRIMINATORS])
-        raise ConfigError(f"unknown network {name!r}; known: {known}")
+    one_of(name, [*MODELS, *DISCRIMINATORS], "network")
+    cost = model_cost(name, size=size) if name in MODELS else discriminator_cost(name, size=size)
 
     def top(path: str) -> str:
         return ".".join(path.split(".")[:depth])
