@@ -11,11 +11,12 @@ from helpers import config as made
 
 from benchmarks import measure, methods, report, speed
 from benchmarks.recipe import no_training_twin, recipe
-from rtda_jax import experiment
 from rtda_jax.adapt import build
 from rtda_jax.adapt.step import make_train_step
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 from rtda_jax.weights import torch_arrays
 
 SIZE = (64, 128)
@@ -217,7 +218,7 @@ def test_every_row_of_the_table_of_methods_is_a_config(row, tmp_path):
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     config = module.get_config(argument)
     assert config.benchmark.name == "synth_to_camvid"
-    assert experiment.stages(config)
+    assert make_plan(config, KINDS)
     plain = module.get_config("synth_to_camvid")
     assert (config.to_dict() == plain.to_dict()) == (not methods.ROWS[row][1])
     assert line[-3:] == ["--seeds=2", "--workdir", str(tmp_path / row)]

@@ -156,7 +156,7 @@ def test_training_follows_pytorch():
     for path, leaf in jax.tree.leaves_with_path(gradients):
         want = functools.reduce(lambda tree, key: tree[key.key], path, wanted)
         # Rounding moves some of the 80 values per channel at 1/32 across a threshold of ReLU6.
-        assert np.linalg.norm(leaf - want) < 0.02 * np.linalg.norm(want), path
+        assert np.linalg.norm(leaf - want) < 0.02 * np.linalg.norm(want) + 1e-6, path
 
 
 def test_sizes_are_those_of_tensorflows_same_padding():

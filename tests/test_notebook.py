@@ -27,6 +27,5 @@ def test_the_walkthrough_runs_from_any_folder_and_is_kept_without_outputs(tmp_pa
     client = nbclient.NotebookClient(notebook, timeout=600)
     client.execute(env=environment, cwd=str(tmp_path))
     shown = [output for cell in code for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in shown) == 3
-    assert sum("image/svg+xml" in output.get("data", {}) for output in shown) == 1
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 4
     assert any("mIoU" in output.get("text", "") for output in shown)

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 from rtda_jax.adapt import optim
+from rtda_jax.adapt.optim import OptimOptions
+from rtda_jax.errors import ConfigError
 from rtda_jax.models import create_model, group_of
 
 STEPS = 7
@@ -41,11 +43,11 @@ def test_sgd_and_adam_follow_pytorch_under_poly():
     schedule = optim.poly(0.1, steps=STEPS, power=0.9)
     cases = [
         (
-            optim.sgd(schedule, momentum=0.9, weight_decay=1e-2),
+            optim.sgd(schedule, OptimOptions(g_decay=1e-2)),
             lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-2),
         ),
         (
-            optim.adam(schedule, betas=(0.9, 0.99)),
+            optim.discriminator_optimizer(OptimOptions(), schedule),
             lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.9, 0.99)),
         ),
     ]
@@ -67,7 +69,7 @@ def test_sgd_and_adam_follow_pytorch_under_poly():
 def test_only_the_trained_parameters_move_or_decay():
     params = {"a": jnp.ones(3), "b": jnp.ones(3)}
     transform = optim.only(
-        optim.sgd(optim.poly(0.1, steps=5, power=0.9), momentum=0.9, weight_decay=0.1),
+        optim.sgd(optim.poly(0.1, steps=5, power=0.9), OptimOptions(g_decay=0.1)),
         trained=lambda tree: {"a": True, "b": False},
     )
     after = follow(transform, [params, params], params)
@@ -78,14 +80,37 @@ def test_only_the_trained_parameters_move_or_decay():
 def test_warm_up_is_exponential_and_hands_over_to_poly():
     lr, start, warm, total = 0.01, 1e-5, 5, 20
     after = optim.poly(lr, steps=total - warm, power=0.9)
-    schedule = jax.jit(optim.warmed(after, learning_rate=lr, start=start, steps=warm))
+    rise = {"warmup": "exponential", "learning_rate": lr, "start": start}
+    schedule = jax.jit(optim.warmed(after, **rise, steps=warm))
     factor = (lr / start) ** (1 / warm)
     for t in range(total + 2):
         expected = start * factor**t if t <= warm else lr * max(1 - (t - warm) / 15, 0) ** 0.9
         assert float(schedule(jnp.int32(t))) == pytest.approx(expected, rel=1e-5, abs=1e-9)
-    assert optim.warmed(after, learning_rate=lr, start=start, steps=0) is after
-    with pytest.raises(ValueError, match="must start above 0"):
-        optim.warmed(after, learning_rate=lr, start=0.0, steps=3)
+    assert optim.warmed(after, **rise, steps=0) is after
+    with pytest.raises(ConfigError, match=r"exponential warm-up must be above 0, got 0"):
+        OptimOptions(warmup_steps=3, warmup_start=0.0)
+
+
+def test_a_linear_warm_up_rises_by_equal_steps():
+    after = optim.poly(0.01, steps=15, power=1.0)
+    schedule = optim.warmed(after, warmup="linear", learning_rate=0.01, start=1e-3, steps=3)
+    rates = [float(schedule(jnp.int32(t))) for t in range(5)]
+    np.testing.assert_allclose(rates, [0.001, 0.004, 0.007, 0.01, 0.01 * 14 / 15], rtol=1e-5)
+
+
+def test_adamw_follows_pytorch():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    start = rng.normal(size=(4, 3)).astype(np.float32)
+    gradients = rng.normal(size=(STEPS, 4, 3)).astype(np.float32)
+    options = OptimOptions(g_optimizer="adamw", g_decay=0.1)
+    weight = torch.nn.Parameter(torch.tensor(start))
+    theirs = torch.optim.AdamW([weight], lr=0.05, betas=(0.9, 0.999), weight_decay=0.1)
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient)
+        theirs.step()
+    ours = follow(optim.adamw(lambda _: 0.05, options), jnp.asarray(gradients), jnp.asarray(start))
+    np.testing.assert_allclose(ours, weight.detach().numpy(), rtol=2e-5, atol=2e-6)
 
 
 def network(seed):
@@ -105,7 +130,7 @@ def test_groups_follow_pytorchs_parameter_groups(groups, decayed):
     start, gradients = network(0), [network(seed) for seed in range(1, STEPS)]
     schedule = optim.poly(0.01, steps=STEPS, power=0.9)
     ours = optim.grouped(
-        optim.sgd(schedule, momentum=0.9, weight_decay=0.1, decayed=decayed),
+        optim.sgd(schedule, OptimOptions(g_decay=0.1, g_decayed=decayed)),
         group_of=functools.partial(group_of, create_model("bisenet_resnet18")),
         factors=dict.fromkeys(optim.GROUPS[groups], 10.0),
     )
@@ -146,7 +171,7 @@ def test_decay_and_groups_pass_over_parameters_that_are_not_trained():
     params = network(0)
     transform = optim.only(
         optim.grouped(
-            optim.sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.1, decayed="kernels"),
+            optim.sgd(lambda _: 0.1, OptimOptions(g_decay=0.1, g_decayed="kernels")),
             group_of=functools.partial(group_of, create_model("bisenet_resnet18")),
             factors={"heads": 10.0},
         ),

@@ -100,8 +100,8 @@ def test_an_interrupted_seed_leaves_the_summary_of_the_finished_ones(chosen, tmp
 
 def test_arguments_that_make_no_sense_are_refused(chosen, tmp_path):
     with pytest.raises(ConfigError, match="--seeds must be 1 or more, got 0"):
-        seeds.run(chosen, tmp_path, count=0)
+        seeds.run(chosen, tmp_path, count=0, job=None)
     other = chosen.copy_and_resolve_references()
     other.seed = 3
     with pytest.raises(ConfigError, match=r"runs seeds 0 to 1; config\.seed must stay 0"):
-        seeds.run(other, tmp_path, count=2)
+        seeds.run(other, tmp_path, count=2, job=None)

@@ -115,8 +115,7 @@ def test_batches_are_a_function_of_the_step():
 
 def test_training_starts_from_a_file_of_weights(tmp_path):
     made = config("source_only", steps=1, optim__g_lr=0.0)
-    stage = build.build(made)
-    other = build.initial_state(stage, config("source_only", seed=5))
+    other = build.initial_state(build.build(config("source_only", seed=5)))
     variables = {"params": other.g_params, "batch_stats": other.g_stats}
     path = tmp_path / "weights.safetensors"
     export_pretrained(variables, "bisenet_resnet18", str(path), normalisation="imagenet")

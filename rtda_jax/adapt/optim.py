@@ -112,8 +112,14 @@ def poly(learning_rate: float, *, steps: int, power: float, every: int = 1) -> o
 
     The learning rate changes every `every` iterations.
     """
-    decay = optax.polynomial_schedule(learning_rate, 0.0, power, steps)
-    return lambda step: decay(step // every * every)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        step = step // every * every
+        # A compiled t/steps may exceed 1 by a rounding at the end, and optax's polynomial schedule
+        # would then return nan, the power of a negative base.
+        return learning_rate * jnp.maximum(1.0 - step / steps, 0.0) ** power
+
+    return schedule
 
 
 def _exponential(step: jax.Array, *, start: float, end: float, steps: int) -> jax.Array:

@@ -51,4 +51,4 @@ class Network(nn.Module):
 
     def computes_auxiliary(self, *, train: bool) -> bool:
         """Returns whether this call computes the auxiliary logits."""
-        return train or one_of(self.auxiliary, AUXILIARY, "auxiliary") == "always"
+        return one_of(self.auxiliary, AUXILIARY, "auxiliary") == "always" or train

@@ -282,7 +282,7 @@ def _evaluation(record: Record, folder: pathlib.Path, stage: str) -> Evaluation:
 def _classes(protocol: Record, field: str) -> ClassSet:
     try:
         return class_set(protocol.get(field, str))
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         raise ConfigError(f"{protocol.where}: field {field!r}: {error}") from None
 
 
