@@ -155,7 +155,7 @@ def undrawn(monkeypatch):
 
 def series(workdirs):
     folders, _ = runs.find([str(path) for path in workdirs])
-    return compare.series(sorted((runs.load(f) for f in folders), key=lambda run: run.name))
+    return compare.series(runs.load_all(folders))
 
 
 def board(workdirs):
@@ -383,7 +383,7 @@ def test_runs_of_other_settings_share_no_row_and_other_protocols_no_table(
     assert {"scores-on-streets-protocol-1", "scores-on-streets-protocol-2"} <= tags.ids
 
 
-def test_labels_of_different_configurations_are_distinct(workdirs, tmp_path):
+def test_labels_of_different_configurations_are_distinct(undrawn, workdirs, tmp_path):
     def change(results):
         results["config"]["optim"]["g_lr"] = 0.5
 
@@ -391,9 +391,15 @@ def test_labels_of_different_configurations_are_distinct(workdirs, tmp_path):
         folder = tmp_path / name / "adv-s1"
         edited(workdirs[1], folder, change if name == "b" else same)
     rows = board([tmp_path / n / "adv-s1" for n in "ab"]).rows
-    assert sorted(row.label for row in rows) == ["adv-s1 (1)", "adv-s1 (2)"]
+    assert sorted(row.label for row in rows) == ["a/adv", "b/adv"]
     (only,) = board([tmp_path / n / "adv-s1" for n in "ac"]).rows
-    assert (only.label, len(only.repeats)) == ("adv", 1)
+    assert (only.label, len(only.repeats)) == ("a/adv", 1)
+    shutil.copytree(tmp_path / "b" / "adv-s1", tmp_path / "b" / "adv-s2")
+    page = report.write([str(tmp_path / n / "adv-s*") for n in "abc"], tmp_path / "out")
+    tags = Tags()
+    tags.feed(page.read_text())
+    assert tags.repeated == set()
+    assert {"run-a.2fadv-s1", "run-b.2fadv-s1", "run-c.2fadv-s1", "run-adv-s2"} <= tags.ids
 
 
 def test_runs_of_two_versions_are_one_method_if_their_shared_fields_agree(workdirs, tmp_path):
@@ -429,6 +435,25 @@ def test_an_unfinished_run_shows_what_it_has(undrawn, workdirs, tmp_path):
     partial = edited(workdirs[3], tmp_path / "run", lambda r: [r["stages"].pop("eval_mbt")])
     report.write([partial], tmp_path / "out")
     assert "not yet: eval_mbt" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_scores_by_other_protocols_stand_with_their_run(undrawn, workdirs, tmp_path):
+    def change(results):
+        stage = results["stages"]["evaluate"]
+        protocol = stage["protocol"] | {"mode": "slide"}
+        stage["others"] = [
+            {"miou": 0.5, "pixel_accuracy": None, "step": 20, "protocol": protocol, "models": []}
+        ]
+
+    report.write([edited(workdirs[0], tmp_path / "run", change)], tmp_path / "out")
+    lines = table((tmp_path / "out" / "report.md").read_text(), "evaluation")
+    line = lines["evaluate, earlier: 20 steps, mode slide"]
+    assert (line["mIoU, %"], line["pixel accuracy, %"]) == ("50.0", "n/a")
+    with pytest.raises(ConfigError, match="evaluate: others: no field 'miou'"):
+        odd = edited(
+            workdirs[0], tmp_path / "odd", lambda r: r["stages"]["evaluate"].update(others=[{}])
+        )
+        report.write([odd], tmp_path / "out")
 
 
 def test_a_run_that_has_only_begun_is_listed(undrawn, workdirs, tmp_path):
@@ -557,7 +582,7 @@ def test_speed_files_make_a_plot_and_are_checked(undrawn, workdirs, tmp_path):
 
 
 def test_curves_are_means_over_common_steps(workdirs):
-    drawing = figures.Drawing(100, margins=(0, 0, 0, 0))
+    axes = figures.Drawing(100, margins=(0, 0, 0, 0))
     training = {
         seed: runs.Training([], 1, 20, [{"step": s, "loss": seed + s} for s in steps], [])
         for seed, steps in ((1, (10, 20)), (2, (20, 30)))
@@ -569,8 +594,8 @@ def test_curves_are_means_over_common_steps(workdirs):
         )
         for seed, made in training.items()
     ]
-    figures._line(drawing, compare.Series("a", stages, [], 3, 0), "loss", colour=3)
-    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in drawing.axes.lines]
+    figures._line(axes, compare.Series("a", stages, [], 3, 0), "loss", colour=3)
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.axes.lines]
     assert lines == [([10, 20], [11, 21]), ([20, 30], [22, 32]), ([20], [21.5])]
 
 
@@ -696,7 +721,7 @@ def test_the_page_is_well_formed_and_loads_nothing(written):
     assert tags.repeated == set()
     assert all(load.startswith(("data:", "#")) for load in tags.loads)
     links = {load[1:] for load in tags.loads if load.startswith("#")}
-    assert {"method-fda-mbt-eval-mbt", "run-fda-mbt-seed1"} <= links <= tags.ids
+    assert {"method-fda_mbt:eval_mbt", "run-fda_mbt-seed1"} <= links <= tags.ids
     assert re.findall(r"https?://[^\"\s<]+", text) == []
     assert "nan" not in re.findall(r"\"(nan|inf|None)[^\"]*\"", text)
     drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
@@ -718,12 +743,19 @@ def test_only_the_pages_own_script_may_run(written):
 def test_each_number_leads_to_its_run(written):
     text = (written / "report.html").read_text()
     line = next(part for part in text.split("<tr") if ">source_only</a>" in part)
-    assert 'href="#method-source-only"' in line
+    assert 'href="#method-source_only"' in line
     for seed in range(3):
-        assert f'href="#run-source-only-seed{seed}"' in line
-        details = text[text.index(f'<details id="run-source-only-seed{seed}"') :]
+        assert f'href="#run-source_only-seed{seed}"' in line
+        details = text[text.index(f'<details id="run-source_only-seed{seed}"') :]
         command = f"python main.py --config configs/source_only.py --config.seed={seed}"
         assert command in details[: details.index("</details>")]
+
+
+def test_different_words_have_different_anchors():
+    words = ["a b", "a_b", "a-b", "a/b", "a.b", "A b", "a · b", "a: b", "a:b", "a.20b", "é", "e"]
+    assert len({page.anchor("run", text) for text in words}) == len(words)
+    assert page.anchor("method", "mbt · eval_mbt") == "method-mbt:eval_mbt"
+    assert all(re.fullmatch(r"[\w:.-]+", page.anchor("x", text)) for text in words)
 
 
 def test_markdown_refers_to_every_file_beside_it(written):
@@ -735,9 +767,9 @@ def test_markdown_refers_to_every_file_beside_it(written):
     assert listed == sorted({*named, "report.md", "report.html"})
     for name in named:
         if name.endswith(".svg"):
-            drawing = (written / name).read_text()
-            xml.etree.ElementTree.fromstring(drawing)
-            assert "prefers-color-scheme:dark" in drawing
+            svg = (written / name).read_text()
+            xml.etree.ElementTree.fromstring(svg)
+            assert "prefers-color-scheme:dark" in svg
 
 
 def test_both_files_have_the_same_tables(written):
@@ -775,6 +807,10 @@ def test_both_files_have_the_same_tables(written):
         (
             lambda r: r["stages"]["evaluate"]["protocol"].update(head_classes="mine"),
             r"protocol: field 'head_classes': unknown classes .*'mine'; known:",
+        ),
+        (
+            lambda r: r["stages"]["evaluate"]["protocol"].update(classes="/dev/stdin.json"),
+            r"protocol: field 'classes' must be classes, not a file of them",
         ),
         (lambda r: r["stages"]["train"].update(seconds=True), r"'seconds' must be int or float"),
     ],

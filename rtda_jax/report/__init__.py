@@ -4,9 +4,9 @@ import importlib.util
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, printable
 from rtda_jax.report import runs
 from rtda_jax.run import files
 
@@ -47,10 +47,10 @@ def write(
 
     folders, others = runs.find(patterns)
     document = contents.document(
-        sorted((runs.load(folder) for folder in folders), key=lambda run: run.name),
+        runs.load_all(folders),
         speeds=runs.speeds([pathlib.Path(path).expanduser() for path in speeds]),
         papers=published,
-        others=sorted(runs.printable(path.name) for path in others),
+        others=sorted(printable(path.name) for path in others),
     )
     out = out.expanduser()
     text, drawings = page.markdown(document)
@@ -60,22 +60,22 @@ def write(
 
 def _replace(out: pathlib.Path, contents: Mapping[str, bytes]) -> None:
     """Puts files into a folder in the place of those that an earlier report put there."""
-    with files.lock(out):
-        earlier = _listed(out)
-        for path in sorted(contents.keys() - earlier):
-            if (out / path).exists() or (out / path).is_symlink():
-                raise ConfigError(
-                    f"{out / path} is not an earlier report's; choose another --output"
-                )
-        # The list comes first: whatever is there after an interruption can be replaced.
-        listing = json.dumps({"files": sorted(contents.keys() | earlier)}, indent=1) + "\n"
-        files.write_bytes(out / LISTING, listing.encode())
-        for path, data in sorted(contents.items()):
-            files.write_bytes(out / path, data)
-        for path in earlier - contents.keys():
-            (out / path).unlink(missing_ok=True)
-        listing = json.dumps({"files": sorted(contents)}, indent=1) + "\n"
-        files.write_bytes(out / LISTING, listing.encode())
+    earlier = _listed(out)
+    for path in sorted(contents.keys() - earlier):
+        if (out / path).exists() or (out / path).is_symlink():
+            raise ConfigError(f"{out / path} is not an earlier report's; choose another --output")
+    # The list comes first: whatever is there after an interruption can be replaced.
+    _list(out, contents.keys() | earlier)
+    for path, data in sorted(contents.items()):
+        files.write_bytes(out / path, data)
+    for path in earlier - contents.keys():
+        (out / path).unlink(missing_ok=True)
+    _list(out, contents.keys())
+
+
+def _list(out: pathlib.Path, paths: Iterable[str]) -> None:
+    listing = json.dumps({"files": sorted(paths)}, indent=1) + "\n"
+    files.write_bytes(out / LISTING, listing.encode())
 
 
 def _listed(out: pathlib.Path) -> set[str]:

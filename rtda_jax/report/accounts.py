@@ -8,8 +8,8 @@ import numpy as np
 
 from rtda_jax.report import figures
 from rtda_jax.report.compare import Board, Series, differences
-from rtda_jax.report.page import Block, Cell, Commands, Details, Figures, Table, Text, row, slug
-from rtda_jax.report.runs import Run
+from rtda_jax.report.page import Block, Cell, Commands, Details, Figures, Table, Text, anchor, row
+from rtda_jax.report.runs import Evaluation, Run
 from rtda_jax.run.log import duration
 
 TIMES = (
@@ -29,7 +29,7 @@ REPEATS = (
 
 def run_id(run: Run) -> str:
     """Returns where links to a run lead."""
-    return slug(f"run {run.name}")
+    return anchor("run", run.name)
 
 
 def hundredths(value: float | None) -> str:
@@ -117,6 +117,13 @@ def _value(value: Any) -> str:
     return "none" if value is None else str(value).replace("'", "")
 
 
+def _differing(evaluation: Evaluation, other: Mapping[str, Any]) -> str:
+    """Returns how an earlier evaluation of the same stage differs: its steps and its protocol."""
+    fields, now = other["protocol"], evaluation.protocol
+    differing = [f"{k} {fields[k]}" for k in sorted(fields) if now.get(k, ...) != fields[k]]
+    return ", ".join([f"{other['step']:,} steps", *differing])
+
+
 def _run(run: Run) -> Details:
     """Returns everything about a run: what it is, how to repeat it, what it scored, where."""
     state = "complete" if not run.missing else f"not yet: {', '.join(run.missing)}"
@@ -126,6 +133,9 @@ def _run(run: Run) -> Details:
     for name, e in run.evaluations.items():
         numbers = (hundredths(e.miou), hundredths(e.pixel_accuracy), _times([e.seconds]))
         scores.append(row(name, ", ".join(e.models), *numbers))
+        for other in e.others:
+            numbers = (hundredths(other["miou"]), hundredths(other["pixel_accuracy"]), Cell(""))
+            scores.append(row(f"{name}, earlier: {_differing(e, other)}", "", *numbers))
     if scores:
         head = ["evaluation", "of stages", "mIoU, %", "pixel accuracy, %", "wall time"]
         blocks.append(Table(head, scores, left=2))

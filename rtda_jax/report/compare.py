@@ -13,25 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from rtda_jax.report.runs import Evaluation, Run, Training
-from rtda_jax.run.binding import FREE
+from rtda_jax.run.binding import bound_fields
 
 # Parts of a protocol that two numbers must share to stand in one table.
 PROTOCOL = (
     *("split", "classes", "head_classes", "mode", "window", "stride", "scales", "mirror"),
     *("input_size", "resolution", "align"),
 )
-# Fields that change nothing about what a stage of a kind computes.
-UNREAD = {
-    "train": (
-        *("eval", "pseudo", "statistics", "benchmark.eval", "benchmark.eval_size"),
-        *("benchmark.eval_classes", "benchmark.source_eval"),
-    ),
-    "pseudo_label": ("eval.pictures", "eval.validators", "eval.validator_images"),
-    "statistics": ("eval",),
-}
 COLOURS = 8  # that the page has
 REFERENCES = ("init", "pseudo_labels")  # fields that may name an earlier stage
 IMAGES, LABELS = "images", "labels"  # what of the target a network has seen
@@ -220,10 +210,9 @@ def series(runs: Sequence[Run]) -> tuple[list[Series], list[Board]]:
     """
     groups: list[list[Stage]] = []
     for run in runs:
-        base = {k: v for k, v in run.config.items() if k not in ("stages", "stage", "seed", *FREE)}
-        flat, earlier = flatten_dict(base, sep="."), dict[str, tuple[int, Stage]]()
+        earlier: dict[str, tuple[int, Stage]] = {}
         for name in run.kinds:
-            stage = _stage(run, name, flat, earlier)
+            stage = _stage(run, name, earlier)
             group = next((g for g, those in enumerate(groups) if _alike(stage, those)), None)
             if group is None:
                 group = len(groups)
@@ -243,15 +232,11 @@ def series(runs: Sequence[Run]) -> tuple[list[Series], list[Board]]:
     return sorted(_distinct(trained), key=lambda s: s.label), boards
 
 
-def _stage(
-    run: Run, name: str, base: Mapping[str, Any], earlier: Mapping[str, tuple[int, Stage]]
-) -> Stage:
+def _stage(run: Run, name: str, earlier: Mapping[str, tuple[int, Stage]]) -> Stage:
     """Returns a planned stage; `earlier` has the ones before it and the numbers of their groups."""
-    kind, overrides = run.kinds[name], dict(run.config["stage"][name])
-    models, training = overrides.pop("models", []), run.trainings.get(name)
-    fields = {**base, **flatten_dict(overrides, sep=".")}
-    fields = {k: v for k, v in fields.items() if not _within(k, UNREAD.get(kind, ()))}
-    evaluation = run.evaluations.get(name)
+    kind, training, evaluation = run.kinds[name], run.trainings.get(name), run.evaluations.get(name)
+    fields = {k: v for k, v in bound_fields(dict(run.config), name).items() if k != "seed"}
+    models = fields.pop("models", [])
     if evaluation is not None:
         shared = {k: evaluation.protocol[k] for k in PROTOCOL if k in evaluation.protocol}
         models = evaluation.models
@@ -280,10 +265,6 @@ def _stage(
     if evaluation is not None:
         budget = budget or evaluation.step
     return Stage(run, name, kind, fields, budget, seen)
-
-
-def _within(field: str, names: Sequence[str]) -> bool:
-    return any(field == name or field.startswith(f"{name}.") for name in names)
 
 
 def _alike(stage: Stage, others: Sequence[Stage]) -> bool:

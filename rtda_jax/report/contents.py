@@ -9,7 +9,7 @@ from rtda_jax.report import accounts, compare, figures, published
 from rtda_jax.report.accounts import hundredths, run_id
 from rtda_jax.report.compare import Board, Series, Stage, Summary, summarise
 from rtda_jax.report.gallery import galleries
-from rtda_jax.report.page import Block, Cell, Details, Document, Figures, Table, Text, row, slug
+from rtda_jax.report.page import Block, Cell, Details, Document, Figures, Table, Text, anchor, row
 from rtda_jax.report.runs import Run
 
 MOST_DRAWINGS = 120  # of a kind; the rest is counted in words
@@ -134,7 +134,7 @@ def percent(summary: Summary | None) -> str:
 
 
 def _method_id(series: Series, where: str) -> str:
-    return slug(f"method {series.label}{where}")
+    return anchor("method", series.label + where)
 
 
 def _scores(board: Board, where: str) -> list[Block]:
@@ -188,6 +188,8 @@ def _shaded(score: Summary | None) -> Cell:
 def _words(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(str(v) for k, v in value.items() if k in ("name", "split") and v)
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return "the run's own"  # classes, by their whole definition
     return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -35,9 +35,12 @@ INKS = {
 DASHES = ("-", (0, (4, 2)), (0, (1, 2)))
 WIDTH = 340  # pixels of most drawings, about a phone's
 DOMAINS = {"source": 5, "target": 4}  # colours of a discriminator's curves
-LONGEST = 60  # characters of a label inside a drawing
+LONGEST, SHORT = 60, 24  # characters of a label inside a drawing, of a class's name
+MOST_CELLS = 4000  # of a confusion matrix
 STYLESHEET = pathlib.Path(__file__).with_name("page.css")
 POINTS = 160  # of a curve at most: more would not be visible
+BESIDE: Any = {"textcoords": "offset points", "va": "center"}
+MARK: Any = {"color": INKS["ink"], "clip_on": False}
 STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # labels come from names of folders
@@ -171,48 +174,25 @@ def class_bars(row: Series, board: Board) -> Panel:
     axes.spines["bottom"].set_visible(False)
     axes.grid(axis="x")
     for i, (name, iou) in enumerate(classes.items()):
-        swatch: dict[str, Any] = {
-            "facecolor": np.divide(colours[i], 255),
-            "edgecolor": INKS["faint"],
-            "lw": 0.5,
-        }
-        inset = Rectangle((2, 17 * (len(classes) - i) + 7), 9, 9, transform=None, **swatch)
-        drawing.figure.add_artist(inset)
-        axes.annotate(name, (0, i), (-88, 0), textcoords="offset points", va="center", fontsize=11)
+        swatch = Rectangle((2, 17 * (len(classes) - i) + 7), 9, 9, transform=None, lw=0.5)
+        swatch.set(facecolor=np.divide(colours[i], 255), edgecolor=INKS["faint"])
+        drawing.figure.add_artist(swatch)
+        axes.annotate(name[:SHORT], (0, i), (-88, 0), fontsize=11, **BESIDE)
         if iou is None:
             axes.text(2, i, "n/a", va="center", color=INKS["faint"])
             continue
         values = [100 * v for v in iou.values]
         words = f"{name}: {100 * iou.mean:.1f}"
         if len(values) > 1:
-            axes.plot(
-                values,
-                [i] * len(values),
-                "o",
-                ms=3.6,
-                color=INKS["ink"],
-                alpha=0.6,
-                mew=0,
-                clip_on=False,
-            )
+            axes.plot(values, [i] * len(values), "o", ms=3.6, mew=0, alpha=0.6, **MARK)
             words += f" ({', '.join(f'{v:.1f}' for v in values)})"
         mark = marks.get(name)
         if mark is not None:
-            axes.plot(
-                [100 * mark.mean] * 2, [i - 0.4, i + 0.4], color=INKS["ink"], lw=1.6, clip_on=False
-            )
+            axes.plot([100 * mark.mean] * 2, [i - 0.4, i + 0.4], lw=1.6, **MARK)
             words += f", source only {100 * mark.mean:.1f}"
-        bar = axes.barh(
-            i, 100 * iou.mean, height=0.6, color=ink(row.colour), alpha=0.82, clip_on=False
-        )
+        bar = axes.barh(i, 100 * iou.mean, 0.6, color=ink(row.colour), alpha=0.82, clip_on=False)
         drawing.tip(bar.patches, words)
-        where: dict[str, Any] = {
-            "textcoords": "offset points",
-            "va": "center",
-            "ha": "right",
-            "fontsize": 11,
-        }
-        axes.annotate(f"{100 * iou.mean:.1f}", (100, i), (38, 0), **where)
+        axes.annotate(f"{100 * iou.mean:.1f}", (100, i), (38, 0), ha="right", fontsize=11, **BESIDE)
     title = f"IoU per class of {row.label}"
     return Panel(f"iou-{row.label}", drawing.svg(title), "IoU of each class, %", row.label)
 
@@ -220,10 +200,11 @@ def class_bars(row: Series, board: Board) -> Panel:
 @matplotlib.rc_context(STYLE)
 def confusion(row: Series, board: Board) -> Panel:
     """Draws the confusion matrix over all seeds: each row in percent of the true class's pixels."""
-    names = class_set(board.protocol["head_classes"]).names
+    names = [name[:SHORT] for name in class_set(board.protocol["head_classes"]).names]
     total = np.sum([e.confusion for e in row.evaluations.values()], axis=0, dtype=np.float64)
     shares = total / np.maximum(total.sum(1, keepdims=True), 1)
     cell, count = 24, len(names)
+    least = max(0.01, count / MOST_CELLS)  # shares of a row sum to 1
     side = cell * count
     drawing = Drawing(side + 84, width=side + 112, margins=(86, 26, 80, 4))
     axes = drawing.axes
@@ -236,7 +217,7 @@ def confusion(row: Series, board: Board) -> Panel:
     axes.set_yticks(centres, names, color=INKS["soft"])
     for i, j in itertools.product(range(count), repeat=2):
         share = shares[i, j]
-        if share < 0.01:
+        if share < least:
             continue
         square = Rectangle((j, i), 1, 1, color=ink(row.colour), alpha=share, lw=0, clip_on=False)
         axes.add_artist(square)
@@ -368,12 +349,7 @@ def _dot(
     dots = drawing.axes.plot(x, y, "o", ms=8, color=ink(row.colour), mec=INKS["paper"], zorder=3)
     drawing.tip(dots, f"{words}: {y:.1f}", method=row.label)
     if label:
-        beside: dict[str, Any] = {
-            "textcoords": "offset points",
-            "va": "center",
-            "color": INKS["soft"],
-        }
-        drawing.axes.annotate(label[:LONGEST], (x, y), (7, 0), **beside)
+        drawing.axes.annotate(label[:LONGEST], (x, y), (7, 0), color=INKS["soft"], **BESIDE)
 
 
 def _scattered(drawing: Drawing, *, x: str, y: str) -> None:
@@ -391,10 +367,7 @@ def legend(keys: Sequence[Key]) -> str:
     drawing.axes.set(xlim=(0, WIDTH), ylim=(len(keys) - 0.5, -0.5), xticks=[], yticks=[])
     drawing.axes.spines["bottom"].set_visible(False)
     for i, key in enumerate(keys):
-        style: dict[str, Any] = {
-            "color": ink(key.colour),
-            "linestyle": DASHES[key.dash % len(DASHES)],
-        }
-        drawing.axes.plot([4, 28], [i, i], **style)
+        dash = DASHES[key.dash % len(DASHES)]
+        drawing.axes.plot([4, 28], [i, i], color=ink(key.colour), linestyle=dash)
         drawing.axes.text(36, i, key.label[:LONGEST], va="center", fontsize=11)
     return drawing.svg("legend")

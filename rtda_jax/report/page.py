@@ -133,6 +133,12 @@ def slug(words: str) -> str:
     return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{digest}"
 
 
+def anchor(kind: str, words: str) -> str:
+    """Returns the id of something of a kind that words name; different words have different ids."""
+    coded = re.sub(r"[^\w-]", lambda c: f".{ord(c[0]):x}", words.replace(" · ", "\0"))
+    return f"{kind}-{coded.replace('.0', ':')}"
+
+
 def html(report: Document) -> str:
     """Returns the report as one page that loads nothing: style, script and images are inside."""
     script = STYLESHEET.with_suffix(".js").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import reprlib
 import stat
 from typing import Any
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, printable
 
 NUMBER = (int, float)
 OPTIONAL = (int, float, type(None))
@@ -113,15 +113,12 @@ def _cleaned(value: Any, where: str, depth: int = 0) -> Any:
         raise ConfigError(f"{where}: more than {DEEPEST} objects and lists in one another")
     match value:
         case str():
-            return printable(value)
+            return printable(value, limit=None)
         case dict():
-            return {printable(k): _cleaned(v, where, depth + 1) for k, v in value.items()}
+            return {
+                printable(k, limit=None): _cleaned(v, where, depth + 1) for k, v in value.items()
+            }
         case list():
             return [_cleaned(item, where, depth + 1) for item in value]
         case _:
             return value
-
-
-def printable(text: str) -> str:
-    """Returns a text with a space for each character that does not print, such as a line end."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)

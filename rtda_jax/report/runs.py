@@ -2,7 +2,6 @@
 
 import dataclasses
 import glob
-import hashlib
 import pathlib
 import re
 import reprlib
@@ -13,7 +12,7 @@ import flax
 import numpy as np
 
 from rtda_jax.data.labels import ClassSet, class_set
-from rtda_jax.errors import ConfigError, DataError
+from rtda_jax.errors import ConfigError, DataError, printable
 from rtda_jax.report.records import (
     LARGEST,
     NUMBER,
@@ -21,7 +20,6 @@ from rtda_jax.report.records import (
     TEXT,
     Record,
     parse,
-    printable,
     read,
     read_json,
 )
@@ -54,6 +52,7 @@ class Evaluation:
       models: the stages whose networks it fuses, as "STAGE" or "STAGE:teacher".
       seconds: how long it took.
       picture: its predictions.png, or None.
+      others: objects with the scores of the stage under other protocols or of fewer steps.
     """
 
     miou: float | None
@@ -67,6 +66,7 @@ class Evaluation:
     step: int
     seconds: float
     picture: pathlib.Path | None
+    others: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,27 @@ def _begun(folder: pathlib.Path) -> bool:
     return any((folder / name).exists() for name in (RESULTS, CONFIG))
 
 
-def load(folder: pathlib.Path) -> Run:
+def load_all(folders: Sequence[pathlib.Path]) -> list[Run]:
+    """Reads runs, and names each by the shortest end of its path that no other has.
+
+    Returns:
+      The runs in the order of their names.
+
+    Raises:
+      ConfigError: see `load`.
+    """
+    paths = [folder.resolve().parts for folder in folders]
+    names: list[str] = []
+    for parts in paths:
+        depth = 2 if SEED.fullmatch(parts[-1]) else 1
+        while sum(other[-depth:] == parts[-depth:] for other in paths) > 1:
+            depth += 1
+        name = printable("/".join(parts[-depth:]), limit=LONGEST_NAME)
+        names.append(f"{name} ({len(names)})" if name in names else name)
+    return sorted(map(load, folders, names), key=lambda run: run.name)
+
+
+def load(folder: pathlib.Path, name: str = "run") -> Run:
     """Reads a run; one that has finished no stage yet has neither trainings nor evaluations.
 
     Raises:
@@ -159,7 +179,6 @@ def load(folder: pathlib.Path) -> Run:
     record = read_json(path, inside=folder)
     config = record if config_only else record.child("config")
     kinds = _plan(config)
-    name = _name(folder.resolve())
     if config_only:
         benchmark = config.child("benchmark").get("name", str)
         seed = config.get("seed", int)
@@ -210,16 +229,6 @@ def _stage_name(record: Record, name: str) -> str:
     if name in ("", ".", "..") or re.search(r"[/\\]", name) or len(name.encode()) > 200:
         raise ConfigError(f"{record.where}: {reprlib.repr(name)} cannot be the name of a stage")
     return name
-
-
-def _name(folder: pathlib.Path) -> str:
-    """Returns how a report calls a run: by its folder, and its parent's where that is a seed's."""
-    name = f"{folder.parent.name}/{folder.name}" if SEED.fullmatch(folder.name) else folder.name
-    shown = printable(name)
-    if shown == name and len(name) <= LONGEST_NAME:
-        return name
-    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
-    return f"{shown[: LONGEST_NAME - 10]}… {digest}"
 
 
 def _training(record: Record, folder: pathlib.Path, stage: str) -> Training:
@@ -276,12 +285,22 @@ def _evaluation(record: Record, folder: pathlib.Path, stage: str) -> Evaluation:
         step=record.get("step", int),
         seconds=record.seconds("seconds"),
         picture=picture if picture.exists() else None,
+        others=[_other(record, other) for other in record.get("others", list, default=[])],
     )
 
 
+def _other(record: Record, value: Any) -> Mapping[str, Any]:
+    other = Record(f"{record.where}: others", value)
+    scores = {name: other.get(name, OPTIONAL) for name in ("miou", "pixel_accuracy")}
+    return {**scores, "step": other.get("step", int), "protocol": other.child("protocol").value}
+
+
 def _classes(protocol: Record, field: str) -> ClassSet:
+    name = protocol.get(field, str)
+    if name.endswith(".json"):  # the name of a file, which may be anything
+        raise ConfigError(f"{protocol.where}: field {field!r} must be classes, not a file of them")
     try:
-        return class_set(protocol.get(field, str))
+        return class_set(name)
     except (ConfigError, DataError) as error:
         raise ConfigError(f"{protocol.where}: field {field!r}: {error}") from None
 
