@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from rtda_jax import evaluate, report
+from rtda_jax.data import labels
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.report import compare, contents, figures, gallery, page, runs
@@ -437,6 +438,27 @@ def test_an_unfinished_run_shows_what_it_has(undrawn, workdirs, tmp_path):
     assert "not yet: eval_mbt" in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.parametrize("count", [2, 250])
+def test_own_classes_have_their_names_and_colours(tmp_path, count):
+    names = ["sea & land", "sky <2>", *(f"class {i}" for i in range(count - 2))]
+    rows = [{"name": n, "colour": [i, 100, 200]} for i, n in enumerate(names)]
+    classes = class_set(labels.define(rows))
+    folder = write_run(tmp_path / "own", "source_only", 0, skill=0.5)
+    results = json.loads((folder / "results.json").read_text())
+    confusion = np.full((count, count), 100 // count) + 50 * np.eye(count, dtype=int)
+    stage = results["stages"]["evaluate"]
+    stage |= evaluate.report(confusion, names=classes.names, rows=range(count))
+    stage["protocol"] |= {"classes": classes.name, "head_classes": classes.name}
+    stage["confusion"] = confusion.tolist()
+    (folder / "results.json").write_text(json.dumps(results))
+    report.write([str(folder)], tmp_path / "out")
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "<title>sea &amp; land: right," in html
+    assert "sky &lt;2&gt;</li>" in html
+    assert "head_classes the run&#39;s own" in html
+    assert len(html) < 2_000_000
+
+
 def test_scores_by_other_protocols_stand_with_their_run(undrawn, workdirs, tmp_path):
     def change(results):
         stage = results["stages"]["evaluate"]
@@ -852,12 +874,16 @@ def test_only_what_an_earlier_report_wrote_is_replaced_or_removed(undrawn, workd
     assert (now["figures/thesis.svg"], now["notes.md"]) == (b"mine", b"mine")
 
 
-@pytest.mark.parametrize("name", ["report.md", "report.html", "figures/curve-loss.svg"])
+@pytest.mark.parametrize(
+    "name", ["report.md", "report.html", "report.json", "figures/curve-loss.svg"]
+)
 def test_a_file_of_the_users_own_is_not_overwritten(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     with pytest.raises(ConfigError, match=f"{name} is not an earlier report's"):
-        report._replace(tmp_path, dict.fromkeys((name, "figures/a.svg", "report.md"), b"new"))
+        report._replace(
+            tmp_path, dict.fromkeys(("figures/curve-loss.svg", "report.html", "report.md"), b"new")
+        )
     assert contents_of(tmp_path) == {name: b"mine"}
 
 

@@ -80,9 +80,12 @@ def _list(out: pathlib.Path, paths: Iterable[str]) -> None:
 
 def _listed(out: pathlib.Path) -> set[str]:
     """Returns the files that an earlier report says to have written; none that it cannot have."""
+    if not (out / LISTING).exists():
+        return set()
     try:
         paths = runs.read_json(out / LISTING).each("files", str)
     except ConfigError:
-        return set()
+        message = f"{out / LISTING} is not an earlier report's; choose another --output"
+        raise ConfigError(message) from None
     ours = [path for path in paths if path in (PAGE, TEXT) or FIGURE.fullmatch(path)]
     return {path for path in ours if (out / path).is_file() and not (out / path).is_symlink()}
