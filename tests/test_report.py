@@ -904,6 +904,17 @@ def test_the_list_of_an_earlier_report_reaches_nothing_else(tmp_path, listed):
         assert path.read_text() == "mine"
 
 
+def test_a_folder_of_figures_that_lies_elsewhere_is_left_alone(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "figures").symlink_to(tmp_path / "photos")
+    (tmp_path / "out" / "report.json").write_text(json.dumps({"files": ["figures/a.png"]}))
+    with pytest.raises(ConfigError, match="figures is a link to elsewhere"):
+        report._replace(tmp_path / "out", {"report.md": b"new"})
+    assert (tmp_path / "photos" / "a.png").read_text() == "mine"
+
+
 def test_an_interrupted_report_can_be_written_again(tmp_path, monkeypatch):
     write, parts = files.write_bytes, {"report.md": b"1", "figures/a.svg": b"2"}
     report._replace(tmp_path, {"figures/b.svg": b"0"})

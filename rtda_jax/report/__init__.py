@@ -11,7 +11,8 @@ from rtda_jax.report import runs
 from rtda_jax.run import files
 
 PAGE, TEXT, LISTING = "report.html", "report.md", "report.json"
-FIGURE = re.compile(r"figures/[\w-]+\.(svg|png|jpg)")
+FOLDER = "figures"
+FIGURE = re.compile(rf"{FOLDER}/[\w-]+\.(svg|png|jpg)")
 
 
 def write(
@@ -60,6 +61,8 @@ def write(
 
 def _replace(out: pathlib.Path, contents: Mapping[str, bytes]) -> None:
     """Puts files into a folder in the place of those that an earlier report put there."""
+    if (out / FOLDER).is_symlink():
+        raise ConfigError(f"{out / FOLDER} is a link to elsewhere; choose another --output")
     earlier = _listed(out)
     for path in sorted(contents.keys() - earlier):
         if (out / path).exists() or (out / path).is_symlink():
