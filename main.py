@@ -59,10 +59,12 @@ def _predict(config, workdir: pathlib.Path) -> None:
     from rtda_jax.errors import ConfigError
 
     if _INPUT.value is None:
-        raise ConfigError("--job=predict needs --input: an image, a video or a folder of them")
+        raise ConfigError(
+            "--job=predict needs --input: an image, a video, a folder of them, a camera or a URL"
+        )
     predict.run(
         networks.choose(_of_run(config, workdir), workdir, stage=_STAGE.value),
-        source=pathlib.Path(_INPUT.value).expanduser(),
+        source=_INPUT.value,
         out=_output(workdir / "predict"),
         views=_VIEW.value,
         resolution=_RESOLUTION.value,
@@ -173,7 +175,9 @@ _PUBLISHED = flags.DEFINE_list("published", [], "report: papers to show besides 
 _STAGE = flags.DEFINE_string(
     "stage", None, "predict, export, retrieve: whose networks; default the last evaluate stage."
 )
-_INPUT = flags.DEFINE_string("input", None, "predict: an image, a video or a folder of them.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "predict: an image, a video, a folder of them, a camera (0) or a stream's URL."
+)
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,

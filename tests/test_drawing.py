@@ -1,5 +1,7 @@
 """Colours, grids and legends that people look at."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from rtda_jax.tools import drawing
 
 CLASSES = class_set("cityscapes19")
 COLOURS = np.asarray(CLASSES.colours, np.uint8)
+TWO = np.array([[9, 8, 7], [70, 80, 90]], np.uint8)
 
 
 def test_colours_of_labels_and_ignored_pixels():
@@ -73,3 +76,101 @@ def test_a_name_of_two_words_stays_two_words():
 def test_a_legend_of_nothing_is_paper():
     strip = np.asarray(drawing.legend(names=(), colours=np.zeros((0, 3), np.uint8), width=100))
     assert (strip == drawing.PAPER).all()
+
+
+def cell(*colour, height=8, width=16):
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def grid(rows, **options):
+    titles = [f"title {k}" for k in range(len(rows[0]))]
+    options = {"titles": titles, "names": ["road", "traffic sign"], "colours": TWO, **options}
+    return drawing.grid(rows, **options)
+
+
+def count(sheet, colour):
+    return int((np.asarray(sheet) == np.array(colour)).all(-1).sum())
+
+
+def test_a_grid_holds_every_cell_and_a_legend_with_the_ignored_pixels():
+    sheet = grid([[cell(200, 200, 200), cell(1, 2, 3)]], width=320)
+    assert count(sheet, (200, 200, 200)) == count(sheet, (1, 2, 3)) == 320 * 160
+    for colour in (*TWO, drawing.BLACK):
+        assert count(sheet, colour) > 100
+
+
+def test_without_names_there_is_no_legend():
+    sheet = grid([[cell(200, 200, 200)]], names=(), width=64)
+    assert count(sheet, drawing.BLACK) == 0
+    assert sheet.height < 64
+
+
+def test_a_cell_has_the_images_own_size_unless_that_is_large():
+    assert count(grid([[cell(5, 5, 5, height=30, width=40)]]), (5, 5, 5)) == 30 * 40
+    assert count(grid([[cell(5, 5, 5, height=600, width=2048)]]), (5, 5, 5)) == 150 * 512
+
+
+def test_images_of_another_shape_keep_it():
+    sheet = grid([[cell(5, 5, 5, height=20, width=40), cell(6, 6, 6, height=40, width=40)]])
+    assert count(sheet, (5, 5, 5)) == 20 * 40
+    assert count(sheet, (6, 6, 6)) == 40 * 40
+
+
+def test_the_letters_of_a_legend_grow_with_its_width():
+    small, large = (
+        drawing.legend(names=["road", "traffic sign"], colours=TWO, width=width)
+        for width in (700, 2800)
+    )
+    assert count(large, TWO[0]) > 4 * count(small, TWO[0])
+    assert large.height > 1.7 * small.height
+
+
+def test_every_name_of_a_legend_is_inside_it():
+    names = [f"a class with a long name {k}" for k in range(30)]
+    colours = np.arange(90, dtype=np.uint8).reshape(30, 3)
+    for width in (400, 640, 2048):
+        drawn = drawing.legend(names=names, colours=colours, width=width)
+        assert drawn.width == width
+        assert all(count(drawn, colour) > 50 for colour in colours)
+        assert (np.asarray(drawn)[:, -1] == drawing.PAPER).all()
+
+
+def test_the_cells_of_a_saved_grid_are_found_again(tmp_path):
+    rows = [[cell(r, c, 77) for c in range(3)] for r in range(2)]
+    captions = [[f"{r} {c}" for c in range(3)] for r in range(2)]
+    for options in ({}, {"captions": captions}, {"width": 48}):
+        drawing.save(grid(rows, **options), tmp_path / "sheet.png")
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            columns = drawing.cells(sheet)
+        assert list(columns) == ["title 0", "title 1", "title 2"]
+        for c, column in enumerate(columns.values()):
+            for r, image in enumerate(column):
+                assert (image == (r, c, 77)).all()
+
+
+def test_a_grid_of_an_older_release_is_read():
+    sheet = Image.new("RGB", (6 + 2 * (16 + 6), 16 + 8 + 6))
+    sheet.paste((1, 2, 3), (28, 16, 44, 24))
+    sheet.info[drawing.CELLS] = json.dumps({"titles": ["a", "b"], "rows": 1, "size": [8, 16]})
+    np.testing.assert_array_equal(drawing.cells(sheet)["b"], cell(1, 2, 3)[None])
+    assert drawing.cells(Image.new("RGB", (8, 8))) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": 0},
+        {"rows": 30},
+        {"size": [8, 0]},
+        {"size": [800, 16]},
+        {"rows": 2, "step": [100, 22]},
+        {"step": [14, 0]},
+        {"top": -1},
+        {"titles": ["a"] * 9},
+    ],
+)
+def test_cells_outside_of_the_sheet_are_refused(change):
+    sheet = grid([[cell(1, 1, 1), cell(2, 2, 2)]])
+    sheet.info[drawing.CELLS] = json.dumps({**json.loads(sheet.info[drawing.CELLS]), **change})
+    with pytest.raises(ValueError, match="cells of"):
+        drawing.cells(sheet)

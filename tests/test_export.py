@@ -279,7 +279,8 @@ class Plain(nn.Module):
         return {"logits": jax.image.resize(logits, size, "nearest"), "feature": x}
 
 
-def test_a_network_without_public_naming_is_exported(tmp_path):
+def test_a_network_of_somebodys_own_is_exported(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "somebodys_own", Plain)
     module = Plain()
     variables = module.init(jax.random.key(0), jnp.zeros((1, *SIZE, 3)))
     settings = config()
@@ -289,9 +290,8 @@ def test_a_network_without_public_naming_is_exported(tmp_path):
     chosen = networks.Networks((model,), ("train",), "evaluate", tmp_path, settings.lock())
     about = export.run(chosen, out=tmp_path / "export")
     weights = safetensors.numpy.load_file(tmp_path / "export" / "train.safetensors")
-    np.testing.assert_array_equal(
-        weights["params.Conv_0.kernel"], variables["params"]["Conv_0"]["kernel"]
-    )
+    kernel = variables["params"]["Conv_0"]["kernel"]
+    np.testing.assert_array_equal(weights["Conv_0.weight"], kernel.transpose(3, 2, 0, 1))
     data = (tmp_path / "export" / about["file"]).read_bytes()
     images = np.random.default_rng(5).integers(0, 256, (2, *SIZE, 3), np.uint8)
     classes = jax.export.deserialize(bytearray(data)).call(images)

@@ -1,10 +1,16 @@
 import fractions
+import functools
+import http.server
+import itertools
 import json
 import os
 import pathlib
+import signal
 import struct
 import subprocess
 import sys
+import threading
+import types
 import zlib
 
 import numpy as np
@@ -13,6 +19,7 @@ from helpers import SIZE, config, pixelwise, write_workdir
 from PIL import Image
 
 from rtda_jax import evaluate
+from rtda_jax.data import pictures as picture_files
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import inputs, networks, predict, results, video
 from rtda_jax.errors import ConfigError, DataError
@@ -35,8 +42,8 @@ def classify(monkeypatch):
     return lambda image: scores(image).argmax(-1)
 
 
-def run(tmp_path, source, *, shown=("train_ids",), resolution="native", **fields):
-    out = tmp_path / "out"
+def run(tmp_path, source, *, out=None, shown=("train_ids",), resolution="native", **fields):
+    out = out or tmp_path / "out"
     chosen = networks.Networks(
         (pixelwise()[0],), ("train",), "evaluate", tmp_path, config(**fields).lock()
     )
@@ -112,7 +119,7 @@ def test_broken_files_are_named_and_the_others_predicted(tmp_path, classify, cap
         "torn.jpg": "truncated or damaged",
         "empty.png": "zero bytes",
         "text.jpg": "neither PNG, JPEG",
-        "huge.png": "above 50,000,000 pixels",
+        "huge.png": f"above {picture_files.MAX_PIXELS:,} pixels",
     }.items():
         assert f"{folder / name}: {problem}" in said
     assert sorted(p.name for p in (tmp_path / "out" / "train_ids").iterdir()) == ["a.png", "z.png"]
@@ -134,17 +141,143 @@ def test_views_of_a_prediction():
         assert (legend == colour).all(1).any()
 
 
-def test_names_that_differ_in_their_suffix_keep_it(tmp_path):
-    for name in ("a.png", "a.jpg", "b.png"):
-        Image.fromarray(noise(8, 8)).save(tmp_path / name)
-    assert sorted(str(i.name) for i in inputs.find(tmp_path).files) == ["a.jpg", "a.png", "b"]
+def results_of(names, shown=("overlay", "train_ids")):
+    """The results of files of these names, by the file."""
+    items = [
+        inputs.Input(name, pathlib.PurePath(name).with_suffix(""), inputs.kind_of(name))
+        for name in names
+    ]
+    distinct = results.distinct(items, shown)
+    return {item.source: results.files_of(item, shown) for item in distinct}
 
 
-def test_results_are_not_predicted_again(tmp_path, classify):
-    Image.fromarray(noise(32, 32)).save(tmp_path / "a.png")
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.png", "b/a.png"], ["a.png", "b/a.png"]),
+        (["a.png", "a.jpg", "b.png"], ["a.png.png", "a.jpg.png", "b.png"]),
+        (["a.png", "a.jpg", "a.png.png"], ["a.png.png", "a.jpg.png", "a.png.png.png"]),
+        (["A.png", "a.jpg"], ["A.png.png", "a.jpg.png"]),
+        (["e\u0301.png", "\u00e9.jpg"], ["e\u0301.png.png", "\u00e9.jpg.png"]),
+        (["a.mp4", "a.png"], ["a.mp4", "a.png"]),
+        (["a.mp4", "a/000000.png"], ["a.mp4.mp4", "a/000000.png.png"]),
+        (["a.mp4", "a.mov"], ["a.mp4.mp4", "a.mov.mp4"]),
+        (["a.jpg", "a.png/b.png"], ["a.jpg.png", "a.png/b.png.png"]),
+    ],
+)
+def test_no_result_replaces_another(names, expected):
+    named = results_of(names)
+    assert [named[name][0] for name in names] == [f"overlay/{name}" for name in expected]
+    every = [file for files in named.values() for file in files]
+    places = [file.rstrip("/") for file in every]
+    assert len(set(places)) == len(places)
+    assert not any(a.startswith(f"{b}/") for a in places for b in places)
+
+
+def test_results_that_cannot_be_told_apart_are_refused():
+    with pytest.raises(DataError, match="would have the same name"):
+        results_of(["a.png", "A.PNG"])
+
+
+def test_both_pictures_of_a_name_are_predicted(tmp_path, classify):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    files = {"a.png": noise(8, 8), "a.bmp": noise(8, 8, 1), "a.png.png": noise(8, 8, 2)}
+    for name, pixels in files.items():
+        Image.fromarray(pixels).save(folder / name)
+    out = run(tmp_path, folder)
+    for name, pixels in files.items():
+        np.testing.assert_array_equal(result(out / "train_ids" / f"{name}.png"), classify(pixels))
+
+
+@pytest.mark.parametrize("place", ["in/out", "in"])
+def test_results_are_not_predicted_again(tmp_path, classify, place):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise(32, 32)).save(tmp_path / "in" / "a.png")
     for _ in range(2):
-        run(tmp_path, tmp_path)
-    assert [p.name for p in (tmp_path / "out" / "train_ids").rglob("*.png")] == ["a.png"]
+        run(tmp_path, tmp_path / "in", out=tmp_path / place, shown=("train_ids", "overlay"))
+    # An earlier prediction in the folder of another one's input is no picture either.
+    run(tmp_path, tmp_path / "in", out=tmp_path / "other")
+    for out in (tmp_path / place, tmp_path / "other"):
+        assert [p.name for p in (out / "train_ids").rglob("*.png")] == ["a.png"]
+
+
+def test_files_that_no_prediction_wrote_are_left_alone(tmp_path, classify):
+    out = tmp_path / "out"
+    (out / "train_ids").mkdir(parents=True)
+    (out / "train_ids" / "a.png").write_text("mine")
+    Image.fromarray(noise(8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match=r"holds train_ids/a\.png, which this job would overwrit"):
+        run(tmp_path, tmp_path / "a.png")
+    assert (out / "train_ids" / "a.png").read_text() == "mine"
+    assert sorted(p.name for p in out.iterdir() if p.name != ".lock") == ["train_ids"]
+    (out / "train_ids" / "a.png").unlink()
+    for _ in range(2):
+        run(tmp_path, tmp_path / "a.png")
+
+
+def test_a_prediction_that_was_killed_is_done_again(tmp_path, classify, monkeypatch):
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(noise(8, 8)).save(tmp_path / "in" / name)
+
+    def die(writer, prediction):
+        write(writer, prediction)
+        raise KeyboardInterrupt
+
+    write = results.Writer.write
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(results.Writer, "write", die)
+        run(tmp_path, tmp_path / "in")
+    assert list((tmp_path / "out" / "train_ids").iterdir())
+    assert json.loads((tmp_path / "out" / "predict.json").read_text())["finished"] is False
+    run(tmp_path, tmp_path / "in")
+
+
+def test_an_older_release_listed_no_results(tmp_path, classify):
+    out = tmp_path / "out"
+    (out / "train_ids").mkdir(parents=True)
+    (out / "train_ids" / "a.png").write_text("of an older release")
+    (out / "predict.json").write_text('{"workdir": "x", "views": ["train_ids"], "files": 1}')
+    Image.fromarray(noise(8, 8)).save(tmp_path / "a.png")
+    run(tmp_path, tmp_path / "a.png")
+
+
+def test_what_is_left_out_is_named(tmp_path, classify, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.bmp", "c.gif", "d.jfif", "e.JPE", "f.tif"):
+        image = Image.fromarray(noise(16, 16))
+        image.save(folder / name, format=None if name[0] in "abcf" else "JPEG")
+    for name in ("g.HEIC", "h.heic", "notes.txt"):
+        (folder / name).write_bytes(b"\0\0\0\x18ftypheic")
+    out = run(tmp_path, folder)
+    assert len(list((out / "train_ids").iterdir())) == 6
+    sentences = json.loads((out / "predict.json").read_text())["left_out"]
+    assert sentences[0].startswith("2 left out, .heic is not read: ")
+    assert "g.HEIC" in sentences[0]
+    assert sentences[1].endswith("notes.txt")
+    printed = capsys.readouterr().out
+    assert all(sentence in printed for sentence in sentences)
+
+
+def test_names_that_are_not_utf8_are_predicted(tmp_path, classify, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    name = os.fsdecode(b"stra\xdfe.png")
+    try:
+        Image.fromarray(noise(16, 16)).save(tmp_path / "a.png")
+        (tmp_path / "a.png").rename(folder / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    with pytest.raises(DataError, match="zero bytes"):
+        run(tmp_path, folder)
+    np.testing.assert_array_equal(
+        result(tmp_path / "out" / "train_ids" / name), classify(noise(16, 16))
+    )
+    record = json.loads((tmp_path / "out" / "predict.json").read_text())
+    assert f"train_ids/{name}" in record["results"]
 
 
 def test_the_image_is_resized_as_evaluation_resizes_it():
@@ -179,11 +312,14 @@ def test_a_sliding_window_reads_an_image_smaller_than_itself(tmp_path, classify)
         run(tmp_path, tmp_path / "a.png", **{**slide, "eval__stride": (64, 64)})
 
 
-def write_video(path, frames, rate=fractions.Fraction(10)):
-    writer = video.Writer(path)
-    for time, frame in enumerate(frames):
-        writer.write(frame, video.Frame(frame, time, 1 / rate, rate))
-    writer.close()
+RATE = fractions.Fraction(10)
+
+
+def write_video(path, frames, times=None):
+    like = video.Frame(frames[0], 0, 1 / RATE, RATE)
+    with video.writing(path, like=like, size=frames[0].shape[:2]) as write:
+        for time, frame in zip(times or range(len(frames)), frames, strict=True):
+            write(frame, like._replace(time=time))
 
 
 def test_a_video_keeps_its_frames_times_and_size(tmp_path, classify):
@@ -217,6 +353,131 @@ def test_a_damaged_video_is_named_and_its_beginning_kept(tmp_path, classify):
     for name in ("empty.mp4: zero bytes", "text.mp4: no video", "torn.mp4: no video"):
         assert name in str(error.value)
     assert len(list(video.read(tmp_path / "out" / "overlay" / "clip.mp4"))) == 30
+
+
+def shown_at(times, *, step=1):
+    frames = [types.SimpleNamespace(pts=time) for time in times]
+    return [time for _, time in video.continuous(frames, step=step)]
+
+
+def test_times_start_at_zero_and_only_go_forward():
+    assert shown_at([5, 6, 7]) == [0, 1, 2]
+    assert shown_at([0, 33, 500, 533], step=33) == [0, 33, 500, 533]
+    assert shown_at([None, None, None], step=40) == [0, 40, 80]
+    # Three joined recordings, of which the last one has a gap.
+    assert shown_at([9000, 9040, 9080, 0, 40, 80, 20, 60, 200], step=40) == [
+        0, 40, 80, 120, 160, 200, 240, 280, 420,
+    ]  # fmt: skip
+    # A frame that is late by less than one frame is no new recording.
+    assert shown_at([0, 40, 39, 80], step=40) == [0, 40, 41, 80]
+
+
+def test_joined_recordings_of_a_dash_cam_keep_their_length(tmp_path, classify):
+    av = pytest.importorskip("av")
+    parts = []
+    for number in range(2):
+        with av.open(str(tmp_path / f"{number}.ts"), "w", format="mpegts") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for _ in range(10):
+                frame = av.VideoFrame.from_ndarray(noise(48, 64, number), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        parts.append((tmp_path / f"{number}.ts").read_bytes())
+    (tmp_path / "joined.mpg").write_bytes(b"".join(parts))
+    times = [float(f.time * f.base) for f in video.read(tmp_path / "joined.mpg")]
+    assert len(times) == 20
+    np.testing.assert_allclose(np.diff(times), 0.1, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["m3u8", "ffconcat", "sdp"])
+def test_a_playlist_that_calls_itself_a_video_reads_no_other_file(tmp_path, classify, kind):
+    pytest.importorskip("av")
+    write_video(tmp_path / "secret.mp4", [noise(48, 64)] * 3)
+    playlists = {
+        "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+        "ffconcat": "ffconcat version 1.0\nfile 'secret.mp4'\n",
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 1234 RTP/AVP 96\n",
+    }
+    (tmp_path / "clip.mp4").write_text(playlists[kind])
+    with pytest.raises(DataError, match=r"clip\.mp4: no video that can be read"):
+        list(video.read(tmp_path / "clip.mp4"))
+    assert video.length(tmp_path / "clip.mp4") == 1
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of a folder with clip.mp4 in it; the URL of the folder."""
+    (tmp_path / "web").mkdir()
+    write_video(tmp_path / "web" / "clip.mp4", [noise(48, 64, seed) for seed in range(8)])
+    handler = functools.partial(QuietHandler, directory=tmp_path / "web")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_stream_is_recorded(tmp_path, classify, server, capsys):
+    pytest.importorskip("av")
+    out = run(tmp_path, f"{server}/clip.mp4", shown=("colours", "train_ids"))
+    name = f"127.0.0.1_{server.rpartition(':')[2]}_clip.mp4"
+    recording = out / "colours" / f"{name}.mp4"
+    assert f"{recording} can be watched while it grows" in capsys.readouterr().out
+    frames = list(video.read(tmp_path / "web" / "clip.mp4"))
+    assert len(list(video.read(recording))) == len(frames) == 8
+    for number, frame in enumerate(frames):
+        classes = result(out / "train_ids" / name / f"{number:06d}.png")
+        np.testing.assert_array_equal(classes, classify(frame.pixels))
+
+
+def test_a_recording_ends_by_a_signal_without_an_error(tmp_path, classify, monkeypatch):
+    pytest.importorskip("av")
+
+    def endless(source):
+        for time in itertools.count():
+            if time == 20:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield video.Frame(noise(32, 48), time, 1 / RATE, RATE)
+
+    monkeypatch.setattr(video, "stream", endless)
+    out = run(tmp_path, "rtsp://user:secret@camera/live", shown=("overlay",))
+    record = json.loads((out / "predict.json").read_text())
+    assert 10 < record["pictures"] < 60
+    assert len(list(video.read(out / "overlay" / "camera_live.mp4"))) == record["pictures"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("97", r"there is no camera 97 \(/dev/video97\); cameras here: "),
+        ("http://127.0.0.1:9/x", "no video that can be read"),
+        ("rtsp://127.0.0.1:9/x", "no video that can be read"),
+    ],
+)
+def test_a_stream_that_is_not_there_is_named(tmp_path, classify, source, message):
+    pytest.importorskip("av")
+    with pytest.raises(DataError, match=message):
+        run(tmp_path, source, shown=("overlay",))
+
+
+@pytest.mark.parametrize("source", ["file:///etc/passwd", "concat://a|b"])
+def test_a_url_of_another_protocol_is_refused(tmp_path, classify, source):
+    with pytest.raises(ConfigError, match=r"unknown protocol .*; known: http, https"):
+        run(tmp_path, source)
+
+
+def test_a_playlist_of_a_stream_reads_no_file(tmp_path, classify, server):
+    pytest.importorskip("av")
+    write_video(tmp_path / "secret.mp4", [noise(48, 64)] * 3)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{tmp_path}/secret.mp4\n"
+    (tmp_path / "web" / "list.m3u8").write_text(playlist + "#EXT-X-ENDLIST\n")
+    with pytest.raises(DataError):
+        list(video.stream(f"{server}/list.m3u8"))
 
 
 def test_odd_sides_of_a_video_get_a_line(tmp_path):
@@ -302,9 +563,10 @@ def test_unknown_options_are_refused(tmp_path, fields, message):
 
 def test_no_input_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
-        inputs.find(tmp_path / "nothing")
-    with pytest.raises(DataError, match="holds no image or video"):
-        inputs.find(tmp_path)
+        inputs.find(str(tmp_path / "nothing"), out=tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(DataError, match=r"holds no image or video \(1 left out, \.txt is not read"):
+        inputs.find(str(tmp_path), out=tmp_path / "out")
 
 
 def test_the_command_predicts_what_it_can_and_says_what_it_could_not(tmp_path):
@@ -331,7 +593,7 @@ def test_the_command_predicts_what_it_can_and_says_what_it_could_not(tmp_path):
     assert done.returncode == 4, done.stderr
     assert "bad.png: zero bytes" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "1 pictures" in done.stdout
+    assert "\n1 picture in " in done.stdout
     predict_one = evaluate.predictor(networks.choose(made, tmp_path / "run").models)
     expected = np.asarray(predict_one(image, size=SIZE))
     out = tmp_path / "run" / "predict"

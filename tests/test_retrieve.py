@@ -7,11 +7,13 @@ from PIL import Image
 from test_fold import random_variables
 
 from rtda_jax.augment import normalise
+from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import networks, retrieve
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models import create_model
 from rtda_jax.ops.fold import fold
+from rtda_jax.tools import drawing
 
 
 def unit(rows):
@@ -115,9 +117,37 @@ def test_two_runs_are_compared_on_the_same_images(root, capsys):
     # The features of pixelwise networks are their input: both runs retrieve the same.
     before, after = (record["runs"][n]["source_to_target"] for n in ("before", "after"))
     assert before == after
-    with Image.open(root / "out" / "after_source_to_target.png") as picture:
-        assert picture.width > 5 * retrieve.WIDTH
+    with Image.open(root / "out" / "after_source_to_target.png") as sheet:
+        columns = drawing.cells(sheet)
+    count = record["neighbours"]
+    assert list(columns)[:2] == ["source, the query", "target 1: cosine, name"]
+    assert len(columns) == 1 + count
+    for column in columns.values():
+        assert [image.shape[1] for image in column] == [retrieve.WIDTH] * 4
     assert "after source_to_target" in capsys.readouterr().out
+
+
+def test_a_sheet_names_the_images_and_shows_their_classes():
+    colours = np.asarray(class_set("cityscapes19").colours, np.uint8)
+    shares = np.zeros((2, 19))
+    shares[0, :3], shares[1] = (0.5, 0.25, 0.25), np.nan
+    side = retrieve.Side("source", "streets", {}, shares, [np.zeros((80, 240, 3))] * 2, ["a", "b"])
+    bar = retrieve.with_bar(side, 0, colours)[80:]
+    assert bar.shape == (retrieve.BAR, retrieve.WIDTH, 3)
+    for k, width in enumerate((120, 60, 60)):
+        assert (bar[0] == colours[k]).all(-1).sum() == width
+    assert (retrieve.with_bar(side, 1, colours)[80:] == 128).all()
+    unlabelled = side._replace(histograms=None)
+    assert (retrieve.with_bar(unlabelled, 0, colours)[80:] == 128).all()
+
+
+def test_files_that_no_retrieval_wrote_are_left_alone(root):
+    (root / "out").mkdir()
+    (root / "out" / "after_source_to_target.png").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds after_source_to_target\.png, which this job"):
+        run(root, made(root))
+    names = [p.name for p in (root / "out").iterdir() if p.name != ".lock"]
+    assert names == ["after_source_to_target.png"]
 
 
 def test_without_labels_the_agreement_is_left_out_and_said(root, capsys):

@@ -8,11 +8,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
 from rtda_jax.augment.normalise import NORMALISATIONS
@@ -25,8 +23,7 @@ from rtda_jax.ops.resize import upsample
 from rtda_jax.run import files, log
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.tools import environment
-from rtda_jax.weights import export_pretrained, write_weights
-from rtda_jax.weights.namings import NETWORKS
+from rtda_jax.weights import export_pretrained
 
 PLATFORMS = ("cpu", "cuda")
 LARGEST_DIFFERENCE = 1e-4  # share of the pixels that may change their class in another format
@@ -74,7 +71,12 @@ def run(
         }
         files.write_bytes(out / "model.stablehlo", program)
         for name, model in zip(chosen.names, chosen.models, strict=True):
-            _write_weights(model, config, out / weights[name])
+            export_pretrained(
+                model.variables,
+                config.model.name,
+                out / weights[name],
+                normalisation=config.normalisation,
+            )
         description = {
             "file": "model.stablehlo",
             "sha256": _sha256(out / "model.stablehlo"),
@@ -267,17 +269,6 @@ def _check(
             f"does, above {100 * LARGEST_DIFFERENCE}%: it is not written"
         )
     return share
-
-
-def _write_weights(model: evaluate.Model, config: ConfigDict, path: pathlib.Path) -> None:
-    """Writes the weights in the naming of the network's PyTorch original, or in ours without."""
-    name, normalisation = config.model.name, config.normalisation
-    if name in NETWORKS:
-        export_pretrained(model.variables, name, path, normalisation=normalisation)
-        return
-    flat = flax.traverse_util.flatten_dict(jax.device_get(model.variables), sep=".")
-    metadata = {"model": name, "naming": "flax", "normalisation": normalisation}
-    write_weights(path, {key: np.asarray(value) for key, value in flat.items()}, metadata)
 
 
 def _interface(chosen: networks.Networks, size: tuple[int, int]) -> dict[str, Any]:

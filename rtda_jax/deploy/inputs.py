@@ -1,77 +1,103 @@
-"""Finds images and videos to predict, and brings images to the sizes that networks read."""
+"""Finds what to predict: images and videos in files and folders, cameras and network streams."""
 
-import collections
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from rtda_jax.data import listing
-from rtda_jax.data.pictures import EXTENSIONS, MAX_PIXELS
-from rtda_jax.data.pictures import read as read_image
+from rtda_jax.data import listing, pictures
+from rtda_jax.data.listing import LeftOut
+from rtda_jax.deploy import outputs
 from rtda_jax.errors import DataError
 
-__all__ = ["Input", "Inputs", "check_size", "find", "padded", "read_image", "resized"]
-
-VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
+VIDEOS = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts",
+    ".m2ts", ".wmv",
+)  # fmt: skip
+RECORD = "predict.json"  # lists the results of an earlier prediction
 
 
 class Input(NamedTuple):
-    """A file to predict, and the relative path without suffix that its results get."""
+    """One thing to predict.
 
-    path: pathlib.Path
+    Attributes:
+      source: path of a file; or the number of a camera or the URL of a stream, as it was given.
+      name: of its results, a relative path without suffix.
+      kind: "image", "video" or "stream".
+    """
+
+    source: str
     name: pathlib.PurePath
-
-    @property
-    def is_video(self) -> bool:
-        """Tells by the suffix whether the file has frames."""
-        return self.path.suffix.lower() in VIDEOS
+    kind: str
 
 
-class Inputs(NamedTuple):
-    """The files to predict, in the order of their names, and sentences about what is left out."""
+class Found(NamedTuple):
+    """What there is to predict, in the order of names, and what was left out."""
 
-    files: list[Input]
-    left_out: tuple[str, ...] = ()
+    inputs: tuple[Input, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
-def find(path: pathlib.Path, *, without: pathlib.Path | None = None) -> Inputs:
-    """Finds a file, or the images and videos at any depth of a folder (see `listing.walk`).
+def find(source: str, *, out: pathlib.Path) -> Found:
+    """Finds what a command line names.
 
     Args:
-      path: a file or a folder.
-      without: a folder that is not entered (where results go).
+      source: a file; a folder, which is searched at any depth; the number of a camera; or the URL
+        of a stream.
+      out: the folder of results. It is not entered, and neither are the results of an earlier
+        prediction, wherever in the folder they lie.
 
     Raises:
       DataError: nothing is there.
     """
-    if path.is_file():
-        return Inputs([Input(path, pathlib.PurePath(path.stem))])
-    if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder")
-    walk = listing.walk(path, extensions=EXTENSIONS + VIDEOS, without=without)
-    left_out = listing.sentences(walk.left_out)
-    if not walk.files:
-        raise DataError(
-            f"{path}: holds no image or video ({', '.join(EXTENSIONS + VIDEOS)})"
-            + "".join(f"; {sentence}" for sentence in left_out)
-        )
-    files = [pathlib.Path(file) for file in walk.files]
-    stems = [file.relative_to(path).with_suffix("") for file in files]
-    times = collections.Counter(stems)
-    named = [
-        # Both a.jpg and a.png keep their whole names: neither result replaces the other.
-        Input(file, stem if times[stem] == 1 else file.relative_to(path))
-        for file, stem in zip(files, stems, strict=True)
-    ]
-    return Inputs(named, left_out)
+    path = pathlib.Path(source).expanduser()
+    if not path.exists() and re.fullmatch(r"\d+", source):
+        return Found((Input(source, pathlib.PurePath(f"camera{source}"), "stream"),))
+    if "://" in source:
+        address = re.sub(r"^\w+://([^/@]*@)?", "", source)  # without the password
+        name = re.sub(r"[^\w.-]+", "_", address).strip("._")[:80] or "stream"
+        return Found((Input(source, pathlib.PurePath(name), "stream"),))
+    if path.is_dir():
+        return _in_folder(path, out)
+    if not path.exists():
+        raise DataError(f"{source}: no such file or folder")
+    return Found((Input(str(path), pathlib.PurePath(path.stem), kind_of(path)),))
 
 
-def check_size(path: pathlib.Path, height: int, width: int) -> None:
-    """Raises DataError for a picture that is too large to decode."""
-    if height * width > MAX_PIXELS:
-        raise DataError(f"{path}: {width}x{height} is larger than {MAX_PIXELS:,} pixels")
+def _in_folder(folder: pathlib.Path, out: pathlib.Path) -> Found:
+    without = None if out.resolve() == folder.resolve() else out
+    extensions = (*pictures.EXTENSIONS, *VIDEOS)
+    files, left_out = listing.walk(folder, extensions=extensions, without=without)
+    records: dict[pathlib.Path, set[str]] = {}
+
+    def is_result(path: pathlib.Path) -> bool:
+        for parent in path.relative_to(folder).parents:
+            place = folder / parent
+            if place not in records:
+                records[place] = outputs.written(place / RECORD)
+            if outputs.covers(records[place], path.relative_to(place).as_posix()):
+                return True
+        return False
+
+    inputs, results = [], []
+    for path in map(pathlib.Path, files):
+        if is_result(path):
+            results.append(LeftOut(str(path), "a result of an earlier prediction"))
+        else:
+            name = path.relative_to(folder).with_suffix("")
+            inputs.append(Input(str(path), name, kind_of(path)))
+    left_out = (*(item for item in left_out if not is_result(pathlib.Path(item.path))), *results)
+    if not inputs:
+        why = "; ".join(listing.sentences(left_out)) or "it is empty"
+        raise DataError(f"{folder}: holds no image or video ({why})")
+    return Found(tuple(inputs), left_out)
+
+
+def kind_of(path: str | pathlib.Path) -> str:
+    """Tells by a file's suffix whether it is an "image" or a "video"."""
+    return "video" if pathlib.Path(path).suffix.lower() in VIDEOS else "image"
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

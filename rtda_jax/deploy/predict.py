@@ -2,6 +2,8 @@
 
 import collections
 import contextlib
+import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,11 +16,13 @@ from PIL import Image
 
 from rtda_jax import evaluate
 from rtda_jax.adapt.options import read
+from rtda_jax.data import pictures
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import inputs, networks, results, video
+from rtda_jax.data.listing import sentences
+from rtda_jax.deploy import inputs, networks, outputs, results, video
 from rtda_jax.deploy.inputs import Input
 from rtda_jax.deploy.results import Key, Picture
-from rtda_jax.errors import DataError, Interrupted, lookup, printable
+from rtda_jax.errors import DataError, Interrupted, lookup
 from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress
@@ -28,6 +32,7 @@ from rtda_jax.tools import drawing
 DEPTH = 4  # pictures that wait in front of the network, and as many behind it
 MULTIPLE = 32  # native sizes are padded to it: the coarsest stride of the networks
 REPEAT_FOR = 1.0  # seconds, to measure the network alone
+REPORT_EVERY = 10.0  # seconds, of a stream
 
 T = TypeVar("T")
 Prepared = tuple[np.ndarray, tuple[int, int]]  # what the network reads, and the answer's size
@@ -52,113 +57,198 @@ RESOLUTIONS = {"eval": at_eval_size, "native": at_native_size}
 def run(
     chosen: networks.Networks,
     *,
-    source: pathlib.Path,
+    source: str | pathlib.Path,
     out: pathlib.Path,
     views: Sequence[str],
     resolution: str,
 ) -> dict[str, Any]:
-    """Predicts every picture of a file or folder and names at the end what could not be read.
+    """Predicts every picture of the input and names at the end what could not be read.
 
     Writes OUT/VIEW/NAME.png, for a video OUT/VIEW/NAME.mp4 (train_ids: a folder of PNGs), all at
     the size of the input, and OUT/legend.png and OUT/predict.json, which is returned.
 
     Args:
       chosen: what networks.choose returned.
-      source: an image, a video or a folder.
+      source: an image, a video, a folder, the number of a camera or the URL of a stream.
       out: folder, created where it does not exist.
       views: keys of results.VIEWS.
       resolution: key of RESOLUTIONS: what the network reads.
 
     Raises:
-      ConfigError: unknown names, or a video without PyAV.
+      ConfigError: unknown names, a video without PyAV, or files in the folder that would be
+        overwritten and that no earlier prediction wrote.
       DataError: naming the files that could not be read, after all others are done.
-      Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete.
+      Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete. A recording of
+        a camera or stream ends in this way, without an error.
     """
     shown = {view: lookup(results.VIEWS, view, "view") for view in views}
     prepare = lookup(RESOLUTIONS, resolution, "resolution")
     protocol = read(Protocol, chosen.config.eval, "eval")
     predict = evaluate.predictor(chosen.models, protocol=protocol)
-    files, left_out = inputs.find(source, without=out)
-    for sentence in left_out:
-        log.say(f"  {printable(sentence, limit=None)}")
-    if any(file.is_video for file in files):
+    found = inputs.find(str(source), out=out)
+    items = results.distinct(found.inputs, views)
+    if any(item.kind != "image" for item in items):
         video.pyav()
-    log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {len(files)} files")
-    classes = class_set(chosen.config.benchmark.classes)
-    key = Key(classes.names, classes.colours)
-    drawing.save(Image.fromarray(results.legend(key, 640)), out / "legend.png")
+    live = items[0].kind == "stream"
+    inputs_of = _counted(len(items), "stream" if live else "file")
+    log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {inputs_of}")
+    left_out = sentences(found.left_out)
+    for sentence in left_out:
+        log.say(f"  {sentence}")
+    files = [file for item in items for file in results.files_of(item, views)]
+    with outputs.claimed(out, record=inputs.RECORD, results=["legend.png", *files]) as listed:
+        classes = class_set(chosen.config.benchmark.classes)
+        key = Key(classes.names, classes.colours)
+        drawing.save(Image.fromarray(results.legend(key, 640)), out / "legend.png")
 
-    def classify(picture: Picture) -> Any:
-        return predict(picture.read, size=picture.size)
+        def classify(picture: Picture) -> Any:
+            return predict(picture.read, size=picture.size)
 
-    failed: dict[str, str] = {}
-    count, first, example = 0, 0.0, None
-    writer = results.Writer(out, views=shown, key=key)
-    stream = _pictures(files, lambda pixels: prepare(pixels, chosen.config))
-    total = sum(video.length(f.path) if f.is_video else 1 for f in files)
-    progress = Progress("  pictures", total)
-    with signals.shutdown_event() as stop, behind(writer.write, depth=DEPTH) as put:
-        for picture in ahead(stream, depth=DEPTH):
-            if stop.is_set():
-                raise Interrupted(f"stopped after {count} pictures, which are in {out}")
-            if picture.problem:
-                log.say(f"  {picture.problem}")
-                failed[str(picture.file.path)] = picture.problem
-                progress.add(1)
-            if picture.pixels is None:
-                put((picture, None))
-                continue
-            put((picture, classify(picture)))
-            count, example = count + 1, picture
-            progress.add(1)
-            if count == 1:  # the network is compiled
-                first = time.perf_counter()
-    seconds = time.perf_counter() - first
-    progress.end()
-    rates = {
-        "with_io": (count - 1) / seconds if count > 1 else None,
-        "network_only": _rate(classify, example) if example is not None else None,
-    }
-    record = {
-        "workdir": str(chosen.workdir),
-        "stage": chosen.stage,
-        "models": list(chosen.names),
-        "classes": list(classes.names),
-        "resolution": resolution,
-        "views": list(views),
-        "files": len(files),
-        "pictures": count,
-        "failed": failed,
-        "left_out": list(left_out),
-        "pictures_per_second": rates,
-    }
-    write_json(out / "predict.json", record)
+        with results.Writer(out, views=shown, key=key) as writer:
+            stream = _pictures(items, lambda pixels: prepare(pixels, chosen.config))
+            if live:
+                log.say(
+                    f"  {out / files[0]} can be watched while it grows; Ctrl-C ends the recording"
+                )
+                tally = _record(stream, classify, writer, items[0])
+            else:
+                total = sum(_length(item) for item in items)
+                tally = _predict(stream, classify, writer, total=total, out=out)
+        rates = {
+            "with_io": tally.rate,
+            "network_only": _rate(classify, tally.example) if tally.example else None,
+        }
+        record = {
+            "workdir": str(chosen.workdir),
+            "stage": chosen.stage,
+            "models": list(chosen.names),
+            "classes": list(classes.names),
+            "resolution": resolution,
+            "views": list(views),
+            "files": len(items),
+            "pictures": tally.count,
+            "failed": tally.failed,
+            "left_out": list(left_out),
+            "pictures_per_second": rates,
+            "results": listed,
+        }
+        write_json(out / inputs.RECORD, record)
     log.say(
-        f"{count} pictures in {out}; a second: {_number(rates['with_io'])} with reading "
-        f"and writing (after the first), {_number(rates['network_only'])} without"
+        f"{_counted(tally.count, 'picture')} in {out}; a second: {_number(rates['with_io'])} with "
+        f"reading and writing (after the first), {_number(rates['network_only'])} without"
     )
-    if failed:
+    if tally.failed:
         raise DataError(
-            f"{len(failed)} of {len(files)} files could not be predicted whole; the others are "
-            "done:\n" + "\n".join(f"  {problem}" for problem in failed.values())
+            f"{len(tally.failed)} of {inputs_of} could not be predicted whole; the others are "
+            "done:\n" + "\n".join(f"  {why}" for why in tally.failed.values())
         )
     return record
 
 
-def _pictures(files: list[Input], prepare: Callable[[np.ndarray], Prepared]) -> Iterator[Picture]:
-    """Yields the images and frames of all files, and the problems of those that cannot be read."""
-    for file in files:
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """What came of a prediction.
+
+    Attributes:
+      count: of pictures.
+      failed: source -> why it could not be read whole.
+      rate: pictures a second with reading and writing, without the first; None of one picture.
+      example: a picture to measure the network with.
+    """
+
+    count: int
+    failed: dict[str, str]
+    rate: float | None
+    example: Picture | None
+
+
+def _predict(
+    stream: Iterable[Picture],
+    classify: Callable[[Picture], Any],
+    writer: results.Writer,
+    *,
+    total: int,
+    out: pathlib.Path,
+) -> Tally:
+    """Classifies and writes the pictures of files."""
+    failed: dict[str, str] = {}
+    count, first, example = 0, 0.0, None
+    progress = Progress("  pictures", total)
+    with signals.shutdown_event() as stop, behind(writer.write, depth=DEPTH) as put:
+        for picture in ahead(stream, depth=DEPTH):
+            sentence = f"stopped after {_counted(count, 'picture')}, in {out}"
+            if stop.is_set():
+                raise Interrupted(sentence)
+            classes = None
+            if picture.problem:
+                log.say(f"  {picture.problem}")
+                failed[picture.item.source] = picture.problem
+            elif picture.pixels is not None and not count:
+                work = functools.partial(classify, picture)
+                classes = signals.compiling(work, stop=stop, sentence=sentence)
+                first = time.perf_counter()
+            elif picture.pixels is not None:
+                classes = classify(picture)
+            put((picture, classes))
+            if classes is not None:
+                count, example = count + 1, picture
+            if picture.problem or classes is not None:
+                progress.add(1)
+    progress.end()
+    seconds = time.perf_counter() - first
+    return Tally(count, failed, (count - 1) / seconds if count > 1 else None, example)
+
+
+def _record(
+    stream: Iterable[Picture],
+    classify: Callable[[Picture], Any],
+    writer: results.Writer,
+    item: Input,
+) -> Tally:
+    """Classifies and writes the frames of a camera or a URL, until it ends or a signal arrives."""
+    failed: dict[str, str] = {}
+    count, first, said, example = 0, 0.0, time.perf_counter(), None
+    with signals.shutdown_event() as stop, behind(writer.write, depth=1) as put:
+        for picture in ahead(stream, depth=1):
+            if stop.is_set():
+                break
+            if picture.problem:
+                failed[item.source] = picture.problem
+            if picture.pixels is None:
+                continue
+            put((picture, classify(picture)))
+            count, example = count + 1, picture
+            now = time.perf_counter()
+            first = first or now
+            if now - said > REPORT_EVERY:
+                said = now
+                log.say(f"  {_counted(count, 'frame')}, {(count - 1) / (now - first):.1f} a second")
+        put((Picture(item, last=True), None))
+    seconds = time.perf_counter() - first
+    return Tally(count, failed, (count - 1) / seconds if count > 1 else None, example)
+
+
+def _pictures(
+    items: Iterable[Input], prepare: Callable[[np.ndarray], Prepared]
+) -> Iterator[Picture]:
+    """Yields the images and frames of all inputs, and the problems of those that fail."""
+    for item in items:
         try:
-            if file.is_video:
-                for number, frame in enumerate(video.read(file.path)):
-                    pixels = frame.pixels
-                    yield Picture(file, pixels, *prepare(pixels), frame, number)
-                yield Picture(file, last=True)
-            else:
-                pixels = inputs.read_image(file.path)
-                yield Picture(file, pixels, *prepare(pixels), last=True)
+            if item.kind == "image":
+                pixels = pictures.read(item.source)
+                yield Picture(item, pixels, *prepare(pixels), last=True)
+                continue
+            live = item.kind == "stream"
+            frames = video.stream(item.source) if live else video.read(pathlib.Path(item.source))
+            for number, frame in enumerate(frames):
+                yield Picture(item, frame.pixels, *prepare(frame.pixels), frame, number)
+            yield Picture(item, last=True)
         except DataError as error:
-            yield Picture(file, problem=str(error), last=True)
+            yield Picture(item, problem=str(error), last=True)
+
+
+def _length(item: Input) -> int:
+    return video.length(pathlib.Path(item.source)) if item.kind == "video" else 1
 
 
 def ahead(items: Iterable[T], *, depth: int) -> Iterator[T]:
@@ -200,6 +290,10 @@ def _rate(classify: Callable[[Picture], Any], picture: Picture) -> float:
         np.asarray(classify(picture))
         count += 1
     return count / (time.perf_counter() - begin)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _number(value: float | None) -> str:

@@ -1,8 +1,11 @@
 """Shows predictions as images and writes them: overlays, colours, train ids."""
 
+import collections
+import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,12 +55,64 @@ def legend(key: Key, width: int) -> np.ndarray:
     return np.asarray(drawing.legend(names=key.names, colours=table, width=width))
 
 
-VIEWS: dict[str, Callable[[np.ndarray, np.ndarray, Key], np.ndarray]] = {
+View = Callable[[np.ndarray, np.ndarray, Key], np.ndarray]
+VIEWS: dict[str, View] = {
     "overlay": overlay,
     "side_by_side": side_by_side,
     "colours": colours,
     "train_ids": train_ids,
 }
+
+
+FOLDERS = ("train_ids",)  # of numbered PNGs for a video, whose compression would change classes
+
+
+def files_of(item: Input, views: Iterable[str]) -> list[str]:
+    """Returns the results of an input, relative to the output folder; a folder ends in a slash."""
+    names = []
+    for view in views:
+        name = (pathlib.PurePath(view) / item.name).as_posix()
+        suffix = ".png" if item.kind == "image" else "/" if view in FOLDERS else ".mp4"
+        names.append(name + suffix)
+    return names
+
+
+def distinct(items: Sequence[Input], views: Iterable[str]) -> list[Input]:
+    """Returns the inputs under names for which no result is another one or lies inside of it.
+
+    a.png and a.jpg, or clip.mp4 and a folder clip of frames, keep their suffixes in the names of
+    their results. Names that some file systems do not tell apart count as the same.
+
+    Raises:
+      DataError: two inputs whose results cannot be told apart.
+    """
+    views, items = tuple(views), list(items)
+    suffixed: set[int] = set()
+    while True:
+        owners = collections.defaultdict(set)
+        for number, item in enumerate(items):
+            for name in files_of(item, views):
+                owners[_folded(name)].add(number)
+        clashes = set()
+        for name, numbers in list(owners.items()):
+            above = (str(parent) for parent in pathlib.PurePosixPath(name).parents)
+            together = numbers.union(*(owners[p] for p in above if p in owners))
+            if len(together) > 1:
+                clashes |= together
+        if not clashes:
+            return items
+        if clashes <= suffixed:
+            first, second, *_ = (items[number].source for number in sorted(clashes))
+            raise DataError(f"the results of {first} and {second} would have the same name")
+        for number in clashes - suffixed:
+            item = items[number]
+            whole = item.name.with_name(pathlib.PurePath(item.source).name)
+            items[number] = item._replace(name=whole)
+        suffixed |= clashes
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name.rstrip("/")).casefold()
 
 
 class Picture(NamedTuple):
@@ -66,7 +121,7 @@ class Picture(NamedTuple):
     A file that cannot be read has a problem instead of pixels; `last` marks the end of a file.
     """
 
-    file: Input
+    item: Input
     pixels: np.ndarray | None = None
     read: np.ndarray | None = None
     size: tuple[int, int] = (0, 0)
@@ -77,35 +132,51 @@ class Picture(NamedTuple):
 
 
 class Writer:
-    """Writes the chosen views of pictures, which come in order from one thread."""
+    """Writes the chosen views of pictures, which come in order from one thread.
 
-    def __init__(self, out: pathlib.Path, *, views: dict[str, Callable], key: Key) -> None:
+    Inside of its context; a video that is not at its end there leaves no file.
+    """
+
+    def __init__(self, out: pathlib.Path, *, views: Mapping[str, View], key: Key) -> None:
         self._out, self._views, self._key = out, views, key
-        self._videos: dict[str, video.Writer] = {}
+        self._videos: dict[str, Callable[[np.ndarray, video.Frame], None]] = {}
+        self._open = contextlib.ExitStack()
 
-    def write(self, item: tuple[Picture, Any]) -> None:
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def write(self, prediction: tuple[Picture, Any]) -> None:
         """Writes every view of a picture and its classes; raises DataError if the disk refuses."""
-        picture, classes = item
+        picture, classes = prediction
         try:
             if picture.pixels is not None:
                 height, width = picture.pixels.shape[:2]
                 self._write(picture, picture.pixels, np.asarray(classes)[:height, :width])
             if picture.last:
-                for writer in self._videos.values():
-                    writer.close()
                 self._videos.clear()
+                self._open.close()
         except OSError as error:
             raise DataError(f"{error.filename or self._out}: {error.strerror or error}") from None
 
     def _write(self, picture: Picture, pixels: np.ndarray, classes: np.ndarray) -> None:
-        for view, show in self._views.items():
-            name = self._out / view / picture.file.name
-            image = show(pixels, classes, self._key)
+        files = files_of(picture.item, self._views)
+        for (view, show), file in zip(self._views.items(), files, strict=True):
+            image, path = show(pixels, classes, self._key), self._out / file
             if picture.frame is None:
-                drawing.save(Image.fromarray(image), name.with_name(name.name + ".png"))
-            elif image.ndim == 2:  # a lossy video would change classes
-                drawing.save(Image.fromarray(image), name / f"{picture.number:06d}.png")
+                drawing.save(Image.fromarray(image), path)
+            elif view in FOLDERS:
+                drawing.save(Image.fromarray(image), path / f"{picture.number:06d}.png")
             else:
                 if view not in self._videos:
-                    self._videos[view] = video.Writer(name.with_name(name.name + ".mp4"))
-                self._videos[view].write(image, picture.frame)
+                    self._videos[view] = self._open.enter_context(
+                        video.writing(
+                            path,
+                            like=picture.frame,
+                            size=image.shape[:2],
+                            live=picture.item.kind == "stream",
+                        )
+                    )
+                self._videos[view](image, picture.frame)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, eval_stream, load
-from rtda_jax.deploy import networks
+from rtda_jax.data.labels import ClassSet, class_set
+from rtda_jax.deploy import networks, outputs
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.ops.fold import fold
@@ -22,7 +23,8 @@ from rtda_jax.tools import drawing
 
 NEIGHBOURS = 5
 IMAGES = 500  # of a domain at most, evenly spaced
-QUERIES, WIDTH = 6, 160  # rows and pixels of the pictures
+QUERIES, WIDTH, BAR = 6, 240, 10  # rows of a sheet, pixels of an image and of its bar
+RECORD = "retrieve.json"
 
 
 class Side(NamedTuple):
@@ -35,6 +37,7 @@ class Side(NamedTuple):
       histograms: float64 [N,K], each class's share of the label pixels that count, NaN where none
         does; None without labels.
       small: the images, uint8 [h,WIDTH,3], to be looked at.
+      keys: of the images in the data set.
     """
 
     name: str
@@ -42,61 +45,70 @@ class Side(NamedTuple):
     features: dict[str, np.ndarray]
     histograms: np.ndarray | None
     small: list[np.ndarray]
+    keys: list[str]
 
 
 def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str, Any]:
     """Retrieves with the features of one run, or of several on the same images.
 
-    Writes OUT/retrieve.json and, for every run, OUT/RUN_source_to_target.png and the way back.
+    Writes OUT/retrieve.json and, for every run, OUT/RUN_source_to_target.png and the way back: some
+    queries with their nearest images, the cosines and, of labelled images, bars of their classes.
 
     Args:
       runs: name ("before", "after") -> networks; the last one's configuration names the data.
       out: folder, created where it does not exist.
 
     Raises:
-      ConfigError: the runs read images of different sizes.
+      ConfigError: the runs read images of different sizes, or the folder has files of these names
+        that no earlier retrieval wrote.
       DataError: data that cannot be read.
     """
     config = list(runs.values())[-1].config
     sizes = {name: tuple(r.config.benchmark.eval_size) for name, r in runs.items()}
     if len(set(sizes.values())) > 1:
         raise ConfigError(f"the runs read images of different sizes: {sizes}")
-    describers = {name: describer(chosen.models) for name, chosen in runs.items()}
-    sides = [
-        gather(dataset, describers, name=name, size=tuple(config.benchmark.eval_size))
-        for name, dataset in _domains(config)
-    ]
-    record: dict[str, Any] = {
-        "data": {side.name: side.data for side in sides},
-        "images": {side.name: len(side.small) for side in sides},
-        "labelled": all(side.histograms is not None for side in sides),
-        "neighbours": min(NEIGHBOURS, *(len(side.small) for side in sides)),
-        "runs": {},
-    }
-    for name, chosen in runs.items():
-        numbers: dict[str, Any] = {
-            "workdir": str(chosen.workdir),
-            "stage": chosen.stage,
-            "models": list(chosen.names),
+    directions = ("source_to_target", "target_to_source")
+    sheets = [f"{name}_{direction}.png" for name in runs for direction in directions]
+    with outputs.claimed(out, record=RECORD, results=sheets) as listed:
+        classes = class_set(config.benchmark.classes)
+        describers = {name: describer(chosen.models) for name, chosen in runs.items()}
+        sides = [
+            gather(dataset, describers, name=name, size=tuple(config.benchmark.eval_size))
+            for name, dataset in _domains(config)
+        ]
+        record: dict[str, Any] = {
+            "data": {side.name: side.data for side in sides},
+            "images": {side.name: len(side.small) for side in sides},
+            "labelled": all(side.histograms is not None for side in sides),
+            "neighbours": min(NEIGHBOURS, *(len(side.small) for side in sides)),
+            "runs": {},
         }
-        for query, gallery in (sides, sides[::-1]):
-            direction = f"{query.name}_to_{gallery.name}"
-            nearest = neighbours(
-                query.features[name], gallery.features[name], count=record["neighbours"]
-            )
-            numbers[direction] = {
-                "agreement": agreement(query.histograms, gallery.histograms, nearest),
-                "mixing": mixing(
-                    query.features[name], gallery.features[name], count=record["neighbours"]
-                ),
+        for name, chosen in runs.items():
+            numbers: dict[str, Any] = {
+                "workdir": str(chosen.workdir),
+                "stage": chosen.stage,
+                "models": list(chosen.names),
             }
-            drawing.save(_picture(query, gallery, nearest), out / f"{name}_{direction}.png")
-        record["runs"][name] = numbers
-    write_json(out / "retrieve.json", record)
+            for query, gallery in (sides, sides[::-1]):
+                direction = f"{query.name}_to_{gallery.name}"
+                nearest = neighbours(
+                    query.features[name], gallery.features[name], count=record["neighbours"]
+                )
+                numbers[direction] = {
+                    "agreement": agreement(query.histograms, gallery.histograms, nearest),
+                    "mixing": mixing(
+                        query.features[name], gallery.features[name], count=record["neighbours"]
+                    ),
+                }
+                similarity = query.features[name] @ gallery.features[name].T
+                sheet = _sheet(query, gallery, nearest, similarity, classes=classes)
+                drawing.save(sheet, out / f"{name}_{direction}.png")
+            record["runs"][name] = numbers
+        write_json(out / RECORD, {**record, "results": listed})
     for line in _table(record):
         log.say(line)
     log.say(f"{out}")
-    return record
+    return {**record, "results": listed}
 
 
 def _domains(config: ConfigDict) -> Iterator[tuple[str, Dataset]]:
@@ -143,13 +155,14 @@ def gather(
     """Describes the images of a domain, at most IMAGES of them evenly spaced, by every run."""
     every = -(-len(dataset) // IMAGES)
     features: dict[str, list[np.ndarray]] = {run: [] for run in describers}
-    histograms, small = [], []
+    histograms, small, keys = [], [], []
     total = -(-len(dataset) // every)
     for example in eval_stream(dataset, size=size, process_count=every):
         for run, describe in describers.items():
             features[run].append(describe(example["image"]))
         height = round(WIDTH * size[0] / size[1])
         small.append(np.asarray(Image.fromarray(example["image"]).resize((WIDTH, height))))
+        keys.append(example["key"])
         if "label" in example:
             histograms.append(histogram(example["label"], classes=len(dataset.classes)))
         if len(small) % 50 == 0:
@@ -160,6 +173,7 @@ def gather(
         {run: np.stack(rows) for run, rows in features.items()},
         np.stack(histograms) if histograms else None,
         small,
+        keys,
     )
 
 
@@ -211,12 +225,38 @@ def mixing(query: np.ndarray, gallery: np.ndarray, *, count: int) -> dict[str, f
     }
 
 
-def _picture(query: Side, gallery: Side, nearest: np.ndarray) -> Image.Image:
+def _sheet(
+    query: Side, gallery: Side, nearest: np.ndarray, similarity: np.ndarray, *, classes: ClassSet
+) -> Image.Image:
+    """Draws some queries [N] with their nearest images [N,count] and similarities to all [N,M]."""
+    colours = np.asarray(classes.colours, np.uint8)
     shown = np.linspace(0, len(query.small) - 1, min(QUERIES, len(query.small))).astype(int)
-    rows = [[query.small[i], *(gallery.small[j] for j in nearest[i])] for i in shown]
-    titles = [query.name, *(f"{gallery.name}, {k + 1}" for k in range(nearest.shape[1]))]
-    none = np.zeros((0, 3), np.uint8)
-    return drawing.grid(rows, titles=titles, names=(), colours=none, width=WIDTH)
+    rows, captions = [], []
+    for i in shown:
+        images = [(query, i), *((gallery, j) for j in nearest[i])]
+        rows.append([with_bar(side, k, colours) for side, k in images])
+        near = [f"{similarity[i, j]:.3f}  {gallery.keys[j]}" for j in nearest[i]]
+        captions.append([query.keys[i], *near])
+    ranks = [f"{gallery.name} {k + 1}: cosine, name" for k in range(nearest.shape[1])]
+    labelled = query.histograms is not None or gallery.histograms is not None
+    return drawing.grid(
+        rows,
+        titles=[f"{query.name}, the query", *ranks],
+        names=classes.names if labelled else (),
+        colours=colours,
+        width=WIDTH,
+        captions=captions,
+    )
+
+
+def with_bar(side: Side, index: int, colours: np.ndarray) -> np.ndarray:
+    """Returns an image with a bar below of its classes' shares, grey where it has no label."""
+    shares = None if side.histograms is None else side.histograms[index]
+    bar = np.full((WIDTH, 3), 128, np.uint8)
+    if shares is not None and not np.isnan(shares).any():
+        ends = np.rint(WIDTH * np.cumsum(shares)).astype(int)
+        bar = colours[np.searchsorted(ends, np.arange(WIDTH), side="right").clip(max=len(ends) - 1)]
+    return np.concatenate([side.small[index], np.broadcast_to(bar, (BAR, WIDTH, 3))])
 
 
 def _table(record: dict[str, Any]) -> Iterator[str]:

@@ -1,21 +1,36 @@
-"""Reads and writes video frames with PyAV, whose wheels bring FFmpeg."""
+"""Reads and writes video frames with PyAV, whose wheels bring FFmpeg.
 
+A file's content decides who decodes it, but only among video formats: a playlist that calls itself
+.mp4 would have other files read. A stream may use network protocols and no files.
+"""
+
+import contextlib
 import fractions
 import pathlib
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rtda_jax.deploy.inputs import check_size
+from rtda_jax.data.pictures import MAX_PIXELS
 from rtda_jax.errors import ConfigError, DataError
+from rtda_jax.run.files import replacing
 
 CODEC, QUALITY = "libx264", "18"  # constant rate factor: lower is better, 18 looks lossless
+FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf"  # as FFmpeg calls them
+STREAM_FORMATS = f"{FORMATS},rtsp,rtp,sdp,hls,flv,live_flv,mjpeg,mpjpeg,h264,hevc"
+PROTOCOLS = ("http", "https", "rtmp", "rtsp", "rtsps", "tcp", "udp")  # of a stream's URL
+INNER_PROTOCOLS = "crypto,httpproxy,rtp,srtp,tls"  # that these use in turn
+TIMEOUT = 10.0  # seconds to open a stream, and to wait for its next frame
 
 
 class Frame(NamedTuple):
-    """Upright pixels uint8 [H,W,3], their time in units of `base` seconds, and the frame rate."""
+    """Upright pixels uint8 [H,W,3], their time in units of `base` seconds, and the frame rate.
+
+    The time of the first frame is 0, and time only goes forward.
+    """
 
     pixels: np.ndarray
     time: int
@@ -39,76 +54,165 @@ def read(path: pathlib.Path) -> Iterator[Frame]:
       DataError: naming the file; the frames before the damage come first.
     """
     av = pyav()
-    if not path.stat().st_size:
-        raise DataError(f"{path}: zero bytes; expected a video")
-    number = 0
     try:
-        with av.open(str(path)) as container:
+        if not path.stat().st_size:
+            raise DataError(f"{path}: zero bytes; expected a video")
+        with path.open("rb") as file:
+            options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+            yield from _frames(lambda: av.open(file, options=options), str(path))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+
+
+def stream(source: str) -> Iterator[Frame]:
+    """Yields the frames of a camera, by its number, or of a URL, until it ends.
+
+    Raises:
+      DataError: there is no such camera, or nothing answers at the URL.
+      ConfigError: a URL of another protocol.
+    """
+    av = pyav()
+    if "://" not in source:
+        file, layout = _camera(source)
+        return _frames(lambda: av.open(file, format=layout, timeout=TIMEOUT), f"camera {source}")
+    protocol = source.partition("://")[0].lower()
+    if protocol not in PROTOCOLS:
+        raise ConfigError(
+            f"unknown protocol {protocol!r} of {source}; known: {', '.join(PROTOCOLS)}"
+        )
+    options = {
+        "format_whitelist": STREAM_FORMATS,
+        "protocol_whitelist": f"{','.join(PROTOCOLS)},{INNER_PROTOCOLS}",
+    }
+    return _frames(lambda: av.open(source, options=options, timeout=TIMEOUT), source)
+
+
+def _camera(number: str) -> tuple[str, str]:
+    """Returns what FFmpeg calls a camera, and the format that reads it."""
+    system = platform.system()
+    if system == "Darwin":
+        return number, "avfoundation"
+    if system != "Linux":
+        raise ConfigError(f"--input={number}: cameras are read on Linux and macOS only")
+    device = pathlib.Path(f"/dev/video{number}")
+    if not device.exists():
+        cameras = ", ".join(sorted(p.name[5:] for p in device.parent.glob("video*"))) or "none"
+        raise DataError(
+            f"--input={number}: there is no camera {number} ({device}); cameras here: {cameras}"
+        )
+    return str(device), "v4l2"
+
+
+def _frames(open_container: Any, where: str) -> Iterator[Frame]:
+    """Yields the frames of what is opened; DataError says how many came before it failed."""
+    av, number = pyav(), 0
+    try:
+        with open_container() as container:
             if not container.streams.video:
-                raise DataError(f"{path}: has no pictures")
-            stream = container.streams.video[0]
-            check_size(path, stream.height, stream.width)
-            stream.thread_type = "AUTO"
-            rate = stream.average_rate or stream.base_rate or fractions.Fraction(25)
-            last = -1
-            for frame in container.decode(stream):
-                time = last + 1 if frame.pts is None else max(frame.pts, last + 1)
+                raise DataError(f"{where}: has no pictures")
+            pictures = container.streams.video[0]
+            pictures.thread_type = "AUTO"
+            rate = pictures.average_rate or pictures.base_rate or fractions.Fraction(25)
+            base = pictures.time_base or 1 / rate
+            step = max(1, round(1 / (rate * base)))
+            decoded = _checked(container.decode(pictures), where)
+            for frame, time in continuous(decoded, step=step):
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-                base = frame.time_base or 1 / rate
                 yield Frame(np.ascontiguousarray(pixels), time, base, rate)
-                last, number = time, number + 1
+                number += 1
     except av.error.FFmpegError as error:
         what = f"damaged after {number} frames" if number else "no video that can be read"
-        raise DataError(f"{path}: {what} ({error.strerror})") from None
+        raise DataError(f"{where}: {what} ({error.strerror})") from None
     if not number:
-        raise DataError(f"{path}: has no frames")
+        raise DataError(f"{where}: has no frames")
+
+
+def _checked(frames: Iterable[Any], where: str) -> Iterator[Any]:
+    for frame in frames:
+        if frame.height * frame.width > MAX_PIXELS:
+            raise DataError(
+                f"{where}: a frame of {frame.width}x{frame.height} is larger than {MAX_PIXELS:,} "
+                "pixels"
+            )
+        yield frame
+
+
+def continuous(frames: Iterable[Any], *, step: int) -> Iterator[tuple[Any, int]]:
+    """Yields frames with times that begin at 0 and only go forward.
+
+    Where the timestamps of joined recordings start again, as those of a dash cam do, the next
+    recording follows one frame after the last.
+
+    Args:
+      frames: have a timestamp `pts`, or None.
+      step: how much time passes between two frames.
+    """
+    last = offset = None
+    for frame in frames:
+        if last is None or offset is None:
+            last, offset = 0, -(frame.pts or 0)
+            yield frame, last
+            continue
+        time = last + step if frame.pts is None else frame.pts + offset
+        if time <= last - step:
+            offset += last + step - time
+            time = last + step
+        last = max(time, last + 1)
+        yield frame, last
 
 
 def length(path: pathlib.Path) -> int:
     """Returns how many frames a video claims; 1 if it does not say or cannot be read."""
     av = pyav()
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            if not stream.frames and stream.duration and stream.average_rate:
-                return max(1, round(stream.duration * stream.time_base * stream.average_rate))
-            return max(1, stream.frames)
-    except (av.error.FFmpegError, IndexError):
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+        with path.open("rb") as file, av.open(file, options=options) as container:
+            pictures = container.streams.video[0]
+            if not pictures.frames and pictures.duration and pictures.average_rate:
+                seconds = pictures.duration * pictures.time_base
+                return max(1, round(seconds * pictures.average_rate))
+            return max(1, pictures.frames)
+    except (av.error.FFmpegError, OSError, IndexError):
         return 1
 
 
-class Writer:
-    """Writes an MP4 file (H.264, no sound) that appears under its name when it is complete."""
+@contextlib.contextmanager
+def writing(
+    path: pathlib.Path, *, like: Frame, size: tuple[int, int], live: bool = False
+) -> Iterator[Callable[[np.ndarray, Frame], None]]:
+    """Yields a function that appends a picture uint8 [H,W,3] to an MP4 file (H.264, no sound).
 
-    def __init__(self, path: pathlib.Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
-        self._container: Any = None
-        self._stream: Any = None
+    A picture is shown at the time of a frame. H.264 halves the resolution of colours, so that an
+    odd side gets one more line of its edge.
 
-    def write(self, pixels: np.ndarray, like: Frame) -> None:
-        """Appends a picture uint8 [H,W,3], shown at the time of a frame.
+    Args:
+      path: appears when the file is complete, and not at all if the block raises.
+      like: a frame that tells the rate and the unit of time.
+      size: (H, W) of the first picture; later ones of another size are scaled to it.
+      live: writes to the path itself, in fragments of a second, so that the recording can be
+        watched while it grows and survives whatever ends it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if live else {}
+    second = {"g": str(max(1, round(like.rate)))} if live else {}
+    with (
+        contextlib.nullcontext(path) if live else replacing(path) as target,
+        target.open("wb") as file,
+        pyav().open(file, "w", format="mp4", options=flags) as container,
+    ):
+        stream = container.add_stream(CODEC, rate=like.rate, options={"crf": QUALITY, **second})
+        stream.height, stream.width = (side + side % 2 for side in size)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = like.base
 
-        H.264 halves the resolution of colours: an odd side gets one more line of its edge.
-        """
-        av = pyav()
-        height, width = pixels.shape[:2]
-        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        if self._container is None:
-            self._container = av.open(str(self._partial), "w", format="mp4")
-            self._stream = self._container.add_stream(
-                CODEC, rate=like.rate, options={"crf": QUALITY}
-            )
-            self._stream.height, self._stream.width = pixels.shape[:2]
-            self._stream.pix_fmt = "yuv420p"
-            self._stream.codec_context.time_base = like.base
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame.pts, frame.time_base = like.time, like.base
-        self._container.mux(self._stream.encode(frame))
+        def write(pixels: np.ndarray, like: Frame) -> None:
+            height, width = pixels.shape[:2]
+            pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            frame = pyav().VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = like.time, like.base
+            container.mux(stream.encode(frame))
+            if live:
+                file.flush()
 
-    def close(self) -> None:
-        """Finishes the file."""
-        if self._container is not None:
-            self._container.mux(self._stream.encode())
-            self._container.close()
-            self._partial.replace(self._path)
+        yield write
+        container.mux(stream.encode())

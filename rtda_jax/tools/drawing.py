@@ -1,6 +1,8 @@
-"""Draws pictures for people: coloured labels, and a grid of images with a legend of the classes."""
+"""Draws pictures for people: coloured labels, and grids of images with titles and a legend."""
 
+import functools
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -10,23 +12,24 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from rtda_jax.losses import IGNORE
 from rtda_jax.run.files import replacing
 
-# The text chunk of a PNG that describes the cells of a grid.
-CELLS = "rtda_jax.cells"
-
-MARGIN, TITLE, TEXT = 6, 16, 12  # pixels: between cells, of the line of titles, of its letters
-INK, PAPER, IGNORED = (30, 30, 30), (255, 255, 255), (0, 0, 0)
+CELLS = "rtda_jax.cells"  # the text chunk of a PNG that says where the cells of a grid lie
+IGNORED = "ignored"  # the legend's name of pixels without a class
+BLACK, INK, PAPER = (0, 0, 0), (30, 30, 30), (255, 255, 255)
+MARGIN = 6
+SMALLEST_TEXT = 12  # pixels; below it letters run together
+WIDEST_CELL = 512
 
 
 def colourise(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Returns labels [H,W] in their colours [K,3], with ignored pixels black; uint8 [H,W,3]."""
+    """Paints labels [H,W] in their colours [K,3], ignored pixels black; uint8 [H,W,3]."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
-    table[IGNORE] = IGNORED
+    table[IGNORE] = BLACK
     return table[labels]
 
 
 def as_bytes(image: np.ndarray) -> np.ndarray:
-    """Returns a float image in [0,255], or a little outside, rounded and clipped to uint8."""
+    """Rounds a float image in [0,255], or a little outside, to uint8."""
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
@@ -36,68 +39,97 @@ def grid(
     titles: Sequence[str],
     names: Sequence[str],
     colours: np.ndarray,
-    width: int = 320,
+    width: int | None = None,
+    captions: Sequence[Sequence[str]] = (),
 ) -> Image.Image:
-    """Returns a titled grid of images with a legend of the classes below.
+    """Returns a titled grid of images with a legend of the classes and of ignored pixels below.
 
     Args:
-      rows: uint8 images [H,W,3], in every row one for each title.
-      titles: the titles of the columns.
-      names: the names of the classes.
-      colours: the colours of the classes, uint8 [K,3].
-      width: the width of a cell in pixels; heights follow the images.
+      rows: uint8 images [H,W,3], one per title in every row; labels keep their colours when they
+        are scaled.
+      titles: of the columns.
+      names: of the classes.
+      colours: of the classes, uint8 [K,3].
+      width: of a cell in pixels; default that of the widest image, at most WIDEST_CELL.
+      captions: lines below the images, one per image.
     """
-    height = max(round(width * image.shape[0] / image.shape[1]) for row in rows for image in row)
-    across = len(titles) * (width + MARGIN) + MARGIN
-    if names:
-        names, colours = [*names, "ignored"], np.vstack([colours, [IGNORED]])
-    below = legend(names=names, colours=colours, width=across)
-    top = TITLE + len(rows) * (height + MARGIN)
-    sheet = Image.new("RGB", (across, top + below.height), PAPER)
+    images = [image for row in rows for image in row]
+    width = width or min(WIDEST_CELL, max(image.shape[1] for image in images))
+    height = max(round(width * image.shape[0] / image.shape[1]) for image in images)
+    size = max(SMALLEST_TEXT, width // 24)
+    line = math.ceil(1.5 * size)
+    across, down = width + MARGIN, height + MARGIN + (line if captions else 0)
+    wide = len(titles) * across + MARGIN
+    table = np.concatenate([np.reshape(colours, (-1, 3)), [BLACK]])
+    below = legend(names=(*names, IGNORED), colours=table, width=wide) if names else None
+    top = line + len(rows) * down
+    sheet = Image.new("RGB", (wide, top + (below.height if below else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(titles):
-        draw.text((MARGIN + c * (width + MARGIN), 1), title, fill=INK, font=_font(TEXT))
+        _write(draw, (MARGIN + c * across, 0), title, size=size, within=width)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
-            cell = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(cell, (MARGIN + c * (width + MARGIN), TITLE + r * (height + MARGIN)))
-    sheet.paste(below, (0, top))
-    sheet.info[CELLS] = json.dumps(
-        {"titles": list(titles), "rows": len(rows), "size": [height, width]}
-    )
+            left, upper = MARGIN + c * across, line + r * down
+            tall = round(width * image.shape[0] / image.shape[1])
+            cell = Image.fromarray(image).resize((width, tall), Image.Resampling.NEAREST)
+            sheet.paste(cell, (left, upper))
+            if captions:
+                _write(draw, (left, upper + height), captions[r][c], size=size, within=width)
+    if below:
+        sheet.paste(below, (0, top))
+    layout = {"titles": list(titles), "rows": len(rows), "size": [height, width]}
+    sheet.info[CELLS] = json.dumps({**layout, "top": line, "step": [down, across]})
     return sheet
 
 
 def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Image:
-    """Returns the names of the classes beside their colours, in as many lines as they need.
+    """Draws names with their colours uint8 [K,3] in as many lines as they need.
 
-    Args:
-      names: the names of the classes.
-      colours: the colours of the classes, uint8 [K,3].
-      width: the width of the legend in pixels; a wide one has larger letters.
+    The letters grow with the width, so that a legend below a large picture can still be read when
+    the whole is shown small.
     """
-    text = max(TEXT, width // 100)
-    font, line, swatch = _font(text), text * 3 // 2, text * 5 // 4
-    longest = max((int(font.getlength(name)) for name in names), default=0)
-    step = min(longest + swatch + 2 * text, width - 2 * MARGIN)
-    per_line = (width - 2 * MARGIN) // step if step > 0 else 1
-    height = -(-len(names) // per_line) * line + 2 * MARGIN
-    strip = Image.new("RGB", (width, height), PAPER)
+    size = max(SMALLEST_TEXT, width // 100)
+    swatch, gap = 5 * size // 4, size // 2
+    names = [spaced(name) for name in names]
+    longest = max((font(size).getlength(name) for name in names), default=0)
+    step = swatch + math.ceil(longest) + 3 * gap
+    per_line = max(1, (width - MARGIN) // step)
+    lines, tall = -(-len(names) // per_line), math.ceil(1.7 * size)
+    strip = Image.new("RGB", (width, lines * tall + 2 * MARGIN), PAPER)
     draw = ImageDraw.Draw(strip)
     for k, name in enumerate(names):
-        x, y = MARGIN + (k % per_line) * step, MARGIN + (k // per_line) * line
-        colour = tuple(int(v) for v in colours[k])
-        draw.rectangle((x, y, x + swatch, y + text), fill=colour)
-        draw.text((x + swatch + text // 2, y + text // 2), name, fill=INK, font=font, anchor="lm")
+        x, y = MARGIN + (k % per_line) * step, MARGIN + (k // per_line) * tall
+        colour = tuple(int(value) for value in colours[k])
+        draw.rectangle((x, y, x + swatch, y + swatch), fill=colour)
+        draw.text((x + swatch + gap, y), name, fill=INK, font=font(size))
     return strip
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Returns the font that comes with Pillow, in a size of pixels."""
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
+@functools.lru_cache(maxsize=16)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Returns the typeface that Pillow brings, with letters of this size in pixels."""
+    typeface = ImageFont.load_default(size)
+    if not isinstance(typeface, ImageFont.FreeTypeFont):
         raise RuntimeError("pictures with text need a Pillow that is built with FreeType")
-    return font
+    return typeface
+
+
+def spaced(text: str) -> str:
+    """Doubles the spaces of a text, which the typeface draws so narrow that words run together."""
+    return text.replace(" ", "  ")
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, *, size: int, within: int
+) -> None:
+    """Writes a line of text and leaves out its middle where it is too wide."""
+    letters, text = font(size), spaced(text)
+    shown = text
+    for length in range(len(text) - 1, 0, -1):
+        if letters.getlength(shown) <= within:
+            break
+        shown = f"{text[: length // 2]}…{text[len(text) - (length + 1) // 2 :]}"
+    draw.text((place[0], place[1] + size // 6), shown, fill=INK, font=letters)
 
 
 def cells(sheet: Image.Image) -> dict[str, list[np.ndarray]] | None:
@@ -109,18 +141,22 @@ def cells(sheet: Image.Image) -> dict[str, list[np.ndarray]] | None:
     claim = sheet.info.get(CELLS)
     if claim is None:
         return None
-    titles, rows, (height, width) = (json.loads(claim)[key] for key in ("titles", "rows", "size"))
-    if not all(type(number) is int and number > 0 for number in (rows, height, width)):
+    layout = json.loads(claim)
+    titles, rows, (height, width) = (layout[key] for key in ("titles", "rows", "size"))
+    # Sheets of releases up to 0.1 do not say where their cells begin and how far apart they are.
+    top, (down, across) = layout.get("top", 16), layout.get("step", (height + 6, width + 6))
+    numbers = (rows, height, width, top, down, across)
+    if not all(type(number) is int and number > 0 for number in numbers):
         raise ValueError(f"{rows} rows of cells of {height} x {width} pixels")
-    across, down = width + MARGIN, height + MARGIN
-    if len(titles) * across > sheet.width or TITLE + rows * down > sheet.height:
+    right = MARGIN + (len(titles) - 1) * across + width
+    if right > sheet.width or top + (rows - 1) * down + height > sheet.height:
         raise ValueError(f"{len(titles)} x {rows} cells of {height} x {width} pixels are outside")
     pixels = np.asarray(sheet.convert("RGB"))
     columns: dict[str, list[np.ndarray]] = {}
     for c, title in enumerate(titles):
         left = MARGIN + c * across
-        tops = [TITLE + r * down for r in range(rows)]
-        columns[str(title)] = [pixels[top : top + height, left : left + width] for top in tops]
+        tops = [top + r * down for r in range(rows)]
+        columns[str(title)] = [pixels[y : y + height, left : left + width] for y in tops]
     return columns
 
 
