@@ -146,7 +146,7 @@ JOBS = {
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
-    "configs/fda_mbt.py",
+    str(pathlib.Path(__file__).parent / "configs" / "fda_mbt.py"),  # from any folder
     "FILE[:BENCHMARK[,option=value]]: a method of configs/ on a pair of configs/benchmarks.py.",
     lock_config=True,
 )
@@ -225,7 +225,7 @@ def _job(config, rest: list[str]) -> None:
         raise errors.ConfigError(f"unexpected arguments: {' '.join(rest)}")
     if _JOB.value not in JOBS:
         raise errors.ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
-    workdir = pathlib.Path(_WORKDIR.value or default_workdir())
+    workdir = pathlib.Path(_WORKDIR.value or default_workdir()).expanduser()
     if _SEEDS.value is None:
         JOBS[_JOB.value](config, workdir)
     else:

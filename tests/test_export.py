@@ -311,6 +311,14 @@ def test_an_untrained_workdir_is_refused(tmp_path):
         networks.choose(made, tmp_path, stage="x")
 
 
+def test_a_workdir_of_several_seeds_names_them(tmp_path):
+    for seed in ("seed0", "seed1"):
+        (tmp_path / seed).mkdir()
+        (tmp_path / seed / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=rf"2 seeds; .*--workdir={tmp_path}/seed0 --workdir="):
+        recorded(tmp_path)
+
+
 def recorded(workdir, **overrides):
     return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
 

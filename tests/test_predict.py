@@ -588,6 +588,7 @@ def test_the_command_predicts_what_it_can_and_says_what_it_could_not(tmp_path):
         ],
         capture_output=True,
         text=True,
+        cwd=tmp_path,  # any folder will do
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
     assert done.returncode == 4, done.stderr
