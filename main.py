@@ -189,7 +189,7 @@ _VIEW = flags.DEFINE_list(
 _RESOLUTION = flags.DEFINE_string(
     "resolution", "eval", "predict: the images at the benchmark's eval size, or native."
 )
-_ALSO = flags.DEFINE_list("also", [], "export: further formats: saved_model.")
+_ALSO = flags.DEFINE_list("also", [], "export: further formats: onnx, saved_model, tflite.")
 _BEFORE = flags.DEFINE_string("before", None, "retrieve: another workdir to compare with.")
 _BEFORE_STAGE = flags.DEFINE_string("before_stage", None, "retrieve: its stage, or one of WORKDIR.")
 
