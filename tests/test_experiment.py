@@ -71,8 +71,8 @@ def test_stages_run_in_order_and_results_gather_them(finished):
 
 def test_the_picture_grid_has_five_columns(finished):
     picture = Image.open(finished[1] / "eval_mbt" / "predictions.png")
-    assert picture.width > 5 * 320
-    assert picture.height > 2 * 160
+    assert picture.width > 5 * 80  # the images are shown at their own size
+    assert picture.height > 2 * 40
     assert len(picture.getcolors(1 << 24)) > 20
 
 
