@@ -96,7 +96,7 @@ def _output(default: pathlib.Path) -> pathlib.Path:
 
 
 def _of_run(config, workdir: pathlib.Path):
-    """The configuration that a trained workdir records, or the given one, which must agree."""
+    """Returns the configuration that a workdir records, or the given one, which must agree."""
     from rtda_jax.deploy import networks
 
     flag = flags.FLAGS["config"]
@@ -195,7 +195,7 @@ _BEFORE_STAGE = flags.DEFINE_string("before_stage", None, "retrieve: its stage, 
 
 
 def main(argv: list[str]) -> int:
-    """Run one job; user errors end with a sentence and their exit code, not with a traceback."""
+    """Runs one job; user errors end with a sentence and their exit code, not with a traceback."""
     from rtda_jax.tools.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -223,17 +223,16 @@ def _job(config, rest: list[str]) -> None:
         _RUNS.value.extend(rest)
     elif rest:
         raise errors.ConfigError(f"unexpected arguments: {' '.join(rest)}")
-    if _JOB.value not in JOBS:
-        raise errors.ConfigError(f"unknown job {_JOB.value!r}; known: {', '.join(JOBS)}")
+    job = errors.lookup(JOBS, _JOB.value, "job")
     workdir = pathlib.Path(_WORKDIR.value or default_workdir()).expanduser()
     if _SEEDS.value is None:
-        JOBS[_JOB.value](config, workdir)
+        job(config, workdir)
     else:
         run_seeds(config, workdir, count=_SEEDS.value)
 
 
 def answered(job: Callable[[], None]) -> int:
-    """Do a job; the exit code of how it ended, and a sentence where that is known."""
+    """Runs a job and returns its exit code; known errors print a sentence."""
     from rtda_jax import errors
     from rtda_jax.run import parallel
 
@@ -259,22 +258,19 @@ AGAIN = "The same command, with any number of processes, continues from the newe
 
 
 def join(coordinator: str) -> None:
-    """Become one of several processes; all but the first are silent."""
-    from rtda_jax import errors
+    """Makes this process one of several, of which all but the first are silent."""
+    from rtda_jax.errors import ConfigError
     from rtda_jax.run import parallel
 
     if _JOB.value not in ("run", "evaluate"):
-        raise errors.ConfigError(f"--job={_JOB.value} runs in one process only")
-    try:
-        parallel.join(coordinator, processes=_PROCESSES.value, index=_PROCESS.value)
-    except ValueError as error:
-        raise errors.ConfigError(str(error)) from None
+        raise ConfigError(f"--job={_JOB.value} runs in one process only")
+    parallel.join(coordinator, processes=_PROCESSES.value, index=_PROCESS.value)
     if not parallel.is_main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open to the end
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 it stays open to the end
 
 
 def end(sentence: str, code: int) -> int:
-    """Say why, and end; among several processes at once, without waiting for the others."""
+    """Prints why the job ends; among several processes it ends at once, without the others."""
     from rtda_jax.run import log, parallel, signals
 
     log.say(f"\n{sentence}", to=sys.stderr)
@@ -285,7 +281,7 @@ def end(sentence: str, code: int) -> int:
 
 
 def run_seeds(config, workdir: pathlib.Path, *, count: int) -> None:
-    """Run or evaluate several seeds of an experiment."""
+    """Runs or evaluates several seeds of an experiment."""
     from rtda_jax import experiment
     from rtda_jax.errors import ConfigError
     from rtda_jax.stages import seeds
@@ -297,16 +293,16 @@ def run_seeds(config, workdir: pathlib.Path, *, count: int) -> None:
 
 
 def default_workdir() -> str:
-    """runs/fda_mbt for configs/fda_mbt.py, runs/fda_mbt-NAME for configs/fda_mbt.py:NAME."""
+    """Returns runs/fda_mbt for configs/fda_mbt.py, runs/fda_mbt-NAME for fda_mbt.py:NAME."""
     file, _, arg = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     return str(pathlib.Path("runs") / (pathlib.Path(file).stem + (f"-{arg}" if arg else "")))
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the command line; what is wrong with it is said in a sentence."""
+    """Parses the command line, or ends with a sentence about what is wrong with it."""
     try:
         rest = flags.FLAGS(argv)
-        _ = _CONFIG.value.benchmark  # a file that can not be read fails on its first use
+        _ = _CONFIG.value.benchmark  # a file that cannot be read fails on its first use
     except (flags.Error, LookupError, AttributeError, TypeError, OSError, ValueError) as error:
         print(f"ConfigError: {sentence(error)}\n(--help lists the flags)", file=sys.stderr)
         raise SystemExit(2) from None
@@ -314,7 +310,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def sentence(error: Exception) -> str:
-    """The reason in an error of the flag library, which wraps it in tracebacks and quotes."""
+    """Returns the reason in an error of the flag library, without its tracebacks and quotes."""
     text = str(error)
     raised = re.findall(r"^\s*[\w.]*Error: (.+)$", text, flags=re.MULTILINE)
     if raised:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import benchmarks
 from rtda_jax.adapt.adversary import AdversaryOptions
-from rtda_jax.adapt.build import ModelOptions
+from rtda_jax.adapt.build import ModelOptions, StageOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import section
@@ -64,10 +64,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.benchmark = benchmark  # source -> target pair: data, classes, sizes (benchmarks.py)
     config.data_dir = ""  # where data sets lie; empty: --data_dir, $RTDA_JAX_DATA, ~/.cache
-    config.seed = 0  # of initialisation, data order and everything else random
-    config.steps = benchmark.steps  # training iterations of each train stage
-    config.batch_size = benchmark.batch_size  # images per domain over all devices
-    config.dtype = "float32"  # of the computation, or "bfloat16"; parameters are always float32
+    # seed, steps, batch_size, dtype, labelled, pixel_loss, init, pseudo_labels
+    config.update(section(StageOptions, steps=benchmark.steps, batch_size=benchmark.batch_size))
 
     # What is trained: the network, its optimizers, and the objective as weighted named terms. A
     # term of weight 0 is not traced. TERMS lists them: `seg` learns from labels, `adv_*` deceives
@@ -76,14 +74,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim = section(OptimOptions, g_lr=benchmark.g_lr)
     config.objective = ConfigDict(dict.fromkeys(TERMS, 0.0))
     config.objective.update({"seg": 1.0, "seg_aux16": 1.0, "seg_aux32": 1.0})
-    config.labelled = "source"  # the domain whose labels supervise; "target" is the oracle
-    config.pixel_loss = "cross_entropy"  # of seg terms; or "focal", "ohem"
     config.loss = section(LossOptions)  # class weights, focal loss, OHEM, robust entropy
     config.adversary = section(AdversaryOptions)  # the discriminators of adv_* terms
     config.consistency = section(ConsistencyOptions)  # strong views against weak ones (TUFL)
     config.teacher = section(TeacherOptions)  # labels the target of mixed images
-    config.init = ""  # the earlier stage whose networks this one starts from; empty: fresh ones
-    config.pseudo_labels = ""  # the earlier pseudo_label stage whose labels pseudo terms read
 
     # What the networks read: the stream of batches, and the views that the device makes of them
     # (normalisation, FDA, colours, class mixing, long-tail pasting, the strong view).

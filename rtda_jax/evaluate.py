@@ -233,7 +233,7 @@ def slide(
         raise ValueError("sliding needs a window and a stride")
     window, stride, align = protocol.window, protocol.stride, protocol.align
     total = jnp.float32(0)
-    for number, scale in enumerate(protocol.scales):
+    for scale in protocol.scales:
         height, width = (max(1, int(side * scale)) for side in image.shape[1:3])
         shape = height, width
         padded, (top, left) = _resize_and_pad(image, shape=shape, window=window, align=align)
@@ -248,8 +248,7 @@ def slide(
                     summed = jnp.zeros((*padded.shape[:3], score.shape[-1]), jnp.float32)
                 summed = _add(summed, score, y, x)
         assert summed is not None
-        resized = _uncover(summed, top, left, shape=shape, size=size, align=align)
-        total = total + resized if number else resized
+        total = total + _uncover(summed, top, left, shape=shape, size=size, align=align)
     return total
 
 

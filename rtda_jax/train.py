@@ -18,6 +18,7 @@ from rtda_jax.data.batches import Batches, named, paired, with_enet_weights
 from rtda_jax.errors import Interrupted, lookup, require
 from rtda_jax.run import checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
+from rtda_jax.run.loggers import check as check_loggers
 from rtda_jax.run.signals import compiling, shutdown_event, watchdog
 
 # How many steps the host may run ahead of the device: enough to hide the host's work, few enough
@@ -58,6 +59,7 @@ class LoopOptions:
             value = getattr(self, name)
             require(value >= least, f"{name} must be at least {least}, got {value:g}")
         lookup(health.POLICIES, self.on_not_finite, "on_not_finite")
+        check_loggers(self.loggers)
 
 
 def train(
@@ -98,12 +100,12 @@ def train(
     method = method or build.build(config, axis_name=parallel.AXIS)
     if config.loss.weighting == "enet":
         counted = with_enet_weights(config, workdir)
-        method = build.build(counted, axis_name=parallel.AXIS)
+        method = dataclasses.replace(method, objective=build.make_objective(counted))
     names = health.example_numbers if batches else functools.partial(named, config)
     batches = batches or paired(
         config, needs_target=method.needs_target, folder=workdir, pseudo=pseudo
     )
-    guard = lookup(health.POLICIES, options.on_not_finite, "on_not_finite")
+    guard = health.POLICIES[options.on_not_finite]
     run = parallel.compiled(guard(make_train_step(method)), mesh)
     if start_from is None and config.model.pretrained:
         start_from = functools.partial(build.pretrained_state, config=config)

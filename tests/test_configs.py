@@ -358,7 +358,6 @@ def test_stage_overrides_apply_to_the_stage_alone():
             "unknown name in stages 'nope'; known: evaluate, train",
         ),
         (lambda c: c.update(steps=0), "stage train: steps must be at least 1, got 0"),
-        (lambda c: c.stage.train.update(log_every_steps=0), "log_every_steps must be at least 1"),
         (lambda c: c.optim.update(schedule_every_steps=0), "optim.schedule_every_steps must be"),
         (lambda c: c.eval.update(mode="tiles"), "stage evaluate: unknown eval.mode 'tiles'"),
         (lambda c: c.eval.update(mode="slide", scales=()), "scales must be above 0"),

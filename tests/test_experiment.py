@@ -135,6 +135,22 @@ def test_evaluation_may_change_after_training_and_results_stay_side_by_side(
     assert len(again["others"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("stage", "fields", "message"),
+    [
+        ("beta_001", {"log_every_steps": 0}, "stage beta_001: log_every_steps must be at least 1"),
+        ("beta_001", {"loggers": ("paper",)}, "unknown name in `loggers`: 'paper'"),
+        ("eval_mbt", {"stall_seconds": -1.0}, "stage eval_mbt: stall_seconds must be at least 0"),
+        ("eval_mbt", {"threads": -1}, "stage eval_mbt: threads must be at least 0"),
+    ],
+)
+def test_how_any_stage_is_watched_is_checked_before_the_first(root, stage, fields, message):
+    made = tiny(root)
+    made.stage[stage].update(fields)
+    with pytest.raises(ConfigError, match=message):
+        experiment.checked_plan(made.lock())
+
+
 def test_steps_may_grow_and_the_scores_of_both_stay(root, tmp_path):
     made = tiny(root, name="source_only", steps=2)
     first = experiment.run(made.lock(), tmp_path)["stages"]

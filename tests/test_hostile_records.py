@@ -29,6 +29,8 @@ from rtda_jax.report.records import Record
 from rtda_jax.run import checkpoint
 from rtda_jax.run.binding import claim
 from rtda_jax.run.workdir import plain
+from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools import drawing
 
 JSONS = [b'{"a": {"b": 1}, "stages": {"train": {"miou": 0.5}}}', b"[]", b"null", b"[" * 100_000]
@@ -426,7 +428,7 @@ def test_configurations_of_another(tmp_path, data):
     config = json.dumps(plain(base.get_config()))
     (tmp_path / "config.json").write_text(data.draw(changed(config)))
     with contextlib.suppress(ConfigError):
-        networks.recorded_plan(networks.recorded(tmp_path, defaults=base.get_config))
+        make_plan(networks.recorded(tmp_path, defaults=base.get_config), KINDS)
 
 
 @pytest.mark.parametrize(

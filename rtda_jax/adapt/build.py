@@ -27,13 +27,48 @@ from rtda_jax.adapt.terms import TermOptions
 from rtda_jax.adapt.views import Recipe, ViewOptions
 from rtda_jax.augment.normalise import check_normalisation
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError, lookup, require
+from rtda_jax.errors import ConfigError, lookup, one_of, require
 from rtda_jax.losses import LossOptions
 from rtda_jax.models import DISCRIMINATORS, MODELS, create_discriminator, create_model
 from rtda_jax.tools import cost
 from rtda_jax.weights import load_pretrained
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+LABELLED = ("source", "target")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOptions:
+    """The fields at the top of a configuration.
+
+    Attributes:
+      seed: of initialisation, data order and everything else random.
+      steps: training iterations of each train stage; a benchmark sets it.
+      batch_size: images per domain over all devices; a benchmark sets it.
+      dtype: of the computation, a key of `DTYPES`; parameters are always float32.
+      labelled: the domain whose labels supervise; "target" is the oracle.
+      pixel_loss: of seg terms, a key of `rtda_jax.losses.PIXEL_LOSSES`.
+      init: the earlier stage whose networks this one starts from; empty: fresh ones.
+      pseudo_labels: the earlier pseudo_label stage whose labels pseudo terms read.
+    """
+
+    seed: int = 0
+    steps: int = 1
+    batch_size: int = 1
+    dtype: str = "float32"
+    labelled: str = "source"
+    pixel_loss: str = "cross_entropy"
+    init: str = ""
+    pseudo_labels: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name} must be at least 1, got {value}")
+        require(0 <= self.seed < 2**32, f"seed must lie in [0, 2^32), got {self.seed}")
+        lookup(DTYPES, self.dtype, "dtype")
+        one_of(self.labelled, LABELLED, "labelled")
+        lookup(losses.PIXEL_LOSSES, self.pixel_loss, "pixel_loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +80,11 @@ class ModelOptions:
       options: further fields of that network.
       batch_norm: "batch" normalises by the batch, "frozen" by running statistics in training too.
       statistics: whose images update the running statistics; the papers' code has "both".
-      pretrained: a weight file (.pth, .safetensors, .npz); empty: from scratch.
+      pretrained: a weight file (.pth, .ckpt, .bin, .safetensors, .npz), or "imagenet" for weights
+        that a package or a download brings; empty: from scratch.
       pretrained_part: "backbone", or "all" for the whole network.
       pretrained_naming: of the file's tensors, where it is ambiguous; empty: recognised.
+      pretrained_key: the part of a file that holds several networks, such as "ema_model".
     """
 
     name: str = "bisenet_resnet18"
@@ -57,6 +94,7 @@ class ModelOptions:
     pretrained: str = ""
     pretrained_part: str = "backbone"
     pretrained_naming: str = ""
+    pretrained_key: str = ""
 
     def __post_init__(self) -> None:
         lookup(MODELS, self.name, "model.name")
@@ -74,42 +112,31 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
     Raises:
       ConfigError: names the field that cannot be built.
     """
+    stage = read(StageOptions, config, "")
     model = read(ModelOptions, config.model, "model")
-    loss = read(LossOptions, config.loss, "loss")
     consistency = read(ConsistencyOptions, config.consistency, "consistency")
     judging = read(AdversaryOptions, config.adversary, "adversary")
+    lookup(DISCRIMINATORS, judging.network, "adversary.network")
     teacher = read(TeacherOptions, config.teacher, "teacher")
     optimizers = read(OptimOptions, config.optim, "optim")
-    dtype = lookup(DTYPES, config.dtype, "dtype")
-    lookup(DISCRIMINATORS, judging.network, "adversary.network")
     classes = class_set(config.benchmark.classes)
     size = tuple(config.benchmark.crop)
-
-    objective = terms.select(
-        config.objective,
-        TermOptions(
-            pixel_loss=losses.pixel_loss(config.pixel_loss, loss, num_classes=len(classes)),
-            class_weights=functools.partial(losses.class_weights, loss, num_classes=len(classes)),
-            loss=loss,
-            consistency=consistency,
-            adversary=judging,
-        ),
-    )
+    objective = make_objective(config)
     seen = terms.views(objective)
     needs_target = config.fda_beta is not None or seen != {"source"}
-    check_combination(config, objective, teacher=teacher, needs_target=needs_target)
+    check_combination(stage, objective, teacher=teacher, needs_target=needs_target)
 
     generator = create_model(
         model.name,
         num_classes=len(classes),
         axis_name=axis_name,
         batch_norm=model.batch_norm,
-        dtype=dtype,
+        dtype=DTYPES[stage.dtype],
         **model.options,
     )
     outputs = output_shapes(generator, image_shape=(2, *size, 3))
     check_heads(model.name, objective, outputs)
-    if config.batch_size == 1:
+    if stage.batch_size == 1:
         check_one_image(generator, size=size)
 
     places = adversary.levels(judging.view)
@@ -118,12 +145,12 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
         level: create_discriminator(
             judging.network,
             in_channels=places[level].shape(outputs, size=size).shape[-1],
-            dtype=dtype,
+            dtype=DTYPES[stage.dtype],
             **judging.options,
         )
         for level in sorted(levels)
     }
-    g_schedule, d_schedule = optim.schedules(optimizers, steps=config.steps)
+    g_schedule, d_schedule = optim.schedules(optimizers, steps=stage.steps)
     return Method(
         generator=generator,
         adversary=Adversary(networks, {level: places[level] for level in networks}, judging),
@@ -134,7 +161,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
                 views=seen,
                 names=classes.names,
                 size=size,
-                seed=config.seed,
+                seed=stage.seed,
                 label=functools.partial(_logits, generator),
                 adapts=consistency.adapts,
                 axis_name=axis_name,
@@ -150,9 +177,29 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
         d_schedule=d_schedule,
         num_classes=len(classes),
         size=size,
-        seed=config.seed,
+        seed=stage.seed,
         needs_target=needs_target,
         axis_name=axis_name,
+    )
+
+
+def make_objective(config: Any) -> dict[str, tuple[terms.Term, float]]:
+    """Returns the active terms of a train stage's configuration, with their weights.
+
+    Raises:
+      ConfigError: names the field that a term cannot be made of.
+    """
+    loss = read(LossOptions, config.loss, "loss")
+    num_classes = len(class_set(config.benchmark.classes))
+    return terms.select(
+        config.objective,
+        TermOptions(
+            pixel_loss=losses.pixel_loss(config.pixel_loss, loss, num_classes=num_classes),
+            class_weights=functools.partial(losses.class_weights, loss, num_classes=num_classes),
+            loss=loss,
+            consistency=read(ConsistencyOptions, config.consistency, "consistency"),
+            adversary=read(AdversaryOptions, config.adversary, "adversary"),
+        ),
     )
 
 
@@ -162,7 +209,7 @@ def _logits(generator: nn.Module, variables: Any, images: jax.Array) -> jax.Arra
 
 
 def check_combination(
-    config: Any, objective: terms.Objective, *, teacher: TeacherOptions, needs_target: bool
+    stage: StageOptions, objective: terms.Objective, *, teacher: TeacherOptions, needs_target: bool
 ) -> None:
     """Refuses what cannot be combined.
 
@@ -170,18 +217,18 @@ def check_combination(
       ConfigError: names the fields.
     """
     require(
-        config.labelled != "target" or not needs_target,
+        stage.labelled != "target" or not needs_target,
         "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
         "so fda_beta must be None and no term may look at the target",
     )
     pseudo = sorted(name for name in objective if name.startswith("pseudo"))
-    if pseudo and not config.pseudo_labels:
+    if pseudo and not stage.pseudo_labels:
         raise ConfigError(
             f"term {pseudo[0]} needs pseudo_labels, the name of an earlier pseudo_label stage"
         )
-    if config.pseudo_labels and not pseudo:
+    if stage.pseudo_labels and not pseudo:
         raise ConfigError(
-            f"pseudo_labels={config.pseudo_labels!r} is read by no term: give objective.pseudo "
+            f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo "
             "a weight"
         )
     require(
@@ -246,18 +293,16 @@ def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
     Raises:
       ConfigError: a weight does not fit, by name, or the weights need another normalisation.
     """
-    path = config.model.pretrained
-    try:
-        variables, report = load_pretrained(
-            path,
-            config.model.name,
-            {"params": state.g_params, "batch_stats": state.g_stats},
-            part=config.model.pretrained_part,
-            naming=config.model.pretrained_naming or None,
-        )
-        check_normalisation(config.normalisation, required=report.normalisation, path=path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(error)) from error
+    model = read(ModelOptions, config.model, "model")
+    variables, report = load_pretrained(
+        model.pretrained,
+        model.name,
+        {"params": state.g_params, "batch_stats": state.g_stats},
+        part=model.pretrained_part,
+        naming=model.pretrained_naming or None,
+        key=model.pretrained_key,
+    )
+    check_normalisation(config.normalisation, required=report.normalisation, path=str(report.path))
     loaded = state.replace(g_params=variables["params"], g_stats=variables["batch_stats"])
     return loaded, str(report)
 

@@ -6,13 +6,16 @@ dataclasses; `read` makes a dataclass from that part and what the user changed i
 """
 
 import dataclasses
+import sys
+import types
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, require
 
 Options = TypeVar("Options")
 
@@ -28,11 +31,25 @@ def section(*classes: type, **overrides: Any) -> ConfigDict:
     for cls in classes:
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
-            values[field.name] = _initial(_default(field), hints[field.name])
+            values[field.name] = _initial(field, hints[field.name])
     unknown = sorted(overrides.keys() - values.keys())
     if unknown:
         raise TypeError(f"no option class has the field {unknown[0]!r}")
     return ConfigDict(values | overrides)
+
+
+def _initial(field: dataclasses.Field, hint: Any) -> Any:
+    """Returns what a section holds at first, so that an override keeps the declared type."""
+    if dataclasses.is_dataclass(hint):
+        return section(typing.cast(type, hint))
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    if field.default is dataclasses.MISSING:
+        raise TypeError(f"the option {field.name} needs a default")
+    if field.default is None:
+        declared = _without_none(hint)
+        return placeholder(typing.get_origin(declared) or declared)
+    return field.default
 
 
 def read(cls: type[Options], values: Any, path: str) -> Options:
@@ -44,50 +61,62 @@ def read(cls: type[Options], values: Any, path: str) -> Options:
       path: where the section stands, such as "loss", or "" for the top; errors begin with it.
 
     Raises:
-      ConfigError: a value has the wrong type, or the dataclass refuses it.
+      ConfigError: a value has another type than its field declares, or the dataclass refuses it.
     """
-    arguments = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        name = f"{path}.{field.name}" if path else field.name
-        default = _default(field)
-        if dataclasses.is_dataclass(default):
-            arguments[field.name] = read(type(default), values[field.name], name)
+    arguments: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        place = f"{path}.{name}" if path else name
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = read(typing.cast(type, hint), values[name], place)
         else:
-            arguments[field.name] = _plain(values[field.name], default, name)
+            arguments[name] = typed(values[name], hint, place)
     return cls(**arguments)
 
 
-def _default(field: dataclasses.Field) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    if field.default is dataclasses.MISSING:
-        raise TypeError(f"the option {field.name} needs a default")
-    return field.default
+def typed(value: Any, hint: Any, path: str) -> Any:
+    """Returns a value as a type hint declares it: plain, immutable, whole numbers as floats.
+
+    The configuration library lets None stand for a value of any type, and a recorded configuration
+    can hold anything.
+
+    Args:
+      value: what the configuration holds.
+      hint: bool, int, float or str; a tuple, sequence or mapping of these; or one of them | None.
+      path: names the value in errors.
+
+    Raises:
+      ConfigError: the value has another type, or is a number that is not finite.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else typed(value, _without_none(hint), path)
+    if origin is Mapping:
+        fields = value.to_dict() if isinstance(value, ConfigDict) else value
+        return dict(_of(fields, (Mapping,), "fields and values", path))
+    if origin in (tuple, Sequence):
+        items = _of(value, (tuple, list), "a tuple", path)
+        if origin is tuple and arguments[-1] is not Ellipsis:
+            length = len(arguments)
+            require(len(items) == length, f"{path} must have {length} values, got {value}")
+        return tuple(typed(item, arguments[0], path) for item in items)
+    if hint is float:
+        number = _of(value, (int, float), "a number", path)
+        require(abs(number) <= sys.float_info.max, f"{path} must be finite, got {number}")
+        return float(number)
+    return _of(value, (hint,), _WORDS[hint], path)
 
 
-def _initial(default: Any, hint: Any) -> Any:
-    """Returns what a section holds at first, so that an override keeps the declared type."""
-    if dataclasses.is_dataclass(default):
-        return section(type(default))
-    if default is None:
-        return placeholder(_declared(hint))
-    return default
+_WORDS = {bool: "True or False", int: "a whole number", str: "a text"}
 
 
-def _declared(hint: Any) -> type:
-    """Returns the type that a hint such as `float | None` allows besides None."""
-    types = [t for t in typing.get_args(hint) if t is not type(None)]
-    return typing.get_origin(types[0]) or types[0]
-
-
-def _plain(value: Any, default: Any, path: str) -> Any:
-    """Returns a plain value as the dataclass declares it, or says that its type is wrong."""
-    if isinstance(value, ConfigDict):
-        return value.to_dict()
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(default, tuple) and not isinstance(value, tuple):
-        raise ConfigError(f"{path} must be a tuple such as {default}, got {value!r}")
-    if isinstance(default, float) and isinstance(value, int):
-        return float(value)
+def _of(value: Any, classes: tuple[type, ...], words: str, path: str) -> Any:
+    # To Python a bool is an int, to a user it is a mistake.
+    if not isinstance(value, classes) or (isinstance(value, bool) and bool not in classes):
+        raise ConfigError(f"{path} must be {words}, got {value!r}")
     return value
+
+
+def _without_none(hint: Any) -> Any:
+    """Returns the type that a hint such as `float | None` allows besides None."""
+    (declared,) = (t for t in typing.get_args(hint) if t is not type(None))
+    return declared

@@ -22,10 +22,6 @@ from rtda_jax.losses import Sum
 # The views whose forward passes update the running statistics.
 STATISTICS = {"both": VIEWS, "source": ("source",), "target": VIEWS[1:]}
 
-# How views go through the network: each by itself, or all in one pass, which is for a network
-# whose output does not depend on the rest of its batch.
-BATCH_NORMS = {"batch": "each", "frozen": "joint"}
-
 Logs = dict[str, jax.Array]
 Outputs = dict[str, dict[str, jax.Array]]
 Batch = Mapping[str, jax.Array]
@@ -136,7 +132,7 @@ def make_train_step(method: Method) -> TrainStep:
 def forward(method: Method, params: Any, stats: Any, batch: Batch) -> tuple[Outputs, Any]:
     """Returns the outputs of every view that a term reads, and the new running statistics."""
     needed = {view: heads for view in VIEWS if (heads := _heads(view, method))}
-    return _PASSES[BATCH_NORMS[method.batch_norm]](method, needed, params, stats, batch)
+    return BATCH_NORMS[method.batch_norm](method, needed, params, stats, batch)
 
 
 def _joint(
@@ -165,7 +161,9 @@ def _each(
     return outputs, stats
 
 
-_PASSES = {"each": _each, "joint": _joint}
+# How views go through the network: each by itself, or all in one pass where the output for an
+# image does not depend on the rest of its batch.
+BATCH_NORMS = {"batch": _each, "frozen": _joint}
 
 
 def _apply(method: Method, params: Any, stats: Any, images: jax.Array) -> tuple[Any, Any]:

@@ -23,6 +23,7 @@ from rtda_jax import losses
 from rtda_jax.adapt import adversary, consistency
 from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
+from rtda_jax.adapt.options import typed
 from rtda_jax.adapt.views import LABELLED
 from rtda_jax.errors import lookup, require
 from rtda_jax.losses import LossOptions, Sum
@@ -199,9 +200,10 @@ def select(weights: Mapping[str, float], options: TermOptions) -> dict[str, tupl
     objective = {}
     for name, weight in weights.items():
         make = lookup(TERMS, name, "term of the objective")
+        weight = typed(weight, float, f"objective.{name}")
         require(weight >= 0, f"objective.{name} must be at least 0, got {weight:g}")
         if weight:
-            objective[name] = (make(options), float(weight))
+            objective[name] = (make(options), weight)
     require(bool(objective), "the objective has no term of non-zero weight")
     return objective
 

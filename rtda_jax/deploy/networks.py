@@ -13,7 +13,7 @@ from rtda_jax.run.binding import check_bound
 from rtda_jax.run.workdir import plain, read_json
 from rtda_jax.stages import networks
 from rtda_jax.stages.kinds import KINDS
-from rtda_jax.stages.plan import Plan, make_plan, parse
+from rtda_jax.stages.plan import make_plan, parse
 
 # Fields that may differ from the run's: those of watching it, and how predictions are made.
 FREE = (*RUN_FREE, "eval")
@@ -113,22 +113,6 @@ def _record(workdir: pathlib.Path) -> pathlib.Path:
     raise ConfigError(f"{workdir} holds no run; train it first (--job=run), or name --workdir")
 
 
-def recorded_plan(config: ConfigDict) -> Plan:
-    """Returns the plan of a configuration that a workdir records.
-
-    A record can come from a stranger, so that its values can be of any type.
-
-    Raises:
-      ConfigError: the stages cannot be built.
-    """
-    try:
-        return make_plan(config, KINDS)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever a value of a wrong type makes a library raise
-        raise ConfigError(f"the recorded configuration cannot be built: {error}") from error
-
-
 def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = None) -> Networks:
     """Loads the networks of a stage.
 
@@ -138,7 +122,7 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
     Raises:
       ConfigError: the stage does not exist, or one of its networks is not trained to its end.
     """
-    plan = recorded_plan(config)
+    plan = make_plan(config, KINDS)
     evaluated = [name for name, s in plan.items() if s.kind == "evaluate"]
     left = [name for name, s in plan.items() if KINDS[s.kind].leaves_network]
     if stage is None:

@@ -136,7 +136,6 @@ CERTAIN = 0.99  # a discriminator this often right on both domains teaches nothi
 CONFIDENT = 0.01  # mean entropy of the target below which the network is sure of everything
 SINGLE_CLASS = 1.5  # effective classes of the target's predictions below which one takes all
 OVERPOWERED = 10.0  # a view's share of the gradient at the outputs, relative to the source's
-VIEWS = ("target", "weak", "strong", "mixed")
 
 
 def symptoms(metrics: Metrics) -> dict[str, str]:
@@ -167,10 +166,10 @@ def symptoms(metrics: Metrics) -> dict[str, str]:
             "class is taking all"
         )
     source = metrics.get("pull_source", 0.0)
-    for view in VIEWS:
-        pull = metrics.get(f"pull_{view}", 0.0)
-        if source and pull > OVERPOWERED * source:
-            sentences[f"pull_{view}"] = (
+    for key, pull in metrics.items():
+        if key.startswith("pull_") and source and pull > OVERPOWERED * source:
+            view = key.removeprefix("pull_")
+            sentences[key] = (
                 f"the gradient of the {view} images' terms is {pull / source:.0f} times the "
                 "source's at the outputs: lower their weights"
             )

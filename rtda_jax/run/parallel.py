@@ -51,7 +51,10 @@ def join(coordinator: str, *, processes: int | None = None, index: int | None = 
       ConfigError: an incomplete description.
     """
     if coordinator == "auto":
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
+        try:
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
+        except ValueError as error:  # nothing here describes a job of several processes
+            raise ConfigError(f"--coordinator=auto: {error}") from error
         return
     if processes is None or index is None or not 0 <= index < processes:
         raise ConfigError(

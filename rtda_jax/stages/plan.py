@@ -8,7 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rtda_jax.adapt import build
+from rtda_jax.adapt.build import StageOptions
+from rtda_jax.adapt.options import read
 from rtda_jax.adapt.step import Method
+from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup, require
 from rtda_jax.run import parallel
 
@@ -33,6 +36,36 @@ class Stage:
 
 
 Plan = dict[str, Stage]
+
+LARGEST_SIDE = 2**16  # no image format or device holds more, and shapes stay machine integers
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """The fields that every benchmark has, beside the specifications of its data.
+
+    Attributes:
+      classes, eval_classes: names of class sets, or definitions of own classes.
+      size: (H, W) that images are resized to before the crop.
+      crop: (H, W) of a training batch.
+      eval_size: (H, W) that images are resized to for evaluation.
+    """
+
+    classes: str
+    eval_classes: str
+    size: tuple[int, int]
+    crop: tuple[int, int]
+    eval_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name in ("size", "crop", "eval_size"):
+            sides = getattr(self, name)
+            valid = all(1 <= side <= LARGEST_SIDE for side in sides)
+            require(
+                valid, f"benchmark.{name} must be sides of 1 to {LARGEST_SIDE} pixels, got {sides}"
+            )
+        for name in ("classes", "eval_classes"):
+            class_set(getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +138,8 @@ def _stage(
         with base.unlocked():
             del base["stages"], base["stage"]
     _override(base.lock(), overrides)
-    _check_counts(base)
+    read(StageOptions, base, "")
+    read(BenchmarkOptions, base.benchmark, "benchmark")
     if kind.leaves_network and method is None:
         check_reference(plan, base, kinds)
         method = build.build(base, axis_name=parallel.AXIS)
@@ -118,11 +152,6 @@ def _override(config: ConfigDict, overrides: dict[str, Any]) -> None:
         config.update(overrides)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
-
-
-def _check_counts(config: ConfigDict) -> None:
-    for field in ("steps", "batch_size"):
-        require(config[field] >= 1, f"{field} must be at least 1, got {config[field]}")
 
 
 def parse(reference: str) -> tuple[str, str]:

@@ -8,23 +8,21 @@ from typing import Any
 from rtda_jax.adapt import build, views
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.terms import formula
-from rtda_jax.data.batches import MoveOptions, StreamOptions
+from rtda_jax.data.batches import MoveOptions
 from rtda_jax.run import checkpoint, log
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages import networks
 from rtda_jax.stages.plan import Plan, Stage
-from rtda_jax.train import LoopOptions, train
+from rtda_jax.train import train
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses values that the loop and the stream of batches cannot run with.
+    """Refuses a zoom or moves that the stream of batches cannot make.
 
     Raises:
       ConfigError: names the field.
     """
     del plan
-    read(LoopOptions, stage.config, "")
-    read(StreamOptions, stage.config, "")
     read(MoveOptions, stage.config.augment, "augment")
 
 
