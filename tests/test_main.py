@@ -34,7 +34,7 @@ def command(*arguments):
             "the configuration has no field 'g_lrr'. Did you mean \"g_lr\"",
         ),
         ([f"--config={ROOT}/configs/fda.py", "--config.steps=abc"], "--config.steps=abc"),
-        ([f"--config={ROOT}/configs/fda.py", "--job=fly"], "unknown job 'fly'; known: run"),
+        ([f"--config={ROOT}/configs/fda.py", "--job=fly"], "unknown job 'fly'; known: audit"),
         ([f"--config={ROOT}/configs/ssl.py", "--seeds=0"], "--seeds must be 1 or more, got 0"),
         (
             [f"--config={ROOT}/configs/ssl.py", "--job=summary", "--seeds=2"],
