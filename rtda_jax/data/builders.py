@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from rtda_jax.data import decode, geometry, labels, listing, parts, pictures, shards, spec
+from rtda_jax.data import decode, geometry, labels, parts, pictures, shards, spec
 from rtda_jax.data.dataset import Dataset, Files
 from rtda_jax.data.host_tf import tf
 from rtda_jax.data.layouts import HINT, LAYOUTS
@@ -176,8 +176,7 @@ class Folders(Parted):
         # Raw ids are stored: the class set plays no part.
         classes = labels.class_set("cityscapes19")
         survey = spec.survey(fields, pathlib.Path(dl_manager.manual_dir), classes)
-        reader = listing.complete(survey.pairs, survey.keys, labelled=survey.labelling is not None)
-        return Dataset(survey.name, survey.keys, classes, survey.labelling, reader, survey.lenient)
+        return survey.dataset(survey.keys)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterable]:
         return {SPLIT: self._generate_examples(self._source(dl_manager))}
