@@ -36,10 +36,7 @@ _READER = 2
 _NO_LABEL = np.full((1, 1), labels.IGNORE, np.uint8)  # fills the label of unlabelled examples
 
 
-class Parted(
-    tfds.core.GeneratorBasedBuilder,
-    skip_registration=True,  # type: ignore[call-arg]
-):
+class Parted(tfds.core.GeneratorBasedBuilder):
     """A builder whose examples are made in parallel, in parts that survive an interruption."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -289,13 +286,9 @@ def streets(data_dir: pathlib.Path, split: str) -> shards.Shards:
 def cityscapes(data_dir: pathlib.Path, split: str) -> shards.Shards:
     """Returns Cityscapes as TFDS's own builder prepares it from archives in downloads/manual."""
     archives = tfds.builder_cls("cityscapes")
-
-    class Archives(archives, skip_registration=True):  # type: ignore[valid-type,misc,call-arg]
-        name = archives.name
-        # TFDS would look for checksum files with a package that it does not require.
-        code_path: ClassVar = None
-
-    builder = Archives(
+    # TFDS would look for checksum files with a package that it does not require.
+    fields = {"name": archives.name, "code_path": None}
+    builder = type("Archives", (archives,), fields, skip_registration=True)(
         config="semantic_segmentation", data_dir=data_dir, file_format="array_record"
     )
     manual = data_dir / "downloads" / "manual"
