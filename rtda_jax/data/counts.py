@@ -81,7 +81,7 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except Exception:  # a damaged archive can raise anything
+    except Exception:  # NumPy and zipfile pass on whatever a damaged archive leads to
         return {}
 
 
