@@ -97,7 +97,7 @@ class Parted(tfds.core.GeneratorBasedBuilder):
 
 
 def _renderer() -> str:
-    """A digest of the renderer's source and of the set's constants."""
+    """Returns a digest of the renderer's source and of the set's constants."""
     digest = hashlib.sha256(repr((STREETS_SEED, STREETS_SPLITS)).encode())
     for path in sorted((pathlib.Path(__file__).parent / "streets").glob("*.py")):
         digest.update(path.read_bytes())
@@ -304,7 +304,7 @@ def cityscapes(data_dir: pathlib.Path, split: str) -> shards.Shards:
 
 
 def _part(dataset: Dataset, first: int, last: int) -> Dataset:
-    """Examples first..last-1 of a data set of files."""
+    """Returns examples first..last-1 of a data set of files."""
     reader = dataset.reader
     assert isinstance(reader, Files)
     return dataclasses.replace(
@@ -316,7 +316,7 @@ def _part(dataset: Dataset, first: int, last: int) -> Dataset:
 
 
 def _digest(dataset: Dataset) -> str:
-    """A short digest of the reader's version, keys, labelling, sizes and times of the files."""
+    """Digests the reader's version, the keys, the labelling, and sizes and times of the files."""
     labelled = dataset.labelling is not None
     about = (
         _READER,

@@ -63,7 +63,7 @@ def default_dir() -> pathlib.Path:
 
 
 def _prepared(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Dataset:
-    """The sets that TFDS prepares: the built-in pair, and Cityscapes from its archives."""
+    """Returns a set that TFDS prepares: the built-in pair, and Cityscapes from its archives."""
     from rtda_jax.data import builders  # imports TensorFlow
 
     name, split = fields["name"], fields["split"]

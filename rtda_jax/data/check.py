@@ -165,7 +165,7 @@ def check_benchmark(
 def _everything(
     spec: Mapping[str, Any], data_dir: str | os.PathLike, classes: str
 ) -> tuple[Dataset, dict[str, str]]:
-    """The examples that have both files, and key -> problem of those that have not."""
+    """Returns the examples that have both files, and key -> problem of those that have not."""
     fields = specs.checked(spec)
     if fields["name"] in specs.PREPARED:
         return catalogue.load(spec, data_dir=data_dir, classes=classes), {}
@@ -179,7 +179,7 @@ def _everything(
 
 
 def _findings(dataset: Dataset, threads: int) -> Iterator[Finding]:
-    """What every example is, in order; few are in memory at a time."""
+    """Yields what every example is, in order; few are in memory at a time."""
     with ThreadPoolExecutor(threads) as pool:
         running: collections.deque[Future[Finding]] = collections.deque()
         for i in range(len(dataset)):

@@ -201,5 +201,5 @@ def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
 
 
 def _evenly(count: int, sample: int) -> Sequence[int]:
-    """Up to `sample` of the numbers 0..count-1, evenly spaced."""
+    """Returns up to `sample` of the numbers 0..count-1, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(sample, count)).round().astype(int)).tolist()

@@ -164,7 +164,7 @@ _ROW_FIELDS = {"name", "colour", "ids", "label_colours", "cityscapes"}
 
 
 def _content(text: str | bytes, where: str) -> dict[str, Any]:
-    """The JSON of a definition, whose fields have the right names and types."""
+    """Returns the JSON of a definition, whose fields have the right names and types."""
     if len(text) > _LARGEST:
         raise DataError(f"{where}: {len(text)} bytes are no definition of classes")
     try:
@@ -190,7 +190,7 @@ def _content(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def _colours(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[Colour, ...]:
-    """A colour for each class; those that are not given are spread over the hues."""
+    """Returns a colour for each class; those that are not given are spread over the hues."""
     return tuple(
         _colour(row["colour"], where) if "colour" in row else _hue(k) for k, row in enumerate(rows)
     )

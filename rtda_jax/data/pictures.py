@@ -228,7 +228,7 @@ def _unknown(data: bytes) -> str:
 
 
 def _lossless_webp(data: bytes) -> bool:
-    """Whether a WebP's first picture is stored without loss."""
+    """Returns whether a WebP's first picture is stored without loss."""
     place = 12
     while place + 8 <= len(data):
         kind, (length,) = data[place : place + 4], struct.unpack("<I", data[place + 4 : place + 8])

@@ -167,7 +167,7 @@ def _own_folders(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSe
 
 
 def _own_labelling(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Labelling:
-    """What the labels of folders mean; see the field `labelling`."""
+    """Returns what the labels of folders mean; see the field `labelling`."""
     name = fields["labelling"]
     if name.endswith(".json"):
         return meanings.labelling(str(root / os.path.expanduser(name)))
@@ -205,7 +205,7 @@ def _known(fields: Mapping[str, Any], root: pathlib.Path) -> _Place:
 def _chosen(
     keys: tuple[str, ...], place: _Place, fields: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The examples that belong to a split and to the user's list, and a note about repetitions."""
+    """Returns the examples of a split and of the user's list, and notes about repetitions."""
     split, notes = place.split, []
     if split.only:
         keys = tuple(key for key in keys if key.split(os.sep)[0] in split.only)
