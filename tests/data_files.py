@@ -44,6 +44,11 @@ def save_palette(path: pathlib.Path, pixels: np.ndarray, bits: int = 8) -> pathl
     return path
 
 
+def chunk(name: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
 def save_16bit(path: pathlib.Path, channels: np.ndarray) -> pathlib.Path:
     """uint16 [H,W,1..4] as PNG, which Pillow cannot write: SYNTHIA's (class, instance, 0)."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +57,6 @@ def save_16bit(path: pathlib.Path, channels: np.ndarray) -> pathlib.Path:
     rows = channels.astype(">u2").tobytes()
     step = 2 * count * width
     raw = b"".join(b"\0" + rows[i * step : (i + 1) * step] for i in range(height))
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))

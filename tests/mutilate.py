@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from rtda_jax.errors import ConfigError, DataError
+
 STATM = pathlib.Path("/proc/self/statm")
 ROOM = 512 << 20  # bytes of memory that reading a hostile file of a few KiB may take
 
@@ -54,6 +56,15 @@ def mutilated(draw, seeds):
                 wide = draw(st.sampled_from([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]))
                 data[at : at + 4] = struct.pack(draw(st.sampled_from("<>")) + "I", wide)
     return bytes(data)
+
+
+def read_or_named_error(read, path):
+    """A file from elsewhere is read within `ROOM`, or refused by its name."""
+    with bounded():
+        try:
+            read(path)
+        except (ConfigError, DataError) as error:
+            assert path.name in str(error)
 
 
 def encoded(array, kind, **options):

@@ -32,7 +32,7 @@ def frequency(root, domain="source"):
     return counts / counts.sum()
 
 
-def test_enet_weights_are_s0s_formula_over_the_labelled_set(root, tmp_path):
+def test_enet_weights_are_the_formula_over_the_labelled_set(root, tmp_path):
     settled = batches.with_enet_weights(made(root, loss__weighting="enet"), tmp_path)
     assert settled.loss.weighting == "given"
     np.testing.assert_allclose(settled.loss.weights, 1 / np.log(1.02 + frequency(root)), rtol=1e-12)
@@ -53,6 +53,8 @@ def test_damaged_files_are_made_again(name, root, tmp_path):
         (tmp_path / "class_weights.json").unlink()
         path.write_bytes(damaged)
         assert batches.with_enet_weights(chosen, tmp_path).loss.weights == weights
+        held = json.loads((tmp_path / "class_weights.json").read_text())
+        assert tuple(held.values()) == weights
 
 
 def test_labels_are_counted_once(root, tmp_path, monkeypatch):

@@ -188,7 +188,7 @@ def test_the_start_of_training_says_what_the_labels_mean(tmp_path):
     )
 
 
-def test_only_a_sample_of_the_labels_is_read_at_the_start(tmp_path, monkeypatch):
+def test_only_a_sample_of_the_labels_is_read_at_the_start(tmp_path):
     spec = data_files.folders(tmp_path, count=9)
     data = load(spec, data_dir=tmp_path, classes="cityscapes19")
     for number in (1, 2, 3, 5, 6, 7):

@@ -92,16 +92,10 @@ def test_the_header_names_its_file(data):
 
 def bomb(width, height):
     """A valid PNG header of any size, and a few bytes of pixels."""
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + data_files.chunk(b"IHDR", header)
+        + data_files.chunk(b"IDAT", zlib.compress(bytes(1000))) + data_files.chunk(b"IEND", b"")
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
-from mutilate import bounded, fuzz, mutilated
+from mutilate import bounded, fuzz, mutilated, read_or_named_error
 from safetensors.numpy import save
 
 from rtda_jax.errors import ConfigError
@@ -266,30 +266,22 @@ def test_truncated_files_are_refused_by_name(suffix, data, keep, tmp_path):
         read_weights(path)
 
 
-def read_or_named_error(path):
-    with bounded():
-        try:
-            read_weights(path)
-        except ConfigError as error:
-            assert path.name in str(error)
-
-
 @fuzz
 @given(mutilated([save(weights()), b"\0" * 8, b"\x02" + bytes(7) + b"[]"]))
 def test_mutilated_safetensors(tmp_path, data):
-    read_or_named_error(write(tmp_path, ".safetensors", data))
+    read_or_named_error(read_weights, write(tmp_path, ".safetensors", data))
 
 
 @fuzz
 @given(mutilated([json.dumps({"__metadata__": {"a": "b"}, "c": tensor(0, 64)}).encode()]))
 def test_mutilated_headers(tmp_path, header):
-    read_or_named_error(write(tmp_path, ".safetensors", headed(header)))
+    read_or_named_error(read_weights, write(tmp_path, ".safetensors", headed(header)))
 
 
 @fuzz
 @given(mutilated([npz(weights())]))
 def test_mutilated_npz(tmp_path, data):
-    read_or_named_error(write(tmp_path, ".npz", data))
+    read_or_named_error(read_weights, write(tmp_path, ".npz", data))
 
 
 def test_npz_that_unpack_to_much_more_are_refused(tmp_path):

@@ -4,14 +4,13 @@ import dataclasses
 import hashlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from variables import behind, shapes_of
 
 from rtda_jax.errors import ConfigError
-from rtda_jax.models import create_model
-from rtda_jax.weights import download, imagenet, load_pretrained, namings, torch_arrays
+from rtda_jax.weights import download, imagenet, load_pretrained, namings
 
 CONTENT = b"weights"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -115,23 +114,15 @@ def test_the_table_agrees_with_the_namings():
 
 
 def empty_variables(name):
-    model = create_model(name, 4)
-    shapes = jax.eval_shape(
-        lambda x: model.init(jax.random.key(0), x, train=True), jnp.zeros((1, 64, 64, 3))
-    )
-    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes_of(name, 4, True))
 
 
 def test_a_trunk_is_loaded_by_name(tmp_path, monkeypatch):
     variables = empty_variables("bisenet_resnet18")
     with pytest.raises(ConfigError, match="pretrained_part to 'backbone'"):
         load_pretrained("imagenet", "bisenet_resnet18", variables, part="all")
-    arrays = {
-        name.removeprefix("context_path."): np.ones_like(array)
-        for name, array in torch_arrays(variables, "bisenet_resnet18").items()
-        if name.startswith("context_path.")
-    }
-    content = save(arrays)
+    trunk = behind("context_path.", "bisenet_resnet18", variables)
+    content = save({name: np.ones_like(array) for name, array in trunk.items()})
     digest = hashlib.sha256(content).hexdigest()[:8]
     trunk = imagenet.Trunk(f"t-{digest}.safetensors", "torchvision", 45, url="https://host/")
     monkeypatch.setattr(imagenet.Trunk, "digest", digest)

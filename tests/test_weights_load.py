@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from variables import assert_same, random_variables, shapes_of
+from variables import assert_same, behind, random_variables, shapes_of
 
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import DISCRIMINATORS, MODELS
@@ -49,11 +49,7 @@ def test_export_reads_with_the_safetensors_package(tmp_path):
 def trunk():
     """Weights of an ImageNet ResNet-18 in torchvision's names, and the variables they stand for."""
     variables = random_variables("bisenet_resnet18")
-    arrays = {
-        name.removeprefix("context_path."): value
-        for name, value in torch_arrays(variables, "bisenet_resnet18").items()
-        if name.startswith("context_path.")
-    }
+    arrays = behind("context_path.", "bisenet_resnet18", variables)
     arrays["fc.weight"] = np.zeros((1000, 512), np.float32)
     return variables, arrays
 
@@ -244,11 +240,7 @@ def test_wrong_arguments_name_the_known(tmp_path):
 
 def test_stdc_trunk_and_its_known_unused_names(tmp_path):
     variables = random_variables("bisenet_stdc1")
-    arrays = {
-        n.removeprefix("cp.backbone."): v
-        for n, v in torch_arrays(variables, "bisenet_stdc1").items()
-        if n.startswith("cp.backbone.")
-    }
+    arrays = behind("cp.backbone.", "bisenet_stdc1", variables)
     arrays["conv_last.conv.weight"] = np.zeros((4, 4, 1, 1), np.float32)
     arrays["x2.0.0.conv.weight"] = arrays["features.0.conv.weight"]
     arrays["linear.weight"] = np.zeros((4, 4), np.float32)

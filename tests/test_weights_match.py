@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from variables import assert_same, random_variables
+from variables import assert_same, behind, random_variables
 
 from rtda_jax.errors import ConfigError
 from rtda_jax.weights import load_pretrained, torch_arrays, write_weights
@@ -15,12 +15,7 @@ NAME = "bisenet_resnet18"
 def trunk():
     """Weights of an ImageNet ResNet-18 in torchvision's names, and the variables they stand for."""
     variables = random_variables(NAME)
-    arrays = {
-        name.removeprefix("context_path."): value
-        for name, value in torch_arrays(variables, NAME).items()
-        if name.startswith("context_path.")
-    }
-    return variables, arrays
+    return variables, behind("context_path.", NAME, variables)
 
 
 def load(arrays, tmp_path, name=NAME, **options):

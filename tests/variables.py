@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.models import DISCRIMINATORS, create_discriminator, create_model
+from rtda_jax.weights import torch_arrays
 
 
 @functools.cache
@@ -23,6 +24,12 @@ def random_variables(name, num_classes=4, *, train=True, seed=0):
     generator = np.random.default_rng(seed)
     shapes = shapes_of(name, num_classes, train)
     return jax.tree.map(lambda s: generator.random(s.shape, np.float32), shapes)
+
+
+def behind(prefix, name, variables):
+    """The arrays whose public names begin with a prefix, by the rest of these names."""
+    arrays = torch_arrays(variables, name)
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
 
 def assert_same(ours, theirs):

@@ -30,7 +30,7 @@ class StreamOptions:
     Attributes:
       rare_class: temperature of sampling images by their rare classes, such as .01; None: uniform.
       cache_gib: of decoded images that each domain may keep in memory.
-      threads: of the input pipeline; the data do not depend on it.
+      threads: of the input pipeline, 0 for one per core; the data do not depend on it.
     """
 
     rare_class: float | None = None
@@ -75,6 +75,12 @@ def labelled_set(config: Any) -> Dataset:
     return load(spec, data_dir=config.data_dir, classes=benchmark.classes)
 
 
+def target_set(config: Any) -> Dataset:
+    """Returns the set whose images are adapted to."""
+    benchmark = config.benchmark
+    return load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+
+
 def introduction(config: Any, *, needs_target: bool) -> list[str]:
     """Returns sentences about the data of a train stage, for the start of its log.
 
@@ -88,8 +94,7 @@ def introduction(config: Any, *, needs_target: bool) -> list[str]:
     benchmark = config.benchmark
     lines = describe(labelled_set(config))
     if needs_target:
-        target = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
-        lines += describe(target.unlabelled())
+        lines += describe(target_set(config).unlabelled())
     return lines + padding(
         tuple(benchmark.size), tuple(benchmark.crop), tuple(config.augment.scale)
     )
@@ -143,9 +148,8 @@ def paired(
     """
     benchmark = config.benchmark
     process_index, process_count = parallel.process()
-    source, target = labelled_set(config), None
-    if needs_target:
-        target = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+    source = labelled_set(config)
+    target = target_set(config) if needs_target else None
     bind_data(folder, {"source": source, **({"target": target} if target else {})})
     labels = load_pseudo(pseudo, target=target) if pseudo and target else None
     rare = candidates = None
@@ -188,9 +192,5 @@ def paired(
 
 def named(config: Any, domain: str, indices: np.ndarray) -> list[str]:
     """Returns the names of examples of a domain ("source" or "target") of the stream."""
-    benchmark = config.benchmark
-    if domain == "source":
-        dataset = labelled_set(config)
-    else:
-        dataset = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+    dataset = labelled_set(config) if domain == "source" else target_set(config)
     return [dataset.keys[i] for i in indices]

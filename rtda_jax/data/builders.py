@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from rtda_jax.data import decode, geometry, labels, listing, parts, pictures, shards, spec
+from rtda_jax.data import decode, geometry, labels, parts, pictures, shards, spec
 from rtda_jax.data.dataset import Dataset, Files
 from rtda_jax.data.host_tf import tf
 from rtda_jax.data.layouts import HINT, LAYOUTS
@@ -36,10 +36,7 @@ _READER = 2
 _NO_LABEL = np.full((1, 1), labels.IGNORE, np.uint8)  # fills the label of unlabelled examples
 
 
-class Parted(
-    tfds.core.GeneratorBasedBuilder,
-    skip_registration=True,  # type: ignore[call-arg]
-):
+class Parted(tfds.core.GeneratorBasedBuilder):
     """A builder whose examples are made in parallel, in parts that survive an interruption."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -100,7 +97,7 @@ class Parted(
 
 
 def _renderer() -> str:
-    """A digest of the renderer's source and of the set's constants."""
+    """Returns a digest of the renderer's source and of the set's constants."""
     digest = hashlib.sha256(repr((STREETS_SEED, STREETS_SPLITS)).encode())
     for path in sorted((pathlib.Path(__file__).parent / "streets").glob("*.py")):
         digest.update(path.read_bytes())
@@ -176,8 +173,7 @@ class Folders(Parted):
         # Raw ids are stored: the class set plays no part.
         classes = labels.class_set("cityscapes19")
         survey = spec.survey(fields, pathlib.Path(dl_manager.manual_dir), classes)
-        reader = listing.complete(survey.pairs, survey.keys, labelled=survey.labelling is not None)
-        return Dataset(survey.name, survey.keys, classes, survey.labelling, reader, survey.lenient)
+        return survey.dataset(survey.keys)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterable]:
         return {SPLIT: self._generate_examples(self._source(dl_manager))}
@@ -290,13 +286,9 @@ def streets(data_dir: pathlib.Path, split: str) -> shards.Shards:
 def cityscapes(data_dir: pathlib.Path, split: str) -> shards.Shards:
     """Returns Cityscapes as TFDS's own builder prepares it from archives in downloads/manual."""
     archives = tfds.builder_cls("cityscapes")
-
-    class Archives(archives, skip_registration=True):  # type: ignore[valid-type,misc,call-arg]
-        name = archives.name
-        # TFDS would look for checksum files with a package that it does not require.
-        code_path: ClassVar = None
-
-    builder = Archives(
+    # TFDS would look for checksum files with a package that it does not require.
+    fields = {"name": archives.name, "code_path": None}
+    builder = type("Archives", (archives,), fields, skip_registration=True)(
         config="semantic_segmentation", data_dir=data_dir, file_format="array_record"
     )
     manual = data_dir / "downloads" / "manual"
@@ -312,7 +304,7 @@ def cityscapes(data_dir: pathlib.Path, split: str) -> shards.Shards:
 
 
 def _part(dataset: Dataset, first: int, last: int) -> Dataset:
-    """Examples first..last-1 of a data set of files."""
+    """Returns examples first..last-1 of a data set of files."""
     reader = dataset.reader
     assert isinstance(reader, Files)
     return dataclasses.replace(
@@ -324,7 +316,7 @@ def _part(dataset: Dataset, first: int, last: int) -> Dataset:
 
 
 def _digest(dataset: Dataset) -> str:
-    """A short digest of the reader's version, keys, labelling, sizes and times of the files."""
+    """Digests the reader's version, the keys, the labelling, and sizes and times of the files."""
     labelled = dataset.labelling is not None
     about = (
         _READER,

@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from rtda_jax.data import listing, lists
+from rtda_jax.data import lists
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import ClassSet, class_set, labelling
-from rtda_jax.data.spec import checked, survey
+from rtda_jax.data.spec import PREPARED, checked, survey
 from rtda_jax.errors import DataError
 
 
@@ -29,7 +29,7 @@ def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) 
     fields = checked(spec)
     mapped_to = class_set(classes)
     root = root_of(data_dir)
-    if fields["name"] in ("streets", "cityscapes_tfds"):
+    if fields["name"] in PREPARED:
         return _prepared(fields, root, mapped_to)
     found = survey(fields, root, mapped_to)
     keys = found.keys
@@ -39,10 +39,7 @@ def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) 
         keys = tuple(key for key in keys if key not in dropped)
         if not keys:
             raise DataError(f"{path}: leaves out all {len(dropped)} images of {found.name}")
-    reader = listing.complete(found.pairs, keys, labelled=found.labelling is not None)
-    dataset = Dataset(
-        found.name, keys, mapped_to, found.labelling, reader, found.lenient, found.notes
-    )
+    dataset = found.dataset(keys)
     if fields["store"] == "files":
         return dataset
     from rtda_jax.data import builders  # imports TensorFlow
@@ -66,7 +63,7 @@ def default_dir() -> pathlib.Path:
 
 
 def _prepared(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Dataset:
-    """The sets that TFDS prepares: the built-in pair, and Cityscapes from its archives."""
+    """Returns a set that TFDS prepares: the built-in pair, and Cityscapes from its archives."""
     from rtda_jax.data import builders  # imports TensorFlow
 
     name, split = fields["name"], fields["split"]

@@ -14,7 +14,7 @@ import numpy as np
 from rtda_jax.data import catalogue, decode, lists, sheet
 from rtda_jax.data import spec as specs
 from rtda_jax.data.counts import contents, suspicions
-from rtda_jax.data.dataset import Dataset, Files
+from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import DataError, printable
 from rtda_jax.run.files import write_bytes
@@ -165,34 +165,21 @@ def check_benchmark(
 def _everything(
     spec: Mapping[str, Any], data_dir: str | os.PathLike, classes: str
 ) -> tuple[Dataset, dict[str, str]]:
-    """The examples that have both files, and key -> problem of those that have not."""
+    """Returns the examples that have both files, and key -> problem of those that have not."""
     fields = specs.checked(spec)
-    if fields["name"] in ("streets", "cityscapes_tfds"):
+    if fields["name"] in specs.PREPARED:
         return catalogue.load(spec, data_dir=data_dir, classes=classes), {}
     found = specs.survey(fields, catalogue.root_of(data_dir), class_set(classes))
-    labelled = found.labelling is not None
     missing = {
         key: f"missing pair: {found.pairs.images[key]} has no label {found.pairs.pattern}"
         for key in found.keys
-        if labelled and key not in found.pairs.labels
+        if found.labelling is not None and key not in found.pairs.labels
     }
-    keys = tuple(key for key in found.keys if key not in missing)
-    images = tuple(found.pairs.images[key] for key in keys)
-    label_files = tuple(found.pairs.labels[key] for key in keys) if labelled else ()
-    reader = Files(images, label_files)
-    return Dataset(
-        found.name,
-        keys,
-        class_set(classes),
-        found.labelling,
-        reader,
-        found.lenient,
-        found.notes,
-    ), missing
+    return found.dataset(tuple(key for key in found.keys if key not in missing)), missing
 
 
 def _findings(dataset: Dataset, threads: int) -> Iterator[Finding]:
-    """What every example is, in order; few are in memory at a time."""
+    """Yields what every example is, in order; few are in memory at a time."""
     with ThreadPoolExecutor(threads) as pool:
         running: collections.deque[Future[Finding]] = collections.deque()
         for i in range(len(dataset)):

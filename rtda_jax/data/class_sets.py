@@ -303,7 +303,7 @@ class ClassSet:
         return tuple(self.names.index(name) for name in subset.names)
 
     def _mapping(self, raw: Labelling) -> Mapping[int, int]:
-        """Raw id -> class of the raw ids that have one."""
+        """Returns raw id -> class of the raw ids that have one."""
         if raw.name in _NUMBERED:
             return {number + _NUMBERED[raw.name]: number for number in range(len(self))}
         if raw.classes:

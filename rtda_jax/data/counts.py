@@ -81,7 +81,7 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except Exception:  # a damaged archive can raise anything
+    except Exception:  # NumPy and zipfile pass on whatever a damaged archive leads to
         return {}
 
 
@@ -201,5 +201,5 @@ def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
 
 
 def _evenly(count: int, sample: int) -> Sequence[int]:
-    """Up to `sample` of the numbers 0..count-1, evenly spaced."""
+    """Returns up to `sample` of the numbers 0..count-1, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(sample, count)).round().astype(int)).tolist()

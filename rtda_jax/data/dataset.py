@@ -103,7 +103,7 @@ class Dataset:
 
 
 def _state(path: str) -> tuple[int, int]:
-    """Size and time of modification, (-1, -1) of a file that cannot be had."""
+    """Returns size and time of modification, (-1, -1) of a file that cannot be had."""
     try:
         status = os.stat(path)
     except OSError:  # whoever reads the file names what is wrong with it

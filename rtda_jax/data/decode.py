@@ -62,7 +62,7 @@ def raw_ids(data: bytes, where: str, meaning: Labelling) -> np.ndarray:
 
 
 def _indices(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -> np.ndarray:
-    """One 8-bit channel or a palette's indices."""
+    """Reads one 8-bit channel or a palette's indices."""
     del meaning
     with pictures.opened(data, where) as image:
         ids = pictures.upright(np.asarray(image).astype(np.uint8), image)
@@ -74,7 +74,7 @@ def _indices(data: bytes, where: str, header: pictures.Header, meaning: Labellin
 def _first_of_16_bits(
     data: bytes, where: str, header: pictures.Header, meaning: Labelling
 ) -> np.ndarray:
-    """The first channel of a 16-bit PNG; Pillow reads colours with 8 bits only."""
+    """Reads the first channel of a 16-bit PNG; Pillow reads colours with 8 bits only."""
     from rtda_jax.data.host_tf import tf
 
     del header, meaning
@@ -87,13 +87,13 @@ def _first_of_16_bits(
 
 
 def _red(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -> np.ndarray:
-    """The red channel of a colour picture."""
+    """Reads the red channel of a colour picture."""
     del header, meaning
     return np.ascontiguousarray(pictures.rgb(data, where)[..., 0])
 
 
 def _colours(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -> np.ndarray:
-    """The position of each pixel's colour in the labelling's list."""
+    """Returns the position of each pixel's colour in the labelling's list."""
     del header
     codes = np.array(meaning.colours) @ (65536, 256, 1)
     order = np.argsort(codes)
@@ -168,7 +168,7 @@ def _known(dataset: Dataset, i: int, ids: np.ndarray) -> np.ndarray:
 
 
 def _labelling(dataset: Dataset) -> Labelling:
-    """The labelling of a set that is known to have labels."""
+    """Returns the labelling of a set that is known to have labels."""
     if dataset.labelling is None:
         raise DataError(f"{dataset.name}: has no labels")
     return dataset.labelling

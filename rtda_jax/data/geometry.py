@@ -94,7 +94,7 @@ def resized_label(label: Tensor, size: Tensor) -> Tensor:
 
 
 def _always_covers(size: Size | None, scale: tuple[float, float], crop: Size) -> bool:
-    """Whether even the smallest zoom of images of one size is as large as the crop."""
+    """Returns whether even the smallest zoom of images of one size is as large as the crop."""
     return size is not None and all(
         round(s * scale[0]) >= c for s, c in zip(size, crop, strict=True)
     )

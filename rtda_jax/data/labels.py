@@ -164,7 +164,7 @@ _ROW_FIELDS = {"name", "colour", "ids", "label_colours", "cityscapes"}
 
 
 def _content(text: str | bytes, where: str) -> dict[str, Any]:
-    """The JSON of a definition, whose fields have the right names and types."""
+    """Returns the JSON of a definition, whose fields have the right names and types."""
     if len(text) > _LARGEST:
         raise DataError(f"{where}: {len(text)} bytes are no definition of classes")
     try:
@@ -190,14 +190,17 @@ def _content(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def _colours(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[Colour, ...]:
-    """A colour for each class; those that are not given are spread over the hues."""
-    golden = 0.618034  # the turn that keeps neighbours apart
+    """Returns a colour for each class; those that are not given are spread over the hues."""
     return tuple(
-        _colour(row["colour"], where)
-        if "colour" in row
-        else tuple(round(255 * v) for v in colorsys.hsv_to_rgb(k * golden % 1, 0.65, 0.9))  # type: ignore[misc]
-        for k, row in enumerate(rows)
+        _colour(row["colour"], where) if "colour" in row else _hue(k) for k, row in enumerate(rows)
     )
+
+
+def _hue(k: int) -> Colour:
+    """Returns the colour of class k, whose hue is far from those of its neighbours."""
+    golden = 0.618034  # the turn that keeps neighbours apart
+    r, g, b = colorsys.hsv_to_rgb(k * golden % 1, 0.65, 0.9)
+    return round(255 * r), round(255 * g), round(255 * b)
 
 
 def _colour(value: Any, where: str) -> Colour:

@@ -201,7 +201,7 @@ _UNREAD = "is not read"
 
 
 def _why_not(entry: os.DirEntry, extensions: Collection[str]) -> str | None:
-    """Why an entry of a folder is left out; None for a file that is read, "" for a folder."""
+    """Says why an entry of a folder is left out; None for a file that is read, "" for a folder."""
     extension = os.path.splitext(entry.name)[1].lower()
     try:
         mode = entry.stat().st_mode
@@ -232,7 +232,7 @@ def _literal(root: str, pattern: str) -> tuple[str, str]:
 
 
 def _glob(base: str, pattern: str) -> Walk:
-    """The files that match a pattern below a folder; each real one once, by its shortest path."""
+    """Finds the files of a pattern below a folder; each real one once, by its shortest path."""
     search = os.path.join(glob.escape(base), pattern)
     files: dict[tuple[str, str], str] = {}
     left_out = []

@@ -101,7 +101,7 @@ def choose(keys: Sequence[str], lines: Sequence[str], *, what: str, suffix: str 
 
 
 def _names(line: str) -> list[str]:
-    """What a line may mean by its name, the likeliest first."""
+    """Returns what a line may mean by its name, the likeliest first."""
     if line.startswith('"'):
         try:
             name, end = json.JSONDecoder().raw_decode(line)
@@ -120,7 +120,7 @@ def _names(line: str) -> list[str]:
 def _matches(
     names: Sequence[str], whole: set[str], by_end: Mapping[str, list[str]], suffix: str
 ) -> list[str]:
-    """The keys of a name: the whole one, else those that end in it."""
+    """Returns the keys of a name: the whole one, else those that end in it."""
     forms = [form for name in names for form in _forms(name, suffix)]
     for form in forms:
         if form in whole:
@@ -132,7 +132,7 @@ def _matches(
 
 
 def _forms(name: str, suffix: str) -> list[str]:
-    """A name, without its picture's extension, and without the suffix of images."""
+    """Returns a name, without its picture's extension, and without the suffix of images."""
     ends = [extension for extension in EXTENSIONS if name.lower().endswith(extension)]
     bare = name[: -len(ends[0])] if ends else name
     return [name, bare, bare.removesuffix(suffix)]

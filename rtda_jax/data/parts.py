@@ -138,7 +138,7 @@ def main() -> int:
 
 
 def _header(line: bytes) -> list[tuple[str, int, int]] | None:
-    """The sizes of a part's examples; None unless they are what `write` writes."""
+    """Returns the sizes of a part's examples; None unless they are what `write` writes."""
     try:
         rows = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):

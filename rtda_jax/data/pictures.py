@@ -126,8 +126,10 @@ def opened(data: bytes, where: str) -> Iterator[Image.Image]:
         ) from None
     except Image.UnidentifiedImageError:
         raise DataError(f"{where}: {_unknown(data)}") from None
-    except Exception as error:  # what Pillow raises for damaged files has no common class
-        raise DataError(f"{where}: truncated or damaged ({error})") from None
+    except Exception as error:
+        # What Pillow raises for damaged files has no common class, and it decodes, and reads EXIF
+        # and tags, only when the context asks. The cause stays, should it ever be a bug of ours.
+        raise DataError(f"{where}: truncated or damaged ({error})") from error
 
 
 def header(data: bytes, where: str) -> Header:
@@ -226,7 +228,7 @@ def _unknown(data: bytes) -> str:
 
 
 def _lossless_webp(data: bytes) -> bool:
-    """Whether a WebP's first picture is stored without loss."""
+    """Returns whether a WebP's first picture is stored without loss."""
     place = 12
     while place + 8 <= len(data):
         kind, (length,) = data[place : place + 4], struct.unpack("<I", data[place + 4 : place + 8])

@@ -47,7 +47,7 @@ def contact_sheet(
 
 
 def _row(dataset: Dataset, i: int) -> Image.Image:
-    """The panels of one example under its name."""
+    """Draws the panels of one example under its name."""
     pixels, label = decode.examine(dataset, i)
     panels = [(pixels, Image.Resampling.BILINEAR)]
     if label is not None:
@@ -68,7 +68,7 @@ def _row(dataset: Dataset, i: int) -> Image.Image:
 
 
 def _legend(classes: ClassSet, width: int) -> Image.Image:
-    """A swatch and a name for each class, in columns."""
+    """Draws a swatch and a name for each class, in columns."""
     font = ImageFont.load_default()
     column = 24 + max(int(font.getlength(name)) for name in classes.names) + 12
     across = max(width // column, 1)

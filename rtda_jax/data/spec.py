@@ -3,11 +3,12 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rtda_jax.data import labels as meanings
 from rtda_jax.data import listing, lists
+from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import ClassSet, Labelling
 from rtda_jax.data.layouts import HINT, LAYOUTS, Split
 from rtda_jax.errors import DataError, lookup, one_of, require
@@ -26,10 +27,12 @@ _FILES = {
     "count": -1,  # examples there must be; 0: any number, -1: as the data set is known
 }
 
+# The data sets that TFDS prepares; `survey` finds the files of all others.
+PREPARED = ("streets", "cityscapes_tfds")
+
 # The fields that a specification may have, and their defaults.
 FIELDS: dict[str, dict[str, Any]] = {
-    "streets": {"split": "", "use": "labelled"},
-    "cityscapes_tfds": {"split": "", "use": "labelled"},
+    **{name: {"split": "", "use": "labelled"} for name in PREPARED},
     "folders": {
         **_COMMON,
         **_FILES,
@@ -53,9 +56,17 @@ class Survey(NamedTuple):
     name: str
     keys: tuple[str, ...]
     pairs: listing.Pairs
+    classes: ClassSet
     labelling: Labelling | None
     lenient: frozenset[str]
     notes: tuple[str, ...]
+
+    def dataset(self, keys: Sequence[str]) -> Dataset:
+        """Returns the data set of some of the keys; DataError names images that have no label."""
+        reader = listing.complete(self.pairs, keys, labelled=self.labelling is not None)
+        return Dataset(
+            self.name, keys, self.classes, self.labelling, reader, self.lenient, self.notes
+        )
 
 
 def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +123,15 @@ def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> 
             f"{folder / split.images}: {len(keys)} images for {place.name}, expected {count}; the "
             f"spec's count=0 accepts any number; {place.get}"
         )
-    return Survey(place.name, keys, pairs, place.labelling, place.lenient, (*pairs.notes, *notes))
+    return Survey(
+        place.name,
+        keys,
+        pairs,
+        classes,
+        place.labelling,
+        place.lenient,
+        (*pairs.notes, *notes),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +167,7 @@ def _own_folders(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSe
 
 
 def _own_labelling(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Labelling:
-    """What the labels of folders mean; see the field `labelling`."""
+    """Returns what the labels of folders mean; see the field `labelling`."""
     name = fields["labelling"]
     if name.endswith(".json"):
         return meanings.labelling(str(root / os.path.expanduser(name)))
@@ -186,7 +205,7 @@ def _known(fields: Mapping[str, Any], root: pathlib.Path) -> _Place:
 def _chosen(
     keys: tuple[str, ...], place: _Place, fields: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The examples that belong to a split and to the user's list, and a note about repetitions."""
+    """Returns the examples of a split and of the user's list, and notes about repetitions."""
     split, notes = place.split, []
     if split.only:
         keys = tuple(key for key in keys if key.split(os.sep)[0] in split.only)

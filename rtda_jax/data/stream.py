@@ -57,6 +57,9 @@ def train_stream(
     target image is never padded, because every loss on the target would read the black: its zoom
     is at least the smallest one that covers the crop.
 
+    What is not asked for is not done: without `flip` and `scale` nothing is mirrored or zoomed. A
+    run asks for what `batches.MoveOptions` and `batches.StreamOptions` say.
+
     Args:
       source: the labelled set.
       target: its images only; its labels are never opened.

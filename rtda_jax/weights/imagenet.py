@@ -25,7 +25,7 @@ class Trunk:
 
     Attributes:
       file: its name, which ends in the first eight digits of its SHA-256.
-      naming: how it calls the weights, a key of `public.TRUNKS`.
+      naming: how it calls the weights, a key of `namings.TRUNKS`.
       megabytes: its size, to announce a download.
       package: the Python package that contains it under `models/`; empty if none does.
       url: the folder that it is downloaded from; empty if it is published as a package only.
