@@ -143,31 +143,3 @@ def max_pool(
     window, stride, padding = _pair(window), _pair(stride), _pair(padding)
     size, pads = _geometry(x.shape, window, stride, padding, ceil_mode)
     return _max_pool(x, window, stride, size, pads)
-
-
-def avg_pool(
-    x: jax.Array,
-    *,
-    window: int | Pair,
-    stride: int | Pair,
-    padding: int | Pair = 0,
-    ceil_mode: bool = False,
-) -> jax.Array:
-    """Mean over windows of x [B,H,W,C], the zero padding counted (count_include_pad=True).
-
-    Positions that only ceil_mode adds beyond the padding are not counted, as in PyTorch.
-    """
-    window, stride, padding = _pair(window), _pair(stride), _pair(padding)
-    size, pads = _geometry(x.shape, window, stride, padding, ceil_mode)
-    padded = lax.pad(
-        x, jnp.zeros((), x.dtype), ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0))
-    )
-    total = sum(_taps(padded, size, window, stride))
-    counts = [
-        np.minimum(np.arange(out) * s + k, n + 2 * p) - np.arange(out) * s
-        for n, k, s, p, out in zip(x.shape[1:3], window, stride, padding, size, strict=True)
-    ]
-    inverse = (1.0 / np.outer(*counts)).astype(np.float32)
-    if (inverse == inverse[0, 0]).all():
-        return total * jnp.asarray(inverse[0, 0], x.dtype)
-    return (total * jnp.asarray(inverse)[None, :, :, None]).astype(x.dtype)
