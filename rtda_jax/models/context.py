@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import one_of
 from rtda_jax.models.layers import Activation, Conv, ConvNorm, global_mean, image_size
 from rtda_jax.ops.activations import relu
 
@@ -113,9 +114,7 @@ class FeatureFusion(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Fuses x [B,h,w,C] into [B,h,w,features]."""
-        if self.attention not in FUSION_ATTENTION:
-            known = ", ".join(FUSION_ATTENTION)
-            raise ValueError(f"unknown attention {self.attention!r}; known: {known}")
+        one_of(self.attention, FUSION_ATTENTION, "attention")
         x = ConvNorm(
             self.features, 1, self.conv, self.norm, activation=self.activation, name="convblock"
         )(x, train=train)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import one_of, require
 from rtda_jax.models.layers import TORCH_UNIFORM, Conv, check_images, uniform_bias
 from rtda_jax.ops.activations import leaky_relu
 from rtda_jax.ops.resize import upsample
@@ -55,12 +56,9 @@ class Discriminator(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Score x [B,H,W,in_channels]; positive logits mean the target domain (label 1)."""
         check_images(x, network="discriminator", stride=32, channels=self.in_channels)
-        if self.convolution not in SEPARABLE:
-            raise ValueError(
-                f"unknown convolution {self.convolution!r}; known: {', '.join(SEPARABLE)}"
-            )
-        if self.output_stride not in (1, 32):
-            raise ValueError(f"unknown output_stride {self.output_stride}; known: 1, 32")
+        one_of(self.convolution, SEPARABLE, "convolution")
+        stride = self.output_stride
+        require(stride in (1, 32), f"unknown output_stride {stride}; known: 1, 32")
         x = x.astype(self.dtype)
         for i, features in enumerate(WIDTHS):
             x = LeakyReLU(name=f"act{i + 1}")(self._conv(x, features, f"conv{i + 1}"))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ALIGNMENTS = ("half_pixel", "corners")
+from rtda_jax.errors import lookup
 
 
 def _sources(length: int, size: int, align: str) -> tuple[np.ndarray, np.ndarray]:
@@ -75,9 +75,7 @@ def upsample(x: jax.Array, *, size: tuple[int, int], align: str = "half_pixel") 
     dtype of x, one axis after the other; reverse-mode gradients only.
     """
     _check(x, size)
-    if align not in _RESIZES:
-        raise ValueError(f"unknown align {align!r}; known: {', '.join(_RESIZES)}")
-    return _RESIZES[align](x, (size[0], size[1]))
+    return lookup(ALIGNMENTS, align, "align")(x, (size[0], size[1]))
 
 
 # Jitted under names of their own, by which rtda_jax.deploy.onnx recognises a resize in a traced
@@ -94,4 +92,4 @@ def resize_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return _resize(_resize(x, 1, size[0], "corners"), 2, size[1], "corners")
 
 
-_RESIZES = {"half_pixel": resize_half_pixel, "corners": resize_corners}
+ALIGNMENTS = {"half_pixel": resize_half_pixel, "corners": resize_corners}
