@@ -1,4 +1,4 @@
-"""BiSeNet V1 on ResNet-18 (CoinCheung, S4) and on the STDC trunks (STDC-Seg, S1)."""
+"""BiSeNet V1 on ResNet-18 (CoinCheung, TUFL) and on the STDC trunks (STDC-Seg, Nikiforos)."""
 
 import functools
 
@@ -38,8 +38,9 @@ class BiSeNetV1(Network):
     boundary logits of STDC-Seg on the trunk's 1/8 features.
 
     backbone "resnet18" has its own detail path; with "stdc1", "stdc2" the trunk's 1/8 features take
-    its place (S1). activation "leaky_relu" (slope 0.01) stands for S4's InPlaceABN. align "corners"
-    resizes the logits as S1, S4 do; "half_pixel" by exactly 8 and 16 and crops (CoinCheung today).
+    its place. activation "leaky_relu" (slope 0.01) stands for TUFL's InPlaceABN. align "corners"
+    resizes the logits as STDC-Seg and TUFL do; "half_pixel" does so by exactly 8 and 16 and crops
+    (CoinCheung today).
     """
 
     backbone: str = "resnet18"
@@ -51,7 +52,7 @@ class BiSeNetV1(Network):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """Segment images [B,H,W,3]."""
+        """Segments images [B,H,W,3]."""
         check_images(images, network="BiSeNetV1", stride=32)
         one_of(self.backbone, [*RESNETS, *STDCS], "backbone")
         one_of(self.align, ALIGNMENTS, "align")

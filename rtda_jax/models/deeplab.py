@@ -1,4 +1,4 @@
-"""DeepLabV2 (Chen et al. 2017) as AdaptSegNet and its descendants have it (S3)."""
+"""DeepLabV2 (Chen et al. 2017) as AdaptSegNet and its descendants have it."""
 
 import functools
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class AtrousClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Classify x [B,h,w,C] into [B,h,w,K]."""
+        """Classifies x [B,h,w,C] into [B,h,w,K]."""
         summed = lookup(ASPP, self.aspp, "aspp")
         active = DILATIONS if self.is_initializing() else summed
         branches = [
@@ -68,7 +68,7 @@ class DeepLab(Network):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """Segment images [B,H,W,3]."""
+        """Segments images [B,H,W,3]."""
         check_images(images, network="DeepLab", stride=8)
         one_of(self.heads, HEADS, "heads")
         size = image_size(images)
@@ -113,7 +113,7 @@ class DeepLabVGG(Network):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """Segment images [B,H,W,3]."""
+        """Segments images [B,H,W,3]."""
         del train
         check_images(images, network="DeepLabVGG", stride=8)
         conv = functools.partial(Conv, kernel_init=KAIMING_FAN_OUT, dtype=self.dtype)

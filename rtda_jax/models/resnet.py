@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map x [B,H,W,C] to [B,h,w,width]."""
+        """Maps x [B,H,W,C] to [B,h,w,width]."""
         y = self.conv(self.width, 3, self.stride, dilation=self.dilation, name="conv1")(x)
         y = self.activation(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.width, 3, dilation=self.dilation, name="conv2")(y)
@@ -50,7 +50,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map x [B,H,W,C] to [B,h,w,4*width]."""
+        """Maps x [B,H,W,C] to [B,h,w,4*width]."""
         one_of(self.strided, ("conv1", "conv2"), "strided")
         first, second = (self.stride, 1) if self.strided == "conv1" else (1, self.stride)
         y = self.conv(self.width, 1, first, name="conv1")(x)
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
-        """Map x [B,H,W,3] to four feature maps."""
+        """Maps x [B,H,W,3] to four feature maps."""
         block, expansion, counts = lookup(RESNETS, self.depth, "resnet")
         x = self.conv(64, 7, 2, name="conv1")(x)
         x = self.activation(self.norm(name="bn1")(x, train=train))

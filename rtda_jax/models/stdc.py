@@ -26,7 +26,7 @@ class CatBottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map x [B,H,W,C] to [B,h,w,features]."""
+        """Maps x [B,H,W,C] to [B,h,w,features]."""
         n = self.features
         first = ConvNorm(n // 2, 1, self.conv, self.norm, name="conv0")(x, train=train)
         x = first
@@ -53,7 +53,7 @@ class STDC(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
-        """Map x [B,H,W,3] to five feature maps."""
+        """Maps x [B,H,W,3] to five feature maps."""
         counts = lookup(STDCS, self.depth, "stdc")
         maps = []
         for i, features in enumerate((32, 64)):

@@ -30,7 +30,7 @@ def _output_length(length: int, window: int, stride: int, padding: int, ceil_mod
 def _geometry(
     shape: tuple[int, ...], window: Pair, stride: Pair, padding: Pair, ceil_mode: bool
 ) -> tuple[Pair, tuple[Pair, Pair]]:
-    """Output size and the explicit (low, high) padding that yields it."""
+    """Returns the output size and the explicit (low, high) padding that yields it."""
     sizes, pads = [], []
     for n, k, s, p in zip(shape[1:3], window, stride, padding, strict=True):
         out = _output_length(n, k, s, p, ceil_mode)
@@ -45,7 +45,7 @@ def _lowest(dtype: jnp.dtype) -> np.ndarray:
 
 
 def _taps(x: jax.Array, size: Pair, window: Pair, stride: Pair) -> list[jax.Array]:
-    """Strided slices of padded x, one per window position, in row-major order."""
+    """Returns strided slices of padded x, one per window position, in row-major order."""
     batch, _, _, channels = x.shape
     (oh, ow), (sh, sw) = size, stride
     return [
@@ -136,7 +136,7 @@ def max_pool(
     padding: int | Pair = 0,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """Maximum over windows of x [B,H,W,C]; the gradient goes to the first maximum of a window.
+    """Returns the maximum of each window of x [B,H,W,C]; the first maximum takes the gradient.
 
     Padding is minus infinity. Raises ValueError where a window is larger than the padded input.
     """
