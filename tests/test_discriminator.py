@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,22 +68,36 @@ def test_bad_input_is_named():
         create_discriminator("fcd", output_stride=8).init(key, jnp.zeros((1, 32, 32, 19)))
 
 
+def brunsteins(name):
+    """conv1_depthwise.weight is conv1_1.weight in his code, conv1_pointwise.weight conv1_2."""
+    return name.replace("_depthwise", "_1").replace("_pointwise", "_2")
+
+
+def bartolettis(name):
+    """conv1_depthwise.weight is depthwise1.weight in his code; the classifier has the number c."""
+    return re.sub(r"(?:conv(\d)|(c)lassifier)_(\w+)", r"\3\1\2", name)
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "options"),
+    ("name", "published", "options"),
     [
-        ("fcd", "full", {}),
-        ("fcd", "full", {"output_stride": 1}),
-        ("fcd_light", "light_s0", {}),
-        ("fcd_light", "light_s2", {"use_bias": False, "output_stride": 1}),
+        ("fcd", str, {}),
+        ("fcd", str, {"output_stride": 1}),
+        ("fcd_light", brunsteins, {}),
+        ("fcd_light", bartolettis, {"use_bias": False, "output_stride": 1}),
     ],
 )
-def test_equals_pytorch(name, kind, options, tmp_path):
+def test_equals_pytorch(name, published, options, tmp_path):
     torch = pytest.importorskip("torch")
-    from torch_reference.discriminator import Discriminator
+    from benchmarks.torch_twins import DISCRIMINATORS
 
     torch.manual_seed(0)
-    reference = Discriminator(5, kind, upsampled="output_stride" in options)
-    torch.save(reference.state_dict(), tmp_path / "d.pth")
+    reference = DISCRIMINATORS[name](5)
+    if not options.get("use_bias", True):
+        for module in reference.children():
+            module.bias = None
+    weights = {published(key): value for key, value in reference.state_dict().items()}
+    torch.save(weights, tmp_path / "d.pth")
     x = np.random.default_rng(0).normal(size=(2, 70, 101, 5)).astype(np.float32)
     model = create_discriminator(name, 5, **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -90,6 +106,8 @@ def test_equals_pytorch(name, kind, options, tmp_path):
     assert report.missing == () == report.unused
     xt = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).requires_grad_()
     expected = reference(xt)
+    if "output_stride" in options:
+        expected = torch.nn.functional.interpolate(expected, scale_factor=32, mode="bilinear")
     expected.square().mean().backward()
 
     @jax.jit

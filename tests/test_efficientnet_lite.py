@@ -4,12 +4,21 @@ import functools
 import pathlib
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.models.efficientnet_lite import EFFICIENTNETS, EfficientNetLiteClassifier
+from rtda_jax.models.efficientnet_lite import (
+    EFFICIENTNETS,
+    EPSILON,
+    MOMENTUM,
+    EfficientNetLite,
+)
+from rtda_jax.models.layers import KAIMING_FAN_OUT, Conv, ConvNorm, global_mean
+from rtda_jax.models.network import Network
+from rtda_jax.ops.activations import relu6
 from rtda_jax.ops.fold import fold
 
 LEAVES = {
@@ -26,6 +35,21 @@ VARIANTS = [
 SIZES = ((64, 96), (65, 97), (224, 224))
 LAST_BLOCKS = {"efficientnet_lite0": (4, 10, 15), "efficientnet_lite1": (6, 14, 20)}
 MILITARY_UNIFORM = 652
+
+
+class Classifier(Network):
+    """The ImageNet classifier on its trunk, without the dropouts of its training."""
+
+    num_classes: int = 1000
+    variant: str = "efficientnet_lite0"
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        conv = functools.partial(Conv, kernel_init=KAIMING_FAN_OUT)
+        norm = self.norm_layer(momentum=MOMENTUM, epsilon=EPSILON)
+        x = EfficientNetLite(self.variant, conv, norm, name="backbone")(images, train=train)[-1]
+        x = ConvNorm(1280, 1, conv, norm, activation=relu6, name="head")(x, train=train)
+        return conv(self.num_classes, use_bias=True, name="classifier")(global_mean(x))[:, 0, 0]
 
 
 def their_name(path):
@@ -71,7 +95,7 @@ def released(variant):
     weights = torch.load(files.get_model_file_path(), weights_only=True)
     theirs = oracle(variant)
     theirs.load_state_dict(weights)
-    ours = EfficientNetLiteClassifier(variant)
+    ours = Classifier(variant=variant)
     images = jnp.zeros((1, 64, 64, 3))
     variables = jax.eval_shape(lambda x: ours.init(jax.random.key(0), x), images)
     return theirs, from_torch(weights, variables)
@@ -91,7 +115,7 @@ def photograph(size):
 def test_released_weights_classify_a_photograph_as_in_pytorch(variant, size):
     torch = pytest.importorskip("torch")
     theirs, variables = released(variant)
-    ours = EfficientNetLiteClassifier(variant)
+    ours = Classifier(variant=variant)
     images = photograph(size)
     with torch.no_grad():
         expected = theirs(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
@@ -115,7 +139,7 @@ def test_maps_are_the_outputs_of_the_last_blocks_at_their_strides(variant):
     with torch.no_grad():
         theirs(torch.tensor(images).permute(0, 3, 1, 2))
     maps = jax.jit(
-        lambda v, x: EfficientNetLiteClassifier(variant).apply(
+        lambda v, x: Classifier(variant=variant).apply(
             v, x, capture_intermediates=lambda module, _: module.name == "backbone"
         )[1]["intermediates"]["backbone"]["__call__"][0]
     )(variables, images)
@@ -129,7 +153,7 @@ def test_training_follows_pytorch():
     torch.manual_seed(0)
     variant = "efficientnet_lite0"
     theirs = oracle(variant, dropout_rate=0.0, num_classes=10).train()
-    ours = EfficientNetLiteClassifier(variant, num_classes=10)
+    ours = Classifier(10, variant=variant)
     images = np.random.default_rng(0).normal(size=(4, 97, 131, 3)).astype(np.float32)
     weights = {name: value.clone() for name, value in theirs.state_dict().items()}
     shapes = jax.eval_shape(lambda x: ours.init(jax.random.key(0), x), jnp.asarray(images))
@@ -160,7 +184,7 @@ def test_training_follows_pytorch():
 
 
 def test_sizes_are_those_of_tensorflows_same_padding():
-    model = EfficientNetLiteClassifier("efficientnet_lite2")
+    model = Classifier(variant="efficientnet_lite2")
     for size, at32 in (((64, 64), (2, 2)), ((65, 97), (3, 4)), ((33, 160), (2, 5))):
         images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
         variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
@@ -176,4 +200,4 @@ def test_an_unknown_variant_is_named():
     with pytest.raises(
         ValueError, match=r"unknown efficientnet 'lite9'; known: efficientnet_lite0"
     ):
-        EfficientNetLiteClassifier("lite9").init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        Classifier(variant="lite9").init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))

@@ -351,9 +351,9 @@ def test_bad_input_is_named():
     for option, known in (
         ({"batch_norm": "sync"}, "batch, folded, frozen, last"),
         ({"auxiliary": "never"}, "always, training"),
-        ({"activation": "gelu"}, "relu, leaky_relu"),
+        ({"activation": "gelu"}, "leaky_relu, relu"),
         ({"align": "left"}, "corners, half_pixel"),
-        ({"attention": "none"}, "squeeze, conv_norm"),
+        ({"attention": "none"}, "conv_norm, squeeze"),
     ):
         with pytest.raises(ValueError, match=f"unknown {next(iter(option))} .*{known}"):
             variables_of(create_model("bisenet_stdc1", **option))

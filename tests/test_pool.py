@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rtda_jax.ops.pool import avg_pool, max_pool
+from rtda_jax.ops.pool import max_pool
 
 CASES = [
     # height, width, window, stride, padding, ceil_mode
@@ -50,13 +50,15 @@ def max_by_loop(x, dy, size, window, stride, padding):
     return y, dx
 
 
-def value_and_pull(pool, case, x):
-    """Value of the pool at x, a cotangent, and the cotangent pulled back, in one compilation."""
+def value_and_pull(case, x):
+    """Value at x, a cotangent, and the cotangent pulled back, in one compilation."""
     _, _, window, stride, padding, ceil_mode = case
 
     def run(v, make):
         y, pull = jax.vjp(
-            lambda u: pool(u, window=window, stride=stride, padding=padding, ceil_mode=ceil_mode),
+            lambda u: max_pool(
+                u, window=window, stride=stride, padding=padding, ceil_mode=ceil_mode
+            ),
             v,
         )
         dy = make(y.shape)
@@ -72,33 +74,23 @@ def test_max_pool_value_and_gradient(case, levels):
     x = draw(2, height, width, 3)
     if levels is not None:  # few distinct values: ties in nearly every window
         x = np.clip(np.round(x), -1, 1)
-    y, dy, dx = value_and_pull(max_pool, case, x)
+    y, dy, dx = value_and_pull(case, x)
     expected, gradient = max_by_loop(x, np.asarray(dy), y.shape[1:3], window, stride, padding)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_allclose(dx, gradient, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", ["max", "avg"])
-def test_pools_are_pytorchs(case, name):
+def test_max_pool_is_pytorchs(case):
     torch = pytest.importorskip("torch")
     height, width, window, stride, padding, ceil_mode = case
     x = np.round(draw(2, height, width, 3) * 2)
     t = torch.from_numpy(x).permute(0, 3, 1, 2).requires_grad_()
-    theirs, ours = {
-        "max": (torch.nn.functional.max_pool2d, max_pool),
-        "avg": (torch.nn.functional.avg_pool2d, avg_pool),
-    }[name]
-    expected = theirs(t, window, stride, padding, ceil_mode=ceil_mode)
-    y, dy, dx = value_and_pull(ours, case, x)
+    expected = torch.nn.functional.max_pool2d(t, window, stride, padding, ceil_mode=ceil_mode)
+    y, dy, dx = value_and_pull(case, x)
     expected.backward(torch.from_numpy(np.array(dy)).permute(0, 3, 1, 2))
     np.testing.assert_allclose(y, expected.detach().permute(0, 2, 3, 1), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(dx, t.grad.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
-
-
-def test_avg_pool_counts_the_padding():
-    y = avg_pool(jnp.ones((1, 4, 4, 1)), window=3, stride=2, padding=1)
-    np.testing.assert_allclose(y[0, :, :, 0], np.array([[4, 6], [6, 9]]) / 9, rtol=1e-6)
 
 
 def test_max_pool_padding_is_minus_infinity_and_nan_wins():
@@ -108,11 +100,10 @@ def test_max_pool_padding_is_minus_infinity_and_nan_wins():
     assert np.isnan(max_pool(x, window=2, stride=2)).all()
 
 
-def test_pools_keep_bfloat16():
+def test_max_pool_keeps_bfloat16():
     x = jnp.asarray(draw(1, 8, 8, 4), jnp.bfloat16)
-    for pool in (max_pool, avg_pool):
-        y, pull = jax.vjp(lambda v, pool=pool: pool(v, window=3, stride=2, padding=1), x)
-        assert y.dtype == jnp.bfloat16 and pull(y)[0].dtype == jnp.bfloat16
+    y, pull = jax.vjp(lambda v: max_pool(v, window=3, stride=2, padding=1), x)
+    assert y.dtype == jnp.bfloat16 and pull(y)[0].dtype == jnp.bfloat16
 
 
 def test_impossible_windows_are_named():
@@ -120,4 +111,4 @@ def test_impossible_windows_are_named():
     with pytest.raises(ValueError, match="window 5"):
         max_pool(x, window=5, stride=1)
     with pytest.raises(ValueError, match="half"):
-        avg_pool(x, window=2, stride=1, padding=2)
+        max_pool(x, window=2, stride=1, padding=2)

@@ -11,29 +11,28 @@ from rtda_jax.weights import load_pretrained, torch_arrays
 
 torch = pytest.importorskip("torch")
 
-from torch_reference.bisenet import BiSeNet  # noqa: E402
-from torch_reference.bisenet_v1 import BiSeNetV1  # noqa: E402
-from torch_reference.blocks import randomise  # noqa: E402
-from torch_reference.deeplab import DeepLab, DeepLabVGG  # noqa: E402
+import torch_originals  # noqa: E402
 
-from benchmarks.torch_twins.bisenet_lite import BiSeNetLite  # noqa: E402
+from benchmarks import torch_twins  # noqa: E402
 
 K = 7
 REFERENCES = {
-    "bisenet_resnet18": lambda: BiSeNet(K, 18, (3, 4)),
-    "bisenet_resnet101": lambda: BiSeNet(K, 101, (3, 4)),
-    "bisenet_mpg_resnet18": lambda: BiSeNet(K, 18, (1, 2, 3, 4)),
-    "bisenet_mpg_resnet101": lambda: BiSeNet(K, 101, (1, 2, 3, 4)),
-    "bisenet_stdc1": lambda: BiSeNetV1(K, "stdc1", detail=True),
-    "bisenet_stdc2": lambda: BiSeNetV1(K, "stdc2"),
-    "bisenet_tufl": lambda: BiSeNetV1(K, "tufl"),
-    "bisenet_coincheung": lambda: BiSeNetV1(K, "coincheung"),
-    "bisenet_lite0": lambda: BiSeNetLite(K, variant="lite0"),
-    "bisenet_lite1": lambda: BiSeNetLite(K, variant="lite1"),
-    "bisenet_lite2": lambda: BiSeNetLite(K, variant="lite2"),
-    "deeplab_resnet101": lambda: DeepLab(K),
-    "deeplab_resnet101_multi": lambda: DeepLab(K, multi=True, summed=2),
-    "deeplab_vgg16": lambda: DeepLabVGG(K, summed=2),
+    "bisenet_resnet18": lambda: torch_originals.BiSeNet(K, depth=18, stages=(3, 4)),
+    "bisenet_resnet101": lambda: torch_originals.BiSeNet(K, depth=101, stages=(3, 4)),
+    "bisenet_mpg_resnet18": lambda: torch_originals.BiSeNet(K, depth=18, stages=(1, 2, 3, 4)),
+    "bisenet_mpg_resnet101": lambda: torch_originals.BiSeNet(K, depth=101, stages=(1, 2, 3, 4)),
+    "bisenet_stdc1": lambda: torch_originals.BiSeNetV1(K, kind="stdc1", detail=True),
+    "bisenet_stdc2": lambda: torch_originals.BiSeNetV1(K, kind="stdc2"),
+    "bisenet_tufl": lambda: torch_originals.BiSeNetV1(K, kind="tufl"),
+    "bisenet_coincheung": lambda: torch_originals.BiSeNetV1(K, kind="coincheung"),
+    "bisenet_lite0": lambda: torch_twins.BiSeNetLite(K, variant="lite0"),
+    "bisenet_lite1": lambda: torch_twins.BiSeNetLite(K, variant="lite1"),
+    "bisenet_lite2": lambda: torch_twins.BiSeNetLite(K, variant="lite2"),
+    "deeplab_resnet101": lambda: torch_originals.DeepLab(K, heads=1),
+    "deeplab_resnet101_multi": lambda: torch_originals.first_two(
+        torch_originals.DeepLab(K, heads=2)
+    ),
+    "deeplab_vgg16": lambda: torch_originals.first_two(torch_originals.DeepLabVGG(K)),
 }
 OPTIONS = {
     "bisenet_stdc1": {"detail_head": True},
@@ -111,7 +110,7 @@ def test_equals_pytorch(name, tmp_path):
         return *aux, gradients
 
     for kinks in (True,) if name in KINKED else (True, False):
-        randomise(reference, to_torch(images(0, size)), seed=1, kinks=kinks)
+        torch_originals.randomise(reference, to_torch(images(0, size)), seed=1, kinks=kinks)
         path = tmp_path / f"weights{kinks}.pth"
         torch.save({"state_dict": reference.state_dict()}, path)
         naming = NAMINGS.get(name)

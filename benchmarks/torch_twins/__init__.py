@@ -1,4 +1,4 @@
-"""The networks and the adversarial step once more, in PyTorch, for the speed benchmark alone.
+"""The networks and the adversarial step once more, in PyTorch, for benchmarks and tests.
 
 Written from the descriptions, with the module names of the public code, so that
 `rtda_jax.weights.torch_arrays` gives their weights. Nothing here imports JAX: the memory and the

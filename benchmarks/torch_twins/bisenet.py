@@ -1,4 +1,4 @@
-"""BiSeNet of S0 and the four-scale variant of S2."""
+"""BiSeNet of Brunstein's code and Bartoletti's four-scale variant."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ class Refine(nn.Module):
         self.conv, self.bn = nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Refine x [B,C,h,w]."""
+        """Refines x [B,C,h,w]."""
         return x * torch.sigmoid(self.bn(self.conv(pooled(x))))
 
 
@@ -27,7 +27,7 @@ class Fuse(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(k, k, 1), nn.Conv2d(k, k, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Fuse x [B,C,h,w] into [B,K,h,w]."""
+        """Fuses x [B,C,h,w] into [B,K,h,w]."""
         x = self.convblock(x)
         return x + x * torch.sigmoid(self.conv2(torch.relu(self.conv1(pooled(x)))))
 
@@ -51,10 +51,10 @@ class BiSeNet(nn.Module):
         self.conv = nn.Conv2d(k, k, 1)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits [B,K,H,W] by head of images [B,3,H,W]."""
+        """Returns logits [B,K,H,W] by head of images [B,3,H,W]."""
         height, width = x.shape[2:]
         spatial = self.saptial_path(x)
-        maps = self.context_path.features(x)
+        maps = self.context_path(x)
         refined = {}
         for i, stage in enumerate(self.stages, start=1):
             y = self.get_submodule(f"attention_refinement_module{i}")(maps[stage - 1])

@@ -131,7 +131,7 @@ class Fuse(nn.Module):
 
 
 def head(cin: int, width: int, k: int) -> nn.Sequential:
-    """A 3x3 block and a classifier."""
+    """Returns a 3x3 block and a classifier."""
     return named([("convblock", Block(cin, width, 3)), ("classifier", nn.Conv2d(width, k, 1))])
 
 
@@ -148,7 +148,7 @@ class BiSeNetLite(nn.Module):
         self.aux16, self.aux32 = head(128, 64, k), head(128, 64, k)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits [B,K,H,W] by head of images [B,3,H,W], and the fused "feature"."""
+        """Returns logits [B,K,H,W] by head of images [B,3,H,W], and the fused "feature"."""
         height, width = x.shape[2:]
         at8, at16, at32 = self.backbone(x)
         context8, context16 = self.context(at8, at16, at32)

@@ -1,4 +1,4 @@
-"""BiSeNet V1 on ResNet-18 (CoinCheung, S4) and on the STDC trunks (S1)."""
+"""BiSeNet V1 on ResNet-18 (CoinCheung, TUFL) and on the STDC trunks (STDC-Seg)."""
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ class Cat(nn.Module):
             self.avd_layer = nn.Sequential(depthwise, nn.BatchNorm2d(n // 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map x [B,C,H,W] to [B,n,h,w]."""
+        """Maps x [B,C,H,W] to [B,n,h,w]."""
         x = self.conv_list[0](x)
         pieces = [x]
         if self.stride == 2:
@@ -48,7 +48,7 @@ class STDCNet(nn.Module):
         self.features = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map x [B,3,H,W] to three maps."""
+        """Maps x [B,3,H,W] to three maps."""
         maps = []
         for i, layer in enumerate(self.features):
             x = layer(x)
@@ -65,7 +65,7 @@ class Refine(nn.Module):
         self.conv_atten, self.bn_atten = nn.Conv2d(128, 128, 1, bias=False), nn.BatchNorm2d(128)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map x [B,C,h,w] to [B,128,h,w]."""
+        """Maps x [B,C,h,w] to [B,128,h,w]."""
         x = self.conv(x)
         return x * torch.sigmoid(self.bn_atten(self.conv_atten(pooled(x))))
 
@@ -77,15 +77,14 @@ class Context(nn.Module):
         super().__init__()
         self.name = "resnet" if isinstance(trunk, Trunk) else "backbone"
         self.add_module(self.name, trunk)
-        self.maps = trunk.features if isinstance(trunk, Trunk) else trunk.forward
         self.arm16, self.arm32 = Refine(widths[0], slope), Refine(widths[1], slope)
         self.conv_head32 = Block(128, 128, 3, slope=slope)
         self.conv_head16 = Block(128, 128, 3, slope=slope)
         self.conv_avg = Block(widths[1], 128, 1, slope=slope)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The trunk's 1/8 map, and the context at 1/8 and 1/16."""
-        at8, at16, at32 = self.maps(x)[-3:]
+        """Returns the trunk's 1/8 map, and the context at 1/8 and 1/16."""
+        at8, at16, at32 = self.get_submodule(self.name)(x)[-3:]
         y = self.arm32(at32) + self.conv_avg(pooled(at32))
         y16 = self.conv_head32(functional.interpolate(y, at16.shape[2:], mode="nearest"))
         y = self.arm16(at16) + y16
@@ -106,7 +105,7 @@ class Fuse(nn.Module):
             self.conv, self.bn = nn.Conv2d(256, 256, 1, bias=False), nn.BatchNorm2d(256)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Fuse x [B,C,h,w] into [B,256,h,w]."""
+        """Fuses x [B,C,h,w] into [B,256,h,w]."""
         x = self.convblk(x)
         a = pooled(x)
         if self.attention == "squeeze":
@@ -125,12 +124,12 @@ class Head(nn.Module):
         self.conv_out = nn.Conv2d(width, k, 1, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Classify x [B,C,h,w]."""
+        """Classifies x [B,C,h,w]."""
         return self.conv_out(self.conv(x))
 
 
 class BiSeNetV1(nn.Module):
-    """kind: stdc1, stdc2, tufl (S4: leaky, plain normalisation) or coincheung."""
+    """kind: stdc1, stdc2, tufl (leaky, plain normalisation) or coincheung."""
 
     def __init__(self, k, *, kind):
         super().__init__()
@@ -158,7 +157,7 @@ class BiSeNetV1(nn.Module):
         return x[:, :, : size[0], : size[1]]
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits [B,K,H,W] by head of images [B,3,H,W]."""
+        """Returns logits [B,K,H,W] by head of images [B,3,H,W]."""
         size = tuple(x.shape[2:])
         at8, y8, y16 = self.cp(x)
         fused = self.ffm(torch.cat([at8 if self.stdc else self.sp(x), y8], 1))

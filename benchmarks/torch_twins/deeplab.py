@@ -1,4 +1,4 @@
-"""DeepLabV2 on ResNet-101 and VGG-16 as S3 has them."""
+"""DeepLabV2 on ResNet-101 and VGG-16 as AdaptSegNet has them."""
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ class Dilated(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Classify x [B,C,h,w]."""
+        """Classifies x [B,C,h,w]."""
         return sum(conv(x) for conv in self.conv2d_list)
 
 
@@ -31,9 +31,9 @@ class DeepLab(Trunk):
             self.layer6 = Dilated(2048, k)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits [B,K,H,W] by head of images [B,3,H,W]."""
+        """Returns logits [B,K,H,W] by head of images [B,3,H,W]."""
         size = tuple(x.shape[2:])
-        layer3, layer4 = self.features(x)[2:]
+        layer3, layer4 = super().forward(x)[2:]
         main = self.layer6 if self.heads == 2 else self.layer5
         outputs = {"logits": bilinear(main(layer4), size, corners=True)}
         if self.training and self.heads == 2:
@@ -61,6 +61,6 @@ class DeepLabVGG(nn.Module):
         self.classifier = Dilated(1024, k)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits [B,K,H,W] of images [B,3,H,W]."""
+        """Returns logits [B,K,H,W] of images [B,3,H,W]."""
         logits = self.classifier(self.features(x))
         return {"logits": bilinear(logits, tuple(x.shape[2:]), corners=True)}

@@ -1,4 +1,4 @@
-"""The fully convolutional discriminators, full and light (S0)."""
+"""The fully convolutional discriminators, full and light (Brunstein's)."""
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ class Discriminator(nn.Module):
             cin = cout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [B,1,h,w] of maps [B,C,H,W]."""
+        """Returns logits [B,1,h,w] of maps [B,C,H,W]."""
         for i, names in enumerate(self.layers):
             for name in names:
                 x = self.get_submodule(name)(x)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rtda_jax.augment.keys import image_keys
 from rtda_jax.errors import lookup
 from rtda_jax.losses import valid
 
@@ -110,7 +111,7 @@ def with_related(
     """
     classes = table.shape[0]
     enough = shown.sum(axis=1, dtype=jnp.int32) // 2
-    rows = jnp.pad(table | jnp.eye(classes, dtype=bool), ((0, 1), (0, 1)))
+    rows = families(table)
     ranks = _ranks(shown, key, index)
 
     def join(rank: jax.Array, joined: jax.Array) -> jax.Array:
@@ -138,6 +139,15 @@ def related_classes(name: str, *, names: Sequence[str]) -> np.ndarray:
     return table
 
 
+def families(table: jax.Array) -> jax.Array:
+    """Returns bool [K+1,K+1]; row c marks class c and those pasted along, the last row nothing.
+
+    Args:
+      table: bool [K,K], of `related_classes`.
+    """
+    return jnp.pad(table | jnp.eye(len(table), dtype=bool), ((0, 1), (0, 1)))
+
+
 def mask_of(labels: jax.Array, chosen: jax.Array) -> jax.Array:
     """Returns the pixels of the chosen classes, bool [B,H,W], of labels [B,H,W], bool [B,K+1]."""
     numbers = _numbers(labels, chosen.shape[1] - 1)
@@ -151,7 +161,7 @@ def paste(mask: jax.Array, over: jax.Array, under: jax.Array) -> jax.Array:
 
 def _ranks(shown: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
     """Returns each image's classes in random order, int32 [B,K+1], the absent ones last."""
-    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
+    keys = image_keys(key, index)
     lots = jax.vmap(lambda k: jax.random.uniform(k, shown.shape[1:]))(keys)
     return jnp.argsort(jnp.argsort(jnp.where(shown, lots, 2.0), axis=1), axis=1)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.augment import photometric
+from rtda_jax.augment.keys import image_keys
 from rtda_jax.errors import lookup, one_of, require
 
 Range = tuple[float, float]
@@ -89,7 +90,7 @@ def strong(
     Returns:
       float32 [B,H,W,3] in [0,255].
     """
-    uniform = _uniform(_keys(key, index), 6)
+    uniform = _uniform(image_keys(key, index), 6)
     if once is not None:
         uniform = uniform.at[jnp.array([3, 5])].set(jax.random.uniform(once, (2, 1)))
     factors = 1 + STRENGTH * (2 * uniform[:3] - 1)
@@ -128,7 +129,7 @@ def jittered(
     Returns:
       float32 [B,H,W,3] in [0,255].
     """
-    draws, orders = jnp.moveaxis(jax.vmap(jax.random.split)(_keys(key, index)), 1, 0)
+    draws, orders = jnp.moveaxis(jax.vmap(jax.random.split)(image_keys(key, index)), 1, 0)
     order = jax.vmap(lambda k: jax.random.permutation(k, 4))(orders)
     uniform = _uniform(draws, 7)
     if once is not None:
@@ -175,7 +176,7 @@ def textured(
       float32 [B,H,W,3] in [0,255].
     """
     draws, patterns, grains = jnp.moveaxis(
-        jax.vmap(lambda k: jax.random.split(k, 3))(_keys(key, index)), 1, 0
+        jax.vmap(lambda k: jax.random.split(k, 3))(image_keys(key, index)), 1, 0
     )
     uniform = _uniform(draws, 8)
     if once is not None:
@@ -311,14 +312,10 @@ def colour(
       float32 [B,H,W,3] in [0,255].
     """
     images = images.astype(jnp.float32)
-    chance, by_contrast, by_saturation = _uniform(_keys(key, index), 3)
+    chance, by_contrast, by_saturation = _uniform(image_keys(key, index), 3)
     changed = photometric.contrast(images, _between(by_contrast, options.contrast))
     changed = photometric.saturation(changed, _between(by_saturation, options.saturation))
     return jnp.where((chance < options.colour).reshape(-1, 1, 1, 1), changed, images)
-
-
-def _keys(key: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
 
 
 def _uniform(keys: jax.Array, count: int) -> jax.Array:

@@ -10,6 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.augment.keys import image_keys
 from rtda_jax.errors import require
 
 
@@ -51,14 +52,14 @@ def matrices(key: jax.Array, index: jax.Array, *, options: AffineOptions) -> jax
       options: the ranges that the parameters are drawn from, uniformly.
     """
 
-    def draw(number: jax.Array) -> jax.Array:
-        uniform = jax.random.uniform(jax.random.fold_in(key, number), (4,))
+    def draw(key: jax.Array) -> jax.Array:
+        uniform = jax.random.uniform(key, (4,))
         rotation = jnp.deg2rad((2 * uniform[0] - 1) * options.rotation)
         shear = jnp.deg2rad((2 * uniform[1] - 1) * options.shear)
         low, high = options.scale
         return matrix(rotation, shear, low + (high - low) * uniform[2], uniform[3] < options.mirror)
 
-    return jax.vmap(draw)(index)
+    return jax.vmap(draw)(image_keys(key, index))
 
 
 def matrix(
@@ -153,7 +154,7 @@ def block_mask(
       options: see `hide_blocks`.
     """
     height, width = (max(1, round(side / options.block)) for side in size)
-    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
+    keys = image_keys(key, index)
     lots = jax.vmap(lambda k: jax.random.uniform(k, (height, width)))(keys)
     rows = jnp.arange(size[0]) * height // size[0]
     columns = jnp.arange(size[1]) * width // size[1]

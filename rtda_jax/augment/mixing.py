@@ -18,6 +18,7 @@ from rtda_jax.augment.classes import (
     AMONG,
     IGNORED,
     RELATED,
+    families,
     half_of,
     mask_of,
     paste,
@@ -26,6 +27,7 @@ from rtda_jax.augment.classes import (
     with_related,
 )
 from rtda_jax.augment.colour import RECOLOURS, Recolour
+from rtda_jax.augment.keys import image_keys
 from rtda_jax.augment.photometric import gaussian_blur
 from rtda_jax.errors import one_of, require
 from rtda_jax.losses import IGNORE
@@ -299,12 +301,12 @@ def accepted(
       odds: float32 [K], the probability of each class to be accepted, or None for 1.
     """
 
-    def draw(number: jax.Array) -> tuple[jax.Array, jax.Array]:
-        by_class, by_number = jax.random.split(jax.random.fold_in(key, number))
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        by_class, by_number = jax.random.split(key)
         lots = jax.random.uniform(by_class, classes.shape[1:])
         return lots, jax.random.randint(by_number, (), count[0], count[1] + 1)
 
-    lots, wanted = jax.vmap(draw)(index)
+    lots, wanted = jax.vmap(draw)(image_keys(key, index))
     there = classes != IGNORE
     if odds is not None:
         there &= lots < jnp.take(odds, jnp.where(there, classes, 0).astype(jnp.int32))
@@ -335,7 +337,7 @@ def paste_candidates(
       table: bool [K,K], the classes pasted along, of `classes.related_classes`.
     """
     known = table.shape[0]
-    rows = jnp.pad(table | jnp.eye(known, dtype=bool), ((0, 1), (0, 1))).at[known].set(False)
+    rows = families(table)
     for slot in range(classes.shape[1]):
         number = jnp.where(accepted[:, slot], classes[:, slot].astype(jnp.int32), known)
         number = jnp.minimum(number, known)

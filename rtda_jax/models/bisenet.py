@@ -1,4 +1,4 @@
-"""BiSeNet (Yu et al. 2018) as the lineage of S0 has it, and the four-scale variant of S2.
+"""BiSeNet (Yu et al. 2018) as Brunstein's code has it, and Bartoletti's four-scale variant.
 
 A 1x1 convolution and a bilinear resize commute (the interpolation weights sum to one), so the
 classifiers here run in front of the resizes, on 64 times fewer pixels than in the original code.
@@ -35,7 +35,7 @@ class SpatialPath(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map images to the detail features."""
+        """Maps images to the detail features."""
         for i, features in enumerate((64, 128, 256)):
             x = ConvNorm(features, 3, self.conv, self.norm, stride=2, name=f"conv{i + 1}")(
                 x, train=train
@@ -51,7 +51,7 @@ class AttentionRefinement(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Refine x [B,H,W,C]."""
+        """Refines x [B,H,W,C]."""
         a = self.conv(x.shape[-1], use_bias=True, name="conv")(global_mean(x))
         return x * nn.sigmoid(self.norm(name="bn")(a, train=train))
 
@@ -65,14 +65,14 @@ class FeatureFusion(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Fuse x [B,h,w,C] into [B,h,w,features]."""
+        """Fuses x [B,h,w,C] into [B,h,w,features]."""
         x = ConvNorm(self.features, 3, self.conv, self.norm, name="convblock")(x, train=train)
         a = relu(self.conv(self.features, use_bias=True, name="conv1")(global_mean(x)))
         return x + x * nn.sigmoid(self.conv(self.features, use_bias=True, name="conv2")(a))
 
 
 class BiSeNet(Network):
-    """Two-path segmentation network of S0 (scales 16, 32) and S2 (scales 4, 8, 16, 32).
+    """Two-path segmentation network, Brunstein's (scales 16, 32) or Bartoletti's (4, 8, 16, 32).
 
     images float [B,H,W,3], normalised, H and W at least 32. Returns float32
     "logits" [B,H,W,K]; "feature" [B,ceil(H/8),ceil(W/8),K], the fused features in front of the
@@ -86,7 +86,7 @@ class BiSeNet(Network):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """Segment images [B,H,W,3]."""
+        """Segments images [B,H,W,3]."""
         check_images(images, network="BiSeNet", stride=32)
         height, width = image_size(images)
         images = images.astype(self.dtype)

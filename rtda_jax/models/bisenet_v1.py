@@ -1,4 +1,4 @@
-"""BiSeNet V1 on ResNet-18 (CoinCheung, S4) and on the STDC trunks (STDC-Seg, S1)."""
+"""BiSeNet V1 on ResNet-18 (CoinCheung, TUFL) and on the STDC trunks (STDC-Seg, Nikiforos)."""
 
 import functools
 
@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import lookup, one_of
 from rtda_jax.models.context import ContextPath, DetailPath, FeatureFusion, Head
 from rtda_jax.models.layers import (
     KAIMING_FAN_OUT,
@@ -19,13 +20,12 @@ from rtda_jax.models.network import Group, Network
 from rtda_jax.models.resnet import RESNETS, ResNet
 from rtda_jax.models.stdc import STDC, STDCS
 from rtda_jax.ops.activations import leaky_relu, relu
-from rtda_jax.ops.resize import upsample
+from rtda_jax.ops.resize import ALIGNMENTS, upsample
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": relu,
     "leaky_relu": functools.partial(leaky_relu, slope=0.01),
 }
-ALIGN = ("corners", "half_pixel")
 
 
 class BiSeNetV1(Network):
@@ -38,8 +38,9 @@ class BiSeNetV1(Network):
     boundary logits of STDC-Seg on the trunk's 1/8 features.
 
     backbone "resnet18" has its own detail path; with "stdc1", "stdc2" the trunk's 1/8 features take
-    its place (S1). activation "leaky_relu" (slope 0.01) stands for S4's InPlaceABN. align "corners"
-    resizes the logits as S1, S4 do; "half_pixel" by exactly 8 and 16 and crops (CoinCheung today).
+    its place. activation "leaky_relu" (slope 0.01) stands for TUFL's InPlaceABN. align "corners"
+    resizes the logits as STDC-Seg and TUFL do; "half_pixel" does so by exactly 8 and 16 and crops
+    (CoinCheung today).
     """
 
     backbone: str = "resnet18"
@@ -51,32 +52,26 @@ class BiSeNetV1(Network):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """Segment images [B,H,W,3]."""
+        """Segments images [B,H,W,3]."""
         check_images(images, network="BiSeNetV1", stride=32)
-        if self.activation not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise ValueError(f"unknown activation {self.activation!r}; known: {known}")
-        if self.align not in ALIGN:
-            raise ValueError(f"unknown align {self.align!r}; known: {', '.join(ALIGN)}")
+        one_of(self.backbone, [*RESNETS, *STDCS], "backbone")
+        one_of(self.align, ALIGNMENTS, "align")
         size = image_size(images)
         images = images.astype(self.dtype)
         conv = functools.partial(Conv, kernel_init=KAIMING_LINEAR, dtype=self.dtype)
         trunk_conv = functools.partial(conv, kernel_init=KAIMING_FAN_OUT)
         norm = self.norm_layer()
-        act = ACTIVATIONS[self.activation]
+        act = lookup(ACTIVATIONS, self.activation, "activation")
 
         if self.backbone in RESNETS:
             trunk = ResNet(self.backbone, trunk_conv, norm, activation=act, name="backbone")
             detail = DetailPath(conv, norm, act, name="spatial")(images, train=train)
             at8, at16, at32 = trunk(images, train=train)[-3:]
-        elif self.backbone in STDCS:
+        else:
             at8, at16, at32 = STDC(self.backbone, trunk_conv, norm, name="backbone")(
                 images, train=train
             )[-3:]
             detail = at8
-        else:
-            known = ", ".join((*RESNETS, *STDCS))
-            raise ValueError(f"unknown backbone {self.backbone!r}; known: {known}")
 
         x8, x16 = ContextPath(conv, norm, act, name="context")(at8, at16, at32, train=train)
         feature = FeatureFusion(conv, norm, act, self.attention, name="ffm")(

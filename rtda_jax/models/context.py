@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import one_of
 from rtda_jax.models.layers import Activation, Conv, ConvNorm, global_mean, image_size
 from rtda_jax.ops.activations import relu
 
@@ -15,7 +16,7 @@ FUSION_ATTENTION = ("squeeze", "conv_norm")
 
 @functools.partial(jax.jit, static_argnames="size")  # rtda_jax.deploy.onnx knows it by its name
 def double(x: jax.Array, *, size: tuple[int, int]) -> jax.Array:
-    """Nearest upsampling of x [B,h,w,C] to size (2h or 2h-1, 2w or 2w-1), floor(i*in/out)."""
+    """Upsamples x [B,h,w,C] to (2h or 2h-1, 2w or 2w-1), to the nearest: floor(i*in/out)."""
     b, h, w, c = x.shape
     if size[0] not in (2 * h - 1, 2 * h) or size[1] not in (2 * w - 1, 2 * w):
         raise ValueError(f"{h}x{w} does not double to {size[0]}x{size[1]}")
@@ -33,7 +34,7 @@ class AttentionRefinement(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Refine x [B,h,w,C] into [B,h,w,features]."""
+        """Refines x [B,h,w,C] into [B,h,w,features]."""
         x = ConvNorm(
             self.features, 3, self.conv, self.norm, activation=self.activation, name="convblock"
         )(x, train=train)
@@ -52,7 +53,7 @@ class ContextPath(nn.Module):
     def __call__(
         self, at8: jax.Array, at16: jax.Array, at32: jax.Array, *, train: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """Fuse the maps [B,h,w,C]; at8 gives its size only."""
+        """Fuses the maps [B,h,w,C]; at8 gives its size only."""
 
         def block(size: int, name: str) -> ConvNorm:
             return ConvNorm(128, size, self.conv, self.norm, activation=self.activation, name=name)
@@ -77,7 +78,7 @@ class DetailPath(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map images to the detail features."""
+        """Maps images to the detail features."""
         layers = (
             ("conv1", 64, 7, 2),
             ("conv2", 64, 3, 2),
@@ -113,9 +114,7 @@ class FeatureFusion(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Fuses x [B,h,w,C] into [B,h,w,features]."""
-        if self.attention not in FUSION_ATTENTION:
-            known = ", ".join(FUSION_ATTENTION)
-            raise ValueError(f"unknown attention {self.attention!r}; known: {known}")
+        one_of(self.attention, FUSION_ATTENTION, "attention")
         x = ConvNorm(
             self.features, 1, self.conv, self.norm, activation=self.activation, name="convblock"
         )(x, train=train)
@@ -140,7 +139,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Classify x [B,h,w,C] into [B,h,w,K]."""
+        """Classifies x [B,h,w,C] into [B,h,w,K]."""
         x = ConvNorm(
             self.width, 3, self.conv, self.norm, activation=self.activation, name="convblock"
         )(x, train=train)

@@ -1,4 +1,4 @@
-"""DeepLabV2 (Chen et al. 2017) as AdaptSegNet and its descendants have it (S3)."""
+"""DeepLabV2 (Chen et al. 2017) as AdaptSegNet and its descendants have it."""
 
 import functools
 from collections.abc import Callable
@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import lookup, one_of
 from rtda_jax.models.layers import (
     KAIMING_FAN_OUT,
     NORMAL_001,
@@ -38,10 +39,9 @@ class AtrousClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Classify x [B,h,w,C] into [B,h,w,K]."""
-        if self.aspp not in ASPP:
-            raise ValueError(f"unknown aspp {self.aspp!r}; known: {', '.join(ASPP)}")
-        active = DILATIONS if self.is_initializing() else ASPP[self.aspp]
+        """Classifies x [B,h,w,C] into [B,h,w,K]."""
+        summed = lookup(ASPP, self.aspp, "aspp")
+        active = DILATIONS if self.is_initializing() else summed
         branches = [
             self.conv(self.num_classes, 3, dilation=d, use_bias=True, name=f"dilation{d}")(x)
             for d in active
@@ -68,10 +68,9 @@ class DeepLab(Network):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """Segment images [B,H,W,3]."""
+        """Segments images [B,H,W,3]."""
         check_images(images, network="DeepLab", stride=8)
-        if self.heads not in HEADS:
-            raise ValueError(f"unknown heads {self.heads!r}; known: {', '.join(HEADS)}")
+        one_of(self.heads, HEADS, "heads")
         size = image_size(images)
         conv = functools.partial(Conv, kernel_init=KAIMING_FAN_OUT, dtype=self.dtype)
         head_conv = functools.partial(conv, kernel_init=NORMAL_001, bias_init=uniform_bias)
@@ -114,7 +113,7 @@ class DeepLabVGG(Network):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
-        """Segment images [B,H,W,3]."""
+        """Segments images [B,H,W,3]."""
         del train
         check_images(images, network="DeepLabVGG", stride=8)
         conv = functools.partial(Conv, kernel_init=KAIMING_FAN_OUT, dtype=self.dtype)

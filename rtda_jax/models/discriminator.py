@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import one_of, require
 from rtda_jax.models.layers import TORCH_UNIFORM, Conv, check_images, uniform_bias
 from rtda_jax.ops.activations import leaky_relu
 from rtda_jax.ops.resize import upsample
@@ -21,7 +22,7 @@ class LeakyReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Rectify x."""
+        """Rectifies x."""
         return leaky_relu(x, self.slope)
 
 
@@ -32,7 +33,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Upsample x [B,h,w,C]."""
+        """Upsamples x [B,h,w,C]."""
         return upsample(x, size=(self.factor * x.shape[1], self.factor * x.shape[2]))
 
 
@@ -40,9 +41,9 @@ class Discriminator(nn.Module):
     """Five 4x4 convolutions of stride 2, LeakyReLU(0.2) after the first four, float32 logits.
 
     Input [B,H,W,in_channels] (softmax maps or features, H and W at least 32), output
-    [B,H//32,W//32,1], or upsampled by 32 with output_stride=1 (S2). convolution "light" makes each
-    one depthwise then pointwise (S0 with biases, 191,364 parameters at 19 channels; S2 without,
-    use_bias=False, 189,424); "full" is the FCD of every seed, 2,781,121.
+    [B,H//32,W//32,1], or upsampled by 32 with output_stride=1 (Bartoletti). convolution "light"
+    makes each one depthwise then pointwise (Brunstein with biases, 191,364 parameters at 19
+    channels; Bartoletti without, use_bias=False, 189,424); "full" is AdaptSegNet's, 2,781,121.
     """
 
     in_channels: int = 19
@@ -53,14 +54,11 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Score x [B,H,W,in_channels]; positive logits mean the target domain (label 1)."""
+        """Scores x [B,H,W,in_channels]; positive logits mean the target domain (label 1)."""
         check_images(x, network="discriminator", stride=32, channels=self.in_channels)
-        if self.convolution not in SEPARABLE:
-            raise ValueError(
-                f"unknown convolution {self.convolution!r}; known: {', '.join(SEPARABLE)}"
-            )
-        if self.output_stride not in (1, 32):
-            raise ValueError(f"unknown output_stride {self.output_stride}; known: 1, 32")
+        one_of(self.convolution, SEPARABLE, "convolution")
+        stride = self.output_stride
+        require(stride in (1, 32), f"unknown output_stride {stride}; known: 1, 32")
         x = x.astype(self.dtype)
         for i, features in enumerate(WIDTHS):
             x = LeakyReLU(name=f"act{i + 1}")(self._conv(x, features, f"conv{i + 1}"))

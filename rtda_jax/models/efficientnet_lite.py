@@ -1,4 +1,4 @@
-"""EfficientNet-Lite trunks (TensorFlow's release of 2020) and their ImageNet classifier.
+"""EfficientNet-Lite trunks (TensorFlow's release of 2020) without their ImageNet classifier.
 
 They are EfficientNets (Tan and Le 2019) without squeeze-and-excitation and with ReLU6, made for
 small devices. TensorFlow trained them, hence the padding "same", the momentum and the epsilon.
@@ -6,25 +6,17 @@ small devices. TensorFlow trained them, hence the padding "same", the momentum a
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from rtda_jax.errors import lookup
-from rtda_jax.models.layers import (
-    KAIMING,
-    KAIMING_FAN_OUT,
-    Conv,
-    ConvNorm,
-    batch_norm_layer,
-    global_mean,
-)
+from rtda_jax.models.layers import KAIMING, KAIMING_FAN_OUT, Conv, ConvNorm
 from rtda_jax.ops.activations import relu6
 
 MOMENTUM, EPSILON = 0.99, 1e-3
-STEM, HEAD = 32, 1280  # features of the first and of the last convolution, in every variant
+STEM = 32  # features of the first convolution, in every variant
 
 # Of the seven stages of blocks: kernel size, stride of the first block, expansion.
 STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
@@ -81,7 +73,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Trunk of a variant (a key of EFFICIENTNETS) without the classifier.
+    """Trunk of a variant, a key of EFFICIENTNETS.
 
     norm makes normalisations of the trunk's MOMENTUM and EPSILON. The maps have
     ceil(side / 8), ceil(side / 16) and ceil(side / 32) pixels a side.
@@ -109,34 +101,3 @@ class EfficientNetLite(nn.Module):
                 index += 1
             maps.append(x)
         return tuple(maps[stage] for stage in OUTPUT_STAGES)
-
-
-class EfficientNetLiteClassifier(nn.Module):
-    """The ImageNet classifier on its trunk, of which pretrained weights can be tried.
-
-    images float [B,H,W,3], in the normalisation "tensorflow". The dropout and the stochastic depth
-    of its training are left out.
-    """
-
-    variant: str
-    num_classes: int = 1000
-    axis_name: str | None = None
-    batch_norm: str = "batch"
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """Returns the float32 logits [B,num_classes] of images."""
-        conv = functools.partial(Conv, kernel_init=KAIMING_FAN_OUT, dtype=self.dtype)
-        norm = batch_norm_layer(
-            self.batch_norm,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            momentum=MOMENTUM,
-            epsilon=EPSILON,
-        )
-        trunk = EfficientNetLite(self.variant, conv, norm, name="backbone")
-        x = trunk(images.astype(self.dtype), train=train)[-1]
-        x = ConvNorm(HEAD, 1, conv, norm, activation=relu6, name="head")(x, train=train)
-        logits = conv(self.num_classes, use_bias=True, name="classifier")(global_mean(x))
-        return logits[:, 0, 0].astype(jnp.float32)

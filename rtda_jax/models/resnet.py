@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from rtda_jax.errors import lookup, one_of
 from rtda_jax.models.layers import Activation, Conv
 from rtda_jax.ops.activations import relu
 from rtda_jax.ops.pool import max_pool
@@ -24,7 +25,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map x [B,H,W,C] to [B,h,w,width]."""
+        """Maps x [B,H,W,C] to [B,h,w,width]."""
         y = self.conv(self.width, 3, self.stride, dilation=self.dilation, name="conv1")(x)
         y = self.activation(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.width, 3, dilation=self.dilation, name="conv2")(y)
@@ -49,9 +50,8 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map x [B,H,W,C] to [B,h,w,4*width]."""
-        if self.strided not in ("conv1", "conv2"):
-            raise ValueError(f"unknown strided {self.strided!r}; known: conv1, conv2")
+        """Maps x [B,H,W,C] to [B,h,w,4*width]."""
+        one_of(self.strided, ("conv1", "conv2"), "strided")
         first, second = (self.stride, 1) if self.strided == "conv1" else (1, self.stride)
         y = self.conv(self.width, 1, first, name="conv1")(x)
         y = self.activation(self.norm(name="bn1")(y, train=train))
@@ -89,10 +89,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
-        """Map x [B,H,W,3] to four feature maps."""
-        if self.depth not in RESNETS:
-            raise ValueError(f"unknown resnet {self.depth!r}; known: {', '.join(RESNETS)}")
-        block, expansion, counts = RESNETS[self.depth]
+        """Maps x [B,H,W,3] to four feature maps."""
+        block, expansion, counts = lookup(RESNETS, self.depth, "resnet")
         x = self.conv(64, 7, 2, name="conv1")(x)
         x = self.activation(self.norm(name="bn1")(x, train=train))
         x = max_pool(x, window=3, stride=2, padding=1, ceil_mode=self.pool_ceil)

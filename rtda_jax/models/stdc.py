@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.errors import lookup
 from rtda_jax.models.layers import Conv, ConvNorm
 
 STDCS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}
@@ -25,7 +26,7 @@ class CatBottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map x [B,H,W,C] to [B,h,w,features]."""
+        """Maps x [B,H,W,C] to [B,h,w,features]."""
         n = self.features
         first = ConvNorm(n // 2, 1, self.conv, self.norm, name="conv0")(x, train=train)
         x = first
@@ -52,9 +53,8 @@ class STDC(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
-        """Map x [B,H,W,3] to five feature maps."""
-        if self.depth not in STDCS:
-            raise ValueError(f"unknown stdc {self.depth!r}; known: {', '.join(STDCS)}")
+        """Maps x [B,H,W,3] to five feature maps."""
+        counts = lookup(STDCS, self.depth, "stdc")
         maps = []
         for i, features in enumerate((32, 64)):
             x = ConvNorm(features, 3, self.conv, self.norm, stride=2, name=f"features_{i}")(
@@ -62,7 +62,7 @@ class STDC(nn.Module):
             )
             maps.append(x)
         index = 2
-        for features, count in zip((256, 512, 1024), STDCS[self.depth], strict=True):
+        for features, count in zip((256, 512, 1024), counts, strict=True):
             for i in range(count):
                 x = CatBottleneck(
                     features, 2 if i == 0 else 1, self.conv, self.norm, name=f"features_{index}"

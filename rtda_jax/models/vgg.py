@@ -19,7 +19,7 @@ class DilatedVGG16(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map x [B,H,W,3] to [B,H//8,W//8,1024]."""
+        """Maps x [B,H,W,3] to [B,H//8,W//8,1024]."""
         for stage, widths in enumerate(VGG16, start=1):
             dilation = 2 if stage == 5 else 1
             for i, width in enumerate(widths, start=1):

@@ -31,7 +31,7 @@ class Geometry(NamedTuple):
     groups: int
 
     def output(self, height: int, width: int) -> Pair:
-        """Output height and width."""
+        """Returns the output height and width."""
         spans = [
             (n + sum(p) - (k - 1) * d - 1) // s + 1
             for n, k, s, p, d in zip((height, width), *self[:4], strict=True)
@@ -39,7 +39,7 @@ class Geometry(NamedTuple):
         return spans[0], spans[1]
 
     def taps(self) -> list[Pair]:
-        """Kernel positions in row-major order."""
+        """Returns the kernel positions in row-major order."""
         return list(product(range(self.size[0]), range(self.size[1])))
 
 
@@ -69,7 +69,7 @@ def _total(terms: list[jax.Array]) -> jax.Array:
 
 
 def plain_conv2d(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """The convolution as XLA has it."""
+    """Returns the convolution as XLA has it."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -82,7 +82,7 @@ def plain_conv2d(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Arr
 
 
 def _windows(x: jax.Array, g: Geometry) -> list[jax.Array]:
-    """For every tap the [B,h,w,C] of padded x that it meets."""
+    """Returns for every tap the [B,h,w,C] of padded x that it meets."""
     (oh, ow), (sh, sw), (dh, dw) = g.output(*x.shape[1:3]), g.stride, g.dilation
     x = jnp.pad(x, ((0, 0), *g.padding, (0, 0)))
     return [
@@ -92,7 +92,7 @@ def _windows(x: jax.Array, g: Geometry) -> list[jax.Array]:
 
 
 def _patches(x: jax.Array, g: Geometry) -> jax.Array:
-    """Patch matrix [B*h*w, kh*kw*C]; stacked twice, which XLA fuses as it would not 16 slices."""
+    """Returns the patches [B*h*w, kh*kw*C], stacked twice: XLA would not fuse 16 slices."""
     windows, kw = _windows(x, g), g.size[1]
     rows = [jnp.stack(windows[i : i + kw], 3) for i in range(0, len(windows), kw)]
     return jnp.stack(rows, 3).reshape(-1, len(windows) * x.shape[3])
@@ -101,7 +101,7 @@ def _patches(x: jax.Array, g: Geometry) -> jax.Array:
 def _over_pixels(
     a: jax.Array, b: jax.Array, *, a_shape: tuple[int, ...], b_shape: tuple[int, ...]
 ) -> jax.Array:
-    """Product a^T b over the leading axes, as [*a_shape, *b_shape].
+    """Computes a^T b over the leading axes, as [*a_shape, *b_shape].
 
     The narrower operand goes first, which runs up to twice as fast; only a reshape in front of the
     transpose keeps XLA from undoing that.
@@ -121,7 +121,7 @@ def _spread(
     shape: tuple[int, ...],
     weigh: Callable[[jax.Array, Pair], jax.Array],
 ) -> jax.Array:
-    """Sum over taps of weigh(dy, tap), each at the input pixels that the tap reads.
+    """Sums weigh(dy, tap) over the taps, each at the input pixels that the tap reads.
 
     The pixels of one phase of the stride see the same taps, so that shifts of dy suffice; the
     phases are interleaved at the end. There is no scatter and no zero-stuffed array.
@@ -146,7 +146,7 @@ def _spread(
 
 
 def _crop(x: jax.Array, g: Geometry, shape: tuple[int, ...]) -> jax.Array:
-    """Take the unpadded input out of x, which starts with the padding; what is missing is zero."""
+    """Takes the unpadded input out of x, which starts with the padding; what is missing is zero."""
     zero = jnp.zeros((), x.dtype)
     edges = [
         (-low, n + low - have, 0)
@@ -300,9 +300,10 @@ def conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> jax.Array:
-    """Convolution of x [B,H,W,C] with kernel [kh,kw,C/groups,O], as PyTorch's conv2d.
+    """Convolves x [B,H,W,C] with kernel [kh,kw,C/groups,O], as PyTorch's conv2d.
 
-    Differentiable in reverse mode only when float32; raises ValueError where the shapes disagree.
+    It is differentiable, in float32 in reverse mode only. Raises ValueError where the shapes
+    disagree.
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2] * groups:
         raise ValueError(

@@ -85,7 +85,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalise x [B,H,W,C]."""
+        """Normalises x [B,H,W,C]."""
         if x.ndim != 4:
             raise ValueError(f"BatchNorm expects [B,H,W,C], got shape {x.shape}")
         channels = x.shape[-1]
@@ -117,13 +117,13 @@ class BatchNorm(nn.Module):
 
 
 class FoldedNorm(nn.Module):
-    """What is left of a BatchNorm folded into its convolution (`models.fold`): an added bias."""
+    """What `rtda_jax.ops.fold` leaves of a BatchNorm behind its convolution: an added bias."""
 
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Add to x [B,H,W,C]; raises ValueError in training, for which it is not made."""
+        """Adds to x [B,H,W,C]; raises ValueError in training, for which it is not made."""
         if train:
             raise ValueError("batch_norm 'folded' is for inference, training needs batch or frozen")
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)

@@ -30,7 +30,7 @@ def _output_length(length: int, window: int, stride: int, padding: int, ceil_mod
 def _geometry(
     shape: tuple[int, ...], window: Pair, stride: Pair, padding: Pair, ceil_mode: bool
 ) -> tuple[Pair, tuple[Pair, Pair]]:
-    """Output size and the explicit (low, high) padding that yields it."""
+    """Returns the output size and the explicit (low, high) padding that yields it."""
     sizes, pads = [], []
     for n, k, s, p in zip(shape[1:3], window, stride, padding, strict=True):
         out = _output_length(n, k, s, p, ceil_mode)
@@ -45,7 +45,7 @@ def _lowest(dtype: jnp.dtype) -> np.ndarray:
 
 
 def _taps(x: jax.Array, size: Pair, window: Pair, stride: Pair) -> list[jax.Array]:
-    """Strided slices of padded x, one per window position, in row-major order."""
+    """Returns strided slices of padded x, one per window position, in row-major order."""
     batch, _, _, channels = x.shape
     (oh, ow), (sh, sw) = size, stride
     return [
@@ -136,38 +136,10 @@ def max_pool(
     padding: int | Pair = 0,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """Maximum over windows of x [B,H,W,C]; the gradient goes to the first maximum of a window.
+    """Returns the maximum of each window of x [B,H,W,C]; the first maximum takes the gradient.
 
     Padding is minus infinity. Raises ValueError where a window is larger than the padded input.
     """
     window, stride, padding = _pair(window), _pair(stride), _pair(padding)
     size, pads = _geometry(x.shape, window, stride, padding, ceil_mode)
     return _max_pool(x, window, stride, size, pads)
-
-
-def avg_pool(
-    x: jax.Array,
-    *,
-    window: int | Pair,
-    stride: int | Pair,
-    padding: int | Pair = 0,
-    ceil_mode: bool = False,
-) -> jax.Array:
-    """Mean over windows of x [B,H,W,C], the zero padding counted (count_include_pad=True).
-
-    Positions that only ceil_mode adds beyond the padding are not counted, as in PyTorch.
-    """
-    window, stride, padding = _pair(window), _pair(stride), _pair(padding)
-    size, pads = _geometry(x.shape, window, stride, padding, ceil_mode)
-    padded = lax.pad(
-        x, jnp.zeros((), x.dtype), ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0))
-    )
-    total = sum(_taps(padded, size, window, stride))
-    counts = [
-        np.minimum(np.arange(out) * s + k, n + 2 * p) - np.arange(out) * s
-        for n, k, s, p, out in zip(x.shape[1:3], window, stride, padding, size, strict=True)
-    ]
-    inverse = (1.0 / np.outer(*counts)).astype(np.float32)
-    if (inverse == inverse[0, 0]).all():
-        return total * jnp.asarray(inverse[0, 0], x.dtype)
-    return (total * jnp.asarray(inverse)[None, :, :, None]).astype(x.dtype)

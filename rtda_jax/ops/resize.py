@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ALIGNMENTS = ("half_pixel", "corners")
+from rtda_jax.errors import lookup
 
 
 def _sources(length: int, size: int, align: str) -> tuple[np.ndarray, np.ndarray]:
-    """For each of size outputs: the lower of its two source indices and the upper one's weight."""
+    """Returns the lower of the two source indices of each output, and the upper one's weight."""
     position = np.arange(size, dtype=np.float64)
     if align == "corners":
         position = position * ((length - 1) / (size - 1) if size > 1 else 0.0)
@@ -69,15 +69,13 @@ def _check(x: jax.Array, size: tuple[int, int]) -> None:
 
 
 def upsample(x: jax.Array, *, size: tuple[int, int], align: str = "half_pixel") -> jax.Array:
-    """Bilinear resize of x [B,H,W,C] to size (H, W), up or down, without antialiasing.
+    """Resizes x [B,H,W,C] bilinearly to size (H, W), up or down, without antialiasing.
 
-    `align` is "half_pixel" (PyTorch's align_corners=False) or "corners" (True). Computed in the
-    dtype of x, one axis after the other; reverse-mode gradients only.
+    `align` is "half_pixel" (PyTorch's align_corners=False) or "corners" (True). It is computed in
+    the dtype of x, one axis after the other, and has reverse-mode gradients only.
     """
     _check(x, size)
-    if align not in _RESIZES:
-        raise ValueError(f"unknown align {align!r}; known: {', '.join(_RESIZES)}")
-    return _RESIZES[align](x, (size[0], size[1]))
+    return lookup(ALIGNMENTS, align, "align")(x, (size[0], size[1]))
 
 
 # Jitted under names of their own, by which rtda_jax.deploy.onnx recognises a resize in a traced
@@ -94,4 +92,4 @@ def resize_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return _resize(_resize(x, 1, size[0], "corners"), 2, size[1], "corners")
 
 
-_RESIZES = {"half_pixel": resize_half_pixel, "corners": resize_corners}
+ALIGNMENTS = {"half_pixel": resize_half_pixel, "corners": resize_corners}
