@@ -34,7 +34,7 @@ def _peak() -> dict[str, Any]:
 
 
 def _ceiling(config: Any) -> float:
-    """FLOP/s of a large matrix product in the configuration's precision."""
+    """Measures the FLOP/s of a large matrix product in the configuration's precision."""
     n = 2048 if jax.devices()[0].platform == "cpu" else 8192
     a = jnp.ones((n, n), build.DTYPES[config.dtype])
     product = jax.jit(lambda a: a @ a)
@@ -42,7 +42,7 @@ def _ceiling(config: Any) -> float:
 
 
 def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """Time the step that `rtda_jax.train` runs, on one device, host batch in, loss out."""
+    """Times the step that `rtda_jax.train` runs, on one device, host batch in, loss out."""
     method = build.build(config, axis_name=parallel.AXIS)
     one = parallel.mesh(jax.devices()[:1])
     state = parallel.replicate(build.initial_state(method), one)
@@ -59,7 +59,7 @@ def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """Time `rtda_jax.evaluate.predictor` on one image, uint8 in and uint8 out, by size."""
+    """Times `rtda_jax.evaluate.predictor` on one image, uint8 in and uint8 out, by size."""
     module = build.build(config).generator
     folded = fold(module, _weights(module, tuple(spec["sizes"][0])))
     model = evaluate.Model(*folded, config.normalisation)
@@ -76,7 +76,7 @@ def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(model: evaluate.Model, predict: Any, image: np.ndarray) -> dict[str, Any]:
-    """The pass cut short after the features, the logits and the classes, nothing copied."""
+    """Cuts the pass short after the features, the logits and the classes; nothing is copied."""
     pixels = jax.device_put(image)
 
     def until(name: str) -> Any:
@@ -97,7 +97,7 @@ def _parts(model: evaluate.Model, predict: Any, image: np.ndarray) -> dict[str, 
 
 
 def _weights(module: Any, size: tuple[int, int]) -> Any:
-    """Random weights made on the host: the time of an initialiser is not inference's."""
+    """Returns random weights made on the host: the time of an initialiser is not inference's."""
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
     rng = np.random.default_rng(0)

@@ -43,7 +43,7 @@ PARTS = ("train", "infer", "networks")
 def run(
     config: ConfigDict, workdir: pathlib.Path, *, parts: Sequence[str] = ("train", "infer")
 ) -> dict[str, Any]:
-    """Time the first train stage of a configuration; `speed.json`, `speed.md` and the table.
+    """Times the first train stage of a configuration; writes `speed.json`, `speed.md` and a table.
 
     Args:
       config: of an experiment, see `configs/base.py`; `speed` may change `DEFAULTS`.
@@ -101,7 +101,7 @@ def run(
 
 
 def _macs(found: dict[str, Any], num_classes: int, infer_size: tuple[int, int]) -> dict[str, int]:
-    """Multiply-accumulates of a training step, and of one image by size.
+    """Counts the multiply-accumulates of a training step, and of one image by size.
 
     A pass forward counts once, the gradients of inputs and of weights once each. The discriminator
     sees both domains and gets three passes for each, and one more for the generator's gradient.

@@ -46,7 +46,7 @@ class Step(NamedTuple):
 
 
 def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) -> Step:
-    """The step of CONFIG[:ARGUMENT]/STAGE and its first batches."""
+    """Returns the step of CONFIG[:ARGUMENT]/STAGE and its first batches."""
     path, _, chosen = name.rpartition("/")
     file, _, argument = path.partition(":")
     config = importlib.import_module(f"configs.{file}").get_config(argument)
@@ -70,7 +70,7 @@ def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) 
 
 
 def measure(steps: dict[str, Step]) -> dict[str, list[float]]:
-    """Seconds of every turn, by name; the first turn of each is not among them."""
+    """Measures the seconds of every turn, by name; the first turn of each is not among them."""
     states = {name: step.state for name, step in steps.items()}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(len(next(iter(steps.values())).batches)):
@@ -84,7 +84,7 @@ def measure(steps: dict[str, Step]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Print a Markdown table."""
+    """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("steps", nargs="*", default=DEFAULT, help="CONFIG[:ARGUMENT]/STAGE")
     parser.add_argument("--model", help="this network for all of them")

@@ -14,7 +14,7 @@ class Refine(nn.Module):
         self.conv, self.bn = nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Refine x [B,C,h,w]."""
+        """Refines x [B,C,h,w]."""
         return x * torch.sigmoid(self.bn(self.conv(pooled(x))))
 
 
@@ -27,7 +27,7 @@ class Fuse(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(k, k, 1), nn.Conv2d(k, k, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Fuse x [B,C,h,w] into [B,K,h,w]."""
+        """Fuses x [B,C,h,w] into [B,K,h,w]."""
         x = self.convblock(x)
         return x + x * torch.sigmoid(self.conv2(torch.relu(self.conv1(pooled(x)))))
 

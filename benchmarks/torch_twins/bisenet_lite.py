@@ -131,7 +131,7 @@ class Fuse(nn.Module):
 
 
 def head(cin: int, width: int, k: int) -> nn.Sequential:
-    """A 3x3 block and a classifier."""
+    """Makes a 3x3 block and a classifier."""
     return named([("convblock", Block(cin, width, 3)), ("classifier", nn.Conv2d(width, k, 1))])
 
 

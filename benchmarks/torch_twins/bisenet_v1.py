@@ -21,7 +21,7 @@ class Cat(nn.Module):
             self.avd_layer = nn.Sequential(depthwise, nn.BatchNorm2d(n // 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map x [B,C,H,W] to [B,n,h,w]."""
+        """Maps x [B,C,H,W] to [B,n,h,w]."""
         x = self.conv_list[0](x)
         pieces = [x]
         if self.stride == 2:
@@ -48,7 +48,7 @@ class STDCNet(nn.Module):
         self.features = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map x [B,3,H,W] to three maps."""
+        """Maps x [B,3,H,W] to three maps."""
         maps = []
         for i, layer in enumerate(self.features):
             x = layer(x)
@@ -65,7 +65,7 @@ class Refine(nn.Module):
         self.conv_atten, self.bn_atten = nn.Conv2d(128, 128, 1, bias=False), nn.BatchNorm2d(128)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map x [B,C,h,w] to [B,128,h,w]."""
+        """Maps x [B,C,h,w] to [B,128,h,w]."""
         x = self.conv(x)
         return x * torch.sigmoid(self.bn_atten(self.conv_atten(pooled(x))))
 
@@ -84,7 +84,7 @@ class Context(nn.Module):
         self.conv_avg = Block(widths[1], 128, 1, slope=slope)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The trunk's 1/8 map, and the context at 1/8 and 1/16."""
+        """Returns the trunk's 1/8 map, and the context at 1/8 and 1/16."""
         at8, at16, at32 = self.maps(x)[-3:]
         y = self.arm32(at32) + self.conv_avg(pooled(at32))
         y16 = self.conv_head32(functional.interpolate(y, at16.shape[2:], mode="nearest"))
@@ -106,7 +106,7 @@ class Fuse(nn.Module):
             self.conv, self.bn = nn.Conv2d(256, 256, 1, bias=False), nn.BatchNorm2d(256)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Fuse x [B,C,h,w] into [B,256,h,w]."""
+        """Fuses x [B,C,h,w] into [B,256,h,w]."""
         x = self.convblk(x)
         a = pooled(x)
         if self.attention == "squeeze":
@@ -125,7 +125,7 @@ class Head(nn.Module):
         self.conv_out = nn.Conv2d(width, k, 1, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Classify x [B,C,h,w]."""
+        """Classifies x [B,C,h,w]."""
         return self.conv_out(self.conv(x))
 
 

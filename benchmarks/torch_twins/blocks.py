@@ -9,22 +9,22 @@ from torch.nn import functional
 
 
 def rectify(x: torch.Tensor, slope: float) -> torch.Tensor:
-    """Leaky ReLU in place; its input is always the output of a normalisation or convolution."""
+    """Rectifies in place; its input is always the output of a normalisation or convolution."""
     return functional.leaky_relu_(x, slope) if slope else functional.relu_(x)
 
 
 def bilinear(x: torch.Tensor, size: tuple[int, int], *, corners: bool = False) -> torch.Tensor:
-    """Resize x [B,C,h,w] to size (H, W)."""
+    """Resizes x [B,C,h,w] to size (H, W)."""
     return functional.interpolate(x, size, mode="bilinear", align_corners=corners)
 
 
 def pooled(x: torch.Tensor) -> torch.Tensor:
-    """Mean over the image, [B,C,H,W] -> [B,C,1,1]."""
+    """Averages over the image, [B,C,H,W] -> [B,C,1,1]."""
     return x.mean((2, 3), keepdim=True)
 
 
 def named(pairs: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
-    """A Sequential with names."""
+    """Makes a Sequential with names."""
     return nn.Sequential(OrderedDict(pairs))
 
 
@@ -38,7 +38,7 @@ class Block(nn.Module):
         self.bn = nn.BatchNorm2d(cout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map x [B,C,H,W]."""
+        """Maps x [B,C,H,W]."""
         return rectify(self.bn(self.get_submodule(self.name)(x)), self.slope)
 
 
@@ -68,7 +68,7 @@ class Residual(nn.Module):
                 self.add_module(name, part)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map x [B,C,H,W]."""
+        """Maps x [B,C,H,W]."""
         y = x
         for i in range(1, self.count + 1):
             y = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(y))
@@ -115,7 +115,7 @@ class Trunk(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The four maps of images [B,3,H,W]."""
+        """Returns the four maps of images [B,3,H,W]."""
         x = self.pool(rectify(self.bn1(self.conv1(x)), self.slope))
         maps = []
         for stage in range(1, 5):

@@ -16,7 +16,7 @@ class Dilated(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Classify x [B,C,h,w]."""
+        """Classifies x [B,C,h,w]."""
         return sum(conv(x) for conv in self.conv2d_list)
 
 

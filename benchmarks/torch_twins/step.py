@@ -36,7 +36,7 @@ FORMS = {
 
 
 def transfer(source: torch.Tensor, target: torch.Tensor, *, beta: float) -> torch.Tensor:
-    """FDA on float images [B,3,H,W] in [0,255]: the target's low-frequency amplitude."""
+    """Gives images [B,3,H,W] in [0,255] the target's low-frequency amplitude (FDA)."""
     height, width = source.shape[2:]
     b = int(min(height, width) * beta)
     rows = torch.fft.fftfreq(height, 1 / height, device=source.device).abs() <= b + 0.5
@@ -49,7 +49,7 @@ def transfer(source: torch.Tensor, target: torch.Tensor, *, beta: float) -> torc
 
 
 def bce(logits: torch.Tensor, domain: float) -> torch.Tensor:
-    """Mean cross-entropy of discriminator logits against a domain."""
+    """Returns the mean cross-entropy of discriminator logits against a domain."""
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, domain))
 
 
@@ -102,7 +102,7 @@ class Twin:
         self.count += 1
 
     def step(self, batch: dict[str, np.ndarray]) -> dict[str, float]:
-        """Train both networks once on uint8 images [B,H,W,3] and labels [B,H,W]; the losses."""
+        """Trains both networks once on uint8 [B,H,W,3] and labels [B,H,W]; returns the losses."""
         objective, beta = self.recipe["objective"], self.recipe["fda_beta"]
         source, labels = self._pixels(batch["source_image"]), batch["source_label"]
         labels = torch.as_tensor(labels, device=self.device).long()

@@ -13,7 +13,7 @@ _D_NAMES = {"kernel": "weight", "bias": "bias"}
 
 
 def d_arrays(params: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
-    """A discriminator's parameters by the names and in the layout of its twin."""
+    """Returns a discriminator's parameters by the names and in the layout of its twin."""
     return {
         f"{module}.{_D_NAMES[leaf]}": np.asarray(
             value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
@@ -24,7 +24,7 @@ def d_arrays(params: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def give(module: torch.nn.Module, arrays: dict[str, Any]) -> None:
-    """Load every array into a twin; ValueError where either side has a name the other has not."""
+    """Loads every array into a twin; ValueError where a side has a name the other has not."""
     given = {name: torch.tensor(np.asarray(value)) for name, value in arrays.items()}
     report = module.load_state_dict(given, strict=False)
     left = [name for name in report.missing_keys if not name.endswith("num_batches_tracked")]
@@ -33,7 +33,7 @@ def give(module: torch.nn.Module, arrays: dict[str, Any]) -> None:
 
 
 def start_as_ours(twin: Twin, state: TrainState, model_name: str) -> None:
-    """Give a twin the weights of a train state, the discriminator's where there is one."""
+    """Gives a twin the weights of a train state, the discriminator's where there is one."""
     weights = {"params": state.g_params, "batch_stats": state.g_stats}
     give(twin.g, torch_arrays(weights, model_name))
     if "output" in state.d_params:
