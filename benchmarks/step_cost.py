@@ -22,18 +22,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rtda_jax.adapt import build
-from rtda_jax.adapt.step import make_train_step
 from rtda_jax.data.batches import paired
 from rtda_jax.errors import ConfigError
 from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools.allocator import keep_freed_memory
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # of `configs`, `benchmarks`
+
 DEFAULT = ("adversarial/train", "tufl/source", "tufl/one", "tufl/two")
-
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # where `configs` is
 
 
 class Step(NamedTuple):
@@ -47,6 +44,8 @@ class Step(NamedTuple):
 
 def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) -> Step:
     """Returns the step of CONFIG[:ARGUMENT]/STAGE and its first batches."""
+    from benchmarks.training import training
+
     path, _, chosen = name.rpartition("/")
     file, _, argument = path.partition(":")
     config = importlib.import_module(f"configs.{file}").get_config(argument)
@@ -59,12 +58,12 @@ def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) 
     stage = plan[chosen].config
     if stage.pseudo_labels:
         raise ConfigError(f"{name}: reads the labels of stage {stage.pseudo_labels!r}, none here")
-    method = build.build(stage)
-    stream = paired(stage, needs_target=method.needs_target, folder=folder)(0)
+    parts = training(stage)
+    stream = paired(stage, needs_target=parts.needs_target, folder=folder)(0)
     batches = list(itertools.islice(stream, count))
-    state = build.initial_state(method)
+    state = parts.start()
     begin = time.perf_counter()
-    step = jax.jit(make_train_step(method), donate_argnums=0)
+    step = jax.jit(parts.step, donate_argnums=0)
     run = step.lower(state, batches[0]).compile()
     return Step(run, state, batches, time.perf_counter() - begin)
 

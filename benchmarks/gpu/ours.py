@@ -47,8 +47,9 @@ def batch_of(config: Any, *, needs_target: bool) -> dict[str, np.ndarray]:
 
 def compiled(parts: training.Training, batch: Any) -> tuple[jax.stages.Compiled, dict[str, float]]:
     """Compiles the step for one device; also the seconds of tracing and of the compiler."""
+    state = parts.state
     begin = time.perf_counter()
-    lowered = jax.jit(parts.step, donate_argnums=0).lower(parts.state, batch)
+    lowered = jax.jit(parts.step, donate_argnums=0).lower(state, batch)
     traced = time.perf_counter()
     program = lowered.compile()
     seconds = {"trace": traced - begin, "compile": time.perf_counter() - traced}
@@ -58,16 +59,16 @@ def compiled(parts: training.Training, batch: Any) -> tuple[jax.stages.Compiled,
 def flops(config: Any, parts: training.Training) -> float:
     """Counts the FLOPs of one step: twice the multiply-accumulates of all convolutions.
 
-    A forward pass counts once, the gradients of inputs and of weights once each. A discriminator
-    sees both domains, three passes each, and once more for the generator's gradient. Auxiliary
-    heads, resizes, normalisations and the Fourier transform are not counted.
+    Auxiliary heads, resizes, normalisations and the Fourier transform are not counted.
     """
     crop, name = tuple(config.benchmark.crop), config.model.name
-    domains = 2 if parts.adversary else 1
-    macs = 3 * domains * cost.model_cost(name, num_classes=19, size=crop).macs
+    network, discriminator = cost.model_cost(name, num_classes=19, size=crop).macs, 0
     if parts.adversary:
-        macs += 7 * cost.discriminator_cost(parts.adversary, in_channels=19, size=crop).macs
-    return 2.0 * config.batch_size * macs
+        discriminator = cost.discriminator_cost(parts.adversary, in_channels=19, size=crop).macs
+    domains = 2 if parts.adversary else 1
+    return 2.0 * training.step_macs(
+        network, discriminator, domains=domains, batch_size=config.batch_size
+    )
 
 
 def xla_flops(program: jax.stages.Compiled) -> float | None:
