@@ -1,4 +1,4 @@
-"""BiSeNet of S0 and the four-scale variant of S2."""
+"""BiSeNet as Brunstein et al. have it, and the four-scale variant of Bartoletti et al."""
 
 import torch
 from torch import nn

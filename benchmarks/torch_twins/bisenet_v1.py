@@ -1,4 +1,4 @@
-"""BiSeNet V1 on ResNet-18 (CoinCheung, S4) and on the STDC trunks (S1)."""
+"""BiSeNet V1 on ResNet-18 (CoinCheung, TUFL) and on the STDC trunks (Nikiforos et al.)."""
 
 import torch
 from torch import nn
@@ -130,7 +130,7 @@ class Head(nn.Module):
 
 
 class BiSeNetV1(nn.Module):
-    """kind: stdc1, stdc2, tufl (S4: leaky, plain normalisation) or coincheung."""
+    """kind: stdc1, stdc2, tufl (leaky, plain normalisation) or coincheung."""
 
     def __init__(self, k, *, kind):
         super().__init__()

@@ -1,4 +1,4 @@
-"""DeepLabV2 on ResNet-101 and VGG-16 as S3 has them."""
+"""DeepLabV2 on ResNet-101 and VGG-16 as Thukral et al. have them."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The fully convolutional discriminators, full and light (S0)."""
+"""The fully convolutional discriminators, full and light (Brunstein et al.)."""
 
 import torch
 from torch import nn
