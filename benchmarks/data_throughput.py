@@ -27,7 +27,7 @@ ORIGINAL, SIZE, CROP, BATCH = (1024, 2048), (512, 1024), (448, 896), 4
 
 
 def originals(root: pathlib.Path, count: int) -> dict:
-    """Write `count` labelled images of the original size; the spec that reads them."""
+    """Writes `count` labelled images of the original size and returns the spec that reads them."""
     for i in range(count):
         image, label = render("camera", i, seed=0, height=ORIGINAL[0] // 4, width=ORIGINAL[1] // 4)
         size = (ORIGINAL[1], ORIGINAL[0])
@@ -68,7 +68,7 @@ class PillowSet:
 
 
 def torch_loader(root: pathlib.Path, workers: int) -> Iterable:
-    """Endless batches of PyTorch's DataLoader."""
+    """Yields endless batches of PyTorch's DataLoader."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
@@ -84,7 +84,7 @@ def torch_loader(root: pathlib.Path, workers: int) -> Iterable:
 
 
 def rate(batches: Iterable, seconds: float, *, warm: int) -> float:
-    """Images a second, after `warm` batches."""
+    """Measures images a second, after `warm` batches."""
     iterator = iter(batches)
     for _ in range(warm):
         next(iterator)
@@ -96,7 +96,7 @@ def rate(batches: Iterable, seconds: float, *, warm: int) -> float:
 
 
 def main() -> None:
-    """Print the table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10)

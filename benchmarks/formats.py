@@ -15,11 +15,12 @@ import os
 import pathlib
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from benchmarks import measure
 
 Run = Callable[[np.ndarray], np.ndarray]  # images uint8 [1,H,W,3] -> classes uint8 [1,H,W]
 
@@ -59,8 +60,7 @@ def measured(options: Any, size: tuple[int, int], folder: pathlib.Path) -> Itera
             runs[name] = load(folder / file, options.cores)
         else:
             left_out.append(f"{name}: {', '.join(needs)} is not installed")
-    rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (1, *size, 3), np.uint8) for _ in range(options.rounds)]
+    pictures = [measure.images(1, size, seed=seed) for seed in range(options.rounds)]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     equal: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():  # compiles, and warms up
@@ -77,7 +77,7 @@ def measured(options: Any, size: tuple[int, int], folder: pathlib.Path) -> Itera
     yield "| format | ms an image (quartiles) | same class, % | MB |"
     yield "| --- | ---: | ---: | ---: |"
     for name in runs:
-        low, middle, high = 1000 * np.percentile(seconds[name], (25, 50, 75))
+        low, middle, high = (1000 * quartile for quartile in measure.quartiles(seconds[name]))
         file = RUNTIMES[name][1] if name in RUNTIMES else ""
         size_of = f"{_bytes(folder / file) / 1e6:.1f}" if file else "-"
         share = 100 * np.mean(equal[name])
@@ -112,12 +112,11 @@ def _stablehlo(path: pathlib.Path, cores: int) -> Run:
 
 
 def _onnxruntime(path: pathlib.Path, cores: int) -> Run:
-    import onnxruntime
+    import onnx
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})[0]
+    from rtda_jax.deploy.onnx import runner
+
+    return runner(onnx.load(path), threads=cores)
 
 
 def _openvino(path: pathlib.Path, cores: int) -> Run:
@@ -130,7 +129,7 @@ def _openvino(path: pathlib.Path, cores: int) -> Run:
 
 
 def _saved_model(path: pathlib.Path, cores: int) -> Run:
-    import tensorflow as tf
+    from rtda_jax.data.host_tf import tf
 
     module = tf.saved_model.load(str(path))
     segment = module.signatures["serving_default"]
@@ -139,20 +138,9 @@ def _saved_model(path: pathlib.Path, cores: int) -> Run:
 
 
 def _litert(path: pathlib.Path, cores: int) -> Run:
-    import tensorflow as tf
+    from rtda_jax.deploy.export import tflite_runner
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the interpreter moves to another package
-        interpreter = tf.lite.Interpreter(str(path), num_threads=cores)
-    interpreter.allocate_tensors()
-    (source,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
-
-    def run(images: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(source["index"], images)
-        interpreter.invoke()
-        return interpreter.get_tensor(answer["index"])
-
-    return run
+    return tflite_runner(path.read_bytes(), threads=cores)
 
 
 # What export needs for a format, and a runtime for a file.

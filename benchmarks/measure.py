@@ -11,19 +11,19 @@ import numpy as np
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Counts the cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def images(count: int, size: tuple[int, int], *, seed: int) -> np.ndarray:
-    """Random uint8 images [count,H,W,3]."""
+    """Draws random uint8 images [count,H,W,3]."""
     return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
 
 
 def batch(
     count: int, size: tuple[int, int], *, num_classes: int, target: bool
 ) -> dict[str, np.ndarray]:
-    """A batch as the input pipeline gives it: blocks of classes, a tenth of them ignored."""
+    """Makes a batch as the input pipeline gives it: blocks of classes, a tenth of them ignored."""
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, num_classes, (count, -(-size[0] // 8), -(-size[1] // 8)), np.uint8)
     blocks[rng.random(blocks.shape) < 0.1] = 255
@@ -33,7 +33,7 @@ def batch(
 
 
 def timed(function: Callable[[], Any], *, steps: int, warm: int = 1) -> dict[str, Any]:
-    """The first call (compilation and all), `warm` more that are not counted, then `steps`.
+    """Times the first call (compilation and all), then `steps` after `warm` that are not counted.
 
     Returns seconds of the wall clock and of the processor, all threads together.
     """
@@ -52,17 +52,17 @@ def timed(function: Callable[[], Any], *, steps: int, warm: int = 1) -> dict[str
 
 
 def best(function: Callable[[], Any], *, repeats: int = 4) -> float:
-    """Seconds of the fastest of several calls after one that is not counted."""
+    """Returns the seconds of the fastest of several calls after one that is not counted."""
     return min(timed(function, steps=repeats)["seconds"])
 
 
 def peak_rss() -> int:
-    """Largest resident memory of this process so far, in bytes."""
+    """Returns the largest resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def quartiles(values: Any) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile."""
+    """Returns the lower quartile, the median and the upper quartile."""
     low, middle, high = np.percentile(np.asarray(values, np.float64), (25, 50, 75))
     return float(low), float(middle), float(high)

@@ -45,7 +45,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where data sets lie; default th
 
 
 def command(row: str, *, benchmark: str, seeds: int, folder: pathlib.Path) -> list[str]:
-    """The command line of one row, as a user would type it."""
+    """Returns the command line of one row, as a user would type it."""
     name, options = ROWS[row]
     argument = ",".join(part for part in (benchmark, options) if part)
     return [
@@ -55,7 +55,7 @@ def command(row: str, *, benchmark: str, seeds: int, folder: pathlib.Path) -> li
 
 
 def main(argv: list[str]) -> int:
-    """Run the rows, then the report."""
+    """Runs the rows, then the report."""
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if unknown := [row for row in _ROWS.value if row not in ROWS]:

@@ -9,7 +9,7 @@ from rtda_jax.run.log import say
 
 
 def run(stage: Any, settings: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
-    """Rounds of each network of the class set and the precision of a stage, by name."""
+    """Runs rounds of each network of the class set and the precision of a stage, by name."""
     found = {}
     for name in MODELS:
         say(f"\n{name}")
@@ -19,7 +19,7 @@ def run(stage: Any, settings: dict[str, Any], folder: pathlib.Path) -> dict[str,
 
 
 def of(stage: Any, name: str) -> Any:
-    """The stage with another network, and with the one term that every network has."""
+    """Returns the stage with another network, and with the one term that every network has."""
     other = stage.copy_and_resolve_references()
     with other.unlocked():
         other.model.name, other.model.options = name, {}

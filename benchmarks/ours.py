@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import measure, training
 from rtda_jax import evaluate
 from rtda_jax.adapt import build
-from rtda_jax.adapt.step import make_train_step
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.ops.fold import fold
 from rtda_jax.run import parallel
@@ -34,7 +33,7 @@ def _peak() -> dict[str, Any]:
 
 
 def _ceiling(config: Any) -> float:
-    """FLOP/s of a large matrix product in the configuration's precision."""
+    """Measures the FLOP/s of a large matrix product in the configuration's precision."""
     n = 2048 if jax.devices()[0].platform == "cpu" else 8192
     a = jnp.ones((n, n), build.DTYPES[config.dtype])
     product = jax.jit(lambda a: a @ a)
@@ -42,11 +41,11 @@ def _ceiling(config: Any) -> float:
 
 
 def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """Time the step that `rtda_jax.train` runs, on one device, host batch in, loss out."""
-    method = build.build(config, axis_name=parallel.AXIS)
+    """Times the step that `rtda_jax.train` runs, on one device, host batch in, loss out."""
+    parts = training.training(config, axis_name=parallel.AXIS)
     one = parallel.mesh(jax.devices()[:1])
-    state = parallel.replicate(build.initial_state(method), one)
-    run = parallel.pmapped(make_train_step(method), one)
+    state = parallel.replicate(parts.start(), one)
+    run = parallel.pmapped(parts.step, one)
     batch = measure.batch(**spec["batch"])
 
     def step() -> float:
@@ -59,9 +58,9 @@ def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """Time `rtda_jax.evaluate.predictor` on one image, uint8 in and uint8 out, by size."""
-    module = build.build(config).generator
-    folded = fold(module, _weights(module, tuple(spec["sizes"][0])))
+    """Times `rtda_jax.evaluate.predictor` on one image, uint8 in and uint8 out, by size."""
+    module = training.training(config).generator
+    folded = fold(module, training.variables(module, tuple(spec["sizes"][0])))
     model = evaluate.Model(*folded, config.normalisation)
     predict = evaluate.predictor([model])
     found: dict[str, Any] = {}
@@ -76,7 +75,7 @@ def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(model: evaluate.Model, predict: Any, image: np.ndarray) -> dict[str, Any]:
-    """The pass cut short after the features, the logits and the classes, nothing copied."""
+    """Cuts the pass short after the features, the logits and the classes; nothing is copied."""
     pixels = jax.device_put(image)
 
     def until(name: str) -> Any:
@@ -94,22 +93,6 @@ def _parts(model: evaluate.Model, predict: Any, image: np.ndarray) -> dict[str, 
         "logits": until("logits"),
         "classes": lambda: predict(pixels, size=size).block_until_ready(),
     }
-
-
-def _weights(module: Any, size: tuple[int, int]) -> Any:
-    """Random weights made on the host: the time of an initialiser is not inference's."""
-    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
-    rng = np.random.default_rng(0)
-
-    def fill(path: Any, leaf: Any) -> np.ndarray:
-        if len(leaf.shape) == 4:
-            spread = (2 / np.prod(leaf.shape[:3])) ** 0.5
-            return (spread * rng.standard_normal(leaf.shape)).astype(np.float32)
-        one = path[-1].key in ("scale", "var")
-        return np.full(leaf.shape, 1.0 if one else 0.0, np.float32)
-
-    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 JOBS = {"train": train, "infer": infer}

@@ -1,4 +1,4 @@
-"""Train the PyTorch twin of a configuration on our own batches, and score it as we score ours.
+"""Trains the PyTorch twin of a configuration on our own batches, and scores it as ours is.
 
     python benchmarks/parity.py --config configs/fda.py:synth_to_camvid --data_dir DIR
 
@@ -25,7 +25,7 @@ _WEIGHTS = flags.DEFINE_enum("weights", "ours", ("ours", "torch"), "Whose initia
 
 
 def main(argv: list[str]) -> None:
-    """Train the first train stage's twin to its end and print its scores."""
+    """Trains the first train stage's twin to its end and prints its scores."""
     del argv
     import torch
     from torch.nn import functional

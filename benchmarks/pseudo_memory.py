@@ -26,12 +26,12 @@ CLASSES = 19
 
 
 def peak() -> float:
-    """The largest resident size this process had, MB."""
+    """Returns the largest resident size this process had, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def prediction(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Label and confidence of one image."""
+    """Makes label and confidence of one image."""
     rng = np.random.default_rng(seed)
     small = (-(-height // 32), -(-width // 32))
     label, sure = rng.integers(0, CLASSES, small, np.uint8), rng.random(small, np.float32)
@@ -40,7 +40,7 @@ def prediction(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarr
 
 
 def main() -> None:
-    """Print the growth for both scopes."""
+    """Prints the growth for both scopes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--height", type=int, default=512)

@@ -10,7 +10,7 @@ ADVERSARIES = ("fcd", "fcd_light")
 
 
 def recipe(config: Any) -> dict[str, Any]:
-    """The recipe of a train stage's configuration, see `torch_twins.step.Twin`."""
+    """Returns the recipe of a train stage's configuration, see `torch_twins.step.Twin`."""
     normalisation = NORMALISATIONS[config.normalisation]
     optim = config.optim
     return {
@@ -34,7 +34,7 @@ def recipe(config: Any) -> dict[str, Any]:
 
 
 def no_inference_twin(config: Any) -> str:
-    """Why the twin can not segment like this configuration, or nothing."""
+    """Returns why the twin can not segment like this configuration, or nothing."""
     if config.model.options:
         return f"the PyTorch twin has no model.options: {', '.join(config.model.options)}"
     return ""
@@ -62,7 +62,7 @@ TRAINED = (
 
 
 def no_training_twin(config: Any) -> str:
-    """Why the twin can not train like this configuration, or nothing."""
+    """Returns why the twin can not train like this configuration, or nothing."""
     fields = config.to_dict()
     for field, known in TRAINED:
         group, _, name = field.rpartition(".")

@@ -53,7 +53,7 @@ class Bench:
         }
 
     def compare(self, job: str, reason: str, *, detail: int = 1) -> dict[str, Any]:
-        """Rounds of both sides, `reason` being why theirs can not run.
+        """Runs rounds of both sides, `reason` being why theirs can not run.
 
         The first `detail` rounds of inference also time the pass cut short.
         """
@@ -112,7 +112,7 @@ class Bench:
 
 
 def speed_of(result: dict[str, Any]) -> float:
-    """Median seconds of a process: its step, or its pass at the largest size."""
+    """Returns the median seconds of a process: its step, or its pass at the largest size."""
     if "seconds" in result:
         return report.step_time(result)
     return report.image_time(result, list(result["sizes"])[-1])

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks import measure, networks, report, rounds
+from benchmarks import measure, networks, report, rounds, training
 from benchmarks.recipe import no_inference_twin, no_training_twin, recipe
 from rtda_jax.adapt import terms
 from rtda_jax.errors import ConfigError
@@ -43,7 +43,7 @@ PARTS = ("train", "infer", "networks")
 def run(
     config: ConfigDict, workdir: pathlib.Path, *, parts: Sequence[str] = ("train", "infer")
 ) -> dict[str, Any]:
-    """Time the first train stage of a configuration; `speed.json`, `speed.md` and the table.
+    """Times the first train stage of a configuration; writes `speed.json`, `speed.md` and a table.
 
     Args:
       config: of an experiment, see `configs/base.py`; `speed` may change `DEFAULTS`.
@@ -101,16 +101,13 @@ def run(
 
 
 def _macs(found: dict[str, Any], num_classes: int, infer_size: tuple[int, int]) -> dict[str, int]:
-    """Multiply-accumulates of a training step, and of one image by size.
-
-    A pass forward counts once, the gradients of inputs and of weights once each. The discriminator
-    sees both domains and gets three passes for each, and one more for the generator's gradient.
-    """
+    """Counts the multiply-accumulates of a training step, and of one image by size."""
     crop, name = tuple(found["crop"]), found["model"]
     sizes = {crop, infer_size}
     macs = {s: cost.model_cost(name, num_classes=num_classes, size=s).macs for s in sizes}
-    step = 3 * found["domains"] * found["batch_size"] * macs[crop]
+    judge = 0
     if found["adversary"]:
-        d = cost.discriminator_cost(found["adversary"], in_channels=num_classes, size=crop)
-        step += 7 * found["batch_size"] * d.macs
+        judge = cost.discriminator_cost(found["adversary"], in_channels=num_classes, size=crop).macs
+    domains, batch_size = found["domains"], found["batch_size"]
+    step = training.step_macs(macs[crop], judge, domains=domains, batch_size=batch_size)
     return {"step": step, **{f"{h}x{w}": count for (h, w), count in macs.items()}}

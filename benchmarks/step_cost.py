@@ -22,18 +22,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rtda_jax.adapt import build
-from rtda_jax.adapt.step import make_train_step
 from rtda_jax.data.batches import paired
 from rtda_jax.errors import ConfigError
 from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools.allocator import keep_freed_memory
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # of `configs`, `benchmarks`
+
 DEFAULT = ("adversarial/train", "tufl/source", "tufl/one", "tufl/two")
-
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # where `configs` is
 
 
 class Step(NamedTuple):
@@ -46,7 +43,9 @@ class Step(NamedTuple):
 
 
 def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) -> Step:
-    """The step of CONFIG[:ARGUMENT]/STAGE and its first batches."""
+    """Returns the step of CONFIG[:ARGUMENT]/STAGE and its first batches."""
+    from benchmarks.training import training
+
     path, _, chosen = name.rpartition("/")
     file, _, argument = path.partition(":")
     config = importlib.import_module(f"configs.{file}").get_config(argument)
@@ -59,18 +58,18 @@ def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) 
     stage = plan[chosen].config
     if stage.pseudo_labels:
         raise ConfigError(f"{name}: reads the labels of stage {stage.pseudo_labels!r}, none here")
-    method = build.build(stage)
-    stream = paired(stage, needs_target=method.needs_target, folder=folder)(0)
+    parts = training(stage)
+    stream = paired(stage, needs_target=parts.needs_target, folder=folder)(0)
     batches = list(itertools.islice(stream, count))
-    state = build.initial_state(method)
+    state = parts.start()
     begin = time.perf_counter()
-    step = jax.jit(make_train_step(method), donate_argnums=0)
+    step = jax.jit(parts.step, donate_argnums=0)
     run = step.lower(state, batches[0]).compile()
     return Step(run, state, batches, time.perf_counter() - begin)
 
 
 def measure(steps: dict[str, Step]) -> dict[str, list[float]]:
-    """Seconds of every turn, by name; the first turn of each is not among them."""
+    """Measures the seconds of every turn, by name; the first turn of each is not among them."""
     states = {name: step.state for name, step in steps.items()}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(len(next(iter(steps.values())).batches)):
@@ -84,7 +83,7 @@ def measure(steps: dict[str, Step]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Print a Markdown table."""
+    """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("steps", nargs="*", default=DEFAULT, help="CONFIG[:ARGUMENT]/STAGE")
     parser.add_argument("--model", help="this network for all of them")

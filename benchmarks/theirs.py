@@ -48,7 +48,7 @@ def _peak(twin: Twin) -> dict[str, Any]:
 
 
 def _ceiling(twin: Twin) -> float:
-    """FLOP/s of a large matrix product in the twin's precision."""
+    """Measures the FLOP/s of a large matrix product in the twin's precision."""
     n = 2048 if twin.device == "cpu" else 8192
     dtype = torch.bfloat16 if twin.form.autocast else torch.float32
     a = torch.ones(n, n, device=twin.device, dtype=dtype)
@@ -61,14 +61,14 @@ def _ceiling(twin: Twin) -> float:
 
 
 def train(spec: dict[str, Any]) -> dict[str, Any]:
-    """Time the training step, host batch in, losses out."""
+    """Times the training step, host batch in, losses out."""
     twin, batch = _twin(spec), measure.batch(**spec["batch"])
     found = measure.timed(lambda: twin.step(batch), steps=spec["steps"])
     return _about(twin, spec) | found | _peak(twin) | {"ceiling": _ceiling(twin)}
 
 
 def infer(spec: dict[str, Any]) -> dict[str, Any]:
-    """Time the segmentation of one image, uint8 in and uint8 out, by size."""
+    """Times the segmentation of one image, uint8 in and uint8 out, by size."""
     twin = _twin(spec)
     found: dict[str, Any] = {}
     for size in map(tuple, spec["sizes"]):

@@ -1,8 +1,10 @@
 """The one place where the benchmarks build a training step of ours from a configuration."""
 
+import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,14 +17,28 @@ from rtda_jax.adapt.step import make_train_step
 AUXILIARY = ("seg_aux16", "seg_aux32")  # terms that DeepLab with a single head doesn't have
 
 
-class Training(NamedTuple):
-    """A step (state, batch) -> (state, logs), not yet compiled, and the shapes of its state."""
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training step, and what it trains.
+
+    Attributes:
+      step: (state, batch) -> (state, logs), not yet compiled.
+      start: makes the state of step 0.
+      generator: the segmentation network.
+      adversary: name of the discriminator's network, or None.
+      needs_target: whether a batch has images of the target.
+    """
 
     step: Callable[[Any, Any], tuple[Any, Any]]
-    state: Any
+    start: Callable[[], Any]
     generator: nn.Module
     adversary: str | None
     needs_target: bool
+
+    @functools.cached_property
+    def state(self) -> Any:
+        """The shapes of its state; nothing is computed."""
+        return jax.eval_shape(self.start)
 
 
 def training(config: Any, *, axis_name: str | None = None) -> Training:
@@ -30,11 +46,20 @@ def training(config: Any, *, axis_name: str | None = None) -> Training:
     method = build.build(config, axis_name=axis_name)
     return Training(
         step=make_train_step(method),
-        state=jax.eval_shape(lambda: build.initial_state(method)),
+        start=functools.partial(build.initial_state, method),
         generator=method.generator,
         adversary=config.adversary.network if method.adversary.networks else None,
         needs_target=method.needs_target,
     )
+
+
+def step_macs(network: int, discriminator: int, *, domains: int, batch_size: int) -> int:
+    """Counts the multiply-accumulates of a step by those of its networks for one image.
+
+    A pass forward counts once, the gradients of inputs and of weights once each. The discriminator
+    sees both domains and gets three passes for each, and one more for the generator's gradient.
+    """
+    return batch_size * (3 * domains * network + 7 * discriminator)
 
 
 def configuration(

@@ -31,7 +31,7 @@ SIDES = {"ours": _ours, "theirs": _theirs}
 
 
 def main() -> None:
-    """Read the spec, run it, write the result."""
+    """Reads the spec, runs it and writes the result."""
     keep_freed_memory()  # as main.py does; it helps PyTorch as much
     spec = json.loads(pathlib.Path(sys.argv[1]).read_text())
     result = SIDES[spec["side"]](spec)

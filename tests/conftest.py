@@ -44,3 +44,52 @@ def tiny_networks():
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
         yield
+
+
+@pytest.fixture(scope="session")
+def workdirs(tmp_path_factory):
+    """The workdirs of runs for a report: three methods, two of them with three seeds."""
+    from run_records import write_run
+
+    root = tmp_path_factory.mktemp("runs")
+    folders = [
+        write_run(root / f"source_only-seed{s}", "source_only", s, skill=0.1) for s in range(3)
+    ]
+    folders += [write_run(root / f"fda_mbt-seed{s}", "fda_mbt", s, skill=0.4) for s in range(3)]
+    folders.append(write_run(root / "target_only", "target_only", 0, skill=0.9))
+    return [str(path) for path in folders]
+
+
+@pytest.fixture(scope="session")
+def written(workdirs, tmp_path_factory):
+    """The folder of the report about them."""
+    from rtda_jax import report
+
+    out = tmp_path_factory.mktemp("report")
+    report.write(workdirs, out)
+    return out
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out most drawings, which take most of the time."""
+    from rtda_jax.report import figures
+
+    def nothing(*drawn):
+        words = " ".join(str(getattr(thing, "label", thing)) for thing in drawn)
+        return figures.Panel(words[:40], '<svg viewBox="0 0 9 9"></svg>', "nothing")
+
+    for name in ("class_bars", "confusion", "training_curve", "discriminator", "validator"):
+        monkeypatch.setattr(figures, name, nothing)
+
+
+@pytest.fixture
+def classify(monkeypatch):
+    """What the network of `predictions.run` makes of an image, in NumPy."""
+    from helpers import pixelwise
+
+    from rtda_jax.deploy import predict
+
+    monkeypatch.setattr(predict, "REPEAT_FOR", 0.01)
+    _, scores = pixelwise()
+    return lambda image: scores(image).argmax(-1)

@@ -1,7 +1,9 @@
-"""Mutilated bytes for the tests of files from elsewhere, and a bound on the memory they take."""
+"""Mutilated bytes and JSON for the tests of files from elsewhere, and a bound on their memory."""
 
 import contextlib
+import copy
 import io
+import json
 import pathlib
 import resource
 import struct
@@ -71,3 +73,42 @@ def encoded(array, kind, **options):
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, kind, **options)
     return stream.getvalue()
+
+
+JSONS = [b'{"a": {"b": 1}, "stages": {"train": {"miou": 0.5}}}', b"[]", b"null", b"[" * 100_000]
+ODD = [
+    None, True, -1, 0, 10**30, 10**400, 0.5, float("nan"), float("inf"), "", "x", "a:b", "../x",
+    "\ud800", [], [1], [[1]], [{}], ["x"], {}, {"x": {}}, {"x": "y"}, {"..": {}}, "[" * 2000,
+]  # fmt: skip
+
+
+def nested(depth):
+    """Lists in one another."""
+    tree = []
+    for _ in range(depth):
+        tree = [tree]
+    return tree
+
+
+def places(tree):
+    """Every (container, key) of a tree of JSON."""
+    keys = tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
+    return [p for key in keys for p in [(tree, key), *places(tree[key])]]
+
+
+@st.composite
+def changed(draw, text):
+    """JSON, one to three of its values replaced, removed or moved to another place."""
+    tree = json.loads(text)
+    for _ in range(draw(st.integers(1, 3))):
+        found = places(tree)
+        # Few of its values are at the top, where most is decided.
+        top = [(container, key) for container, key in found if len(places(container[key])) > 20]
+        container, key = draw(st.sampled_from(draw(st.sampled_from([found, top or found]))))
+        if isinstance(container, dict) and draw(st.booleans()):
+            value = container.pop(key)
+            if draw(st.booleans()):
+                container["x"] = value
+        else:
+            container[key] = copy.deepcopy(draw(st.sampled_from([*ODD, nested(90)])))
+    return json.dumps(tree)

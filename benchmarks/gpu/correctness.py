@@ -47,13 +47,13 @@ FDA_BOUND = 0.05  # grey levels of 255
 
 
 def apart(value: Any, reference: Any) -> float:
-    """The norm of the difference over the norm of the reference."""
+    """Returns the norm of the difference over the norm of the reference."""
     value, reference = (np.asarray(v, np.float64) for v in (value, reference))
     return float(np.linalg.norm(value - reference) / max(np.linalg.norm(reference), 1e-30))
 
 
 def verdict(errors: dict[str, float], bound: float) -> dict[str, Any]:
-    """The errors, and whether all of them are numbers below the bound."""
+    """Returns the errors, and whether all of them are numbers below the bound."""
     return {**errors, "bound": bound, "ok": all(e <= bound for e in errors.values())}
 
 
@@ -64,7 +64,7 @@ def on(device: Any, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def convolutions(precision: str) -> dict[str, Any]:
-    """Outputs and both gradients of every form, in one program."""
+    """Compares outputs and both gradients of every form, in one program."""
     rng = np.random.default_rng(0)
     dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
     tensors = {}
@@ -95,7 +95,7 @@ def convolutions(precision: str) -> dict[str, Any]:
 
 
 def fourier(sizes: Sizes) -> dict[str, Any]:
-    """FDA against NumPy in float64, largest difference in grey levels."""
+    """Compares FDA with NumPy in float64: the largest differences in grey levels."""
     rng = np.random.default_rng(0)
     errors = {}
     for height, width in (sizes.check_crop, (97, 131)):
@@ -113,7 +113,7 @@ def fourier(sizes: Sizes) -> dict[str, Any]:
 
 
 def in_numpy(source: np.ndarray, target: np.ndarray, *, beta: float) -> np.ndarray:
-    """The square window of FDA on whole spectra in float64."""
+    """Transfers the square window of FDA on whole spectra in float64."""
     source, target = (np.fft.fft2(v.astype(np.float64), axes=(1, 2)) for v in (source, target))
     amplitude, phase = np.abs(source), np.angle(source)
     height, width = source.shape[1:3]
@@ -124,7 +124,7 @@ def in_numpy(source: np.ndarray, target: np.ndarray, *, beta: float) -> np.ndarr
 
 
 def one_step(sizes: Sizes, *, dtype: str) -> tuple[Any, Any, Any]:
-    """The step of the main network at a small size, a start and a batch, all on the host."""
+    """Returns the main network's step at a small size, a start and a batch, all on the host."""
     small = sizes._replace(crop=sizes.check_crop, batch=sizes.check_batch)
     config = ours.config_of(Program("train", MAIN, "fda", dtype), small)
     parts = training.training(config)
@@ -133,14 +133,14 @@ def one_step(sizes: Sizes, *, dtype: str) -> tuple[Any, Any, Any]:
 
 
 def reference(sizes: Sizes) -> dict[str, Any]:
-    """What the CPU computes in float32: the moves of parameters, statistics and logs."""
+    """Computes in float32 on the CPU the moves of parameters, statistics and logs."""
     step, start, batch = one_step(sizes, dtype="float32")
     after, logs = on(jax.devices("cpu")[0], step, start, batch)
     return moved(start, after, logs)
 
 
 def moved(start: Any, after: Any, logs: Any) -> dict[str, Any]:
-    """How far one step went, as flat arrays."""
+    """Returns how far one step went, as flat arrays."""
 
     def flat(tree: Any) -> np.ndarray:
         return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
@@ -153,7 +153,7 @@ def moved(start: Any, after: Any, logs: Any) -> dict[str, Any]:
 
 
 def step(sizes: Sizes, expected: dict[str, Any], *, precision: str) -> dict[str, Any]:
-    """One training step on the accelerator against the CPU's."""
+    """Compares one training step on the accelerator with the CPU's."""
     dtype = "bfloat16" if precision == "bfloat16" else "float32"
     function, start, batch = one_step(sizes, dtype=dtype)
     with jax.default_matmul_precision("highest" if precision == "highest" else "default"):

@@ -25,7 +25,7 @@ def _batches(sizes: Sizes) -> list[dict[str, np.ndarray]]:
 
 
 def copies(sizes: Sizes) -> dict[str, Any]:
-    """Rate of copies of one batch to the device."""
+    """Measures the rate of copies of one batch to the device."""
     batches = _batches(sizes)
     size = sum(array.nbytes for array in batches[0].values())
     turn = itertools.cycle(batches)
@@ -34,7 +34,7 @@ def copies(sizes: Sizes) -> dict[str, Any]:
 
 
 def _steps(sizes: Sizes, run: Callable[[Any, Any], Any], batch: Callable[[], Any]) -> float:
-    """Steps per second when the host is at most `AHEAD` steps before the device."""
+    """Measures steps per second when the host is at most `AHEAD` steps before the device."""
     parts = training.training(ours.config_of(main_program(sizes), sizes))
     state = jax.device_put(training.filled(parts.state))
     waiting: list[Any] = []
@@ -51,7 +51,7 @@ def _steps(sizes: Sizes, run: Callable[[Any, Any], Any], batch: Callable[[], Any
 
 
 def one_program(sizes: Sizes) -> dict[str, Any]:
-    """Steps per second with the batch on the device, from the host, and one batch put ahead."""
+    """Measures steps per second with the batch on the device, from the host, and put ahead."""
     parts = training.training(ours.config_of(main_program(sizes), sizes))
     batches = _batches(sizes)
     run, _ = ours.compiled(parts, batches[0])
@@ -71,7 +71,7 @@ def one_program(sizes: Sizes) -> dict[str, Any]:
 
 
 def loop(sizes: Sizes) -> dict[str, Any]:
-    """Steps per second of the program that the training loop makes, fed from the host as there."""
+    """Measures steps per second of the training loop's own program, fed from the host as there."""
     config = ours.config_of(main_program(sizes), sizes)
     parts = training.training(config, axis_name=parallel.AXIS)
     one = parallel.mesh(jax.devices()[:1])

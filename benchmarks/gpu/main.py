@@ -24,7 +24,7 @@ GRACE = 4.0  # seconds that a child has beyond its own deadline before it is end
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=pathlib.Path, help="folder of gpu.json and gpu.md")
     parser.add_argument("--toy", action="store_true", help="toy sizes, the main network only")
@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
 
 
 def line_of(command: list[str]) -> str | None:
-    """What a command prints, or None where it can't run."""
+    """Returns what a command prints, or None where it can't run."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -46,7 +46,7 @@ def line_of(command: list[str]) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """The GPU's name and driver, the commit and the cores."""
+    """Describes the GPU and its driver, the commit and the cores."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     return {
         "gpu": line_of(query),
@@ -84,7 +84,7 @@ class Child:
         )
 
     def ended(self) -> bool:
-        """Whether it has ended, or has to be."""
+        """Tells whether it has ended, or has to be."""
         return self.process.poll() is not None or time.time() > self.deadline + GRACE
 
     def result(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Child:
 
 
 def environment(cache: pathlib.Path, *, toy: bool) -> dict[str, str]:
-    """The environment of a child: compilation caches, and memory taken as it is needed."""
+    """Returns the environment of a child: compilation caches, and memory taken as it is needed."""
     return {
         **os.environ,
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -125,7 +125,7 @@ def environment(cache: pathlib.Path, *, toy: bool) -> dict[str, str]:
 
 
 def recipes(models: list[str]) -> dict[str, Any]:
-    """What each PyTorch twin has to know, by network and method, made in a process of its own."""
+    """Makes what each PyTorch twin has to know, by network and method, in a process of its own."""
     code = (
         "import json, sys; from benchmarks.gpu import recipes;"
         "print(json.dumps(recipes.of(sys.argv[1:])))"
@@ -164,8 +164,7 @@ def run(flags: argparse.Namespace, spec: dict[str, Any]) -> dict[str, Any]:
 
     try:
         spec["recipes"] = recipes(spec["models"])
-    except Exception as error:
-        # Ours can be measured all the same.
+    except RuntimeError as error:  # ours can be measured all the same
         spec["recipes"] = {}
         report["recipes_failed"] = str(error)[-2000:]
         print(f"no PyTorch twins: {error}", flush=True)

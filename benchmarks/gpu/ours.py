@@ -17,18 +17,18 @@ from rtda_jax.tools import cost, environment
 
 
 def about() -> dict[str, Any]:
-    """Versions, device and commit."""
+    """Returns versions, device and commit."""
     return {**environment.describe(), "commit": environment.commit(), "jax": jax.__version__}
 
 
 def peak() -> int | None:
-    """Largest memory of the device in use so far by this process, in bytes, where it says so."""
+    """Returns the device's largest memory in use so far, in bytes, where it says so."""
     stats = jax.devices()[0].memory_stats()
     return (stats or {}).get("peak_bytes_in_use")
 
 
 def config_of(program: Program, sizes: Sizes) -> Any:
-    """The configuration of a program; inference has that of source-only training."""
+    """Returns the configuration of a program; inference has that of source-only training."""
     deeplab = program.model.startswith("deeplab")
     return training.configuration(
         program.method or "source_only",
@@ -40,15 +40,16 @@ def config_of(program: Program, sizes: Sizes) -> Any:
 
 
 def batch_of(config: Any, *, needs_target: bool) -> dict[str, np.ndarray]:
-    """A synthetic batch of a configuration's sizes, on the host."""
+    """Makes a synthetic batch of a configuration's sizes, on the host."""
     crop = tuple(config.benchmark.crop)
     return measure.batch(config.batch_size, crop, num_classes=19, target=needs_target)
 
 
 def compiled(parts: training.Training, batch: Any) -> tuple[jax.stages.Compiled, dict[str, float]]:
-    """The step as one program for one device, and the seconds of tracing and of the compiler."""
+    """Compiles the step for one device; also the seconds of tracing and of the compiler."""
+    state = parts.state
     begin = time.perf_counter()
-    lowered = jax.jit(parts.step, donate_argnums=0).lower(parts.state, batch)
+    lowered = jax.jit(parts.step, donate_argnums=0).lower(state, batch)
     traced = time.perf_counter()
     program = lowered.compile()
     seconds = {"trace": traced - begin, "compile": time.perf_counter() - traced}
@@ -56,29 +57,29 @@ def compiled(parts: training.Training, batch: Any) -> tuple[jax.stages.Compiled,
 
 
 def flops(config: Any, parts: training.Training) -> float:
-    """FLOPs of one step by our own count: twice the multiply-accumulates of all convolutions.
+    """Counts the FLOPs of one step: twice the multiply-accumulates of all convolutions.
 
-    A forward pass counts once, the gradients of inputs and of weights once each. A discriminator
-    sees both domains, three passes each, and once more for the generator's gradient. Auxiliary
-    heads, resizes, normalisations and the Fourier transform are not counted.
+    Auxiliary heads, resizes, normalisations and the Fourier transform are not counted.
     """
     crop, name = tuple(config.benchmark.crop), config.model.name
-    domains = 2 if parts.adversary else 1
-    macs = 3 * domains * cost.model_cost(name, num_classes=19, size=crop).macs
+    network, discriminator = cost.model_cost(name, num_classes=19, size=crop).macs, 0
     if parts.adversary:
-        macs += 7 * cost.discriminator_cost(parts.adversary, in_channels=19, size=crop).macs
-    return 2.0 * config.batch_size * macs
+        discriminator = cost.discriminator_cost(parts.adversary, in_channels=19, size=crop).macs
+    domains = 2 if parts.adversary else 1
+    return 2.0 * training.step_macs(
+        network, discriminator, domains=domains, batch_size=config.batch_size
+    )
 
 
 def xla_flops(program: jax.stages.Compiled) -> float | None:
-    """FLOPs by XLA's own count, which leaves out what it hands to libraries."""
+    """Returns the FLOPs by XLA's own count, which leaves out what it hands to libraries."""
     analysis = program.cost_analysis()
     analysis = analysis[0] if isinstance(analysis, list) else analysis
     return float(analysis["flops"]) if analysis and "flops" in analysis else None
 
 
 def memory_of(program: jax.stages.Compiled) -> int | None:
-    """Bytes that a program needs: arguments, outputs that are not arguments, temporaries."""
+    """Returns the bytes that a program needs: arguments, new outputs, temporaries."""
     m = program.memory_analysis()
     if m is None:
         return None
@@ -87,7 +88,7 @@ def memory_of(program: jax.stages.Compiled) -> int | None:
 
 
 def queued(call: Callable[[], Any], *, count: int) -> float:
-    """Mean seconds of a call when the host waits for the last one only."""
+    """Measures the mean seconds of a call when the host waits for the last one only."""
     jax.block_until_ready(call())
     begin = time.perf_counter()
     for _ in range(count):

@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 
 
 def pulled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function and its gradients for every input, as training runs it."""
+    """Returns the function and its gradients for every input, as training runs it."""
 
     def both(*inputs: jax.Array) -> Any:
         y, pull = jax.vjp(function, *inputs)
@@ -46,7 +46,7 @@ def pulled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _module(module: nn.Module, shape: jax.ShapeDtypeStruct, **options: Any) -> Any:
-    """A module with its variables as constants, as a function of its input."""
+    """Returns a module as a function of its input, with its variables as constants."""
     zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **options), shape)
     variables = jax.tree.map(lambda s: zeros(s.shape) + 0.01, shapes)
@@ -60,7 +60,7 @@ def _module(module: nn.Module, shape: jax.ShapeDtypeStruct, **options: Any) -> A
 
 
 def pieces(sizes: Sizes) -> dict[str, Piece]:
-    """All pieces by name, at the sizes of one domain's batch in bisenet_resnet18."""
+    """Returns all pieces by name, at the sizes of one domain's batch in bisenet_resnet18."""
     b, (h, w), k = sizes.batch, sizes.crop, 19
     f32, bf16 = jnp.float32, jnp.bfloat16
     like = jax.ShapeDtypeStruct
@@ -132,7 +132,7 @@ def pieces(sizes: Sizes) -> dict[str, Piece]:
 
 
 def time_of(piece: Piece) -> dict[str, Any]:
-    """Mean seconds of a call, and the rates that follow."""
+    """Measures the mean seconds of a call, and the rates that follow."""
     keys = jax.random.split(jax.random.key(0), len(piece.inputs))
 
     def draw(key: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:

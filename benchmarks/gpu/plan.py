@@ -72,7 +72,7 @@ class Program(NamedTuple):
 
 
 def programs(model: str, sizes: Sizes) -> list[Program]:
-    """The programs of a network, the most important first."""
+    """Returns the programs of a network, the most important first."""
     train = sizes.train if model == MAIN else sizes.train[:1]
     return [
         *(Program("train", model, method, dtype) for method, dtype in train),
@@ -81,7 +81,7 @@ def programs(model: str, sizes: Sizes) -> list[Program]:
 
 
 def main_program(sizes: Sizes) -> Program:
-    """The training step that is taken apart."""
+    """Returns the training step that is taken apart."""
     return programs(MAIN, sizes)[0]
 
 
@@ -98,7 +98,7 @@ class Section(NamedTuple):
 
 
 def first(models: list[str]) -> list[Section]:
-    """The sections that run at once and before all others: nothing in them is timed but compilers.
+    """Returns the sections that run at once, before the others: only compilers are timed there.
 
     Both sides fill their compilation caches, while the CPU's numbers are compared with the GPU's.
     """
@@ -111,7 +111,7 @@ def first(models: list[str]) -> list[Section]:
 
 
 def then(models: list[str]) -> list[Section]:
-    """The sections that have the machine to themselves, the most important first."""
+    """Returns the sections that have the machine to themselves, the most important first."""
     rest = [model for model in models if model != MAIN]
     return [
         Section("ours", MAIN),
@@ -125,5 +125,5 @@ def then(models: list[str]) -> list[Section]:
 
 
 def sizes_of(spec: dict[str, Any]) -> Sizes:
-    """The sizes that a child's spec names."""
+    """Returns the sizes that a child's spec names."""
     return SIZES[spec["sizes"]]

@@ -7,7 +7,7 @@ from benchmarks.recipe import recipe
 
 
 def of(models: list[str]) -> dict[str, Any]:
-    """Recipes by network and method; the sizes of their batches are the sections' own."""
+    """Returns recipes by network and method; the sizes of their batches are the sections' own."""
     return {
         model: {
             method: recipe(

@@ -33,8 +33,8 @@ class Record:
     def run(self, name: str, function: Callable[[], Any]) -> Any:
         """Runs one part and returns what it gives, or None where it failed or was too late.
 
-        A failure of any kind is recorded under the part's name and the section goes on: on a
-        lent machine the other numbers are worth more than a clean end.
+        A failure of any kind is recorded under the part's name and the section goes on: where the
+        machine is there for minutes, the other numbers are worth more than a clean end.
         """
         if time.time() > self.deadline:
             self.set(name, {"skipped": "the time budget is spent"})

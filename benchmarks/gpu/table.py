@@ -9,7 +9,7 @@ NONE = "not measured"
 
 
 def part(report: dict[str, Any], section: str, name: str) -> dict[str, Any]:
-    """One part of a section, or nothing where it failed or was not run."""
+    """Returns one part of a section, or nothing where it failed or was not run."""
     value = report["sections"].get(section, {}).get("parts", {}).get(name, {})
     return {} if "error" in value or "skipped" in value else value
 
@@ -40,7 +40,7 @@ def _ratio(mine: float | None, other: float | None) -> str:
 
 
 def _ceiling(report: dict[str, Any]) -> float | None:
-    """The faster of both frameworks' matrix products, FLOP/s in bfloat16."""
+    """Returns the faster of both frameworks' matrix products, FLOP/s in bfloat16."""
     rates = [
         part(report, f"{side} {plan.MAIN}", "ceiling").get("bfloat16", 0.0)
         for side in ("ours", "theirs")
@@ -55,7 +55,7 @@ def _used(value: dict[str, Any], seconds: float | None, ceiling: float | None) -
 
 
 def training(report: dict[str, Any], models: list[str]) -> list[str]:
-    """Steps of both sides."""
+    """Writes the table of both sides' training steps."""
     rows, sizes = [], plan.SIZES[report["sizes"]]
     for model in models:
         for program in plan.programs(model, sizes):
@@ -81,7 +81,7 @@ def training(report: dict[str, Any], models: list[str]) -> list[str]:
 
 
 def inference(report: dict[str, Any], models: list[str]) -> list[str]:
-    """One image on both sides, PyTorch in its fastest form."""
+    """Writes the table of one image on both sides, PyTorch in its fastest form."""
     rows, sizes = [], plan.SIZES[report["sizes"]]
     forms = sizes.infer_forms
     for model in models:
@@ -105,7 +105,7 @@ def inference(report: dict[str, Any], models: list[str]) -> list[str]:
 
 
 def compilers(report: dict[str, Any], models: list[str]) -> list[str]:
-    """Seconds until a program first ran, all compilers at work at once."""
+    """Writes the seconds until a program first ran, all compilers at work at once."""
     ours = report["sections"].get("ours_compile", {}).get("parts", {})
     rows = []
     for model in models:
@@ -121,7 +121,7 @@ def compilers(report: dict[str, Any], models: list[str]) -> list[str]:
 
 
 def correctness(report: dict[str, Any]) -> list[str]:
-    """The largest error of every comparison and its bound."""
+    """Writes the largest error of every comparison and its bound."""
     rows = []
     parts = report["sections"].get("correctness", {}).get("parts", {})
     for name, value in parts.items():
@@ -140,7 +140,7 @@ def correctness(report: dict[str, Any]) -> list[str]:
 
 
 def repeatability(report: dict[str, Any]) -> list[str]:
-    """Same bits twice, and the cost of the flag."""
+    """Writes whether the bits were the same twice, and the cost of the flag."""
     plain = part(report, f"trace {plan.MAIN}", "twice without the flag")
     flagged = part(report, f"deterministic {plan.MAIN}", "with the flag")
     rows = [
@@ -153,7 +153,7 @@ def repeatability(report: dict[str, Any]) -> list[str]:
 
 
 def pieces(report: dict[str, Any]) -> list[str]:
-    """The pieces of a step by themselves."""
+    """Writes the pieces of a step by themselves."""
     rows = []
     for name, value in report["sections"].get("parts", {}).get("parts", {}).items():
         if "ms" in value:
@@ -181,7 +181,7 @@ def account(report: dict[str, Any]) -> list[str]:
 
 
 def feeding(report: dict[str, Any]) -> list[str]:
-    """Steps per second with the batch on the device and from the host."""
+    """Returns steps per second with the batch on the device and from the host."""
     section = f"feed {plan.MAIN}"
     values = part(report, section, "one program") | part(report, section, "training loop")
     copies = part(report, section, "copies")
@@ -200,7 +200,7 @@ def feeding(report: dict[str, Any]) -> list[str]:
 
 
 def ceilings(report: dict[str, Any]) -> list[str]:
-    """Measured rates of matrix products and copies."""
+    """Writes the measured rates of matrix products and copies."""
     rows = []
     for side, label in (("ours", "JAX"), ("theirs", "PyTorch")):
         value = part(report, f"{side} {plan.MAIN}", "ceiling")
@@ -216,7 +216,7 @@ def ceilings(report: dict[str, Any]) -> list[str]:
 
 
 def heading(report: dict[str, Any]) -> list[str]:
-    """Device, versions, commit and sizes."""
+    """Writes device, versions, commit and sizes."""
     sizes = plan.SIZES[report["sizes"]]
     ours = next(
         (s["parts"]["about"] for s in report["sections"].values()
@@ -244,7 +244,7 @@ def heading(report: dict[str, Any]) -> list[str]:
 
 
 def states(report: dict[str, Any]) -> list[str]:
-    """What did not end well, by name."""
+    """Names what did not end well."""
     rows = []
     for name, value in report["sections"].items():
         if value["status"] == "ok":
@@ -256,7 +256,7 @@ def states(report: dict[str, Any]) -> list[str]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The whole page; what was not measured says so."""
+    """Writes the whole page; what was not measured says so."""
     models = [m for m in plan.MODELS if f"ours {m}" in report["sections"]] or [plan.MAIN]
     lines = [
         *heading(report), *states(report), *training(report, models), *inference(report, models),

@@ -31,7 +31,7 @@ def prepare() -> None:
 
 
 def about() -> dict[str, Any]:
-    """Versions and device."""
+    """Returns versions and device."""
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if CUDA else "cpu",
@@ -40,7 +40,7 @@ def about() -> dict[str, Any]:
 
 
 def twin_of(recipe: dict[str, Any], form: str) -> Twin:
-    """A twin; DeepLab's normalisations keep their affine parameters, as ours does."""
+    """Makes a twin; DeepLab's normalisations keep their affine parameters, as ours does."""
     if FORMS[form].compiled:
         torch._dynamo.reset()
     twin = Twin(recipe, device="cuda" if CUDA else "cpu", form=form)
@@ -101,7 +101,7 @@ def infer(spec: dict[str, Any], sizes: Sizes, *, form: str) -> dict[str, Any]:
 
 
 def ceiling(sizes: Sizes) -> dict[str, Any]:
-    """Rate of a large bf16 matrix product on random data."""
+    """Measures the rate of a large bf16 matrix product on random data."""
     n = sizes.matmul
     a, b = (torch.randn(n, n, device="cuda" if CUDA else "cpu").bfloat16() for _ in range(2))
 
@@ -114,7 +114,7 @@ def ceiling(sizes: Sizes) -> dict[str, Any]:
 
 
 def methods(spec: dict[str, Any]) -> list[str]:
-    """The methods whose step is timed, the most important first."""
+    """Returns the methods whose step is timed, the most important first."""
     known = list(spec["train_methods"])
     return known if spec["model"] == MAIN else known[:1]
 

@@ -44,7 +44,7 @@ class Instruction(collections.namedtuple("Instruction", "shape opcode op_name ta
 
 
 def instructions(text: str) -> dict[str, Instruction]:
-    """Every instruction of an HLO module by its name."""
+    """Returns every instruction of an HLO module by its name."""
     table = {}
     for line in text.splitlines():
         if match := INSTRUCTION.match(line):
@@ -55,7 +55,7 @@ def instructions(text: str) -> dict[str, Instruction]:
 
 
 def category(kernel: str, origin: str) -> str:
-    """What an operation is for, by its kernel's name and its origin in our code."""
+    """Returns what an operation is for, by its kernel's name and its origin in our code."""
     kernel, origin = kernel.lower(), origin.lower()
     own = "fusion" in kernel or "wrapped" in kernel
     if own and re.search(r"transpose|copy", kernel):
@@ -68,7 +68,7 @@ def category(kernel: str, origin: str) -> str:
 
 
 def convolutions(table: dict[str, Instruction]) -> dict[str, int]:
-    """How many convolutions there are of each library call, element type and layout."""
+    """Counts the convolutions of each library call, element type and layout."""
     counts: collections.Counter = collections.Counter()
     for item in table.values():
         if item.opcode == "convolution" or "conv" in item.target:
@@ -78,12 +78,12 @@ def convolutions(table: dict[str, Instruction]) -> dict[str, int]:
 
 
 def opcodes(table: dict[str, Instruction]) -> dict[str, int]:
-    """How many instructions there are of each opcode, those inside of fusions included."""
+    """Counts the instructions of each opcode, those inside of fusions included."""
     return dict(collections.Counter(item.opcode for item in table.values()).most_common(40))
 
 
 def events(folder: pathlib.Path) -> list[tuple[str, str, float]]:
-    """The (kernel, HLO instruction, nanoseconds) of every event that belongs to a program.
+    """Returns the (kernel, HLO instruction, nanoseconds) of every event that belongs to a program.
 
     A GPU's kernels stand in the planes of the device; a CPU's in the threads of the host.
     """
@@ -131,7 +131,7 @@ def profile(sizes: Sizes, folder: pathlib.Path) -> dict[str, Any]:
 def shares(
     rows: list[tuple[str, str, float]], table: dict[str, Instruction], folder: pathlib.Path
 ) -> dict[str, Any]:
-    """Milliseconds per step by category, and of the longest operations; all of them in ops.json."""
+    """Returns milliseconds per step by category, and of the longest operations; writes ops.json."""
     total: collections.Counter = collections.Counter()
     single: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0.0, 0])
     # Within a CUDA graph a kernel has lost its instruction, and still has its name.

@@ -157,9 +157,26 @@ def write_tflite(
     function = _tensorflow_function(segment, batch=1, size=size, platforms=("cuda",))
     concrete = function.get_concrete_function()
     model = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert()
+    batches = [_pictures(1, size, seed) for seed in range(3)]
+    agreement = _check("LiteRT", tflite_runner(model), segment, batches)
+    files.write_bytes(out / "model.tflite", model)
+    return {"agreement": agreement}
+
+
+def tflite_runner(
+    model: bytes, *, threads: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a LiteRT model as a function of an image, uint8 [1,H,W,3], in TensorFlow's runtime.
+
+    Args:
+      model: the content of the file.
+      threads: that it may use; None leaves it to the runtime.
+    """
+    from rtda_jax.data.host_tf import tf
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this interpreter moves to the package ai_edge_litert
-        interpreter = tf.lite.Interpreter(model_content=model)
+        interpreter = tf.lite.Interpreter(model_content=model, num_threads=threads)
     interpreter.allocate_tensors()
     (source,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
 
@@ -168,9 +185,7 @@ def write_tflite(
         interpreter.invoke()
         return interpreter.get_tensor(answer["index"])
 
-    agreement = _check("LiteRT", run, segment, [_pictures(1, size, seed) for seed in range(3)])
-    files.write_bytes(out / "model.tflite", model)
-    return {"agreement": agreement}
+    return run
 
 
 def write_onnx(

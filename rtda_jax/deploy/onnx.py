@@ -94,14 +94,23 @@ def convert(function: Callable, images: jax.ShapeDtypeStruct) -> onnx.ModelProto
     return graph.model(source, target, name)
 
 
-def runner(model: onnx.ModelProto) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Returns the model as a function in onnxruntime, or None where that is not installed."""
+def runner(
+    model: onnx.ModelProto, *, threads: int = 0
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Returns the model as a function in onnxruntime, or None where that is not installed.
+
+    Args:
+      model: has an input `images`.
+      threads: that it may use; 0 leaves it to the runtime.
+    """
     try:
         import onnxruntime
     except ImportError:
         return None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return lambda images: session.run(None, {"images": images})[0]
 
@@ -114,7 +123,8 @@ def _translate(graph: Graph, closed: Any, operands: Sequence[Operand]) -> list[O
 
     def read(variable: Any) -> Operand:
         if isinstance(variable, Literal):
-            return np.asarray(variable.val, variable.aval.dtype)  # type: ignore[attr-defined]
+            aval: Any = variable.aval  # an AbstractValue, which need not be an array
+            return np.asarray(variable.val, aval.dtype)
         return values[variable]
 
     for equation in jaxpr.eqns:

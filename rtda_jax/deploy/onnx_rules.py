@@ -171,10 +171,8 @@ def _concatenate(graph: Graph, equation: Any, *parts: Operand) -> Tensor:
 
 
 def _stack(graph: Graph, equation: Any, *parts: Operand) -> Tensor:
-    axes, new = (
-        next(part.axes for part in parts if isinstance(part, Tensor)),
-        equation.params["axis"],
-    )
+    axes = next(part.axes for part in parts if isinstance(part, Tensor))
+    new = equation.params["axis"]
     names = [graph.whole(x, v, axes) for x, v in zip(parts, equation.invars, strict=True)]
     first = graph.integers([0])
     name = graph.node("Concat", *(graph.node("Unsqueeze", n, first) for n in names), axis=0)

@@ -20,6 +20,7 @@ from rtda_jax.run.files import replacing
 
 CODEC, QUALITY = "libx264", "18"  # constant rate factor: lower is better, 18 looks lossless
 FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf"  # as FFmpeg calls them
+FILES = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}  # options that open a file
 STREAM_FORMATS = f"{FORMATS},rtsp,rtp,sdp,hls,flv,live_flv,mjpeg,mpjpeg,h264,hevc"
 PROTOCOLS = ("http", "https", "rtmp", "rtsp", "rtsps", "tcp", "udp")  # of a stream's URL
 INNER_PROTOCOLS = "crypto,httpproxy,rtp,srtp,tls"  # that these use in turn
@@ -58,8 +59,7 @@ def read(path: pathlib.Path) -> Iterator[Frame]:
         if not path.stat().st_size:
             raise DataError(f"{path}: zero bytes; expected a video")
         with path.open("rb") as file:
-            options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
-            yield from _frames(lambda: av.open(file, options=options), str(path))
+            yield from _frames(lambda: av.open(file, options=FILES), str(path))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
 
@@ -165,8 +165,7 @@ def length(path: pathlib.Path) -> int:
     """Returns how many frames a video claims; 1 if it does not say or cannot be read."""
     av = pyav()
     try:
-        options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
-        with path.open("rb") as file, av.open(file, options=options) as container:
+        with path.open("rb") as file, av.open(file, options=FILES) as container:
             pictures = container.streams.video[0]
             if not pictures.frames and pictures.duration and pictures.average_rate:
                 seconds = pictures.duration * pictures.time_base

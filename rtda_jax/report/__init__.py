@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from rtda_jax.errors import ConfigError, printable
-from rtda_jax.report import runs
+from rtda_jax.report import records, runs
 from rtda_jax.run import files
 
 PAGE, TEXT, LISTING = "report.html", "report.md", "report.json"
@@ -86,7 +86,7 @@ def _listed(out: pathlib.Path) -> set[str]:
     if not (out / LISTING).exists():
         return set()
     try:
-        paths = runs.read_json(out / LISTING).each("files", str)
+        paths = records.read_json(out / LISTING).each("files", str)
     except ConfigError:
         message = f"{out / LISTING} is not an earlier report's; choose another --output"
         raise ConfigError(message) from None

@@ -268,7 +268,7 @@ def _stage(run: Run, name: str, earlier: Mapping[str, tuple[int, Stage]]) -> Sta
 
 
 def _alike(stage: Stage, others: Sequence[Stage]) -> bool:
-    """Whether a stage is of the configuration of others, under any seed."""
+    """Tells whether a stage is of the configuration of others, under any seed."""
     known = False
     for other in others:
         same = stage.fields == other.fields
@@ -322,7 +322,7 @@ def _distinct(rows: Sequence[Series]) -> list[Series]:
 
 
 def _order(row: Series) -> tuple[int, int, float, str]:
-    """By budget: source only, then what adapts by its score, then the oracle."""
+    """Orders by budget: source only, then what adapts by its score, then the oracle."""
     end = 2 if row.oracle else 1 - row.source_only
     return (row.budget, end, -1.0 if row.miou is None else row.miou.mean, row.label)
 

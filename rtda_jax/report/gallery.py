@@ -63,7 +63,7 @@ def open_sheet(path: pathlib.Path) -> Image.Image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels; expected at most {MOST_PIXELS}")
         image.load()
-    except Exception as error:  # a damaged picture can raise anything
+    except Exception as error:  # what Pillow raises for damaged files has no common class
         raise ConfigError(f"{path}: not a picture that a run writes: {error}") from None
     return image
 
@@ -76,7 +76,8 @@ def read_cells(sheet: Image.Image, path: pathlib.Path) -> Cells | None:
     """
     try:
         cells = drawing.cells(sheet)
-    except Exception as error:  # what it says can be anything
+    # It says so in JSON, whose shape can be anything.
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{path}: not a picture that a run writes: {error}") from None
     return None if cells is None else {title: column[:SHOWN] for title, column in cells.items()}
 

@@ -7,7 +7,7 @@ on the labels that are scored: these rows say what was claimed, not what to comp
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rtda_jax.errors import lookup
+from rtda_jax.errors import one_of
 from rtda_jax.report.page import Block, Table, Text, row
 
 TITLE = "Published, other data, not comparable"
@@ -118,11 +118,11 @@ def section(benchmarks: Sequence[str], named: Sequence[str]) -> list[Block]:
     Raises:
       ConfigError: a paper is not known.
     """
-    papers = [lookup(PUBLISHED, name, "paper") for name in named]
-    papers += [paper for paper in PUBLISHED.values() if set(paper.benchmarks) & set(benchmarks)]
+    papers = {one_of(name, PUBLISHED, "paper") for name in named}
     blocks: list[Block] = []
-    for paper in (paper for paper in PUBLISHED.values() if paper in papers):
-        table = Table(paper.head, [row(*cells) for cells in paper.rows])
-        blocks += [Text(f"{paper.title}. {paper.setting}."), table]
+    for name, paper in PUBLISHED.items():
+        if name in papers or set(paper.benchmarks) & set(benchmarks):
+            table = Table(paper.head, [row(*cells) for cells in paper.rows])
+            blocks += [Text(f"{paper.title}. {paper.setting}."), table]
     text = "Numbers as the papers print them. No number above may be held against one below."
     return [Text(text), *blocks] if blocks else []
