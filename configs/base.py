@@ -12,10 +12,11 @@ from configs import benchmarks
 from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.build import ModelOptions, StageOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
+from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import section
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
-from rtda_jax.adapt.state import TeacherOptions
+from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import TERMS
 from rtda_jax.adapt.views import ViewOptions
 from rtda_jax.augment.colour import ColourOptions
@@ -77,7 +78,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss = section(LossOptions)  # class weights, focal loss, OHEM, robust entropy
     config.adversary = section(AdversaryOptions)  # the discriminators of adv_* terms
     config.consistency = section(ConsistencyOptions)  # strong views against weak ones (TUFL)
-    config.teacher = section(TeacherOptions)  # labels the target of mixed images
+    config.teacher = section(TeacherOptions)  # labels the target of mixed and masked images
+    config.distance = section(DistanceOptions)  # features near the pretrained ones
 
     # What the networks read: the stream of batches, and the views that the device makes of them
     # (normalisation, FDA, colours, class mixing, long-tail pasting, the strong view).

@@ -4,15 +4,16 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
 from rtda_jax.adapt import build
 from rtda_jax.adapt.options import read
-from rtda_jax.adapt.state import TrainState, with_teacher
+from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.step import Logs, Method, make_train_step
+from rtda_jax.adapt.teacher import with_teacher
 from rtda_jax.data.batch import Batch
 from rtda_jax.data.batches import Batches, named, paired, with_enet_weights
 from rtda_jax.errors import Interrupted, lookup, require
@@ -107,15 +108,16 @@ def train(
     )
     guard = health.POLICIES[options.on_not_finite]
     run = parallel.compiled(guard(make_train_step(method)), mesh)
-    if start_from is None and config.model.pretrained:
-        start_from = functools.partial(build.pretrained_state, config=config)
+    starts = [start_from] if start_from else []
+    if config.model.pretrained and (not starts or method.refers):
+        starts.insert(0, functools.partial(build.pretrained_state, config=config))
 
     with (
         shutdown_event() as interrupted,
         watchdog(options.stall_seconds) as heartbeat,
         checkpoint.manager(workdir / "checkpoints", keep=options.checkpoint_keep) as checkpoints,
     ):
-        start, state = _begin(method, mesh, checkpoints, start_from)
+        start, state = _begin(method, mesh, checkpoints, starts)
         with Journal(workdir, config, options, method, names=names, start=start) as journal:
             stream = batches(start) if start < config.steps else iter(())
             for step in range(start + 1, config.steps + 1):
@@ -144,7 +146,7 @@ def train(
 
 
 def _begin(
-    method: Method, mesh: Any, checkpoints: Any, start_from: Start | None
+    method: Method, mesh: Any, checkpoints: Any, starts: Sequence[Start]
 ) -> tuple[int, TrainState]:
     """Returns the step and the state that training begins or continues with, on all devices."""
     if checkpoints.latest_step():
@@ -154,7 +156,7 @@ def _begin(
         log.say(f"  continues after step {start}")
         return start, state
     state = build.initial_state(method)
-    if start_from is not None:
+    for start_from in starts:
         state, sentence = start_from(state)
         log.say(f"  {sentence}")
     return 0, parallel.replicate(with_teacher(state, method.teacher), mesh)

@@ -29,7 +29,7 @@ class Tiny(Network):
 
     @nn.compact
     def __call__(self, images, *, train=False):
-        x = ConvNorm(8, 3, Conv, self.norm_layer(), stride=2, name="trunk")(images, train=train)
+        x = ConvNorm(8, 3, Conv, self.norm_layer(), stride=2, name="backbone")(images, train=train)
         heads = ("logits", *(self.heads if self.computes_auxiliary(train=train) else ()))
         shape = (*images.shape[:3], self.num_classes)
         scores = {head: nn.Conv(self.num_classes, (1, 1), name=head)(x) for head in heads}

@@ -189,7 +189,7 @@ def test_a_ratio_of_zero_hides_nothing_and_of_one_everything(ratio, shown):
 
 
 def test_the_default_blocks_are_those_of_mic():
-    assert dataclasses.asdict(MaskOptions()) == {"block": 64, "ratio": 0.7}
+    assert dataclasses.asdict(MaskOptions()) == {"block": 64, "ratio": 0.7, "colour": "daformer"}
 
 
 @pytest.mark.parametrize(

@@ -25,29 +25,18 @@ def random_batch(count=4, size=(12, 16), seed=0):
         "source_label": coarse,
         "source_index": np.array([5, 900, 31, 7][:count], np.int32),
         "target_image": np.float32(rng.uniform(0, 255, (count, *size, 3))),
+        "teacher_label": rng.integers(0, K, (count, *size)).astype(np.uint8),
+        "teacher_weight": np.float32(rng.uniform(0, 1, (count, *size))),
     }
-
-
-def teacher_logits(count=4, size=(12, 16), seed=1):
-    """Logits of very different sureness from image to image."""
-    logits = np.random.default_rng(seed).normal(0, 2, (count, *size, K))
-    return np.float32(logits * np.arange(1, count + 1).reshape(-1, 1, 1, 1))
 
 
 def as_they_are(images, key, index):
     return images
 
 
-def mix(batch, logits, options, *, recolour=as_they_are, axis_name=None, key=KEY):
+def mix(batch, options, *, recolour=as_they_are, axis_name=None, key=KEY):
     cut = mixing.make_cut(options, LongTailOptions(), names=NAMES, axis_name=axis_name)
-    return mixing.mix(
-        batch, logits, key, options=options, cut=cut, recolour=recolour, axis_name=axis_name
-    )
-
-
-def softmax(logits):
-    p = np.exp(np.float64(logits) - logits.max(-1, keepdims=True))
-    return p / p.sum(-1, keepdims=True)
+    return mixing.mix(batch, key, options=options, cut=cut, recolour=recolour)
 
 
 def half(shown, key, number):
@@ -59,10 +48,9 @@ def half(shown, key, number):
 
 @pytest.mark.parametrize("ignore", ["never", "class"])
 @pytest.mark.parametrize("among", ["image", "batch"])
-@pytest.mark.parametrize("share", ["image", "batch"])
-def test_a_mix_is_half_of_the_classes_of_the_source_over_the_teachers_labels(ignore, among, share):
-    batch, logits = random_batch(), teacher_logits()
-    mixed = mix(batch, logits, MixOptions(threshold=0.9, ignore=ignore, among=among, share=share))
+def test_a_mix_is_half_of_the_classes_of_the_source_over_the_teachers_labels(ignore, among):
+    batch = random_batch()
+    mixed = mix(batch, MixOptions(ignore=ignore, among=among))
     draw, _ = jax.random.split(KEY)
     labels = batch["source_label"]
     shown = [{K if c == 255 else c for c in np.unique(label)} for label in labels]
@@ -73,16 +61,12 @@ def test_a_mix_is_half_of_the_classes_of_the_source_over_the_teachers_labels(ign
     drawn = [half(s, draw, n) for s, n in zip(shown, batch["source_index"], strict=True)]
     mask = np.stack([np.isin(label, c) for label, c in zip(labels, drawn, strict=True)])
     assert mask.any(axis=(1, 2)).any()
-    p = softmax(logits)
-    sure = p.max(-1) >= 0.9
-    weight = sure.mean(axis=(1, 2) if share == "image" else None, keepdims=True)
-    assert np.ptp(sure.mean(axis=(1, 2))) > 0.3
     pasted = mask[..., None]
     np.testing.assert_array_equal(
         mixed.image, np.where(pasted, batch["source_image"], batch["target_image"])
     )
-    np.testing.assert_array_equal(mixed.label, np.where(mask, labels, p.argmax(-1)))
-    np.testing.assert_allclose(mixed.weight, np.where(mask, 1, weight), rtol=1e-6)
+    np.testing.assert_array_equal(mixed.label, np.where(mask, labels, batch["teacher_label"]))
+    np.testing.assert_array_equal(mixed.weight, np.where(mask, 1, batch["teacher_weight"]))
     assert mixed.label.dtype == np.uint8
 
 
@@ -91,28 +75,18 @@ def test_a_mix_is_recoloured_at_the_end_with_a_key_of_its_own():
         noise = jax.random.uniform(key)
         return images + noise + jnp.asarray(index).reshape(-1, 1, 1, 1)
 
-    batch, logits = random_batch(), teacher_logits()
-    plain, painted = (mix(batch, logits, MixOptions(), recolour=r) for r in (as_they_are, recolour))
+    batch = random_batch()
+    plain, painted = (mix(batch, MixOptions(), recolour=r) for r in (as_they_are, recolour))
     _, paint = jax.random.split(KEY)
     added = jax.random.uniform(paint) + batch["source_index"].reshape(-1, 1, 1, 1)
     np.testing.assert_allclose(painted.image - plain.image, added + 0 * plain.image, atol=1e-3)
     np.testing.assert_array_equal(painted.label, plain.label)
 
 
-def test_the_teachers_probabilities_have_no_gradient():
-    batch = random_batch()
-
-    def loss(logits):
-        mixed = mix(batch, logits, MixOptions())
-        return mixed.weight.sum() + mixed.image.sum()
-
-    assert not np.asarray(jax.grad(loss)(jnp.asarray(teacher_logits()))).any()
-
-
 def test_the_whole_batch_is_that_of_all_devices():
-    options = MixOptions(threshold=0.9, share="batch", among="batch")
-    batch, logits = random_batch(), teacher_logits()
-    expected = mix(batch, logits, options)
+    options = MixOptions(among="batch")
+    batch = random_batch()
+    expected = mix(batch, options)
     mesh = parallel.mesh()
     mapped = jax.pmap(
         functools.partial(mix, options=options, axis_name=parallel.AXIS),
@@ -120,16 +94,16 @@ def test_the_whole_batch_is_that_of_all_devices():
         devices=list(mesh.devices.flat),
     )
     halves = {name: x.reshape(2, 2, *x.shape[1:]) for name, x in batch.items()}
-    mixed = mapped(halves, logits.reshape(2, 2, *logits.shape[1:]))
+    mixed = mapped(halves)
     for ours, whole in zip(mixed, expected, strict=True):
         np.testing.assert_allclose(ours.reshape(whole.shape), whole, rtol=1e-6)
 
 
 def test_pixels_at_the_seam_count_twice_and_are_blurred():
-    batch, logits = random_batch(), teacher_logits()
-    plain = mix(batch, logits, MixOptions())
-    seamed = mix(batch, logits, MixOptions(boundary=1))
-    blurred = mix(batch, logits, MixOptions(boundary=1, boundary_blur=0.6))
+    batch = random_batch()
+    plain = mix(batch, MixOptions())
+    seamed = mix(batch, MixOptions(boundary=1))
+    blurred = mix(batch, MixOptions(boundary=1, boundary_blur=0.6))
     mask = (np.asarray(plain.image) == batch["source_image"]).all(-1)
     seam = np.asarray(mixing.boundary(mask, radius=1))
     assert 0.05 < seam.mean() < 0.95
@@ -140,20 +114,6 @@ def test_pixels_at_the_seam_count_twice_and_are_blurred():
     soft = photometric.gaussian_blur(plain.image, jnp.full(4, 0.6), radius=2)
     expected = np.where(seam[..., None], soft, plain.image)
     np.testing.assert_allclose(blurred.image, expected, atol=1e-3)
-
-
-def test_confidence_counts_the_pixels_that_reach_the_threshold():
-    sure, unsure = [0.968, 0.016, 0.016], [0.96, 0.02, 0.02]
-    probabilities = jnp.array([[[sure, unsure], [unsure, unsure]], [[sure, sure], [sure, unsure]]])
-    share = mixing.confidence(probabilities)
-    np.testing.assert_allclose(share, [0.25, 0.75])
-    np.testing.assert_allclose(mixing.confidence(probabilities, threshold=0.969), 0)
-    mask = np.bool_([[[1, 0], [0, 1]], [[0, 0], [0, 1]]])
-    np.testing.assert_allclose(
-        mixing.pixel_weights(mask, share), [[[1, 0.25], [0.25, 1]], [[0.75, 0.75], [0.75, 1]]]
-    )
-    np.testing.assert_allclose(mixing.SHARES["image"](share, None), [0.25, 0.75])
-    np.testing.assert_allclose(mixing.SHARES["batch"](share, None), [0.5, 0.5])
 
 
 @pytest.mark.parametrize("radius", [1, 2])
@@ -259,22 +219,18 @@ def test_a_cut_draws_its_own_classes_and_its_candidates_with_two_keys():
 
 
 def test_theta_is_handed_to_the_cut():
-    batch, logits, theta = random_batch(), teacher_logits(), jnp.linspace(0.1, 0.9, K)
+    batch, theta = random_batch(), jnp.linspace(0.1, 0.9, K)
 
     def cut(given, key, thresholds):
         assert thresholds is theta
         return given["source_image"], given["source_label"], given["source_label"] == 255
 
-    mixed = mixing.mix(
-        batch, logits, KEY, options=MixOptions(), cut=cut, recolour=as_they_are, theta=theta
-    )
+    mixed = mixing.mix(batch, KEY, options=MixOptions(), cut=cut, recolour=as_they_are, theta=theta)
     assert (np.asarray(mixed.label)[batch["source_label"] == 255] == 255).all()
 
 
 def test_the_defaults_are_those_of_the_text_of_dacs_without_rare_classes():
     assert dataclasses.asdict(MixOptions()) == {
-        "threshold": 0.968,
-        "share": "image",
         "among": "image",
         "colour": "strong",
         "ignore": "never",
@@ -296,8 +252,6 @@ def test_the_defaults_are_those_of_the_text_of_dacs_without_rare_classes():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"threshold": 0.0}, r"mix\.threshold must be a probability within \(0, 1\), got 0"),
-        ({"threshold": 1.0}, r"mix\.threshold must be a probability within \(0, 1\), got 1"),
         ({"boundary": -1}, "must be 0 or more"),
         ({"boundary": 1, "boundary_blur": -1.0}, "must be 0 or more"),
         ({"boundary_blur": 1.0}, r"it needs mix\.boundary"),
@@ -308,7 +262,7 @@ def test_mixes_that_make_no_sense_are_refused(fields, message):
         MixOptions(**fields)
 
 
-@pytest.mark.parametrize("field", ["share", "among", "colour", "ignore", "related"])
+@pytest.mark.parametrize("field", ["among", "colour", "ignore", "related"])
 def test_unknown_names_of_a_mix_are_refused_by_field(field):
     with pytest.raises(ConfigError, match=rf"mix\.{field} 'kitti'; known: "):
         MixOptions(**{field: "kitti"})

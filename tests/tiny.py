@@ -38,15 +38,33 @@ FAMILIES = {
     "fda": ("fda", "train", {"fda_beta": 0.05}),
     "dacs": ("dacs", "train", {}),
     "tufl": ("tufl", "one", {}),
+    "mic": (
+        "dacs",
+        "train",
+        {
+            "objective.masked": 1.0,
+            "objective.feature_distance": 0.1,
+            "model.name": "bisenet_lite0",
+            "model.pretrained": "imagenet",  # a stub as well
+            "teacher.average": "parameters",
+            "teacher.update": "before",
+            "teacher.statistics": "batch",
+        },
+    ),
 }
+
+
+TRUNKS = {"bisenet_lite0": "backbone"}
 
 
 class Generator(Network):
     """The outputs, parameters and statistics of a segmentation network, of a single layer each."""
 
+    trunk: str | None = None  # the name of its first layer; checkpoints of release 0.1 have Conv_0
+
     @nn.compact
     def __call__(self, images, *, train):
-        x = nn.Conv(4, (3, 3), strides=2)(images)
+        x = nn.Conv(4, (3, 3), strides=2, name=self.trunk)(images)
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)(x)
         feature = nn.relu(x).repeat(2, 1).repeat(2, 2)
         heads = ("logits", "aux16", "aux32") if train else ("logits",)
@@ -61,7 +79,7 @@ class Discriminator(nn.Module):
 
 
 def create_model(name, num_classes, axis_name=None, **options):
-    return Generator(num_classes, axis_name)
+    return Generator(num_classes, axis_name, trunk=TRUNKS.get(name))
 
 
 def create_discriminator(name, in_channels, **options):
@@ -70,7 +88,11 @@ def create_discriminator(name, in_channels, **options):
 
 @contextlib.contextmanager
 def stubs():
-    made = {"create_model": create_model, "create_discriminator": create_discriminator}
+    made = {
+        "create_model": create_model,
+        "create_discriminator": create_discriminator,
+        "pretrained_state": lambda state, config: (build.with_reference(state), "a stub"),
+    }
     with mock.patch.multiple(build, **made):
         yield
 

@@ -10,19 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax import losses
-from rtda_jax.adapt import adversary, optim, terms, views
+from rtda_jax.adapt import adversary, distance, optim, terms, views
 from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions, initial_thresholds
+from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
-from rtda_jax.adapt.state import (
-    TeacherOptions,
-    TrainState,
-    create_state,
-    output_shapes,
-    with_teacher,
-)
+from rtda_jax.adapt.state import TrainState, create_state, output_shapes
 from rtda_jax.adapt.step import BATCH_NORMS, STATISTICS, Method
+from rtda_jax.adapt.teacher import TeacherOptions, with_teacher
 from rtda_jax.adapt.terms import TermOptions
 from rtda_jax.adapt.views import Recipe, ViewOptions
 from rtda_jax.augment.normalise import check_normalisation
@@ -118,13 +114,15 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
     judging = read(AdversaryOptions, config.adversary, "adversary")
     lookup(DISCRIMINATORS, judging.network, "adversary.network")
     teacher = read(TeacherOptions, config.teacher, "teacher")
+    compared = read(DistanceOptions, config.distance, "distance")
+    seeing = read(ViewOptions, config, "")
     optimizers = read(OptimOptions, config.optim, "optim")
     classes = class_set(config.benchmark.classes)
     size = tuple(config.benchmark.crop)
     objective = make_objective(config)
     seen = terms.views(objective)
     needs_target = config.fda_beta is not None or seen != {"source"}
-    check_combination(stage, objective, teacher=teacher, needs_target=needs_target)
+    check_combination(stage, model, objective, teacher=teacher, needs_target=needs_target)
 
     generator = create_model(
         model.name,
@@ -136,6 +134,9 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
     )
     outputs = output_shapes(generator, image_shape=(2, *size, 3))
     check_heads(model.name, objective, outputs)
+    refers = any(term.head == distance.HEAD for term, _ in objective.values())
+    if refers:
+        check_stage(generator, compared.stage, size=size)
     if stage.batch_size == 1:
         check_one_image(generator, size=size)
 
@@ -157,18 +158,22 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
         objective=objective,
         preparation=views.preparation(
             Recipe(
-                options=read(ViewOptions, config, ""),
+                options=seeing,
                 views=seen,
                 names=classes.names,
                 size=size,
                 seed=stage.seed,
-                label=functools.partial(_logits, generator),
+                reference=functools.partial(_trunk_map, generator, compared.stage)
+                if refers
+                else None,
                 adapts=consistency.adapts,
                 axis_name=axis_name,
             )
         ),
         consistency=consistency,
         teacher=teacher,
+        distance=compared,
+        normalisation=seeing.normalisation,
         statistics=model.statistics,
         batch_norm=model.batch_norm,
         g_tx=optim.generator_optimizer(optimizers, generator, g_schedule),
@@ -190,7 +195,8 @@ def make_objective(config: Any) -> dict[str, tuple[terms.Term, float]]:
       ConfigError: names the field that a term cannot be made of.
     """
     loss = read(LossOptions, config.loss, "loss")
-    num_classes = len(class_set(config.benchmark.classes))
+    names = class_set(config.benchmark.classes).names
+    num_classes = len(names)
     return terms.select(
         config.objective,
         TermOptions(
@@ -199,17 +205,23 @@ def make_objective(config: Any) -> dict[str, tuple[terms.Term, float]]:
             loss=loss,
             consistency=read(ConsistencyOptions, config.consistency, "consistency"),
             adversary=read(AdversaryOptions, config.adversary, "adversary"),
+            distance=read(DistanceOptions, config.distance, "distance"),
+            names=names,
         ),
     )
 
 
-def _logits(generator: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
-    outputs: Any = generator.apply(variables, images, train=False)
-    return outputs["logits"]
+def _trunk_map(generator: nn.Module, stage: int, variables: Any, images: jax.Array) -> jax.Array:
+    return distance.trunk_maps(generator, variables, images)[stage]
 
 
 def check_combination(
-    stage: StageOptions, objective: terms.Objective, *, teacher: TeacherOptions, needs_target: bool
+    stage: StageOptions,
+    model: ModelOptions,
+    objective: terms.Objective,
+    *,
+    teacher: TeacherOptions,
+    needs_target: bool,
 ) -> None:
     """Refuses what cannot be combined.
 
@@ -231,9 +243,16 @@ def check_combination(
             f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo "
             "a weight"
         )
+    taught = [term for term, view in views.LABELLED.items() if view in terms.views(objective)]
     require(
-        "mixed" not in terms.views(objective) or teacher.kind != "none",
-        "mix terms need a teacher to label the target: set teacher.kind to ema or frozen",
+        not taught or teacher.kind != "none",
+        f"{' and '.join(taught)} terms need a teacher to label the target: set teacher.kind to "
+        "ema or frozen",
+    )
+    require(
+        "feature_distance" not in objective or bool(model.pretrained),
+        "feature_distance compares features with those of a pretrained trunk: set "
+        "model.pretrained, for example to 'imagenet'",
     )
 
 
@@ -244,11 +263,26 @@ def check_heads(name: str, objective: terms.Objective, outputs: Mapping[str, Any
       ConfigError: names the term and the outputs there are.
     """
     for term_name, (term, _) in objective.items():
-        if term.head not in outputs:
+        if term.head not in outputs and term.head != distance.HEAD:
             heads = ", ".join(head for head in outputs if head != "feature")
             raise ConfigError(
                 f"term {term_name} needs the output {term.head!r}; {name} has: {heads}"
             )
+
+
+def check_stage(generator: nn.Module, stage: int, *, size: tuple[int, int]) -> None:
+    """Refuses a stage that the trunk of a network does not have.
+
+    Raises:
+      ConfigError: names the field, or says that the network has no trunk.
+    """
+    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: generator.init(jax.random.key(0), x, train=True), images)
+    maps = jax.eval_shape(functools.partial(distance.trunk_maps, generator), variables, images)
+    require(
+        -len(maps) <= stage < len(maps),
+        f"distance.stage must be one of the trunk's {len(maps)} feature maps, got {stage}",
+    )
 
 
 def check_one_image(generator: nn.Module, *, size: tuple[int, int]) -> None:
@@ -284,7 +318,14 @@ def initial_state(method: Method) -> TrainState:
         image_shape=(2, *method.size, 3),
         memory=memory,
     )
-    return with_teacher(state, method.teacher)
+    state = with_teacher(state, method.teacher)
+    return with_reference(state) if method.refers else state
+
+
+def with_reference(state: TrainState) -> TrainState:
+    """Returns the state with its segmentation network, as it is now, for the reference."""
+    network = {"params": state.g_params, "batch_stats": state.g_stats}
+    return state.replace(memory={**state.memory, "reference": jax.tree.map(jnp.copy, network)})
 
 
 def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
@@ -304,7 +345,7 @@ def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
     )
     check_normalisation(config.normalisation, required=report.normalisation, path=str(report.path))
     loaded = state.replace(g_params=variables["params"], g_stats=variables["batch_stats"])
-    return loaded, str(report)
+    return with_reference(loaded) if "reference" in state.memory else loaded, str(report)
 
 
 def describe(method: Method, config: Any) -> list[str]:

@@ -1,6 +1,5 @@
-"""The train state, one tree of arrays, and the teacher that follows the student in it."""
+"""The train state: one tree of arrays."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from rtda_jax.adapt.adversary import Adversary
-from rtda_jax.errors import one_of, require
-
-TEACHERS = ("none", "ema", "frozen")
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -26,7 +22,8 @@ class TrainState(flax.struct.PyTreeNode):
       d_params, d_opt: the discriminators by level and their optimizer; empty without an adversary.
       teacher: a second set of the segmentation network's variables, {"params", "batch_stats"};
         empty without a teacher.
-      memory: what a method keeps between steps, such as adaptive thresholds; often empty.
+      memory: what a method keeps between steps, such as adaptive thresholds ("theta") or the
+        pretrained network that features are compared with ("reference"); often empty.
     """
 
     step: jax.Array
@@ -38,45 +35,6 @@ class TrainState(flax.struct.PyTreeNode):
     d_opt: Any
     teacher: Any = flax.struct.field(default_factory=dict)
     memory: Any = flax.struct.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherOptions:
-    """The section `teacher` of a configuration.
-
-    Attributes:
-      kind: "none", "ema" (the average of the student) or "frozen" (the network as it started).
-      decay: of "ema", over parameters and running statistics alike, in [0, 1).
-    """
-
-    kind: str = "none"
-    decay: float = 0.99
-
-    def __post_init__(self) -> None:
-        one_of(self.kind, TEACHERS, "teacher.kind")
-        require(0 <= self.decay < 1, f"teacher.decay must lie in [0, 1), got {self.decay:g}")
-
-
-def follow(teacher: Any, student: Any, step: jax.Array, *, options: TeacherOptions) -> Any:
-    """Returns the teacher after one step of the student.
-
-    An "ema" teacher moves with decay min(1 - 1/(t+1), decay) at step t = 0, 1, ... (DACS), the
-    others stay. The average covers the running statistics too: statistics of other weights would
-    not fit the averaged parameters.
-    """
-    if options.kind != "ema":
-        return teacher
-    stays = jnp.minimum(1 - 1 / (step + 1), options.decay).astype(jnp.float32)
-    return jax.tree.map(lambda old, new: stays * old + (1 - stays) * new, teacher, student)
-
-
-def with_teacher(state: TrainState, options: TeacherOptions) -> TrainState:
-    """Returns the state with a teacher that equals the student, if the method has a teacher."""
-    if options.kind == "none":
-        return state
-    student = {"params": state.g_params, "batch_stats": state.g_stats}
-    # A copy, because the step donates the buffers of its state, and each only once.
-    return state.replace(teacher=jax.tree.map(jnp.copy, student))
 
 
 def create_state(

@@ -1,4 +1,4 @@
-"""The training step: prepare, forward, generator loss, discriminator loss, update."""
+"""The training step: label, prepare, forward, generator loss, discriminator loss, update."""
 
 import dataclasses
 import itertools
@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rtda_jax.adapt import consistency, terms, views
+from rtda_jax.adapt import consistency, distance, teacher, terms, views
 from rtda_jax.adapt.adversary import Adversary
 from rtda_jax.adapt.consistency import ConsistencyOptions
-from rtda_jax.adapt.state import TeacherOptions, TrainState, follow
+from rtda_jax.adapt.distance import DistanceOptions
+from rtda_jax.adapt.state import TrainState
+from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import Objective
-from rtda_jax.adapt.views import VIEWS
+from rtda_jax.adapt.views import LABELLED, VIEWS
+from rtda_jax.augment.normalise import normalise
 from rtda_jax.losses import Sum
 
 # The views whose forward passes update the running statistics.
@@ -38,7 +41,9 @@ class Method:
       objective: the active terms with their weights.
       preparation: what is done to a batch, see `views`.
       consistency: how views are compared, where consistency terms are active.
-      teacher: how the teacher follows the student.
+      teacher: how the teacher follows the student and labels the target.
+      distance: which features feature_distance compares.
+      normalisation: of the images that the networks read.
       statistics: whose forward passes update the running statistics, a key of `STATISTICS`.
       batch_norm: a key of `BATCH_NORMS`.
       g_tx, d_tx: the optimizers.
@@ -56,6 +61,8 @@ class Method:
     preparation: Sequence[views.Part]
     consistency: ConsistencyOptions
     teacher: TeacherOptions
+    distance: DistanceOptions
+    normalisation: str
     statistics: str
     batch_norm: str
     g_tx: optax.GradientTransformation
@@ -73,6 +80,16 @@ class Method:
         """The outputs that consistency terms compare, from the main one down."""
         return terms.heads(self.objective, view="strong")
 
+    @property
+    def teaches(self) -> bool:
+        """Whether a view is trained with the teacher's labels."""
+        return not terms.views(self.objective).isdisjoint(LABELLED.values())
+
+    @property
+    def refers(self) -> bool:
+        """Whether features are compared with those of the pretrained network."""
+        return any(term.head == distance.HEAD for term, _ in self.objective.values())
+
 
 def make_train_step(method: Method) -> TrainStep:
     """Returns the pure function (state, batch) -> (state, logs) that updates both networks once.
@@ -83,6 +100,7 @@ def make_train_step(method: Method) -> TrainStep:
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
         key = jax.random.fold_in(state.key, state.step)
+        batch, follower, seen = labelled(method, state, batch)
         batch = views.prepare(method.preparation, batch, key, state)
 
         outputs, pull_back, stats = jax.vjp(
@@ -97,6 +115,7 @@ def make_train_step(method: Method) -> TrainStep:
         g_updates, g_opt = method.g_tx.update(g_grads, state.g_opt, state.g_params)
         g_params = optax.apply_updates(state.g_params, g_updates)
 
+        values |= {name: _mean(sums, method) for name, sums in seen.items()}
         logs = _total({"loss": g_loss, **values}, method)
         logs["grad_norm"] = optax.tree.norm(g_grads)
         logs |= pulls(slopes, method)
@@ -114,7 +133,9 @@ def make_train_step(method: Method) -> TrainStep:
             logs |= _total({"d_loss": d_loss, **d_values}, method)
             logs["d_grad_norm"] = optax.tree.norm(d_grads)
 
-        student = {"params": g_params, "batch_stats": stats}
+        if method.teacher.update == "after":
+            student = {"params": g_params, "batch_stats": stats}
+            follower = teacher.follow(follower, student, state.step, options=method.teacher)
         return state.replace(
             step=state.step + 1,
             g_params=g_params,
@@ -122,11 +143,31 @@ def make_train_step(method: Method) -> TrainStep:
             g_opt=g_opt,
             d_params=d_params,
             d_opt=d_opt,
-            teacher=follow(state.teacher, student, state.step, options=method.teacher),
+            teacher=follower,
             memory=memory,
         ), logs
 
     return step
+
+
+def labelled(method: Method, state: TrainState, batch: Batch) -> tuple[Batch, Any, dict[str, Sum]]:
+    """Returns the batch with the teacher's labels of the target, the teacher, and what to log."""
+    options, follower = method.teacher, state.teacher
+    if options.update == "before":
+        student = {"params": state.g_params, "batch_stats": state.g_stats}
+        follower = teacher.follow(follower, student, state.step, options=options)
+    if not method.teaches:
+        return batch, follower, {}
+    images = normalise(batch["target_image"].astype(jnp.float32), name=method.normalisation)
+    labels, seen, follower = teacher.label(
+        method.generator,
+        follower,
+        images,
+        options=options,
+        hidden=batch.get("target_border"),
+        axis_name=method.axis_name,
+    )
+    return {**batch, **labels}, follower, seen
 
 
 def forward(method: Method, params: Any, stats: Any, batch: Batch) -> tuple[Outputs, Any]:
@@ -139,7 +180,9 @@ def _joint(
     method: Method, needed: Mapping[str, frozenset[str]], params: Any, stats: Any, batch: Batch
 ) -> tuple[Outputs, Any]:
     images = [batch[f"{view}_image"] for view in needed]
-    joint, _ = _apply(method, params, stats, jnp.concatenate(images))
+    seen, updated = _apply(method, params, stats, jnp.concatenate(images))
+    wanted = frozenset().union(*needed.values())
+    joint = {head: _read(method, head, seen, updated) for head in wanted}
     ends = list(itertools.accumulate(len(x) for x in images))
     outputs = {
         view: {head: joint[head][end - len(x) : end] for head in heads}
@@ -155,7 +198,7 @@ def _each(
     outputs = {}
     for view, heads in needed.items():
         seen, updated = _apply(method, params, stats, batch[f"{view}_image"])
-        outputs[view] = {head: seen[head] for head in heads}
+        outputs[view] = {head: _read(method, head, seen, updated) for head in heads}
         if view in updating:
             stats = updated["batch_stats"]
     return outputs, stats
@@ -168,7 +211,21 @@ BATCH_NORMS = {"batch": _each, "frozen": _joint}
 
 def _apply(method: Method, params: Any, stats: Any, images: jax.Array) -> tuple[Any, Any]:
     variables = {"params": params, "batch_stats": stats}
-    return method.generator.apply(variables, images, train=True, mutable=["batch_stats"])
+    if not method.refers:
+        return method.generator.apply(variables, images, train=True, mutable=["batch_stats"])
+    return method.generator.apply(
+        variables,
+        images,
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=distance.is_trunk,
+    )
+
+
+def _read(method: Method, head: str, outputs: Any, captured: Any) -> jax.Array:
+    if head == distance.HEAD:
+        return distance.maps_of(captured)[method.distance.stage]
+    return outputs[head]
 
 
 def _heads(view: str, method: Method) -> frozenset[str]:
@@ -257,10 +314,10 @@ def predictions(outputs: Outputs, method: Method) -> Logs:
 
     target_entropy in [0,1] is the mean entropy of a pixel. target_classes in [1,K] is the
     exponential of the mean prediction's entropy. Both fall when the network collapses. They
-    describe the target itself, or the mixed images where the target does not go through the
-    network.
+    describe the target itself, or the mixed or masked images where the target does not go through
+    the network.
     """
-    seen = [outputs[view]["logits"] for view in ("target", "mixed") if view in outputs]
+    seen = [outputs[view]["logits"] for view in ("target", "mixed", "masked") if view in outputs]
     if not seen:
         return {}
     log_p = jax.nn.log_softmax(lax.stop_gradient(seen[0]), axis=-1)

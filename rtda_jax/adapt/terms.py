@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax import losses
-from rtda_jax.adapt import adversary, consistency
+from rtda_jax.adapt import adversary, consistency, distance
 from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
+from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.options import typed
 from rtda_jax.adapt.views import LABELLED
 from rtda_jax.errors import lookup, require
@@ -63,6 +64,8 @@ class TermOptions:
       loss: eta of robust_entropy.
       consistency: form and exponent of the consistency terms.
       adversary: the GAN loss and what the discriminators read.
+      distance: which features feature_distance compares.
+      names: of the K classes.
     """
 
     pixel_loss: Callable[[jax.Array, jax.Array], Sum]
@@ -70,6 +73,8 @@ class TermOptions:
     loss: LossOptions = dataclasses.field(default_factory=LossOptions)
     consistency: ConsistencyOptions = dataclasses.field(default_factory=ConsistencyOptions)
     adversary: AdversaryOptions = dataclasses.field(default_factory=AdversaryOptions)
+    distance: DistanceOptions = dataclasses.field(default_factory=DistanceOptions)
+    names: tuple[str, ...] = ()
 
 
 def _mean(loss: jax.Array) -> Sum:
@@ -155,6 +160,22 @@ def _robust_entropy(head: str, options: TermOptions) -> Term:
     return Term(evaluate, frozenset({"target"}), head)
 
 
+def _feature_distance(options: TermOptions) -> Term:
+    """Returns the distance of the source's features from the pretrained network's (DAFormer)."""
+    classes = options.distance.numbers(options.names)
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+        return distance.distance(
+            outputs["source"][distance.HEAD],
+            batch["reference_feature"],
+            batch["source_label"],
+            classes=classes,
+            ratio=options.distance.ratio,
+        )
+
+    return Term(evaluate, frozenset({"source"}), distance.HEAD)
+
+
 def _deceive(level: str, options: TermOptions) -> Term:
     """Returns the generator's side: the discriminator should take the target for the source."""
     gan_loss = adversary.GAN_LOSSES[options.adversary.gan_loss]
@@ -188,6 +209,7 @@ TERMS: dict[str, Callable[[TermOptions], Term]] = {
         for suffix, head in HEADS.items()
     },
     **{f"adv_{level}": functools.partial(_deceive, level) for level in adversary.levels("softmax")},
+    "feature_distance": _feature_distance,
 }
 
 

@@ -19,16 +19,17 @@ from rtda_jax import fda
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.augment import colour, geometry, mixing
 from rtda_jax.augment.colour import ColourOptions
-from rtda_jax.augment.geometry import AffineOptions
+from rtda_jax.augment.geometry import AffineOptions, MaskOptions
 from rtda_jax.augment.mixing import LongTailOptions, MixOptions
 from rtda_jax.augment.normalise import NORMALISATIONS, normalise
 from rtda_jax.errors import lookup, require
 
 # Views go through the network in this order, which decides whose statistics come last.
-VIEWS = ("source", "target", "strong", "mixed")
+VIEWS = ("source", "target", "strong", "mixed", "masked")
 
 # Terms of views that have `<view>_label` and `<view>_weight`: cross-entropy, weighted per pixel.
-LABELLED = {"mix": "mixed"}
+# The teacher labels the target's images for them.
+LABELLED = {"mix": "mixed", "masked": "masked"}
 
 Batch = Mapping[str, jax.Array]
 Change = Callable[[Batch, jax.Array, TrainState], dict[str, jax.Array]]
@@ -46,6 +47,7 @@ class ViewOptions:
       mix: class mixing.
       long_tail: rare classes of other source images, pasted before the mixing (TUFL).
       affine: how the strong view is moved.
+      masked: which blocks of the masked view are hidden.
     """
 
     normalisation: str = "imagenet"
@@ -55,6 +57,7 @@ class ViewOptions:
     mix: MixOptions = dataclasses.field(default_factory=MixOptions)
     long_tail: LongTailOptions = dataclasses.field(default_factory=LongTailOptions)
     affine: AffineOptions = dataclasses.field(default_factory=AffineOptions)
+    masked: MaskOptions = dataclasses.field(default_factory=MaskOptions)
 
     def __post_init__(self) -> None:
         lookup(NORMALISATIONS, self.normalisation, "normalisation")
@@ -70,7 +73,8 @@ class Recipe:
       names: of the K classes.
       size: (H, W) of a crop.
       seed: of the run.
-      label: the teacher's logits, (variables, normalised images) -> [B,H,W,K].
+      reference: the features that feature_distance compares with, (variables, normalised images)
+        -> [B,h,w,C]; None without that term.
       adapts: whether the state's memory holds adaptive thresholds.
       axis_name: the device axis of a pmapped step, for what looks at the whole batch.
     """
@@ -80,7 +84,7 @@ class Recipe:
     names: Sequence[str]
     size: tuple[int, int]
     seed: int
-    label: Callable[[Any, jax.Array], jax.Array]
+    reference: Callable[[Any, jax.Array], jax.Array] | None = None
     adapts: bool = False
     axis_name: str | None = None
 
@@ -142,8 +146,7 @@ def class_mix(recipe: Recipe) -> Part | None:
     """Adds the view `mixed`: classes of the source pasted on the target (DACS, TUFL).
 
     `mixed_label` uint8 [B,H,W] is the source's where it is pasted and the teacher's elsewhere.
-    `mixed_weight` float32 [B,H,W] is 1 on pasted pixels, elsewhere the share of the target's pixels
-    that the teacher is sure of.
+    `mixed_weight` float32 [B,H,W] is 1 on pasted pixels, elsewhere that of the teacher's label.
     """
     options = recipe.options
     pastes = options.long_tail.probability > 0
@@ -162,16 +165,13 @@ def class_mix(recipe: Recipe) -> Part | None:
     recolour = colour.recolour(options.mix.colour, draw=options.augment.draw, seed=recipe.seed)
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
-        images = normalise(batch["target_image"], name=options.normalisation)
         mixed = mixing.mix(
             batch,
-            recipe.label(state.teacher, images),
             key,
             options=options.mix,
             cut=cut,
             recolour=recolour,
             theta=state.memory["theta"] if by_threshold else None,
-            axis_name=recipe.axis_name,
         )
         return {
             **batch,
@@ -219,6 +219,29 @@ def strong_view(recipe: Recipe) -> Part | None:
     return Part(f"strong view({options.strong})", change)
 
 
+def masked_view(recipe: Recipe) -> Part | None:
+    """Adds the view `masked`: the target in other colours, labelled by the teacher (MIC).
+
+    What `hide` covers later, the network has to tell from what is around it.
+    """
+    if "masked" not in recipe.views:
+        return None
+    options = recipe.options
+    recolour = colour.recolour(options.masked.colour, draw=options.augment.draw, seed=recipe.seed)
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del state
+        return {
+            **batch,
+            "masked_image": recolour(batch["target_image"], key, batch["target_index"]),
+            "masked_label": batch["teacher_label"],
+            "masked_weight": batch["teacher_weight"],
+        }
+
+    blocks = options.masked
+    return Part(f"masked view({blocks.colour}, {blocks.ratio:.0%} of {blocks.block} px)", change)
+
+
 def normalised(recipe: Recipe) -> Part:
     """Makes of every view what the network reads."""
     name = recipe.options.normalisation
@@ -243,6 +266,37 @@ def warp(recipe: Recipe) -> Part | None:
     return Part("", change)
 
 
+def hide(recipe: Recipe) -> Part | None:
+    """Hides blocks of the normalised masked view, so that what is hidden is the mean colour."""
+    if "masked" not in recipe.views:
+        return None
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del state
+        image = geometry.hide_blocks(
+            batch["masked_image"], key, batch["target_index"], options=recipe.options.masked
+        )
+        return {**batch, "masked_image": image}
+
+    return Part("", change)
+
+
+def reference_features(recipe: Recipe) -> Part | None:
+    """Adds `reference_feature`, what the frozen pretrained network makes of the source."""
+    reference = recipe.reference
+    if reference is None:
+        return None
+
+    def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
+        del key
+        return {
+            **batch,
+            "reference_feature": reference(state.memory["reference"], batch["source_image"]),
+        }
+
+    return Part("", change)
+
+
 PARTS: tuple[Callable[[Recipe], Part | None], ...] = (
     to_float,
     recolour_source,
@@ -250,8 +304,11 @@ PARTS: tuple[Callable[[Recipe], Part | None], ...] = (
     class_mix,
     texture,
     strong_view,
+    masked_view,
     normalised,
     warp,
+    hide,
+    reference_features,
 )
 
 

@@ -10,8 +10,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.augment.colour import RECOLOURS
 from rtda_jax.augment.keys import image_keys
-from rtda_jax.errors import require
+from rtda_jax.errors import one_of, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,16 +113,19 @@ class MaskOptions:
     Attributes:
       block: side of a block in pixels; MIC has 64 in crops of 1024.
       ratio: probability that a block is hidden.
+      colour: the change of colours beneath the blocks, a key of `colour.RECOLOURS`.
     """
 
     block: int = 64
     ratio: float = 0.7
+    colour: str = "daformer"
 
     def __post_init__(self) -> None:
         valid = self.block >= 1
         require(valid, f"masked.block must be a number of pixels from 1, got {self.block}")
         valid = 0 <= self.ratio <= 1
         require(valid, f"masked.ratio must be a probability, got {self.ratio:g}")
+        one_of(self.colour, RECOLOURS, "masked.colour")
 
 
 def hide_blocks(

@@ -38,24 +38,6 @@ Batch = Mapping[str, jax.Array]
 Cut = Callable[[Batch, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
 
 
-def _of_each_image(confidence: jax.Array, axis_name: str | None) -> jax.Array:
-    del axis_name
-    return confidence
-
-
-def _of_the_batch(confidence: jax.Array, axis_name: str | None) -> jax.Array:
-    mean = confidence.mean(keepdims=True)
-    everywhere = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
-    return jnp.broadcast_to(everywhere, confidence.shape)
-
-
-# Over which images the share of sure pixels is taken: functions (share of each image [B],
-# axis_name) -> float32 [B].
-SHARES: dict[str, Callable[[jax.Array, str | None], jax.Array]] = {
-    "image": _of_each_image,  # French et al. 2020
-    "batch": _of_the_batch,  # the code of DACS, DAFormer and MIC; over all devices
-}
-
 # How many fewer classes are drawn from an image that rare classes are pasted onto (TUFL).
 FEWER = 2
 
@@ -83,8 +65,6 @@ class MixOptions:
     """The fields of `config.mix`.
 
     Attributes:
-      threshold: the teacher is sure of a target pixel from this probability on.
-      share: over which images the share of sure pixels is taken, a key of `SHARES`.
       among: which classes a half is drawn from, a key of `classes.AMONG`.
       colour: the change of colours of the mixed image, a key of `colour.RECOLOURS`.
       ignore: whether unlabelled pixels are a class that can be cut out, a key of `classes.IGNORED`.
@@ -93,8 +73,6 @@ class MixOptions:
       boundary_blur: sigma of a blur of these pixels; 0 for none.
     """
 
-    threshold: float = 0.968
-    share: str = "image"
     among: str = "image"
     colour: str = "strong"
     ignore: str = "never"
@@ -103,11 +81,6 @@ class MixOptions:
     boundary_blur: float = 0.0
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.threshold < 1,
-            f"mix.threshold must be a probability within (0, 1), got {self.threshold:g}",
-        )
-        one_of(self.share, SHARES, "mix.share")
         one_of(self.among, AMONG, "mix.among")
         one_of(self.colour, RECOLOURS, "mix.colour")
         one_of(self.ignore, IGNORED, "mix.ignore")
@@ -163,8 +136,8 @@ class Mixed(NamedTuple):
     Attributes:
       image: float32 [B,H,W,3] in [0,255].
       label: [B,H,W], the source's where it was pasted, elsewhere the teacher's.
-      weight: float32 [B,H,W]; 1 on source pixels, elsewhere the share of the target's pixels that
-        the teacher is sure of; twice that near the seam, if options.boundary asks for it.
+      weight: float32 [B,H,W]; 1 on source pixels, elsewhere that of the teacher's label; twice
+        that near the seam, if options.boundary asks for it.
     """
 
     image: jax.Array
@@ -174,35 +147,30 @@ class Mixed(NamedTuple):
 
 def mix(
     batch: Batch,
-    logits: jax.Array,
     key: jax.Array,
     *,
     options: MixOptions,
     cut: Cut,
     recolour: Recolour,
     theta: jax.Array | None = None,
-    axis_name: str | None = None,
 ) -> Mixed:
     """Returns target images onto which some of the source's classes are pasted (DACS, TUFL).
 
     Args:
-      batch: source_image, source_label, source_index, target_image and, where rare classes are
-        pasted, candidate_images, candidate_labels and candidate_classes; images in [0,255].
-      logits: of the teacher for the target images, [B,H,W,K].
+      batch: source_image, source_label, source_index, target_image, teacher_label, teacher_weight
+        and, where rare classes are pasted, candidate_images, candidate_labels and
+        candidate_classes; images in [0,255].
       key: the random key of this step.
       options: see `MixOptions`.
       cut: decides what is pasted, from `make_cut`.
       recolour: changes the colours of the mixed image, from `colour.recolour`.
       theta: float32 [K], the adaptive thresholds, or None.
-      axis_name: the device axis, for mix.share="batch".
     """
-    p = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
     draw, paint = jax.random.split(key)
     source, labels, mask = cut(batch, draw, theta)
     image = paste(mask, source, batch["target_image"])
-    label = paste(mask, labels, p.argmax(axis=-1).astype(labels.dtype))
-    share = SHARES[options.share](confidence(p, threshold=options.threshold), axis_name)
-    weight = pixel_weights(mask, share)
+    label = paste(mask, labels, batch["teacher_label"].astype(labels.dtype))
+    weight = jnp.where(mask, 1.0, batch["teacher_weight"])
     if options.boundary:
         seam = boundary(mask, radius=options.boundary)
         weight = jnp.where(seam, 2 * weight, weight)
@@ -346,20 +314,6 @@ def paste_candidates(
         label = paste(over, labels[:, slot].astype(label.dtype), label)
         mask = mask | over
     return image, label, mask
-
-
-def confidence(probabilities: jax.Array, *, threshold: float = 0.968) -> jax.Array:
-    """Returns the share of each image's pixels whose top probability reaches the threshold.
-
-    Input [B,H,W,K], output float32 [B].
-    """
-    sure = probabilities.max(axis=-1) >= threshold
-    return sure.mean(axis=(1, 2), dtype=jnp.float32)
-
-
-def pixel_weights(mask: jax.Array, share: jax.Array) -> jax.Array:
-    """Returns pixel weights [B,H,W]: 1 on the mask [B,H,W], elsewhere the image's share [B]."""
-    return jnp.where(mask, 1.0, share[:, None, None])
 
 
 def boundary(mask: jax.Array, *, radius: int) -> jax.Array:

@@ -1,0 +1,206 @@
+"""The teacher: a second set of the student's variables that labels the target's images.
+
+A teacher averages the student (Tarvainen and Valpola 2017), or stays as it started. What it sees
+on a target image becomes a pseudo-label with a weight for each pixel, which mixed and masked views
+are trained with. The options say what the code of DACS, DAFormer and MIC does and what their
+texts say, where the two differ.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rtda_jax.adapt.state import TrainState
+from rtda_jax.errors import one_of, require
+from rtda_jax.losses import Sum
+
+TEACHERS = ("none", "ema", "frozen")
+UPDATES = ("after", "before")
+
+
+def _by_running_statistics(
+    generator: nn.Module, variables: Any, images: jax.Array
+) -> tuple[jax.Array, Any]:
+    outputs: Any = generator.apply(variables, images, train=False)
+    return outputs["logits"], variables
+
+
+def _by_the_batch(generator: nn.Module, variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+    outputs, updated = generator.apply(variables, images, train=True, mutable=["batch_stats"])
+    return outputs["logits"], {**variables, **updated}
+
+
+# What the teacher's normalisations use: functions (generator, variables, images [B,H,W,3]) ->
+# logits [B,H,W,K] and the variables after it.
+STATISTICS: dict[str, Callable[[nn.Module, Any, jax.Array], tuple[jax.Array, Any]]] = {
+    "running": _by_running_statistics,
+    "batch": _by_the_batch,  # the code of DACS, DAFormer and MIC: the teacher is in training mode
+}
+
+
+def _everything(averaged: Any, teacher: Any) -> Any:
+    del teacher
+    return averaged
+
+
+def _parameters(averaged: Any, teacher: Any) -> Any:
+    return {**averaged, "batch_stats": teacher["batch_stats"]}
+
+
+# What follows the student: functions (average, teacher before it) -> the new teacher.
+AVERAGES: dict[str, Callable[[Any, Any], Any]] = {
+    "all": _everything,
+    "parameters": _parameters,
+}
+
+
+def _of_each_image(share: jax.Array, axis_name: str | None) -> jax.Array:
+    del axis_name
+    return share
+
+
+def _of_the_batch(share: jax.Array, axis_name: str | None) -> jax.Array:
+    mean = share.mean(keepdims=True)
+    everywhere = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+    return jnp.broadcast_to(everywhere, share.shape)
+
+
+# Over which images the share of sure pixels is taken: functions (share of each image [B],
+# axis_name) -> float32 [B].
+SHARES: dict[str, Callable[[jax.Array, str | None], jax.Array]] = {
+    "image": _of_each_image,  # French et al. 2020
+    "batch": _of_the_batch,  # the code of DACS, DAFormer and MIC; over all devices
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherOptions:
+    """The section `teacher` of a configuration.
+
+    Attributes:
+      kind: "none", "ema" (the average of the student) or "frozen" (the network as it started).
+      decay: of "ema", in [0, 1).
+      average: what the average covers, a key of `AVERAGES`. Without the running statistics the
+        teacher has its own, which its forward passes on the target update.
+      update: whether "ema" moves "after" the student's step, or "before" it labels (the code of
+        DACS, DAFormer and MIC).
+      statistics: what its normalisations use, a key of `STATISTICS`.
+      threshold: the teacher is sure of a pixel from this probability on.
+      share: over which images the share of sure pixels is taken, a key of `SHARES`. It is the
+        weight of every pseudo-label.
+      borders: rows or columns at the top, bottom, left and right of a target crop that get no
+        pseudo-label; DAFormer leaves out 15 and 120 rows of 512.
+    """
+
+    kind: str = "none"
+    decay: float = 0.99
+    average: str = "all"
+    update: str = "after"
+    statistics: str = "running"
+    threshold: float = 0.968
+    share: str = "image"
+    borders: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def __post_init__(self) -> None:
+        one_of(self.kind, TEACHERS, "teacher.kind")
+        require(0 <= self.decay < 1, f"teacher.decay must lie in [0, 1), got {self.decay:g}")
+        one_of(self.average, AVERAGES, "teacher.average")
+        one_of(self.update, UPDATES, "teacher.update")
+        one_of(self.statistics, STATISTICS, "teacher.statistics")
+        require(
+            self.average == "all" or self.statistics == "batch",
+            "teacher.average='parameters' leaves the running statistics to the teacher's own "
+            "forward passes: it needs teacher.statistics='batch'",
+        )
+        require(
+            0 < self.threshold < 1,
+            f"teacher.threshold must be a probability within (0, 1), got {self.threshold:g}",
+        )
+        one_of(self.share, SHARES, "teacher.share")
+        require(
+            min(self.borders) >= 0,
+            f"teacher.borders must be numbers of pixels from 0, got {self.borders}",
+        )
+
+
+def follow(teacher: Any, student: Any, step: jax.Array, *, options: TeacherOptions) -> Any:
+    """Returns the teacher after it followed the student.
+
+    An "ema" teacher moves with decay min(1 - 1/(t+1), decay) at step t = 0, 1, ... (DACS), so that
+    it copies the student first; the others stay.
+    """
+    if options.kind != "ema":
+        return teacher
+    stays = jnp.minimum(1 - 1 / (step + 1), options.decay).astype(jnp.float32)
+    average = jax.tree.map(lambda old, new: stays * old + (1 - stays) * new, teacher, student)
+    return AVERAGES[options.average](average, teacher)
+
+
+def label(
+    generator: nn.Module,
+    teacher: Any,
+    images: jax.Array,
+    *,
+    options: TeacherOptions,
+    hidden: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> tuple[dict[str, jax.Array], dict[str, Sum], Any]:
+    """Labels target images.
+
+    Args:
+      generator: the segmentation network.
+      teacher: its variables.
+      images: float [B,H,W,3], normalised.
+      options: see `TeacherOptions`.
+      hidden: uint8 [B,H,W], not 0 where a pixel gets no pseudo-label, or None.
+      axis_name: the device axis, for teacher.share="batch".
+
+    Returns:
+      - what the views read: "teacher_label" uint8 [B,H,W], the most probable class, and
+        "teacher_weight" float32 [B,H,W], the share of sure pixels, 0 where there is no label;
+      - what to log: "teacher_sure", the share of pixels that the teacher is sure of;
+      - the teacher after the forward pass.
+    """
+    logits, teacher = STATISTICS[options.statistics](generator, teacher, images)
+    probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
+    share = confidence(probabilities, threshold=options.threshold)
+    weight = SHARES[options.share](share, axis_name)[:, None, None]
+    weight = jnp.broadcast_to(weight, images.shape[:3])
+    if any(options.borders):
+        height, width = images.shape[1:3]
+        weight = jnp.where(inside(height, width, options.borders), weight, 0.0)
+    if hidden is not None:
+        weight = jnp.where(hidden == 0, weight, 0.0)
+    labels = probabilities.argmax(axis=-1).astype(jnp.uint8)
+    sure = Sum(share.sum(), jnp.float32(share.size))
+    return {"teacher_label": labels, "teacher_weight": weight}, {"teacher_sure": sure}, teacher
+
+
+def confidence(probabilities: jax.Array, *, threshold: float = 0.968) -> jax.Array:
+    """Returns the share of each image's pixels whose top probability reaches the threshold.
+
+    Input [B,H,W,K], output float32 [B].
+    """
+    sure = probabilities.max(axis=-1) >= threshold
+    return sure.mean(axis=(1, 2), dtype=jnp.float32)
+
+
+def inside(height: int, width: int, borders: tuple[int, int, int, int]) -> jax.Array:
+    """Returns which pixels lie within the borders (top, bottom, left, right), bool [H,W]."""
+    top, bottom, left, right = borders
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    within = (rows >= top) & (rows < height - bottom)
+    return within & (columns >= left) & (columns < width - right)
+
+
+def with_teacher(state: TrainState, options: TeacherOptions) -> TrainState:
+    """Returns the state with a teacher that equals the student, if the method has a teacher."""
+    if options.kind == "none":
+        return state
+    student = {"params": state.g_params, "batch_stats": state.g_stats}
+    # A copy, because the step donates the buffers of its state, and each only once.
+    return state.replace(teacher=jax.tree.map(jnp.copy, student))
