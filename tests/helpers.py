@@ -12,8 +12,7 @@ from rtda_jax import evaluate
 from rtda_jax.adapt import build
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
-from rtda_jax.models.layers import Conv, ConvNorm
-from rtda_jax.models.network import Network
+from rtda_jax.models.layers import Conv, ConvNorm, Network
 from rtda_jax.run import checkpoint
 from rtda_jax.run.workdir import plain, write_json
 from rtda_jax.stages.kinds import KINDS

@@ -16,8 +16,7 @@ from rtda_jax.models.efficientnet_lite import (
     MOMENTUM,
     EfficientNetLite,
 )
-from rtda_jax.models.layers import KAIMING_FAN_OUT, Conv, ConvNorm, global_mean
-from rtda_jax.models.network import Network
+from rtda_jax.models.layers import KAIMING_FAN_OUT, Conv, ConvNorm, Network, global_mean
 from rtda_jax.ops.activations import relu6
 from rtda_jax.ops.fold import fold
 

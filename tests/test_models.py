@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rtda_jax.models import MODELS, create_model, trainable
-from rtda_jax.models.context import double
+from rtda_jax.models.bisenet_v1 import double
 from rtda_jax.tools.cost import model_cost
 
 FAST = ("bisenet_resnet18", "bisenet_lite0")

@@ -1,6 +1,6 @@
 """Segmentation networks and discriminators, made by name.
 
-A new network is a subclass of `network.Network` in a file of its own and an entry of MODELS.
+A new network is a subclass of `layers.Network` in a file of its own and an entry of MODELS.
 """
 
 import functools
@@ -12,11 +12,10 @@ import jax
 
 from rtda_jax.errors import lookup
 from rtda_jax.models.bisenet import BiSeNet
-from rtda_jax.models.bisenet_lite import BiSeNetLite
-from rtda_jax.models.bisenet_v1 import BiSeNetV1
+from rtda_jax.models.bisenet_v1 import BiSeNetLite, BiSeNetV1
 from rtda_jax.models.deeplab import DeepLab, DeepLabVGG
 from rtda_jax.models.discriminator import Discriminator
-from rtda_jax.models.network import Network
+from rtda_jax.models.layers import Network
 
 MPG = (4, 8, 16, 32)
 

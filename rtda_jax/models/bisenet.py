@@ -11,18 +11,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.models.backbones import ResNet
 from rtda_jax.models.layers import (
     KAIMING,
     KAIMING_FAN_OUT,
     Conv,
     ConvNorm,
+    Group,
+    Network,
     check_images,
     global_mean,
     image_size,
     uniform_bias,
 )
-from rtda_jax.models.network import Group, Network
-from rtda_jax.models.resnet import ResNet
 from rtda_jax.ops.activations import relu
 from rtda_jax.ops.resize import upsample
 

@@ -8,17 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.errors import lookup, one_of
+from rtda_jax.models.backbones import DilatedVGG16, ResNet
 from rtda_jax.models.layers import (
     KAIMING_FAN_OUT,
     NORMAL_001,
     Conv,
+    Network,
     check_images,
     image_size,
     uniform_bias,
 )
-from rtda_jax.models.network import Network
-from rtda_jax.models.resnet import ResNet
-from rtda_jax.models.vgg import DilatedVGG16
 from rtda_jax.ops.resize import upsample
 
 DILATIONS = (6, 12, 18, 24)

@@ -1,4 +1,4 @@
-"""Building blocks of the networks: convolutions, normalised blocks and their initialisers."""
+"""What every network is made of: its base class, convolutions, normalised blocks, initialisers."""
 
 import functools
 from collections.abc import Callable
@@ -8,13 +8,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.errors import ConfigError, lookup, one_of
 from rtda_jax.ops.activations import relu
 from rtda_jax.ops.conv import Padding, conv2d, same_padding
 from rtda_jax.ops.norm import EPSILON, MOMENTUM, BatchNorm, FoldedNorm
 
 Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
+Group = Literal["trunk", "heads"]
+
+AUXILIARY = ("training", "always")  # when a network computes its auxiliary logits
 
 KAIMING = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 KAIMING_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -79,6 +82,47 @@ def batch_norm_layer(
     return functools.partial(
         layer, axis_name=axis_name, dtype=dtype, momentum=momentum, epsilon=epsilon
     )
+
+
+class Network(nn.Module):
+    """Base class of the segmentation networks.
+
+    A network defines `__call__(self, images, *, train=False)`, which maps normalised images
+    [B,H,W,3] to a dict of float32 arrays: "logits" [B,H,W,K] at the input's resolution, "feature"
+    [B,h,w,C] in front of the classifier and, where `computes_auxiliary`, the auxiliary logits
+    "aux16", "aux32", ... [B,H,W,K]. Its trunk is the submodule "backbone".
+
+    batch_norm is a key of BATCH_NORMS, and axis_name the pmap axis over which batch
+    statistics are shared. auxiliary "always" computes the auxiliary logits at inference too.
+    """
+
+    num_classes: int = 19
+    axis_name: str | None = None
+    batch_norm: str = "batch"
+    auxiliary: str = "training"
+    dtype: Any = jnp.float32
+
+    def trains(self, path: tuple[str, ...]) -> bool:
+        """Returns whether the parameter at the path is trained; here all of them are."""
+        del path
+        return True
+
+    def group(self, path: tuple[str, ...]) -> Group:
+        """Returns the parameter group of a path; heads may learn faster than the trunk.
+
+        Here the heads are all layers that start from random weights beside a pretrained trunk.
+        """
+        return "trunk" if path[0] == "backbone" else "heads"
+
+    def norm_layer(self, **options: float) -> Callable[..., nn.Module]:
+        """Returns the constructor of the network's normalisation layers."""
+        return batch_norm_layer(
+            self.batch_norm, axis_name=self.axis_name, dtype=self.dtype, **options
+        )
+
+    def computes_auxiliary(self, *, train: bool) -> bool:
+        """Returns whether this call computes the auxiliary logits."""
+        return one_of(self.auxiliary, AUXILIARY, "auxiliary") == "always" or train
 
 
 class Conv(nn.Module):
