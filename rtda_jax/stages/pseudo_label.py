@@ -22,7 +22,7 @@ from rtda_jax.errors import ConfigError, one_of
 from rtda_jax.evaluate import Model
 from rtda_jax.ops.fold import fold
 from rtda_jax.run import log
-from rtda_jax.run.signals import shutdown_event, watchdog
+from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages import networks
 from rtda_jax.stages.plan import Plan, Stage, parse
@@ -84,6 +84,8 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
     begin = time.perf_counter()
     with shutdown_event() as interrupted, watchdog(config.stall_seconds) as heartbeat:
+        sentence = f"stopped in stage {name}; the same command continues there"
+        predict = compiling_first(predict, stop=interrupted, sentence=sentence)
         generated = generate(
             predictions,
             folder,
