@@ -24,7 +24,7 @@ import numpy as np
 
 from rtda_jax.data.batches import paired
 from rtda_jax.errors import ConfigError
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools.environment import keep_freed_memory
 
