@@ -196,7 +196,7 @@ _BEFORE_STAGE = flags.DEFINE_string("before_stage", None, "retrieve: its stage, 
 
 def main(argv: list[str]) -> int:
     """Runs one job; user errors end with a sentence and their exit code, not with a traceback."""
-    from rtda_jax.tools.allocator import keep_freed_memory
+    from rtda_jax.tools.environment import keep_freed_memory
 
     keep_freed_memory()
     import jax

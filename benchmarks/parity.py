@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     from rtda_jax.adapt import build
     from rtda_jax.data import batches, eval_stream, load
     from rtda_jax.data.labels import class_set
-    from rtda_jax.stages.kinds import KINDS
+    from rtda_jax.stages import KINDS
     from rtda_jax.stages.plan import make_plan
 
     config = _CONFIG.value

@@ -19,8 +19,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.run.log import say
-from rtda_jax.stages.pseudo_files import Rule, generate
+from rtda_jax.stages.pseudo_label import generate
 
 CLASSES = 19
 
@@ -59,7 +60,8 @@ def main() -> None:
                 predictions,
                 pathlib.Path(folder),
                 keys=[f"{i:05d}" for i in range(flags.images)],
-                rule=Rule(scope, 0.66, 0.9, "floor", CLASSES),
+                options=PseudoLabelOptions(scope=scope, cut=0.66, cap=0.9, index="floor"),
+                num_classes=CLASSES,
                 interrupted=threading.Event(),
             )
         seconds = time.perf_counter() - begin

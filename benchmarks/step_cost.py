@@ -24,9 +24,9 @@ import numpy as np
 
 from rtda_jax.data.batches import paired
 from rtda_jax.errors import ConfigError
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
-from rtda_jax.tools.allocator import keep_freed_memory
+from rtda_jax.tools.environment import keep_freed_memory
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # of `configs`, `benchmarks`
 

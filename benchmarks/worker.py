@@ -6,7 +6,7 @@ import pickle
 import sys
 from typing import Any
 
-from rtda_jax.tools.allocator import keep_freed_memory
+from rtda_jax.tools.environment import keep_freed_memory
 
 
 def _ours(spec: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.ops.argmax import argmax
 from rtda_jax.ops.fold import fold
 from rtda_jax.ops.resize import ALIGNMENTS, upsample
+from rtda_jax.run.signals import compiling_first
 
 Size = tuple[int, int]
 Predict = Callable[..., jax.Array]
@@ -96,7 +97,7 @@ def evaluate(
       watch: called with (index, example, prediction uint8 [H,W]) for each image.
       observe: called with the softmax [1,h,w,K] of each image, at the input's resolution.
     """
-    predict = predictor(models, protocol=protocol, observe=observe)
+    predict = compiling_first(predictor(models, protocol=protocol, observe=observe))
     count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
     total = np.zeros((num_classes, num_classes), np.int64)
     for index, example in enumerate(examples):

@@ -14,9 +14,8 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding, checkpoint, log, parallel
 from rtda_jax.run.signals import stop_at_once
 from rtda_jax.run.workdir import plain, read_json, write_json
+from rtda_jax.stages import KINDS, pseudo_label
 from rtda_jax.stages import evaluate as evaluate_stage
-from rtda_jax.stages import pseudo_label
-from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import Kind, Plan, make_plan
 from rtda_jax.tools import environment
 from rtda_jax.train import LoopOptions

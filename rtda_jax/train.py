@@ -20,7 +20,7 @@ from rtda_jax.errors import Interrupted, lookup, require
 from rtda_jax.run import checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
 from rtda_jax.run.loggers import check as check_loggers
-from rtda_jax.run.signals import compiling, shutdown_event, watchdog
+from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 
 # How many steps the host may run ahead of the device: enough to hide the host's work, few enough
 # to bound memory.
@@ -119,15 +119,12 @@ def train(
     ):
         start, state = _begin(method, mesh, checkpoints, starts)
         with Journal(workdir, config, options, method, names=names, start=start) as journal:
+            sentence = f"stopped before step {start + 1} was finished; {CONTINUES}"
+            run = compiling_first(run, stop=interrupted, sentence=sentence)
             stream = batches(start) if start < config.steps else iter(())
             for step in range(start + 1, config.steps + 1):
                 batch = journal.wait_for(stream)
-                if step == start + 1:
-                    sentence = f"stopped before step {step} was finished; {CONTINUES}"
-                    first = functools.partial(run, state, batch)
-                    state, logs = compiling(first, stop=interrupted, sentence=sentence)
-                else:
-                    state, logs = run(state, batch)
+                state, logs = run(state, batch)
                 journal.add(step, logs, batch)
                 heartbeat()
                 log_due = step % options.log_every_steps == 0

@@ -15,7 +15,7 @@ from rtda_jax.data.streets import render
 from rtda_jax.models.layers import Conv, ConvNorm, Network
 from rtda_jax.run import checkpoint
 from rtda_jax.run.workdir import plain, write_json
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 
 SIZE = (32, 64)

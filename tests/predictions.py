@@ -8,10 +8,10 @@ from helpers import config, pixelwise
 from PIL import Image
 
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import networks, predict, results, video
+from rtda_jax.deploy import media, networks, predict, video
 
 RATE = fractions.Fraction(10)
-KEY = results.Key(class_set("cityscapes19").names, class_set("cityscapes19").colours)
+KEY = media.Key(class_set("cityscapes19").names, class_set("cityscapes19").colours)
 
 
 def noise(height, width, seed=0):

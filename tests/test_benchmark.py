@@ -15,7 +15,7 @@ from rtda_jax.adapt import build
 from rtda_jax.adapt.step import make_train_step
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.weights import torch_arrays
 

@@ -11,7 +11,7 @@ from rtda_jax.adapt import build, optim
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.errors import ConfigError
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 
 FILES = sorted(

@@ -19,9 +19,9 @@ from rtda_jax.data import DataError, batches
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.run import parallel
 from rtda_jax.run.workdir import lock, read_json, write_json
+from rtda_jax.stages import KINDS
 from rtda_jax.stages import evaluate as evaluate_stage
 from rtda_jax.stages import statistics as statistics_stage
-from rtda_jax.stages.kinds import KINDS
 from rtda_jax.stages.plan import make_plan
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")

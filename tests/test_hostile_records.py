@@ -18,7 +18,7 @@ from rtda_jax.errors import CheckpointError, ConfigError
 from rtda_jax.run import checkpoint
 from rtda_jax.run.binding import claim
 from rtda_jax.run.workdir import plain
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 
 

@@ -13,7 +13,7 @@ from predictions import noise, result, run
 
 from rtda_jax import evaluate
 from rtda_jax.data import pictures as picture_files
-from rtda_jax.deploy import networks, predict, results
+from rtda_jax.deploy import media, networks, predict
 from rtda_jax.errors import ConfigError, DataError
 
 MAIN = pathlib.Path(__file__).parents[1] / "main.py"
@@ -134,9 +134,9 @@ def test_a_prediction_that_was_killed_is_done_again(tmp_path, classify, monkeypa
         write(writer, prediction)
         raise KeyboardInterrupt
 
-    write = results.Writer.write
+    write = media.Writer.write
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(results.Writer, "write", die)
+        patch.setattr(media.Writer, "write", die)
         run(tmp_path, tmp_path / "in")
     assert list((tmp_path / "out" / "train_ids").iterdir())
     assert json.loads((tmp_path / "out" / "predict.json").read_text())["finished"] is False
@@ -292,3 +292,13 @@ def test_the_command_predicts_what_it_can_and_says_what_it_could_not(tmp_path):
     np.testing.assert_array_equal(result(out / "train_ids" / "good.png"), expected)
     assert result(out / "side_by_side" / "good.png").shape[1] == 2 * SIZE[1]
     assert len(np.unique(expected)) > 2
+
+
+def test_the_image_is_resized_as_evaluation_resizes_it():
+    from rtda_jax.data import geometry
+
+    image = np.asarray(Image.fromarray(noise(90, 130)).resize((131, 91)))
+    ours = predict.resized(image, (32, 64)).astype(int)
+    theirs = geometry.resized(image, (32, 64)).numpy().astype(int)
+    assert np.abs(ours - theirs).max() <= 1
+    assert (ours == theirs).mean() > 0.8

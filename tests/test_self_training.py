@@ -20,8 +20,7 @@ from rtda_jax import experiment, train
 from rtda_jax.adapt import build
 from rtda_jax.data import DataError, batches, load, load_pseudo
 from rtda_jax.errors import ConfigError, Interrupted
-from rtda_jax.stages import networks, pseudo_files, pseudo_label, statistics
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS, networks, pseudo_label, statistics
 from rtda_jax.stages.plan import make_plan
 
 TESTS = pathlib.Path(__file__).parent
@@ -132,7 +131,7 @@ def test_training_on_them_starts_from_the_earlier_networks(whole, root, tmp_path
 def test_killed_anywhere_and_continued_is_bitwise_the_undisturbed_run(
     whole, root, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pseudo_files, "SAVE_EVERY", 2)
+    monkeypatch.setattr(pseudo_label, "SAVE_EVERY", 2)
     shutil.copytree(whole[1] / "adversarial", tmp_path / "adversarial")
     shutil.copy(whole[1] / "config.json", tmp_path)
 

@@ -195,3 +195,28 @@ def test_a_compiler_that_is_at_work_does_not_hold_the_process():
     seconds = float(re.search(r"stopped after ([\d.]+) s", done.stdout)[1])
     assert seconds < 5
     print(f"whole process: {time.monotonic() - begin:.1f} s")
+
+
+def test_only_the_first_call_compiles():
+    threads = []
+
+    def function(x, *, y):
+        threads.append(threading.current_thread())
+        return x + y
+
+    call = signals.compiling_first(function)
+    assert [call(n, y=1) for n in range(3)] == [1, 2, 3]
+    main = threading.main_thread()
+    assert [thread is main for thread in threads] == [False, True, True]
+
+
+def test_outside_the_main_thread_nothing_is_waited_for():
+    names = []
+
+    def compiles():
+        names.append(threading.current_thread().name)
+
+    thread = threading.Thread(target=lambda: signals.compiling(compiles), name="caller")
+    thread.start()
+    thread.join()
+    assert names == ["caller"]

@@ -20,7 +20,7 @@ from rtda_jax.augment.mixing import MixOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 
 # What stages train, once each; those of self-training and TUFL have files of their own.

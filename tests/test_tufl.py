@@ -20,7 +20,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.workdir import flat, plain
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 
 

@@ -9,8 +9,7 @@ from test_evaluate import images, models, softmax
 from rtda_jax import evaluate, experiment
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Protocol
-from rtda_jax.stages import validation
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS, validation
 from rtda_jax.stages.plan import make_plan
 
 

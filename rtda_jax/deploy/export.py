@@ -15,13 +15,13 @@ import numpy as np
 from rtda_jax import evaluate
 from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import networks, outputs
+from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.ops.argmax import argmax
 from rtda_jax.ops.fold import fold
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import files, log
-from rtda_jax.run.workdir import read_json, write_json
+from rtda_jax.run.workdir import claimed, read_json, write_json
 from rtda_jax.tools import environment
 from rtda_jax.weights import export_pretrained
 
@@ -62,7 +62,7 @@ def run(
         *weights.values(),
         *(f for form in formats.values() for f in form.files),
     ]
-    with outputs.claimed(out, record=RECORD, results=results) as listed:
+    with claimed(out, record=RECORD, results=results) as listed:
         exported = lower(segmenter(chosen.models, size=size), size=size)
         program = bytes(exported.serialize())
         about = {

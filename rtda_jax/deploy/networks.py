@@ -11,8 +11,7 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.run.binding import FREE as RUN_FREE
 from rtda_jax.run.binding import check_bound
 from rtda_jax.run.workdir import plain, read_json
-from rtda_jax.stages import networks
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS, networks
 from rtda_jax.stages.plan import make_plan, parse
 
 # Fields that may differ from the run's: those of watching it, and how predictions are made.

@@ -19,14 +19,13 @@ from rtda_jax.adapt.options import read
 from rtda_jax.data import pictures
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.listing import sentences
-from rtda_jax.deploy import inputs, networks, outputs, results, video
-from rtda_jax.deploy.inputs import Input
-from rtda_jax.deploy.results import Key, Picture
+from rtda_jax.deploy import media, networks, video
+from rtda_jax.deploy.media import Input, Key, Picture
 from rtda_jax.errors import DataError, Interrupted, lookup
 from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress
-from rtda_jax.run.workdir import write_json
+from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing
 
 DEPTH = 4  # pictures that wait in front of the network, and as many behind it
@@ -38,17 +37,31 @@ T = TypeVar("T")
 Prepared = tuple[np.ndarray, tuple[int, int]]  # what the network reads, and the answer's size
 
 
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes uint8 [H,W,3] to `size`, bilinear with antialiasing, as evaluation does."""
+    if pixels.shape[:2] == size:
+        return pixels
+    picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(picture)
+
+
+def padded(pixels: np.ndarray, *, multiple: int) -> np.ndarray:
+    """Repeats the edge of uint8 [H,W,3] below and to the right, up to a multiple of the sides."""
+    below, right = (-side % multiple for side in pixels.shape[:2])
+    return np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="edge")
+
+
 def at_eval_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
     """Resizes an image as evaluation does; its classes are decided at its own size."""
-    return inputs.resized(pixels, tuple(config.benchmark.eval_size)), pixels.shape[:2]
+    return resized(pixels, tuple(config.benchmark.eval_size)), pixels.shape[:2]
 
 
 def at_native_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
     """Leaves an image at its own size; read whole, it is padded to what the network needs."""
     if config.eval.mode == "slide":
         return pixels, pixels.shape[:2]
-    padded = inputs.padded(pixels, multiple=MULTIPLE)
-    return padded, padded.shape[:2]
+    whole = padded(pixels, multiple=MULTIPLE)
+    return whole, whole.shape[:2]
 
 
 RESOLUTIONS = {"eval": at_eval_size, "native": at_native_size}
@@ -71,7 +84,7 @@ def run(
       chosen: what networks.choose returned.
       source: an image, a video, a folder, the number of a camera or the URL of a stream.
       out: folder, created where it does not exist.
-      views: keys of results.VIEWS.
+      views: keys of media.VIEWS.
       resolution: key of RESOLUTIONS: what the network reads.
 
     Raises:
@@ -81,12 +94,12 @@ def run(
       Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete. A recording of
         a camera or stream ends in this way, without an error.
     """
-    shown = {view: lookup(results.VIEWS, view, "view") for view in views}
+    shown = {view: lookup(media.VIEWS, view, "view") for view in views}
     prepare = lookup(RESOLUTIONS, resolution, "resolution")
     protocol = read(Protocol, chosen.config.eval, "eval")
     predict = evaluate.predictor(chosen.models, protocol=protocol)
-    found = inputs.find(str(source), out=out)
-    items = results.distinct(found.inputs, views)
+    found = media.find(str(source), out=out)
+    items = media.distinct(found.inputs, views)
     if any(item.kind != "image" for item in items):
         video.pyav()
     live = items[0].kind == "stream"
@@ -95,16 +108,16 @@ def run(
     left_out = sentences(found.left_out)
     for sentence in left_out:
         log.say(f"  {sentence}")
-    files = [file for item in items for file in results.files_of(item, views)]
-    with outputs.claimed(out, record=inputs.RECORD, results=["legend.png", *files]) as listed:
+    files = [file for item in items for file in media.files_of(item, views)]
+    with claimed(out, record=media.RECORD, results=["legend.png", *files]) as listed:
         classes = class_set(chosen.config.benchmark.classes)
         key = Key(classes.names, classes.colours)
-        drawing.save(Image.fromarray(results.legend(key, 640)), out / "legend.png")
+        drawing.save(Image.fromarray(media.legend(key, 640)), out / "legend.png")
 
         def classify(picture: Picture) -> Any:
             return predict(picture.read, size=picture.size)
 
-        with results.Writer(out, views=shown, key=key) as writer:
+        with media.Writer(out, views=shown, key=key) as writer:
             stream = _pictures(items, lambda pixels: prepare(pixels, chosen.config))
             if live:
                 log.say(
@@ -132,7 +145,7 @@ def run(
             "pictures_per_second": rates,
             "results": listed,
         }
-        write_json(out / inputs.RECORD, record)
+        write_json(out / media.RECORD, record)
     log.say(
         f"{_counted(tally.count, 'picture')} in {out}; a second: {_number(rates['with_io'])} with "
         f"reading and writing (after the first), {_number(rates['network_only'])} without"
@@ -165,7 +178,7 @@ class Tally:
 def _predict(
     stream: Iterable[Picture],
     classify: Callable[[Picture], Any],
-    writer: results.Writer,
+    writer: media.Writer,
     *,
     total: int,
     out: pathlib.Path,
@@ -202,7 +215,7 @@ def _predict(
 def _record(
     stream: Iterable[Picture],
     classify: Callable[[Picture], Any],
-    writer: results.Writer,
+    writer: media.Writer,
     item: Input,
 ) -> Tally:
     """Classifies and writes the frames of a camera or a URL, until it ends or a signal arrives."""

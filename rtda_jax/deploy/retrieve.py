@@ -13,12 +13,12 @@ from PIL import Image
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, eval_stream, load
 from rtda_jax.data.labels import ClassSet, class_set
-from rtda_jax.deploy import networks, outputs
+from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.ops.fold import fold
 from rtda_jax.run import log
-from rtda_jax.run.workdir import write_json
+from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing
 
 NEIGHBOURS = 5
@@ -69,7 +69,7 @@ def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str
         raise ConfigError(f"the runs read images of different sizes: {sizes}")
     directions = ("source_to_target", "target_to_source")
     sheets = [f"{name}_{direction}.png" for name in runs for direction in directions]
-    with outputs.claimed(out, record=RECORD, results=sheets) as listed:
+    with claimed(out, record=RECORD, results=sheets) as listed:
         classes = class_set(config.benchmark.classes)
         describers = {name: describer(chosen.models) for name, chosen in runs.items()}
         sides = [

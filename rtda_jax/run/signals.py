@@ -7,19 +7,21 @@ stays inside a library for long, such as compiling, therefore runs in a thread: 
 import concurrent.futures
 import contextlib
 import faulthandler
+import functools
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from rtda_jax.errors import Interrupted
 from rtda_jax.run import parallel
 from rtda_jax.run.log import say
 
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 PATIENCE = 2.0  # seconds of compiling after which it is said
 _compiling: list[threading.Thread] = []
@@ -139,6 +141,26 @@ def compiling(
             raise Interrupted(sentence)
     _compiling.remove(thread)
     return outcome.result()
+
+
+def compiling_first(
+    function: Callable[Arguments, Result],
+    *,
+    stop: threading.Event | None = None,
+    sentence: str = "",
+) -> Callable[Arguments, Result]:
+    """Returns a function that makes its first call, in which it compiles, by `compiling`."""
+    called = False
+
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        nonlocal called
+        if called:
+            return function(*args, **kwargs)
+        called = True
+        work = functools.partial(function, *args, **kwargs)
+        return compiling(work, stop=stop, sentence=sentence)
+
+    return call
 
 
 def leave(code: int) -> int:

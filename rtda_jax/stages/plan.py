@@ -22,7 +22,7 @@ class Stage:
 
     Attributes:
       name: of its folder.
-      kind: a key of `rtda_jax.stages.kinds.KINDS`.
+      kind: a key of `rtda_jax.stages.KINDS`.
       models: the networks it reads, "STAGE" or "STAGE:teacher" each.
       config: the experiment's fields with the stage's overrides.
       method: what it trains, or whose network it changes; None for other kinds.

@@ -24,7 +24,7 @@ from rtda_jax.errors import ConfigError, require
 from rtda_jax.evaluate import Model
 from rtda_jax.run import checkpoint, log
 from rtda_jax.run.log import Progress
-from rtda_jax.run.signals import watchdog
+from rtda_jax.run.signals import compiling_first, watchdog
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages import networks
 from rtda_jax.stages.plan import Plan, Stage
@@ -115,9 +115,10 @@ def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
         )
         return jax.tree.map(lambda m, x: m + (x - m) / number, mean, updated["batch_stats"])
 
+    measured = compiling_first(average)
     mean = jax.tree.map(jnp.zeros_like, model.variables["batch_stats"])
     for number, images in enumerate(batches, start=1):
-        mean = average(model.variables["params"], mean, images, jnp.float32(number))
+        mean = measured(model.variables["params"], mean, images, jnp.float32(number))
     return mean
 
 

@@ -16,7 +16,7 @@ from rtda_jax.data.batches import Batches, paired, with_enet_weights
 from rtda_jax.errors import NotDeterministicError
 from rtda_jax.run import parallel
 from rtda_jax.run.log import say
-from rtda_jax.stages.kinds import KINDS
+from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 
 STEPS = 5

@@ -1,6 +1,10 @@
-"""What a run ran on: versions, devices and commit."""
+"""The process and the machine of a run: its memory allocator, versions, devices and commit.
+
+JAX is imported only where devices are described, because `keep_freed_memory` comes before it.
+"""
 
 import contextlib
+import ctypes
 import hashlib
 import importlib.metadata
 import os
@@ -11,11 +15,30 @@ import subprocess
 import sys
 from typing import Any
 
-import jax
-
 import rtda_jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
+
+# Numbers of glibc's mallopt, from malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large buffers that are freed; must be called before JAX starts.
+
+    A compiled step allocates and frees the same hundreds of megabytes each time, which glibc maps
+    and unmaps by default; pages that were given back fault again in every step. With the memory
+    kept, the step on two cores is about a sixth faster. Without glibc this does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # a Linux without glibc
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)  # never
+    mallopt(M_ARENA_MAX, 1)
 
 
 def commit() -> str | None:
@@ -63,6 +86,8 @@ def versions() -> dict[str, str]:
 
 def describe() -> dict[str, Any]:
     """Returns versions and machine, as `results.json` records them."""
+    import jax
+
     devices = jax.devices()
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return {

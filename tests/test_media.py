@@ -1,4 +1,4 @@
-"""How predictions are shown, and under which names they are written."""
+"""What is found to predict, how predictions are shown, and under which names they are written."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from predictions import KEY, noise
 
-from rtda_jax.deploy import inputs, results
+from rtda_jax.deploy import media
 from rtda_jax.errors import DataError
 
 
@@ -14,10 +14,10 @@ def test_views_of_a_prediction():
     image, classes = noise(24, 40), np.arange(24 * 40).reshape(24, 40) % 19
     classes = classes.astype(np.uint8)
     colours = np.array(KEY.colours)[classes]
-    np.testing.assert_array_equal(results.colours(image, classes, KEY), colours)
+    np.testing.assert_array_equal(media.colours(image, classes, KEY), colours)
     mixed = np.rint(0.5 * colours + 0.5 * image)
-    np.testing.assert_array_equal(results.overlay(image, classes, KEY), mixed)
-    both = results.side_by_side(image, classes, KEY)
+    np.testing.assert_array_equal(media.overlay(image, classes, KEY), mixed)
+    both = media.side_by_side(image, classes, KEY)
     np.testing.assert_array_equal(both[:24, :40], image)
     np.testing.assert_array_equal(both[:24, 40:], colours)
     legend = both[24:].reshape(-1, 3)
@@ -28,11 +28,11 @@ def test_views_of_a_prediction():
 def results_of(names, shown=("overlay", "train_ids")):
     """The results of files of these names, by the file."""
     items = [
-        inputs.Input(name, pathlib.PurePath(name).with_suffix(""), inputs.kind_of(name))
+        media.Input(name, pathlib.PurePath(name).with_suffix(""), media.kind_of(name))
         for name in names
     ]
-    distinct = results.distinct(items, shown)
-    return {item.source: results.files_of(item, shown) for item in distinct}
+    distinct = media.distinct(items, shown)
+    return {item.source: media.files_of(item, shown) for item in distinct}
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,11 @@ def test_no_result_replaces_another(names, expected):
 def test_results_that_cannot_be_told_apart_are_refused():
     with pytest.raises(DataError, match="would have the same name"):
         results_of(["a.png", "A.PNG"])
+
+
+def test_no_input_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        media.find(str(tmp_path / "nothing"), out=tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(DataError, match=r"holds no image or video \(1 left out, \.txt is not read"):
+        media.find(str(tmp_path), out=tmp_path / "out")

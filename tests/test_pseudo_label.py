@@ -11,7 +11,7 @@ from rtda_jax.adapt import pseudo_labels
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
-from rtda_jax.stages import pseudo_files
+from rtda_jax.stages import pseudo_label
 
 K, KEYS = 6, tuple(f"town/{i:03d}" for i in range(7))
 
@@ -45,7 +45,7 @@ def killed_after(count):
 
 def generate(folder, stream=predictions, stop=None, heartbeat=lambda: None, **fields):
     rule = {"scope": "dataset", "cut": 0.66, "cap": 0.9, "index": "floor", **fields}
-    return pseudo_files.generate(
+    return pseudo_label.generate(
         stream,
         folder,
         keys=KEYS,
@@ -96,7 +96,7 @@ def test_thresholds_of_each_image_are_exact(tmp_path):
 @pytest.mark.parametrize("scope", ["dataset", "image"])
 @pytest.mark.parametrize("kills", [(0,), (2,), (6,), (7,), (10,), (1, 3, 4, 2)])
 def test_killed_and_continued_leaves_the_same_bytes(kills, scope, tmp_path, monkeypatch):
-    monkeypatch.setattr(pseudo_files, "SAVE_EVERY", 2)
+    monkeypatch.setattr(pseudo_label, "SAVE_EVERY", 2)
     whole = generate(tmp_path / "whole", scope=scope)
     for count in kills:
         with contextlib.suppress(Killed):  # the one pass of "image" may end before

@@ -1,3 +1,5 @@
+"""Freed memory stays in the process; the module can be imported before JAX is."""
+
 import subprocess
 import sys
 
@@ -5,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from rtda_jax.tools.allocator import keep_freed_memory
+from rtda_jax.tools.environment import keep_freed_memory
 import numpy as np
 {call}
 def faults():
@@ -27,3 +29,8 @@ def faults(call):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_large_buffers_are_faulted_once():
     assert faults("keep_freed_memory()") < 0.2 * faults("")
+
+
+def test_memory_is_kept_before_jax_is_imported():
+    code = "import sys, rtda_jax.tools.environment; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,9 +1,14 @@
-"""Shows predictions as images and writes them: overlays, colours, train ids."""
+"""Finds images and videos to predict, shows their predictions, and writes them.
+
+Inputs are files, folders, cameras and network streams. Every result has the name of its input, in a
+folder for each view.
+"""
 
 import collections
 import contextlib
 import functools
 import pathlib
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,12 +16,100 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from rtda_jax.data import listing, pictures
+from rtda_jax.data.listing import LeftOut
 from rtda_jax.deploy import video
-from rtda_jax.deploy.inputs import Input
 from rtda_jax.errors import DataError
+from rtda_jax.run.workdir import covers, written
 from rtda_jax.tools import drawing
 
+VIDEOS = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts",
+    ".m2ts", ".wmv",
+)  # fmt: skip
+RECORD = "predict.json"  # lists the results of an earlier prediction
 OPACITY = 0.5  # of the class colours in an overlay
+
+
+class Input(NamedTuple):
+    """One thing to predict.
+
+    Attributes:
+      source: path of a file; or the number of a camera or the URL of a stream, as it was given.
+      name: of its results, a relative path without suffix.
+      kind: "image", "video" or "stream".
+    """
+
+    source: str
+    name: pathlib.PurePath
+    kind: str
+
+
+class Found(NamedTuple):
+    """What there is to predict, in the order of names, and what was left out."""
+
+    inputs: tuple[Input, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def find(source: str, *, out: pathlib.Path) -> Found:
+    """Finds what a command line names.
+
+    Args:
+      source: a file; a folder, which is searched at any depth; the number of a camera; or the URL
+        of a stream.
+      out: the folder of results. It is not entered, and neither are the results of an earlier
+        prediction, wherever in the folder they lie.
+
+    Raises:
+      DataError: nothing is there.
+    """
+    path = pathlib.Path(source).expanduser()
+    if not path.exists() and re.fullmatch(r"\d+", source):
+        return Found((Input(source, pathlib.PurePath(f"camera{source}"), "stream"),))
+    if "://" in source:
+        address = re.sub(r"^\w+://([^/@]*@)?", "", source)  # without the password
+        name = re.sub(r"[^\w.-]+", "_", address).strip("._")[:80] or "stream"
+        return Found((Input(source, pathlib.PurePath(name), "stream"),))
+    if path.is_dir():
+        return _in_folder(path, out)
+    if not path.exists():
+        raise DataError(f"{source}: no such file or folder")
+    return Found((Input(str(path), pathlib.PurePath(path.stem), kind_of(path)),))
+
+
+def _in_folder(folder: pathlib.Path, out: pathlib.Path) -> Found:
+    without = None if out.resolve() == folder.resolve() else out
+    extensions = (*pictures.EXTENSIONS, *VIDEOS)
+    files, left_out = listing.walk(folder, extensions=extensions, without=without)
+    records: dict[pathlib.Path, set[str]] = {}
+
+    def is_result(path: pathlib.Path) -> bool:
+        for parent in path.relative_to(folder).parents:
+            place = folder / parent
+            if place not in records:
+                records[place] = written(place / RECORD)
+            if covers(records[place], path.relative_to(place).as_posix()):
+                return True
+        return False
+
+    inputs, results = [], []
+    for path in map(pathlib.Path, files):
+        if is_result(path):
+            results.append(LeftOut(str(path), "a result of an earlier prediction"))
+        else:
+            name = path.relative_to(folder).with_suffix("")
+            inputs.append(Input(str(path), name, kind_of(path)))
+    left_out = (*(item for item in left_out if not is_result(pathlib.Path(item.path))), *results)
+    if not inputs:
+        why = "; ".join(listing.sentences(left_out)) or "it is empty"
+        raise DataError(f"{folder}: holds no image or video ({why})")
+    return Found(tuple(inputs), left_out)
+
+
+def kind_of(path: str | pathlib.Path) -> str:
+    """Tells by a file's suffix whether it is an "image" or a "video"."""
+    return "video" if pathlib.Path(path).suffix.lower() in VIDEOS else "image"
 
 
 class Key(NamedTuple):

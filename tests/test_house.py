@@ -1,0 +1,118 @@
+"""The layout of the package: no import circles, no long files, TensorFlow in rtda_jax/data only."""
+
+import ast
+import graphlib
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+LONGEST = 400  # lines of a file
+TENSORFLOW = ("tensorflow", "tensorflow_datasets")
+
+
+def module_name(path):
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources(root=ROOT, package="rtda_jax"):
+    """Returns module -> its text for a package in a folder."""
+    paths = sorted((root / package).rglob("*.py"))
+    return {module_name(path.relative_to(root)): path.read_text() for path in paths}
+
+
+def imported(text, package):
+    """Yields what a module imports, also inside of functions, by absolute dotted names.
+
+    Args:
+      text: the module's.
+      package: the one that relative imports start from.
+    """
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            module = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def imports(texts):
+    """Returns module -> the modules of the same package that it imports."""
+    graph = {}
+    for module, text in texts.items():
+        is_package = any(other.startswith(f"{module}.") for other in texts)
+        package = module if is_package else module.rpartition(".")[0]
+        names = set(imported(text, package))
+        # A name is a submodule, or else something inside of the module before its last dot.
+        known = {name if name in texts else name.rpartition(".")[0] for name in names}
+        graph[module] = (known & texts.keys()) - {module}
+    return graph
+
+
+def circle(texts):
+    """Returns modules that import one another in a ring, or nothing."""
+    try:
+        graphlib.TopologicalSorter(imports(texts)).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
+def long_modules(texts):
+    """Returns the modules that are longer than `LONGEST` lines."""
+    return [module for module, text in texts.items() if len(text.splitlines()) > LONGEST]
+
+
+def tensorflow_modules(texts):
+    """Returns the modules outside of rtda_jax/data that import TensorFlow anywhere."""
+    return [
+        module
+        for module, text in texts.items()
+        if not f"{module}.".startswith("rtda_jax.data.")
+        and any(name.partition(".")[0] in TENSORFLOW for name in imported(text, module))
+    ]
+
+
+def test_modules_do_not_import_one_another_in_a_circle():
+    ring = circle(sources())
+    assert not ring, " imports ".join(ring)
+
+
+def test_files_are_not_long():
+    long = long_modules(sources())
+    assert not long, f"more than {LONGEST} lines: {', '.join(long)}"
+
+
+def test_tensorflow_is_imported_by_the_data_alone():
+    modules = tensorflow_modules(sources())
+    assert not modules, f"import TensorFlow: {', '.join(modules)}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "check", "modules"),
+    [
+        (
+            {"rtda_jax.errors": "from rtda_jax.run import log\n"},
+            circle,
+            {"rtda_jax.errors", "rtda_jax.run.log"},
+        ),
+        (
+            {"rtda_jax.errors": "def late():\n    from rtda_jax.run.log import say\n"},
+            circle,
+            {"rtda_jax.errors", "rtda_jax.run.log"},
+        ),
+        ({"rtda_jax.run.files": "from .log import say\n"}, circle, {"rtda_jax.run.log"}),
+        ({"rtda_jax.losses": "\n" * (LONGEST + 1)}, long_modules, {"rtda_jax.losses"}),
+        (
+            {"rtda_jax.losses": "def late():\n    import tensorflow as tf\n"},
+            tensorflow_modules,
+            {"rtda_jax.losses"},
+        ),
+    ],
+)
+def test_a_house_that_is_broken_once_is_named(changed, check, modules):
+    texts = sources()
+    assert modules & set(check(texts)) == set()
+    assert modules <= set(check(texts | changed))
