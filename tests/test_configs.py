@@ -324,7 +324,7 @@ def test_fda_takes_beta_as_its_argument():
         get("fda", "beta=x")
     with pytest.raises(ConfigError, match="must be a number"):
         get("fda", "beta=nan")
-    with pytest.raises(ConfigError, match="must be a whole number, got '1.5'"):
+    with pytest.raises(ConfigError, match=r"must be a whole number, got '1\.5'"):
         get("loss_study", "epochs=1.5")
     with pytest.raises(ConfigError, match="beta is given twice"):
         get("fda", "beta=0.1,beta=0.2")
