@@ -1,8 +1,11 @@
-"""AdaBN (Li et al. 2016): the source-only network with the batch statistics of the target.
+"""AdaBN: the source-only network with the batch statistics of the target.
 
 objective(G) = seg + seg_aux16 + seg_aux32          inputs = source
-statistics   = of every batch normalisation the mean over one epoch of target batches; nothing
-               else of the network changes
+statistics   = those of every batch normalisation, averaged over one epoch of target batches;
+               nothing else of the network changes
+
+Paper: Li, Wang, Shi, Liu & Hou, Revisiting batch normalization for practical domain adaptation,
+arXiv 1603.04779, 2016.
 
     python main.py --config configs/adabn.py
 
@@ -11,11 +14,12 @@ Expected on `streets`: 22.4 ± 0.8 mIoU, seeds 0 to 2 (README).
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import arguments, base
 
 
-def get_config(arg: str = ""):
-    config = base.get_config(arg)
+def make(benchmark: str) -> ConfigDict:
+    """Returns AdaBN on a benchmark."""
+    config = base.make(benchmark)
     config.stages = ("source_only", "adabn", "eval_source_only", "eval_adabn")
     config.stage = ConfigDict(
         {
@@ -26,3 +30,6 @@ def get_config(arg: str = ""):
         }
     )
     return config
+
+
+get_config = arguments.parsed(make)

@@ -1,45 +1,66 @@
-"""AdaptSegNet on DeepLabV2 by its own recipe (Tsai et al. 2018; S3), and S3's sweep of lambda.
+"""AdaptSegNet on DeepLabV2 by its authors' recipe, and the sweep of lambda of Thukral et al.
 
-objective(G) = seg + lambda_seg seg_aux16 + adv(preset)                   seg_aux16: head on layer3
+objective(G) = seg + lambda_seg seg_aux16 + adv(preset)           seg_aux16 is the head on layer3
 objective(D) = 1/2 [BCE(D(softmax source), 0) + BCE(D(softmax target), 1)]     for each level
 
     preset=multi     lambda_seg 0.1, lambda adv_output + lambda/5 adv_aux16       lambda 0.001
     preset=multi04   the same for PyTorch 0.4: 0.0005 adv_output + 0.00005 adv_aux16
     preset=single    lambda adv_output, one head                                  lambda 0.001
-    preset=ls        least squares in place of BCE, lambda adv_output             lambda 0.01
+    preset=ls        lambda adv_output, least squares instead of BCE              lambda 0.01
     preset=feature   lambda adv_feature                                           lambda 0.001
-    lambda=0.004     instead of the preset's (S3: .0005, .001, .004)
-    network=vgg16    DeepLab on VGG-16 for ResNet-101: one head, and preset=single by default
 
-The classifier adds up dilations 6 and 12 only, as the released code does. SGD 2.5e-4, heads ten
-times faster, decay 5e-4; Adam 1e-4; poly of 250,000 iterations stopped at 150,000; one image of
-each domain, not mirrored; Caffe's mean on BGR. Both domains have the benchmark's size; the
-authors read GTA5 at 720x1280 and Cityscapes at 512x1024.
+SGD 2.5e-4 with ten times that for the heads, decay 5e-4; Adam 1e-4; a poly schedule of 250,000
+iterations that stops at 150,000; one image of each domain, not mirrored; Caffe's mean on BGR. The
+classifier adds up dilations 6 and 12 only, as the released code does. Both domains have the
+benchmark's size, where the authors read GTA5 at 720x1280 and Cityscapes at 512x1024.
+
+Papers: Tsai, Hung, Schulter, Sohn, Yang & Chandraker, Learning to adapt structured output space
+for semantic segmentation, CVPR 2018; Thukral, Khantwal & Agarwal, Domain adaptation for image
+segmentation, which tries lambda = 0.0005, 0.001 and 0.004.
 
     python main.py --config configs/adaptsegnet.py:gta5_to_cityscapes,preset=multi
 
-Published for GTA5 to Cityscapes, ResNet-101: 42.4 mIoU multi, 41.4 single.
+Published for GTA5 to Cityscapes with ResNet-101: 42.4 mIoU multi, 41.4 single.
 """
 
-from configs import base
-from rtda_jax.errors import ConfigError
+from typing import Literal
 
-LAMBDA = {"multi": 1e-3, "multi04": 5e-4, "single": 1e-3, "ls": 1e-2, "feature": 1e-3}
-DEFAULT = {"resnet101": "multi", "vgg16": "single"}
+from ml_collections import ConfigDict
+
+from configs import arguments, base
+from rtda_jax.errors import require
+
+Preset = Literal["multi", "multi04", "single", "ls", "feature"]
+LAMBDA: dict[Preset, float] = {
+    "multi": 1e-3,
+    "multi04": 5e-4,
+    "single": 1e-3,
+    "ls": 1e-2,
+    "feature": 1e-3,
+}
 
 
-def get_config(arg: str = ""):
-    benchmark, options = base.parse(
-        arg, preset=("default", *LAMBDA), network=tuple(DEFAULT), **{"lambda": 0.0}
-    )
-    preset, network = options["preset"], options["network"]
-    if preset == "default":
-        preset = DEFAULT[network]
-    weight = options["lambda"] or LAMBDA[preset]
+def make(
+    benchmark: str,
+    *,
+    preset: Preset | None = None,
+    network: Literal["resnet101", "vgg16"] = "resnet101",
+    lambda_: float | None = None,
+) -> ConfigDict:
+    """Returns AdaptSegNet on a benchmark.
+
+    Args:
+      benchmark: a key of `BENCHMARKS`.
+      preset: the adversarial terms; None is multi, or single for VGG-16, which has one head.
+      network: the trunk of DeepLabV2.
+      lambda_: weight of the main adversarial term; None is the preset's.
+    """
+    preset = preset or ("multi" if network == "resnet101" else "single")
+    weight = LAMBDA[preset] if lambda_ is None else lambda_
     several = preset.startswith("multi")
-    if several and network == "vgg16":
-        raise ConfigError(f"preset={preset} needs two heads; deeplab_vgg16 has one")
-    config = base.get_config(benchmark)
+    if several:
+        require(network != "vgg16", f"preset={preset} needs two heads; deeplab_vgg16 has one")
+    config = base.make(benchmark)
     config.model.name = f"deeplab_{network}" + ("_multi" if several else "")
     config.augment.flip = False
     config.eval.align = "corners"
@@ -58,3 +79,6 @@ def get_config(arg: str = ""):
     if preset == "ls":
         config.adversary.gan_loss = "least_squares"
     return config
+
+
+get_config = arguments.parsed(make)

@@ -1,14 +1,16 @@
-"""Adversarial adaptation (Tsai et al. 2018; S0 to S3).
+"""Adversarial adaptation: the network learns to deceive a discriminator of source and target.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + adv(level)
 objective(D) = 1/2 [BCE(D(view source), 0) + BCE(D(view target), 1)]     for each level
 
     level=output    0.001 adv_output                             view = softmax of the logits
     level=multi     0.001 adv_output + 0.0002 adv_aux16          (AdaptSegNet's weights)
-    level=three     0.001 adv_output + 0.0002 adv_aux16 + 0.0002 adv_aux32     (S1's weights)
+    level=three     0.001 adv_output + 0.0002 adv_aux16 + 0.0002 adv_aux32     (Nikiforos et al.)
     level=feature   0.001 adv_feature                            view = features, at image size
 
-The argument is [BENCHMARK,]level=L,network=D with D = fcd or fcd_light.
+Paper: Tsai, Hung, Schulter, Sohn, Yang & Chandraker, Learning to adapt structured output space for
+semantic segmentation (AdaptSegNet), CVPR 2018; on BiSeNet as in the loss study of Brunstein & De
+Souza Coelho, Nikiforos et al. and Bartoletti et al.
 
     python main.py --config configs/adversarial.py
     python main.py --config configs/adversarial.py:level=multi,network=fcd_light
@@ -17,9 +19,16 @@ Expected on `streets`: 19.8 ± 0.2 mIoU at level=output, 21.0 ± 0.3 at multi, 2
 19.2 ± 0.6 with fcd_light, seeds 0 to 2 (README).
 """
 
-from configs import base
+from typing import Literal
 
-LEVELS = {
+from ml_collections import ConfigDict
+
+from configs import arguments, base
+
+Level = Literal["output", "multi", "three", "feature"]
+Discriminator = Literal["fcd", "fcd_light"]
+
+LEVELS: dict[Level, dict[str, float]] = {
     "output": {"adv_output": 1e-3},
     "multi": {"adv_output": 1e-3, "adv_aux16": 2e-4},
     "three": {"adv_output": 1e-3, "adv_aux16": 2e-4, "adv_aux32": 2e-4},
@@ -27,9 +36,18 @@ LEVELS = {
 }
 
 
-def get_config(arg: str = ""):
-    benchmark, options = base.parse(arg, level=tuple(LEVELS), network=("fcd", "fcd_light"))
-    config = base.get_config(benchmark)
-    config.objective.update(LEVELS[options["level"]])
-    config.adversary.network = options["network"]
+def make(benchmark: str, *, level: Level = "output", network: Discriminator = "fcd") -> ConfigDict:
+    """Returns adversarial adaptation on a benchmark.
+
+    Args:
+      benchmark: a key of `BENCHMARKS`.
+      level: which outputs the discriminators judge.
+      network: the discriminators.
+    """
+    config = base.make(benchmark)
+    config.objective.update(LEVELS[level])
+    config.adversary.network = network
     return config
+
+
+get_config = arguments.parsed(make)

@@ -4,11 +4,9 @@ A section such as `config.loss` is made from the option dataclass of the module 
 dataclass documents, validates and holds the default of each of its fields.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
-from configs import benchmarks
+from configs import arguments, benchmarks
 from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.build import ModelOptions, StageOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
@@ -21,7 +19,6 @@ from rtda_jax.adapt.terms import TERMS
 from rtda_jax.adapt.views import ViewOptions
 from rtda_jax.augment.colour import ColourOptions
 from rtda_jax.data.batches import MoveOptions, StreamOptions
-from rtda_jax.errors import ConfigError, lookup, one_of
 from rtda_jax.evaluate import Protocol
 from rtda_jax.losses import LossOptions
 from rtda_jax.stages.evaluate import EvalOptions
@@ -29,50 +26,21 @@ from rtda_jax.stages.statistics import StatisticsOptions
 from rtda_jax.train import LoopOptions
 
 
-def parse(arg: str, **options: Any) -> tuple[str, dict[str, Any]]:
-    """Splits `BENCHMARK,option=value` into the benchmark's name and the values of the options.
-
-    Args:
-      arg: what follows the colon of --config.
-      **options: by name, a tuple of the allowed words, of which the first is the default; or a
-        number, which is the default and decides the type.
-
-    Raises:
-      ConfigError: an option is unknown or has a value that it cannot have.
-    """
-    benchmark = ""
-    values = {k: v[0] if isinstance(v, tuple) else v for k, v in options.items()}
-    for part in filter(None, arg.split(",")):
-        name, equals, value = part.partition("=")
-        if not equals:
-            benchmark = part
-            continue
-        default = lookup(options, name, f"option in {arg!r}:")
-        if isinstance(default, tuple):
-            values[name] = one_of(value, default, f"{name} in {arg!r}:")
-            continue
-        try:
-            values[name] = type(default)(value)
-        except ValueError:
-            raise ConfigError(f"{name} in {arg!r} must be a number, got {value!r}") from None
-    return benchmark, values
-
-
-def get_config(arg: str = "") -> ConfigDict:
-    """Returns the defaults on one benchmark; `arg` is what follows the colon of --config."""
-    benchmark = benchmarks.get(arg or "streets")
+def make(benchmark: str) -> ConfigDict:
+    """Returns the defaults on a benchmark, a key of `BENCHMARKS`."""
+    pair = benchmarks.get(benchmark)
     config = ConfigDict()
 
-    config.benchmark = benchmark  # source -> target pair: data, classes, sizes (benchmarks.py)
+    config.benchmark = pair  # source -> target pair: data, classes, sizes (benchmarks.py)
     config.data_dir = ""  # where data sets lie; empty: --data_dir, $RTDA_JAX_DATA, ~/.cache
     # seed, steps, batch_size, dtype, labelled, pixel_loss, init, pseudo_labels
-    config.update(section(StageOptions, steps=benchmark.steps, batch_size=benchmark.batch_size))
+    config.update(section(StageOptions, steps=pair.steps, batch_size=pair.batch_size))
 
     # What is trained: the network, its optimizers, and the objective as weighted named terms. A
     # term of weight 0 is not traced. TERMS lists them: `seg` learns from labels, `adv_*` deceives
     # a discriminator, `pseudo` and `mix` learn from pseudo-labels; `_aux16` is an auxiliary head.
     config.model = section(ModelOptions)
-    config.optim = section(OptimOptions, g_lr=benchmark.g_lr)
+    config.optim = section(OptimOptions, g_lr=pair.g_lr)
     config.objective = ConfigDict(dict.fromkeys(TERMS, 0.0))
     config.objective.update({"seg": 1.0, "seg_aux16": 1.0, "seg_aux32": 1.0})
     config.loss = section(LossOptions)  # class weights, focal loss, OHEM, robust entropy
@@ -90,8 +58,8 @@ def get_config(arg: str = "") -> ConfigDict:
     # What the other kinds of stages do.
     config.pseudo = section(PseudoLabelOptions)  # how a pseudo_label stage labels
     config.statistics = section(StatisticsOptions)  # what a statistics stage averages
-    stride = tuple((5 * side + 5) // 6 for side in benchmark.crop)
-    config.eval = section(Protocol, EvalOptions, window=benchmark.crop, stride=stride)
+    stride = tuple((5 * side + 5) // 6 for side in pair.crop)
+    config.eval = section(Protocol, EvalOptions, window=pair.crop, stride=stride)
 
     # How a run is watched and kept: logs, checkpoints, nonfinite losses, stalls.
     config.update(section(LoopOptions))
@@ -102,3 +70,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.stage.train = ConfigDict({"kind": "train"})
     config.stage.evaluate = ConfigDict({"kind": "evaluate", "models": ("train",)})
     return config
+
+
+get_config = arguments.parsed(make)

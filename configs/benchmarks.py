@@ -1,31 +1,35 @@
-"""Source -> target pairs: which data, which classes, at which sizes.
+"""Benchmarks: source -> target pairs, with their data sets, classes and sizes.
 
-A spec names a data set, a split and whether its labels are read; every field it may have stands in
-rtda_jax/data/catalogue.py. All benchmarks have the same fields:
+A specification names a data set, a split and whether its labels are read. Its fields and their
+defaults are in rtda_jax/data/spec.py, the data sets in rtda_jax/data/catalogue.py. All benchmarks
+have the same fields:
 
-  classes          what the head predicts (a key of rtda_jax.data.labels.CLASS_SETS)
-  eval_classes     what is reported: these rows of the head's
-  source           labelled training set
-  source_eval      a label-bearing split of the source that is not trained on; None: there is none
-  target           training images; their labels are never opened
-  target_labelled  the same images with labels, for the oracle only; None: there are no labels
-  eval             labelled target split that scores are measured on
-  size             (H, W) images are resized to before the crop
+  classes          the classes that the head predicts, a key of rtda_jax.data.labels.CLASS_SETS
+  eval_classes     those of them that are reported
+  source           the labelled training set
+  source_eval      a labelled split of the source that is not trained on; None if there is none
+  target           the training images of the target, whose labels are never opened
+  target_labelled  the same images with labels, for the oracle only; None if there are no labels
+  eval             the labelled split of the target that scores are measured on
+  size             (H, W) that images are resized to before the crop
   crop             (H, W) of a training batch
-  eval_size        (H, W) images are resized to for evaluation; labels keep their own size
+  eval_size        (H, W) that images are resized to for evaluation; labels keep their own size
+  steps, batch_size, g_lr    length, images of each domain a step, and the generator's learning rate
 """
 
 from ml_collections import ConfigDict
 
-# What can be changed of any data set that lies in files, for instance
+from rtda_jax.errors import lookup
+
+# The fields of every data set that is read from files; the command line changes them, as in
 # --config.benchmark.source.store=shards --config.benchmark.source.quarantine=gta5.txt
 _FILES = {
-    "list": "",  # file of the examples to use
-    "list_sha256": "",  # that it must have
-    "count": -1,  # examples there must be; 0: any number, -1: as the data set is known
-    "quarantine": "",  # file of examples to leave out, written by --job=check_data
-    "store": "files",  # or "shards": decoded and resized once, to `size`
-    "store_dir": "",  # where shards go; empty: data_dir
+    "list": "",  # file that lists the examples to use
+    "list_sha256": "",  # SHA-256 that this file must have
+    "count": -1,  # number of examples expected; 0: any, -1: what the catalogue says
+    "quarantine": "",  # file that lists examples to leave out; --job=check_data writes it
+    "store": "files",  # or "shards": images are decoded and resized to `size` once
+    "store_dir": "",  # folder of the shards; empty: data_dir
     "format": "png",  # of images in shards: png, webp (both lossless) or jpeg
 }
 
@@ -163,19 +167,24 @@ BENCHMARKS = {
     },
 }
 
+DEFAULT = "streets"  # built in; needs no download
+
 # Pairs that train from scratch in minutes.
 SMALL = tuple(name for name, fields in BENCHMARKS.items() if fields["g_lr"] == _SMALL["g_lr"])
 
 
 def get(name: str) -> ConfigDict:
-    """The benchmark of that name, with its `name`; ValueError lists the known ones."""
-    if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(sorted(BENCHMARKS))}")
+    """Returns a benchmark, with its name as one more field.
+
+    Raises:
+      ConfigError: the name is unknown.
+    """
+    declared = lookup(BENCHMARKS, name, "benchmark")
     # ConfigDict turns one dict in two places into one ConfigDict: an override would reach both.
-    fields = {k: dict(v) if isinstance(v, dict) else v for k, v in BENCHMARKS[name].items()}
+    fields = {k: dict(v) if isinstance(v, dict) else v for k, v in declared.items()}
     benchmark = ConfigDict({"name": name, **fields})
     for role in ("source", "target", "target_labelled"):
         if benchmark[role] is not None and "store" in benchmark[role]:
-            # Shards are stored at the benchmark's size, whoever changes it later.
+            # Shards have the benchmark's size, also where a config or the command line changes it.
             benchmark[role].size = benchmark.get_oneway_ref("size")
     return benchmark

@@ -1,21 +1,30 @@
-"""Adversarial + FDA with two bands, fused by the mean of their softmax (S1; multi-band transfer).
+"""MBT, multi-band transfer: adversarial adaptation with FDA at two bands, whose networks are fused.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output           for each beta
 inputs       = fda(source, target, beta), target                        beta in {0.01, 0.05}
 prediction   = argmax 1/2 [softmax G_0.01 + softmax G_0.05]
 
+Papers: Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic segmentation;
+Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 2020.
+
     python main.py --config configs/fda_mbt.py
 
-Expected on `streets`: 22.9 ± 1.3 mIoU, seeds 0 to 2; either band alone in fda.py (README).
+Expected on `streets`: 22.9 ± 1.3 mIoU, seeds 0 to 2 (README); configs/fda.py has either band alone.
 """
 
 from ml_collections import ConfigDict
 
-from configs import adversarial
+from configs import adversarial, arguments
 
 
-def get_config(arg: str = ""):
-    config = adversarial.get_config(arg)
+def make(
+    benchmark: str,
+    *,
+    level: adversarial.Level = "output",
+    network: adversarial.Discriminator = "fcd",
+) -> ConfigDict:
+    """Returns multi-band transfer on a benchmark; the options are those of `adversarial.make`."""
+    config = adversarial.make(benchmark, level=level, network=network)
     config.stages = ("beta_001", "beta_005", "eval_001", "eval_005", "eval_mbt")
     config.stage = ConfigDict(
         {
@@ -27,3 +36,6 @@ def get_config(arg: str = ""):
         }
     )
     return config
+
+
+get_config = arguments.parsed(make)

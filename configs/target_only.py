@@ -1,4 +1,4 @@
-"""Target only: trained on the target's own training labels. The upper bound (oracle), no method.
+"""Target only: the upper bound (oracle), trained on the target's own labels. Not a method.
 
 objective(G) = seg + seg_aux16 + seg_aux32          inputs = target, with its labels
 
@@ -7,10 +7,16 @@ objective(G) = seg + seg_aux16 + seg_aux32          inputs = target, with its la
 Expected on `streets`: 27.5 ± 0.5 mIoU, seeds 0 to 2 (README).
 """
 
-from configs import base
+from ml_collections import ConfigDict
+
+from configs import arguments, base
 
 
-def get_config(arg: str = ""):
-    config = base.get_config(arg)
+def make(benchmark: str) -> ConfigDict:
+    """Returns training on the labelled target of a benchmark."""
+    config = base.make(benchmark)
     config.labelled = "target"
     return config
+
+
+get_config = arguments.parsed(make)

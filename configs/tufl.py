@@ -1,32 +1,41 @@
-"""Threshold-adaptive unsupervised focal loss in two stages (TUFL; S4).
+"""TUFL: threshold-adaptive unsupervised focal loss, in two stages.
 
 objective(G) = seg/3                                stage `source`, over three heads, weighted
              = seg/3 + 0.08 consistency/3           `one`, from `source`, statistics frozen
              = seg/3 + 0.08 consistency/3 + 0.5 mix `two`, from `one`, which is also its teacher
 consistency  = unsupervised focal loss of a strong view of the target (colours, shadow, noise,
                blur, affine) where a weak view is surer than its class's threshold, which adapts
-mix          = cross-entropy of target images with half of the source's classes, and now and then
-               rare classes of other source images, pasted on them; the teacher labels the rest
+mix          = cross-entropy of target images with half of the source's classes pasted on them and,
+               in some batches, rare classes of other source images; the teacher labels the rest
 
-The argument is [BENCHMARK,]option=1,...: `deeplab` takes DeepLabV2 (one head) for BiSeNet,
-`released` what the authors' code runs: one fixed threshold, d = |p - q|, no rare classes, and in
-`one` and `two` every learning rate times ten; noise, blur and the target's moves drawn once a run.
-The rate, the crop and the steps of stage `source` are ours: it trains from scratch, or from
---config.model.pretrained.
+    preset=paper     the method as the text describes it
+    preset=code      as the released code does: one fixed threshold, d = |p - q|, no rare classes;
+                     in `one` and `two` every learning rate is ten times higher; noise, blur and the
+                     target's moves are drawn once a run
+
+The rate, the crop and the steps of stage `source` are our choice: it trains from scratch, or from
+--config.model.pretrained. configs/tufl_parts.py measures what each part adds.
+
+Paper (tufl): Yan, Qian, Wang & Yang, Threshold-adaptive unsupervised focal loss for domain adaptive
+semantic segmentation, arXiv 2208.10716.
 
     python main.py --config configs/tufl.py
     python main.py --config configs/tufl.py:cityscapes_to_crosscity:rome
 
+Expected on `streets`: 19.2 ± 0.7 mIoU, seeds 0 to 2 (README, from configs/tufl_parts.py).
 Published for BiSeNet, Cityscapes to CrossCity, single scale: 52.3 Rome, 56.4 Rio, 51.1 Taipei,
-48.6 Tokyo. That is `released` after 2000 steps without stage two: eval_one of a run with
---config.stage.one.steps=2000. What each part adds: configs/tufl_parts.py.
+48.6 Tokyo. That is preset=code after 2000 steps without stage two: `eval_one` of a run with
+--config.stage.one.steps=2000.
 """
+
+from typing import Literal
 
 from ml_collections import ConfigDict
 
-from configs import base, benchmarks
+from configs import arguments, base, benchmarks
+from rtda_jax.data.labels import class_set
 
-# 1 / ln(1.1 + frequency), roughly: the authors' tables for Cityscapes and SYNTHIA, by class.
+# The authors' class weights for Cityscapes and SYNTHIA, about 1 / ln(1.1 + frequency).
 _CITYSCAPES = {
     "road": 2.6237, "sidewalk": 5.5961, "building": 3.9190, "wall": 8.7054, "fence": 9.7107,
     "pole": 9.4180, "traffic light": 10.2930, "traffic sign": 10.3435, "vegetation": 5.8592,
@@ -39,15 +48,15 @@ _SYNTHIA = {
     "sky": 6.1880, "person": 7.4364, "rider": 10.0266, "car": 7.4412, "bus": 8.7787,
     "motorcycle": 10.2429, "bicycle": 10.2690,
 }  # fmt: skip
-# Classes that the table in use, "middle", counts twice.
+# Classes whose weight the authors double in the table that they train with, "middle".
 _TWICE = {
     "cityscapes19": (_CITYSCAPES, ("rider", "train", "motorcycle", "bicycle")),
     "crosscity13": (_CITYSCAPES, ("rider", "motorcycle", "bicycle")),
     "synthia16": (_SYNTHIA, ("rider", "car", "bus", "motorcycle", "bicycle")),
 }
 
-# Pairs that the authors train on, by the name without the city: (H, W) of both domains before the
-# zoom, its range, and (H, W) for evaluation. Elsewhere a pair keeps its own sizes.
+# The benchmarks that the authors train on, by their names without the city: (H, W) of both domains
+# before the zoom, the range of the zoom, and (H, W) for evaluation. Others keep their own sizes.
 _AUTHORS = {
     "cityscapes_to_crosscity": ((640, 1280), (1.0, 1.5), (647, 1280)),
     "gta5_to_cityscapes": ((1024, 2048), (0.75, 1.5), (1024, 2048)),
@@ -57,20 +66,29 @@ _AUTHORS = {
 
 
 def weights(classes: str, names: tuple[str, ...]) -> tuple[float, ...]:
-    """One weight a class; classes the authors have no table for weigh 1."""
+    """Returns the weight of each class: the authors', or 1 for a class that they do not have."""
     table, twice = _TWICE.get(classes, ({}, ()))
     return tuple(table.get(name, 1.0) * (2 if name in twice else 1) for name in names)
 
 
-def get_config(arg: str = ""):
-    from rtda_jax.data.labels import class_set
+def make(
+    benchmark: str,
+    *,
+    network: Literal["bisenet", "deeplab"] = "bisenet",
+    preset: Literal["paper", "code"] = "paper",
+) -> ConfigDict:
+    """Returns both stages of TUFL on a benchmark.
 
-    benchmark, options = base.parse(arg, deeplab=0.0, released=0.0)
-    config = base.get_config(benchmark)
-    paper = config.benchmark.name not in benchmarks.SMALL
-    heads = ("",) if options["deeplab"] else ("", "_aux16", "_aux32")
+    Args:
+      benchmark: a key of `BENCHMARKS`.
+      network: BiSeNet with three heads or DeepLabV2 with one.
+      preset: whether the authors' text or their code decides where the two differ.
+    """
+    config = base.make(benchmark)
+    full = config.benchmark.name not in benchmarks.SMALL
+    heads = ("",) if network == "deeplab" else ("", "_aux16", "_aux32")
 
-    config.model.name = "deeplab_resnet101" if options["deeplab"] else "bisenet_tufl"
+    config.model.name = "deeplab_resnet101" if network == "deeplab" else "bisenet_tufl"
     config.model.batch_norm = "frozen"
     classes = config.benchmark.classes
     config.loss.weighting, config.loss.reduction = "given", "pixels"
@@ -89,9 +107,9 @@ def get_config(arg: str = ""):
 
     config.optim.update({"g_decay": 5e-4, "g_decayed": "kernels", "g_groups": "heads"})
     source_lr = config.optim.g_lr
-    steps = config.get_oneway_ref("steps")  # small pairs: also what the command line changes
-    config.optim.g_lr = 5e-6 if paper else 2.5e-4
-    if paper:
+    steps = config.get_oneway_ref("steps")  # of small pairs; it follows the command line
+    config.optim.g_lr = 5e-6 if full else 2.5e-4
+    if full:
         config.batch_size, config.augment.scale = 2, (1.0, 1.5)
     pair = config.benchmark.name.partition(":")[0]
     if pair in _AUTHORS:
@@ -101,7 +119,7 @@ def get_config(arg: str = ""):
         config.eval.mode, config.eval.window = "slide", (side, side)
         config.eval.stride = (-(-5 * side // 6),) * 2
         config.eval.align = "corners"
-    if options["released"]:
+    if preset == "code":
         config.consistency.threshold, config.consistency.form = "fixed", "difference"
         config.long_tail.update({"choice": "uniform", "slots": 2, "count": (2, 2)})
         config.optim.g_groups = "all"
@@ -111,7 +129,7 @@ def get_config(arg: str = ""):
     config.stages = ("source", "one", "two", "eval_source", "eval_one", "eval_two")
     if config.benchmark.eval_classes == "synthia16":
         config.stages += ("eval_13",)  # papers report both, of one network
-    if paper:
+    if full:
         config.stages += ("eval_scales",)  # tens of windows an image: long on a CPU
     config.stage = ConfigDict(
         {
@@ -121,20 +139,20 @@ def get_config(arg: str = ""):
                 "model": {"batch_norm": "batch"},
                 "optim": {"g_lr": source_lr, "g_groups": "one"},
             },
-            # The second stage starts where the first one stands after 1200 of its 2000 steps.
+            # Stage two starts from stage one after 1200 of its 2000 steps.
             "one": {
                 "kind": "train",
                 "init": "source",
-                "steps": 1200 if paper else steps // 2,
-                "optim": {"schedule_steps": 2000 if paper else steps * 3 // 4},
+                "steps": 1200 if full else steps // 2,
+                "optim": {"schedule_steps": 2000 if full else steps * 3 // 4},
             },
             "two": {
                 "kind": "train",
                 "init": "one",
                 "objective": {"mix": 0.5},
                 "teacher": {"kind": "frozen"},
-                "long_tail": {"probability": 0.0 if options["released"] else 0.3},
-                "steps": 2000 if paper else steps * 3 // 4,
+                "long_tail": {"probability": 0.0 if preset == "code" else 0.3},
+                "steps": 2000 if full else steps * 3 // 4,
             },
             "eval_source": {"kind": "evaluate", "models": ("source",)},
             "eval_one": {"kind": "evaluate", "models": ("one",)},
@@ -156,3 +174,6 @@ def get_config(arg: str = ""):
         }
     )
     return config
+
+
+get_config = arguments.parsed(make)

@@ -1,12 +1,15 @@
-"""What each part of TUFL adds: source, fixed thresholds, adaptive ones, mixing, rare classes (S4).
+"""What each part of TUFL adds: fixed thresholds, adaptive ones, class mixing, rare classes.
 
-objective(G) = that of configs/tufl.py; stages
-  source     labelled source alone
+objective(G) = that of configs/tufl.py, in these stages:
+  source     the labelled source alone
   fixed      from `source`: consistency above one fixed threshold
   adaptive   from `source`: consistency above a threshold for each class that adapts
-  longer     from `adaptive`: the same again, for as many steps as each of the next two (control)
-  mixing     from `adaptive`: class mixing as well, that stage being the frozen teacher
+  longer     from `adaptive`: the same for as many more steps as the next two stages have (control)
+  mixing     from `adaptive`: class mixing as well, with that stage as the frozen teacher
   long_tail  from `adaptive`: class mixing with rare classes pasted on the source
+
+Paper (tufl): Yan, Qian, Wang & Yang, Threshold-adaptive unsupervised focal loss for domain adaptive
+semantic segmentation, arXiv 2208.10716.
 
     python main.py --config configs/tufl_parts.py
 
@@ -14,23 +17,31 @@ Expected on `streets`: 17.4 ± 0.9 source, 18.6 ± 0.8 fixed and adaptive, 19.2 
 19.1 ± 0.4 mixing, 19.2 ± 0.7 long_tail, mIoU, seeds 0 to 2 (docs/tufl.md).
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
-from configs import tufl
+from configs import arguments, tufl
 
 TRAINED = ("source", "fixed", "adaptive", "longer", "mixing", "long_tail")
 
 
 def like(stage: ConfigDict) -> dict:
-    """The fields of a stage, also where they follow what the command line changes."""
+    """Returns the fields of a stage; those that follow the command line still do."""
     return {
         name: like(value) if isinstance(value, ConfigDict) else stage.get_oneway_ref(name)
         for name, value in stage.items()
     }
 
 
-def get_config(arg: str = ""):
-    config = tufl.get_config(arg)
+def make(
+    benchmark: str,
+    *,
+    network: Literal["bisenet", "deeplab"] = "bisenet",
+    preset: Literal["paper", "code"] = "paper",
+) -> ConfigDict:
+    """Returns the stages on a benchmark; the options are those of `tufl.make`."""
+    config = tufl.make(benchmark, network=network, preset=preset)
     one, two = config.stage.one, config.stage.two
     again = {"kind": "train", "init": "adaptive", "steps": two.get_oneway_ref("steps")}
     stages = {
@@ -46,3 +57,6 @@ def get_config(arg: str = ""):
     config.stages = tuple(stages)
     config.stage = ConfigDict(stages)
     return config
+
+
+get_config = arguments.parsed(make)

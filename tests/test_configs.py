@@ -16,7 +16,7 @@ from rtda_jax.stages.plan import make_plan
 
 FILES = sorted(
     p.stem for p in pathlib.Path(base.__file__).parent.glob("*.py")
-    if p.stem not in ("base", "benchmarks", "__init__")
+    if p.stem not in ("arguments", "base", "benchmarks", "__init__")
 )  # fmt: skip
 
 SUPERVISED = {"seg": 1.0, "seg_aux16": 1.0, "seg_aux32": 1.0}
@@ -43,8 +43,8 @@ GOLDEN = {
         )
     },
     "loss_study": {"train": (ADVERSARIAL, None, "source")},
-    "s2": {"train": (ADVERSARIAL, None, "source")},
-    "s1": {"train": (ADVERSARIAL, None, "source")},
+    "bartoletti": {"train": (ADVERSARIAL, None, "source")},
+    "nikiforos": {"train": (ADVERSARIAL, None, "source")},
     "tufl": {
         "source": (THREE, None, "source"),
         "one": (CONSISTENT, None, "source"),
@@ -64,8 +64,6 @@ GOLDEN = {
     "fda": {"train": (ADVERSARIAL, 0.01, "source")},
     "adabn": {"source_only": (SUPERVISED, None, "source")},
     "ssl": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
-    "ssl_2layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
-    "ssl_3layers": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
     "ssl_control": {
         "adversarial": (ADVERSARIAL, None, "source"),
         "control": (ADVERSARIAL, None, "source"),
@@ -124,8 +122,8 @@ GOLDEN_BESIDES = {
     "tufl": {**TUFL, "teacher.kind": {"frozen"}},
     "tufl_parts": {**TUFL, "teacher.kind": {"frozen"}},
     "loss_study": CAFFE,
-    "s1": {"adversary.d_factor": {1.0}, "augment.colour": {0.5}},
-    "s2": {**UNMIRRORED, "normalisation": {"cityscapes_bgr"}},
+    "nikiforos": {"adversary.d_factor": {1.0}, "augment.colour": {0.5}},
+    "bartoletti": {**UNMIRRORED, "normalisation": {"cityscapes_bgr"}},
     "adaptsegnet": {**CAFFE, **UNMIRRORED, "optim.g_groups": {"heads"}},
 }
 
@@ -159,7 +157,7 @@ def test_the_level_of_the_adversary_is_an_argument(arg, terms):
     assert {k: v for k, v in objective.items() if k.startswith("adv") and v} == terms
 
 
-def test_the_presets_of_the_loss_study_are_s0s_code_and_text():
+def test_the_presets_of_the_loss_study_are_the_authors_code_and_text():
     code = get("loss_study", "loss=focal,backbone=101,epochs=100")
     assert (code.pixel_loss, code.loss.weighting, code.loss.gamma) == ("focal", "enet", 2.0)
     assert (code.loss.reduction, code.batch_size, code.steps) == ("pixels", 4, 12500)
@@ -197,8 +195,8 @@ def test_two_levels_of_a_network_with_one_head_are_refused():
         get("adaptsegnet", "preset=multi,network=vgg16")
 
 
-def test_s2_is_its_code():
-    code = get("s2", "layers=2,discriminator=fcd_light")
+def test_bartoletti_is_the_authors_code():
+    code = get("bartoletti", "layers=2,discriminator=fcd_light")
     assert (code.model.name, code.steps) == ("bisenet_mpg_resnet101", 12_500)
     assert code.adversary.options.to_dict() == {"output_stride": 1, "use_bias": False}
     plan = make_plan(code.lock(), KINDS)
@@ -240,19 +238,19 @@ def test_shards_are_stored_at_the_size_that_tufl_or_the_command_line_says():
 def test_running_statistics_are_the_targets_except_in_the_papers_recipes():
     policies = {name: get(name).model.statistics for name in FILES}
     both = {name for name, policy in policies.items() if policy == "both"}
-    assert both == {"loss_study", "s1", "s2", "adaptsegnet"}
+    assert both == {"loss_study", "nikiforos", "bartoletti", "adaptsegnet"}
     assert set(policies.values()) == {"target", "both"}
 
 
-def test_s1_does_not_halve_the_discriminators_loss_unless_asked():
-    assert get("s1").adversary.d_factor == 1.0
-    assert get("s1", "preset=paper").adversary.d_factor == 0.5
-    augmented = get("s1", "row=augmented")
+def test_nikiforos_does_not_halve_the_discriminators_loss_unless_asked():
+    assert get("nikiforos").adversary.d_factor == 1.0
+    assert get("nikiforos", "preset=paper").adversary.d_factor == 0.5
+    augmented = get("nikiforos", "row=augmented")
     assert (augmented.augment.colour, augmented.objective.adv_output) == (0.5, 0.0)
     moved = {
         arg: (made.augment.colour, made.augment.flip, made.fda_window)
         for arg in ("row=source", "row=augmented", "", "row=fda", "preset=paper", "row=mbt")
-        for made in [get("s1", arg)]
+        for made in [get("nikiforos", arg)]
     }
     assert moved == {
         "row=source": (0.0, False, "square"),
@@ -262,7 +260,7 @@ def test_s1_does_not_halve_the_discriminators_loss_unless_asked():
         "row=mbt": (0.0, False, "square"),
         "preset=paper": (0.0, False, "rectangle"),
     }
-    assert get("s1", "gta5_to_cityscapes,row=fda,beta=0.05").fda_beta == 0.05
+    assert get("nikiforos", "gta5_to_cityscapes,row=fda,beta=0.05").fda_beta == 0.05
 
 
 def pairs():
@@ -324,6 +322,16 @@ def test_fda_takes_beta_as_its_argument():
         get("fda", "gamma=1")
     with pytest.raises(ConfigError, match="must be a number"):
         get("fda", "beta=x")
+    with pytest.raises(ConfigError, match="must be a number"):
+        get("fda", "beta=nan")
+    with pytest.raises(ConfigError, match=r"must be a whole number, got '1\.5'"):
+        get("loss_study", "epochs=1.5")
+    with pytest.raises(ConfigError, match="beta is given twice"):
+        get("fda", "beta=0.1,beta=0.2")
+    with pytest.raises(ConfigError, match="names two benchmarks, 'streets' and 'folders'"):
+        get("fda", "streets,folders")
+    with pytest.raises(ConfigError, match="unknown layers in 'layers=4': '4'; known: 1, 2, 3"):
+        get("ssl", "layers=4")
     with pytest.raises(ConfigError, match=r"unknown level in 'level=all': 'all'; known: .*output"):
         get("adversarial", "level=all")
 

@@ -94,7 +94,7 @@ def test_fusions_against_loops(count, fusion):
         assert confidence[where] == pytest.approx(chosen.max(), rel=1e-6)
 
 
-def test_most_confident_equals_the_concatenation_s2_once_had():
+def test_the_most_confident_layer_is_that_of_the_concatenated_maps():
     made = maps(3)
     labels, _ = pseudo_labels.fuse(jnp.asarray(made), fusion="most_confident")
     together = np.concatenate(list(made), axis=-1)

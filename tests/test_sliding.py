@@ -52,7 +52,7 @@ def numpy_resize(image, size):
 
 
 def numpy_evaluation(image, size, *, window, stride, scales, mirror):
-    """S4's evaluator, said again for one normalised image [h,w,3]."""
+    """Returns what the evaluator of TUFL's authors computes for one normalised image [h,w,3]."""
     module, variables = network()
 
     def softmax(chip):

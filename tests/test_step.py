@@ -36,8 +36,8 @@ EVERY = [
     ("advent", ""),
     ("dacs", ""),
     ("loss_study", "loss=focal,preset=paper"),
-    ("s1", "row=fda"),
-    ("s2", "discriminator=fcd_light"),
+    ("nikiforos", "row=fda"),
+    ("bartoletti", "discriminator=fcd_light"),
     ("adaptsegnet", "preset=ls"),
 ]
 

@@ -351,7 +351,7 @@ def changed(plan, other, stage):
 
 
 def test_what_released_changes():
-    plan, released = (of(f"cityscapes_to_crosscity:rome{o}")[1] for o in ("", ",released=1"))
+    plan, released = (of(f"cityscapes_to_crosscity:rome{o}")[1] for o in ("", ",preset=code"))
     everywhere = {
         "consistency.threshold": "fixed",
         "consistency.form": "difference",
@@ -368,7 +368,7 @@ def test_what_released_changes():
     assert plan["two"].long_tail.probability == 0.3
     assert (plan["two"].long_tail.slots, plan["two"].long_tail.count) == (6, (2, 4))
     assert plan["two"].consistency.initial == released["two"].consistency.initial == 0.8
-    for stage in plan_of("cityscapes_to_crosscity:rome,released=1").values():
+    for stage in plan_of("cityscapes_to_crosscity:rome,preset=code").values():
         assert (stage.method is not None) == (stage.kind == "train")
 
 
