@@ -113,7 +113,7 @@ def test_unknown_names_list_the_known():
 @pytest.mark.parametrize(
     "module",
     ["data", "data.labels", "errors", "data.check", "data.batches", "data.batch", "models",
-     "losses", "train", "adapt.build", "deploy.inputs"],
+     "losses", "train", "adapt.build", "deploy.media"],
 )  # fmt: skip
 def test_modules_do_not_import_tensorflow(module):
     code = f"import sys, rtda_jax.{module}; sys.exit('tensorflow' in sys.modules)"

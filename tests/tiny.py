@@ -25,7 +25,7 @@ import numpy as np
 
 from rtda_jax.adapt import build
 from rtda_jax.errors import CheckpointError, Interrupted
-from rtda_jax.models.network import Network
+from rtda_jax.models.layers import Network
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import Stage, make_plan
 from rtda_jax.train import train
