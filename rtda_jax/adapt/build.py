@@ -21,13 +21,14 @@ from rtda_jax.adapt.step import BATCH_NORMS, STATISTICS, Method
 from rtda_jax.adapt.teacher import TeacherOptions, with_teacher
 from rtda_jax.adapt.terms import TermOptions
 from rtda_jax.adapt.views import Recipe, ViewOptions
-from rtda_jax.augment.normalise import check_normalisation
+from rtda_jax.augment.normalise import AUTO, check_normalisation
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup, one_of, require
 from rtda_jax.losses import LossOptions
 from rtda_jax.models import DISCRIMINATORS, MODELS, create_discriminator, create_model
 from rtda_jax.tools import cost
-from rtda_jax.weights import load_pretrained
+from rtda_jax.weights import imagenet
+from rtda_jax.weights.load import load_pretrained
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 LABELLED = ("source", "target")
@@ -115,7 +116,9 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
     lookup(DISCRIMINATORS, judging.network, "adversary.network")
     teacher = read(TeacherOptions, config.teacher, "teacher")
     compared = read(DistanceOptions, config.distance, "distance")
-    seeing = read(ViewOptions, config, "")
+    seeing = dataclasses.replace(
+        read(ViewOptions, config, ""), normalisation=normalisation_of(config)
+    )
     optimizers = read(OptimOptions, config.optim, "optim")
     classes = class_set(config.benchmark.classes)
     size = tuple(config.benchmark.crop)
@@ -186,6 +189,17 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
         needs_target=needs_target,
         axis_name=axis_name,
     )
+
+
+def normalisation_of(config: Any) -> str:
+    """Returns the normalisation of a train stage's images, a key of `NORMALISATIONS`.
+
+    "auto" is that of the ImageNet weights which model.pretrained names, else "imagenet".
+    """
+    if config.normalisation != AUTO:
+        return config.normalisation
+    model = read(ModelOptions, config.model, "model")
+    return imagenet.normalisation(model.name) if model.pretrained == imagenet.NAME else "imagenet"
 
 
 def make_objective(config: Any) -> dict[str, tuple[terms.Term, float]]:
@@ -343,7 +357,9 @@ def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
         naming=model.pretrained_naming or None,
         key=model.pretrained_key,
     )
-    check_normalisation(config.normalisation, required=report.normalisation, path=str(report.path))
+    check_normalisation(
+        normalisation_of(config), required=report.normalisation, path=str(report.path)
+    )
     loaded = state.replace(g_params=variables["params"], g_stats=variables["batch_stats"])
     return with_reference(loaded) if "reference" in state.memory else loaded, str(report)
 

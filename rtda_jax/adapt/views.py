@@ -21,7 +21,7 @@ from rtda_jax.augment import colour, geometry, mixing
 from rtda_jax.augment.colour import ColourOptions
 from rtda_jax.augment.geometry import AffineOptions, MaskOptions
 from rtda_jax.augment.mixing import LongTailOptions, MixOptions
-from rtda_jax.augment.normalise import NORMALISATIONS, normalise
+from rtda_jax.augment.normalise import AUTO, NORMALISATIONS, normalise
 from rtda_jax.errors import lookup, require
 
 # Views go through the network in this order, which decides whose statistics come last.
@@ -40,7 +40,8 @@ class ViewOptions:
     """The fields of a configuration that decide what the device makes of a batch.
 
     Attributes:
-      normalisation: a key of `rtda_jax.augment.normalise.NORMALISATIONS`.
+      normalisation: a key of `rtda_jax.augment.normalise.NORMALISATIONS`, or "auto": that of the
+        ImageNet weights which model.pretrained names, and "imagenet" without them.
       fda_beta: share of the spectrum that the source takes from the target (FDA); None: nothing.
       fda_window: the window of frequencies, a key of `rtda_jax.fda.WINDOWS`.
       augment: colours and textures of the source and of the strong view.
@@ -50,7 +51,7 @@ class ViewOptions:
       masked: which blocks of the masked view are hidden.
     """
 
-    normalisation: str = "imagenet"
+    normalisation: str = AUTO
     fda_beta: float | None = None
     fda_window: str = "square"
     augment: ColourOptions = dataclasses.field(default_factory=ColourOptions)
@@ -60,7 +61,8 @@ class ViewOptions:
     masked: MaskOptions = dataclasses.field(default_factory=MaskOptions)
 
     def __post_init__(self) -> None:
-        lookup(NORMALISATIONS, self.normalisation, "normalisation")
+        if self.normalisation != AUTO:
+            lookup(NORMALISATIONS, self.normalisation, "normalisation")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,8 @@ class Normalisation:
     std: tuple[float, float, float]
 
 
+AUTO = "auto"  # in a configuration: what the pretrained weights were trained with
+
 RGB, BGR = (0, 1, 2), (2, 1, 0)
 
 NORMALISATIONS = {

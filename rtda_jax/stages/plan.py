@@ -142,6 +142,7 @@ def _stage(
     read(BenchmarkOptions, base.benchmark, "benchmark")
     if kind.leaves_network and method is None:
         check_reference(plan, base, kinds)
+        base.normalisation = build.normalisation_of(base)
         method = build.build(base, axis_name=parallel.AXIS)
     return Stage(name, kind_name, models, base, method)
 

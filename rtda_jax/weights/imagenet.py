@@ -12,7 +12,7 @@ import os
 import pathlib
 
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.weights import download
+from rtda_jax.weights import download, namings
 
 NAME = "imagenet"  # what model.pretrained says instead of a path
 TORCHVISION_URL = "https://download.pytorch.org/models/"
@@ -71,6 +71,16 @@ TRUNKS: dict[str, Trunk] = {
     "deeplab_resnet101_multi": _RESNET101,
     "deeplab_vgg16": _VGG16,
 }
+
+
+def normalisation(model_name: str) -> str:
+    """Returns the normalisation that a network's ImageNet weights were trained with.
+
+    Raises:
+      ConfigError: the network has no published ImageNet weights.
+    """
+    trunk = lookup(TRUNKS, model_name, "network with ImageNet weights")
+    return namings.TRUNKS[model_name][trunk.naming].normalisation or "imagenet"
 
 
 def find(model_name: str) -> pathlib.Path:
