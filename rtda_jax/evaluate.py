@@ -14,7 +14,7 @@ from jax import lax
 
 from rtda_jax import metrics
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.errors import ConfigError, one_of, require
+from rtda_jax.errors import ConfigError, lookup, one_of, require
 from rtda_jax.ops.argmax import argmax
 from rtda_jax.ops.fold import fold
 from rtda_jax.ops.resize import ALIGNMENTS, upsample
@@ -24,6 +24,18 @@ Size = tuple[int, int]
 Predict = Callable[..., jax.Array]
 
 MODES = ("whole", "slide")
+OUTPUTS = ("logits", "coarse")
+
+
+def _logits(stacked: jax.Array) -> jax.Array:
+    return stacked
+
+
+# What is averaged over several networks: functions of their logits [M,B,h,w,K].
+FUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "softmax": jax.nn.softmax,  # multi-band transfer (FDA, Nikiforos)
+    "logits": _logits,  # the ensemble of ADVENT
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +49,12 @@ class Protocol:
       scales: at which "slide" reads an image. TUFL: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75).
       mirror: whether "slide" reads every window mirrored as well.
       align: of all resizes, "half_pixel" or "corners" (PyTorch's align_corners: AdaptSegNet, TUFL).
+      output: what is brought to the labels' resolution: "logits", which have the image's size, or
+        "coarse", the map that a DeepLab makes them of, as the evaluations of AdaptSegNet, ADVENT
+        and FDA do; "whole" reads it.
+      fusion: of several networks, a key of `FUSIONS`.
+      absent: what a class without any pixel adds to the mean IoU, a key of
+        `rtda_jax.metrics.ABSENT`.
     """
 
     mode: str = "whole"
@@ -45,16 +63,27 @@ class Protocol:
     scales: tuple[float, ...] = (1.0,)
     mirror: bool = False
     align: str = "half_pixel"
+    output: str = "logits"
+    fusion: str = "softmax"
+    absent: str = "left_out"
 
     def __post_init__(self) -> None:
         one_of(self.mode, MODES, "eval.mode")
         one_of(self.align, ALIGNMENTS, "eval.align")
+        one_of(self.output, OUTPUTS, "eval.output")
+        lookup(FUSIONS, self.fusion, "eval.fusion")
+        lookup(metrics.ABSENT, self.absent, "eval.absent")
         if self.mode == "whole":
             require(
                 not self.mirror and self.scales == (1.0,),
                 "eval.scales and eval.mirror are read by eval.mode='slide' only",
             )
             return
+        require(
+            self.output == "logits" and self.fusion == "softmax",
+            "eval.output='coarse' and eval.fusion='logits' are read by eval.mode='whole' only: "
+            "windows add up softmax at the image's size",
+        )
         if self.window is None or self.stride is None:
             raise ConfigError("eval.mode='slide' needs eval.window and eval.stride")
         for name, sides in (("window", self.window), ("stride", self.stride)):
@@ -87,7 +116,7 @@ def evaluate(
     watch: Callable[[int, dict, np.ndarray], None] | None = None,
     observe: Callable[[jax.Array], None] | None = None,
 ) -> np.ndarray:
-    """Returns the confusion matrix int64 [K,K] of one network, or of the mean softmax of several.
+    """Returns the confusion matrix int64 [K,K] of one network, or of the fusion of several.
 
     Args:
       models: one network, or several to fuse (multi-band transfer of FDA).
@@ -95,7 +124,7 @@ def evaluate(
       num_classes: K.
       protocol: how images are read.
       watch: called with (index, example, prediction uint8 [H,W]) for each image.
-      observe: called with the softmax [1,h,w,K] of each image, at the input's resolution.
+      observe: called with the softmax [1,h,w,K] of each image, at the resolution of the output.
     """
     predict = compiling_first(predictor(models, protocol=protocol, observe=observe))
     count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
@@ -118,7 +147,7 @@ def predictor(
     """Returns a function (image uint8 [h,w,3], *, size) -> classes uint8 [H,W] at `size`.
 
     The logits of a single network are upsampled before the argmax. Of several networks it is the
-    mean softmax, as in FDA and multi-band transfer. "slide" adds up softmax over windows, scales
+    mean of what `protocol.fusion` says. "slide" adds up softmax over windows, scales
     and mirrored copies (`slide`). Batch normalisations are folded into the convolutions once, here.
 
     Args:
@@ -132,25 +161,35 @@ def predictor(
     return _whole(models, protocol, observe)
 
 
-def scores(models: Sequence[Model], variables: Sequence[Any], images: jax.Array) -> jax.Array:
-    """Returns the logits of one network, or the mean softmax of several, [B,h,w,K].
+def scores(
+    models: Sequence[Model],
+    variables: Sequence[Any],
+    images: jax.Array,
+    *,
+    protocol: Protocol = Protocol(),
+) -> jax.Array:
+    """Returns the logits of one network, or the fusion of several, [B,h,w,K].
 
     Args:
       models: whose own variables are not read.
       variables: of each model.
       images: [B,h,w,3] in [0,255].
+      protocol: `output` and `fusion` are read.
+
+    Raises:
+      ConfigError: a network does not have the output.
     """
     pixels = images.astype(jnp.float32)
-    probabilities = []
+    stacked = []
     for model, v in zip(models, variables, strict=True):
         outputs: Any = model.module.apply(
             v, normalise(pixels, name=model.normalisation), train=False
         )
-        logits = outputs["logits"].astype(jnp.float32)
-        if len(models) == 1:
-            return logits
-        probabilities.append(jax.nn.softmax(logits, axis=-1))
-    return jnp.mean(jnp.stack(probabilities), axis=0)
+        one_of(protocol.output, outputs, f"eval.output of {type(model.module).__name__}:")
+        stacked.append(outputs[protocol.output].astype(jnp.float32))
+    if len(models) == 1:
+        return stacked[0]
+    return jnp.mean(FUSIONS[protocol.fusion](jnp.stack(stacked)), axis=0)
 
 
 def _whole(
@@ -160,18 +199,20 @@ def _whole(
 
     @functools.partial(jax.jit, static_argnames="size")
     def whole(variables: Sequence[Any], image: jax.Array, *, size: Size) -> jax.Array:
-        return decide(scores(models, variables, image[None]), size=size, align=protocol.align)
+        score = scores(models, variables, image[None], protocol=protocol)
+        return decide(score, size=size, align=protocol.align)
 
     if observe is None:
         return lambda image, *, size: whole(variables, image, size=tuple(size))
 
-    read = jax.jit(functools.partial(scores, models))
+    read = jax.jit(functools.partial(scores, models, protocol=protocol))
     softmax = jax.jit(jax.nn.softmax)
     notify = observe
+    sums_to_one = len(models) > 1 and protocol.fusion == "softmax"
 
     def observed(image: np.ndarray, *, size: Size) -> jax.Array:
         score = read(variables, image[None])
-        notify(score if len(models) > 1 else softmax(score))
+        notify(score if sums_to_one else softmax(score))
         return decide(score, size=tuple(size), align=protocol.align)
 
     return observed
@@ -289,7 +330,13 @@ def _uncover(
     return upsample(inside, size=size, align=align)
 
 
-def report(confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
+def report(
+    confusion: np.ndarray,
+    *,
+    names: Sequence[str],
+    rows: Sequence[int],
+    absent: str = "left_out",
+) -> dict[str, Any]:
     """Returns what results.json says of a confusion matrix; null where a class is absent.
 
     Args:
@@ -297,10 +344,11 @@ def report(confusion: np.ndarray, *, names: Sequence[str], rows: Sequence[int]) 
       names: of the reported classes.
       rows: where they stand among the head's classes; a pixel that the network takes for one of
         the other classes still counts against them.
+      absent: a key of `rtda_jax.metrics.ABSENT`.
     """
     iou = metrics.iou_per_class(confusion)[list(rows)]
     return {
-        "miou": _or_none(metrics.mean_iou(confusion, rows)),
+        "miou": _or_none(metrics.mean_iou(confusion, rows, absent=absent)),
         "pixel_accuracy": _or_none(metrics.pixel_accuracy(confusion, rows)),
         "iou": {name: _or_none(v) for name, v in zip(names, iou, strict=True)},
         "pixels": int(np.asarray(confusion)[list(rows)].sum()),

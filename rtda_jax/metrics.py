@@ -1,11 +1,12 @@
 """Scores of a segmentation, all from one confusion matrix that was summed over a whole data set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rtda_jax.errors import lookup
 from rtda_jax.losses import IGNORE
 
 
@@ -41,16 +42,31 @@ def iou_per_class(confusion: np.ndarray) -> np.ndarray:
         return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
 
 
-def mean_iou(confusion: np.ndarray, rows: Sequence[int] | None = None) -> float:
-    """Computes the mean IoU of the classes that occur, nan if none does.
+def _left_out(iou: np.ndarray) -> np.ndarray:
+    return iou[~np.isnan(iou)]
+
+
+# What a class that is neither true nor predicted adds to the mean: functions of the IoU [R] with
+# nan for such a class, which return what is averaged.
+ABSENT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "left_out": _left_out,  # the benchmark of Cityscapes, AdaptSegNet and its descendants
+    "zero": np.nan_to_num,  # taveraantonio/BiseNetv1 and its forks: Brunstein, Bartoletti
+}
+
+
+def mean_iou(
+    confusion: np.ndarray, rows: Sequence[int] | None = None, *, absent: str = "left_out"
+) -> float:
+    """Computes the mean IoU, by default of the classes that occur; nan of none.
 
     Args:
       confusion: counts [K,K], rows the truth.
       rows: the classes to average, all by default. Pixels of the other classes still count where
         they are predicted as one of these.
+      absent: what an absent class adds, a key of `ABSENT`.
     """
-    iou = iou_per_class(confusion)[_classes(confusion, rows)]
-    return float(iou[~np.isnan(iou)].mean()) if (~np.isnan(iou)).any() else float("nan")
+    iou = lookup(ABSENT, absent, "eval.absent")(iou_per_class(confusion)[_classes(confusion, rows)])
+    return float(iou.mean()) if iou.size else float("nan")
 
 
 def pixel_accuracy(confusion: np.ndarray, rows: Sequence[int] | None = None) -> float:

@@ -185,9 +185,10 @@ def test_the_presets_of_adaptsegnet(arg, model, terms):
     adversarial = {k: v for k, v in config.objective.items() if k.startswith("adv") and v}
     assert adversarial == pytest.approx(terms)
     assert config.adversary.gan_loss == ("least_squares" if "ls" in arg else "bce")
-    assert (config.optim.g_groups, config.optim.schedule_steps) == ("heads", 250_000)
-    released = {} if "vgg" in model else {"aspp": "first_two"}
-    assert config.model.options.to_dict() == released
+    assert config.optim.schedule_steps == 250_000
+    released = ("one", "none") if "vgg" in model else ("heads", "released_04")
+    assert (config.optim.g_groups, config.optim.g_repeats) == released
+    assert config.model.options.to_dict() == {"aspp": "first_two"}
 
 
 def test_two_levels_of_a_network_with_one_head_are_refused():

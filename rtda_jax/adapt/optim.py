@@ -1,13 +1,14 @@
 """The two optimizers: SGD or AdamW for the segmentation network, Adam for the discriminators.
 
 Both learning rates decay by the poly rule. Parameter groups of the segmentation network may learn
-at different rates, and some parameters of some networks are not trained at all.
+at different rates, and some parameters of some networks are not trained at all. `REPEATS` holds
+what the released code of AdaptSegNet and its descendants really does with the trunk of DeepLab.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,7 @@ import optax
 
 from rtda_jax.errors import lookup, require
 from rtda_jax.models import group_of, trainable
+from rtda_jax.models.deeplab import DeepLab
 
 # The parameters that weight decay applies to, as a mask of optax.
 DECAYED: dict[str, Callable[[Any], Any] | None] = {
@@ -32,6 +34,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "all": ("trunk", "heads"),  # what TUFL's released code does
 }
 
+# What a parameter's gradient is when it is updated again in the same step: functions of the
+# gradient before and after weight decay was added. `get_1x_lr_params_NOscale` of AdaptSegNet,
+# ADVENT, BDL, FDA and DACS lists a convolution once for every module that encloses it, and PyTorch
+# updates it as often in every step, see `visits`.
+REPEATS: dict[str, Callable[[jax.Array, jax.Array], jax.Array] | None] = {
+    "none": None,  # every parameter is updated once, as the papers say
+    "released": lambda gradient, decayed: gradient,  # PyTorch from 1.5 on: DACS
+    # PyTorch up to 1.4 adds the decay to the gradient in place, where the next update finds it:
+    # AdaptSegNet, ADVENT, BDL, FDA.
+    "released_04": lambda gradient, decayed: decayed,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimOptions:
@@ -46,6 +60,8 @@ class OptimOptions:
       g_decayed: what decays, a key of `DECAYED`.
       g_groups: what learns faster, a key of `GROUPS`.
       g_factor: how many times faster.
+      g_repeats: whether SGD updates the trunk of DeepLab several times in a step, a key of
+        `REPEATS`.
       warmup: how g_lr rises at first, a key of `WARMUPS`.
       warmup_steps: for how many steps; 0 is without warm-up.
       warmup_start: the learning rate it rises from.
@@ -65,6 +81,7 @@ class OptimOptions:
     g_decayed: str = "all"
     g_groups: str = "one"
     g_factor: float = 10.0
+    g_repeats: str = "none"
     warmup: str = "exponential"
     warmup_steps: int = 0
     warmup_start: float = 1e-5
@@ -78,7 +95,14 @@ class OptimOptions:
         lookup(OPTIMIZERS, self.g_optimizer, "optim.g_optimizer")
         lookup(DECAYED, self.g_decayed, "optim.g_decayed")
         lookup(GROUPS, self.g_groups, "optim.g_groups")
+        lookup(REPEATS, self.g_repeats, "optim.g_repeats")
         lookup(WARMUPS, self.warmup, "optim.warmup")
+        require(
+            self.g_repeats == "none"
+            or (self.g_optimizer == "sgd" and self.g_decayed == "all" and self.g_groups != "all"),
+            f"optim.g_repeats={self.g_repeats!r} is the released SGD of DeepLab: it needs "
+            "g_optimizer='sgd', g_decayed='all' and g_groups='one' or 'heads'",
+        )
         for name, least in (
             ("g_lr", 0),
             ("g_decay", 0),
@@ -188,6 +212,60 @@ def sgd(schedule: optax.Schedule, options: OptimOptions) -> optax.GradientTransf
     )
 
 
+class RepeatedState(NamedTuple):
+    """The state of `repeated_sgd`: the number of steps, and the momentum of every parameter."""
+
+    step: jax.Array
+    momentum: Any
+
+
+def repeated_sgd(schedule: optax.Schedule, options: OptimOptions) -> optax.GradientTransformation:
+    """Returns SGD that updates a parameter as often in a step as `visits` says.
+
+    All updates of a step have the gradient and the learning rate of that step. Each of them decays
+    the momentum, adds the weight decay of where the parameter stands by then, and moves it. PyTorch
+    up to 1.8 does so from the first step on; 1.9 and later start the momentum anew in each update
+    of the very first step.
+    """
+    again = REPEATS[options.g_repeats]
+    assert again is not None
+
+    def init(params: Any) -> RepeatedState:
+        return RepeatedState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradients: Any, state: RepeatedState, params: Any) -> tuple[Any, RepeatedState]:
+        rate = schedule(state.step)
+
+        def visited(path: tuple[Any, ...], gradient: Any, momentum: Any, param: Any) -> Any:
+            moved = jnp.zeros_like(param)
+            for _ in range(visits(tuple(p.key for p in path))):
+                decayed = gradient + options.g_decay * (param + moved)
+                momentum = options.g_momentum * momentum + decayed
+                moved -= rate * momentum
+                gradient = again(gradient, decayed)
+            return moved, momentum
+
+        pairs = jax.tree_util.tree_map_with_path(visited, gradients, state.momentum, params)
+        updates, momentum = jax.tree.transpose(
+            jax.tree.structure(gradients), jax.tree.structure((0, 0)), pairs
+        )
+        return updates, RepeatedState(state.step + 1, momentum)
+
+    return optax.GradientTransformation(init, update)
+
+
+def visits(path: tuple[str, ...]) -> int:
+    """Returns how often the released optimizers list the parameter at the path of a DeepLab.
+
+    A convolution of a block stands there once for itself, once for its block and once for its
+    layer, that of a shortcut also for the sequence around it: 3 and 4 times. The first convolution
+    and the heads stand there once.
+    """
+    if path[0] != "backbone" or not path[1].startswith("layer"):
+        return 1
+    return 4 if path[2].startswith("downsample") else 3
+
+
 def adamw(schedule: optax.Schedule, options: OptimOptions) -> optax.GradientTransformation:
     """Returns AdamW (Loshchilov and Hutter 2019), as PyTorch has it."""
     b1, b2 = options.g_betas
@@ -202,8 +280,18 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd
 def generator_optimizer(
     options: OptimOptions, network: nn.Module, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Returns the optimizer of the segmentation network, for the parameters that it trains."""
-    transform = OPTIMIZERS[options.g_optimizer](schedule, options)
+    """Returns the optimizer of the segmentation network, for the parameters that it trains.
+
+    Raises:
+      ConfigError: the options repeat updates, and the network is not the one that was released so.
+    """
+    require(
+        options.g_repeats == "none" or isinstance(network, DeepLab),
+        f"optim.g_repeats={options.g_repeats!r} is what was released of deeplab_resnet101; it says "
+        "nothing about other networks",
+    )
+    make = OPTIMIZERS[options.g_optimizer] if options.g_repeats == "none" else repeated_sgd
+    transform = make(schedule, options)
     factors = dict.fromkeys(GROUPS[options.g_groups], options.g_factor)
     return only(
         grouped(transform, group_of=functools.partial(group_of, network), factors=factors),

@@ -176,6 +176,16 @@ def _feature_distance(options: TermOptions) -> Term:
     return Term(evaluate, frozenset({"source"}), distance.HEAD)
 
 
+def _detail(options: TermOptions) -> Term:
+    """Returns the detail aggregation loss of the labelled domain's boundaries (STDC-Seg)."""
+    del options
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+        return _mean(losses.detail(outputs["source"]["detail"], batch["source_label"]))
+
+    return Term(evaluate, frozenset({"source"}), "detail")
+
+
 def _deceive(level: str, options: TermOptions) -> Term:
     """Returns the generator's side: the discriminator should take the target for the source."""
     gan_loss = adversary.GAN_LOSSES[options.adversary.gan_loss]
@@ -190,6 +200,12 @@ def _deceive(level: str, options: TermOptions) -> Term:
 
 # The suffix of a term's name says which head it reads.
 HEADS = {"": "logits", **{f"_aux{scale}": f"aux{scale}" for scale in (4, 8, 16, 32)}}
+
+# FDA's code takes the entropy of DeepLab's logits before they are resized.
+COARSE = {
+    "minent_coarse": functools.partial(_minent, "coarse"),
+    "robust_entropy_coarse": functools.partial(_robust_entropy, "coarse"),
+}
 
 # One term for each head: `seg`, `seg_aux16`, ...
 FAMILIES: dict[str, Callable[[str, TermOptions], Term]] = {
@@ -208,6 +224,8 @@ TERMS: dict[str, Callable[[TermOptions], Term]] = {
         for name, family in FAMILIES.items()
         for suffix, head in HEADS.items()
     },
+    **COARSE,
+    "detail": _detail,
     **{f"adv_{level}": functools.partial(_deceive, level) for level in adversary.levels("softmax")},
     "feature_distance": _feature_distance,
 }

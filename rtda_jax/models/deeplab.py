@@ -57,9 +57,10 @@ class DeepLab(Network):
     """DeepLabV2 on ResNet-101 at stride 8, strides on conv1 (Caffe), ceil-mode pooling.
 
     images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
-    (align_corners resize of the map at about 1/8, 65x129 for 512x1024); "feature" [B,h,w,2048], the
-    output of layer4; with heads "multi" and train=True also "aux16", the classifier on layer3.
-    The affine parameters of the normalisations never train (`trains`), the running statistics do.
+    (align_corners resize of the map at about 1/8, 65x129 for 512x1024); "coarse" [B,h,w,K], that
+    map; "feature" [B,h,w,2048], the output of layer4; with heads "multi" and train=True also
+    "aux16", the classifier on layer3. The affine parameters of the normalisations never train
+    (`trains`), the running statistics do.
     """
 
     heads: str = "single"
@@ -88,6 +89,7 @@ class DeepLab(Network):
         logits = AtrousClassifier(self.num_classes, head_conv, self.aspp, name="classifier")(layer4)
         outputs = {
             "logits": upsample(logits, size=size, align="corners"),
+            "coarse": logits,
             "feature": layer4.astype(jnp.float32),
         }
         if self.heads == "multi" and self.computes_auxiliary(train=train):
@@ -104,7 +106,8 @@ class DeepLabVGG(Network):
     """DeepLabV2 on VGG-16 at stride 8, no normalisation layers.
 
     images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
-    (align_corners resize) and "feature" [B,H//8,W//8,1024], the output of fc7. axis_name,
+    (align_corners resize), "coarse" [B,H//8,W//8,K] before the resize and "feature"
+    [B,H//8,W//8,1024], the output of fc7. axis_name,
     batch_norm and auxiliary are accepted for uniformity: there is nothing they could change.
     """
 
@@ -123,6 +126,7 @@ class DeepLabVGG(Network):
         )
         return {
             "logits": upsample(logits, size=image_size(images), align="corners"),
+            "coarse": logits,
             "feature": feature.astype(jnp.float32),
         }
 

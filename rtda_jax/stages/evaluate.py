@@ -124,7 +124,9 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
             config, models, observer, protocol=protocol, heartbeat=heartbeat
         )
     record = {
-        **evaluate.report(confusion, names=reported.names, rows=head.rows(reported)),
+        **evaluate.report(
+            confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
+        ),
         "images": len(dataset),
         **identity,
         "confusion": confusion.tolist(),
@@ -169,12 +171,16 @@ def describe(stage: Stage, protocol: Protocol) -> dict[str, Any]:
         k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(protocol).items()
     }
     window = {k: fields[k] for k in ("window", "stride", "scales", "mirror")} if slides else {}
-    several = len(stage.models) > 1 or slides
+    averaged = f"mean {protocol.fusion}" if len(stage.models) > 1 or slides else "logits"
+    # Older records do not have these fields, and were measured by their defaults.
+    usual = Protocol()
+    later = {k: fields[k] for k in ("output", "absent") if fields[k] != getattr(usual, k)}
     return {
         "mode": protocol.mode,
         **window,
         "input_size": list(benchmark.eval_size),
-        "upsampled": "mean softmax" if several else "logits",
+        "upsampled": averaged,
+        **later,
         "align": protocol.align,
         "resolution": "labels' own",
         "split": dict(benchmark.eval),

@@ -34,6 +34,7 @@ from rtda_jax.data.pseudo import MANIFEST, label_path
 from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model
 from rtda_jax.ops.fold import fold
+from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log
 from rtda_jax.run.files import write_bytes
 from rtda_jax.run.log import Progress
@@ -198,8 +199,13 @@ def predictor(
         for model, module, v in zip(models, modules, variables, strict=True):
             pixels = image[None].astype(jnp.float32)
             outputs: Any = module.apply(v, normalise(pixels, name=model.normalisation), train=False)
-            softmax += [jax.nn.softmax(outputs[h][0].astype(jnp.float32), axis=-1) for h in heads]
-        return softmax
+            softmax += [jax.nn.softmax(outputs[h].astype(jnp.float32), axis=-1) for h in heads]
+        # A DeepLab's "coarse" is resized as softmax (BDL, FDA), all others have the image's size.
+        size = (image.shape[0], image.shape[1])
+        return [
+            p[0] if p.shape[1:3] == size else upsample(p, size=size, align="corners")[0]
+            for p in softmax
+        ]
 
     @jax.jit
     def fused(variables: Sequence[Any], image: jax.Array) -> tuple[jax.Array, jax.Array]:
