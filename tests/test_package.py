@@ -11,7 +11,7 @@ import zipfile
 import pytest
 from PIL import Image
 
-from rtda_jax.run.command import config_names
+from rtda_jax.run.command import CONFIG_HELPERS, config_names
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def test_the_metadata_and_the_contents_are_complete(built):
     (wheel,) = built.glob("*.whl")
     call(sys.executable, "-m", "twine", "check", "--strict", *built.iterdir(), cwd=built)
     names = set(zipfile.ZipFile(wheel).namelist())
-    configs = {f"rtda_jax/configs/{name}.py" for name in (*config_names(), "base", "benchmarks")}
+    configs = {f"rtda_jax/configs/{name}.py" for name in (*config_names(), *CONFIG_HELPERS)}
     data = {"rtda_jax/py.typed", "rtda_jax/report/page.css"}
     assert configs | data <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -17,6 +17,7 @@ from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
 
 DEFAULT_CONFIG = "fda_mbt"
+CONFIG_HELPERS = ("arguments", "base", "benchmarks")  # what configurations are made with
 
 
 class Command(NamedTuple):
@@ -119,7 +120,7 @@ def configs_folder() -> pathlib.Path:
 
 def config_names() -> list[str]:
     """Returns the names that --config takes instead of a file."""
-    return sorted({path.stem for path in configs_folder().glob("*.py")} - {"base", "benchmarks"})
+    return sorted({path.stem for path in configs_folder().glob("*.py")} - set(CONFIG_HELPERS))
 
 
 def load_config(source: str) -> ConfigDict:
