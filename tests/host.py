@@ -14,10 +14,9 @@ from unittest import mock
 import helpers
 import jax
 import tiny
-from absl import app
 
 from configs import base
-from rtda_jax import evaluate, experiment, train
+from rtda_jax import cli, evaluate, experiment, train
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding, checkpoint, parallel
 from rtda_jax.run.workdir import plain
@@ -147,8 +146,6 @@ JOBS = {
 def command(port, processes, index, workdir, root, unforeseen):
     """The program itself; at a step, the last process meets what nobody has thought of."""
 
-    import main as program
-
     def batches(start):
         for n, made in enumerate(share(start), start=start + 1):
             if n == int(unforeseen) and int(index) == int(processes) - 1:
@@ -161,24 +158,22 @@ def command(port, processes, index, workdir, root, unforeseen):
         **{"batch_size": 4, "steps": 4, "checkpoint_every_steps": 2, "stages": "('train',)"},
         **{f"benchmark.{name}": size for name in ("size", "crop", "eval_size")},
     }
-    sys.argv[1:] = [
-        f"--config={pathlib.Path(program.__file__).parent}/configs/fda.py:folders",
+    words = [
+        "--config=fda:folders",
         *(f"--config.{name}={value}" for name, value in fields.items()),
         *(f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"),
         *(f"--process_id={index}", f"--workdir={workdir}"),
     ]
-    program.CACHE = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    cli.CACHE = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     with tiny.stubs(), mock.patch.object(train, "paired", lambda *a, **b: batches):
-        app.run(program.main, flags_parser=program.parse_flags)
+        sys.exit(cli.main(words))
 
 
 def main(port, processes, index, job, *arguments):
-    import main as program
-
     if job == "command":
         return command(port, processes, index, *arguments)
     parallel.join(f"127.0.0.1:{port}", processes=int(processes), index=int(index))
-    return program.answered(lambda: JOBS[job](*arguments))
+    return cli.answered(lambda: JOBS[job](*arguments))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line's answers to bad input: a sentence, an exit code, nothing lost."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,10 @@ import pytest
 from helpers import folder_fields, write_folders
 from PIL import Image
 
+from rtda_jax.cli import JOBS, main
+from rtda_jax.errors import ConfigError
 from rtda_jax.run import files
+from rtda_jax.run.command import define_flags, parse
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -102,3 +106,40 @@ def test_no_two_jobs_check_data_into_one_workdir(tmp_path):
         )
     assert code == 2
     assert "data is in use by another process" in said
+
+
+def test_words_name_the_job_and_its_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    line = ["predict", "photo.jpg", "--weights", "mine", "--config", "fda:beta=0.05"]
+    job, parsed = parse([*line, "--config.steps", "3"], JOBS)
+    assert job is JOBS["predict"]
+    assert parsed.flags.input == "photo.jpg"
+    assert parsed.workdir == pathlib.Path("runs/mine")
+    assert (parsed.config.fda_beta, parsed.config.steps) == (0.05, 3)
+    assert parsed.given and parsed.overrides == {"steps": 3}
+    assert parse(["--job=predict", "--input=photo.jpg"], JOBS)[0] is job
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "a.jpg", "b.jpg"], "unexpected arguments: a.jpg b.jpg"),
+        (["--weights=mine"], "--weights=mine: no such folder"),
+        (["--config=fdb"], "unknown configuration 'fdb'; known: adabn"),
+        (["--config=x/fda.py"], "--config=fda is the one that comes with rtda_jax"),
+    ],
+)
+def test_what_words_cannot_mean_is_refused(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(words, JOBS)
+
+
+def test_the_help_names_every_job_and_flag_in_100_columns(capsys):
+    assert main([]) == 0
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in JOBS)
+    assert all(f"\n  --{name} " in text for name in define_flags())
+    assert max(map(len, text.splitlines())) <= 100

@@ -1,0 +1,325 @@
+"""The command line: from the words that a user types to a job and its exit code.
+
+`python main.py`, `rtda-jax` and `python -m rtda_jax` all call `main`. The first word may name the
+job, as `predict` does in `rtda-jax predict photo.jpg`; `--job=predict` says the same. Any field of
+a configuration is a flag: `--config.optim.g_lr=0.01`.
+"""
+
+import faulthandler
+import os
+import pathlib
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from rtda_jax import errors
+from rtda_jax.errors import ConfigError, require
+from rtda_jax.run.command import (
+    DEFAULT_CONFIG,
+    Command,
+    Job,
+    config_names,
+    define_flags,
+    parse,
+)
+
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rtda_jax"
+WIDTH = 100  # columns of the help
+
+UNFORESEEN = 1  # exit code, as of any Python program
+PEER_DIED = 8  # exit code
+AGAIN = "The same command, with any number of processes, continues from the newest checkpoint"
+
+
+def _run(command: Command) -> None:
+    from rtda_jax import experiment
+
+    _each_seed(command, experiment.run)
+
+
+def _evaluate(command: Command) -> None:
+    from rtda_jax import experiment
+
+    _each_seed(command, experiment.reevaluate)
+
+
+def _each_seed(command: Command, job: Callable[[ConfigDict, pathlib.Path], Any]) -> None:
+    from rtda_jax.stages import seeds
+
+    if command.flags.seeds is None:
+        job(command.config, command.workdir)
+    else:
+        seeds.run(command.config, command.workdir, count=command.flags.seeds, job=job)
+
+
+def _predict(command: Command) -> None:
+    from rtda_jax.deploy import predict
+
+    require(
+        command.flags.input is not None,
+        "the job predict needs an input: an image, a video, a folder of them, a camera or a URL",
+    )
+    predict.run(
+        _trained(command),
+        source=command.flags.input,
+        out=command.output(command.workdir / "predict"),
+        views=command.flags.view,
+        resolution=command.flags.resolution,
+    )
+
+
+def _export(command: Command) -> None:
+    from rtda_jax.deploy import export
+
+    out = command.output(command.workdir / "export")
+    export.run(_trained(command), out=out, also=command.flags.also)
+
+
+def _retrieve(command: Command) -> None:
+    from rtda_jax.deploy import networks, retrieve
+
+    runs = {"after": _trained(command)}
+    before, stage = command.flags.before, command.flags.before_stage
+    if before is not None or stage is not None:
+        workdir = pathlib.Path(before).expanduser() if before else command.workdir
+        runs = {"before": networks.choose(_recorded(workdir), workdir, stage=stage), **runs}
+    retrieve.run(runs, out=command.output(command.workdir / "retrieve"))
+
+
+def _trained(command: Command) -> Any:
+    """Returns the networks of the workdir, by its record, which a given --config must agree with.
+
+    Raises:
+      ConfigError: the folder holds no trained run, or one of another configuration.
+    """
+    from rtda_jax.deploy import networks
+
+    config = command.config
+    if command.given:
+        networks.check(config, command.workdir)
+    else:
+        config = _recorded(command.workdir, command.overrides)
+    if command.flags.data_dir is not None:
+        config.data_dir = command.flags.data_dir
+    return networks.choose(config, command.workdir, stage=command.flags.stage)
+
+
+def _recorded(workdir: pathlib.Path, overrides: dict[str, Any] | None = None) -> ConfigDict:
+    from configs import base
+    from rtda_jax.deploy import networks
+
+    return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
+
+
+def _report(command: Command) -> None:
+    from rtda_jax import report
+
+    chosen = command.flags
+    out = command.output(pathlib.Path("report"))
+    page = report.write(chosen.runs, out, speeds=chosen.speed, published=chosen.published)
+    print(f"{page}\n{page.with_suffix('.md')}")
+
+
+def _check_data(command: Command) -> None:
+    from rtda_jax.data import check
+    from rtda_jax.run import files
+
+    out, config = command.workdir / "data", command.config
+    with files.lock(out):
+        check.check_benchmark(config.benchmark, data_dir=config.data_dir, out=out)
+
+
+def _summary(command: Command) -> None:
+    from rtda_jax.tools import cost
+
+    size = tuple(command.config.benchmark.crop)
+    print(cost.summary(command.config.model.name, size=size))
+    print(cost.summary(command.config.adversary.network, size=size))
+
+
+def _audit(command: Command) -> None:
+    from rtda_jax.tools import audit
+
+    audit.run(command.config, command.workdir)
+
+
+def _benchmark(command: Command) -> None:
+    clone = pathlib.Path(__file__).parents[1]
+    if not (clone / "benchmarks" / "speed.py").is_file():
+        raise ConfigError(
+            "the job benchmark compares with networks in PyTorch, which are not installed; run "
+            "`python main.py --job=benchmark` in a clone of the repository"
+        )
+    sys.path.insert(0, str(clone))
+    from benchmarks import speed
+
+    speed.run(command.config, command.workdir, parts=command.flags.parts)
+
+
+JOBS = {
+    "run": Job(
+        _run,
+        "Trains and evaluates an experiment, or continues it.",
+        "--config fda_mbt --config.seed=1",
+        repeats=True,
+    ),
+    "evaluate": Job(
+        _evaluate, "Evaluates a trained workdir again.", "evaluate --config fda_mbt", repeats=True
+    ),
+    "predict": Job(
+        _predict,
+        "Segments images, videos, a folder, a camera or a stream.",
+        "predict photo.jpg --weights runs/fda_mbt",
+        words="input",
+    ),
+    "export": Job(
+        _export,
+        "Writes the network as files that run without this package.",
+        "export --weights runs/fda_mbt --also=onnx",
+    ),
+    "retrieve": Job(
+        _retrieve,
+        "Looks up images of one domain among those of the other.",
+        "retrieve --weights runs/fda_mbt --before runs/source_only",
+    ),
+    "report": Job(
+        _report, "Makes one page about any runs.", "report runs/* --output report", words="runs"
+    ),
+    "check_data": Job(
+        _check_data,
+        "Reads every file of a benchmark and names what is broken.",
+        "check_data --config fda:gta5_to_cityscapes --data_dir /data",
+    ),
+    "summary": Job(_summary, "Lists the networks by module.", "summary --config fda"),
+    "audit": Job(
+        _audit, "Takes the same steps twice and compares every hash.", "audit --config fda"
+    ),
+    "benchmark": Job(
+        _benchmark, "Measures speed against PyTorch.", "benchmark --config fda:folders"
+    ),
+}
+
+
+def usage(program: str) -> str:
+    """Returns what the program says when it is called alone: the jobs, with an example each."""
+    lines = [f"Usage: {program} [JOB] [--config CONFIG] [flags]", ""]
+    for name, job in JOBS.items():
+        lines += [f"  {name:<11} {job.purpose}", f"  {'':<11} $ {program} {job.example}"]
+    lines += ["", f"{program} --help lists all flags."]
+    return "\n".join(lines)
+
+
+def help_text(program: str) -> str:
+    """Returns the usage and every flag, no line longer than WIDTH."""
+    values = define_flags()
+    entries = {
+        "config": "A configuration: NAME or FILE.py, and after a colon its benchmark and options, "
+        f"as in fda:gta5_to_cityscapes,beta=0.05; default {DEFAULT_CONFIG}. "
+        f"Names: {', '.join(config_names())}.",
+        "config.FIELD": "A field of the configuration, such as --config.optim.g_lr=0.01.",
+    }
+    for name in values:
+        default = values[name].default
+        shown = ",".join(default) if isinstance(default, list) else default
+        entries[name] = f"{values[name].help}" + (f" Default {shown}." if shown else "")
+    lines = [usage(program).rpartition("\n\n")[0], "", "Flags:"]
+    for name, about in entries.items():
+        wrapped = textwrap.wrap(about, WIDTH - 20, break_on_hyphens=False)
+        lines.append(f"  --{name:<15} {wrapped[0]}")
+        lines += [f"{'':20}{line}" for line in wrapped[1:]]
+    return "\n".join(lines)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the job that the command line names and returns the exit code of the program.
+
+    Errors of the user end with a sentence and not with a traceback.
+
+    Args:
+      words: the command line without the program; default that of this process.
+    """
+    words = sys.argv[1:] if words is None else words
+    program = program_name()
+    if not words:
+        print(usage(program))
+        return 0
+    if {"-h", "-help", "--help"} & set(words):
+        print(help_text(program))
+        return 0
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from rtda_jax.tools.environment import keep_freed_memory
+
+    keep_freed_memory()
+    faulthandler.enable()
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    return answered(lambda: _start(words))
+
+
+def _start(words: Sequence[str]) -> None:
+    import jax
+
+    from rtda_jax.run import parallel
+
+    jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    job, command = parse(words, JOBS)
+    if command.flags.deterministic:
+        parallel.deterministic()
+    if command.flags.coordinator:
+        join(command.flags)
+    job.run(command)
+
+
+def program_name() -> str:
+    """Returns how this program was called: `python main.py`, or `rtda-jax`."""
+    name = pathlib.Path(sys.argv[0]).name
+    if name == "__main__.py":
+        return "python -m rtda_jax"
+    return f"python {name}" if name.endswith(".py") else name
+
+
+def join(values: flags.FlagValues) -> None:
+    """Makes this process one of several, of which all but the first are silent."""
+    from rtda_jax.run import parallel
+
+    parallel.join(values.coordinator, processes=values.num_processes, index=values.process_id)
+    if not parallel.is_main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 it stays open to the end
+
+
+def answered(job: Callable[[], None]) -> int:
+    """Runs a job and returns its exit code; known errors print a sentence."""
+    from rtda_jax.run import parallel
+
+    try:
+        job()
+    except BaseException as error:
+        if parallel.peer_died(error):
+            text = f"{str(error)[:500]}\nAnother process of this job is gone. {AGAIN}"
+            return end(text, PEER_DIED)
+        if isinstance(error, errors.ERRORS):
+            return end(f"{type(error).__name__}: {error}", error.exit_code)
+        if isinstance(error, OSError):  # a full disk, a folder that may not be written
+            return end(f"OSError: {error}", os.EX_IOERR)
+        if not parallel.joined():
+            raise
+        # The interpreter's own end would wait for the other processes, which wait for this one.
+        return end(traceback.format_exc(), UNFORESEEN)
+    return 0
+
+
+def end(text: str, code: int) -> int:
+    """Prints why the job ends; among several processes it ends at once, without the others."""
+    from rtda_jax.run import log, parallel, signals
+
+    log.say(f"\n{text}", to=sys.stderr)
+    if parallel.joined():
+        sys.stdout.flush()
+        os._exit(code)
+    return signals.leave(code)
