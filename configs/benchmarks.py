@@ -1,7 +1,7 @@
 """Source -> target pairs: which data, which classes, at which sizes.
 
 A spec names a data set, a split and whether its labels are read; every field it may have stands in
-rtda_jax/data/catalogue.py. All benchmarks have the same fields:
+rtda_jax/data/spec.py. All benchmarks have the same fields:
 
   classes          what the head predicts (a key of rtda_jax.data.labels.CLASS_SETS)
   eval_classes     what is reported: these rows of the head's

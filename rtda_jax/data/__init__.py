@@ -8,10 +8,16 @@ import os
 
 from rtda_jax.data.batch import VIEW_IMAGES, Batch
 from rtda_jax.data.catalogue import load
-from rtda_jax.data.counts import class_counts, counted, enet_weights, frequencies
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.pseudo import PseudoLabels, load_pseudo
-from rtda_jax.data.sampling import Candidates, RareClass
+from rtda_jax.data.sampling import (
+    Candidates,
+    RareClass,
+    class_counts,
+    counted,
+    enet_weights,
+    frequencies,
+)
 from rtda_jax.data.stream import eval_stream, train_stream
 from rtda_jax.errors import DataError
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 from rtda_jax.adapt import pseudo_labels
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
-from rtda_jax.data.counts import read_npz
 from rtda_jax.data.pictures import png
 from rtda_jax.data.pseudo import label_path
+from rtda_jax.data.sampling import read_npz
 from rtda_jax.errors import Interrupted
 from rtda_jax.run import log
 from rtda_jax.run.files import write_bytes
