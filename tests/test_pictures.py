@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from rtda_jax.data import DataError, decode, eval_stream, load, pictures, train_stream
 from rtda_jax.data.check import check_data
-from rtda_jax.data.host_tf import tf
+from rtda_jax.data.geometry import tf
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
 RGB = data_files.smooth(0)

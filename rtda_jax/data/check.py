@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rtda_jax.data import catalogue, decode, lists, pictures
+from rtda_jax.data import decode, listing, load, pictures, root_of
 from rtda_jax.data import spec as specs
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import ClassSet, class_set
@@ -129,7 +129,7 @@ def check_data(
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     # Bytes of names that are no UTF-8 become the escapes that JSON has for them.
     write_bytes(out / "manifest.json", text.encode(errors="backslashreplace"))
-    lists.write(
+    listing.write_list(
         out / "quarantine.txt", quarantine, title="examples that training leaves out: key, reason"
     )
     usable = [i for i, key in enumerate(dataset.keys) if key not in quarantine]
@@ -203,14 +203,14 @@ def _everything(
     """Returns the examples that have both files, and key -> problem of those that have not."""
     fields = specs.checked(spec)
     if fields["name"] in specs.PREPARED:
-        return catalogue.load(spec, data_dir=data_dir, classes=classes), {}
-    found = specs.survey(fields, catalogue.root_of(data_dir), class_set(classes))
+        return load(spec, data_dir=data_dir, classes=classes), {}
+    files = specs.survey(fields, root_of(data_dir), class_set(classes))
     missing = {
-        key: f"missing pair: {found.pairs.images[key]} has no label {found.pairs.pattern}"
-        for key in found.keys
-        if found.labelling is not None and key not in found.pairs.labels
+        key: f"missing pair: {files.pairs.images[key]} has no label {files.pairs.pattern}"
+        for key in files.keys
+        if files.labelling is not None and key not in files.pairs.labels
     }
-    return found.dataset(tuple(key for key in found.keys if key not in missing)), missing
+    return files.dataset(tuple(key for key in files.keys if key not in missing)), missing
 
 
 def _findings(dataset: Dataset, threads: int) -> Iterator[Finding]:

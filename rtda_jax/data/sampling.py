@@ -152,11 +152,11 @@ def describe(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
         ids = decode.examine_ids(dataset, i)[1]
         assert ids is not None
         raw += np.bincount(ids.ravel(), minlength=256)
-    found = contents(dataset, raw)
-    shares = sorted(found["frequencies"].items(), key=lambda row: -row[1])
+    summary = contents(dataset, raw)
+    shares = sorted(summary["frequencies"].items(), key=lambda row: -row[1])
     absent = [name for name, share in shares if not share]
     lines.append(
-        f"labels {dataset.labelling.name}, in {len(places)} of them: {found['ignored']:.1%} of "
+        f"labels {dataset.labelling.name}, in {len(places)} of them: {summary['ignored']:.1%} of "
         "the pixels are ignored; classes "
         + (", ".join(f"{name} {share:.1%}" for name, share in shares if share) or "none")
         + (f"; none of {', '.join(absent)}" if absent else "")
