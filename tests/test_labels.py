@@ -114,7 +114,7 @@ def test_unknown_names_list_the_known():
 
 @pytest.mark.parametrize(
     "module",
-    ["data", "data.labels", "errors", "data.check", "data.batches", "data.batch", "models",
+    ["data", "data.labels", "errors", "data.check", "data.batches", "data.stream", "models",
      "losses", "train", "adapt.build", "deploy.inputs"],
 )  # fmt: skip
 def test_modules_do_not_import_tensorflow(module):
