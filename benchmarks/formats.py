@@ -129,7 +129,7 @@ def _openvino(path: pathlib.Path, cores: int) -> Run:
 
 
 def _saved_model(path: pathlib.Path, cores: int) -> Run:
-    from rtda_jax.data.host_tf import tf
+    from rtda_jax.data.geometry import tf
 
     module = tf.saved_model.load(str(path))
     segment = module.signatures["serving_default"]

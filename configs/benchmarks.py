@@ -1,8 +1,7 @@
 """Benchmarks: source -> target pairs, with their data sets, classes and sizes.
 
-A specification names a data set, a split and whether its labels are read. Its fields and their
-defaults are in rtda_jax/data/spec.py, the data sets in rtda_jax/data/catalogue.py. All benchmarks
-have the same fields:
+A specification names a data set, a split and whether its labels are read. Its fields, their
+defaults and the data sets are in rtda_jax/data/spec.py. All benchmarks have the same fields:
 
   classes          the classes that the head predicts, a key of rtda_jax.data.labels.CLASS_SETS
   eval_classes     those of them that are reported
@@ -26,7 +25,7 @@ from rtda_jax.errors import lookup
 _FILES = {
     "list": "",  # file that lists the examples to use
     "list_sha256": "",  # SHA-256 that this file must have
-    "count": -1,  # number of examples expected; 0: any, -1: what the catalogue says
+    "count": -1,  # number of examples expected; 0: any, -1: what rtda_jax.data.spec says
     "quarantine": "",  # file that lists examples to leave out; --job=check_data writes it
     "store": "files",  # or "shards": images are decoded and resized to `size` once
     "store_dir": "",  # folder of the shards; empty: data_dir

@@ -14,8 +14,8 @@ from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.step import Logs, Method, make_train_step
 from rtda_jax.adapt.teacher import with_teacher
-from rtda_jax.data.batch import Batch
 from rtda_jax.data.batches import Batches, named, paired, with_enet_weights
+from rtda_jax.data.stream import Batch
 from rtda_jax.errors import Interrupted, lookup, require
 from rtda_jax.run import checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers

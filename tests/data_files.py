@@ -51,15 +51,29 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 def save_16bit(path: pathlib.Path, channels: np.ndarray) -> pathlib.Path:
     """uint16 [H,W,1..4] as PNG, which Pillow cannot write: SYNTHIA's (class, instance, 0)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     height, width, count = channels.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[count]
-    rows = channels.astype(">u2").tobytes()
-    step = 2 * count * width
-    raw = b"".join(b"\0" + rows[i * step : (i + 1) * step] for i in range(height))
+    rows = channels.astype(">u2").reshape(height, -1)
+    return _save_png(path, rows.view(np.uint8), (width, height, 16, kind))
+
+
+def save_grey(path: pathlib.Path, pixels: np.ndarray, bits: int) -> pathlib.Path:
+    """uint8 [H,W] of values below 2**bits as a greyscale PNG of 1, 2 or 4 bits."""
+    height, width = pixels.shape
+    planes = np.unpackbits(pixels[..., None], axis=-1)[..., 8 - bits :]
+    rows = np.packbits(planes.reshape(height, -1), axis=-1)
+    return _save_png(path, rows, (width, height, bits, 0))
+
+
+def _save_png(
+    path: pathlib.Path, rows: np.ndarray, header: tuple[int, int, int, int]
+) -> pathlib.Path:
+    """Rows of bytes, uint8 [H,B], as a PNG of (width, height, bits, colour type)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, 0))
         + chunk(b"IDAT", zlib.compress(raw))
         + chunk(b"IEND", b"")
     )

@@ -6,7 +6,7 @@ import pytest
 from helpers import config, folder_fields, write_folders
 from PIL import Image
 
-from rtda_jax.data import DataError, batches, counted, counts, load
+from rtda_jax.data import DataError, batches, counted, load, sampling
 from rtda_jax.data.labels import class_set
 
 
@@ -60,7 +60,7 @@ def test_damaged_files_are_made_again(name, root, tmp_path):
 def test_labels_are_counted_once(root, tmp_path, monkeypatch):
     chosen = made(root, loss__weighting="enet")
     weights = batches.with_enet_weights(chosen, tmp_path).loss.weights
-    monkeypatch.setattr(counts, "class_counts", None)
+    monkeypatch.setattr(sampling, "class_counts", None)
     assert batches.with_enet_weights(chosen, tmp_path).loss.weights == weights
 
 

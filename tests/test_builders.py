@@ -15,8 +15,8 @@ import tensorflow_datasets as tfds
 from rtda_jax.data import (
     DataError,
     builders,
-    catalogue,
     decode,
+    default_dir,
     layouts,
     load,
     parts,
@@ -282,9 +282,9 @@ def test_where_nothing_can_be_written(tmp_path, small):
 
 def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("RTDA_JAX_DATA", str(tmp_path))
-    assert catalogue.default_dir() == tmp_path
+    assert default_dir() == tmp_path
     monkeypatch.delenv("RTDA_JAX_DATA")
-    assert catalogue.default_dir() == pathlib.Path("~/.cache/rtda_jax").expanduser()
+    assert default_dir() == pathlib.Path("~/.cache/rtda_jax").expanduser()
 
 
 def test_registered_builders_prepare_from_their_manual_folder(tmp_path):

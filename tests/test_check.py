@@ -18,7 +18,7 @@ from rtda_jax.data import (
     train_stream,
 )
 from rtda_jax.data.check import check_benchmark, check_data
-from rtda_jax.data.counts import describe
+from rtda_jax.data.sampling import describe
 
 QUIET = {"classes": "cityscapes19", "say": lambda line: None}
 

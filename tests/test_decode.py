@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from rtda_jax.data import DataError, decode, eval_stream, load, train_stream
+from rtda_jax.data.labels import class_set
 
 CLASSES = "cityscapes19"
 
@@ -52,6 +53,37 @@ def test_palettes_are_read_as_indices(root, bits):
         {"name": "folders", "images": "images", "labels": "labels"}, data_dir=root, classes=CLASSES
     )
     np.testing.assert_array_equal(classes, data.classes.lut("cityscapes_ids")[raw])
+
+
+@pytest.mark.parametrize("palette", [False, True])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_labels_in_any_lossless_format_keep_their_ids(root, kind, palette):
+    raw = data_files.ids(5, range(34))
+    image = Image.fromarray(raw)
+    if palette:
+        image = Image.frombytes("P", image.size, image.tobytes())
+        image.putpalette(np.random.default_rng(0).permutation(256 * 3).astype(np.uint8).tolist())
+    image.save(label(root), kind)  # the content decides, not the name
+    lut = class_set(CLASSES).lut("cityscapes_ids")
+    np.testing.assert_array_equal(only(root)[1], lut[raw])
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_labels_of_few_bits_are_indices(root, bits):
+    raw = data_files.ids(5, range(2**bits))
+    data_files.save_grey(label(root), raw, bits)
+    lut = class_set(CLASSES).lut("cityscapes_ids")
+    np.testing.assert_array_equal(only(root)[1], lut[raw])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("WEBP", {"quality": 90}), ("TIFF", {"compression": "jpeg"}), ("JPEG", {})],
+)
+def test_lossy_labels_are_refused(root, kind, options):
+    Image.fromarray(np.zeros((*data_files.SIZE, 3), np.uint8)).save(label(root), kind, **options)
+    with pytest.raises(DataError, match=r"labels.000\.png: a .* cannot hold labels exactly"):
+        only(root)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "webp", "png"])

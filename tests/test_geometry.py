@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rtda_jax.data import DataError, geometry, load, stream, train_stream
-from rtda_jax.data.host_tf import tf
+from rtda_jax.data.geometry import tf
 
 SIZE = (24, 32)
 STILL = {"size": None, "crop": None, "flip": False, "scale": (1.0, 1.0)}
@@ -126,6 +126,7 @@ def test_a_zoom_is_raised_no_further_than_needed():
     for number in range(20):
         image, _ = moved(number, crop=(12, 32), scale=(0.4, 0.9), at_least=(12, 32))
         np.testing.assert_array_equal(image[0, :, 1], np.arange(32))  # the whole width
+        np.testing.assert_array_equal(np.diff(image[:, 0, 0].astype(int)), 1)  # not squeezed
 
 
 def test_the_source_is_padded_with_black_and_ignored_pixels():

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from mutilate import bounded, encoded, fuzz, mutilated
 from PIL import Image
 
-from rtda_jax.data import DataError, decode, labels, lists, load, pictures
+from rtda_jax.data import DataError, decode, labels, listing, load, pictures
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.host_tf import tf
+from rtda_jax.data.geometry import tf
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pseudo import PseudoLabels, label_path, load_pseudo
 
@@ -125,7 +125,7 @@ def test_a_list_names_examples_that_exist_or_nothing(tmp_path, data):
     path.write_bytes(data)
     keys = ("a/b", "c", "d")
     with contextlib.suppress(DataError):
-        assert set(lists.choose(keys, lists.read(path), what="list.txt")) <= set(keys)
+        assert set(listing.choose(keys, listing.read_list(path), what="list.txt")) <= set(keys)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "..", "~/secret"])

@@ -7,6 +7,8 @@ import sys
 import data_files
 import numpy as np
 import pytest
+from hypothesis import given
+from mutilate import fuzz, mutilated
 
 from rtda_jax.data import DataError, decode, eval_stream, labels, load
 from rtda_jax.data.class_sets import CAMVID11, CAMVID32
@@ -112,7 +114,7 @@ def test_unknown_names_list_the_known():
 
 @pytest.mark.parametrize(
     "module",
-    ["data", "data.labels", "errors", "data.check", "data.batches", "data.batch", "models",
+    ["data", "data.labels", "errors", "data.check", "data.batches", "data.stream", "models",
      "losses", "train", "adapt.build", "deploy.media"],
 )  # fmt: skip
 def test_modules_do_not_import_tensorflow(module):
@@ -288,3 +290,22 @@ def test_ids_outside_of_a_definition_are_an_error_that_names_the_file(tmp_path):
     data = load(spec, data_dir=tmp_path, classes=str(tmp_path / "labels.json"))
     with pytest.raises(DataError, match=r"0\.png: \d+ label pixels \(ids 1, 5, 201\) outside"):
         decode.examine(data, 0)
+
+
+@fuzz
+@given(
+    mutilated([json.dumps(YARD).encode(), b'{"classes":[{"name":"a","label_colours":[[1,2,3]]}]}'])
+)
+def test_a_damaged_definition_is_an_error_or_a_table(text):
+    try:
+        classes, raw = labels.parse(text, "x.json")
+    except DataError as error:
+        assert str(error).startswith("x.json: ")
+    else:
+        assert set(classes.lut(raw).tolist()) <= {*range(len(classes)), 254, 255}
+        again = labels.class_set(classes.name)
+        assert (again.name, again.names, again.colours) == (
+            classes.name,
+            classes.names,
+            classes.colours,
+        )

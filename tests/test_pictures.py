@@ -9,11 +9,12 @@ import warnings
 import data_files
 import numpy as np
 import pytest
+from mutilate import bounded
 from PIL import Image, ImageOps
 
 from rtda_jax.data import DataError, decode, eval_stream, load, pictures, train_stream
 from rtda_jax.data.check import check_data
-from rtda_jax.data.host_tf import tf
+from rtda_jax.data.geometry import tf
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
 RGB = data_files.smooth(0)
@@ -151,6 +152,17 @@ def test_large_pictures_are_converted_in_bands_like_small_ones(monkeypatch):
     np.testing.assert_array_equal(pictures.rgb(encoded("rgba png"), "a"), whole)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_the_largest_picture_needs_less_than_half_a_gibibyte(mode):
+    buffer = io.BytesIO()
+    Image.new(mode, (7000, 7000), 9 if mode == "L" else (9,) * len(mode)).save(
+        buffer, "PNG", exif=exif(6)
+    )
+    with bounded():
+        pixels = pictures.rgb(buffer.getvalue(), "a")
+    assert pixels.shape == (7000, 7000, 3) and (pixels[::999] == 9).all()
+
+
 OTHERS = {
     b"\0\0\0\x18ftypheic\0\0\0\0": "is HEIC, which is not read",
     b"\0\0\0\x1cftypavif\0\0\0\0": "is AVIF, which is not read",
@@ -203,6 +215,16 @@ def test_a_flipped_bit_of_a_png_is_noticed(kind):
     data = bytearray(encoded(kind))
     place = data.index(b"IDAT") + 20
     data[place] ^= 1
+    with pytest.raises(DataError, match="truncated or damaged"):
+        pictures.rgb(bytes(data), "a.png")
+
+
+def test_a_flipped_bit_of_uncompressed_pixels_is_noticed():
+    """Only the checksum of the chunk tells."""
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, "PNG", compress_level=0)
+    data = bytearray(buffer.getvalue())
+    data[data.index(b"IDAT") + 200] ^= 1
     with pytest.raises(DataError, match="truncated or damaged"):
         pictures.rgb(bytes(data), "a.png")
 

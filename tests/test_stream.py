@@ -87,21 +87,14 @@ def test_every_epoch_is_a_permutation_and_domains_differ(pair):
 
 
 def test_source_and_target_of_one_set_move_differently(pair):
-    """At equal positions, where both would show the same image if it were the same draw."""
+    """Where both show the same image at the same position of the stream."""
     source, _ = pair
     options = {"seed": 1, "batch_size": 64, "crop": (8, 8), "flip": True, "scale": (1.0, 1.5)}
-    batch = next(train_stream(source, source, **options))
-    once = next(train_stream(source, source, **options, target_moves="once"))
-    for domain in ("source", "target"):
-        np.testing.assert_array_equal(batch[f"{domain}_index"], once[f"{domain}_index"])
-    shared = [
-        (i, j)
-        for i, number in enumerate(batch["source_index"])
-        for j, other in enumerate(batch["target_index"])
-        if number == other
-    ]
-    equal = [(batch["source_image"][i] == batch["target_image"][j]).all() for i, j in shared]
-    assert len(shared) > 300 and np.mean(equal) < 0.02
+    equal = []
+    for batch in itertools.islice(train_stream(source, source, **options), 3):
+        for i in np.flatnonzero(batch["source_index"] == batch["target_index"]):
+            equal.append((batch["source_image"][i] == batch["target_image"][i]).all())
+    assert len(equal) > 12 and not any(equal)
 
 
 def test_the_cache_changes_nothing_under_zoom(pair):

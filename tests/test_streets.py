@@ -7,8 +7,8 @@ import pytest
 
 from rtda_jax.data.streets import DOMAINS, render
 from rtda_jax.data.streets.canvas import Canvas, View
-from rtda_jax.data.streets.dice import Dice
-from rtda_jax.data.streets.vehicles import car
+from rtda_jax.data.streets.domain import Dice
+from rtda_jax.data.streets.traffic import car
 
 CLASSES = {
     "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "light": 19,

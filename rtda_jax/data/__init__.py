@@ -5,18 +5,27 @@ stream or prepared data set does.
 """
 
 import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
-from rtda_jax.data.batch import VIEW_IMAGES, Batch
-from rtda_jax.data.catalogue import load
-from rtda_jax.data.counts import class_counts, counted, enet_weights, frequencies
+from rtda_jax.data import listing
 from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.labels import ClassSet, class_set, labelling
 from rtda_jax.data.pseudo import PseudoLabels, load_pseudo
-from rtda_jax.data.sampling import Candidates, RareClass
-from rtda_jax.data.stream import eval_stream, train_stream
+from rtda_jax.data.sampling import (
+    Candidates,
+    RareClass,
+    class_counts,
+    counted,
+    enet_weights,
+    frequencies,
+)
+from rtda_jax.data.spec import PREPARED, checked, survey
+from rtda_jax.data.stream import Batch, eval_stream, train_stream
 from rtda_jax.errors import DataError
 
 __all__ = [
-    "VIEW_IMAGES",
     "Batch",
     "Candidates",
     "DataError",
@@ -25,11 +34,13 @@ __all__ = [
     "RareClass",
     "class_counts",
     "counted",
+    "default_dir",
     "enet_weights",
     "eval_stream",
     "frequencies",
     "load",
     "load_pseudo",
+    "root_of",
     "train_stream",
 ]
 
@@ -37,3 +48,66 @@ __all__ = [
 # configured; no operation that is used here has a oneDNN variant.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) -> Dataset:
+    """Returns the data set of a specification; its pairs are there, but nothing is decoded yet.
+
+    Args:
+      spec: {"name": ..., "split": ..., "use": "labelled" | "unlabelled", ...}; `spec.FIELDS` has
+        all fields and their defaults. Paths are relative to data_dir, or absolute.
+      data_dir: where the data sets lie; empty is $RTDA_JAX_DATA or ~/.cache/rtda_jax.
+      classes: the class set that labels are mapped to, see `labels.class_set`.
+
+    Raises:
+      DataError: a missing folder (the message says how to get the data) or pair, or labels that
+        have no map to the classes.
+      ConfigError: unknown names.
+    """
+    fields = checked(spec)
+    mapped_to = class_set(classes)
+    root = root_of(data_dir)
+    if fields["name"] in PREPARED:
+        return _prepared(fields, root, mapped_to)
+    files = survey(fields, root, mapped_to)
+    keys = files.keys
+    if fields["quarantine"]:
+        path = root / os.path.expanduser(fields["quarantine"])
+        dropped = set(listing.choose(keys, listing.read_list(path), what=str(path)))
+        keys = tuple(key for key in keys if key not in dropped)
+        if not keys:
+            raise DataError(f"{path}: leaves out all {len(dropped)} images of {files.name}")
+    dataset = files.dataset(keys)
+    if fields["store"] == "files":
+        return dataset
+    from rtda_jax.data import builders  # imports TensorFlow
+
+    return builders.stored(
+        dataset,
+        data_dir=root / os.path.expanduser(fields["store_dir"]),
+        size=tuple(fields["size"]),
+        image_format=fields["format"],
+    )
+
+
+def root_of(data_dir: str | os.PathLike) -> pathlib.Path:
+    """Returns the folder that relative paths start from."""
+    return pathlib.Path(data_dir).expanduser() if str(data_dir) else default_dir()
+
+
+def default_dir() -> pathlib.Path:
+    """Returns where data sets lie if nothing else is said: $RTDA_JAX_DATA or ~/.cache/rtda_jax."""
+    return pathlib.Path(os.environ.get("RTDA_JAX_DATA") or "~/.cache/rtda_jax").expanduser()
+
+
+def _prepared(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Dataset:
+    """Returns a set that TFDS prepares: the built-in pair, and Cityscapes from its archives."""
+    from rtda_jax.data import builders  # imports TensorFlow
+
+    name, split = fields["name"], fields["split"]
+    meaning = labelling("cityscapes_ids") if fields["use"] == "labelled" else None
+    if meaning is not None:
+        classes.lut(meaning)  # fails early where there is no map
+    readers = {"streets": builders.streets, "cityscapes_tfds": builders.cityscapes}
+    reader = readers[name](root, split)
+    return Dataset(f"{name}/{split}", reader.keys, classes, meaning, reader)

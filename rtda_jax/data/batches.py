@@ -7,14 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax.data.batch import Batch
-from rtda_jax.data.catalogue import load
-from rtda_jax.data.counts import counted, describe, enet_weights, frequencies
+from rtda_jax.data import load
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pseudo import load_pseudo
-from rtda_jax.data.sampling import Candidates, RareClass
-from rtda_jax.data.stream import TARGET_MOVES, padding, train_stream
+from rtda_jax.data.sampling import (
+    Candidates,
+    RareClass,
+    counted,
+    describe,
+    enet_weights,
+    frequencies,
+)
+from rtda_jax.data.stream import TARGET_MOVES, Batch, padding, train_stream
 from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import bind_data

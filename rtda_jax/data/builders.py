@@ -19,7 +19,7 @@ from absl import logging
 
 from rtda_jax.data import decode, geometry, labels, parts, pictures, shards, spec
 from rtda_jax.data.dataset import Dataset, Files
-from rtda_jax.data.host_tf import tf
+from rtda_jax.data.geometry import tf
 from rtda_jax.data.layouts import HINT, LAYOUTS
 from rtda_jax.data.parts import Example, Maker
 from rtda_jax.errors import DataError, lookup

@@ -1,27 +1,36 @@
-"""Looking at every file of a data set: what is wrong, what is in it, and what it is exactly."""
+"""Looks at every file of a data set: what is wrong, what is in it, and what it is exactly."""
 
 import collections
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from rtda_jax.data import catalogue, decode, lists, sheet
+from rtda_jax.data import decode, listing, load, pictures, root_of
 from rtda_jax.data import spec as specs
-from rtda_jax.data.counts import contents, suspicions
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.labels import class_set
+from rtda_jax.data.labels import ClassSet, class_set
+from rtda_jax.data.sampling import contents, suspicions
 from rtda_jax.errors import DataError, printable
 from rtda_jax.run.files import write_bytes
 
 _LOOKAHEAD = 4  # examples in flight per thread
 _NAMED = 20  # findings that the report shows; the manifest has all
 _DARK = 32  # a picture without any brighter value is almost black
+
+# Of the contact sheet.
+_WIDTH = 320  # pixels of a panel
+_TALLEST = 3 * _WIDTH  # a panel that would be taller is squeezed
+_GAP = 4
+_LINE = 16  # height of a line of text
+_ROWS = 6
+_MIX = 0.55  # share of the label's colour in the overlay
 
 
 class Finding(NamedTuple):
@@ -120,12 +129,12 @@ def check_data(
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     # Bytes of names that are no UTF-8 become the escapes that JSON has for them.
     write_bytes(out / "manifest.json", text.encode(errors="backslashreplace"))
-    lists.write(
+    listing.write_list(
         out / "quarantine.txt", quarantine, title="examples that training leaves out: key, reason"
     )
     usable = [i for i, key in enumerate(dataset.keys) if key not in quarantine]
     if usable:
-        sheet.contact_sheet(dataset, out / "sheet.png", usable)
+        contact_sheet(dataset, out / "sheet.png", usable)
     for line in _report(manifest, out):
         say(printable(line, limit=None))
     return manifest
@@ -162,20 +171,46 @@ def check_benchmark(
     return manifests
 
 
+def contact_sheet(
+    dataset: Dataset, path: pathlib.Path, indices: Sequence[int], *, rows: int = _ROWS
+) -> None:
+    """Writes a PNG of evenly chosen examples: image, label over image, label, and the legend.
+
+    Ignored pixels are black in the label and untouched in the overlay. Unlabelled sets show their
+    images only.
+
+    Args:
+      dataset: what is shown.
+      path: of the file.
+      indices: the examples that can be read.
+      rows: how many are shown.
+    """
+    places = np.linspace(0, len(indices) - 1, min(rows, len(indices))).round().astype(int)
+    strips = [_row(dataset, indices[place]) for place in places]
+    if dataset.labelling is not None:
+        strips.append(_legend(dataset.classes, strips[0].width))
+    sheet = Image.new("RGB", (strips[0].width, sum(s.height + _GAP for s in strips)), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height + _GAP
+    write_bytes(path, pictures.png(np.asarray(sheet)))
+
+
 def _everything(
     spec: Mapping[str, Any], data_dir: str | os.PathLike, classes: str
 ) -> tuple[Dataset, dict[str, str]]:
     """Returns the examples that have both files, and key -> problem of those that have not."""
     fields = specs.checked(spec)
     if fields["name"] in specs.PREPARED:
-        return catalogue.load(spec, data_dir=data_dir, classes=classes), {}
-    found = specs.survey(fields, catalogue.root_of(data_dir), class_set(classes))
+        return load(spec, data_dir=data_dir, classes=classes), {}
+    files = specs.survey(fields, root_of(data_dir), class_set(classes))
     missing = {
-        key: f"missing pair: {found.pairs.images[key]} has no label {found.pairs.pattern}"
-        for key in found.keys
-        if found.labelling is not None and key not in found.pairs.labels
+        key: f"missing pair: {files.pairs.images[key]} has no label {files.pairs.pattern}"
+        for key in files.keys
+        if files.labelling is not None and key not in files.pairs.labels
     }
-    return found.dataset(tuple(key for key in found.keys if key not in missing)), missing
+    return files.dataset(tuple(key for key in files.keys if key not in missing)), missing
 
 
 def _findings(dataset: Dataset, threads: int) -> Iterator[Finding]:
@@ -243,3 +278,38 @@ def _report(manifest: Mapping[str, Any], out: pathlib.Path) -> Iterator[str]:
             "  to train without the quarantined ones set the specification's field quarantine to "
             f"{out.resolve() / 'quarantine.txt'}"
         )
+
+
+def _row(dataset: Dataset, i: int) -> Image.Image:
+    """Draws the panels of one example under its name."""
+    pixels, label = decode.examine(dataset, i)
+    panels = [(pixels, Image.Resampling.BILINEAR)]
+    if label is not None:
+        colours = np.zeros((256, 3), np.uint8)
+        colours[: len(dataset.classes)] = dataset.classes.colours
+        painted = colours[label]
+        mixed = (_MIX * painted + (1 - _MIX) * pixels).astype(np.uint8)
+        valid = (label < len(dataset.classes))[..., None]
+        panels.append((np.where(valid, mixed, pixels), Image.Resampling.BILINEAR))
+        panels.append((painted, Image.Resampling.NEAREST))
+    height = min(max(round(_WIDTH * pixels.shape[0] / pixels.shape[1]), 1), _TALLEST)
+    row = Image.new("RGB", (len(panels) * (_WIDTH + _GAP) - _GAP, height + _LINE), "white")
+    for number, (panel, method) in enumerate(panels):
+        small = Image.fromarray(panel).resize((_WIDTH, height), method)
+        row.paste(small, (number * (_WIDTH + _GAP), _LINE))
+    ImageDraw.Draw(row).text((2, 2), printable(f"{dataset.name}  {dataset.keys[i]}"), fill="black")
+    return row
+
+
+def _legend(classes: ClassSet, width: int) -> Image.Image:
+    """Draws a swatch and a name for each class, in columns."""
+    font = ImageFont.load_default()
+    column = 24 + max(int(font.getlength(name)) for name in classes.names) + 12
+    across = max(width // column, 1)
+    image = Image.new("RGB", (width, -(-len(classes) // across) * _LINE + _GAP), "white")
+    draw = ImageDraw.Draw(image)
+    for number, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True)):
+        left, top = number % across * column, number // across * _LINE
+        draw.rectangle((left + 2, top + 2, left + 18, top + 13), fill=colour, outline="black")
+        draw.text((left + 24, top + 2), name, fill="black", font=font)
+    return image

@@ -75,7 +75,7 @@ def _first_of_16_bits(
     data: bytes, where: str, header: pictures.Header, meaning: Labelling
 ) -> np.ndarray:
     """Reads the first channel of a 16-bit PNG; Pillow reads colours with 8 bits only."""
-    from rtda_jax.data.host_tf import tf
+    from rtda_jax.data.geometry import tf
 
     del header, meaning
     try:

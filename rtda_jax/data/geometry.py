@@ -1,9 +1,16 @@
-"""Resizing, cropping and mirroring of an image and its label together, inside a tf.data graph."""
+"""Resizing, cropping and mirroring of an image and its label together, inside a tf.data graph.
+
+Whatever runs TensorFlow takes `tf` from here: it works on the CPU and never sees the GPU, so that
+JAX has the GPU's memory to itself. No module outside of `rtda_jax.data` needs it to be imported.
+"""
 
 from typing import Any
 
-from rtda_jax.data.host_tf import tf
+import tensorflow as tf
+
 from rtda_jax.data.labels import IGNORE
+
+tf.config.set_visible_devices([], "GPU")
 
 Tensor = Any
 Size = tuple[int, int]

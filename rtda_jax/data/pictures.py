@@ -27,7 +27,8 @@ EXTENSIONS = (
     ".pgm", ".pnm",
 )  # fmt: skip
 MAX_PIXELS = 50_000_000  # of one picture; larger ones are refused before they are decoded
-_BAND = 2**20  # pixels that are converted at a time: the memory stays near the two pictures' own
+# Pixels that are converted at a time, so that there is never a third copy of a large picture.
+_BAND = 2**22
 
 # What people have beside the formats above, by where and with what its content begins.
 _OTHERS = (
@@ -80,6 +81,8 @@ def rgb(data: bytes, where: str) -> np.ndarray:
             raise DataError(f"{where}: its pixels are {_DEEP[image.mode]}; save it with 8 bits")
         width, height = image.size
         rows = max(_BAND // width, 1)
+        if rows >= height:
+            return upright(_rgb(image), image)
         pixels = np.empty((height, width, 3), np.uint8)
         for top in range(0, height, rows):
             band = image.crop((0, top, width, min(top + rows, height)))
@@ -208,9 +211,9 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """Converts pixels to 8-bit RGB, uint8 [H,W,3] (or [H,W,1] of grey values)."""
+    """Converts pixels to 8-bit RGB, uint8 [H,W,3]."""
     if image.mode.startswith("I;16"):
-        return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode == "RGBa" or "transparency" in image.info:
         image = image.convert("RGBA")
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

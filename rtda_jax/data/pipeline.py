@@ -8,8 +8,7 @@ import numpy as np
 
 from rtda_jax.data import decode, geometry
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.geometry import Size, Tensor
-from rtda_jax.data.host_tf import tf
+from rtda_jax.data.geometry import Size, Tensor, tf
 from rtda_jax.data.labels import IGNORE
 from rtda_jax.data.pseudo import PseudoLabels
 from rtda_jax.data.sampling import Candidates, RareClass

@@ -1,14 +1,212 @@
-"""What is drawn by the classes of images: rare classes, and candidates of long-tail pasting.
+"""Class counts of a labelled set: what they say of its labels, and what is drawn by them.
 
 The draws themselves run inside the tf.data graph (`rtda_jax.data.pipeline`).
 """
 
 import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
-from rtda_jax.data.counts import frequencies
-from rtda_jax.errors import DataError
+from rtda_jax.data import decode
+from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.labels import IGNORE, known_ids
+from rtda_jax.errors import DataError, printable
+from rtda_jax.run.files import replacing
+
+_SAMPLE = 32  # labels that `describe` reads
+
+
+def class_counts(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
+    """Counts the pixels of each class in each example.
+
+    Only one label per thread is in memory at a time.
+
+    Returns:
+      int64 [N,K+1]; the last column counts the ignored pixels.
+
+    Raises:
+      DataError: the set has no labels, or a file cannot be read.
+    """
+    if dataset.labelling is None:
+        raise DataError(f"{dataset.name}: has no labels to count")
+    classes = len(dataset.classes)
+    counts = np.zeros((len(dataset), classes + 1), np.int64)
+
+    def count(i: int) -> None:
+        histogram = np.bincount(decode.label(dataset, i).ravel(), minlength=IGNORE + 1)
+        counts[i, :classes] = histogram[:classes]
+        counts[i, classes] = histogram[IGNORE]
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for _ in pool.map(count, range(len(dataset))):
+            pass
+    return counts
+
+
+def counted(dataset: Dataset, path: pathlib.Path, *, threads: int | None = None) -> np.ndarray:
+    """Returns `class_counts` without the ignored column, cached in a file.
+
+    The labels are counted anew if the file is damaged or describes other examples, other classes
+    or label files that have changed since.
+
+    Args:
+      dataset: a labelled set.
+      path: the cache, `.npz`.
+      threads: of decoding; default one per core.
+
+    Returns:
+      int64 [N,K].
+    """
+    about = {
+        "name": np.array(dataset.name),
+        "keys": np.array([json.dumps(key) for key in dataset.keys]),  # any name as ASCII
+        "classes": np.array(dataset.classes.names),
+        "labels": np.array([repr(dataset.labelling), dataset.reader.fingerprint(labels=True)]),
+    }
+    cached = read_npz(path)
+    same = all(name in cached and np.array_equal(cached[name], v) for name, v in about.items())
+    shape = (len(dataset), len(dataset.classes))
+    if same and "counts" in cached and cached["counts"].shape == shape:
+        return cached["counts"]
+    counts = class_counts(dataset, threads=threads)[:, :-1]
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, counts=counts, **about)
+    return counts
+
+
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file by name; none if the file is missing or damaged."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception:  # NumPy and zipfile pass on whatever a damaged archive leads to
+        return {}
+
+
+def frequencies(counts: np.ndarray) -> np.ndarray:
+    """Returns the share of each class in the valid pixels, float64 [K].
+
+    Args:
+      counts: pixels of each class, [K] or [N,K].
+    """
+    total = counts.reshape(-1, counts.shape[-1]).sum(axis=0).astype(np.float64)
+    return total / max(total.sum(), 1.0)
+
+
+def enet_weights(frequency: np.ndarray, *, c: float = 1.02) -> np.ndarray:
+    """Returns ENet's class weights 1 / ln(c + f), float64 [K] (Paszke et al. 2016)."""
+    return 1.0 / np.log(c + np.asarray(frequency, np.float64))
+
+
+def contents(dataset: Dataset, raw: np.ndarray) -> dict[str, Any]:
+    """Returns what a histogram of raw ids means: shares of classes, and the weights that follow.
+
+    Args:
+      dataset: whose labels were counted.
+      raw: pixels of each raw id, int64 [256].
+
+    Returns:
+      raw_ids: raw id -> pixels; ignored: share of all pixels; frequencies and enet_weights: class
+      name -> number. Nothing of an unlabelled set.
+    """
+    if dataset.labelling is None:
+        return {}
+    lut = dataset.classes.lut(dataset.labelling)
+    counts = np.array([raw[lut == number].sum() for number in range(len(dataset.classes))])
+    frequency = frequencies(counts)
+    weights = enet_weights(frequency)
+    total = max(int(raw.sum()), 1)
+    names = dataset.classes.names
+    return {
+        "raw_ids": {str(i): int(raw[i]) for i in np.flatnonzero(raw)},
+        "ignored": float(1 - counts.sum() / total),
+        "frequencies": dict(zip(names, frequency.tolist(), strict=True)),
+        "enet_weights": dict(zip(names, weights.tolist(), strict=True)),
+    }
+
+
+def describe(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
+    """Returns sentences about a data set for the start of a training run.
+
+    They say how many images there are, what was left out, and, of a labelled set, which share of
+    the pixels is ignored and which classes occur in a sample of evenly spaced labels. Doubts about
+    the labelling begin with "warning:".
+
+    Raises:
+      DataError: a label that cannot be read.
+    """
+    count = len(dataset)
+    images = "1 image" if count == 1 else f"{count} images"
+    lines = [f"{dataset.name}: {images}", *dataset.notes]
+    if dataset.labelling is None:
+        return [printable(line, limit=None) for line in lines]
+    places = _evenly(len(dataset), sample)
+    raw = np.zeros(256, np.int64)
+    for i in places:
+        ids = decode.examine_ids(dataset, i)[1]
+        assert ids is not None
+        raw += np.bincount(ids.ravel(), minlength=256)
+    summary = contents(dataset, raw)
+    shares = sorted(summary["frequencies"].items(), key=lambda row: -row[1])
+    absent = [name for name, share in shares if not share]
+    lines.append(
+        f"labels {dataset.labelling.name}, in {len(places)} of them: {summary['ignored']:.1%} of "
+        "the pixels are ignored; classes "
+        + (", ".join(f"{name} {share:.1%}" for name, share in shares if share) or "none")
+        + (f"; none of {', '.join(absent)}" if absent else "")
+    )
+    lines += [f"warning: {doubt}" for doubt in suspicions(dataset, raw)]
+    return [printable(line, limit=None) for line in lines]
+
+
+def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
+    """Returns what the raw ids that occur say against the labelling that was named.
+
+    Args:
+      dataset: whose labels were counted.
+      raw: pixels of each raw id, int64 [256].
+    """
+    meaning, total = dataset.labelling, int(raw.sum())
+    if meaning is None or not total:
+        return []
+    classes = dataset.classes
+    ignored = contents(dataset, raw)["ignored"]
+    occurring = set(np.flatnonzero(raw).tolist())
+    doubts = []
+    as_train_ids = meaning.name in ("cityscapes_ids", "gta5_ids") and ignored > 0.2
+    if as_train_ids and occurring <= {*range(19), IGNORE}:
+        doubts.append(
+            f"labelling {meaning.name!r}: only ids 0..18 and 255 occur and {ignored:.0%} of the "
+            "pixels are ignored; these look like train ids (labelling 'train_ids')"
+        )
+    if ignored > 0.5 and not doubts:
+        table = classes.lut(meaning)
+        lost = [i for i in np.argsort(-raw) if raw[i] and table[i] >= len(classes)]
+        shares = ", ".join(f"id {i} {raw[i] / total:.0%}" for i in lost[:4])
+        doubts.append(
+            f"labelling {meaning.name!r}: {ignored:.0%} of the pixels are ignored ({shares}); is "
+            "this what the labels mean?"
+        )
+    if meaning.name in ("classes", "train_ids") and not occurring & {0, IGNORE}:
+        doubts.append(
+            f"labelling {meaning.name!r}: neither 0 ({classes.names[0]}) nor 255 (ignored) occurs; "
+            "if the classes are numbered from 1 and 0 is ignored, this is 'classes_from_1'"
+        )
+    unused = set(known_ids(meaning, classes)) - occurring
+    if meaning.classes and not doubts and len(unused) > len(occurring):
+        doubts.append(f"{meaning.name}: only the ids {sorted(occurring)} occur")
+    return doubts
+
+
+def _evenly(count: int, sample: int) -> Sequence[int]:
+    """Returns up to `sample` of the numbers 0..count-1, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(sample, count)).round().astype(int)).tolist()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

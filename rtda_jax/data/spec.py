@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rtda_jax.data import labels as meanings
-from rtda_jax.data import listing, lists
+from rtda_jax.data import listing
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import ClassSet, Labelling
 from rtda_jax.data.layouts import HINT, LAYOUTS, Split
@@ -209,19 +209,19 @@ def _chosen(
     split, notes = place.split, []
     if split.only:
         keys = tuple(key for key in keys if key.split(os.sep)[0] in split.only)
-    chosen_by = [(split.names, lists.packaged(split.names))] if split.names else []
+    chosen_by = [(split.names, listing.packaged(split.names))] if split.names else []
     if split.listed:
         path = place.folder / split.listed
-        chosen_by.append((str(path), lists.read(path)))
+        chosen_by.append((str(path), listing.read_list(path)))
     if fields["list"]:
         path = place.folder / os.path.expanduser(fields["list"])
-        chosen_by.append((str(path), lists.read(path, sha256=fields["list_sha256"])))
+        chosen_by.append((str(path), listing.read_list(path, sha256=fields["list_sha256"])))
     for what, lines in chosen_by:
-        chosen = lists.choose(keys, lines, what=what, suffix=place.image_suffix)
+        chosen = listing.choose(keys, lines, what=what, suffix=place.image_suffix)
         repeated = len(chosen) - len(set(chosen))
         if repeated:
             notes.append(f"{what}: {repeated} lines repeat an image; each image is used once")
         members = set(chosen)
         keys = tuple(key for key in keys if key in members)
-    omitted = {name for listed in split.without for name in lists.packaged(listed)}
+    omitted = {name for listed in split.without for name in listing.packaged(listed)}
     return tuple(key for key in keys if key not in omitted), tuple(notes)

@@ -5,16 +5,18 @@ Importing this module does not import TensorFlow; the first stream does.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
 from rtda_jax.data import decode
-from rtda_jax.data.batch import Batch
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.pseudo import PseudoLabels
 from rtda_jax.data.sampling import Candidates, RareClass
 from rtda_jax.errors import DataError, one_of
+
+if TYPE_CHECKING:  # an annotation only: processes that decode images do not load JAX
+    from jax import Array
 
 Tensor = Any
 Size = tuple[int, int]
@@ -25,6 +27,36 @@ _FOREVER = np.iinfo(np.int64).max
 _MOVES = {"source": 2, "target": 3}
 _RARE, _PASTE = 4, 5
 _MUCH = 0.3  # share of padding that is worth a warning
+
+
+class Batch(TypedDict):
+    """One training batch, or one device's share of it: NumPy arrays on the host, JAX arrays in jit.
+
+    B is the number of images per domain, (h, w) the crop, S the number of candidates per image and
+    K the number of classes. Labels are classes 0..K-1, and 255 where a pixel is ignored. Which of
+    the optional keys are present is fixed for a whole run.
+
+    Keys:
+      source_image: uint8 [B,h,w,3] RGB.
+      source_label: uint8 [B,h,w].
+      source_index: int32 [B], the position of each image in the source data set.
+      target_image: uint8 [B,h,w,3] RGB, if the method reads the target.
+      target_index: int32 [B], with target_image.
+      target_label: uint8 [B,h,w], pseudo-labels, never annotations; if the method reads them.
+      candidate_images: uint8 [B,S,h,w,3] RGB, source crops that may be pasted (long-tail pasting).
+      candidate_labels: uint8 [B,S,h,w], with candidate_images; 255 everywhere if there is none.
+      candidate_classes: uint8 [B,S], the class each candidate was drawn for; 255 if there is none.
+    """
+
+    source_image: "Array"
+    source_label: "Array"
+    source_index: "Array"
+    target_image: NotRequired["Array"]
+    target_index: NotRequired["Array"]
+    target_label: NotRequired["Array"]
+    candidate_images: NotRequired["Array"]
+    candidate_labels: NotRequired["Array"]
+    candidate_classes: NotRequired["Array"]
 
 
 def train_stream(

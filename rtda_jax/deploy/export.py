@@ -135,7 +135,7 @@ def write_saved_model(
     models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
 ) -> dict[str, Any]:
     """Writes a TensorFlow SavedModel, whose signature maps `images` to `classes`, any b."""
-    from rtda_jax.data.host_tf import tf
+    from rtda_jax.data.geometry import tf
 
     function = _tensorflow_function(segmenter(models, size=size), batch=None, size=size)
     signatures = {"serving_default": function.get_concrete_function()}
@@ -149,7 +149,7 @@ def write_tflite(
     models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
 ) -> dict[str, Any]:
     """Writes a LiteRT (TensorFlow Lite) model of one image and compares it with the function."""
-    from rtda_jax.data.host_tf import tf
+    from rtda_jax.data.geometry import tf
 
     segment = segmenter(_in_float32(models), size=size)
     module = tf.Module()
@@ -172,7 +172,7 @@ def tflite_runner(
       model: the content of the file.
       threads: that it may use; None leaves it to the runtime.
     """
-    from rtda_jax.data.host_tf import tf
+    from rtda_jax.data.geometry import tf
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this interpreter moves to the package ai_edge_litert
@@ -237,7 +237,7 @@ def _tensorflow_function(
     """Returns the function as a tf.function from `images` to {"classes"}."""
     from jax.experimental import jax2tf
 
-    from rtda_jax.data.host_tf import tf
+    from rtda_jax.data.geometry import tf
 
     converted = jax2tf.convert(
         segment,

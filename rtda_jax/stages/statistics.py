@@ -19,7 +19,8 @@ import numpy as np
 
 from rtda_jax.adapt.options import read
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.data import eval_stream, load
+from rtda_jax.data import eval_stream
+from rtda_jax.data.batches import target_set
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.evaluate import Model
 from rtda_jax.run import checkpoint, log
@@ -125,7 +126,7 @@ def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
 def target_batches(config: Any) -> tuple[int, Iterator[np.ndarray]]:
     """Returns the number of batches, and batches of whole target images in a seeded order."""
     benchmark = config.benchmark
-    dataset = load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+    dataset = target_set(config)
     size = config.batch_size
     count = config.statistics.batches or max(len(dataset) // size, 1)
     random = np.random.default_rng(config.seed)

@@ -3,11 +3,10 @@
 import numpy as np
 
 from rtda_jax.data.streets.camera import CAMERA
-from rtda_jax.data.streets.canvas import Canvas, View
-from rtda_jax.data.streets.dice import Dice
+from rtda_jax.data.streets.canvas import Canvas, View, shade
+from rtda_jax.data.streets.domain import Dice
 from rtda_jax.data.streets.game import GAME
 from rtda_jax.data.streets.scene import paint_scene
-from rtda_jax.data.streets.shading import shade
 from rtda_jax.errors import lookup
 
 __all__ = ["DOMAINS", "render"]

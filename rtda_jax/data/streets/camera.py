@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from rtda_jax.data.streets.dice import Dice
-from rtda_jax.data.streets.domain import LABEL_IDS, Domain, Layout
-from rtda_jax.data.streets.patterns import texture
+from rtda_jax.data.streets.domain import LABEL_IDS, Dice, Domain, Layout, texture
 
 
 def _finish(

@@ -1,13 +1,16 @@
-"""What distinguishes one domain of streets from another: layout, palette, textures, optics."""
+"""What a domain of streets is made of: draws, textures, and its layout, palette and optics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from math import sqrt
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from rtda_jax.data.streets.dice import Colour, Dice, Range
-from rtda_jax.data.streets.patterns import Texture
+T = TypeVar("T")
+Colour = tuple[float, float, float]
+Range = tuple[float, float]
 
 # Cityscapes label ids of everything that a street scene contains.
 LABEL_IDS = {
@@ -19,6 +22,114 @@ LABEL_IDS = {
 }  # fmt: skip
 
 TYRE: Colour = (28, 28, 30)  # the same in both domains
+
+# Textures are tileable patterns of SIZE x SIZE texels in [-1, 1], the same in every process.
+SIZE = 128
+PATTERNS = ("plain", "grain", "leaves", "brick", "plaster", "slats", "panels", "stone")
+
+
+class Dice:
+    """Draws scalars for the layout of a scene, a pure function of one PCG64 stream.
+
+    They are Python floats from blocks of the generator, far cheaper than single draws.
+    """
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self._generator = generator
+        self._block: list[float] = []
+
+    def unit(self) -> float:
+        """Returns a float in [0, 1)."""
+        if not self._block:
+            self._block = self._generator.random(1024).tolist()
+        return self._block.pop()
+
+    def near(self) -> float:
+        """Returns a float in [0, 1) that prefers small values: u^1.5 of a uniform u."""
+        value = self.unit()
+        return value * sqrt(value)
+
+    def uniform(self, low: float, high: float) -> float:
+        """Returns a float in [low, high)."""
+        return low + (high - low) * self.unit()
+
+    def between(self, bounds: Range) -> float:
+        """Returns a float in the half-open range `bounds`."""
+        return self.uniform(bounds[0], bounds[1])
+
+    def chance(self, probability: float) -> bool:
+        """Returns True with the given probability."""
+        return self.unit() < probability
+
+    def pick(self, items: Sequence[T]) -> T:
+        """Returns one of `items`, all equally likely."""
+        return items[int(self.unit() * len(items))]
+
+    def weighted(self, weights: dict[str, float]) -> str:
+        """Returns one key of `weights`, with a probability in proportion to its value."""
+        left = self.unit() * sum(weights.values())
+        for name, weight in weights.items():
+            left -= weight
+            if left < 0:
+                return name
+        return name
+
+    def tint(self, colour: Colour, amount: float) -> Colour:
+        """Returns a colour made brighter or darker by up to the fraction `amount`."""
+        gain = self.uniform(1 - amount, 1 + amount)
+        return (colour[0] * gain, colour[1] * gain, colour[2] * gain)
+
+
+class Texture(NamedTuple):
+    """A place in `PATTERNS`, texels per metre, and how strongly it changes the brightness."""
+
+    pattern: int
+    scale: float
+    amount: float
+
+
+PLAIN = Texture(0, 1.0, 0.0)
+
+
+def texture(pattern: str, *, scale: float, amount: float) -> Texture:
+    """Returns a texture by the name of its pattern."""
+    return Texture(PATTERNS.index(pattern), scale, amount)
+
+
+def _noise(generator: np.random.Generator, cell: int) -> np.ndarray:
+    """Returns bilinear value noise [SIZE, SIZE] with one random value per `cell` texels."""
+    coarse = generator.integers(-128, 128, (SIZE // cell, SIZE // cell)).astype(np.float32) / 128
+    position = np.arange(SIZE)
+    low, weight = position // cell, ((position % cell) / np.float32(cell)).astype(np.float32)
+    high = (low + 1) % (SIZE // cell)
+    rows = coarse[low] * (1 - weight[:, None]) + coarse[high] * weight[:, None]
+    return rows[:, low] * (1 - weight) + rows[:, high] * weight
+
+
+@cache
+def bank() -> np.ndarray:
+    """Returns all patterns, float32 [len(PATTERNS), SIZE, SIZE]."""
+    generator = np.random.Generator(np.random.PCG64(20210604))
+    fine, mid, wide, broad = (_noise(generator, cell) for cell in (1, 4, 8, 32))
+    row, column = np.indices((SIZE, SIZE))
+    course = row // 8
+    joint = (row % 8 == 0) | ((column + 8 * (course % 2)) % 16 == 0)
+    tone = generator.integers(-60, 61, (SIZE // 8, SIZE // 16)).astype(np.float32) / 100
+    brick = tone[course, ((column + 8 * (course % 2)) // 16) % (SIZE // 16)]
+    block = generator.integers(-80, 81, (SIZE // 16, SIZE // 16)).astype(np.float32) / 100
+    seam = (row % 16 == 0) | (column % 16 == 0)
+    patterns: dict[str, np.ndarray] = {
+        "plain": np.zeros((SIZE, SIZE), np.float32),
+        "grain": 0.6 * fine + 0.3 * mid + 0.3 * broad,
+        "leaves": 0.4 * fine + 0.6 * mid + 0.5 * wide,
+        "brick": np.where(joint, np.float32(0.9), brick + 0.2 * fine),
+        "plaster": 0.2 * fine + 0.4 * wide + 0.7 * broad,
+        "slats": np.where(column % 8 < 4, np.float32(0.9), np.float32(-0.9)) + 0.2 * fine,
+        "panels": np.where(seam, np.float32(-1), 0.25 * broad),
+        "stone": np.where(seam, np.float32(-0.9), block[row // 16, column // 16] + 0.3 * fine),
+    }
+    return np.stack([np.clip(patterns[name], -1, 1).astype(np.float32) for name in PATTERNS])
+
 
 Finish = Callable[[np.ndarray, np.ndarray, np.ndarray, Dice, np.random.Generator], np.ndarray]
 

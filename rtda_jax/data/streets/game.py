@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from rtda_jax.data.streets.dice import Dice
-from rtda_jax.data.streets.domain import Domain, Layout
+from rtda_jax.data.streets.domain import Dice, Domain, Layout
 
 
 def _finish(

@@ -1,9 +1,7 @@
 """What stands along a street: buildings, walls, fences, green, trees, poles, signs and bins."""
 
 from rtda_jax.data.streets.canvas import Canvas
-from rtda_jax.data.streets.dice import Dice
-from rtda_jax.data.streets.domain import Windows
-from rtda_jax.data.streets.patterns import PATTERNS, bank
+from rtda_jax.data.streets.domain import PATTERNS, Dice, Windows, bank
 
 
 def _blob(
