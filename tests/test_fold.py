@@ -10,10 +10,10 @@ FAST = ("bisenet_resnet18", "bisenet_stdc1", "bisenet_lite0")
 SIZE = (64, 96)
 
 
-def random_variables(model, seed=0):
+def random_variables(model, seed=0, *, train=False):
     """Weights, affine parameters and statistics that a missed or wrong fold would betray."""
     images = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=train), images)
     rng = np.random.default_rng(seed)
 
     def fill(path, leaf):
@@ -43,6 +43,18 @@ def test_folded_networks_give_the_same_outputs(name):
     for key, value in expected.items():
         tolerance = 1e-5 * float(jnp.abs(value).max())
         np.testing.assert_allclose(outputs[key], value, rtol=0, atol=tolerance, err_msg=key)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_what_training_leaves_is_folded_with_its_auxiliary_heads(name):
+    model = create_model(name, 5)
+    variables = random_variables(model, train=True)
+    folded, lighter = fold(model, variables)
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(1, *SIZE, 3)), jnp.float32)
+    expected = jax.jit(model.apply)(variables, images)["logits"]
+    tolerance = 1e-5 * float(jnp.abs(expected).max())
+    logits = jax.jit(folded.apply)(lighter, images)["logits"]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance)
 
 
 def test_what_is_folded_stays_as_it_is():

@@ -206,15 +206,17 @@ def test_outputs(name, dtype):
         lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), variables, images
     )
     infer = jax.eval_shape(model.apply, variables, images)
-    assert set(infer) == {"logits", "feature"}
+    coarse = {"coarse"} if name.startswith("deeplab") else set()
+    assert set(infer) == {"logits", "feature", *coarse}
     assert set(train) == set(infer) | AUX[name]
     assert jax.tree.structure(new.get("batch_stats", {})) == jax.tree.structure(
         variables.get("batch_stats", {})
     )
     for key, value in train.items():
         assert value.dtype == jnp.float32
-        if key == "feature":
-            assert value.shape == (2, *FEATURE[name])
+        if key in ("feature", "coarse"):
+            side = FEATURE[name] if key == "feature" else (*FEATURE[name][:2], 5)
+            assert value.shape == (2, *side)
         else:
             assert value.shape == (2, 65, 131, 1 if key == "detail" else 5)
 
@@ -335,7 +337,7 @@ def test_auxiliary_logits_at_inference(name, heads):
     for auxiliary, expected in (("training", set()), ("always", heads)):
         model = create_model(name, auxiliary=auxiliary)
         found = jax.eval_shape(model.apply, variables, images)
-        assert set(found) == {"logits", "feature", *expected}
+        assert set(found) - {"coarse"} == {"logits", "feature", *expected}
 
 
 def test_bad_input_is_named():

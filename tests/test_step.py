@@ -44,7 +44,7 @@ EVERY = [
 
 def recipe(beta, **changes):
     fields = {
-        "options": ViewOptions(fda_beta=beta),
+        "options": ViewOptions("imagenet", fda_beta=beta),
         "views": frozenset(),
         "names": class_set("cityscapes19").names,
         "size": SIZE,
@@ -299,7 +299,7 @@ def as_floats(made):
 
 def class_mixed(made, **options):
     """A batch after class mixing in unchanged colours."""
-    chosen = ViewOptions(mix=MixOptions(colour="none", **options))
+    chosen = ViewOptions("imagenet", mix=MixOptions(colour="none", **options))
     part = views.class_mix(recipe(None, options=chosen, views=frozenset({"mixed"})))
     return part.apply(made, jax.random.key(1), TrainState(*[None] * 7))
 

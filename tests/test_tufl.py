@@ -14,7 +14,7 @@ from rtda_jax import evaluate
 from rtda_jax.adapt import build, optim, views
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
-from rtda_jax.adapt.step import make_train_step
+from rtda_jax.adapt.step import labelled, make_train_step
 from rtda_jax.augment import colour, geometry
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
@@ -183,7 +183,12 @@ def prepared(stage, made, seed):
     """What the network is given, and the state that made it."""
     parts = build.build(stage)
     state = build.initial_state(parts)
-    prepare = jax.jit(lambda *args: views.prepare(parts.preparation, *args))
+
+    @jax.jit
+    def prepare(made, key, state):
+        made, _, _ = labelled(parts, state, made)
+        return views.prepare(parts.preparation, made, key, state)
+
     return prepare(made, jax.random.key(seed), state), state
 
 

@@ -75,7 +75,7 @@ def run(
                 model.variables,
                 config.model.name,
                 out / weights[name],
-                normalisation=config.normalisation,
+                normalisation=model.normalisation,
             )
         description = {
             "file": "model.stablehlo",
@@ -289,7 +289,7 @@ def _check(
 def _interface(chosen: networks.Networks, size: tuple[int, int]) -> dict[str, Any]:
     """Describes what the exported function reads and returns."""
     classes = class_set(chosen.config.benchmark.classes)
-    normalisation = chosen.config.normalisation
+    normalisation = chosen.models[0].normalisation
     return {
         "size": list(size),
         "input": {"shape": ["b", *size, 3], "dtype": "uint8", "channels": "RGB"},

@@ -60,7 +60,11 @@ def _epsilons(module: nn.Module, variables: Any) -> dict[Path, float]:
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        jax.eval_shape(module.apply, variables, jax.ShapeDtypeStruct(PROBE, jnp.float32))
+        # Of a pass in training, because the auxiliary heads are part of the variables too.
+        jax.eval_shape(
+            lambda images: module.init(jax.random.key(0), images, train=True),
+            jax.ShapeDtypeStruct(PROBE, jnp.float32),
+        )
     return epsilons
 
 

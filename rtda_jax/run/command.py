@@ -17,7 +17,7 @@ from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
 
 DEFAULT_CONFIG = "fda_mbt"
-CONFIG_HELPERS = ("arguments", "base", "benchmarks")  # what configurations are made with
+CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # what configurations are made with
 
 
 class Command(NamedTuple):

@@ -140,9 +140,9 @@ def _stage(
     _override(base.lock(), overrides)
     read(StageOptions, base, "")
     read(BenchmarkOptions, base.benchmark, "benchmark")
+    base.normalisation = build.normalisation_of(base)
     if kind.leaves_network and method is None:
         check_reference(plan, base, kinds)
-        base.normalisation = build.normalisation_of(base)
         method = build.build(base, axis_name=parallel.AXIS)
     return Stage(name, kind_name, models, base, method)
 
