@@ -218,6 +218,7 @@ def test_a_healthy_log_and_one_without_these_values_are_silent():
         ({"d_output_accuracy_source": 1.0, "d_output_accuracy_target": 0.995}, "discriminator out"),
         ({"target_entropy": 0.001}, "sure of everything"),
         ({"target_classes": 1.1}, "one class is taking all"),
+        ({"teacher_classes": 1.1}, "spread over 1.1 classes: it collapses"),
         ({"pull_target": 50.0}, "50 times the source's"),
     ],
 )
@@ -297,6 +298,7 @@ def test_the_host_waits_for_the_step_that_is_too_far_behind():
     [
         ("target_entropy", 0.01, 0.0099),
         ("target_classes", 1.5, 1.49),
+        ("teacher_classes", 1.5, 1.49),
         ("pull_target", 10.0, 10.1),
         ("pull_weak", 10.0, 10.1),
         ("pull_strong", 10.0, 10.1),

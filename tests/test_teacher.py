@@ -156,6 +156,10 @@ def test_labels_and_weights_against_numpy(statistics, share):
     np.testing.assert_allclose(labels["teacher_weight"], weight, rtol=1e-6)
     total, count = logs["teacher_sure"]
     np.testing.assert_allclose(total / count, sure.mean(), rtol=1e-6)
+    shares = [np.bincount(image.ravel(), minlength=5) / image.size for image in p.argmax(-1)]
+    spread = [np.exp(-sum(s * np.log(s) for s in image if s)) for image in shares]
+    total, count = logs["teacher_classes"]
+    np.testing.assert_allclose(total / count, np.mean(spread), rtol=1e-5)
     expected = seen["batch_stats"] if statistics == "batch" else variables["batch_stats"]
     close(after, {**variables, "batch_stats": expected})
 

@@ -162,7 +162,8 @@ def label(
     Returns:
       - what the views read: "teacher_label" uint8 [B,H,W], the most probable class, and
         "teacher_weight" float32 [B,H,W], the share of sure pixels, 0 where there is no label;
-      - what to log: "teacher_sure", the share of pixels that the teacher is sure of;
+      - what to log: "teacher_sure", the share of pixels that the teacher is sure of, and
+        "teacher_classes", over how many classes the labels of an image spread;
       - the teacher after the forward pass.
     """
     logits, teacher = STATISTICS[options.statistics](generator, teacher, images)
@@ -176,8 +177,22 @@ def label(
     if hidden is not None:
         weight = jnp.where(hidden == 0, weight, 0.0)
     labels = probabilities.argmax(axis=-1).astype(jnp.uint8)
-    sure = Sum(share.sum(), jnp.float32(share.size))
-    return {"teacher_label": labels, "teacher_weight": weight}, {"teacher_sure": sure}, teacher
+    count = jnp.float32(len(images))
+    logs = {
+        "teacher_sure": Sum(share.sum(), count),
+        "teacher_classes": Sum(spread(labels, num_classes=logits.shape[-1]).sum(), count),
+    }
+    return {"teacher_label": labels, "teacher_weight": weight}, logs, teacher
+
+
+def spread(labels: jax.Array, *, num_classes: int) -> jax.Array:
+    """Returns over how many classes the labels [B,H,W] of each image spread, float32 [B].
+
+    It is the exponential of the entropy of their shares, 1 where one class has taken all.
+    """
+    classes = jnp.arange(num_classes)
+    shares = jax.vmap(lambda image: (image.ravel()[:, None] == classes).mean(0))(labels)
+    return jnp.exp(jax.scipy.special.entr(shares).sum(-1))
 
 
 def confidence(probabilities: jax.Array, *, threshold: float = 0.968) -> jax.Array:

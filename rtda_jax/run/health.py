@@ -165,6 +165,12 @@ def symptoms(metrics: Metrics) -> dict[str, str]:
             f"the target's predictions spread over {metrics['target_classes']:.1f} classes: one "
             "class is taking all"
         )
+    if metrics.get("teacher_classes", SINGLE_CLASS) < SINGLE_CLASS:
+        sentences["teacher_classes"] = (
+            f"the teacher's labels of an image spread over {metrics['teacher_classes']:.1f} "
+            "classes: it collapses; raise teacher.decay or teacher.threshold, lower the weights of "
+            "mix and masked, or start from a trained network (init)"
+        )
     source = metrics.get("pull_source", 0.0)
     for key, pull in metrics.items():
         if key.startswith("pull_") and source and pull > OVERPOWERED * source:
