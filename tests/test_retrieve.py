@@ -12,7 +12,7 @@ from rtda_jax.deploy import networks, retrieve
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models import create_model
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.norm import fold
 from rtda_jax.tools import drawing
 
 

@@ -17,8 +17,8 @@ from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.ops.argmax import argmax
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.activations import argmax
+from rtda_jax.ops.norm import fold
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import files, log
 from rtda_jax.run.workdir import claimed, read_json, write_json

@@ -16,7 +16,7 @@ from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.norm import fold
 from rtda_jax.run import log
 from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing

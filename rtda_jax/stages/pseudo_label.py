@@ -33,7 +33,7 @@ from rtda_jax.data.pseudo import MANIFEST, label_path
 from rtda_jax.data.sampling import read_npz
 from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.norm import fold
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log
 from rtda_jax.run.files import write_bytes
