@@ -40,8 +40,7 @@ from rtda_jax.run.files import write_bytes
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages import networks
-from rtda_jax.stages.plan import Plan, Stage, parse
+from rtda_jax.stages.plan import Plan, Stage, load_network, parse
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
@@ -89,7 +88,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     options = read(PseudoLabelOptions, config.pseudo, "pseudo")
     log.say(f"[{name}] {' + '.join(stage.models)} label {benchmark[options.split].name}")
     predict = predictor(
-        [networks.load(plan, reference, workdir) for reference in stage.models],
+        [load_network(plan, reference, workdir) for reference in stage.models],
         heads=options.heads,
         fusion=options.fusion,
     )
