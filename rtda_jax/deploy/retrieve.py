@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.data import Dataset, eval_stream, load
+from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import ClassSet, class_set
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model

@@ -160,7 +160,7 @@ def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
     for norm, convolution in convolutions.items():
         if convolution == norm or (*convolution, "kernel") not in params:
             raise ValueError(f"{'/'.join(norm)} follows no convolution it could be folded into")
-    epsilons = _epsilons(module, variables)
+    epsilons = _epsilons(module)
     for norm, convolution in convolutions.items():
         scale, shift = _scale_and_shift(params, statistics, norm, epsilon=epsilons[norm])
         for leaf in ("kernel", "bias"):
@@ -172,7 +172,7 @@ def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
     return module.clone(batch_norm="folded"), jax.tree.map(jnp.asarray, folded)
 
 
-def _epsilons(module: nn.Module, variables: Any) -> dict[Path, float]:
+def _epsilons(module: nn.Module) -> dict[Path, float]:
     """Returns the epsilon of every normalisation by its path, from a trace of the network."""
     epsilons: dict[Path, float] = {}
 

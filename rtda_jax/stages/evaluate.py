@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from rtda_jax import evaluate, fda
 from rtda_jax.adapt.options import read
-from rtda_jax.data import eval_stream, load
+from rtda_jax.data import load
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, parallel

@@ -26,11 +26,12 @@ from rtda_jax.adapt.options import read
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.adapt.state import output_shapes
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.data import Dataset, eval_stream, load
+from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pictures import png
 from rtda_jax.data.pseudo import MANIFEST, label_path
 from rtda_jax.data.sampling import read_npz
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model
 from rtda_jax.ops.norm import fold

@@ -19,8 +19,8 @@ import numpy as np
 
 from rtda_jax.adapt.options import read
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.data import eval_stream
 from rtda_jax.data.batches import target_set
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.evaluate import Model
 from rtda_jax.run import checkpoint, log
