@@ -8,7 +8,7 @@ from test_fold import random_variables
 
 from rtda_jax.augment import normalise
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import networks, retrieve
+from rtda_jax.deploy import Networks, retrieve
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models import create_model
@@ -95,7 +95,7 @@ def made(root, **fields):
 
 def chosen(root, config, seed=0):
     models = (pixelwise(seed)[0],)
-    return networks.Networks(models, ("train",), "evaluate", root / "run", config.lock())
+    return Networks(models, ("train",), "evaluate", root / "run", config.lock())
 
 
 def run(root, config):

@@ -2,11 +2,11 @@
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import evaluate
+from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.run.binding import FREE as RUN_FREE
 from rtda_jax.run.binding import check_bound
@@ -16,20 +16,6 @@ from rtda_jax.stages.plan import load_network, make_plan, parse
 
 # Fields that may differ from the run's: those of watching it, and how predictions are made.
 FREE = (*RUN_FREE, "eval")
-
-
-class Networks(NamedTuple):
-    """Networks that predict together, and where they come from.
-
-    `config` is the stage's configuration; `names` are the stages that left the models, such as
-    "train" or "train:teacher".
-    """
-
-    models: tuple[evaluate.Model, ...]
-    names: tuple[str, ...]
-    stage: str
-    workdir: pathlib.Path
-    config: ConfigDict
 
 
 def recorded(

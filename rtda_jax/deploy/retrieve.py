@@ -14,7 +14,7 @@ from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.data.stream import eval_stream
-from rtda_jax.deploy import networks
+from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.ops.norm import fold
@@ -49,7 +49,7 @@ class Side(NamedTuple):
     keys: list[str]
 
 
-def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str, Any]:
+def run(runs: Mapping[str, Networks], *, out: pathlib.Path) -> dict[str, Any]:
     """Retrieves with the features of one run, or of several on the same images.
 
     Writes OUT/retrieve.json and, for every run, OUT/RUN_source_to_target.png and the way back: some
