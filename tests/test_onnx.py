@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from test_fold import random_variables
+from test_norm import random_variables
 
 from rtda_jax import evaluate
 from rtda_jax.deploy import export

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import config, folder_fields, pixelwise, write_folders
 from PIL import Image
-from test_fold import random_variables
+from test_norm import random_variables
 
 from rtda_jax.augment import normalise
 from rtda_jax.data.labels import class_set
