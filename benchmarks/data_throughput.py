@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from PIL import Image
 
-from rtda_jax.data import labels, load, train_stream
+from rtda_jax.data import labels, load
+from rtda_jax.data.stream import train_stream
 from rtda_jax.data.streets import render
 
 ORIGINAL, SIZE, CROP, BATCH = (1024, 2048), (512, 1024), (448, 896), 4

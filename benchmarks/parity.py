@@ -35,8 +35,9 @@ def main(argv: list[str]) -> None:
     from benchmarks.torch_twins.weights import start_as_ours
     from rtda_jax import evaluate, metrics
     from rtda_jax.adapt import build
-    from rtda_jax.data import batches, eval_stream, load
+    from rtda_jax.data import batches, load
     from rtda_jax.data.labels import class_set
+    from rtda_jax.data.stream import eval_stream
     from rtda_jax.stages import KINDS
     from rtda_jax.stages.plan import make_plan
 

@@ -49,12 +49,12 @@ def _evaluate(command: Command) -> None:
 
 
 def _each_seed(command: Command, job: Callable[[ConfigDict, pathlib.Path], Any]) -> None:
-    from rtda_jax.stages import seeds
+    from rtda_jax import experiment
 
     if command.flags.seeds is None:
         job(command.config, command.workdir)
     else:
-        seeds.run(command.config, command.workdir, count=command.flags.seeds, job=job)
+        experiment.run_seeds(command.config, command.workdir, count=command.flags.seeds, job=job)
 
 
 def _predict(command: Command) -> None:

@@ -15,8 +15,8 @@ from jax import lax
 from rtda_jax import metrics
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.errors import ConfigError, lookup, one_of, require
-from rtda_jax.ops.argmax import argmax
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.activations import argmax
+from rtda_jax.ops.norm import fold
 from rtda_jax.ops.resize import ALIGNMENTS, upsample
 from rtda_jax.run.signals import compiling_first
 

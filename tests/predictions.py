@@ -8,7 +8,7 @@ from helpers import config, pixelwise
 from PIL import Image
 
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import media, networks, predict, video
+from rtda_jax.deploy import Networks, media, predict, video
 
 RATE = fractions.Fraction(10)
 KEY = media.Key(class_set("cityscapes19").names, class_set("cityscapes19").colours)
@@ -22,9 +22,7 @@ def noise(height, width, seed=0):
 
 def run(tmp_path, source, *, out=None, shown=("train_ids",), resolution="native", **fields):
     out = out or tmp_path / "out"
-    chosen = networks.Networks(
-        (pixelwise()[0],), ("train",), "evaluate", tmp_path, config(**fields).lock()
-    )
+    chosen = Networks((pixelwise()[0],), ("train",), "evaluate", tmp_path, config(**fields).lock())
     record = predict.run(chosen, source=source, out=out, views=shown, resolution=resolution)
     assert record == json.loads((out / "predict.json").read_text())
     return out

@@ -12,17 +12,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from rtda_jax.data import (
-    DataError,
-    builders,
-    decode,
-    default_dir,
-    layouts,
-    load,
-    parts,
-    shards,
-    train_stream,
-)
+from rtda_jax.data import DataError, builders, decode, default_dir, layouts, load, parts, shards
+from rtda_jax.data.stream import train_stream
 from rtda_jax.data.streets import render
 from rtda_jax.errors import ConfigError
 

@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import (
-    DataError,
-    class_counts,
-    enet_weights,
-    eval_stream,
-    frequencies,
-    load,
-    train_stream,
-)
+from rtda_jax.data import DataError, class_counts, enet_weights, frequencies, load
 from rtda_jax.data.check import check_benchmark, check_data
 from rtda_jax.data.sampling import describe
+from rtda_jax.data.stream import eval_stream, train_stream
 
 QUIET = {"classes": "cityscapes19", "say": lambda line: None}
 

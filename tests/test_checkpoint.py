@@ -16,7 +16,7 @@ from rtda_jax.adapt import build
 from rtda_jax.errors import CheckpointError, ConfigError
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.workdir import write_json
-from rtda_jax.stages import networks
+from rtda_jax.stages.plan import load_network
 
 FIXTURE = pathlib.Path(__file__).parent / "checkpoint_0.1"
 
@@ -342,12 +342,12 @@ def test_who_only_reads_changes_nothing(tmp_path, capsys):
         partial = tmp_path / "one" / "checkpoints" / "14.orbax-checkpoint-tmp"
         shutil.copytree(tmp_path / "one" / "checkpoints" / "12", partial)
         before = everything(tmp_path)
-        model = networks.load(plan, "one", tmp_path)
+        model = load_network(plan, "one", tmp_path)
         assert everything(tmp_path) == before
         assert jax.tree.leaves(model.variables)
         flip(max(files(tmp_path / "one" / "checkpoints" / "12"), key=lambda p: p.stat().st_size))
         before = everything(tmp_path)
         with pytest.raises(ConfigError, match="stands at step 10 of 12"):
-            networks.load(plan, "one", tmp_path)
+            load_network(plan, "one", tmp_path)
         assert everything(tmp_path) == before
     assert "the checkpoint of step 12 is damaged" in capsys.readouterr().out

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, decode, eval_stream, load, train_stream
+from rtda_jax.data import DataError, decode, load
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.stream import eval_stream, train_stream
 
 CLASSES = "cityscapes19"
 

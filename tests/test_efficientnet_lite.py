@@ -18,7 +18,7 @@ from rtda_jax.models.efficientnet_lite import (
 )
 from rtda_jax.models.layers import KAIMING_FAN_OUT, Conv, ConvNorm, Network, global_mean
 from rtda_jax.ops.activations import relu6
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.norm import fold
 
 LEAVES = {
     "kernel": "weight",

@@ -15,7 +15,7 @@ from PIL import Image
 
 from configs import base
 from rtda_jax import evaluate
-from rtda_jax.deploy import export, networks
+from rtda_jax.deploy import Networks, export, networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.run.workdir import plain
@@ -287,7 +287,7 @@ def test_a_network_of_somebodys_own_is_exported(tmp_path, monkeypatch):
     settings.model.name = "somebodys_own"
     (tmp_path / "config.json").write_text("{}")
     model = evaluate.Model(module, variables, "imagenet")
-    chosen = networks.Networks((model,), ("train",), "evaluate", tmp_path, settings.lock())
+    chosen = Networks((model,), ("train",), "evaluate", tmp_path, settings.lock())
     about = export.run(chosen, out=tmp_path / "export")
     weights = safetensors.numpy.load_file(tmp_path / "export" / "train.safetensors")
     kernel = variables["params"]["Conv_0"]["kernel"]

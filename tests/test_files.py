@@ -124,6 +124,23 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path):
         pass
 
 
+def test_a_lock_is_waited_for(tmp_path, capsys):
+    events, path = [], tmp_path / "x.lock"
+
+    def other_thread():
+        with files.wait_for_lock(path, "waiting for x"):
+            events.append("second")
+
+    thread = threading.Thread(target=other_thread)
+    with files.wait_for_lock(path, "not said"):
+        thread.start()
+        while capsys.readouterr().err != "waiting for x\n":
+            assert thread.is_alive()
+        events.append("first")
+    thread.join()
+    assert events == ["first", "second"]
+
+
 HOLDER = """
     import pathlib, sys
     from rtda_jax.run import files

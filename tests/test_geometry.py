@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, geometry, load, stream, train_stream
+from rtda_jax.data import DataError, geometry, load, stream
 from rtda_jax.data.geometry import tf
+from rtda_jax.data.stream import train_stream
 
 SIZE = (24, 32)
 STILL = {"size": None, "crop": None, "flip": False, "scale": (1.0, 1.0)}

@@ -18,7 +18,7 @@ from run_records import Tags, write_run
 
 from rtda_jax import report
 from rtda_jax.errors import ConfigError
-from rtda_jax.report import gallery, page, runs
+from rtda_jax.report import page, records, runs
 from rtda_jax.report.contents import document
 from rtda_jax.report.records import Record
 from rtda_jax.tools import drawing
@@ -225,7 +225,7 @@ def read_sheet(data, folder):
     (folder / "evaluate").mkdir(exist_ok=True)
     path = folder / "evaluate" / "predictions.png"
     path.write_bytes(data)
-    return gallery.read_cells(gallery.open_sheet(path), path)
+    return records.read_cells(records.open_sheet(path), path)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from mutilate import fuzz, mutilated
 
-from rtda_jax.data import DataError, decode, eval_stream, labels, load
+from rtda_jax.data import DataError, decode, labels, load
 from rtda_jax.data.class_sets import CAMVID11, CAMVID32
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError
 
 TRAIN_ID = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11,

@@ -6,8 +6,9 @@ import data_files
 import numpy as np
 import pytest
 
-from rtda_jax.data import DataError, decode, eval_stream, labels, layouts, listing, load
+from rtda_jax.data import DataError, decode, labels, layouts, listing, load
 from rtda_jax.data.class_sets import CAMVID32
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError
 
 ANY = {"count": 0}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from test_fold import random_variables
+from test_norm import random_variables
 
 from rtda_jax import evaluate
 from rtda_jax.deploy import export
@@ -16,8 +16,7 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.bisenet_v1 import double
-from rtda_jax.ops.activations import leaky_relu
-from rtda_jax.ops.argmax import argmax
+from rtda_jax.ops.activations import argmax, leaky_relu
 from rtda_jax.ops.conv import conv2d
 from rtda_jax.ops.pool import max_pool
 from rtda_jax.ops.resize import upsample

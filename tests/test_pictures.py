@@ -12,9 +12,10 @@ import pytest
 from mutilate import bounded
 from PIL import Image, ImageOps
 
-from rtda_jax.data import DataError, decode, eval_stream, load, pictures, train_stream
+from rtda_jax.data import DataError, decode, load, pictures
 from rtda_jax.data.check import check_data
 from rtda_jax.data.geometry import tf
+from rtda_jax.data.stream import eval_stream, train_stream
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
 RGB = data_files.smooth(0)

@@ -5,15 +5,14 @@ import statistics
 
 import numpy as np
 import pytest
-from run_records import HEAD, board, edited, table, write_run
+from PIL import Image
+from run_records import HEAD, board, edited, table, write_run, write_sheet
 
 from rtda_jax import evaluate, report
 from rtda_jax.data import labels
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.report import contents, page
-from rtda_jax.report.published import PUBLISHED
-from rtda_jax.report.published import TITLE as PUBLISHED_TITLE
+from rtda_jax.report import accounts, contents, page
 
 
 def test_scores_are_mean_and_sample_deviation_over_seeds(workdirs, written):
@@ -163,15 +162,15 @@ def test_cost_is_measured_over_seeds(written):
 
 def test_published_numbers_show_for_their_data_or_when_asked_and_apart(undrawn, workdirs, tmp_path):
     report.write(workdirs[:1], tmp_path / "a")
-    assert PUBLISHED_TITLE not in (tmp_path / "a" / "report.md").read_text()
+    assert accounts.PUBLISHED not in (tmp_path / "a" / "report.md").read_text()
     report.write(workdirs[:1], tmp_path / "b", published=["nikiforos"])
-    after = (tmp_path / "b" / "report.md").read_text().split(PUBLISHED_TITLE)[1]
+    after = (tmp_path / "b" / "report.md").read_text().split(accounts.PUBLISHED)[1]
     assert "Nikiforos, Cappello" in after
     assert "Bartoletti" not in after
     real = write_run(tmp_path / "real", "fda", 0, skill=0.3, benchmark="gta5_to_cityscapes")
     report.write([str(real)], tmp_path / "c")
-    after = page.plain((tmp_path / "c" / "report.md").read_text().split(PUBLISHED_TITLE)[1])
-    for name, paper in PUBLISHED.items():
+    after = page.plain((tmp_path / "c" / "report.md").read_text().split(accounts.PUBLISHED)[1])
+    for name, paper in accounts.papers().items():
         assert (page.plain(paper.title.split(",")[0]) in after) == (name != "tufl")
     for old in ("s1", "nikiforo"):
         with pytest.raises(ConfigError, match=r"unknown paper .*; known: bartoletti, brunstein"):
@@ -193,3 +192,23 @@ def test_speed_files_make_a_plot_and_are_checked(undrawn, workdirs, tmp_path):
     path.write_text(json.dumps(timed))
     with pytest.raises(ConfigError, match=r"speed\.json: infer: ours: sizes: 512x1024: no field"):
         report.write(workdirs, tmp_path / "out", speeds=[str(path)])
+
+
+def test_runs_called_like_columns_of_the_gallery_replace_none(tmp_path):
+    names = ("target", "truth", "prediction", "(target)")
+    for i, name in enumerate(names):
+        write_run(tmp_path / name, "source_only", i, skill=0.1 + i / 10, colour=100 + i)
+        results = tmp_path / name / "results.json"
+        record = json.loads(results.read_text())
+        record["config"]["optim"]["g_lr"] = 0.1 + i  # another configuration each
+        results.write_text(json.dumps(record))
+        rng = np.random.default_rng(5)
+        image = rng.integers(0, 256, (8, 16, 3), np.uint8)
+        write_sheet(tmp_path / name / "evaluate", image=image, truth=90, prediction=100 + i)
+    shown, sheets = contents.galleries(board([tmp_path / name for name in names]))
+    assert sheets is None
+    columns = shown.columns
+    assert [title for title, _ in columns] == ["(target)", "(truth)", *names]
+    photo = np.asarray(Image.fromarray(image).resize((32, 16), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(columns[0][1][0], photo)
+    assert [int(images[0][0, 0, 0]) for _, images in columns[1:]] == [90, 100, 101, 102, 103]

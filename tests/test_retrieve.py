@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from helpers import config, folder_fields, pixelwise, write_folders
 from PIL import Image
-from test_fold import random_variables
+from test_norm import random_variables
 
 from rtda_jax.augment import normalise
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import networks, retrieve
+from rtda_jax.deploy import Networks, retrieve
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models import create_model
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.norm import fold
 from rtda_jax.tools import drawing
 
 
@@ -95,7 +95,7 @@ def made(root, **fields):
 
 def chosen(root, config, seed=0):
     models = (pixelwise(seed)[0],)
-    return networks.Networks(models, ("train",), "evaluate", root / "run", config.lock())
+    return Networks(models, ("train",), "evaluate", root / "run", config.lock())
 
 
 def run(root, config):

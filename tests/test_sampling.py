@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rtda_jax.data import Candidates, DataError, class_counts, load, train_stream
+from rtda_jax.data import Candidates, DataError, class_counts, load
 from rtda_jax.data.pipeline import visible_corner
+from rtda_jax.data.stream import train_stream
 from rtda_jax.errors import ConfigError
 
 CROP = (16, 20)

@@ -20,8 +20,8 @@ from rtda_jax import experiment, train
 from rtda_jax.adapt import build
 from rtda_jax.data import DataError, batches, load, load_pseudo
 from rtda_jax.errors import ConfigError, Interrupted
-from rtda_jax.stages import KINDS, networks, pseudo_label, statistics
-from rtda_jax.stages.plan import make_plan
+from rtda_jax.stages import KINDS, pseudo_label, statistics
+from rtda_jax.stages.plan import load_network, make_plan, start_from
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -116,12 +116,10 @@ def test_training_on_them_starts_from_the_earlier_networks(whole, root, tmp_path
         frozen.config,
         tmp_path,
         method=frozen.method,
-        start_from=lambda state: networks.start(
-            state, stage=plan["ssl"], plan=plan, workdir=workdir
-        ),
+        start_from=lambda state: start_from(state, stage=plan["ssl"], plan=plan, workdir=workdir),
         pseudo=workdir / "label",
     )
-    earlier = networks.load(plan, "adversarial", workdir)
+    earlier = load_network(plan, "adversarial", workdir)
     jax.tree.map(np.testing.assert_array_equal, final.g_params, earlier.variables["params"])
     before = arrays(workdir, "adversarial")
     for path, leaf in jax.tree_util.tree_leaves_with_path({"d_params": final.d_params}):
@@ -228,7 +226,7 @@ def test_adabn_changes_the_statistics_alone(whole):
 def test_teacher_and_student_are_different_networks(whole, root):
     plan = make_plan(tiny(root), KINDS)
     student, teacher = (
-        networks.load(plan, name, whole[1]) for name in ("adversarial", "adversarial:teacher")
+        load_network(plan, name, whole[1]) for name in ("adversarial", "adversarial:teacher")
     )
     assert jax.tree.structure(student.variables) == jax.tree.structure(teacher.variables)
     assert not np.array_equal(
@@ -325,6 +323,4 @@ def test_networks_of_another_shape_cannot_be_started_from(whole, root):
     state = build.initial_state(plan["ssl"].method)
     params = {**state.g_params, "logits": {"kernel": np.zeros((1, 1, 8, 3)), "bias": np.zeros(3)}}
     with pytest.raises(ConfigError, match=r"params\.logits\.bias is \(19,\) there, \(3,\) here"):
-        networks.start(
-            state.replace(g_params=params), stage=plan["ssl"], plan=plan, workdir=whole[1]
-        )
+        start_from(state.replace(g_params=params), stage=plan["ssl"], plan=plan, workdir=whole[1])

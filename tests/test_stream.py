@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, PseudoLabels, RareClass, eval_stream, load, train_stream
+from rtda_jax.data import DataError, PseudoLabels, RareClass, load
 from rtda_jax.data.pseudo import label_path
+from rtda_jax.data.stream import eval_stream, train_stream
 
 KEYS = ("source_image", "source_label", "source_index", "target_image", "target_index")
 

@@ -14,7 +14,7 @@ from benchmarks.gpu.record import Record
 from rtda_jax import fda, losses
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.models import create_discriminator
-from rtda_jax.ops.argmax import argmax
+from rtda_jax.ops.activations import argmax
 from rtda_jax.ops.conv import conv2d
 from rtda_jax.ops.norm import BatchNorm
 from rtda_jax.ops.pool import max_pool

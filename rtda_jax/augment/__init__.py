@@ -1,1 +1,16 @@
-"""Pixel operations on the device: colours, textures, geometry, class mixing."""
+"""Pixel operations on the device: colours, textures, geometry, class mixing.
+
+All of them draw per image, from keys that `image_keys` gives.
+"""
+
+import jax
+
+
+def image_keys(key: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns a key for each image, [B]: neither the rest of the batch nor the device matters.
+
+    Args:
+      key: the random key of this step.
+      index: int32 [B], the number of each image in its data set.
+    """
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(index)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.augment.keys import image_keys
+from rtda_jax.augment import image_keys
 from rtda_jax.errors import lookup
 from rtda_jax.losses import valid
 

@@ -13,8 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.augment import photometric
-from rtda_jax.augment.keys import image_keys
+from rtda_jax.augment import image_keys, photometric
 from rtda_jax.errors import lookup, one_of, require
 
 Range = tuple[float, float]

@@ -10,8 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.augment import image_keys
 from rtda_jax.augment.colour import RECOLOURS
-from rtda_jax.augment.keys import image_keys
 from rtda_jax.errors import one_of, require
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.augment import image_keys
 from rtda_jax.augment.classes import (
     AMONG,
     IGNORED,
@@ -27,7 +28,6 @@ from rtda_jax.augment.classes import (
     with_related,
 )
 from rtda_jax.augment.colour import RECOLOURS, Recolour
-from rtda_jax.augment.keys import image_keys
 from rtda_jax.augment.photometric import gaussian_blur
 from rtda_jax.errors import one_of, require
 from rtda_jax.losses import IGNORE

@@ -1,4 +1,4 @@
-"""Data sets, their labels, and the streams of batches made of them.
+"""Data sets and their labels, of which `rtda_jax.data.stream` makes batches.
 
 TensorFlow is used in this package only, and importing the package does not import it: the first
 stream or prepared data set does.
@@ -22,11 +22,9 @@ from rtda_jax.data.sampling import (
     frequencies,
 )
 from rtda_jax.data.spec import PREPARED, checked, survey
-from rtda_jax.data.stream import Batch, eval_stream, train_stream
 from rtda_jax.errors import DataError
 
 __all__ = [
-    "Batch",
     "Candidates",
     "DataError",
     "Dataset",
@@ -36,12 +34,10 @@ __all__ = [
     "counted",
     "default_dir",
     "enet_weights",
-    "eval_stream",
     "frequencies",
     "load",
     "load_pseudo",
     "root_of",
-    "train_stream",
 ]
 
 # TensorFlow reads these when it is loaded. Without them it logs to stderr before logging can be

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from rtda_jax.data.labels import IGNORE
+from rtda_jax.data.class_sets import IGNORE
 
 tf.config.set_visible_devices([], "GPU")
 

@@ -5,15 +5,14 @@ import io
 import json
 import pathlib
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import filelock
 import tensorflow_datasets as tfds
 
 from rtda_jax.data.pictures import read_bytes
 from rtda_jax.errors import DataError
+from rtda_jax.run.files import LOCK, wait_for_lock
 
 ANEW = "delete the folder to prepare it anew"
 # TFDS imports the class that a data set's features name; only its own can come from a stranger.
@@ -41,7 +40,7 @@ def prepare(builder: Any, *, manual_dir: pathlib.Path | None = None) -> pathlib.
     final = pathlib.Path(builder.data_dir)
     if final.exists():
         return final
-    with _one_process(final.parent):
+    with _hold(final.parent):
         if not final.exists():
             for stale in final.parent.glob("incomplete.*"):  # left behind by a kill
                 shutil.rmtree(stale, ignore_errors=True)
@@ -58,26 +57,17 @@ def _generate(builder: Any, manual_dir: pathlib.Path | None) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _one_process(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder; waits while another process holds it."""
+def _hold(folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
+    """Returns a context in which this process alone prepares a folder; it waits for another."""
+    message = f"{folder}: waiting for another process to prepare it"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            print(f"{folder}: waiting for another process to prepare it", file=sys.stderr)
-            lock.acquire()
+        return wait_for_lock(folder / LOCK, message)
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error.strerror}); choose another place for prepared "
             "data with --data_dir or $RTDA_JAX_DATA, or the spec's store_dir"
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class Shards:

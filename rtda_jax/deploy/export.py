@@ -15,10 +15,10 @@ import numpy as np
 from rtda_jax import evaluate
 from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import networks
+from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.ops.argmax import argmax
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.activations import argmax
+from rtda_jax.ops.norm import fold
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import files, log
 from rtda_jax.run.workdir import claimed, read_json, write_json
@@ -33,9 +33,7 @@ Segment = jax.stages.Wrapped  # what jax.jit returns
 Size = tuple[int, int]
 
 
-def run(
-    chosen: networks.Networks, *, out: pathlib.Path, also: Sequence[str] = ()
-) -> dict[str, Any]:
+def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dict[str, Any]:
     """Writes model.stablehlo, its description model.json, and each network as .safetensors.
 
     Args:
@@ -286,7 +284,7 @@ def _check(
     return share
 
 
-def _interface(chosen: networks.Networks, size: tuple[int, int]) -> dict[str, Any]:
+def _interface(chosen: Networks, size: tuple[int, int]) -> dict[str, Any]:
     """Describes what the exported function reads and returns."""
     classes = class_set(chosen.config.benchmark.classes)
     normalisation = chosen.models[0].normalisation
@@ -306,7 +304,7 @@ def _interface(chosen: networks.Networks, size: tuple[int, int]) -> dict[str, An
     }
 
 
-def _run(chosen: networks.Networks) -> dict[str, Any]:
+def _run(chosen: Networks) -> dict[str, Any]:
     """Describes the run that trained the networks."""
     path = chosen.workdir / "results.json"
     results = read_json(path) if path.exists() else {}

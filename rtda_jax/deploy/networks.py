@@ -2,34 +2,20 @@
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax import evaluate
+from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.run.binding import FREE as RUN_FREE
 from rtda_jax.run.binding import check_bound
 from rtda_jax.run.workdir import plain, read_json
-from rtda_jax.stages import KINDS, networks
-from rtda_jax.stages.plan import make_plan, parse
+from rtda_jax.stages import KINDS
+from rtda_jax.stages.plan import load_network, make_plan, parse
 
 # Fields that may differ from the run's: those of watching it, and how predictions are made.
 FREE = (*RUN_FREE, "eval")
-
-
-class Networks(NamedTuple):
-    """Networks that predict together, and where they come from.
-
-    `config` is the stage's configuration; `names` are the stages that left the models, such as
-    "train" or "train:teacher".
-    """
-
-    models: tuple[evaluate.Model, ...]
-    names: tuple[str, ...]
-    stage: str
-    workdir: pathlib.Path
-    config: ConfigDict
 
 
 def recorded(
@@ -132,5 +118,5 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
     for name in names:
         if not (workdir / parse(name)[0] / "checkpoints").is_dir():
             raise ConfigError(f"{workdir / parse(name)[0]} is not trained; run --job=run")
-    models = tuple(networks.load(plan, name, workdir) for name in names)
+    models = tuple(load_network(plan, name, workdir) for name in names)
     return Networks(models, names, stage, workdir, plan[stage].config)

@@ -19,7 +19,7 @@ from rtda_jax.adapt.options import read
 from rtda_jax.data import pictures
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.listing import sentences
-from rtda_jax.deploy import media, networks, video
+from rtda_jax.deploy import Networks, media, video
 from rtda_jax.deploy.media import Input, Key, Picture
 from rtda_jax.errors import DataError, Interrupted, lookup
 from rtda_jax.evaluate import Protocol
@@ -68,7 +68,7 @@ RESOLUTIONS = {"eval": at_eval_size, "native": at_native_size}
 
 
 def run(
-    chosen: networks.Networks,
+    chosen: Networks,
     *,
     source: str | pathlib.Path,
     out: pathlib.Path,

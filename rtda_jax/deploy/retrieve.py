@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.data import Dataset, eval_stream, load
+from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import ClassSet, class_set
-from rtda_jax.deploy import networks
+from rtda_jax.data.stream import eval_stream
+from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.norm import fold
 from rtda_jax.run import log
 from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing
@@ -48,7 +49,7 @@ class Side(NamedTuple):
     keys: list[str]
 
 
-def run(runs: Mapping[str, networks.Networks], *, out: pathlib.Path) -> dict[str, Any]:
+def run(runs: Mapping[str, Networks], *, out: pathlib.Path) -> dict[str, Any]:
     """Retrieves with the features of one run, or of several on the same images.
 
     Writes OUT/retrieve.json and, for every run, OUT/RUN_source_to_target.png and the way back: some

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.errors import lookup
-
 
 def _sources(length: int, size: int, align: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the lower of the two source indices of each output, and the upper one's weight."""
@@ -71,11 +69,12 @@ def _check(x: jax.Array, size: tuple[int, int]) -> None:
 def upsample(x: jax.Array, *, size: tuple[int, int], align: str = "half_pixel") -> jax.Array:
     """Resizes x [B,H,W,C] bilinearly to size (H, W), up or down, without antialiasing.
 
-    `align` is "half_pixel" (PyTorch's align_corners=False) or "corners" (True). It is computed in
+    `align` is "half_pixel" (PyTorch's align_corners=False) or "corners" (True), which whoever reads
+    it from a configuration checks. It is computed in
     the dtype of x, one axis after the other, and has reverse-mode gradients only.
     """
     _check(x, size)
-    return lookup(ALIGNMENTS, align, "align")(x, (size[0], size[1]))
+    return ALIGNMENTS[align](x, (size[0], size[1]))
 
 
 # Jitted under names of their own, by which rtda_jax.deploy.onnx recognises a resize in a traced

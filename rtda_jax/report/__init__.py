@@ -32,7 +32,7 @@ def write(
       patterns: workdirs, or globs of them.
       out: the folder, made if need be.
       speeds: `speed.json` files of --job=benchmark.
-      published: papers to show besides those whose data the runs are on, see published.py.
+      published: papers to show besides those whose data the runs are on, see published.toml.
 
     Returns:
       The page.

@@ -1,11 +1,15 @@
-"""What runs took and where they come from: speed, cost, commands, machines, repeats."""
+"""What stands behind the scores: speed, cost, commands, machines, repeats, and papers' numbers."""
 
+import functools
 import itertools
+import pathlib
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from rtda_jax.errors import one_of
 from rtda_jax.report import figures
 from rtda_jax.report.compare import Board, Series, differences
 from rtda_jax.report.page import Block, Cell, Commands, Details, Figures, Table, Text, anchor, row
@@ -25,6 +29,33 @@ REPEATS = (
     "These stages have the configuration and the seed of others, which count instead of them: "
     "those of the smallest experiment, then the first by name."
 )
+PUBLISHED = "Published, other data, not comparable"  # title of the section
+PAPERS = "Numbers as the papers print them. No number above may be held against one below."
+
+
+class Paper(NamedTuple):
+    """A paper's table.
+
+    Attributes:
+      title: whose it is.
+      setting: what it was measured on, as far as the paper says.
+      benchmarks: ours that have its source, target and classes.
+      head: names of the columns.
+      rows: as printed; mIoU in percent.
+    """
+
+    title: str
+    setting: str
+    benchmarks: Sequence[str]
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@functools.cache
+def papers() -> dict[str, Paper]:
+    """Returns the papers of `published.toml` by the names that --published takes."""
+    text = pathlib.Path(__file__).with_name("published.toml").read_text(encoding="utf-8")
+    return {name: Paper(**fields) for name, fields in tomllib.loads(text).items()}
 
 
 def run_id(run: Run) -> str:
@@ -156,3 +187,18 @@ def _run(run: Run) -> Details:
         facts = {name: value for name, value in facts.items() if value}
         blocks.append(Table(["machine", ""], [row(*fact) for fact in facts.items()], left=2))
     return Details(title, blocks, run_id(run), run.experiment)
+
+
+def published(benchmarks: Sequence[str], named: Sequence[str]) -> list[Block]:
+    """Returns the tables of the papers that are named, and of those on the benchmarks' own data.
+
+    Raises:
+      ConfigError: a paper is not known.
+    """
+    wanted = {one_of(name, papers(), "paper") for name in named}
+    blocks: list[Block] = []
+    for name, paper in papers().items():
+        if name in wanted or set(paper.benchmarks) & set(benchmarks):
+            table = Table(paper.head, [row(*cells) for cells in paper.rows])
+            blocks += [Text(f"{paper.title}. {paper.setting}."), table]
+    return [Text(PAPERS), *blocks] if blocks else []

@@ -5,14 +5,28 @@ from typing import Any
 
 import numpy as np
 
-from rtda_jax.report import accounts, compare, figures, published
+from rtda_jax.data.labels import class_set
+from rtda_jax.report import accounts, compare, figures, records
 from rtda_jax.report.accounts import hundredths, run_id
 from rtda_jax.report.compare import Board, Series, Stage, Summary, summarise
-from rtda_jax.report.gallery import galleries
-from rtda_jax.report.page import Block, Cell, Details, Document, Figures, Table, Text, anchor, row
+from rtda_jax.report.page import (
+    Block,
+    Cell,
+    Details,
+    Document,
+    Figures,
+    Gallery,
+    Table,
+    Text,
+    anchor,
+    row,
+)
 from rtda_jax.report.runs import Run
 
 MOST_DRAWINGS = 120  # of a kind; the rest is counted in words
+TARGET, TRUTH, PREDICTION = "target", "truth", "prediction"  # titles of a sheet's columns
+SHOWN = 6  # images of each method
+LARGEST_SIDE = 1024  # pixels of an image
 DIRECTION = {"source_miou": 1, "entropy": -1, "information_maximisation": 1, "nuclear_norm": 1}
 
 SCORES = (
@@ -80,7 +94,7 @@ def document(
         ("Discriminators", _discriminators(trained)),
         ("Cost", accounts.cost(trained, runs)),
         ("Runs and commands", accounts.provenance(trained, boards, runs, others)),
-        (published.TITLE, published.section(names, papers)),
+        (accounts.PUBLISHED, accounts.published(names, papers)),
     ]
     rows = sum(len(board.rows) for board in boards)
     seeds = sorted({run.seed for run in runs})
@@ -204,6 +218,56 @@ def _predictions(board: Board) -> list[Block]:
     if sheets:
         blocks.append(Details("Whole sheets, as the runs drew them", [sheets]))
     return blocks
+
+
+def galleries(board: Board) -> tuple[Gallery | None, Gallery | None]:
+    """Returns target, truth and each row's prediction, of its first seed that has a picture.
+
+    The second gallery has the sheets that are left whole, because they do not say what their cells
+    are (those of older runs) or show other images than the first.
+
+    Raises:
+      ConfigError: a picture is not a run's.
+    """
+    columns: list[tuple[str, Sequence[np.ndarray]]] = []
+    sheets: list[tuple[str, Sequence[np.ndarray]]] = []
+    truth: Sequence[np.ndarray] | None = None
+    for series in board.rows:
+        path = next((e.picture for e in series.evaluations.values() if e.picture), None)
+        if path is None:
+            continue
+        sheet = records.open_sheet(path)
+        cells = _first(records.read_cells(sheet, path))
+        if not _comparable(cells, truth):
+            sheets.append((series.label, [_small(np.asarray(sheet.convert("RGB")))]))
+            continue
+        if truth is None:
+            truth = cells[TRUTH]
+            columns = [(f"({name})", [_small(c) for c in cells[name]]) for name in (TARGET, TRUTH)]
+        columns.append((series.label, [_small(cell) for cell in cells[PREDICTION]]))
+    known = class_set(board.protocol["head_classes"])
+    gallery = Gallery(columns, known.names, known.colours) if columns else None
+    return gallery, Gallery(sheets) if sheets else None
+
+
+def _first(cells: records.Cells | None) -> records.Cells:
+    """Returns the images of each column that are shown; nothing of a sheet without cells."""
+    return {title: column[:SHOWN] for title, column in (cells or {}).items()}
+
+
+def _comparable(cells: records.Cells, truth: Sequence[np.ndarray] | None) -> bool:
+    if not {TARGET, TRUTH, PREDICTION} <= cells.keys():
+        return False
+    return truth is None or (
+        len(cells[TRUTH]) == len(truth)
+        and all(np.array_equal(a, b) for a, b in zip(cells[TRUTH], truth, strict=True))
+    )
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+    """Returns a copy of an image, reduced where a side is longer than `LARGEST_SIDE`."""
+    step = -(-max(image.shape[:2]) // LARGEST_SIDE)
+    return image[::step, ::step].copy()
 
 
 def _methods(board: Board, where: str) -> list[Block]:

@@ -4,13 +4,20 @@ A file may come from a stranger. It has a limit on its size, has to be a regular
 run's folder, and what it says is cleaned of characters that do not print.
 """
 
+import io
 import json
 import pathlib
 import reprlib
 import stat
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from rtda_jax.errors import ConfigError, printable
+from rtda_jax.tools import drawing
 
 NUMBER = (int, float)
 OPTIONAL = (int, float, type(None))
@@ -19,6 +26,10 @@ TEXT = (str, type(None))
 LARGEST = 2**63  # absolute value of a number
 DEEPEST = 64  # levels of objects and lists
 MOST_BYTES = 8 << 20  # of a JSON file
+MOST_PICTURE_BYTES = 32 << 20
+MOST_PIXELS = 1 << 24  # of a picture: a hundred rows of what a run writes
+
+Cells = Mapping[str, Sequence[np.ndarray]]
 
 
 class Record:
@@ -122,3 +133,31 @@ def _cleaned(value: Any, where: str, depth: int = 0) -> Any:
             return [_cleaned(item, where, depth + 1) for item in value]
         case _:
             return value
+
+
+def open_sheet(path: pathlib.Path) -> Image.Image:
+    """Opens a run's predictions.png; a ConfigError names one that is not or is too large."""
+    data = read(path, inside=path.parent.parent, most=MOST_PICTURE_BYTES)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data or b""), formats=["PNG"])
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels; expected at most {MOST_PIXELS}")
+        image.load()
+    except Exception as error:  # what Pillow raises for damaged files has no common class
+        raise ConfigError(f"{path}: not a picture that a run writes: {error}") from None
+    return image
+
+
+def read_cells(sheet: Image.Image, path: pathlib.Path) -> Cells | None:
+    """Returns the images of each of a sheet's columns by title; None of any other picture.
+
+    Raises:
+      ConfigError: it says to have cells that it does not have, naming the path.
+    """
+    try:
+        return drawing.cells(sheet)
+    # It says so in JSON, whose shape can be anything.
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a picture that a run writes: {error}") from None

@@ -2,6 +2,7 @@
 
 A reader of a file that was written here sees the old one or the new one, after a power cut too.
 Two jobs that write to the same folder by mistake do not mix their files: the second one is refused.
+Two jobs that need the same file wait for each other, so that it is made once.
 Nothing here imports JAX, so that data workers start quickly.
 """
 
@@ -11,6 +12,7 @@ import pathlib
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 
 import filelock
@@ -87,6 +89,22 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         file.release()
+
+
+def wait_for_lock(path: pathlib.Path, message: str) -> contextlib.AbstractContextManager[object]:
+    """Acquires the lock file at a path, and returns a context at whose end it is released.
+
+    Where another process holds it, the message is printed to stderr and the call waits.
+
+    Raises:
+      OSError: the lock file cannot be written.
+    """
+    file = filelock.FileLock(path)
+    try:
+        return file.acquire(blocking=False)
+    except filelock.Timeout:
+        print(message, file=sys.stderr)
+        return file.acquire()
 
 
 def _replace_folder(path: pathlib.Path, new: pathlib.Path) -> None:

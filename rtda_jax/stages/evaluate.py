@@ -10,16 +10,17 @@ from ml_collections import ConfigDict
 
 from rtda_jax import evaluate, fda
 from rtda_jax.adapt.options import read
-from rtda_jax.data import eval_stream, load
+from rtda_jax.data import load
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, parallel
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
 from rtda_jax.run.workdir import find_result, other_results, save_result
-from rtda_jax.stages import networks, validation
-from rtda_jax.stages.plan import Plan, Stage, parse
+from rtda_jax.stages import validation
+from rtda_jax.stages.plan import Plan, Stage, load_network, parse
 from rtda_jax.tools import drawing
 
 
@@ -81,7 +82,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the stage's networks, also if that is done, and returns what results.json says."""
     stage, config, identity = plan[name], plan[name].config, identify(plan, name)
     log.say(f"[{name}] {' + '.join(stage.models)} on {config.benchmark.name}")
-    models = [networks.load(plan, reference, workdir) for reference in stage.models]
+    models = [load_network(plan, reference, workdir) for reference in stage.models]
     head = class_set(config.benchmark.classes)
     reported = class_set(config.benchmark.eval_classes)
     dataset = load(config.benchmark.eval, data_dir=config.data_dir, classes=head.name)

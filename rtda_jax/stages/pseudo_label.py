@@ -26,22 +26,22 @@ from rtda_jax.adapt.options import read
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.adapt.state import output_shapes
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.data import Dataset, eval_stream, load
+from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pictures import png
 from rtda_jax.data.pseudo import MANIFEST, label_path
 from rtda_jax.data.sampling import read_npz
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model
-from rtda_jax.ops.fold import fold
+from rtda_jax.ops.norm import fold
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log
 from rtda_jax.run.files import write_bytes
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages import networks
-from rtda_jax.stages.plan import Plan, Stage, parse
+from rtda_jax.stages.plan import Plan, Stage, load_network, parse
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
@@ -89,7 +89,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     options = read(PseudoLabelOptions, config.pseudo, "pseudo")
     log.say(f"[{name}] {' + '.join(stage.models)} label {benchmark[options.split].name}")
     predict = predictor(
-        [networks.load(plan, reference, workdir) for reference in stage.models],
+        [load_network(plan, reference, workdir) for reference in stage.models],
         heads=options.heads,
         fusion=options.fusion,
     )

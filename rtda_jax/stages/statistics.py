@@ -19,16 +19,15 @@ import numpy as np
 
 from rtda_jax.adapt.options import read
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.data import eval_stream
 from rtda_jax.data.batches import target_set
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.evaluate import Model
 from rtda_jax.run import checkpoint, log
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, watchdog
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages import networks
-from rtda_jax.stages.plan import Plan, Stage
+from rtda_jax.stages.plan import Plan, Stage, load_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         return read_json(done)
     (reference,) = stage.models
     log.say(f"[{name}] batch statistics of {reference} from {config.benchmark.target.name}")
-    model = networks.load(plan, reference, workdir)
+    model = load_network(plan, reference, workdir)
     begin = time.perf_counter()
     count, batches = target_batches(config)
     progress = Progress("  batches", count, unit="batches")

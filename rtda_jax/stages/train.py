@@ -11,8 +11,7 @@ from rtda_jax.adapt.terms import formula
 from rtda_jax.data.batches import MoveOptions
 from rtda_jax.run import checkpoint, log
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages import networks
-from rtda_jax.stages.plan import Plan, Stage
+from rtda_jax.stages.plan import Plan, Stage, start_from
 from rtda_jax.train import train
 
 
@@ -46,7 +45,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         config,
         folder,
         method=method,
-        start_from=functools.partial(networks.start, stage=stage, plan=plan, workdir=workdir)
+        start_from=functools.partial(start_from, stage=stage, plan=plan, workdir=workdir)
         if config.init
         else None,
         pseudo=workdir / config.pseudo_labels if config.pseudo_labels else None,

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax import evaluate
-from rtda_jax.data import eval_stream, load
+from rtda_jax.data import load
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import one_of
 from rtda_jax.evaluate import Model, Protocol
 from rtda_jax.run import parallel

@@ -5,23 +5,19 @@ its name only when its SHA-256 agrees. A partial file is kept when the connectio
 the next attempt or the next command continues it, and deleted when its content is wrong.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import http.client
 import os
 import pathlib
 import re
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from typing import IO
 
-import filelock
-
+from rtda_jax.run.files import wait_for_lock
 from rtda_jax.run.log import Progress
 
 _CHUNK = 2**20
@@ -71,7 +67,8 @@ def fetch(url: str, path: pathlib.Path, *, digest: str, patience: Patience = PAT
         raise DownloadError(f"{url} is not an address of the web")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        message = f"waiting for another process that downloads {path.name}"
+        with wait_for_lock(path.with_name(path.name + ".lock"), message):
             if not (path.is_file() and agrees(path, digest)):
                 _fetch(url, path, digest, patience)
     except OSError as error:
@@ -171,18 +168,3 @@ class _StayProtected(urllib.request.HTTPRedirectHandler):
         if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
             raise urllib.error.URLError(f"it redirects to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[None]:
-    """Holds the lock of a download; another process that wants the same file waits for it."""
-    lock = filelock.FileLock(path.with_name(path.name + ".lock"))
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        print(f"waiting for another process that downloads {path.name}", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
