@@ -27,6 +27,7 @@ from rtda_jax.run.command import (
     define_flags,
     parse,
 )
+from rtda_jax.tools import environment
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rtda_jax"
 WIDTH = 100  # columns of the help
@@ -244,7 +245,7 @@ def main(words: Sequence[str] | None = None) -> int:
       words: the command line without the program; default that of this process.
     """
     words = sys.argv[1:] if words is None else words
-    program = program_name()
+    program = environment.program()
     if not words:
         print(usage(program))
         return 0
@@ -252,9 +253,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(help_text(program))
         return 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from rtda_jax.tools.environment import keep_freed_memory
-
-    keep_freed_memory()
+    environment.keep_freed_memory()
     faulthandler.enable()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
@@ -274,14 +273,6 @@ def _start(words: Sequence[str]) -> None:
     if command.flags.coordinator:
         join(command.flags)
     job.run(command)
-
-
-def program_name() -> str:
-    """Returns how this program was called: `python main.py`, or `rtda-jax`."""
-    name = pathlib.Path(sys.argv[0]).name
-    if name == "__main__.py":
-        return "python -m rtda_jax"
-    return f"python {name}" if name.endswith(".py") else name
 
 
 def join(values: flags.FlagValues) -> None:

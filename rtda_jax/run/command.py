@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
+from rtda_jax.tools.environment import configs_folder
 
 DEFAULT_CONFIG = "fda_mbt"
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # what configurations are made with
@@ -110,12 +111,6 @@ def define_flags() -> flags.FlagValues:
     names("published", [], "report: papers to show besides.")
     names("parts", ["train", "infer"], "benchmark: some of train, infer, networks.")
     return values
-
-
-def configs_folder() -> pathlib.Path:
-    """Returns the folder of configurations: inside an installed package, beside it in a clone."""
-    package = pathlib.Path(__file__).parents[1]
-    return next(p for p in (package / "configs", package.parent / "configs") if p.is_dir())
 
 
 def config_names() -> list[str]:

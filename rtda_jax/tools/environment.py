@@ -17,7 +17,16 @@ from typing import Any
 
 import rtda_jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "tensorflow",  # or, on x86-64, the package without CUDA
+    "tensorflow-cpu",
+)
 
 # Numbers of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -42,32 +51,58 @@ def keep_freed_memory() -> None:
 
 
 def commit() -> str | None:
-    """Returns the git commit of the code, with `+` if it has changes; None outside a clone."""
-    folder = pathlib.Path(__file__).resolve().parent
+    """Returns the git commit of the code, with `+` if it has changes; None outside its own clone.
+
+    An environment that holds the package may lie inside a clone of something else, whose commit
+    says nothing about this code.
+    """
+    clone = pathlib.Path(rtda_jax.__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+            ["git", "-C", str(clone), *words], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
+        if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != clone:
+            return None
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
+def configs_folder() -> pathlib.Path:
+    """Returns the folder of configurations: inside an installed package, beside it in a clone."""
+    package = pathlib.Path(rtda_jax.__file__).parent
+    return next(p for p in (package / "configs", package.parent / "configs") if p.is_dir())
+
+
 def code_digest() -> str:
-    """Returns a hash of the project's own source files, in a clone and outside one."""
-    root, digest = pathlib.Path(rtda_jax.__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    """Returns a hash of the package's and the configurations' source files.
+
+    A clone and the wheel that is built from it have the same one.
+    """
+    package, configs = pathlib.Path(rtda_jax.__file__).parent, configs_folder()
+    sources = {f"configs/{p.relative_to(configs).as_posix()}": p for p in configs.rglob("*.py")}
+    sources |= {p.relative_to(package).as_posix(): p for p in package.rglob("*.py")}
+    digest = hashlib.sha256()
+    for name, path in sorted(sources.items()):
+        digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
+def program() -> str:
+    """Returns how this program was called: `python main.py`, or `rtda-jax`."""
+    name = pathlib.Path(sys.argv[0]).name
+    if name == "__main__.py":
+        return "python -m rtda_jax"
+    return f"python {name}" if name.endswith(".py") else name
+
+
 def command() -> str:
-    """Returns the command line of this process."""
-    return shlex.join(["python", pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Returns the command line of this process, as a shell reads it."""
+    return f"{program()} {shlex.join(sys.argv[1:])}".rstrip()
 
 
 def packages() -> dict[str, str]:
