@@ -104,12 +104,15 @@ def _run(
         "command": first_command(workdir),
         "stages": {},
     }
+    earlier = earlier_results(workdir).get("stages", {})
     for name, stage in plan.items():
         parallel.barrier(f"stage {name}")
         sentence = f"stopped in stage {name}; the same command goes on from what is finished"
         with stop_at_once(sentence):
             results["stages"][name] = kinds[stage.kind].run(plan, name, workdir)
-        write_json(workdir / "results.json", results)
+        # What an earlier command measured stays until the new result is there.
+        stages = {**{k: earlier[k] for k in plan if k in earlier}, **results["stages"]}
+        write_json(workdir / "results.json", results | {"stages": stages})
     tables = {name: record for name, record in results["stages"].items() if "iou" in record}
     if tables:
         log.say(f"\n{config.benchmark.name}, seed {config.seed}, final step of each model")
@@ -118,11 +121,15 @@ def _run(
     return results
 
 
+def earlier_results(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns what results.json holds; nothing before the first stage has ended."""
+    path = workdir / "results.json"
+    return read_json(path) if path.exists() else {}
+
+
 def first_command(workdir: pathlib.Path) -> str:
     """Returns the command line that began this workdir; a later one does not replace it."""
-    path = workdir / "results.json"
-    earlier = read_json(path).get("command") if path.exists() else None
-    return earlier or environment.command()
+    return earlier_results(workdir).get("command") or environment.command()
 
 
 def run_seeds(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job) -> dict[str, Any]:

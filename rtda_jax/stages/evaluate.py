@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from rtda_jax.adapt.options import read
 from rtda_jax.data import load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import eval_stream
-from rtda_jax.errors import ConfigError, require
-from rtda_jax.evaluate import Protocol
+from rtda_jax.errors import ConfigError, DataError, require
+from rtda_jax.evaluate import Model, Protocol
 from rtda_jax.run import log, parallel
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
@@ -69,7 +70,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     identity = identify(plan, name)
     record = find_result(workdir / name, identity)
     parallel.barrier(f"result of {name}")  # before the main process may move it
-    if record is None:
+    if record is None or "seconds" not in record:  # it ended before its validators
         return measure(plan, name, workdir)
     log.say(f"[{name}] finished, skipped")
     if not parallel.is_main():
@@ -121,28 +122,66 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         confusion = parallel.sum_counts(confusion)
         if observer is not None:
             observer.gather()
-        validated = validation.report(
-            config, models, observer, protocol=protocol, heartbeat=heartbeat
-        )
-    record = {
-        **evaluate.report(
-            confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
-        ),
-        "images": len(dataset),
-        **identity,
-        "confusion": confusion.tolist(),
-        "validators": validated,
-        "seconds": round(time.perf_counter() - begin, 1),
-    }
+        record = {
+            **evaluate.report(
+                confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
+            ),
+            "images": len(dataset),
+            **identity,
+            "confusion": confusion.tolist(),
+        }
+        if parallel.is_main():  # before anything else can fail
+            save_result(workdir / name, record, identity)
+        record["validators"] = validated(config, models, observer, protocol, heartbeat)
+        record["seconds"] = round(time.perf_counter() - begin, 1)
     if not parallel.is_main():
         return record
     save_result(workdir / name, record, identity)
+    log.say(f"  mIoU {_percent(record['miou'])}   {workdir / name}")
+    if not record["pixels"]:
+        log.say(
+            f"  warning: no pixel of the {len(dataset)} label images has a reported class, so that "
+            "there is no score; benchmark.eval.labelling says what their ids mean"
+        )
     betas = [plan[parse(reference)[0]].config.fda_beta for reference in stage.models]
     betas = [beta for beta in betas if beta is not None]
-    sheet = examples(config, rows, beta=betas[-1] if betas else None)
-    drawing.save(sheet, workdir / name / "predictions.png")
-    log.say(f"  mIoU {100 * record['miou']:.1f}   {workdir / name / 'predictions.png'}")
+    save_pictures(config, rows, workdir / name, beta=betas[-1] if betas else None)
     return with_others(workdir / name, record, identity)
+
+
+def _percent(score: float | None) -> str:
+    return "n/a" if score is None else f"{100 * score:.1f}"
+
+
+def validated(
+    config: ConfigDict,
+    models: Sequence[Model],
+    observer: validation.Observer | None,
+    protocol: Protocol,
+    heartbeat: Callable[[], object],
+) -> dict[str, Any]:
+    """Returns the validators; without the data that one reads, says so and returns none."""
+    try:
+        return validation.report(config, models, observer, protocol=protocol, heartbeat=heartbeat)
+    except DataError as error:
+        log.say(f"  warning: no validators: {error}")
+        return {}
+
+
+def save_pictures(
+    config: ConfigDict, rows: list[tuple], folder: pathlib.Path, *, beta: float | None
+) -> None:
+    """Writes `predictions.png`; without the source's images, says so and writes none."""
+    path, sheet = folder / "predictions.png", None
+    try:
+        if rows:
+            sheet = examples(config, rows, beta=beta)
+    except DataError as error:
+        log.say(f"  warning: no pictures: {error}")
+    if sheet is None:
+        path.unlink(missing_ok=True)  # it would show another evaluation
+    else:
+        drawing.save(sheet, path)
 
 
 def identify(plan: Plan, name: str) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""Scores are written first: what decorates them may fail, and they stay."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import config, folder_fields, write_folders
+from PIL import Image
+
+from rtda_jax import experiment
+from rtda_jax.errors import DataError
+from rtda_jax.stages import validation
+
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+
+def tiny(root, **fields):
+    made = config("source_only", "folders", **{"steps": 1, **fields})
+    made.update_from_flattened_dict(folder_fields(root))
+    made.eval.pictures = fields.get("eval__pictures", 2)
+    made.benchmark.source_eval = made.benchmark.source.copy_and_resolve_references()
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    write_folders(folder / "data")
+    return folder, experiment.run(tiny(folder / "data").lock(), folder / "run")
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """Its data and its run, which a test may change."""
+    for name in ("data", "run"):
+        shutil.copytree(finished[0] / name, tmp_path / name)
+    return tmp_path
+
+
+def evaluated(folder, **fields):
+    made = tiny(folder / "data", **fields)
+    record = experiment.reevaluate(made.lock(), folder / "run")["stages"]["evaluate"]
+    written = json.loads((folder / "run" / "results.json").read_text())["stages"]["evaluate"]
+    assert written == record
+    return record
+
+
+def test_scores_need_no_image_of_the_source(finished, copy, capsys):
+    shutil.rmtree(copy / "data" / "source")
+    record = evaluated(copy)
+    assert record["confusion"] == finished[1]["stages"]["evaluate"]["confusion"]
+    assert record["validators"] == {}
+    assert not (copy / "run" / "evaluate" / "predictions.png").exists()  # it showed other numbers
+    told = capsys.readouterr().out
+    assert "warning: no validators: " in told
+    assert "warning: no pictures: " in told
+
+
+def test_no_pictures_are_asked_for(finished, copy):
+    record = evaluated(copy, eval__pictures=0)
+    assert record["confusion"] == finished[1]["stages"]["evaluate"]["confusion"]
+    assert not (copy / "run" / "evaluate" / "predictions.png").exists()
+
+
+def test_labels_without_a_class_give_no_score_and_say_so(copy, capsys):
+    for path in (copy / "data" / "target" / "labels").iterdir():
+        Image.fromarray(np.zeros((40, 80), np.uint8)).save(path)
+    record = evaluated(copy)
+    assert (record["miou"], record["pixel_accuracy"], record["pixels"]) == (None, None, 0)
+    told = capsys.readouterr().out
+    assert "mIoU n/a" in told
+    assert "no pixel of the 4 label images has a reported class" in told
+    results = json.loads((copy / "run" / "results.json").read_text())
+    assert "n/a" in experiment.summary_table(experiment.summarise([results]))
+
+
+def test_a_failed_evaluation_leaves_the_earlier_scores(finished, copy):
+    shutil.rmtree(copy / "data" / "target" / "labels")
+    with pytest.raises(DataError):
+        evaluated(copy)
+    written = json.loads((copy / "run" / "results.json").read_text())["stages"]["evaluate"]
+    assert written == finished[1]["stages"]["evaluate"]
+    assert (copy / "run" / "evaluate" / "predictions.png").exists()
+
+
+def test_an_evaluation_that_ended_before_its_validators_is_done_again(finished, copy, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    (copy / "run" / "evaluate" / "result.json").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(validation, "report", stopped)
+        experiment.run(tiny(copy / "data").lock(), copy / "run")
+    expected = finished[1]["stages"]["evaluate"]
+    left = json.loads((copy / "run" / "evaluate" / "result.json").read_text())
+    assert left["confusion"] == expected["confusion"]
+    again = experiment.run(tiny(copy / "data").lock(), copy / "run")["stages"]["evaluate"]
+    assert again["validators"] == expected["validators"]
