@@ -10,7 +10,8 @@ from PIL import Image
 
 from rtda_jax import experiment
 from rtda_jax.errors import DataError
-from rtda_jax.stages import validation
+from rtda_jax.evaluate import Protocol
+from rtda_jax.stages import evaluate, validation
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -97,3 +98,23 @@ def test_an_evaluation_that_ended_before_its_validators_is_done_again(finished, 
     assert left["confusion"] == expected["confusion"]
     again = experiment.run(tiny(copy / "data").lock(), copy / "run")["stages"]["evaluate"]
     assert again["validators"] == expected["validators"]
+
+
+@pytest.mark.parametrize(
+    ("window", "scales", "warned"),
+    [
+        ((32, 64), (1.0,), False),
+        ((40, 48), (1.0,), True),
+        ((24, 65), (0.5, 1.0), True),
+        ((40, 48), (0.5, 1.25), False),
+    ],
+)
+def test_windows_that_show_padding_at_every_scale_are_said(window, scales, warned):
+    protocol = Protocol(mode="slide", window=window, stride=(8, 8), scales=scales)
+    assert bool(evaluate.padding_warning(protocol, (32, 64))) == warned
+
+
+def test_the_warning_about_padding_is_printed(copy, capsys):
+    slide = {"eval__mode": "slide", "eval__window": (64, 128), "eval__stride": (64, 128)}
+    evaluated(copy, **slide)
+    assert "the rest of each window is black" in capsys.readouterr().out

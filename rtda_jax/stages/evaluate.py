@@ -62,6 +62,20 @@ def check(plan: Plan, stage: Stage) -> None:
     read(EvalOptions, stage.config.eval, "eval")
 
 
+def padding_warning(protocol: Protocol, size: tuple[int, int]) -> str:
+    """Returns a warning if "slide" reads images of a size in larger windows at every scale."""
+    if protocol.mode != "slide" or protocol.window is None:
+        return ""
+    largest = tuple(int(side * max(protocol.scales)) for side in size)
+    if all(w <= side for w, side in zip(protocol.window, largest, strict=True)):
+        return ""
+    return (
+        f"  warning: eval.window {protocol.window} is larger than an image of benchmark.eval_size "
+        f"at the largest of eval.scales, {largest}: the rest of each window is black; give a "
+        "smaller eval.window and eval.stride"
+    )
+
+
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the stage's networks, unless that is done, and returns what results.json says.
 
@@ -103,6 +117,8 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     progress = Progress("  images", share)
     observer = validation.observer(config.eval.validators)
     protocol = read(Protocol, config.eval, "eval")
+    if warning := padding_warning(protocol, tuple(config.benchmark.eval_size)):
+        log.say(warning)
     with watchdog(config.stall_seconds) as heartbeat:
         stream = eval_stream(
             dataset,
