@@ -34,7 +34,7 @@ def recipe(config: Any) -> dict[str, Any]:
 
 
 def no_inference_twin(config: Any) -> str:
-    """Returns why the twin can not segment like this configuration, or nothing."""
+    """Returns why the twin cannot segment like this configuration, or nothing."""
     if config.model.options:
         return f"the PyTorch twin has no model.options: {', '.join(config.model.options)}"
     return ""
@@ -62,7 +62,7 @@ TRAINED = (
 
 
 def no_training_twin(config: Any) -> str:
-    """Returns why the twin can not train like this configuration, or nothing."""
+    """Returns why the twin cannot train like this configuration, or nothing."""
     fields = config.to_dict()
     for field, known in TRAINED:
         group, _, name = field.rpartition(".")

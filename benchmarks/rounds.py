@@ -53,7 +53,7 @@ class Bench:
         }
 
     def compare(self, job: str, reason: str, *, detail: int = 1) -> dict[str, Any]:
-        """Runs rounds of both sides, `reason` being why theirs can not run.
+        """Runs rounds of both sides, `reason` being why theirs cannot run.
 
         The first `detail` rounds of inference also time the pass cut short.
         """

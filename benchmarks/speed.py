@@ -51,7 +51,7 @@ def run(
       parts: of `PARTS`, what to time: the training step, inference, inference of every network.
 
     Raises:
-      ConfigError: an unknown part, or the configuration has no train stage or can not be built.
+      ConfigError: an unknown part, or the configuration has no train stage or cannot be built.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:

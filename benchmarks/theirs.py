@@ -9,7 +9,7 @@ from benchmarks.torch_twins.step import FORMS, Twin
 
 
 class NotRun(Exception):
-    """PyTorch can not run here what is compared; the message says why."""
+    """PyTorch cannot run here what is compared; the message says why."""
 
 
 def _twin(spec: dict[str, Any]) -> Twin:

@@ -9,7 +9,7 @@ arXiv 1603.04779, 2016.
 
     python main.py --config configs/adabn.py
 
-Expected on `streets`: 22.4 ± 0.8 mIoU, seeds 0 to 2 (README).
+Expected on `streets`: 22.4 ± 0.8 mIoU, seeds 0 to 2 (docs/results.md).
 """
 
 from ml_collections import ConfigDict

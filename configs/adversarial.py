@@ -16,7 +16,7 @@ Souza Coelho, Nikiforos et al. and Bartoletti et al.
     python main.py --config configs/adversarial.py:level=multi,network=fcd_light
 
 Expected on `streets`: 19.8 ± 0.2 mIoU at level=output, 21.0 ± 0.3 at multi, 21.0 ± 0.4 at feature,
-19.2 ± 0.6 with fcd_light, seeds 0 to 2 (README).
+19.2 ± 0.6 with fcd_light, seeds 0 to 2 (docs/results.md).
 """
 
 from typing import Literal

@@ -153,7 +153,7 @@ BENCHMARKS = {
         **_sizes((224, 320)),
         **_FULL,
     },
-    # Your own images: set benchmark.{source,target,eval}.{images,labels}; see the README.
+    # Your own images: set benchmark.{source,target,eval}.{images,labels}; see docs/own_data.md.
     "folders": {
         **_classes("cityscapes19"),
         "source": _FOLDER,

@@ -14,7 +14,7 @@ sampling, WACV 2021.
 
     python main.py --config configs/dacs.py
 
-Expected on `streets`: 17.0 ± 0.9 mIoU, the teacher 17.3 ± 0.2, seeds 0 to 2 (README).
+Expected on `streets`: 17.0 ± 0.9 mIoU, the teacher 17.3 ± 0.2, seeds 0 to 2 (docs/results.md).
 """
 
 from ml_collections import ConfigDict

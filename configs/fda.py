@@ -12,7 +12,7 @@ Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic segmenta
 
     python main.py --config configs/fda.py:beta=0.05
 
-Expected on `streets`: 22.3 ± 0.8 mIoU at 0.01, 21.2 ± 1.0 at 0.05, seeds 0 to 2 (README).
+Expected on `streets`: 22.3 ± 0.8 mIoU at 0.01, 21.2 ± 1.0 at 0.05, seeds 0 to 2 (docs/results.md).
 """
 
 from typing import Literal

@@ -9,7 +9,8 @@ Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 20
 
     python main.py --config configs/fda_mbt.py
 
-Expected on `streets`: 22.9 ± 1.3 mIoU, seeds 0 to 2 (README); configs/fda.py has either band alone.
+Expected on `streets`: 22.9 ± 1.3 mIoU, seeds 0 to 2 (docs/results.md).
+configs/fda.py trains either band alone.
 """
 
 from ml_collections import ConfigDict

@@ -16,7 +16,7 @@ Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 20
     python main.py --config configs/fda_ssl.py
     python main.py --config configs/fda_ssl.py:control=yes
 
-Expected on `synth_to_camvid`: 25.1 mIoU after 21.1 of both bands fused, seed 0 (README).
+Expected on `synth_to_camvid`: 25.1 mIoU after 21.1 of both bands fused, seed 0 (docs/results.md).
 """
 
 from typing import Literal

@@ -8,7 +8,7 @@ adaptation in semantic segmentation, CVPR 2019.
 
     python main.py --config configs/minent.py
 
-Expected on `streets`: 20.3 ± 0.5 mIoU, seeds 0 to 2 (README).
+Expected on `streets`: 20.3 ± 0.5 mIoU, seeds 0 to 2 (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,7 @@ segmentation: strong contrast and saturation on half of the source images.
     python main.py --config configs/source_only.py
     python main.py --config configs/source_only.py:colour=0.5
 
-Expected on `streets`: 10.0 ± 1.8 mIoU, 14.0 ± 1.1 with colour=0.5, seeds 0 to 2 (README).
+Expected on `streets`: 10.0 ± 1.8 mIoU, 14.0 ± 1.1 with colour=0.5, seeds 0 to 2 (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -20,7 +20,7 @@ real-time semantic segmentation, Politecnico di Torino.
     python main.py --config configs/ssl.py:layers=3
 
 Expected on `streets`: 19.0 ± 0.8 mIoU by one layer, 20.4 ± 2.0 by two, 20.7 ± 2.0 by three, seeds
-0 to 2 (README, from configs/ssl_study.py).
+0 to 2 (docs/results.md, from configs/ssl_study.py).
 """
 
 from typing import Literal

@@ -12,7 +12,7 @@ configs/ssl.py and configs/fda_ssl.py; neither has such a control.
     python main.py --config configs/ssl_control.py
     python main.py --config configs/ssl_control.py:way=continued
 
-Expected on `streets`: 24.3 ± 0.5 mIoU with way=longer, seeds 0 to 2 (README).
+Expected on `streets`: 24.3 ± 0.5 mIoU with way=longer, seeds 0 to 2 (docs/results.md).
 """
 
 from typing import Literal

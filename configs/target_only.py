@@ -4,7 +4,7 @@ objective(G) = seg + seg_aux16 + seg_aux32          inputs = target, with its la
 
     python main.py --config configs/target_only.py
 
-Expected on `streets`: 27.5 ± 0.5 mIoU, seeds 0 to 2 (README).
+Expected on `streets`: 27.5 ± 0.5 mIoU, seeds 0 to 2 (docs/results.md).
 """
 
 from ml_collections import ConfigDict

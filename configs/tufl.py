@@ -22,7 +22,7 @@ semantic segmentation, arXiv 2208.10716.
     python main.py --config configs/tufl.py
     python main.py --config configs/tufl.py:cityscapes_to_crosscity:rome
 
-Expected on `streets`: 19.2 ± 0.7 mIoU, seeds 0 to 2 (README, from configs/tufl_parts.py).
+Expected on `streets`: 19.2 ± 0.7 mIoU, seeds 0 to 2 (docs/results.md, from configs/tufl_parts.py).
 Published for BiSeNet, Cityscapes to CrossCity, single scale: 52.3 Rome, 56.4 Rio, 51.1 Taipei,
 48.6 Tokyo. That is preset=code after 2000 steps without stage two: `eval_one` of a run with
 --config.stage.one.steps=2000.

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-HINT = "the built-in benchmark 'streets' needs no data (--config <file>.py:streets)"
+HINT = "the built-in benchmark 'streets' needs no data (--config NAME:streets)"
 
 
 @dataclasses.dataclass(frozen=True)
