@@ -73,6 +73,10 @@ GOLDEN = {
     "target_only": {"train": (SUPERVISED, None, "target")},
     "adversarial": {"train": (ADVERSARIAL, None, "source")},
     "fda": {"train": (ADVERSARIAL, 0.01, "source")},
+    "bdl": {
+        "adversarial": ({"seg": 1.0, "adv_output": 0.001}, None, "source"),
+        "ssl": ({"seg": 1.0, "adv_output": 0.001, "pseudo": 1.0}, None, "source"),
+    },
     "adabn": {"source_only": (SUPERVISED, None, "source")},
     "ssl": {"adversarial": (ADVERSARIAL, None, "source"), "ssl": (SELF, None, "source")},
     "ssl_control": {
@@ -107,14 +111,105 @@ def stages(config):
     return {name: stage.config for name, stage in make_plan(config.lock(), KINDS).items()}
 
 
+def trained(config):
+    """Returns what each train stage of a configuration trains, as `GOLDEN` has it."""
+    return {
+        name: (
+            {term: weight for term, (_, weight) in stage.method.objective.items()},
+            stage.config.fda_beta,
+            stage.config.labelled,
+        )
+        for name, stage in make_plan(config.lock(), KINDS).items()
+        if stage.kind == "train"
+    }
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_trains_what_it_says(name):
-    trained = {}
-    for stage_name, stage in make_plan(get(name).lock(), KINDS).items():
-        if stage.kind == "train":
-            weights = {term: weight for term, (_, weight) in stage.method.objective.items()}
-            trained[stage_name] = (weights, stage.config.fda_beta, stage.config.labelled)
-    assert trained == GOLDEN[name]
+    assert trained(get(name)) == GOLDEN[name]
+
+
+# The same of the recipes on DeepLabV2 that carry published numbers.
+ADVENT_RELEASED = {"seg": 1.0, "seg_aux16": 0.1, "adv_output": 0.001, "adv_aux16": 0.0002}
+MINENT_RELEASED = {"seg": 1.0, "seg_aux16": 0.1, "minent": 0.001, "minent_aux16": 0.0002}
+FDA_RELEASED = {"seg": 1.0, "robust_entropy_coarse": 0.005}
+BANDS = {"001": 0.01, "005": 0.05, "009": 0.09}
+GOLDEN_RELEASED = {
+    "advent:released": {"train": (ADVENT_RELEASED, None, "source")},
+    "advent:ensemble": {
+        "advent": (ADVENT_RELEASED, None, "source"),
+        "minent": (MINENT_RELEASED, None, "source"),
+    },
+    "minent:released": {"train": (MINENT_RELEASED, None, "source")},
+    "fda:released": {
+        **{f"beta_{band}": (FDA_RELEASED, beta, "source") for band, beta in BANDS.items()},
+        **{
+            f"ssl_{band}": ({**FDA_RELEASED, "pseudo": 1.0}, beta, "source")
+            for band, beta in BANDS.items()
+        },
+    },
+    "dacs:released": {"train": ({"seg": 1.0, "mix": 1.0}, None, "source")},
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_RELEASED)
+def test_presets_train_what_the_authors_code_does(name):
+    config, _, preset = name.partition(":")
+    assert trained(get(config, f"preset={preset}")) == GOLDEN_RELEASED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "aspp", "steps", "schedule", "repeats"),
+    [
+        ("adaptsegnet", "preset=multi", "first_two", 150_000, 250_000, "released_04"),
+        ("advent", "preset=released", "all", 120_000, 250_000, "released_04"),
+        ("minent", "preset=released", "all", 120_000, 250_000, "released_04"),
+        ("bdl", "", "all", 120_000, 250_000, "released_04"),
+        ("fda", "preset=released", "all", 100_000, 150_000, "released_04"),
+        ("dacs", "preset=released", "first_two", 250_000, 250_000, "released"),
+    ],
+)
+def test_the_recipes_of_deeplab_as_released(name, arg, aspp, steps, schedule, repeats):
+    config = get(name, f"gta5_to_cityscapes,{arg}")
+    assert config.model.name.startswith("deeplab_resnet101")
+    assert config.model.options.to_dict() == {"aspp": aspp}
+    assert (config.steps, config.batch_size) == (steps, 2 if name == "dacs" else 1)
+    sgd = {key: config.optim[key] for key in ("g_lr", "g_groups", "g_decay", "g_momentum", "power")}
+    assert sgd == {
+        "g_lr": 2.5e-4, "g_groups": "heads", "g_decay": 5e-4, "g_momentum": 0.9, "power": 0.9
+    }  # fmt: skip
+    assert (config.optim.schedule_steps, config.optim.g_repeats) == (schedule, repeats)
+    assert (config.eval.align, config.eval.output) == ("corners", "coarse")
+    assert config.eval.fusion == ("logits" if name == "advent" else "softmax")
+    assert (config.normalisation, config.model.statistics) == ("caffe_bgr", "both")
+    assert not config.augment.flip
+
+
+def test_fda_and_bdl_label_the_target_by_coarse_maps():
+    fda, bdl = stages(get("fda", "preset=released")), stages(get("bdl"))
+    for stage, cut in ((fda["label"], 0.66), (bdl["label"], 0.5)):
+        rule = stage.pseudo
+        assert (rule.heads, rule.fusion, rule.scope) == (("coarse",), "mean", "dataset")
+        assert (rule.cut, rule.cap, rule.index) == (cut, 0.9, "round")
+    assert fda["beta_009"].fda_window == "corners"
+    assert {fda[f"ssl_{band}"].init for band in BANDS} == {bdl["ssl"].init} == {""}
+    assert (bdl["adversarial"].steps, bdl["ssl"].steps) == (80_000, 120_000)
+    assert get("fda", "gta5_to_cityscapes,preset=released").benchmark.eval_size == (576, 1344)
+    with pytest.raises(ConfigError, match="preset=released has its own beta"):
+        get("fda", "preset=released,beta=0.05")
+
+
+def test_dacs_as_released_is_the_authors_code():
+    config = get("dacs", "gta5_to_cityscapes,preset=released")
+    assert config.benchmark.crop == (512, 512)
+    teacher = {key: config.teacher[key] for key in ("average", "update", "statistics", "share")}
+    assert teacher == {
+        "average": "parameters", "update": "after", "statistics": "batch", "share": "batch"
+    }  # fmt: skip
+    mix = {key: config.mix[key] for key in ("among", "ignore", "colour")}
+    assert mix == {"among": "image", "ignore": "class", "colour": "dacs_released"}
+    assert config.augment.draw == "batch"
+    assert get("dacs", "streets,preset=released").benchmark.crop == (64, 128)
 
 
 # Of what decides a method besides its terms, the values of each config's train stages that are not
@@ -144,6 +239,7 @@ GOLDEN_BESIDES = {
     "nikiforos": {"adversary.d_factor": {1.0}, "augment.colour": {0.5}},
     "bartoletti": {**UNMIRRORED, "normalisation": {"cityscapes_bgr"}},
     "adaptsegnet": {**CAFFE, **UNMIRRORED, "optim.g_groups": {"heads"}},
+    "bdl": {**CAFFE, **UNMIRRORED, "optim.g_groups": {"heads"}},
 }
 
 
@@ -258,7 +354,7 @@ def test_shards_are_stored_at_the_size_that_tufl_or_the_command_line_says():
 def test_running_statistics_are_the_targets_except_in_the_papers_recipes():
     policies = {name: get(name).model.statistics for name in FILES}
     both = {name for name, policy in policies.items() if policy == "both"}
-    assert both == {"loss_study", "nikiforos", "bartoletti", "adaptsegnet"}
+    assert both == {"loss_study", "nikiforos", "bartoletti", "adaptsegnet", "bdl"}
     assert set(policies.values()) == {"target", "both"}
 
 

@@ -86,8 +86,8 @@ class TeacherOptions:
       decay: of "ema", in [0, 1).
       average: what the average covers, a key of `AVERAGES`. Without the running statistics the
         teacher has its own, which its forward passes on the target update.
-      update: whether "ema" moves "after" the student's step, or "before" it labels (the code of
-        DACS, DAFormer and MIC).
+      update: whether "ema" moves "after" the student's step (the code of DACS), or "before" it
+        labels (that of DAFormer and MIC).
       statistics: what its normalisations use, a key of `STATISTICS`.
       threshold: the teacher is sure of a pixel from this probability on.
       share: over which images the share of sure pixels is taken, a key of `SHARES`. It is the
