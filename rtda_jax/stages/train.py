@@ -40,6 +40,11 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     costs = build.describe(method, config)
     for sentence in costs:
         log.say(f"  {sentence}")
+    if config.optim.warmup_steps >= config.steps:
+        log.say(
+            f"  warning: the learning rate rises for optim.warmup_steps={config.optim.warmup_steps}"
+            f" steps, and the stage has {config.steps}: it ends within the warm-up"
+        )
     begin = time.perf_counter()
     state = train(
         config,
