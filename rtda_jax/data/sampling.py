@@ -214,25 +214,32 @@ class RareClass:
     """Draws source images by class: a class, rare ones more often, then an image that shows it.
 
     P(c) is proportional to exp((1 - f_c) / temperature), where f_c is the share of class c in the
-    valid pixels (Hoyer et al., DAFormer, 2022, eq. 9).
+    valid pixels (Hoyer et al., DAFormer, 2022, eq. 9). With `crops` above 1 the crop of the image
+    is drawn again until it shows the class too. DAFormer's code draws 11 crops at most and wants
+    more than 1500 of their 512x512 pixels, half of 3000.
 
     Attributes:
       counts: pixels of each class in each example, int [N,K] (`class_counts` without its last
         column).
       temperature: above 0. Towards 0 only the rarest class is drawn, towards infinity all classes
         equally often.
-      min_pixels: an example shows a class if it has at least so many pixels of it.
+      min_pixels: an example shows a class if its label file has at least so many pixels of it, a
+        crop if it has more than half as many.
+      crops: how many are drawn at most; the last one is taken whatever it shows.
     """
 
     counts: np.ndarray
     temperature: float = 0.01
     min_pixels: int = 1
+    crops: int = 1
 
     def __post_init__(self) -> None:
         if not (self.counts >= self.min_pixels).any():
             raise DataError(f"no example has {self.min_pixels} pixels of any class")
         if self.temperature <= 0:
             raise DataError(f"temperature must be above 0, got {self.temperature}")
+        if self.crops < 1:
+            raise DataError(f"at least one crop must be drawn, got {self.crops}")
 
     def probabilities(self) -> np.ndarray:
         """Returns P(c), float64 [K]; 0 for classes that no example shows."""
