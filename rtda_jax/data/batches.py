@@ -18,11 +18,12 @@ from rtda_jax.data.sampling import (
     describe,
     enet_weights,
     frequencies,
+    read_npz,
 )
 from rtda_jax.data.stream import TARGET_MOVES, Batch, Margins, padding, train_stream
 from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.run import log, parallel
-from rtda_jax.run.binding import bind_data
+from rtda_jax.run.binding import begun, bind_data
 from rtda_jax.run.workdir import write_json
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -125,13 +126,20 @@ def class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.n
 
     They are counted once and kept in the stage's folder. Of several processes the main one counts,
     and the others read its file.
+
+    Raises:
+      ConfigError: in every process; labels have changed since the stage began, so that it would
+        draw other images and weigh classes otherwise.
     """
     path = folder / "class_counts.npz"
-    if parallel.is_main():
+
+    def count() -> None:
         if not path.exists():
             log.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
-        counted(dataset, path, threads=config.threads)
-    parallel.barrier("class counts")
+        expected = read_npz(path).get("counts") if begun(folder) else None
+        counted(dataset, path, threads=config.threads, expected=expected)
+
+    parallel.on_main(count)
     return counted(dataset, path, threads=config.threads)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from rtda_jax.data import decode
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE, known_ids
-from rtda_jax.errors import DataError, printable
+from rtda_jax.errors import ConfigError, DataError, printable
 from rtda_jax.run.files import replacing
 
 _SAMPLE = 32  # labels that `describe` reads
@@ -49,7 +49,13 @@ def class_counts(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
     return counts
 
 
-def counted(dataset: Dataset, path: pathlib.Path, *, threads: int | None = None) -> np.ndarray:
+def counted(
+    dataset: Dataset,
+    path: pathlib.Path,
+    *,
+    threads: int | None = None,
+    expected: np.ndarray | None = None,
+) -> np.ndarray:
     """Returns `class_counts` without the ignored column, cached in a file.
 
     The labels are counted anew if the file is damaged or describes other examples, other classes
@@ -59,9 +65,14 @@ def counted(dataset: Dataset, path: pathlib.Path, *, threads: int | None = None)
       dataset: a labelled set.
       path: the cache, `.npz`.
       threads: of decoding; default one per core.
+      expected: int64 [N,K], counts that something began with; None where nothing did.
 
     Returns:
       int64 [N,K].
+
+    Raises:
+      ConfigError: the labels were counted anew and the counts are not the expected ones; the cache
+        stays as it is.
     """
     about = {
         "name": np.array(dataset.name),
@@ -75,6 +86,14 @@ def counted(dataset: Dataset, path: pathlib.Path, *, threads: int | None = None)
     if same and "counts" in cached and cached["counts"].shape == shape:
         return cached["counts"]
     counts = class_counts(dataset, threads=threads)[:, :-1]
+    if expected is not None and not np.array_equal(counts, expected):
+        rows = zip(dataset.keys, counts, expected, strict=False)
+        changed = [key for key, now, then in rows if not np.array_equal(now, then)]
+        raise ConfigError(
+            f"{dataset.name}: the labels show other classes than those that {path} counted and the "
+            f"stage began with, such as the label of {printable([*changed, *dataset.keys][0])}. "
+            "Choose another --workdir, or give the labels it began with."
+        )
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, counts=counts, **about)
     return counts
