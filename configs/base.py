@@ -51,7 +51,7 @@ def make(benchmark: str) -> ConfigDict:
 
     # What the networks read: the stream of batches, and the views that the device makes of them
     # (normalisation, FDA, colours, class mixing, long-tail pasting, the strong view).
-    config.update(section(StreamOptions))  # rare_class, cache_gib, threads
+    config.update(section(StreamOptions))  # rare_*, target_margins, cache_gib, threads
     config.update(section(ViewOptions))  # normalisation, fda_*, augment, mix, long_tail, affine
     config.augment = section(MoveOptions, ColourOptions)
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from rtda_jax.data import DataError, batches, counted, load, sampling
 from rtda_jax.data.labels import class_set
+from rtda_jax.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,37 @@ def test_counts_of_corrected_labels_are_not_reused(tmp_path):
         counted(other, tmp_path / "c.npz")
 
 
+def test_a_stage_that_began_refuses_labels_that_show_other_classes(tmp_path):
+    write_folders(tmp_path)
+    stage, path = tmp_path / "train", tmp_path / "train" / "class_counts.npz"
+    chosen = made(tmp_path, rare_class=0.1)
+
+    def first_index():
+        stream = batches.paired(chosen, needs_target=False, folder=stage)(0)
+        return next(stream)["source_index"]
+
+    first_index()
+    label = tmp_path / batches.labelled_set(chosen).reader.where(1)[1]
+    pixels, counts = np.array(Image.open(label)), path.read_bytes()
+    other = np.full_like(pixels, 26)
+    data_files.save(label, other)
+    first_index()  # the stage has not begun: it counts anew
+    assert path.read_bytes() != counts
+    data_files.save(label, pixels)
+    expected = first_index()
+    (stage / "checkpoints" / "1").mkdir(parents=True)
+    data_files.save(label, other)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"other classes .* the label of (.*1.*)\. Choose"):
+            first_index()
+        with pytest.raises(ConfigError, match="give the labels it began with"):
+            batches.with_enet_weights(made(tmp_path, loss__weighting="enet"), stage)
+    data_files.save(label, pixels)  # written again, but the same
+    np.testing.assert_array_equal(first_index(), expected)
+    path.unlink()
+    np.testing.assert_array_equal(first_index(), expected)
+
+
 def path_pixels(path):
     return np.asarray(Image.open(path)).size
 
@@ -122,3 +154,43 @@ def test_rare_classes_are_drawn_by_a_field(root, tmp_path):
     assert np.bincount(indices(), minlength=4).tolist() == [6, 6, 6, 6]
     assert np.bincount(indices(rare_class=1e-3), minlength=4).tolist() != [6, 6, 6, 6]
     np.testing.assert_array_equal(indices(cache_gib=0.01), indices())
+
+
+def test_crops_show_the_rare_class_by_two_fields(root, tmp_path):
+    def labels(**fields):
+        chosen = made(root, rare_class=1e-3, benchmark__crop=(8, 8), **fields)
+        stream = batches.paired(chosen, needs_target=False, folder=tmp_path)(0)
+        return np.stack([next(stream)["source_label"] for _ in range(6)])
+
+    def shown(labels):
+        rarest = np.argmin(np.where(frequency(root) > 0, frequency(root), 1))
+        return (labels == rarest).sum(axis=(-2, -1))
+
+    any_crop, least = labels(), 30
+    assert (shown(any_crop) <= least / 2).any()
+    shown_again = shown(labels(rare_min_pixels=least, rare_crops=200))
+    assert (shown_again > least / 2).all()
+
+
+def test_margins_of_the_target_are_a_field(root, tmp_path):
+    chosen = made(root, target_margins=(3, 0, 0, 2), augment__flip=False)
+    chosen.benchmark.crop = chosen.benchmark.size
+    border = next(batches.paired(chosen, needs_target=True, folder=tmp_path)(0))["target_border"]
+    assert (border[:, :3] == 255).all() and (border[..., -2:] == 255).all()
+    assert not border[:, 3:, :-2].any()
+    with pytest.raises(DataError, match="no target images"):
+        batches.paired(chosen, needs_target=False, folder=tmp_path)(0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rare_crops": 0}, "rare_crops must be at least 1, got 0"),
+        ({"rare_min_pixels": 0}, "rare_min_pixels must be at least 1, got 0"),
+        ({"target_margins": (1, 2, 3)}, "target_margins must be 4 numbers"),
+        ({"target_margins": (1, 2, 3, -1)}, "target_margins must be 4 numbers"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        batches.StreamOptions(**fields)

@@ -12,7 +12,6 @@ from rtda_jax.data.geometry import tf
 from rtda_jax.data.stream import train_stream
 
 SIZE = (24, 32)
-STILL = {"size": None, "crop": None, "flip": False, "scale": (1.0, 1.0)}
 
 
 def places(height, width):
@@ -24,8 +23,9 @@ def places(height, width):
 def moved(number, image=None, label=None, **options):
     image = places(*SIZE) if image is None else image
     key = tf.constant([number, 7], tf.int64)
-    image, label = geometry.move(image, label, key, **{**STILL, **options})
-    return np.asarray(image), None if label is None else np.asarray(label)
+    move = geometry.draw(geometry.Moves(**options), key, tf.constant(image.shape[:2]))
+    image = np.asarray(geometry.move_image(tf.constant(image), move))
+    return image, None if label is None else np.asarray(geometry.move_label(label, move))
 
 
 def test_nothing_asked_changes_nothing():

@@ -18,11 +18,12 @@ from rtda_jax.data.sampling import (
     describe,
     enet_weights,
     frequencies,
+    read_npz,
 )
-from rtda_jax.data.stream import TARGET_MOVES, Batch, padding, train_stream
+from rtda_jax.data.stream import TARGET_MOVES, Batch, Margins, padding, train_stream
 from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.run import log, parallel
-from rtda_jax.run.binding import bind_data
+from rtda_jax.run.binding import begun, bind_data
 from rtda_jax.run.workdir import write_json
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -34,17 +35,32 @@ class StreamOptions:
 
     Attributes:
       rare_class: temperature of sampling images by their rare classes, such as .01; None: uniform.
+      rare_min_pixels: of a class in the label file of an image that is drawn for it; a crop shows
+        the class with more than half as many. DAFormer: 3000, for crops of 512x512.
+      rare_crops: drawn of such an image at most, until one shows the class. 1 takes any crop;
+        DAFormer's code draws 11.
+      target_margins: top, bottom, left and right of the target's images without pseudo-labels of
+        the teacher, in pixels of `benchmark.size`. HRDA: 30, 240, 30, 30 of 1024x2048.
       cache_gib: of decoded images that each domain may keep in memory.
       threads: of the input pipeline, 0 for one per core; the data do not depend on it.
     """
 
     rare_class: float | None = None
+    rare_min_pixels: int = 1
+    rare_crops: int = 1
+    target_margins: Margins = (0, 0, 0, 0)
     cache_gib: float = 0.0
     threads: int = 2
 
     def __post_init__(self) -> None:
         rare = self.rare_class
         require(rare is None or rare > 0, f"rare_class must be above 0, got {rare}")
+        for name in ("rare_min_pixels", "rare_crops"):
+            number = getattr(self, name)
+            require(number >= 1, f"{name} must be at least 1, got {number}")
+        margins = self.target_margins
+        valid = len(margins) == 4 and min(margins) >= 0
+        require(valid, f"target_margins must be 4 numbers of pixels from 0, got {margins}")
         require(self.cache_gib >= 0, f"cache_gib must be at least 0, got {self.cache_gib:g}")
         require(self.threads >= 0, f"threads must be at least 0, got {self.threads}")
 
@@ -110,13 +126,20 @@ def class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.n
 
     They are counted once and kept in the stage's folder. Of several processes the main one counts,
     and the others read its file.
+
+    Raises:
+      ConfigError: in every process; labels have changed since the stage began, so that it would
+        draw other images and weigh classes otherwise.
     """
     path = folder / "class_counts.npz"
-    if parallel.is_main():
+
+    def count() -> None:
         if not path.exists():
             log.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
-        counted(dataset, path, threads=config.threads)
-    parallel.barrier("class counts")
+        expected = read_npz(path).get("counts") if begun(folder) else None
+        counted(dataset, path, threads=config.threads, expected=expected)
+
+    parallel.on_main(count)
     return counted(dataset, path, threads=config.threads)
 
 
@@ -161,7 +184,12 @@ def paired(
     if config.rare_class is not None or config.long_tail.probability > 0:
         counts = class_counts(config, source, folder=folder)
     if config.rare_class is not None:
-        rare = RareClass(counts, temperature=config.rare_class)
+        rare = RareClass(
+            counts,
+            temperature=config.rare_class,
+            min_pixels=config.rare_min_pixels,
+            crops=config.rare_crops,
+        )
     if config.long_tail.probability > 0:
         candidates = Candidates(
             counts,
@@ -186,6 +214,7 @@ def paired(
             rare=rare,
             candidates=candidates,
             target_moves=config.augment.target_moves,
+            target_margins=tuple(config.target_margins),
             cache_bytes=int(config.cache_gib * 2**30),
             threads=config.threads,
             process_index=process_index,

@@ -4,8 +4,10 @@ Whatever runs TensorFlow takes `tf` from here: it works on the CPU and never see
 JAX has the GPU's memory to itself. No module outside of `rtda_jax.data` needs it to be imported.
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from rtda_jax.data.class_sets import IGNORE
@@ -14,35 +16,57 @@ tf.config.set_visible_devices([], "GPU")
 
 Tensor = Any
 Size = tuple[int, int]
+Margins = tuple[int, int, int, int]  # top, bottom, left, right
+Window = tuple[slice, slice]
+
+WHOLE: Window = (slice(None), slice(None))
 
 
-def move(
-    image: Tensor,
-    label: Tensor | None,
-    key: Tensor,
-    *,
-    size: Size | None,
-    crop: Size | None,
-    flip: bool,
-    scale: tuple[float, float],
-    at_least: Size | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Resizes, crops and mirrors image and label by the same random numbers.
+@dataclasses.dataclass(frozen=True)
+class Moves:
+    """The moves that are drawn from.
 
-    Args:
-      image, label: uint8 [H,W,3], and classes uint8 [h,w] (which may have another size) or None.
-      key: stateless seed [2].
+    Attributes:
       size, crop, flip, scale: see `stream.train_stream`.
       at_least: the zoomed image is never smaller than this; smaller random zooms are replaced by
         the smallest one that suffices.
-
-    Returns:
-      Image and label of the crop's size. Where the zoomed image is smaller than the crop it is
-      padded below and to the right, with black and with IGNORE.
     """
+
+    size: Size | None = None
+    crop: Size | None = None
+    flip: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)
+    at_least: Size | None = None
+
+
+class Move(NamedTuple):
+    """A move that was drawn: what an image and everything that lies on it go through alike.
+
+    Attributes:
+      shape: of the zoomed image, int32 [2].
+      start: row and column of the crop's first pixel in it, int32 [2]; None without a crop.
+      crop: (h, w), or None for the whole image.
+      mirrored: whether it is mirrored, bool; None if it never is.
+    """
+
+    shape: Tensor
+    start: Tensor | None
+    crop: Size | None
+    mirrored: Tensor | None
+
+
+def draw(moves: Moves, key: Tensor, shape: Tensor) -> Move:
+    """Draws a move.
+
+    Args:
+      moves: what is drawn from.
+      key: stateless seed [2].
+      shape: of the image, int32 [2]; only read without `moves.size`.
+    """
+    crop, scale, at_least = moves.crop, moves.scale, moves.at_least
     numbers = tf.random.stateless_uniform([4], seed=key, alg="philox")
-    shape = tf.shape(image)[:2] if size is None else tf.constant(size)
-    if at_least is not None and _always_covers(size, scale, at_least):
+    shape = shape if moves.size is None else tf.constant(moves.size)
+    if at_least is not None and _always_covers(moves.size, scale, at_least):
         at_least = None
     if scale != (1.0, 1.0) or at_least is not None:
         factor = scale[0] + (scale[1] - scale[0]) * numbers[0]
@@ -50,23 +74,79 @@ def move(
         if at_least is not None:
             factor = tf.maximum(factor, tf.reduce_max(tf.cast(at_least, tf.float32) / before))
         shape = tf.maximum(tf.cast(tf.round(before * factor), tf.int32), at_least or 1)
-    image = resized(image, shape)
-    label = None if label is None else resized_label(label, shape)
+    start = None
     if crop is not None:
         room = tf.maximum(shape - crop, 0)
         start = tf.cast(tf.floor(numbers[1:3] * tf.cast(room + 1, tf.float32)), tf.int32)
         start = tf.minimum(start, room)
-        image = tf.ensure_shape(_crop(image, start, shape, crop, fill=0), [*crop, 3])
-        if label is not None:
-            label = tf.ensure_shape(_crop(label, start, shape, crop, fill=IGNORE), crop)
-    elif size is not None and scale == (1.0, 1.0):
-        image = tf.ensure_shape(image, [*size, 3])
-    if flip:
-        mirrored = numbers[3] < 0.5
-        image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
-        if label is not None:
-            label = tf.cond(mirrored, lambda: label[:, ::-1], lambda: label)
-    return image, label
+    return Move(shape, start, crop, numbers[3] < 0.5 if moves.flip else None)
+
+
+def draw_showing(
+    moves: Moves,
+    key: Tensor,
+    shape: Tensor,
+    *,
+    label: Tensor,
+    kind: Tensor,
+    crops: int,
+    pixels: int,
+) -> Move:
+    """Draws moves until the crop shows a class, and returns the last one.
+
+    The first move is the one that `draw` gives for `key`, the n-th after it the one for `key`
+    folded with n. Only the label is looked at.
+
+    Args:
+      moves, key, shape: see `draw`.
+      label: classes uint8 [H,W], of any size.
+      kind: the class, int64.
+      crops: how many are drawn at most; the last one is taken unseen.
+      pixels: a crop shows the class with more than half as many of its pixels.
+    """
+
+    def drawn(number: Tensor) -> Move:
+        again = tf.random.experimental.stateless_fold_in(key, number)
+        return draw(moves, tf.where(number == 0, key, again), shape)
+
+    def look(number: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        seen = tf.equal(move_label(label, drawn(number)), tf.cast(kind, tf.uint8))
+        shown = 2 * tf.math.count_nonzero(seen) > pixels
+        return tf.where(shown, number, number + 1), shown
+
+    number, _ = tf.while_loop(
+        lambda number, shown: (number < crops - 1) & ~shown,
+        look,
+        (tf.constant(0, tf.int64), tf.constant(False)),
+    )
+    return drawn(number)
+
+
+def move_image(image: Tensor, move: Move) -> Tensor:
+    """Returns an image, uint8 [H,W,3], zoomed, cropped and mirrored.
+
+    Where the zoomed image is smaller than the crop it is padded below and to the right with black.
+    """
+    rows, columns = _window(move)
+    out = _finished(resized(image, move.shape)[rows, columns], move, fill=0)
+    return tf.ensure_shape(out, [*_static_size(move), 3])
+
+
+def move_label(label: Tensor, move: Move) -> Tensor:
+    """Returns what lies on an image, uint8 [H,W] of any size, moved as the image is.
+
+    Padding is IGNORE.
+    """
+    out = _finished(resized_label(label, move.shape, _window(move)), move, fill=IGNORE)
+    return tf.ensure_shape(out, _static_size(move))
+
+
+def border(size: Size, margins: Margins) -> np.ndarray:
+    """Returns uint8 [H,W]: 255 within the margins (top, bottom, left, right), 0 inside of them."""
+    top, bottom, left, right = margins
+    inside = np.full(size, 255, np.uint8)
+    inside[top : size[0] - bottom, left : size[1] - right] = 0
+    return inside
 
 
 def resized(pixels: Tensor, size: Tensor) -> Tensor:
@@ -79,11 +159,14 @@ def resized(pixels: Tensor, size: Tensor) -> Tensor:
         out = tf.image.resize(pixels, size, method="bilinear", antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(out), 0, 255), tf.uint8)
 
-    return _unless_same(pixels, size, resize)
+    return tf.cond(_same(pixels, size), lambda: pixels, resize)
 
 
-def resized_label(label: Tensor, size: Tensor) -> Tensor:
-    """Resizes uint8 [H,W] to uint8 [h,w], nearest at pixel centres."""
+def resized_label(label: Tensor, size: Tensor, window: Window = WHOLE) -> Tensor:
+    """Resizes uint8 [H,W] to uint8 [h,w], nearest at pixel centres.
+
+    Only the window of the result, slices of its rows and columns, is computed and returned.
+    """
 
     def resize() -> Tensor:
         rows, columns = (
@@ -92,12 +175,12 @@ def resized_label(label: Tensor, size: Tensor) -> Tensor:
                 * tf.shape(label, out_type=tf.int64)[axis]
                 // (2 * tf.cast(size[axis], tf.int64)),
                 tf.int32,
-            )
+            )[window[axis]]
             for axis in (0, 1)
         )
         return tf.gather(tf.gather(label, rows), columns, axis=1)
 
-    return _unless_same(label, size, resize)
+    return tf.cond(_same(label, size), lambda: label[window], resize)
 
 
 def _always_covers(size: Size | None, scale: tuple[float, float], crop: Size) -> bool:
@@ -107,15 +190,34 @@ def _always_covers(size: Size | None, scale: tuple[float, float], crop: Size) ->
     )
 
 
-def _crop(pixels: Tensor, start: Tensor, shape: Tensor, crop: Size, *, fill: int) -> Tensor:
-    """Cuts a crop, padded below and to the right where the pixels end before it."""
-    short = tf.maximum(crop - shape, 0)
-    inside = pixels[start[0] : start[0] + crop[0], start[1] : start[1] + crop[1]]
-    padding = [[0, short[0]], [0, short[1]], *[[0, 0]] * (len(pixels.shape) - 2)]
-    fits = tf.reduce_all(short == 0)  # padding by nothing would copy all the same
-    return tf.cond(fits, lambda: inside, lambda: tf.pad(inside, padding, constant_values=fill))
+def _window(move: Move) -> Window:
+    """Returns the rows and columns of the zoomed image that the crop shows."""
+    if move.start is None or move.crop is None:
+        return WHOLE
+    end = move.start + move.crop
+    return slice(move.start[0], end[0]), slice(move.start[1], end[1])
 
 
-def _unless_same(pixels: Tensor, size: Tensor, resize: Any) -> Tensor:
-    size = tf.convert_to_tensor(size, tf.int32)
-    return tf.cond(tf.reduce_all(tf.shape(pixels)[:2] == size), lambda: pixels, resize)
+def _finished(pixels: Tensor, move: Move, *, fill: int) -> Tensor:
+    """Pads the window of a crop below and to the right where the image ends, and mirrors it."""
+    if move.crop is not None:
+        short = tf.maximum(move.crop - move.shape, 0)
+        padding = [[0, short[0]], [0, short[1]], *[[0, 0]] * (len(pixels.shape) - 2)]
+        fits = tf.reduce_all(short == 0)  # padding by nothing would copy all the same
+        window = pixels
+        pixels = tf.cond(
+            fits, lambda: window, lambda: tf.pad(window, padding, constant_values=fill)
+        )
+    if move.mirrored is None:
+        return pixels
+    return tf.cond(move.mirrored, lambda: pixels[:, ::-1], lambda: pixels)
+
+
+def _static_size(move: Move) -> tuple[int | None, int | None]:
+    """Returns the size of what is moved, as far as it is known without the data."""
+    known = tf.get_static_value(move.shape) if move.crop is None else move.crop
+    return (None, None) if known is None else (int(known[0]), int(known[1]))
+
+
+def _same(pixels: Tensor, size: Tensor) -> Tensor:
+    return tf.reduce_all(tf.shape(pixels)[:2] == tf.convert_to_tensor(size, tf.int32))

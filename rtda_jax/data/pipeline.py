@@ -81,8 +81,12 @@ def shuffled(position: Tensor, *, seed: int, domain: int, count: int) -> Tensor:
     return tf.random.experimental.index_shuffle(offset, seed=key, max_index=count - 1)
 
 
-def rare_example(rare: RareClass, key: Tensor) -> Tensor:
-    """Draws an example by the classes it shows; its index, int64, from a stateless seed [2]."""
+def rare_example(rare: RareClass, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws a class and an example that shows it from a stateless seed [2].
+
+    Returns:
+      The example's index and the class, both int64.
+    """
     contains = rare.counts >= rare.min_pixels
     members = np.concatenate([np.flatnonzero(column) for column in contains.T])
     sizes = contains.sum(axis=0)
@@ -95,7 +99,7 @@ def rare_example(rare: RareClass, key: Tensor) -> Tensor:
     drawn = tf.minimum(drawn, last)
     size = tf.gather(tf.constant(sizes, tf.int64), drawn)
     place = _place(numbers[1], size) + tf.gather(tf.constant(first, tf.int64), drawn)
-    return tf.gather(tf.constant(members, tf.int64), place)
+    return tf.gather(tf.constant(members, tf.int64), place), tf.cast(drawn, tf.int64)
 
 
 def candidate_draws(candidates: Candidates, key: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 Importing this module does not import TensorFlow; the first stream does.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # an annotation only: processes that decode images do not loa
 
 Tensor = Any
 Size = tuple[int, int]
+Margins = tuple[int, int, int, int]  # top, bottom, left, right
 
 TARGET_MOVES = ("each", "once")
 _FOREVER = np.iinfo(np.int64).max
@@ -43,6 +45,8 @@ class Batch(TypedDict):
       target_image: uint8 [B,h,w,3] RGB, if the method reads the target.
       target_index: int32 [B], with target_image.
       target_label: uint8 [B,h,w], pseudo-labels, never annotations; if the method reads them.
+      target_border: uint8 [B,h,w], 255 in the margins of the target's images and 0 inside of them;
+        if there are margins (`target_margins`).
       candidate_images: uint8 [B,S,h,w,3] RGB, source crops that may be pasted (long-tail pasting).
       candidate_labels: uint8 [B,S,h,w], with candidate_images; 255 everywhere if there is none.
       candidate_classes: uint8 [B,S], the class each candidate was drawn for; 255 if there is none.
@@ -54,6 +58,7 @@ class Batch(TypedDict):
     target_image: NotRequired["Array"]
     target_index: NotRequired["Array"]
     target_label: NotRequired["Array"]
+    target_border: NotRequired["Array"]
     candidate_images: NotRequired["Array"]
     candidate_labels: NotRequired["Array"]
     candidate_classes: NotRequired["Array"]
@@ -74,6 +79,7 @@ def train_stream(
     rare: RareClass | None = None,
     candidates: Candidates | None = None,
     target_moves: str = "each",
+    target_margins: Margins = (0, 0, 0, 0),
     cache_bytes: int = 0,
     threads: int | None = None,
     prefetch: int = 2,
@@ -101,10 +107,13 @@ def train_stream(
       size: (H, W) before the crop; None keeps the files' size.
       crop: (h, w) of the batch; None is the whole image.
       flip, scale: see above.
-      rare: draws source examples by the classes they show instead of by epochs.
+      rare: draws source examples by the classes they show instead of by epochs, and their crops
+        until these show the class.
       candidates: offers further source crops for long-tail class pasting.
       target_moves: "each" image of the target is moved by numbers of its own, or "once" all of the
         run by the same ones (as TUFL's released code does).
+      target_margins: top, bottom, left and right, in pixels of the target's images at `size`. The
+        batch says where they are after zoom, crop and mirror.
       cache_bytes: of decoded images that each domain may keep in memory.
       threads: of decoding; default one per core.
       prefetch: batches that are ready ahead of time; with `threads` it bounds the memory.
@@ -121,6 +130,8 @@ def train_stream(
     if batch_size % process_count:
         raise DataError(f"batch_size {batch_size} is not divisible by {process_count} processes")
     check_sizes(size, crop, scale, candidates)
+    if any(target_margins):
+        check_margins(target_margins, size=None if target is None else size)
     share = batch_size // process_count
     threads = threads or os.cpu_count() or 1
 
@@ -134,9 +145,12 @@ def train_stream(
         for domain, dataset in sets.items()
     }
 
+    moves = geometry.Moves(size=size, crop=crop, flip=flip, scale=scale)
+    moves_of = {"source": moves, "target": dataclasses.replace(moves, at_least=crop)}
+
     def index_of(domain: str, position: Tensor) -> Tensor:
         if domain == "source" and rare is not None:
-            return pipeline.rare_example(rare, pipeline.seed_of(seed, _RARE, position))
+            return pipeline.rare_example(rare, pipeline.seed_of(seed, _RARE, position))[0]
         number = pipeline.DOMAINS.index(domain)
         return pipeline.shuffled(position, seed=seed, domain=number, count=len(sets[domain]))
 
@@ -146,19 +160,27 @@ def train_stream(
         if domain == "target" and pseudo is not None:
             label = pipeline.pseudo_label(pseudo, index)
         fixed = domain == "target" and target_moves == "once"
-        moment = tf.zeros_like(position) if fixed else position
-        image, label = geometry.move(
-            image,
-            label,
-            pipeline.seed_of(seed, _MOVES[domain], moment),
-            size=size,
-            crop=crop,
-            flip=flip,
-            scale=scale,
-            at_least=crop if domain == "target" else None,
-        )
-        labels = {} if label is None else {f"{domain}_label": label}
-        return {f"{domain}_image": image, **labels, f"{domain}_index": tf.cast(index, tf.int32)}
+        key = pipeline.seed_of(seed, _MOVES[domain], tf.zeros_like(position) if fixed else position)
+        shape = tf.shape(image)[:2]
+        if domain == "source" and rare is not None and rare.crops > 1:
+            move = geometry.draw_showing(
+                moves_of[domain],
+                key,
+                shape,
+                label=label,
+                kind=pipeline.rare_example(rare, pipeline.seed_of(seed, _RARE, position))[1],
+                crops=rare.crops,
+                pixels=rare.min_pixels,
+            )
+        else:
+            move = geometry.draw(moves_of[domain], key, shape)
+        batch = {f"{domain}_image": geometry.move_image(image, move)}
+        if label is not None:
+            batch[f"{domain}_label"] = geometry.move_label(label, move)
+        if domain == "target" and size is not None and any(target_margins):
+            border = tf.constant(geometry.border(size, target_margins))
+            batch["target_border"] = geometry.move_label(border, move)
+        return batch | {f"{domain}_index": tf.cast(index, tf.int32)}
 
     def element(count: Tensor) -> dict[str, Tensor]:
         position = (count // share) * batch_size + process_index * share + count % share
@@ -265,6 +287,25 @@ def check_sizes(
             )
     if candidates is not None and (size is None or crop is None or np.any(np.less(size, crop))):
         raise DataError("candidates need a size and a crop within it")
+
+
+def check_margins(margins: Margins, *, size: Size | None) -> None:
+    """Refuses margins of target images that are not read, or of which nothing would remain.
+
+    Args:
+      margins: top, bottom, left, right, not all of them 0.
+      size: (H, W) of the target's images before the crop; None if none are read at a known size.
+
+    Raises:
+      DataError: names the margins.
+    """
+    if size is None:
+        raise DataError(f"target_margins {margins}: no target images of one size are read")
+    top, bottom, left, right = margins
+    if top + bottom >= size[0] or left + right >= size[1]:
+        raise DataError(
+            f"target_margins {margins} leave nothing of images of {size[0]}x{size[1]} pixels"
+        )
 
 
 def padded_share(size: Size, crop: Size, scale: tuple[float, float]) -> float:
