@@ -197,6 +197,16 @@ def test_worked_examples(values, expected):
     np.testing.assert_allclose(got, [expected, 0.8], atol=1e-6)
 
 
+def test_where_all_pixels_shall_pass_the_last_place_is_that_of_the_least_sure():
+    """beta = 1 and d = 0 ask for place n of the n values 0..n-1."""
+    theta = jnp.array([0.8, 0.7, 0.6])
+    confidence = jnp.array([[[0.9, 0.5, 0.95, 0.65]]])
+    labels = jnp.array([[[0, 0, 1, 1]]])
+    options = ConsistencyOptions(threshold="adaptive", alpha=0.0, beta=1.0, d=0.0)
+    moved = consistency.adapt(theta, confidence, labels, options=options)
+    np.testing.assert_allclose(moved, [0.5, 0.65, 0.6], rtol=1e-6)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 def test_against_numpy_over_several_steps(decay):
     rng = np.random.default_rng(0)
