@@ -7,6 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rtda_jax import losses
 from rtda_jax.adapt import adversary, build, optim, terms, views
+from rtda_jax.adapt import step as adapt_step
 from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
@@ -463,3 +464,99 @@ def test_bfloat16_computes_with_float32_parameters():
     after, logs = jax.jit(make_train_step(stage))(current, batch())
     assert {leaf.dtype for leaf in jax.tree.leaves(after.g_stats)} == {jnp.dtype("float32")}
     assert np.isfinite(float(logs["loss"]))
+
+
+def test_steps_draw_differently_and_each_as_its_number_and_the_seed_say(tiny_networks):
+    method = build.build(config("source_only", "colour=0.5"))
+    step, start = jax.jit(make_train_step(method)), build.initial_state(method)
+    made = batch(target=False)
+
+    def loss(number, key=start.key):
+        state = start.replace(step=jnp.int32(number), key=key)
+        return float(step(state, made)[1]["seg"])
+
+    values = [loss(number) for number in range(4)]
+    assert len(set(values)) == 4
+    assert [loss(number) for number in range(4)] == values
+    assert loss(0, jax.random.key(1)) != values[0]
+
+
+def test_statistics_of_the_target_are_those_of_its_other_views_where_it_is_not_read_itself(
+    tiny_networks,
+):
+    method = build.build(config("dacs", model__statistics="target", mix__colour="none"))
+    start, made = build.initial_state(method), batch()
+    after, _ = jax.jit(make_train_step(method))(start, made)
+    key = jax.random.fold_in(start.key, start.step)
+    labelled, _, _ = adapt_step.labelled(method, start, made)
+    images = views.prepare(method.preparation, labelled, key, start)
+    assert "target" not in terms.views(method.objective)
+    _, expected = method.generator.apply(
+        {"params": start.g_params, "batch_stats": start.g_stats},
+        images["mixed_image"],
+        train=True,
+        mutable=["batch_stats"],
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        after.g_stats,
+        expected["batch_stats"],
+    )
+
+
+def test_statistics_of_a_source_without_a_target_are_the_sources():
+    step, start = small_step({"seg": 1.0}, statistics="target", beta=None)
+    after, _ = jax.jit(step)(start, batch(target=False))
+    _, expected = Tiny().apply(
+        {"params": start.g_params, "batch_stats": start.g_stats},
+        prepared_batch(batch(target=False), None)["source_image"],
+        train=True,
+        mutable=["batch_stats"],
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        after.g_stats,
+        expected["batch_stats"],
+    )
+
+
+def test_the_entropy_of_the_target_is_that_of_the_first_view_that_shows_it():
+    method = small_method({"seg": 1.0}, beta=None)
+    rng = np.random.default_rng(6)
+    maps = {
+        view: {"logits": jnp.float32(rng.normal(0, scale, (2, 4, 6, 5)))}
+        for view, scale in (("source", 9), ("masked", 0.5), ("mixed", 1), ("target", 2))
+    }
+
+    def expected(view):
+        z = np.float64(maps[view]["logits"])
+        p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+        average = p.mean((0, 1, 2))
+        return {
+            "target_entropy": -(p * np.log(p)).sum(-1).mean() / np.log(5),
+            "target_classes": np.exp(-(average * np.log(average)).sum()),
+        }
+
+    for view in ("target", "mixed", "masked"):
+        logs = adapt_step.predictions(maps, method)
+        assert logs.keys() == expected(view).keys()
+        for name, value in expected(view).items():
+            np.testing.assert_allclose(logs[name], value, rtol=1e-4, err_msg=view)
+        del maps[view]
+    assert adapt_step.predictions(maps, method) == {}
+
+
+def test_the_logged_accuracies_are_those_of_the_discriminator_before_the_step():
+    step, start = small_step(BOTH, beta=None)
+    _, logs = jax.jit(step)(start, batch())
+    prepared = prepared_batch(batch(), None)
+    variables = {"params": start.g_params, "batch_stats": start.g_stats}
+    for domain, sign in (("source", -1), ("target", 1)):
+        outputs, _ = Tiny().apply(
+            variables, prepared[f"{domain}_image"], train=True, mutable=["batch_stats"]
+        )
+        verdict = TinyDiscriminator().apply(
+            {"params": start.d_params["output"]}, jax.nn.softmax(outputs["logits"])
+        )
+        share = (sign * np.asarray(verdict) > 0).mean()
+        np.testing.assert_allclose(logs[f"d_output_accuracy_{domain}"], share, atol=1e-6)
