@@ -119,6 +119,7 @@ def test_sure_pixels_by_one_threshold_or_by_that_of_their_class():
     np.testing.assert_array_equal(consistency.sure(weak, 0.8), [[[False, True, True, True]]])
     by_class = consistency.sure(weak, jnp.array([0.7, 0.9]))
     np.testing.assert_array_equal(by_class, [[[True, True, False, True]]])
+    assert not consistency.sure(jnp.zeros((1, 1, 1, 2)), 0.5).any()  # as sure is not surer
 
 
 HEADS = ("logits", "aux16", "aux32")
