@@ -1,6 +1,6 @@
 """Mutation job: puts known one-line bugs into a copy of the package and says which no test catches.
 
-    python tests/mutants.py                    all of them, about twenty seconds each
+    python tests/mutants.py                    all of them, one after the other
     python tests/mutants.py --only adapt/step  those whose file or bug has these words
     python tests/mutants.py --sample 20 --seed 3
 
