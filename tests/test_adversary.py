@@ -105,3 +105,14 @@ def test_the_numbers_of_levels_stay_what_they_were():
 
 def test_the_defaults_are_those_of_tsai():
     assert AdversaryOptions() == AdversaryOptions("fcd", {}, "softmax", "bce", 0.5)
+
+
+def test_self_information_and_features_reach_the_discriminator():
+    outputs = {"logits": jnp.ones((1, 4, 4, 3)), "feature": jnp.ones((1, 2, 2, 7))}
+    seen = adversary.levels("self_information")
+    np.testing.assert_allclose(
+        seen["output"].read(outputs["logits"], (4, 4)).sum(-1), np.ones((1, 4, 4)), rtol=1e-6
+    )
+    assert seen["feature"].read(outputs["feature"], (16, 32)).shape == (1, 16, 32, 7)
+    with pytest.raises(ValueError, match=r"adversary\.view 'x'; known: self_information, softmax"):
+        adversary.levels("x")

@@ -12,14 +12,11 @@ from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.optim import OptimOptions
-from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.step import Method, make_train_step
 from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import TermOptions
 from rtda_jax.adapt.views import Recipe, ViewOptions
-from rtda_jax.augment.mixing import MixOptions
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
@@ -294,71 +291,6 @@ def test_pulls_are_the_gradients_at_the_outputs_of_each_view():
     )
 
 
-def as_floats(made):
-    return views.to_float(recipe(None)).apply(made, None, None)
-
-
-def class_mixed(made, **options):
-    """A batch after class mixing in unchanged colours."""
-    chosen = ViewOptions("imagenet", mix=MixOptions(colour="none", **options))
-    part = views.class_mix(recipe(None, options=chosen, views=frozenset({"mixed"})))
-    return part.apply(made, jax.random.key(1), TrainState(*[None] * 7))
-
-
-def taught(made, seed=3):
-    """A batch with labels of a teacher."""
-    rng = np.random.default_rng(seed)
-    shape = made["source_label"].shape
-    labels = {
-        "teacher_label": rng.integers(0, 19, shape).astype(np.uint8),
-        "teacher_weight": np.float32(rng.uniform(0, 1, shape)),
-    }
-    return {**as_floats(made), **labels}
-
-
-def test_mixed_images_are_half_source_labelled_by_the_teacher_elsewhere():
-    made = taught(batch())
-    out = class_mixed(made)
-    from_source = (out["mixed_image"] == made["source_image"]).all(-1)
-    taken = np.asarray(from_source & (made["source_label"] != 255))
-    for image, mask in enumerate(taken):
-        classes = np.unique(made["source_label"][image])
-        drawn = np.unique(made["source_label"][image][mask])
-        count = (classes != 255).sum()
-        assert len(drawn) == (count + 1) // 2
-        assert np.isin(made["source_label"][image], drawn)[mask].all()
-    expected = np.where(taken, made["source_label"], made["teacher_label"])
-    np.testing.assert_array_equal(out["mixed_label"], expected)
-    np.testing.assert_array_equal(out["mixed_weight"], np.where(taken, 1, made["teacher_weight"]))
-
-
-def test_pixels_at_the_seam_of_a_mixed_image_count_twice_and_are_blurred():
-    made = taught(batch())
-    plain, seamed = class_mixed(made), class_mixed(made, boundary=2, boundary_blur=1.0)
-    pasted = np.asarray((plain["mixed_image"] == made["source_image"]).all(-1))
-    padded = np.pad(pasted, ((0, 0), (2, 2), (2, 2)), mode="edge")
-    near = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
-    seam = near.any((3, 4)) & ~near.all((3, 4))
-    assert 0.05 < seam.mean() < 0.95
-    weight = np.asarray(plain["mixed_weight"])
-    np.testing.assert_allclose(seamed["mixed_weight"], np.where(seam, 2 * weight, weight))
-    changed = np.asarray((seamed["mixed_image"] != plain["mixed_image"]).any(-1))
-    assert not changed[~seam].any()
-    assert changed[seam].mean() > 0.9
-    np.testing.assert_array_equal(seamed["mixed_label"], plain["mixed_label"])
-
-
-def test_self_information_and_features_reach_the_discriminator():
-    outputs = {"logits": jnp.ones((1, 4, 4, 3)), "feature": jnp.ones((1, 2, 2, 7))}
-    seen = adversary.levels("self_information")
-    np.testing.assert_allclose(
-        seen["output"].read(outputs["logits"], (4, 4)).sum(-1), np.ones((1, 4, 4)), rtol=1e-6
-    )
-    assert seen["feature"].read(outputs["feature"], (16, 32)).shape == (1, 16, 32, 7)
-    with pytest.raises(ValueError, match=r"adversary\.view 'x'; known: self_information, softmax"):
-        adversary.levels("x")
-
-
 def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
     step, start = small_step({"seg": 1.0}, beta=None)
     nothing = batch(target=False)
@@ -372,19 +304,6 @@ def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
         after.g_params,
         start.g_params,
     )
-
-
-def test_unknown_terms_and_losses_are_named():
-    with pytest.raises(ConfigError, match=r"term of the objective 'sge'; known: adv_"):
-        terms.select({"sge": 1.0}, term_options())
-    with pytest.raises(ConfigError, match="no term"):
-        terms.select({"seg": 0.0}, term_options())
-    with pytest.raises(ConfigError, match=r"objective\.seg must be at least 0, got -1"):
-        terms.select({"seg": -1.0}, term_options())
-    with pytest.raises(ConfigError, match="pixel_loss 'ce'; known: cross_entropy, focal, ohem"):
-        losses.pixel_loss("ce", losses.LossOptions(), num_classes=19)
-    with pytest.raises(ConfigError, match=r"gan_loss 'wgan'; known: bce, least_squares"):
-        AdversaryOptions(gan_loss="wgan")
 
 
 def two_steps(chosen):

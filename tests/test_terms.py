@@ -8,6 +8,7 @@ from rtda_jax import losses
 from rtda_jax.adapt import adversary, terms
 from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.terms import TermOptions
+from rtda_jax.errors import ConfigError
 from rtda_jax.losses import LossOptions
 
 K, SHAPE = 6, (2, 5, 7)
@@ -110,3 +111,16 @@ def test_an_objective_is_what_has_a_weight():
     objective = terms.select({"seg": 1.0, "minent": 0.0, "mix": 0.25}, options())
     assert {name: weight for name, (_, weight) in objective.items()} == {"seg": 1.0, "mix": 0.25}
     assert terms.formula(objective) == "1·seg + 0.25·mix"
+
+
+def test_unknown_terms_and_losses_are_named():
+    with pytest.raises(ConfigError, match=r"term of the objective 'sge'; known: adv_"):
+        terms.select({"sge": 1.0}, options())
+    with pytest.raises(ConfigError, match="no term"):
+        terms.select({"seg": 0.0}, options())
+    with pytest.raises(ConfigError, match=r"objective\.seg must be at least 0, got -1"):
+        terms.select({"seg": -1.0}, options())
+    with pytest.raises(ConfigError, match="pixel_loss 'ce'; known: cross_entropy, focal, ohem"):
+        losses.pixel_loss("ce", losses.LossOptions(), num_classes=K)
+    with pytest.raises(ConfigError, match=r"gan_loss 'wgan'; known: bce, least_squares"):
+        AdversaryOptions(gan_loss="wgan")
