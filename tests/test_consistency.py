@@ -119,6 +119,7 @@ def test_sure_pixels_by_one_threshold_or_by_that_of_their_class():
     np.testing.assert_array_equal(consistency.sure(weak, 0.8), [[[False, True, True, True]]])
     by_class = consistency.sure(weak, jnp.array([0.7, 0.9]))
     np.testing.assert_array_equal(by_class, [[[True, True, False, True]]])
+    assert not consistency.sure(jnp.zeros((1, 1, 1, 2)), 0.5).any()  # as sure is not surer
 
 
 HEADS = ("logits", "aux16", "aux32")
@@ -195,6 +196,16 @@ def test_worked_examples(values, expected):
         jnp.array([0.8, 0.8]), confidence, jnp.zeros_like(confidence, int), options=ADAPTIVE
     )
     np.testing.assert_allclose(got, [expected, 0.8], atol=1e-6)
+
+
+def test_where_all_pixels_shall_pass_the_last_place_is_that_of_the_least_sure():
+    """beta = 1 and d = 0 ask for place n of the n values 0..n-1."""
+    theta = jnp.array([0.8, 0.7, 0.6])
+    confidence = jnp.array([[[0.9, 0.5, 0.95, 0.65]]])
+    labels = jnp.array([[[0, 0, 1, 1]]])
+    options = ConsistencyOptions(threshold="adaptive", alpha=0.0, beta=1.0, d=0.0)
+    moved = consistency.adapt(theta, confidence, labels, options=options)
+    np.testing.assert_allclose(moved, [0.5, 0.65, 0.6], rtol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01])

@@ -1,8 +1,9 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import batch, config
+from helpers import Tiny, batch, config
 
 from rtda_jax.adapt import build, distance
 from rtda_jax.adapt.distance import DistanceOptions
@@ -62,6 +63,15 @@ def test_cells_of_maps_that_do_not_divide_the_image_count_what_is_outside_as_ign
     np.testing.assert_array_equal(shown[0, :, 0], [True, True])
     shown = distance.cells(labels, size=(3, 1), classes=(3,), ratio=0.9)  # 7 rows: 7, 7 and 6
     np.testing.assert_array_equal(shown[0, :, 0], [True, True, False])
+    shown = distance.cells(0 * labels, size=(3, 1), classes=(0,), ratio=0.9)
+    np.testing.assert_array_equal(shown[0, :, 0], [True, True, False])
+
+
+def test_two_classes_do_not_fill_a_cell_together():
+    labels = np.full((1, 8, 16), 3, np.uint8)
+    labels[:, :, 4:8] = 5
+    shown = distance.cells(labels, size=(1, 2), classes=(3, 5), ratio=0.75)
+    np.testing.assert_array_equal(shown, [[[False, True]]])
 
 
 def test_every_class_set_of_streets_has_things():
@@ -125,3 +135,50 @@ def test_the_step_compares_the_trunk_with_a_reference_that_stays(tiny_networks, 
         sum(method.objective[name][1] * logs[name] for name in method.objective),
         rtol=1e-5,
     )
+
+
+class TwoMaps(nn.Module):
+    """A trunk of two feature maps."""
+
+    @nn.compact
+    def __call__(self, images):
+        first = nn.Conv(5, (3, 3), strides=4)(images)
+        return first, nn.Conv(7, (3, 3), strides=2)(first)
+
+
+class Pyramid(Tiny):
+    """Logits from the last map of such a trunk."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        self.variable("batch_stats", "none", jnp.zeros, (1,))
+        maps = TwoMaps(name="backbone")(images)
+        scores = nn.Conv(self.num_classes, (1, 1), name="logits")(maps[-1])
+        shape = (*images.shape[:3], self.num_classes)
+        return {"logits": jax.image.resize(scores, shape, "bilinear"), "feature": maps[-1]}
+
+
+@pytest.mark.parametrize("stage", [0, 1, -1])
+def test_the_step_compares_the_maps_of_the_chosen_stage(stage, monkeypatch):
+    monkeypatch.setattr(build, "create_model", lambda *_, **__: Pyramid())
+    fields = {f"objective__seg_aux{scale}": 0.0 for scale in (16, 32)}
+    method = build.build(chosen(distance__stage=stage, distance__ratio=0.3, **fields))
+    start = build.initial_state(method)
+    reference = jax.tree.map(lambda x: 0.5 * x + 0.1, start.memory["reference"])
+    made = batch(target=False)
+    _, logs = jax.jit(make_train_step(method))(start.replace(memory={"reference": reference}), made)
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    images = np.float32((made["source_image"] - mean) / std)
+    ours, theirs = (
+        TwoMaps().apply({"params": v["backbone"]}, images)[stage]
+        for v in (start.g_params, reference["params"])
+    )
+    total, count = distance.distance(
+        ours,
+        theirs,
+        made["source_label"],
+        classes=DistanceOptions().numbers(NAMES),
+        ratio=0.3,
+    )
+    assert count > 0
+    np.testing.assert_allclose(logs["feature_distance"], total / count, rtol=1e-4)

@@ -21,11 +21,12 @@ class Pixelwise(nn.Module):
 
 
 def models(count):
+    """Networks of different weights that read differently normalised images."""
     made = []
     for seed in range(count):
         module = Pixelwise()
         variables = module.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 3)))
-        made.append(evaluate.Model(module, variables, "imagenet"))
+        made.append(evaluate.Model(module, variables, ("imagenet", "tensorflow")[seed]))
     return made
 
 
@@ -38,7 +39,7 @@ def images(count, size, seed=0):
 
 
 def softmax(model, image):
-    x = np.asarray(normalise(jnp.float32(image)[None], name="imagenet"))
+    x = np.asarray(normalise(jnp.float32(image)[None], name=model.normalisation))
     dense = model.variables["params"]["dense"]
     z = x @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
     e = np.exp(z - z.max(-1, keepdims=True))

@@ -218,6 +218,16 @@ def test_a_cut_draws_its_own_classes_and_its_candidates_with_two_keys():
     np.testing.assert_array_equal(mask[:, 0, :6], taken)
 
 
+def test_each_number_of_candidates_in_the_range_is_equally_likely():
+    classes = np.full((900, 5), 2, np.uint8)
+    taken = np.asarray(mixing.accepted(classes, KEY, jnp.arange(900), count=(2, 4)))
+    numbers = np.bincount(taken.sum(axis=1), minlength=6)
+    assert numbers[[0, 1, 5]].sum() == 0
+    deviation = (900 * (1 / 3) * (2 / 3)) ** 0.5
+    assert (np.abs(numbers[2:5] - 300) < 4 * deviation).all()
+    assert (taken == (np.arange(5) < taken.sum(axis=1, keepdims=True))).all()  # the first
+
+
 def test_theta_is_handed_to_the_cut():
     batch, theta = random_batch(), jnp.linspace(0.1, 0.9, K)
 

@@ -10,6 +10,7 @@ from rtda_jax.adapt import optim
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import create_model, group_of
+from rtda_jax.models.layers import Network
 
 STEPS = 7
 
@@ -45,6 +46,10 @@ def test_sgd_and_adam_follow_pytorch_under_poly():
         (
             optim.sgd(schedule, OptimOptions(g_decay=1e-2)),
             lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-2),
+        ),
+        (
+            optim.sgd(schedule, OptimOptions(g_decay=1e-2, g_momentum=0.5)),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5, weight_decay=1e-2),
         ),
         (
             optim.discriminator_optimizer(OptimOptions(), schedule),
@@ -98,19 +103,75 @@ def test_a_linear_warm_up_rises_by_equal_steps():
     np.testing.assert_allclose(rates, [0.001, 0.004, 0.007, 0.01, 0.01 * 14 / 15], rtol=1e-5)
 
 
-def test_adamw_follows_pytorch():
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.7)])
+@pytest.mark.parametrize("decayed", ["all", "kernels"])
+def test_adamw_follows_pytorch(betas, decayed):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(1)
-    start = rng.normal(size=(4, 3)).astype(np.float32)
-    gradients = rng.normal(size=(STEPS, 4, 3)).astype(np.float32)
-    options = OptimOptions(g_optimizer="adamw", g_decay=0.1)
-    weight = torch.nn.Parameter(torch.tensor(start))
-    theirs = torch.optim.AdamW([weight], lr=0.05, betas=(0.9, 0.999), weight_decay=0.1)
+    start, *gradients = (
+        {name: rng.normal(size=(4, 3)).astype(np.float32) for name in ("kernel", "bias")}
+        for _ in range(STEPS + 1)
+    )
+    options = OptimOptions(g_optimizer="adamw", g_decay=0.1, g_decayed=decayed, g_betas=betas)
+    weights = {name: torch.nn.Parameter(torch.tensor(leaf)) for name, leaf in start.items()}
+    rows = [
+        {
+            "params": [weight],
+            "weight_decay": 0.1 if decayed == "all" or name == "kernel" else 0.0,
+        }
+        for name, weight in weights.items()
+    ]
+    theirs = torch.optim.AdamW(rows, lr=0.05, betas=betas)
     for gradient in gradients:
-        weight.grad = torch.tensor(gradient)
+        for name, weight in weights.items():
+            weight.grad = torch.tensor(gradient[name])
         theirs.step()
-    ours = follow(optim.adamw(lambda _: 0.05, options), jnp.asarray(gradients), jnp.asarray(start))
-    np.testing.assert_allclose(ours, weight.detach().numpy(), rtol=2e-5, atol=2e-6)
+    ours = follow(optim.adamw(lambda _: 0.05, options), gradients, jax.tree.map(jnp.asarray, start))
+    for name, weight in weights.items():
+        np.testing.assert_allclose(ours[name], weight.detach().numpy(), rtol=2e-5, atol=2e-6)
+
+
+def test_schedules_of_both_networks_by_the_formula():
+    options = OptimOptions(
+        g_lr=0.1,
+        d_lr=0.02,
+        power=2.0,
+        warmup="linear",
+        warmup_steps=4,
+        warmup_start=0.02,
+        schedule_steps=20,
+        schedule_every_steps=3,
+    )
+    generator, discriminator = optim.schedules(options, steps=50)
+    for t in range(25):
+        after = (t - 4) // 3 * 3  # poly begins where the warm-up ends
+        rising = 0.02 + (0.1 - 0.02) * t / 4
+        expected = rising if t <= 4 else 0.1 * max(1 - after / 16, 0) ** 2
+        np.testing.assert_allclose(generator(jnp.int32(t)), expected, rtol=1e-5, atol=1e-9)
+        expected = 0.02 * max(1 - t // 3 * 3 / 20, 0) ** 2
+        np.testing.assert_allclose(discriminator(jnp.int32(t)), expected, rtol=1e-5, atol=1e-9)
+    plain, _ = optim.schedules(OptimOptions(g_lr=1.0, power=1.0), steps=50)
+    np.testing.assert_allclose([plain(t) for t in (0, 1, 49)], [1, 0.98, 0.02], rtol=1e-5)
+
+
+class Partly(Network):
+    """A network that trains all but the scales of its trunk."""
+
+    def trains(self, path):
+        return path[-1] != "scale"
+
+
+def test_the_generators_optimizer_knows_groups_factor_and_what_is_trained():
+    params = {
+        "backbone": {"kernel": jnp.ones(2), "scale": jnp.ones(2)},
+        "head": {"kernel": jnp.ones(2)},
+    }
+    options = OptimOptions(g_groups="heads", g_factor=3.0, g_decay=0.0)
+    transform = optim.generator_optimizer(options, Partly(), lambda _: 0.1)
+    after = follow(transform, [params], params)
+    np.testing.assert_allclose(after["backbone"]["kernel"], 0.9, rtol=1e-6)
+    np.testing.assert_array_equal(after["backbone"]["scale"], 1.0)
+    np.testing.assert_allclose(after["head"]["kernel"], 0.7, rtol=1e-6)
 
 
 def network(seed):

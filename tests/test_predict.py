@@ -3,6 +3,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import zlib
 
 import numpy as np
@@ -302,3 +303,32 @@ def test_the_image_is_resized_as_evaluation_resizes_it():
     theirs = geometry.resized(image, (32, 64)).numpy().astype(int)
     assert np.abs(ours - theirs).max() <= 1
     assert (ours == theirs).mean() > 0.8
+
+
+def test_the_rate_counts_reading_and_writing_but_not_the_first_picture(monkeypatch):
+    now, lock = [50.0], threading.Lock()
+
+    def takes(seconds):
+        with lock:
+            now[0] += seconds
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    names = [pathlib.PurePath(str(number)) for number in range(4)]
+    stream = [media.Picture(media.Input(str(n), n, "image"), pixels) for n in names]
+    stream.insert(2, media.Picture(stream[0].item, problem="broken"))
+    written = []
+
+    class Writer:
+        def write(self, pair):
+            written.append(pair)
+            if pair[1] is not None:
+                takes(0.5)
+
+    tally = predict._predict(
+        stream, lambda picture: takes(2.0) or 1, Writer(), total=5, out=pathlib.Path("out")
+    )
+    assert len(written) == 5
+    assert (tally.count, list(tally.failed.values())) == (4, ["broken"])
+    # Three pictures after the first take 2 s each, and four are written in 0.5 s each.
+    assert tally.rate == pytest.approx(3 / (3 * 2 + 4 * 0.5))

@@ -3,14 +3,19 @@
 import contextlib
 import threading
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import Tiny, softmax
 from PIL import Image
 
 from rtda_jax.adapt import pseudo_labels
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
+from rtda_jax.augment.normalise import normalise
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
+from rtda_jax.evaluate import Model
 from rtda_jax.stages import pseudo_label
 
 K, KEYS = 6, tuple(f"town/{i:03d}" for i in range(7))
@@ -119,6 +124,39 @@ def test_a_damaged_histogram_is_counted_again(tmp_path, capsys):
         path.write_bytes(damaged)
         assert generate(tmp_path) == whole
     assert "histogram.npz is damaged: confidences are counted again" in capsys.readouterr().out
+
+
+def test_a_histogram_of_more_images_than_there_are_is_counted_again(tmp_path, capsys):
+    whole = generate(tmp_path)
+    path = tmp_path / "histogram.npz"
+    with np.load(path) as saved:
+        counts = saved["counts"]
+    np.savez_compressed(path, done=len(KEYS) + 1, counts=0 * counts)
+    assert generate(tmp_path) == whole
+    assert "histogram.npz is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fusion", ["mean", "most_confident"])
+def test_networks_of_different_normalisations_are_fused_head_by_head(fusion):
+    module = Tiny(num_classes=5, heads=("aux16",))
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    models, maps = [], []
+    for seed, name in enumerate(("imagenet", "tensorflow")):
+        pixels = normalise(jnp.float32(image)[None], name=name)
+        variables = module.init(jax.random.key(seed), pixels, train=True)
+        models.append(Model(module, variables, name))
+        outputs = module.clone(auxiliary="always").apply(variables, pixels)
+        maps += [softmax(np.float64(outputs[head][0])) for head in ("aux16", "logits")]
+    predict = pseudo_label.predictor(models, heads=("aux16", "logits"), fusion=fusion)
+    labels, confidence = predict(image)
+    maps = np.stack(maps)
+    if fusion == "mean":
+        fused = maps.mean(0)
+    else:
+        surest = maps.max(-1).argmax(0)
+        fused = np.take_along_axis(maps, surest[None, ..., None], 0)[0]
+    np.testing.assert_allclose(confidence, fused.max(-1), rtol=1e-4)
+    assert (np.asarray(labels) == fused.argmax(-1)).mean() > 0.99
 
 
 def test_a_signal_saves_the_count_and_what_is_done_is_not_done_again(tmp_path):

@@ -7,18 +7,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rtda_jax import losses
 from rtda_jax.adapt import adversary, build, optim, terms, views
+from rtda_jax.adapt import step as adapt_step
 from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.optim import OptimOptions
-from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.step import Method, make_train_step
 from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import TermOptions
 from rtda_jax.adapt.views import Recipe, ViewOptions
-from rtda_jax.augment.mixing import MixOptions
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
@@ -293,71 +291,6 @@ def test_pulls_are_the_gradients_at_the_outputs_of_each_view():
     )
 
 
-def as_floats(made):
-    return views.to_float(recipe(None)).apply(made, None, None)
-
-
-def class_mixed(made, **options):
-    """A batch after class mixing in unchanged colours."""
-    chosen = ViewOptions("imagenet", mix=MixOptions(colour="none", **options))
-    part = views.class_mix(recipe(None, options=chosen, views=frozenset({"mixed"})))
-    return part.apply(made, jax.random.key(1), TrainState(*[None] * 7))
-
-
-def taught(made, seed=3):
-    """A batch with labels of a teacher."""
-    rng = np.random.default_rng(seed)
-    shape = made["source_label"].shape
-    labels = {
-        "teacher_label": rng.integers(0, 19, shape).astype(np.uint8),
-        "teacher_weight": np.float32(rng.uniform(0, 1, shape)),
-    }
-    return {**as_floats(made), **labels}
-
-
-def test_mixed_images_are_half_source_labelled_by_the_teacher_elsewhere():
-    made = taught(batch())
-    out = class_mixed(made)
-    from_source = (out["mixed_image"] == made["source_image"]).all(-1)
-    taken = np.asarray(from_source & (made["source_label"] != 255))
-    for image, mask in enumerate(taken):
-        classes = np.unique(made["source_label"][image])
-        drawn = np.unique(made["source_label"][image][mask])
-        count = (classes != 255).sum()
-        assert len(drawn) == (count + 1) // 2
-        assert np.isin(made["source_label"][image], drawn)[mask].all()
-    expected = np.where(taken, made["source_label"], made["teacher_label"])
-    np.testing.assert_array_equal(out["mixed_label"], expected)
-    np.testing.assert_array_equal(out["mixed_weight"], np.where(taken, 1, made["teacher_weight"]))
-
-
-def test_pixels_at_the_seam_of_a_mixed_image_count_twice_and_are_blurred():
-    made = taught(batch())
-    plain, seamed = class_mixed(made), class_mixed(made, boundary=2, boundary_blur=1.0)
-    pasted = np.asarray((plain["mixed_image"] == made["source_image"]).all(-1))
-    padded = np.pad(pasted, ((0, 0), (2, 2), (2, 2)), mode="edge")
-    near = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
-    seam = near.any((3, 4)) & ~near.all((3, 4))
-    assert 0.05 < seam.mean() < 0.95
-    weight = np.asarray(plain["mixed_weight"])
-    np.testing.assert_allclose(seamed["mixed_weight"], np.where(seam, 2 * weight, weight))
-    changed = np.asarray((seamed["mixed_image"] != plain["mixed_image"]).any(-1))
-    assert not changed[~seam].any()
-    assert changed[seam].mean() > 0.9
-    np.testing.assert_array_equal(seamed["mixed_label"], plain["mixed_label"])
-
-
-def test_self_information_and_features_reach_the_discriminator():
-    outputs = {"logits": jnp.ones((1, 4, 4, 3)), "feature": jnp.ones((1, 2, 2, 7))}
-    seen = adversary.levels("self_information")
-    np.testing.assert_allclose(
-        seen["output"].read(outputs["logits"], (4, 4)).sum(-1), np.ones((1, 4, 4)), rtol=1e-6
-    )
-    assert seen["feature"].read(outputs["feature"], (16, 32)).shape == (1, 16, 32, 7)
-    with pytest.raises(ValueError, match=r"adversary\.view 'x'; known: self_information, softmax"):
-        adversary.levels("x")
-
-
 def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
     step, start = small_step({"seg": 1.0}, beta=None)
     nothing = batch(target=False)
@@ -371,19 +304,6 @@ def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
         after.g_params,
         start.g_params,
     )
-
-
-def test_unknown_terms_and_losses_are_named():
-    with pytest.raises(ConfigError, match=r"term of the objective 'sge'; known: adv_"):
-        terms.select({"sge": 1.0}, term_options())
-    with pytest.raises(ConfigError, match="no term"):
-        terms.select({"seg": 0.0}, term_options())
-    with pytest.raises(ConfigError, match=r"objective\.seg must be at least 0, got -1"):
-        terms.select({"seg": -1.0}, term_options())
-    with pytest.raises(ConfigError, match="pixel_loss 'ce'; known: cross_entropy, focal, ohem"):
-        losses.pixel_loss("ce", losses.LossOptions(), num_classes=19)
-    with pytest.raises(ConfigError, match=r"gan_loss 'wgan'; known: bce, least_squares"):
-        AdversaryOptions(gan_loss="wgan")
 
 
 def two_steps(chosen):
@@ -463,3 +383,99 @@ def test_bfloat16_computes_with_float32_parameters():
     after, logs = jax.jit(make_train_step(stage))(current, batch())
     assert {leaf.dtype for leaf in jax.tree.leaves(after.g_stats)} == {jnp.dtype("float32")}
     assert np.isfinite(float(logs["loss"]))
+
+
+def test_steps_draw_differently_and_each_as_its_number_and_the_seed_say(tiny_networks):
+    method = build.build(config("source_only", "colour=0.5"))
+    step, start = jax.jit(make_train_step(method)), build.initial_state(method)
+    made = batch(target=False)
+
+    def loss(number, key=start.key):
+        state = start.replace(step=jnp.int32(number), key=key)
+        return float(step(state, made)[1]["seg"])
+
+    values = [loss(number) for number in range(4)]
+    assert len(set(values)) == 4
+    assert [loss(number) for number in range(4)] == values
+    assert loss(0, jax.random.key(1)) != values[0]
+
+
+def test_statistics_of_the_target_are_those_of_its_other_views_where_it_is_not_read_itself(
+    tiny_networks,
+):
+    method = build.build(config("dacs", model__statistics="target", mix__colour="none"))
+    start, made = build.initial_state(method), batch()
+    after, _ = jax.jit(make_train_step(method))(start, made)
+    key = jax.random.fold_in(start.key, start.step)
+    labelled, _, _ = adapt_step.labelled(method, start, made)
+    images = views.prepare(method.preparation, labelled, key, start)
+    assert "target" not in terms.views(method.objective)
+    _, expected = method.generator.apply(
+        {"params": start.g_params, "batch_stats": start.g_stats},
+        images["mixed_image"],
+        train=True,
+        mutable=["batch_stats"],
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        after.g_stats,
+        expected["batch_stats"],
+    )
+
+
+def test_statistics_of_a_source_without_a_target_are_the_sources():
+    step, start = small_step({"seg": 1.0}, statistics="target", beta=None)
+    after, _ = jax.jit(step)(start, batch(target=False))
+    _, expected = Tiny().apply(
+        {"params": start.g_params, "batch_stats": start.g_stats},
+        prepared_batch(batch(target=False), None)["source_image"],
+        train=True,
+        mutable=["batch_stats"],
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        after.g_stats,
+        expected["batch_stats"],
+    )
+
+
+def test_the_entropy_of_the_target_is_that_of_the_first_view_that_shows_it():
+    method = small_method({"seg": 1.0}, beta=None)
+    rng = np.random.default_rng(6)
+    maps = {
+        view: {"logits": jnp.float32(rng.normal(0, scale, (2, 4, 6, 5)))}
+        for view, scale in (("source", 9), ("masked", 0.5), ("mixed", 1), ("target", 2))
+    }
+
+    def expected(view):
+        z = np.float64(maps[view]["logits"])
+        p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+        average = p.mean((0, 1, 2))
+        return {
+            "target_entropy": -(p * np.log(p)).sum(-1).mean() / np.log(5),
+            "target_classes": np.exp(-(average * np.log(average)).sum()),
+        }
+
+    for view in ("target", "mixed", "masked"):
+        logs = adapt_step.predictions(maps, method)
+        assert logs.keys() == expected(view).keys()
+        for name, value in expected(view).items():
+            np.testing.assert_allclose(logs[name], value, rtol=1e-4, err_msg=view)
+        del maps[view]
+    assert adapt_step.predictions(maps, method) == {}
+
+
+def test_the_logged_accuracies_are_those_of_the_discriminator_before_the_step():
+    step, start = small_step(BOTH, beta=None)
+    _, logs = jax.jit(step)(start, batch())
+    prepared = prepared_batch(batch(), None)
+    variables = {"params": start.g_params, "batch_stats": start.g_stats}
+    for domain, sign in (("source", -1), ("target", 1)):
+        outputs, _ = Tiny().apply(
+            variables, prepared[f"{domain}_image"], train=True, mutable=["batch_stats"]
+        )
+        verdict = TinyDiscriminator().apply(
+            {"params": start.d_params["output"]}, jax.nn.softmax(outputs["logits"])
+        )
+        share = (sign * np.asarray(verdict) > 0).mean()
+        np.testing.assert_allclose(logs[f"d_output_accuracy_{domain}"], share, atol=1e-6)

@@ -1,12 +1,14 @@
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Tiny, batch, config, softmax
+from helpers import SIZE, Tiny, batch, config, softmax
 
-from rtda_jax.adapt import build, teacher
+from rtda_jax.adapt import build, teacher, views
+from rtda_jax.adapt import step as adapt_step
 from rtda_jax.adapt.step import make_train_step
 from rtda_jax.adapt.teacher import TeacherOptions, follow
 from rtda_jax.errors import ConfigError
@@ -22,10 +24,8 @@ AS_RELEASED = {
 
 def prepared(method, state, made):
     """What the step makes of a batch before it differentiates, by the same functions."""
-    from rtda_jax.adapt import step, views
-
     key = jax.random.fold_in(state.key, state.step)
-    made, _, _ = step.labelled(method, state, made)
+    made, _, _ = adapt_step.labelled(method, state, made)
     return views.prepare(method.preparation, made, key, state)
 
 
@@ -226,3 +226,33 @@ def test_the_masked_view_is_the_hidden_target_trained_with_the_teachers_labels(t
     np.testing.assert_allclose(logs["masked"], -(weight * np.log(picked)).mean(), rtol=1e-3)
     np.testing.assert_allclose(logs["loss"], logs["seg"] + 0.5 * logs["masked"], rtol=1e-5)
     assert "pull_masked" in logs
+
+
+def test_the_border_of_a_target_image_gets_no_weight(tiny_networks):
+    method, start = dacs(**{"teacher.threshold": 0.02})
+    border = np.zeros((4, *SIZE), np.uint8)
+    border[1, 5:9, 30:] = 1
+    border[2, :, :11] = 255
+    labelled, _, _ = adapt_step.labelled(method, start, {**indexed(0), "target_border": border})
+    assert (np.asarray(labelled["teacher_weight"]) == np.where(border > 0, 0.0, 1.0)).all()
+
+
+def test_the_share_of_a_batch_is_that_of_all_devices_in_the_step_as_well(tiny_networks):
+    method, start = dacs()
+    made = indexed(0)
+    outputs = method.generator.apply(start.teacher, normalised(made["target_image"]))
+    sure = softmax(np.float64(outputs["logits"])).max(-1)
+    made["target_image"][2:] = made["target_image"][np.unravel_index(sure.argmax(), sure.shape)]
+    options = TeacherOptions("ema", share="batch", threshold=float(np.median(sure[:2])))
+    method = dataclasses.replace(method, teacher=options)
+    whole, _, _ = adapt_step.labelled(method, start, made)
+    halves = {name: x.reshape(2, 2, *x.shape[1:]) for name, x in made.items()}
+    mapped = dataclasses.replace(method, axis_name=parallel.AXIS)
+    labelled = jax.pmap(
+        lambda data: adapt_step.labelled(mapped, start, data)[0]["teacher_weight"],
+        axis_name=parallel.AXIS,
+    )(halves)
+    alone, _, _ = adapt_step.labelled(method, start, {n: x[:2] for n, x in made.items()})
+    weight = float(whole["teacher_weight"].mean())
+    assert abs(float(alone["teacher_weight"].mean()) - weight) > 0.01
+    np.testing.assert_allclose(labelled, weight, rtol=1e-5)

@@ -7,6 +7,7 @@ from helpers import config, folder_fields, write_folders
 from test_evaluate import images, models, softmax
 
 from rtda_jax import evaluate, experiment
+from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Protocol
 from rtda_jax.stages import KINDS, validation
@@ -107,3 +108,45 @@ def test_an_evaluate_stage_writes_the_validators_it_is_asked_for(tmp_path):
     made.eval.validators = ("source_miou",)
     made.benchmark.source_eval = None
     assert validation.report(made, [], None, protocol=Protocol()) == {"source_miou": None}
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        Protocol(align="corners"),
+        Protocol(mode="slide", window=(8, 8), stride=(6, 6), scales=(0.5, 1.0), mirror=True),
+    ],
+    ids=["corners", "slide"],
+)
+def test_the_source_is_scored_over_the_reported_classes_by_the_protocol_of_the_target(
+    protocol, tmp_path, monkeypatch
+):
+    write_folders(tmp_path, count=4)
+    made = config("source_only", "folders")
+    made.update_from_flattened_dict(folder_fields(tmp_path))
+    made.benchmark.source_eval = dict(made.benchmark.source)
+    made.benchmark.eval_classes = "crosscity13"  # a true subset that is not the first 13
+    made.eval.validators, made.eval.validator_images = ("source_miou",), 3
+    confusion = np.random.default_rng(3).integers(1, 1000, (19, 19))
+    given, beats = {}, []
+
+    def measured(models, examples, *, num_classes, watch, **options):
+        given.update(options, models=models, num_classes=num_classes)
+        for index, example in enumerate(examples):
+            watch(index, example, example["label"])
+        return confusion
+
+    monkeypatch.setattr(evaluate, "evaluate", measured)
+    scores = validation.report(
+        made, ["network"], None, protocol=protocol, heartbeat=lambda: beats.append(None)
+    )
+    assert given == {"protocol": protocol, "models": ["network"], "num_classes": 19}
+    names = class_set("cityscapes19").names
+    rows = [names.index(name) for name in class_set("crosscity13").names]
+    assert len(rows) == 13 and rows != list(range(13))
+    iou = [
+        confusion[k, k] / (confusion[k].sum() + confusion[:, k].sum() - confusion[k, k])
+        for k in rows
+    ]
+    assert scores == {"source_miou": pytest.approx(np.mean(iou)), "source_images": 3}
+    assert len(beats) == 3

@@ -269,3 +269,18 @@ def test_vgg_of_two_origins_must_be_told_apart(tmp_path):
         assert report.normalisation == normalisation
         assert loaded["params"]["backbone"]["conv5_3"]["bias"][0] == 28
         assert "params.backbone.fc6.kernel" in report.missing
+
+
+def test_the_trunk_of_one_exported_network_starts_another(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    variables = random_variables("bisenet_resnet18")
+    other = random_variables("bisenet_mpg_resnet18", seed=1)
+    export_pretrained(variables, "bisenet_resnet18", path)
+    loaded, _ = load_pretrained(path, "bisenet_mpg_resnet18", other, part="backbone")
+    for group in ("params", "batch_stats"):
+        assert_same(loaded[group]["backbone"], variables[group]["backbone"])
+        rest = (
+            {name: v for name, v in tree[group].items() if name != "backbone"}
+            for tree in (loaded, other)
+        )
+        assert_same(*rest)

@@ -1,0 +1,164 @@
+"""What the device makes of a batch: which part follows which, and from which key each draws."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from helpers import SIZE, batch
+
+from rtda_jax import fda
+from rtda_jax.adapt import views
+from rtda_jax.adapt.state import TrainState
+from rtda_jax.adapt.views import Recipe, ViewOptions
+from rtda_jax.augment import colour, geometry
+from rtda_jax.augment.colour import ColourOptions
+from rtda_jax.augment.geometry import AffineOptions, MaskOptions
+from rtda_jax.augment.mixing import MixOptions
+from rtda_jax.augment.normalise import normalise
+from rtda_jax.data.labels import class_set
+
+KEY = jax.random.key(5)
+NOTHING = TrainState(*[None] * 7)
+
+
+def recipe(*seen, seed=0, **options):
+    """The recipe of a method whose objective reads these views."""
+    names = class_set("cityscapes19").names
+    chosen = ViewOptions(**{"normalisation": "tensorflow", **options})
+    return Recipe(options=chosen, views=frozenset(seen), names=names, size=SIZE, seed=seed)
+
+
+def indexed(step=0):
+    """A batch in floats, whose images have the numbers and the teacher's labels of real ones."""
+    made = batch(step)
+    rng = np.random.default_rng(step)
+    return {
+        **made,
+        "source_image": np.float32(made["source_image"]),
+        "target_image": np.float32(made["target_image"]),
+        "source_index": np.array([3, 1, 40, 8], np.int32),
+        "target_index": np.array([70, 2, 9, 11], np.int32),
+        "teacher_label": rng.integers(0, 19, (4, *SIZE)).astype(np.uint8),
+        "teacher_weight": np.float32(rng.uniform(0, 1, (4, *SIZE))),
+    }
+
+
+def prepared(chosen, made):
+    """The batch after all parts, and the key of each by what the part does."""
+    parts = [make.__name__ for make in views.PARTS if make(chosen) is not None]
+    keys = {name: jax.random.fold_in(KEY, number) for number, name in enumerate(parts)}
+    return views.prepare(views.preparation(chosen), made, KEY, NOTHING), keys
+
+
+def test_each_part_draws_from_a_key_of_its_own():
+    def part(name):
+        return views.Part("", lambda given, key, state: {**given, name: key})
+
+    made = views.prepare([part(name) for name in "abc"], {}, KEY, None)
+    for number, name in enumerate("abc"):
+        expected = jax.random.fold_in(KEY, number)
+        np.testing.assert_array_equal(
+            jax.random.key_data(made[name]), jax.random.key_data(expected)
+        )
+
+
+def test_in_order_the_source_is_recoloured_and_then_stylised():
+    augment = ColourOptions(colour=1.0)
+    made = indexed()
+    got, keys = prepared(recipe(augment=augment, fda_beta=0.2), made)
+    index = made["source_index"]
+    image = colour.colour(made["source_image"], keys["recolour_source"], index, options=augment)
+    image = fda.transfer(image, made["target_image"], beta=0.2)
+    expected = normalise(image, name="tensorflow")
+    np.testing.assert_allclose(got["source_image"], expected, atol=1e-4)
+    np.testing.assert_allclose(
+        got["target_image"], normalise(made["target_image"], name="tensorflow"), atol=1e-4
+    )
+
+
+def test_in_order_classes_are_cut_out_before_the_source_gets_its_texture():
+    made = indexed()
+    chosen = recipe(
+        "mixed",
+        augment=ColourOptions(texture="tufl_source"),
+        mix=MixOptions(colour="none"),
+    )
+    got, keys = prepared(chosen, made)
+    recolour = colour.recolour("tufl_source", draw="image", seed=0)
+    textured = recolour(made["source_image"], keys["texture"], made["source_index"])
+    np.testing.assert_allclose(
+        got["source_image"], normalise(textured, name="tensorflow"), atol=1e-4
+    )
+    plain = np.asarray(normalise(made["source_image"], name="tensorflow"))
+    pasted = np.isclose(got["mixed_image"], plain, atol=1e-5).all(-1)
+    assert 0.2 < pasted.mean() < 0.8
+    target = np.asarray(normalise(made["target_image"], name="tensorflow"))
+    expected = np.where(pasted[..., None], plain, target)
+    np.testing.assert_allclose(got["mixed_image"], expected, atol=1e-4)
+
+
+def test_the_strong_view_is_painted_and_moved_with_two_keys_by_the_numbers_of_the_target():
+    made = indexed()
+    chosen = recipe("strong", augment=ColourOptions(strong="strong"))
+    got, keys = prepared(chosen, made)
+    paint, move = jax.random.split(keys["strong_view"])
+    index = made["target_index"]
+    expected = geometry.matrices(move, index, options=AffineOptions())
+    np.testing.assert_allclose(got["strong_affine"], expected, rtol=1e-6)
+    image = colour.recolour("strong", draw="image", seed=0)(made["target_image"], paint, index)
+    moved = geometry.warp(normalise(image, name="tensorflow"), expected)
+    np.testing.assert_allclose(got["strong_image"], moved, atol=1e-4)
+
+
+def test_the_masked_view_is_recoloured_and_hidden_with_two_keys_by_the_numbers_of_the_target():
+    made, masked = indexed(), MaskOptions(block=8, colour="daformer")
+    got, keys = prepared(recipe("masked", masked=masked), made)
+    index = made["target_index"]
+    recolour = colour.recolour("daformer", draw="image", seed=0)
+    image = normalise(recolour(made["target_image"], keys["masked_view"], index), name="tensorflow")
+    hidden = geometry.hide_blocks(image, keys["hide"], index, options=masked)
+    np.testing.assert_allclose(got["masked_image"], hidden, atol=1e-4)
+    np.testing.assert_array_equal(got["masked_label"], made["teacher_label"])
+    np.testing.assert_array_equal(got["masked_weight"], made["teacher_weight"])
+
+
+@pytest.mark.parametrize("window", ["square", "rectangle", "corners"])
+def test_the_source_is_stylised_in_the_chosen_window(window):
+    made = indexed()
+    got, _ = prepared(recipe(fda_beta=0.2, fda_window=window), made)
+    image = fda.transfer(made["source_image"], made["target_image"], beta=0.2, window=window)
+    expected = normalise(image, name="tensorflow")
+    np.testing.assert_allclose(got["source_image"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_texture_of_the_run_is_drawn_from_the_seed_of_the_run(seed):
+    made = indexed()
+    augment = ColourOptions(texture="tufl_source", draw="run")
+    got, keys = prepared(recipe(augment=augment, seed=seed), made)
+    recolour = colour.recolour("tufl_source", draw="run", seed=seed)
+    image = recolour(made["source_image"], keys["texture"], made["source_index"])
+    np.testing.assert_allclose(got["source_image"], normalise(image, name="tensorflow"), atol=1e-4)
+
+
+def test_what_no_option_and_no_term_asks_for_is_not_done():
+    parts = views.preparation(recipe())
+    assert len(parts) == 2  # bytes become floats, floats are normalised
+    assert views.describe(parts) == "as they are"
+    made = indexed()
+    got, _ = prepared(recipe(), made)
+    assert got.keys() == made.keys()
+
+
+def test_the_defaults_are_those_of_a_plain_source():
+    assert ViewOptions() == ViewOptions(
+        normalisation="auto",
+        fda_beta=None,
+        fda_window="square",
+        augment=ColourOptions(),
+        mix=MixOptions(),
+        affine=AffineOptions(),
+        masked=MaskOptions(),
+    )
+    assert {f.name for f in dataclasses.fields(ViewOptions)} >= {"long_tail"}
