@@ -231,7 +231,7 @@ GOLDEN_BESIDES = {
     "advent": {"adversary.view": {"self_information"}},
     "dacs": {"teacher.kind": {"ema"}},
     "daformer": LITE,
-    "distill": {**LITE, "teacher.kind": {"ema", "none"}},
+    "distill": LITE,
     "mic": LITE,
     "tufl": {**TUFL, "teacher.kind": {"frozen"}},
     "tufl_parts": {**TUFL, "teacher.kind": {"frozen"}},

@@ -9,6 +9,7 @@ from rtda_jax.adapt import build, views
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.terms import formula
 from rtda_jax.data.batches import MoveOptions
+from rtda_jax.data.stream import check_margins
 from rtda_jax.run import checkpoint, log
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import Plan, Stage, start_from
@@ -16,13 +17,18 @@ from rtda_jax.train import train
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses a zoom or moves that the stream of batches cannot make.
+    """Refuses a zoom, moves or margins that the stream of batches cannot make.
 
     Raises:
-      ConfigError: names the field.
+      ConfigError, DataError: names the field.
     """
     del plan
-    read(MoveOptions, stage.config.augment, "augment")
+    config = stage.config
+    read(MoveOptions, config.augment, "augment")
+    margins = tuple(config.target_margins)
+    if any(margins):
+        reads_target = stage.method is not None and stage.method.needs_target
+        check_margins(margins, size=tuple(config.benchmark.size) if reads_target else None)
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
