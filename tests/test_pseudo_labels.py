@@ -125,3 +125,7 @@ def test_majority_counts_votes_and_the_surest_voter_decides_between_equals():
 def test_rules_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         PseudoLabelOptions(**fields).check_votes(2)
+
+
+def test_limits_are_allowed():
+    PseudoLabelOptions(cut=0.0, cap=1.0)
