@@ -177,5 +177,7 @@ def _source(
         models, examples, num_classes=len(head), protocol=protocol, watch=watch
     )
     progress.end()
-    scores = evaluate.report(confusion, names=reported.names, rows=head.rows(reported))
+    scores = evaluate.report(
+        confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
+    )
     return {SOURCE: scores["miou"], "source_images": count}
