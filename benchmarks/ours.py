@@ -61,7 +61,7 @@ def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
     """Times `rtda_jax.evaluate.predictor` on one image, uint8 in and uint8 out, by size."""
     module = training.training(config).generator
     folded = fold(module, training.variables(module, tuple(spec["sizes"][0])))
-    model = evaluate.Model(*folded, config.normalisation)
+    model = evaluate.Model(*folded, build.normalisation_of(config))
     predict = evaluate.predictor([model])
     found: dict[str, Any] = {}
     for size in map(tuple, spec["sizes"]):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rtda_jax.adapt import build
 from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 
@@ -11,7 +12,7 @@ ADVERSARIES = ("fcd", "fcd_light")
 
 def recipe(config: Any) -> dict[str, Any]:
     """Returns the recipe of a train stage's configuration, see `torch_twins.step.Twin`."""
-    normalisation = NORMALISATIONS[config.normalisation]
+    normalisation = NORMALISATIONS[build.normalisation_of(config)]
     optim = config.optim
     return {
         "model": config.model.name,

@@ -13,6 +13,7 @@ from benchmarks import measure, training
 from benchmarks.gpu.plan import Program, Sizes, programs, sizes_of
 from benchmarks.gpu.record import Record
 from rtda_jax import evaluate
+from rtda_jax.adapt import build
 from rtda_jax.tools import cost, environment
 
 
@@ -140,7 +141,7 @@ def infer(program: Program, sizes: Sizes) -> dict[str, Any]:
     config = config_of(program, sizes)
     module = training.training(config).generator
     weights = training.variables(module, sizes.infer)
-    predict = evaluate.predictor([evaluate.Model(module, weights, config.normalisation)])
+    predict = evaluate.predictor([evaluate.Model(module, weights, build.normalisation_of(config))])
     image = measure.images(1, sizes.infer, seed=3)[0]
     pixels = jax.device_put(image)
     begin = time.perf_counter()
