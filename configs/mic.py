@@ -10,7 +10,8 @@ adaptation, CVPR 2023.
     pip install -e '.[pretrained]'
     python main.py --config configs/mic.py
 
-Published with DAFormer's network, GTA5 to Cityscapes: 70.6 mIoU. Ours: docs/results.md.
+Published with DAFormer's network, GTA5 to Cityscapes: 70.6 mIoU. Expected on `synth_to_camvid` with
+fda=0.01: 33.8 mIoU, seed 0 alone (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,8 @@
-"""Recipes for real-time networks whose trunk ImageNet has taught: network, optimizer, colours.
+"""Recipes for real-time networks with an ImageNet trunk: the optimizer, the teacher, the masks.
 
-A recipe changes a configuration of any method. `SMALL` was chosen for small pairs of real images
-and a few hundred steps (docs/results.md); `FULL` has the numbers of DAFormer and MIC.
+`pretrain` changes a configuration of any method. `SMALL` is for small pairs of images and a few
+hundred steps, where the numbers of DAFormer and MIC would not leave the warm-up; it was chosen by a
+trial in PyTorch and is not tuned. `FULL` has the numbers of DAFormer and MIC.
 """
 
 import dataclasses
@@ -42,12 +43,12 @@ FULL = Recipe(6e-5, 10.0, warmup=1500, power=1.0, rare=0.01, decay=0.999, block=
 
 
 def recipe(config: ConfigDict) -> Recipe:
-    """Returns the recipe for the length of a configuration's runs."""
+    """Returns the recipe for the length of the benchmark's runs."""
     return FULL if config.steps >= LONG else SMALL
 
 
 def pretrain(config: ConfigDict, network: str) -> None:
-    """Changes a configuration to a network with ImageNet's trunk, AdamW and jittered colours.
+    """Changes a configuration to a network with ImageNet's trunk, and to AdamW.
 
     Args:
       config: of any method.

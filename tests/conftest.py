@@ -93,3 +93,13 @@ def classify(monkeypatch):
     monkeypatch.setattr(predict, "REPEAT_FOR", 0.01)
     _, scores = pixelwise()
     return lambda image: scores(image).argmax(-1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A tiny labelled pair of folders."""
+    from helpers import write_folders
+
+    folder = tmp_path_factory.mktemp("folders")
+    write_folders(folder)
+    return folder

@@ -191,3 +191,32 @@ def write_workdir(made, workdir):
             with checkpoint.manager(workdir / name / "checkpoints", keep=2) as held:
                 filled = jax.tree_util.tree_map_with_path(fill, state)
                 checkpoint.save(held, filled, step=stage.config.steps)
+
+
+def get(name, arg=""):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def stages(config):
+    """Returns the configuration of every stage by its name."""
+    return {name: stage.config for name, stage in make_plan(config.lock(), KINDS).items()}
+
+
+def trained(config):
+    """Returns what each train stage of a configuration trains, as `GOLDEN` has it."""
+    return {
+        name: (
+            {term: weight for term, (_, weight) in stage.method.objective.items()},
+            stage.config.fda_beta,
+            stage.config.labelled,
+        )
+        for name, stage in make_plan(config.lock(), KINDS).items()
+        if stage.kind == "train"
+    }
+
+
+def folder_config(root, name="fda_mbt", **fields):
+    made = config(name, "folders", **{"steps": 3, **fields})
+    made.update_from_flattened_dict(folder_fields(root))
+    made.eval.pictures = 2
+    return made

@@ -127,7 +127,7 @@ def test_without_the_verification_a_flipped_bit_is_not_found_in_time(run):
             _, restored = newest(run)
         except ConfigError:
             raise
-        except Exception as error:
+        except Exception as error:  # orbax meets the damage itself, in any way
             assert not isinstance(error, CheckpointError)
         else:
             assert not np.array_equal(restored["weights"], state(6)["weights"])

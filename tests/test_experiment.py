@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import config, folder_fields, write_folders, write_workdir
+from helpers import folder_config, folder_fields, write_workdir
 from PIL import Image
 
 from rtda_jax import experiment, report
@@ -30,24 +30,10 @@ pytestmark = pytest.mark.usefixtures("tiny_networks")
 MAIN = pathlib.Path(__file__).parents[1] / "main.py"
 
 
-def tiny(root, name="fda_mbt", **fields):
-    made = config(name, "folders", **{"steps": 3, **fields})
-    made.update_from_flattened_dict(folder_fields(root))
-    made.eval.pictures = 2
-    return made
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("folders")
-    write_folders(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def finished(root, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    return experiment.run(tiny(root).lock(), workdir), workdir
+    return experiment.run(folder_config(root).lock(), workdir), workdir
 
 
 def test_stages_run_in_order_and_results_gather_them(finished):
@@ -86,13 +72,13 @@ def test_a_report_reads_what_a_run_wrote(finished, tmp_path):
 
 
 def test_a_finished_experiment_is_skipped(finished, root, capsys):
-    again = experiment.run(tiny(root).lock(), finished[1])
+    again = experiment.run(folder_config(root).lock(), finished[1])
     assert again["stages"] == finished[0]["stages"]
     assert capsys.readouterr().out.count("finished, skipped") == 5
 
 
 def test_evaluate_again_gives_the_same_scores(finished, root):
-    again = experiment.reevaluate(tiny(root).lock(), finished[1])
+    again = experiment.reevaluate(folder_config(root).lock(), finished[1])
     for name in ("eval_001", "eval_005", "eval_mbt"):
         assert again["stages"][name]["confusion"] == finished[0]["stages"][name]["confusion"]
 
@@ -100,12 +86,12 @@ def test_evaluate_again_gives_the_same_scores(finished, root):
 def test_a_workdir_of_another_config_is_refused_by_field(finished, root):
     before = (finished[1] / "results.json").read_bytes()
     with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.01 there, 0\.02 now"):
-        experiment.run(tiny(root, optim__g_lr=0.02).lock(), finished[1])
+        experiment.run(folder_config(root, optim__g_lr=0.02).lock(), finished[1])
     assert (finished[1] / "results.json").read_bytes() == before
 
 
 def test_fields_that_only_watch_may_differ(finished, root):
-    experiment.run(tiny(root, log_every_steps=7, threads=1).lock(), finished[1])
+    experiment.run(folder_config(root, log_every_steps=7, threads=1).lock(), finished[1])
 
 
 def test_evaluation_may_change_after_training_and_results_stay_side_by_side(
@@ -115,7 +101,7 @@ def test_evaluation_may_change_after_training_and_results_stay_side_by_side(
     shutil.copytree(finished[1], workdir)
     whole = finished[0]["stages"]["eval_mbt"]
     slide = {"eval__mode": "slide", "eval__window": (24, 48), "eval__stride": (12, 24)}
-    results = experiment.run(tiny(root, **slide).lock(), workdir)
+    results = experiment.run(folder_config(root, **slide).lock(), workdir)
     made = results["stages"]["eval_mbt"]
     assert made["protocol"]["mode"] == "slide"
     assert made["protocol"]["window"] == [24, 48]
@@ -125,12 +111,12 @@ def test_evaluation_may_change_after_training_and_results_stay_side_by_side(
     assert results == json.loads((workdir / "results.json").read_text())
 
     capsys.readouterr()
-    back = experiment.run(tiny(root).lock(), workdir)["stages"]["eval_mbt"]
+    back = experiment.run(folder_config(root).lock(), workdir)["stages"]["eval_mbt"]
     assert capsys.readouterr().out.count("finished, skipped") == 5
     assert back["confusion"] == whole["confusion"]
     assert [row["protocol"]["mode"] for row in back["others"]] == ["slide"]
 
-    elsewhere = tiny(root)
+    elsewhere = folder_config(root)
     elsewhere.benchmark.eval = elsewhere.benchmark.source.copy_and_resolve_references()
     again = experiment.reevaluate(elsewhere.lock(), workdir)["stages"]["eval_mbt"]
     assert len(again["others"]) == 2
@@ -146,16 +132,18 @@ def test_evaluation_may_change_after_training_and_results_stay_side_by_side(
     ],
 )
 def test_how_any_stage_is_watched_is_checked_before_the_first(root, stage, fields, message):
-    made = tiny(root)
+    made = folder_config(root)
     made.stage[stage].update(fields)
     with pytest.raises(ConfigError, match=message):
         experiment.checked_plan(made.lock())
 
 
 def test_steps_may_grow_and_the_scores_of_both_stay(root, tmp_path):
-    made = tiny(root, name="source_only", steps=2)
+    made = folder_config(root, name="source_only", steps=2)
     first = experiment.run(made.lock(), tmp_path)["stages"]
-    more = experiment.run(tiny(root, name="source_only", steps=4).lock(), tmp_path)["stages"]
+    more = experiment.run(folder_config(root, name="source_only", steps=4).lock(), tmp_path)[
+        "stages"
+    ]
     assert more["train"]["step"] == 4
     assert more["evaluate"]["step"] == 4
     (other,) = more["evaluate"]["others"]
@@ -166,22 +154,22 @@ def test_steps_may_grow_and_the_scores_of_both_stay(root, tmp_path):
 
 
 def test_a_run_that_failed_before_its_first_step_may_be_corrected(root, tmp_path):
-    wrong = tiny(root, name="source_only")
+    wrong = folder_config(root, name="source_only")
     wrong.benchmark.source.images = str(root / "nowhere")
     with pytest.raises(DataError):
         experiment.run(wrong.lock(), tmp_path)
-    experiment.run(tiny(root, name="source_only", steps=1).lock(), tmp_path)
+    experiment.run(folder_config(root, name="source_only", steps=1).lock(), tmp_path)
 
 
 def test_other_data_under_the_same_configuration_are_refused(root, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(root, data)
-    made = tiny(data, name="source_only", steps=2)
+    made = folder_config(data, name="source_only", steps=2)
     made.stages = ("train",)
     experiment.run(made.lock(), tmp_path / "run")
     (tmp_path / "run" / "train" / "done.json").unlink()
     shutil.move(data, tmp_path / "moved")
-    moved = tiny(tmp_path / "moved", name="source_only", steps=2)
+    moved = folder_config(tmp_path / "moved", name="source_only", steps=2)
     moved.stages = ("train",)
     experiment.run(moved.lock(), tmp_path / "run")
     (tmp_path / "run" / "train" / "done.json").unlink()
@@ -197,7 +185,7 @@ def test_a_workdir_in_use_is_refused(finished, root):
         lock(finished[1]),
         pytest.raises(ConfigError, match="in use by another process"),
     ):
-        experiment.run(tiny(root).lock(), finished[1])
+        experiment.run(folder_config(root).lock(), finished[1])
 
 
 def test_of_several_processes_the_main_one_holds_the_workdir(tmp_path, monkeypatch):
@@ -209,12 +197,12 @@ def test_of_several_processes_the_main_one_holds_the_workdir(tmp_path, monkeypat
 
 def test_evaluation_needs_a_trained_workdir(root, tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
-        experiment.reevaluate(tiny(root).lock(), tmp_path)
+        experiment.reevaluate(folder_config(root).lock(), tmp_path)
 
 
 def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
     """Another configuration, a stage that is not trained, a final checkpoint that is damaged."""
-    made = tiny(root)
+    made = folder_config(root)
     write_workdir(made, tmp_path)
     stages = make_plan(made, KINDS)
     kept = [tmp_path / name / "result.json" for name in stages if name.startswith("eval")]
@@ -225,7 +213,7 @@ def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
 
     def refused(match, **fields):
         with pytest.raises(ConfigError, match=match):
-            experiment.reevaluate(tiny(root, **fields).lock(), tmp_path)
+            experiment.reevaluate(folder_config(root, **fields).lock(), tmp_path)
         assert [read_json(path) for path in kept] == [{"kept": True}] * 3
 
     refused("another configuration", optim__g_lr=0.02)
@@ -241,7 +229,7 @@ def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
 @pytest.fixture
 def to_measure(root, tmp_path):
     """A workdir with a trained network, whose statistics and scores are to be measured."""
-    made = tiny(root, name="adabn", batch_size=2)
+    made = folder_config(root, name="adabn", batch_size=2)
     write_workdir(made, tmp_path)
     for name, stage in make_plan(made, KINDS).items():
         if stage.kind == "train":
@@ -267,7 +255,7 @@ def test_a_request_to_stop_ends_what_is_measured(module, to_measure, monkeypatch
 
 
 def test_a_request_to_stop_ends_the_counting_of_classes(root, tmp_path, monkeypatch):
-    made = tiny(root, name="source_only", loss__weighting="enet").lock()
+    made = folder_config(root, name="source_only", loss__weighting="enet").lock()
     monkeypatch.setattr(batches, "counted", asked(batches.counted))
     with pytest.raises(Interrupted, match="stopped in stage train; the same command goes on"):
         experiment.run(made, tmp_path)
@@ -289,99 +277,10 @@ def test_training_never_opens_the_targets_labels(root, tmp_path):
     blind = tmp_path / "data"
     shutil.copytree(root, blind)
     shutil.rmtree(blind / "target" / "labels")
-    made = tiny(blind, name="adversarial", steps=1)
+    made = folder_config(blind, name="adversarial", steps=1)
     made.stages = ("train",)
     results = experiment.run(made.lock(), tmp_path / "run")
     assert results["stages"]["train"]["step"] == 1
-
-
-@pytest.fixture(scope="module")
-def one_stage(root):
-    made = tiny(root, "adversarial", steps=2)
-    made.eval.pictures, made.eval.validators = 1, ()
-    return made.lock()
-
-
-def result_of(seed, miou, car):
-    return {
-        "benchmark": "streets",
-        "commit": "abc",
-        "seed": seed,
-        "stages": {
-            "train": {"step": 5},
-            "evaluate": {"miou": miou, "pixel_accuracy": 0.5, "iou": {"road": 0.5, "car": car}},
-        },
-    }
-
-
-def test_mean_and_sample_standard_deviation():
-    runs = [result_of(0, 0.1, None), result_of(1, 0.2, 0.3), result_of(2, 0.6, 0.5)]
-    summary = experiment.summarise(runs)
-    assert summary["seeds"] == [0, 1, 2]
-    assert list(summary["stages"]) == ["evaluate"]
-    score = summary["stages"]["evaluate"]["miou"]
-    assert score["values"] == [0.1, 0.2, 0.6]
-    assert score["mean"] == pytest.approx(0.3)
-    assert score["std"] == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
-    car = summary["stages"]["evaluate"]["iou"]["car"]
-    assert (car["mean"], car["values"]) == (pytest.approx(0.4), [None, 0.3, 0.5])
-    assert "evaluate  30.0 ± 26.5  10.0 20.0 60.0  50.0 ± 0.0" in experiment.summary_table(summary)
-    alone = experiment.summarise(runs[:1])
-    assert alone["stages"]["evaluate"]["miou"]["std"] is None
-    assert "10.0  " in experiment.summary_table(alone)
-
-
-def test_each_seed_is_a_run_of_its_own_and_the_first_compiles_for_all(one_stage, tmp_path):
-    misses, job = [], experiment.run
-
-    def count(event, **_):
-        if event == "/jax/compilation_cache/cache_misses":
-            misses[-1] += 1
-
-    def counted(config, workdir):
-        misses.append(0)
-        return job(config, workdir)
-
-    floor = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.monitoring.register_event_listener(count)
-    try:
-        summary = experiment.run_seeds(one_stage, tmp_path, count=2, job=counted)
-    finally:
-        jax.monitoring.unregister_event_listener(count)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", floor)
-    assert len(misses) == 2
-    assert misses[1] == 0
-    assert summary == json.loads((tmp_path / "summary.json").read_text())
-    for seed in (0, 1):
-        result = json.loads((tmp_path / f"seed{seed}" / "results.json").read_text())
-        assert result["seed"] == result["config"]["seed"] == seed
-        miou = result["stages"]["evaluate"]["miou"]
-        assert summary["stages"]["evaluate"]["miou"]["values"][seed] == miou
-    rows = [(tmp_path / f"seed{s}" / "train" / "metrics.jsonl").read_text() for s in (0, 1)]
-    assert (
-        json.loads(rows[0].splitlines()[0])["loss"] != json.loads(rows[1].splitlines()[0])["loss"]
-    )
-
-
-def test_an_interrupted_seed_leaves_the_summary_of_the_finished_ones(one_stage, tmp_path):
-    def job(config, workdir):
-        if config.seed == 1:
-            raise Interrupted("stopped after step 1")
-        return result_of(config.seed, 0.1, 0.2)
-
-    with pytest.raises(Interrupted):
-        experiment.run_seeds(one_stage, tmp_path, count=3, job=job)
-    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [0]
-
-
-def test_arguments_that_make_no_sense_are_refused(one_stage, tmp_path):
-    with pytest.raises(ConfigError, match="--seeds must be 1 or more, got 0"):
-        experiment.run_seeds(one_stage, tmp_path, count=0, job=None)
-    other = one_stage.copy_and_resolve_references()
-    other.seed = 3
-    with pytest.raises(ConfigError, match=r"runs seeds 0 to 1; config\.seed must stay 0"):
-        experiment.run_seeds(other, tmp_path, count=2, job=None)
 
 
 def command(root, workdir, *more):
@@ -419,7 +318,6 @@ def checkpoint_bytes(workdir):
     tree = ocp.StandardCheckpointer().restore(
         (workdir / "train" / "checkpoints" / str(steps[-1]) / "default").absolute()
     )
-    import jax
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return steps[-1], {

@@ -42,7 +42,7 @@ class Record:
         begin = time.perf_counter()
         try:
             value = function()
-        except Exception as error:
+        except Exception as error:  # a part that fails is recorded, and the others still run
             lines = traceback.format_exc().splitlines()
             message = f"{type(error).__name__}: {error}"[:800]
             self.set(name, {"error": message, "traceback": lines[-12:]})

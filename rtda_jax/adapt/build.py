@@ -137,7 +137,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
     )
     outputs = output_shapes(generator, image_shape=(2, *size, 3))
     check_heads(model.name, objective, outputs)
-    refers = any(term.head == distance.HEAD for term, _ in objective.values())
+    refers = terms.refers(objective)
     if refers:
         check_stage(generator, compared.stage, size=size)
     if stage.batch_size == 1:

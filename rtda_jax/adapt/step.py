@@ -88,7 +88,7 @@ class Method:
     @property
     def refers(self) -> bool:
         """Whether features are compared with those of the pretrained network."""
-        return any(term.head == distance.HEAD for term, _ in self.objective.values())
+        return terms.refers(self.objective)
 
 
 def make_train_step(method: Method) -> TrainStep:
@@ -317,7 +317,7 @@ def predictions(outputs: Outputs, method: Method) -> Logs:
     describe the target itself, or the mixed or masked images where the target does not go through
     the network.
     """
-    seen = [outputs[view]["logits"] for view in ("target", "mixed", "masked") if view in outputs]
+    seen = [outputs[view]["logits"] for view in VIEWS[1:] if view in outputs]
     if not seen:
         return {}
     log_p = jax.nn.log_softmax(lax.stop_gradient(seen[0]), axis=-1)

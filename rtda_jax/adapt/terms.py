@@ -253,6 +253,11 @@ def views(objective: Objective) -> frozenset[str]:
     return frozenset().union(*(term.views for term, _ in objective.values()))
 
 
+def refers(objective: Objective) -> bool:
+    """Returns whether features are compared with those of the pretrained network."""
+    return any(term.head == distance.HEAD for term, _ in objective.values())
+
+
 def heads(objective: Objective, *, view: str) -> list[str]:
     """Returns the outputs that terms which read a view look at, from the main one down."""
     read = {term.head for term, _ in objective.values() if view in term.views}

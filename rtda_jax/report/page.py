@@ -241,7 +241,7 @@ def encode(image: np.ndarray) -> tuple[bytes, str]:
     packed = image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colours, indices = np.unique(packed, return_inverse=True)
     if len(colours) > 256:
-        return _saved(Image.fromarray(image), "JPEG", quality=88), "jpg"
+        return _saved(Image.fromarray(image), "JPEG", quality=85), "jpg"
     table = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1)
     drawn = Image.fromarray(indices.reshape(packed.shape).astype(np.uint8))
     drawn.putpalette(table.astype(np.uint8).tobytes())

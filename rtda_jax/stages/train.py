@@ -10,6 +10,7 @@ from rtda_jax.adapt.options import read
 from rtda_jax.adapt.terms import formula
 from rtda_jax.data.batches import MoveOptions
 from rtda_jax.data.stream import check_margins
+from rtda_jax.errors import require
 from rtda_jax.run import checkpoint, log
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import Plan, Stage, start_from
@@ -27,8 +28,11 @@ def check(plan: Plan, stage: Stage) -> None:
     read(MoveOptions, config.augment, "augment")
     margins = tuple(config.target_margins)
     if any(margins):
-        reads_target = stage.method is not None and stage.method.needs_target
-        check_margins(margins, size=tuple(config.benchmark.size) if reads_target else None)
+        require(
+            stage.method is not None and stage.method.teaches,
+            "target_margins get no labels of the teacher: they need mix or masked terms",
+        )
+        check_margins(margins, size=tuple(config.benchmark.size))
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+import math
+
+import jax
+import pytest
+from helpers import get
+
+from rtda_jax.adapt import build, optim
+from rtda_jax.adapt.optim import OptimOptions
+from rtda_jax.adapt.options import read
+from rtda_jax.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixel_loss": "ce"}, "unknown pixel_loss 'ce'; known: cross_entropy"),
+        ({"objective.adv_output": 1.0, "labelled": "target"}, "leaves no domain to adapt to"),
+        ({"model.name": "bisenet"}, "unknown model.name 'bisenet'; known: .*bisenet_resnet18"),
+        ({"dtype": "float17"}, "unknown dtype 'float17'; known: bfloat16, float32"),
+        ({"model.statistics": "none"}, "unknown model.statistics 'none'; known: both"),
+        ({"normalisation": "none"}, "unknown normalisation 'none'"),
+        ({"objective.pseudo": 1.0}, "term pseudo needs pseudo_labels"),
+        ({"pseudo_labels": "label"}, "pseudo_labels='label' is read by no term"),
+        ({"objective.mix": 1.0}, "mix terms need a teacher"),
+        ({"teacher.kind": "average"}, "unknown teacher.kind 'average'; known: ema, frozen"),
+        ({"teacher.kind": "ema", "teacher.decay": 1.5}, "teacher.decay must lie in"),
+        ({"loss.weighting": "given"}, "loss.weights has 0 numbers, the class set has 19"),
+        ({"loss.weighting": "enet", "loss.enet_c": 1.0}, "loss.enet_c must be above 1, got 1"),
+        ({"loss.weighting": "median"}, "unknown loss.weighting 'median'"),
+        ({"adversary.view": "logits"}, "unknown adversary.view 'logits'"),
+        ({"adversary.network": "nope"}, "unknown adversary.network 'nope'; known: fcd, fcd_light"),
+        ({"model.batch_norm": "last"}, "unknown model.batch_norm 'last'; known: batch, frozen"),
+        ({"batch_size": 1}, "has no variance to train on; use a larger batch"),
+        ({"loss.weights": (1.0,)}, "loss.weights is read by loss.weighting='given' only"),
+        ({"fda_beta": 0.1, "fda_window": "round"}, "unknown fda_window 'round'; known: corners"),
+        ({"augment.colour": 1.5}, "augment.colour must be a probability"),
+        ({"consistency.initial": 1.5}, "consistency.initial must be a probability in"),
+        ({"fda_beta": 5.0}, r"FDA beta must lie in \[0, 0.5\], got 5"),
+        ({"teacher.threshold": -1.0}, "teacher.threshold must be a probability within"),
+        ({"mix.boundary_blur": 2.0}, "it needs mix.boundary"),
+        (
+            {"objective.seg_aux4": 1.0},
+            "needs the output 'aux4'; bisenet_resnet18 has: aux16, aux32, logits",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_named(changes, message):
+    config = get("source_only")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=message):
+        build.build(config)
+
+
+def test_the_schedules_are_those_of_the_fields():
+    config = get("source_only")
+    config.optim.update({"warmup_steps": 4, "warmup_start": 1e-4, "schedule_steps": 24})
+    config.optim.update({"g_lr": 0.1, "d_lr": 0.2, "power": 2.0, "schedule_every_steps": 5})
+    g_lr, d_lr = optim.schedules(read(OptimOptions, config.optim, "optim"), steps=config.steps)
+    for step, generator, discriminator in (
+        (0, 1e-4, 0.2),
+        (2, 1e-4 * 1000**0.5, 0.2),
+        (4, 0.1, 0.2),
+        (8, 0.1, 0.2 * (19 / 24) ** 2),
+        (9, 0.1 * (15 / 20) ** 2, 0.2 * (19 / 24) ** 2),
+        (24, 0.0, 0.2 * (4 / 24) ** 2),
+    ):
+        assert float(g_lr(step)) == pytest.approx(generator, rel=1e-5, abs=1e-9), step
+        assert float(d_lr(step)) == pytest.approx(discriminator, rel=1e-5), step
+
+
+def test_a_discriminator_is_described_as_it_is_built():
+    config = get("adversarial", "level=feature,network=fcd_light")
+    config.adversary.options = {"use_bias": False}
+    stage = build.build(config)
+    said = build.describe(stage, config)[1]
+    shapes = jax.eval_shape(lambda: build.initial_state(stage))
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.d_params["feature"]))
+    assert said.startswith(f"fcd_light: {count:,} parameters")

@@ -1,0 +1,41 @@
+import pytest
+from helpers import get, stages
+
+from rtda_jax.errors import ConfigError
+
+
+def test_stage_overrides_apply_to_the_stage_alone():
+    config = get("fda_mbt")
+    config.stage.beta_001.optim = {"g_lr": 0.5}
+    plan = stages(config)
+    assert plan["beta_001"].optim.g_lr == 0.5
+    assert plan["beta_005"].optim.g_lr == config.optim.g_lr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.stage.train.update(fda_bta=0.1), "fda_bta"),
+        (lambda c: c.stage.train.update(kind="trane"), "unknown kind 'trane'; known: .*train"),
+        (lambda c: c.stage.evaluate.update(models=("x",)), "'x' is no earlier train or stat"),
+        (
+            lambda c: c.update(stages=("nope",)),
+            "unknown name in stages 'nope'; known: evaluate, train",
+        ),
+        (lambda c: c.update(steps=0), "stage train: steps must be at least 1, got 0"),
+        (lambda c: c.optim.update(schedule_every_steps=0), "optim.schedule_every_steps must be"),
+        (lambda c: c.eval.update(mode="tiles"), "stage evaluate: unknown eval.mode 'tiles'"),
+        (lambda c: c.eval.update(mode="slide", scales=()), "scales must be above 0"),
+        (lambda c: c.eval.update(mirror=True), r"mirror are read by eval\.mode='slide' only"),
+        (lambda c: c.eval.update(align="edges"), r"unknown eval\.align 'edges'"),
+        (lambda c: c.objective.update(seg=-1.0), r"objective\.seg must be at least 0, got -1"),
+        (lambda c: c.adversary.update(d_factor=-3.0), r"adversary\.d_factor must be at least 0"),
+        (lambda c: c.update(target_margins=(1, 0, 0, 0)), "they need mix or masked terms"),
+        (lambda c: c.model.update(batch_norm="frozen"), "give `init` or model.pretrained"),
+    ],
+)
+def test_a_wrong_stage_is_named(change, message):
+    config = get("source_only")
+    change(config)
+    with pytest.raises(ConfigError, match=message):
+        stages(config)
