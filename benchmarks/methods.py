@@ -3,9 +3,11 @@
     python benchmarks/methods.py                          # streets, three seeds, runs/methods
     python benchmarks/methods.py --rows source_only,fda_mbt,target_only --seeds 1
     python benchmarks/methods.py --benchmark synth_to_camvid --data_dir DIR --seeds 1
+    python benchmarks/methods.py --pretrained bisenet_lite0 -- --config.steps=400
 
-One run after the other; what is finished is skipped, so that the same command goes on after an
-interruption. Ends with the exit code of the run that failed, if one does.
+What follows `--` goes to every run. Runs follow each other seed by seed, all rows of the first seed
+first; what is finished is skipped, so that the same command goes on after an interruption. Ends
+with the exit code of the run that failed, if one does.
 """
 
 import pathlib
@@ -35,40 +37,50 @@ ROWS = {
     "dacs": ("dacs", ""),
     "tufl_parts": ("tufl_parts", ""),
     "target_only": ("target_only", ""),
+    # Modern self-training, an ingredient a row. These networks have ImageNet trunks.
+    "jitter": ("source_only", "jitter=yes"),
+    "rare": ("source_only", "jitter=yes,rare=0.1"),
+    "teacher": ("daformer", "distance=0"),
+    "teacher_fda": ("daformer", "distance=0,fda=0.01"),
+    "daformer": ("daformer", ""),
+    "daformer_fda": ("daformer", "fda=0.01"),
+    "mic": ("mic", ""),
+    "mic_fda": ("mic", "fda=0.01"),
+    "distill": ("distill", "fda=0.01"),
 }
+DOCUMENTS = list(ROWS)[: list(ROWS).index("target_only") + 1]
 
-_ROWS = flags.DEFINE_list("rows", list(ROWS), f"Which: {', '.join(ROWS)}.")
+_ROWS = flags.DEFINE_list("rows", DOCUMENTS, f"Which of {', '.join(ROWS)}.")
 _BENCHMARK = flags.DEFINE_string("benchmark", "streets", "A pair of configs/benchmarks.py.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0..N-1 of every row.", lower_bound=1)
+_PRETRAINED = flags.DEFINE_string("pretrained", "", "A network with ImageNet weights for all rows.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where all runs go; default runs/methods.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where data sets lie; default the cache.")
 
 
-def command(row: str, *, benchmark: str, seeds: int, folder: pathlib.Path) -> list[str]:
-    """Returns the command line of one row, as a user would type it."""
+def command(row: str, *, seeds: int, folder: pathlib.Path) -> list[str]:
+    """Returns the command line of the first seeds of a row, as a user would type it."""
     name, options = ROWS[row]
-    argument = ",".join(part for part in (benchmark, options) if part)
-    return [
-        *(sys.executable, "main.py", "--config", f"configs/{name}.py:{argument}"),
-        *(f"--seeds={seeds}", "--workdir", str(folder / row)),
-    ]
+    pretrained = f"pretrained={_PRETRAINED.value}" if _PRETRAINED.value else ""
+    argument = ",".join(part for part in (_BENCHMARK.value, options, pretrained) if part)
+    line = [sys.executable, "main.py", "--config", f"configs/{name}.py:{argument}"]
+    line += [f"--seeds={seeds}", "--workdir", str(folder / row)]
+    if _DATA_DIR.value:
+        line += ["--data_dir", str(pathlib.Path(_DATA_DIR.value).expanduser().resolve())]
+    return line
 
 
 def main(argv: list[str]) -> int:
     """Runs the rows, then the report."""
-    if argv[1:]:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if unknown := [row for row in _ROWS.value if row not in ROWS]:
         raise app.UsageError(f"no row {', '.join(unknown)}; known: {', '.join(ROWS)}")
     folder = pathlib.Path(_WORKDIR.value or ROOT / "runs" / "methods").expanduser().resolve()
-    data = []
-    if _DATA_DIR.value:
-        data = ["--data_dir", str(pathlib.Path(_DATA_DIR.value).expanduser().resolve())]
-    for row in _ROWS.value:
-        line = command(row, benchmark=_BENCHMARK.value, seeds=_SEEDS.value, folder=folder) + data
-        print(f"\n##### {row}: {' '.join(line[1:])}", flush=True)
-        if code := subprocess.run(line, cwd=ROOT).returncode:
-            return code
+    for seeds in range(1, _SEEDS.value + 1):
+        for row in _ROWS.value:
+            line = command(row, seeds=seeds, folder=folder) + argv[1:]
+            print(f"\n##### {row}, {seeds} of {_SEEDS.value}: {' '.join(line[1:])}", flush=True)
+            if code := subprocess.run(line, cwd=ROOT).returncode:
+                return code
     runs = [str(folder / row) for row in _ROWS.value]
     report = [sys.executable, "main.py", "--job=report", "--output", str(folder / "report")]
     return subprocess.run([*report, *runs], cwd=ROOT).returncode

@@ -3,6 +3,9 @@
 Every config is a function `make(benchmark, *, name=default, ...)` whose signature is the only
 description of its arguments. A keyword that Python reserves ends in an underscore in the signature
 and is written without it: `lambda=0.004` sets `lambda_`.
+
+Every config also takes `pretrained=NETWORK`, which trains that network from ImageNet's weights with
+the optimizer of `recipes.py`. A `make` whose signature has it decides by itself what that means.
 """
 
 import inspect
@@ -13,8 +16,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import benchmarks
+from configs import benchmarks, recipes
 from rtda_jax.errors import ConfigError, lookup, require
+
+PRETRAINED = "pretrained"
 
 
 def parsed(make: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]:
@@ -22,7 +27,12 @@ def parsed(make: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]:
 
     def get_config(arg: str = "") -> ConfigDict:
         benchmark, options = parse(make, arg)
-        return make(benchmark, **options)
+        own = PRETRAINED in inspect.signature(make).parameters
+        network = None if own else options.pop(PRETRAINED, None)
+        config = make(benchmark, **options)
+        if network is not None:
+            recipes.pretrain(config, network)
+        return config
 
     return get_config
 
@@ -38,7 +48,7 @@ def parse(make: Callable[..., ConfigDict], arg: str) -> tuple[str, dict[str, Any
     Raises:
       ConfigError: an argument is unknown, given twice, or has a value that it cannot have.
     """
-    hints = {
+    hints = {PRETRAINED: (PRETRAINED, recipes.Network)} | {
         name.rstrip("_"): (name, hint)
         for name, hint in typing.get_type_hints(make).items()
         if name in inspect.signature(make).parameters and name != "benchmark"

@@ -30,7 +30,7 @@ HEADS = ("", "_aux16", "_aux32")
 def make(
     benchmark: str,
     *,
-    network: recipes.Network = "bisenet_lite0",
+    pretrained: recipes.Network = "bisenet_lite0",
     distance: float = 0.005,
     fda: float | None = None,
 ) -> ConfigDict:
@@ -38,18 +38,21 @@ def make(
 
     Args:
       benchmark: a key of `benchmarks.BENCHMARKS`.
-      network: with ImageNet weights.
+      pretrained: the network, whose trunk has ImageNet weights.
       distance: weight of the feature distance.
       fda: share of the spectrum that the source takes from the target; None: nothing.
     """
     config = dacs.make(benchmark)
     chosen = recipes.recipe(config)
-    recipes.pretrain(config, network)
+    recipes.pretrain(config, pretrained)
     config.objective.feature_distance = distance
     config.fda_beta = fda
     config.rare_class = chosen.rare
-    if chosen is recipes.FULL and config.benchmark.target.name == "cityscapes":
-        config.target_margins = (15, 120, 0, 0)  # of 512 rows: rectified borders and the own car
+    if chosen is recipes.FULL:
+        config.rare_min_pixels = 3000
+        config.rare_crops = 11  # a first one, and ten more until one shows half of these pixels
+        if config.benchmark.target.name == "cityscapes":
+            config.target_margins = (15, 120, 0, 0)  # of 512 rows: rectified borders, the own car
     config.teacher.update(
         {
             "decay": chosen.decay,

@@ -30,7 +30,7 @@ def make(
     benchmark: str,
     *,
     large: Large = "bisenet_lite2",
-    network: recipes.Network = "bisenet_lite0",
+    pretrained: recipes.Network = "bisenet_lite0",
     fda: float | None = None,
 ) -> ConfigDict:
     """Returns the distillation on a benchmark.
@@ -38,10 +38,10 @@ def make(
     Args:
       benchmark: a key of `benchmarks.BENCHMARKS`.
       large: the network that labels.
-      network: the real-time network that learns from it.
+      pretrained: the real-time network that learns from it, from ImageNet weights.
       fda: share of the spectrum that the source takes from the target; None: nothing.
     """
-    config = mic.make(benchmark, network=network, fda=fda)
+    config = mic.make(benchmark, pretrained=pretrained, fda=fda)
     taught = [f"{term}{head}" for term in ("mix", "masked") for head in daformer.HEADS]
     unused = [name for name in config.objective if "_aux" in name] if "deeplab" in large else []
     small = ssl.learn("label")

@@ -22,12 +22,12 @@ from configs import arguments, daformer, recipes
 def make(
     benchmark: str,
     *,
-    network: recipes.Network = "bisenet_lite0",
+    pretrained: recipes.Network = "bisenet_lite0",
     distance: float = 0.005,
     fda: float | None = None,
 ) -> ConfigDict:
     """Returns MIC on a benchmark; the arguments are those of `daformer.make`."""
-    config = daformer.make(benchmark, network=network, distance=distance, fda=fda)
+    config = daformer.make(benchmark, pretrained=pretrained, distance=distance, fda=fda)
     chosen = recipes.recipe(config)
     config.objective.update({f"masked{head}": 1.0 for head in daformer.HEADS})
     config.masked.update({"block": chosen.block, "ratio": chosen.hidden})

@@ -165,6 +165,32 @@ def test_the_level_of_the_adversary_is_an_argument(arg, terms):
     assert {k: v for k, v in objective.items() if k.startswith("adv") and v} == terms
 
 
+def test_every_config_takes_a_pretrained_network_and_its_optimizer():
+    plain, pretrained = get("fda_mbt"), get("fda_mbt", "level=multi,pretrained=bisenet_lite1")
+    assert (plain.model.name, plain.optim.g_optimizer) == ("bisenet_resnet18", "sgd")
+    for stage in (pretrained, *(stages(pretrained)[n] for n in ("beta_001", "beta_005"))):
+        assert (stage.model.name, stage.model.pretrained) == ("bisenet_lite1", "imagenet")
+        optim = stage.optim
+        assert (optim.g_optimizer, optim.g_lr, optim.g_factor) == ("adamw", 2e-4, 5.0)
+        assert (optim.warmup, optim.warmup_steps, optim.g_groups) == ("linear", 50, "heads")
+        assert stage.objective.adv_aux16 == 2e-4
+    assert get("mic", "pretrained=bisenet_lite2").model.name == "bisenet_lite2"
+    with pytest.raises(ConfigError, match=r"pretrained.*bisenet_lite0"):
+        get("fda_mbt", "pretrained=bisenet_stdc1")
+
+
+def test_rare_classes_and_jitter_are_arguments_of_source_only():
+    config = get("source_only", "jitter=yes,rare=0.1")
+    assert (config.augment.texture, config.rare_class) == ("daformer", 0.1)
+    assert get("source_only").augment.texture == "none"
+
+
+def test_daformer_draws_crops_that_show_the_class_where_crops_are_smaller_than_images():
+    small, large = get("daformer", "synth_to_camvid"), get("daformer", "gta5_to_cityscapes")
+    assert (small.rare_class, small.rare_min_pixels, small.rare_crops) == (0.1, 1, 1)
+    assert (large.rare_class, large.rare_min_pixels, large.rare_crops) == (0.01, 3000, 11)
+
+
 def test_tufl_trains_small_pairs_at_their_own_size_and_others_at_the_papers():
     small, large = get("tufl", "synth_to_camvid"), get("tufl", "gta5_to_cityscapes")
     assert (small.benchmark.crop, small.optim.g_lr) == ((128, 160), 2.5e-4)
