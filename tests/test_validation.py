@@ -7,6 +7,7 @@ from helpers import config, folder_fields, write_folders
 from test_evaluate import images, models, softmax
 
 from rtda_jax import evaluate, experiment
+from rtda_jax.augment.normalise import NORMALISATIONS, normalise
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Protocol
@@ -97,8 +98,10 @@ def test_an_evaluate_stage_writes_the_validators_it_is_asked_for(tmp_path):
         "entropy",
         "information_maximisation",
         "nuclear_norm",
+        "masked_agreement",
     ]
     assert found["source_images"] == 2
+    assert 0 < found["masked_agreement"] <= 1
     assert 0 <= found["source_miou"] <= 1
     assert 0 < found["entropy"] < math.log(19)
     with made.unlocked():
@@ -108,6 +111,54 @@ def test_an_evaluate_stage_writes_the_validators_it_is_asked_for(tmp_path):
     made.eval.validators = ("source_miou",)
     made.benchmark.source_eval = None
     assert validation.report(made, [], None, protocol=Protocol()) == {"source_miou": None}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_masked_agreement_is_the_iou_of_predictions_with_and_without_masks(count, monkeypatch):
+    networks, data = models(count), images(3, (12, 20))
+    made = config("source_only", "folders")
+    made.benchmark.classes = "camvid11"
+    made.eval.validators, made.eval.validator_images = ("masked_agreement",), 2
+    monkeypatch.setattr(validation, "load", lambda *_, **__: data)
+    monkeypatch.setattr(validation, "eval_stream", lambda dataset, size: dataset)
+    scores = validation.report(made, networks, None, protocol=Protocol())
+
+    def classes(image):
+        return np.mean([softmax(model, image) for model in networks], 0).argmax(-1)
+
+    confusion, changed = np.zeros((11, 11)), 0
+    for index, example in enumerate(data[:2]):
+        # RGB, the mean of ImageNet; a quarter of 12 rows is the side of a block.
+        hidden = validation.hide(example["image"], index=index, colour=np.array([124, 116, 104]))
+        blocks = (hidden != example["image"]).any(-1).reshape(4, 3, -1)
+        assert 0 < blocks.mean() < 1
+        changed += blocks.sum()
+        np.add.at(confusion, (classes(example["image"]), classes(hidden)), 1)
+    both = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    assert changed > 0
+    assert scores["masked_agreement"] == pytest.approx(
+        (confusion.diagonal() / np.maximum(both, 1))[both > 0].mean()
+    )
+
+
+def test_masks_hide_half_of_an_image_in_blocks_of_a_quarter_and_depend_on_its_number():
+    image = np.full((40, 60, 3), 200, np.uint8)
+    masks = [
+        (validation.hide(image, index=i, colour=np.zeros(3, np.uint8)) == 0).all(-1)
+        for i in range(50)
+    ]
+    for mask in masks:
+        blocks = mask.reshape(4, 10, 6, 10).swapaxes(1, 2).reshape(4, 6, -1)
+        assert (blocks.all(-1) == blocks.any(-1)).all()
+    assert abs(np.mean(masks) - 0.5) < 0.06
+    assert len({mask.tobytes() for mask in masks}) == 50
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cityscapes_bgr", "tensorflow"])
+def test_the_hidden_colour_is_what_a_normalisation_takes_to_zero(name):
+    colour = validation.mean_colour(name)
+    seen = normalise(jnp.float32(colour).reshape(1, 1, 1, 3), name=name)
+    assert np.abs(np.asarray(seen)).max() < 0.51 / min(NORMALISATIONS[name].std)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,13 @@ MOST_DRAWINGS = 120  # of a kind; the rest is counted in words
 TARGET, TRUTH, PREDICTION = "target", "truth", "prediction"  # titles of a sheet's columns
 SHOWN = 6  # images of each method
 LARGEST_SIDE = 1024  # pixels of an image
-DIRECTION = {"source_miou": 1, "entropy": -1, "information_maximisation": 1, "nuclear_norm": 1}
+DIRECTION = {
+    "source_miou": 1,
+    "entropy": -1,
+    "information_maximisation": 1,
+    "nuclear_norm": 1,
+    "masked_agreement": 1,
+}
 
 SCORES = (
     "Mean ± sample standard deviation over seeds, final step of each model, one confusion matrix "

@@ -32,7 +32,7 @@ class EvalOptions:
     Attributes:
       pictures: rows of the picture grid.
       validators: scores that read no target label, see `validation`.
-      validator_images: of source_eval that source_miou reads; 0: all.
+      validator_images: how many images source_miou and masked_agreement read; 0: all.
     """
 
     pictures: int = 4
@@ -41,6 +41,7 @@ class EvalOptions:
         "entropy",
         "information_maximisation",
         "nuclear_norm",
+        "masked_agreement",
     )
     validator_images: int = 100
 

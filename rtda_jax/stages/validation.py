@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax import evaluate
+from rtda_jax import evaluate, metrics
+from rtda_jax.augment.geometry import MaskOptions, block_mask
+from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data import load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import eval_stream
@@ -98,6 +100,12 @@ VALIDATORS = {
 }
 # The score from images and labels of a source split that was not trained on.
 SOURCE = "source_miou"
+# How well a network agrees with itself when parts of the image are hidden.
+MASKED = "masked_agreement"
+BLOCKS, HIDDEN = (
+    4,
+    0.5,
+)  # blocks along an image's shorter side, and the share of them that is hidden
 
 
 class Observer:
@@ -119,7 +127,7 @@ class Observer:
 def check(names: Sequence[str]) -> None:
     """Raises ConfigError for a validator that is unknown."""
     for name in names:
-        one_of(name, (SOURCE, *VALIDATORS), "name in eval.validators:")
+        one_of(name, (SOURCE, MASKED, *VALIDATORS), "name in eval.validators:")
 
 
 def observer(names: Sequence[str]) -> Observer | None:
@@ -146,12 +154,15 @@ def report(
 
     Returns:
       `source_miou` is over the reported classes of the first `eval.validator_images` images of the
-      benchmark's source_eval, and None where the benchmark has none.
+      benchmark's source_eval, and None where the benchmark has none. `masked_agreement` is over the
+      first `eval.validator_images` images of the target.
     """
     scores: dict[str, float | int | None] = {}
     for name in config.eval.validators:
         if name == SOURCE:
             scores |= _source(config, models, protocol, heartbeat)
+        elif name == MASKED:
+            scores[name] = _agreement(config, models, protocol, heartbeat)
         elif observed is not None and observed.total is not None:
             scores[name] = VALIDATORS[name](observed.total)
     return scores
@@ -181,3 +192,48 @@ def _source(
         confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
     )
     return {SOURCE: scores["miou"], "source_images": count}
+
+
+def _agreement(
+    config: Any, models: Sequence[Model], protocol: Protocol, heartbeat: Callable[[], object]
+) -> float:
+    """Returns the mean IoU, in [0,1], between predictions of the target with and without masks.
+
+    It asks of a network what masked consistency (MIC, Hoyer et al. 2023) trains: to tell what is
+    hidden from its context. The masks depend on the number of an image alone, so that networks
+    are compared under the same ones, and hide with the mean colour of the first network's input.
+    """
+    benchmark = config.benchmark
+    classes = class_set(benchmark.classes)
+    dataset = load(benchmark.eval, data_dir=config.data_dir, classes=classes.name)
+    count = min(config.eval.validator_images or len(dataset), len(dataset))
+    examples = itertools.islice(eval_stream(dataset, size=tuple(benchmark.eval_size)), count)
+    predict = evaluate.predictor(models, protocol=protocol)
+    colour = mean_colour(models[0].normalisation)
+    total = np.zeros((len(classes), len(classes)), np.int64)
+    progress = Progress("  masked agreement", count)
+    for index, example in enumerate(examples):
+        size = example["label"].shape
+        hidden = hide(example["image"], index=index, colour=colour)
+        seen, guessed = (predict(image, size=size) for image in (example["image"], hidden))
+        total += np.asarray(metrics.confusion_matrix(seen, guessed, num_classes=len(classes)))
+        heartbeat()
+        progress.add(1)
+    progress.end()
+    return float(metrics.mean_iou(total, range(len(classes))))
+
+
+def hide(image: np.ndarray, *, index: int, colour: np.ndarray) -> np.ndarray:
+    """Returns an image uint8 [h,w,3] with random blocks in one colour, those of its number."""
+    size = (image.shape[0], image.shape[1])
+    options = MaskOptions(block=max(1, round(min(size) / BLOCKS)), ratio=HIDDEN)
+    visible = block_mask(jax.random.key(0), jnp.array([index]), size=size, options=options)[0]
+    return np.where(visible, image, colour)
+
+
+def mean_colour(normalisation: str) -> np.ndarray:
+    """Returns the colour, uint8 [3] in RGB, that a normalisation takes to zero."""
+    chosen = NORMALISATIONS[normalisation]
+    mean = np.zeros(3)
+    mean[list(chosen.order)] = chosen.mean
+    return np.rint(mean).astype(np.uint8)
