@@ -81,6 +81,17 @@ def _export(command: Command) -> None:
     export.run(_trained(command), out=out, also=command.flags.also)
 
 
+def _publish(command: Command) -> None:
+    from rtda_jax.deploy import publish
+
+    publish.run(
+        _trained(command),
+        out=command.output(command.workdir / "published"),
+        repository=command.flags.repository,
+        licence=command.flags.licence,
+    )
+
+
 def _retrieve(command: Command) -> None:
     from rtda_jax.deploy import networks, retrieve
 
@@ -182,6 +193,11 @@ JOBS = {
         _export,
         "Writes the network as files that run without this package.",
         "export --weights runs/fda_mbt --also=onnx",
+    ),
+    "publish": Job(
+        _publish,
+        "Writes the network as a folder for others, and uploads it to the Hugging Face Hub.",
+        "publish --weights runs/fda_mbt --repository OWNER/NAME",
     ),
     "retrieve": Job(
         _retrieve,

@@ -22,7 +22,9 @@ def noise(height, width, seed=0):
 
 def run(tmp_path, source, *, out=None, shown=("train_ids",), resolution="native", **fields):
     out = out or tmp_path / "out"
-    chosen = Networks((pixelwise()[0],), ("train",), "evaluate", tmp_path, config(**fields).lock())
+    chosen = Networks(
+        (pixelwise()[0],), ("train",), "evaluate", tmp_path, config(**fields).lock(), ("pixelwise",)
+    )
     record = predict.run(chosen, source=source, out=out, views=shown, resolution=resolution)
     assert record == json.loads((out / "predict.json").read_text())
     return out

@@ -287,7 +287,9 @@ def test_a_network_of_somebodys_own_is_exported(tmp_path, monkeypatch):
     settings.model.name = "somebodys_own"
     (tmp_path / "config.json").write_text("{}")
     model = evaluate.Model(module, variables, "imagenet")
-    chosen = Networks((model,), ("train",), "evaluate", tmp_path, settings.lock())
+    chosen = Networks(
+        (model,), ("train",), "evaluate", tmp_path, settings.lock(), (settings.model.name,)
+    )
     about = export.run(chosen, out=tmp_path / "export")
     weights = safetensors.numpy.load_file(tmp_path / "export" / "train.safetensors")
     kernel = variables["params"]["Conv_0"]["kernel"]

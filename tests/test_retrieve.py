@@ -95,7 +95,9 @@ def made(root, **fields):
 
 def chosen(root, config, seed=0):
     models = (pixelwise(seed)[0],)
-    return Networks(models, ("train",), "evaluate", root / "run", config.lock())
+    return Networks(
+        models, ("train",), "evaluate", root / "run", config.lock(), ("bisenet_resnet18",)
+    )
 
 
 def run(root, config):

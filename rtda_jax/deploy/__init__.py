@@ -12,7 +12,7 @@ class Networks(NamedTuple):
     """Networks that predict together, and where they come from.
 
     `config` is the stage's configuration; `names` are the stages that left the models, such as
-    "train" or "train:teacher".
+    "train" or "train:teacher"; `networks` are the models' keys of `rtda_jax.models.MODELS`.
     """
 
     models: tuple[Model, ...]
@@ -20,3 +20,4 @@ class Networks(NamedTuple):
     stage: str
     workdir: pathlib.Path
     config: ConfigDict
+    networks: tuple[str, ...]

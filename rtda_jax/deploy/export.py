@@ -1,7 +1,6 @@
 """Exports a trained network as files that run without this package: pixels in, classes out."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import warnings
@@ -68,16 +67,12 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
             for name, form in formats.items()
         }
         files.write_bytes(out / "model.stablehlo", program)
-        for name, model in zip(chosen.names, chosen.models, strict=True):
-            export_pretrained(
-                model.variables,
-                config.model.name,
-                out / weights[name],
-                normalisation=model.normalisation,
-            )
+        for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
+            path = out / weights[name]
+            export_pretrained(model.variables, network, path, normalisation=model.normalisation)
         description = {
             "file": "model.stablehlo",
-            "sha256": _sha256(out / "model.stablehlo"),
+            "sha256": files.sha256(out / "model.stablehlo"),
             "format": "StableHLO, read by jax.export.deserialize",
             "also": list(also),
             **about,
@@ -87,7 +82,7 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
             **_interface(chosen, size),
             "run": _run(chosen),
             "weights": {
-                name: {"file": file, "sha256": _sha256(out / file)}
+                name: {"file": file, "sha256": files.sha256(out / file)}
                 for name, file in weights.items()
             },
             "results": listed,
@@ -312,16 +307,12 @@ def _run(chosen: Networks) -> dict[str, Any]:
         "workdir": chosen.workdir.resolve().name,
         "stage": chosen.stage,
         "models": list(chosen.names),
-        "network": chosen.config.model.name,
+        "network": " + ".join(dict.fromkeys(chosen.networks)),
         "steps": chosen.config.steps,
         "seed": chosen.config.seed,
         "benchmark": chosen.config.benchmark.name,
         "miou": results.get("stages", {}).get(chosen.stage, {}).get("miou"),
-        "config_sha256": _sha256(chosen.workdir / "config.json"),
+        "config_sha256": files.sha256(chosen.workdir / "config.json"),
         "trained_at_commit": results.get("commit"),
         "exported_at_commit": environment.commit(),
     }
-
-
-def _sha256(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

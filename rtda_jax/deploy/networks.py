@@ -6,8 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rtda_jax.deploy import Networks
-from rtda_jax.errors import ConfigError
+from rtda_jax.deploy import Networks, publish
+from rtda_jax.errors import ConfigError, require
 from rtda_jax.run.binding import FREE as RUN_FREE
 from rtda_jax.run.binding import check_bound
 from rtda_jax.run.workdir import plain, read_json
@@ -102,12 +102,20 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
     """Loads the networks of a stage.
 
     They are those that an evaluate stage names, which predict together, or the single one that
-    another stage left. By default the stage is the last evaluate stage.
+    another stage left. By default the stage is the last evaluate stage. A published folder holds
+    those of one stage.
 
     Raises:
       ConfigError: the stage does not exist, or one of its networks is not trained to its end.
     """
     plan = make_plan(config, KINDS)
+    if (workdir / publish.RECORD).is_file():
+        published = publish.load(workdir, plan)
+        require(
+            stage in (None, published.stage),
+            f"{workdir} holds the networks of stage {published.stage!r} alone, not of {stage!r}",
+        )
+        return published
     evaluated = [name for name, s in plan.items() if s.kind == "evaluate"]
     left = [name for name, s in plan.items() if KINDS[s.kind].leaves_network]
     if stage is None:
@@ -119,4 +127,5 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
         if not (workdir / parse(name)[0] / "checkpoints").is_dir():
             raise ConfigError(f"{workdir / parse(name)[0]} is not trained; run --job=run")
     models = tuple(load_network(plan, name, workdir) for name in names)
-    return Networks(models, names, stage, workdir, plan[stage].config)
+    networks = tuple(plan[parse(name)[0]].config.model.name for name in names)
+    return Networks(models, names, stage, workdir, plan[stage].config, networks)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.tools.environment import configs_folder
+from rtda_jax.weights import hub
 
 DEFAULT_CONFIG = "fda_mbt"
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # what configurations are made with
@@ -90,7 +91,11 @@ def define_flags() -> flags.FlagValues:
     )
     number("num_processes", "run, evaluate: how many processes there are.")
     number("process_id", "run, evaluate: which process this is, from 0.")
-    text("weights", None, "predict, export, retrieve: a trained workdir, or its name in ./runs.")
+    text(
+        "weights",
+        None,
+        "predict, export, publish, retrieve: a trained workdir, its name in ./runs, or hf://OWNER/NAME.",
+    )
     text("stage", None, "predict, export, retrieve: whose networks; default the last evaluation.")
     text(
         "output",
@@ -103,6 +108,8 @@ def define_flags() -> flags.FlagValues:
     )
     names("view", ["overlay"], "predict: some of overlay, side_by_side, colours, train_ids.")
     text("resolution", "eval", "predict: images at the benchmark's eval size, or native.")
+    text("repository", None, "publish: OWNER/NAME on the Hugging Face Hub; default: no upload.")
+    text("licence", "", "publish: of the weights, such as cc-by-nc-4.0.")
     names("also", [], "export: further formats: onnx, saved_model, tflite.")
     text("before", None, "retrieve: another workdir to compare with.")
     text("before_stage", None, "retrieve: whose networks of it, or of WORKDIR.")
@@ -197,13 +204,15 @@ def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pa
     Args:
       source: of the configuration; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
       workdir: --workdir.
-      weights: --weights, a folder or its name in ./runs.
+      weights: --weights, a folder, its name in ./runs, or an address on the hub.
 
     Raises:
       ConfigError: `weights` is neither, or both flags are given.
     """
     if weights is not None:
         require(workdir is None, "--weights and --workdir both name a trained workdir; give one")
+        if weights.startswith(hub.HUB):
+            return hub.download(weights)
         places = [pathlib.Path(weights).expanduser(), pathlib.Path("runs") / weights]
         for place in places:
             if place.is_dir():

@@ -7,6 +7,7 @@ Nothing here imports JAX, so that data workers start quickly.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -58,6 +59,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         _remove(partial)
         raise
     fsync_folder(path.parent)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:

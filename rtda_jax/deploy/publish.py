@@ -1,0 +1,229 @@
+"""Trained networks as a folder that others load: weights, record, model card; on a hub if asked.
+
+The folder holds `config.json` (how the networks were trained, without paths of this machine), each
+network as `.safetensors`, `published.json` (which file is which network, with its SHA-256, and the
+scores), and `README.md`, the model card in the form of the Hugging Face Hub. `predict`, `export`
+and `retrieve` take such a folder for a workdir, and `hf://OWNER/NAME` for one on the hub.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from rtda_jax import evaluate
+from rtda_jax.adapt import build
+from rtda_jax.data.labels import class_set
+from rtda_jax.deploy import Networks
+from rtda_jax.errors import ConfigError, require
+from rtda_jax.run import files, log
+from rtda_jax.run.workdir import claimed, read_json, write_json
+from rtda_jax.stages.plan import Plan, parse
+from rtda_jax.tools import environment
+from rtda_jax.weights import export_pretrained, hub, load_pretrained
+from rtda_jax.weights.hub import RECORD
+
+
+def run(
+    chosen: Networks, *, out: pathlib.Path, repository: str | None = None, licence: str = ""
+) -> dict[str, Any]:
+    """Writes the folder, and uploads it where a repository is named.
+
+    Args:
+      chosen: what networks.choose returned.
+      out: folder, created where it does not exist.
+      repository: OWNER/NAME on the hub, made where it does not exist; None uploads nothing.
+      licence: of the weights, as the hub names it, such as "cc-by-nc-4.0"; empty says nothing.
+
+    Returns:
+      The content of `published.json`.
+
+    Raises:
+      ConfigError: the folder holds files of others, or the hub cannot be reached or refuses.
+    """
+    if repository is not None:
+        hub.check(repository)  # before anything is written
+    weights = {name: f"{name.replace(':', '-')}.safetensors" for name in chosen.names}
+    results = [*weights.values(), "config.json", "README.md"]
+    with claimed(out, record=RECORD, results=results) as listed:
+        for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
+            path = out / weights[name]
+            export_pretrained(model.variables, network, path, normalisation=model.normalisation)
+        write_json(out / "config.json", without_paths(read_json(chosen.workdir / "config.json")))
+        record = {
+            "format": 1,
+            "stage": chosen.stage,
+            "networks": {
+                name: {"file": file, "sha256": files.sha256(out / file), "network": network}
+                for (name, file), network in zip(weights.items(), chosen.networks, strict=True)
+            },
+            "score": _score(chosen),
+            "rtda_jax": importlib.metadata.version("rtda_jax"),
+            "commit": environment.commit(),
+            "results": listed,
+        }
+        write_json(out / RECORD, record)
+        card = model_card(chosen, record, repository=repository, licence=licence)
+        files.write_bytes(out / "README.md", card.encode())
+    log.say(f"{' + '.join(chosen.names)} of {chosen.workdir} in {out}")
+    if repository is not None:
+        log.say(f"  uploaded to {hub.upload(out, repository, names=listed)}")
+    return record
+
+
+def without_paths(value: Any) -> Any:
+    """Returns a record in which every absolute path has become its last part.
+
+    What lies where on the machine that trained is nobody's business and of no use elsewhere.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_paths(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [without_paths(child) for child in value]
+    if isinstance(value, str) and (value.startswith("~") or pathlib.PurePath(value).is_absolute()):
+        return pathlib.PurePath(value).name
+    return value
+
+
+def load(folder: pathlib.Path, plan: Plan) -> Networks:
+    """Loads the networks of a published folder.
+
+    Args:
+      folder: that `run` wrote.
+      plan: of its configuration.
+
+    Raises:
+      ConfigError: the record is damaged, names a file outside of the folder, or a file is not the
+        one that was published.
+    """
+    record = read_json(folder / RECORD)
+    try:
+        stage, networks = str(record["stage"]), dict(record["networks"])
+        described = {
+            name: (str(about["file"]), str(about["sha256"])) for name, about in networks.items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder / RECORD}: the field {error} is missing or wrong") from None
+    require(
+        stage in plan and all(parse(name)[0] in plan for name in described),
+        f"{folder / RECORD} names stages that config.json beside it does not have",
+    )
+    models, architectures = [], []
+    for name, (file, digest) in described.items():
+        require(
+            file == pathlib.PurePath(file).name and file.endswith(".safetensors"),
+            f"{folder / RECORD}: {file!r} is not a .safetensors file of this folder",
+        )
+        require((folder / file).is_file(), f"{folder / file} is missing; download it again")
+        require(
+            files.sha256(folder / file) == digest,
+            f"{folder / file} is not the file that was published: its SHA-256 differs from the one "
+            f"in {RECORD}; download it again",
+        )
+        stage_of = plan[parse(name)[0]]
+        method, network = stage_of.method, stage_of.config.model.name
+        require(method is not None, f"{folder / RECORD}: the stage of {name!r} trains no network")
+        assert method is not None
+        shapes = jax.eval_shape(lambda method=method: build.initial_state(method))
+        empty = jax.tree.map(
+            lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+            {"params": shapes.g_params, "batch_stats": shapes.g_stats},
+        )
+        variables, report = load_pretrained(folder / file, network, empty, part="all")
+        require(not report.missing, f"{folder / file} lacks weights of {network}")
+        models.append(evaluate.Model(method.generator, variables, stage_of.config.normalisation))
+        architectures.append(network)
+    return Networks(
+        tuple(models), tuple(described), stage, folder, plan[stage].config, tuple(architectures)
+    )
+
+
+def is_published(folder: pathlib.Path) -> bool:
+    """Returns whether a folder was written by the job publish."""
+    return (folder / RECORD).is_file()
+
+
+def model_card(
+    chosen: Networks, record: dict[str, Any], *, repository: str | None, licence: str
+) -> str:
+    """Returns README.md: what the networks are, their score and protocol, and how to use them."""
+    config, score = chosen.config, record["score"]
+    classes = class_set(config.benchmark.classes).names
+    title = f"{' + '.join(dict.fromkeys(chosen.networks))}, {config.benchmark.name}"
+    address = f"{hub.HUB}{repository}" if repository else "FOLDER"
+    header = {
+        "library_name": "rtda_jax",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["jax", "flax", "real-time", "semantic-segmentation", "domain-adaptation"],
+        **({"license": licence} if licence else {}),
+    }
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in header.items()), "---", ""]
+    lines += [f"# {title}", ""]
+    lines += [
+        "Real-time semantic segmentation, trained by unsupervised domain adaptation: on "
+        f"labels of `{config.benchmark.source.name}` and images of "
+        f"`{config.benchmark.target.name}` without labels. Written by "
+        f"rtda_jax {record['rtda_jax']}; `config.json` is the whole configuration.",
+        "",
+        "```",
+        f"rtda-jax predict photo.jpg --weights {address}",
+        "```",
+        "",
+        "## Score",
+        "",
+    ]
+    if score is None:
+        lines += ["These networks were not evaluated before they were published.", ""]
+    else:
+        lines += [
+            f"{_percent(score['miou'])} mIoU and {_percent(score['pixel_accuracy'])} pixel "
+            f"accuracy on {score['images']} images, at step {score['step']}. Protocol:",
+            "",
+            "```",
+            json.dumps(score["protocol"], indent=2),
+            "```",
+            "",
+            "| class | IoU, % |",
+            "| --- | --: |",
+            *(f"| {name} | {_percent(value)} |" for name, value in score["iou"].items()),
+            "",
+        ]
+    lines += [
+        "## What to know before you use it",
+        "",
+        f"- It tells {len(classes)} classes apart: {', '.join(classes)}.",
+        "- It has seen two kinds of images, and nothing is known about others. It is research "
+        "software and no part of a safety system.",
+        "- The licences of the data sets hold for what was learnt from them: many forbid "
+        "commercial use.",
+        "",
+        "## Files",
+        "",
+        "| network | file | SHA-256 |",
+        "| --- | --- | --- |",
+        *(
+            f"| {name} ({about['network']}) | `{about['file']}` | `{about['sha256']}` |"
+            for name, about in record["networks"].items()
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _score(chosen: Networks) -> dict[str, Any] | None:
+    """Returns what the run's evaluation of these networks measured, or None."""
+    path = chosen.workdir / "results.json"
+    stages = read_json(path).get("stages", {}) if path.exists() else {}
+    fields = ("miou", "pixel_accuracy", "iou", "images", "step", "protocol")
+    for result in stages.values():
+        if result.get("models") == list(chosen.names):
+            return without_paths({field: result.get(field) for field in fields})
+    return None
+
+
+def _percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{100 * share:.1f}"

@@ -1,0 +1,97 @@
+"""The Hugging Face Hub: published networks go there and come from there.
+
+Everything that speaks to the hub is the package huggingface_hub, which keeps the user's login, a
+cache that also serves without a network, and resumes what was interrupted.
+"""
+
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rtda_jax.errors import ConfigError, require
+
+HUB = "hf://"
+RECORD = "published.json"  # of a published folder
+ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?")
+
+
+def check(repository: str) -> None:
+    """Checks that a repository can be uploaded to, as far as that is known here.
+
+    Raises:
+      ConfigError: the name is not OWNER/NAME, or the package is missing.
+    """
+    match = ADDRESS.fullmatch(HUB + repository)
+    require(
+        match is not None and match[2] is None,
+        f"--repository must be OWNER/NAME, got {repository!r}",
+    )
+    _library()
+
+
+def upload(folder: pathlib.Path, repository: str, *, names: Sequence[str]) -> str:
+    """Uploads files of a published folder, as one commit, and returns its address.
+
+    Raises:
+      ConfigError: the hub cannot be reached, or refuses; the reason is the hub's own.
+    """
+    hub = _library()
+    try:
+        api = hub.HfApi()
+        api.create_repo(repository, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=list(names),
+            commit_message="Publish a network of rtda_jax",
+        )
+    except _errors(hub) as error:
+        raise ConfigError(
+            f"{HUB}{repository}: {_first_line(error)}; the folder {folder} is complete and can be "
+            "uploaded by hand"
+        ) from None
+    return str(commit.commit_url)
+
+
+def download(address: str) -> pathlib.Path:
+    """Returns the local folder of `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`, from its cache.
+
+    Raises:
+      ConfigError: the address is none, the hub cannot be reached and nothing is cached, or the
+        repository was not published by this program.
+    """
+    match = ADDRESS.fullmatch(address)
+    if match is None:
+        raise ConfigError(f"{address}: expected hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
+    hub = _library()
+    try:
+        folder = hub.snapshot_download(
+            match[1],
+            revision=match[2],
+            allow_patterns=[RECORD, "config.json", "*.safetensors"],
+        )
+    except _errors(hub) as error:
+        raise ConfigError(f"{address}: {_first_line(error)}") from None
+    path = pathlib.Path(folder)
+    require((path / RECORD).is_file(), f"{address} holds no {RECORD}: rtda_jax did not publish it")
+    return path
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ConfigError(
+            "the Hugging Face Hub needs a package: pip install 'rtda_jax[hub]'"
+        ) from None
+    return huggingface_hub
+
+
+def _errors(hub: Any) -> tuple[type[Exception], ...]:
+    """Returns what the hub's package raises: OSError, and errors of its HTTP library."""
+    return (ValueError, *hub.errors.HfHubHTTPError.__bases__)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

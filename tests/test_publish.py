@@ -1,0 +1,311 @@
+import base64
+import hashlib
+import http.server
+import json
+import pathlib
+import re
+import threading
+
+import numpy as np
+import pytest
+from helpers import config, write_workdir
+
+from rtda_jax import evaluate
+from rtda_jax.deploy import networks, predict, publish
+from rtda_jax.errors import ConfigError
+from rtda_jax.run.command import find_workdir
+from rtda_jax.run.workdir import read_json, write_json
+from rtda_jax.weights import hub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished run of two networks with teachers of their own, and its results."""
+    folder = tmp_path_factory.mktemp("run") / "fda_mbt"
+    made = config("fda_mbt").lock()
+    write_workdir(made, folder)
+    score = {
+        "miou": 0.312,
+        "pixel_accuracy": 0.7,
+        "iou": {"road": 0.9, "car": None},
+        "images": 4,
+        "step": 2,
+        "models": ["beta_001", "beta_005"],
+        "protocol": {"mode": "whole", "split": {"list": "/home/ann/val.txt"}},
+    }
+    write_json(folder / "results.json", {"stages": {"eval_mbt": score}})
+    record = read_json(folder / "config.json")
+    record["data_dir"] = "/home/ann/data"
+    write_json(folder / "config.json", record)
+    return folder
+
+
+def choose(folder, **options):
+    from configs import base
+
+    made = networks.recorded(folder, defaults=base.get_config)
+    return networks.choose(made, folder, **options)
+
+
+@pytest.fixture(scope="module")
+def published(workdir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "published"
+    return publish.run(choose(workdir), out=out, licence="cc-by-nc-4.0"), out
+
+
+def test_a_published_folder_predicts_every_pixel_as_the_run(workdir, published):
+    record, out = published
+    ours, theirs = choose(workdir), choose(out)
+    assert theirs.names == ours.names == ("beta_001", "beta_005")
+    assert (theirs.stage, theirs.networks) == (ours.stage, ours.networks)
+    assert sorted(p.name for p in out.iterdir() if p.name != ".lock") == [
+        "README.md",
+        "beta_001.safetensors",
+        "beta_005.safetensors",
+        "config.json",
+        "published.json",
+    ]
+    image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
+    classes = [
+        np.asarray(evaluate.predictor(chosen.models)(image, size=(32, 64)))
+        for chosen in (ours, theirs)
+    ]
+    assert len(np.unique(classes[0])) > 2
+    np.testing.assert_array_equal(*classes)
+    for name, about in record["networks"].items():
+        assert about["sha256"] == hashlib.sha256((out / about["file"]).read_bytes()).hexdigest()
+        assert about["network"] == "bisenet_resnet18"
+        assert name in theirs.names
+
+
+def test_no_path_of_the_machine_that_trained_is_published(published):
+    _, out = published
+    for path in out.glob("*.*"):
+        assert b"/home/ann" not in path.read_bytes()
+    assert read_json(out / "config.json")["data_dir"] == "data"
+
+
+def test_the_card_states_score_protocol_classes_caveats_and_the_command(published):
+    _, out = published
+    card = (out / "README.md").read_text()
+    header = card.split("---")[1]
+    assert 'license: "cc-by-nc-4.0"' in header and 'library_name: "rtda_jax"' in header
+    for part in (
+        "31.2 mIoU",
+        "70.0 pixel accuracy",
+        "| road | 90.0 |",
+        "| car | n/a |",
+        '"mode": "whole"',
+        "rtda-jax predict photo.jpg --weights FOLDER",
+        "forbid commercial use",
+        hashlib.sha256((out / "beta_001.safetensors").read_bytes()).hexdigest(),
+    ):
+        assert part in card
+
+
+def test_one_stage_is_published_alone_and_says_that_it_was_not_evaluated(workdir, tmp_path):
+    record = publish.run(choose(workdir, stage="beta_005"), out=tmp_path)
+    assert list(record["networks"]) == ["beta_005"] and record["score"] is None
+    assert "not evaluated" in (tmp_path / "README.md").read_text()
+    assert choose(tmp_path, stage="beta_005").names == ("beta_005",)
+    with pytest.raises(ConfigError, match="'beta_005' alone, not of 'eval_mbt'"):
+        choose(tmp_path, stage="eval_mbt")
+
+
+def test_networks_of_another_architecture_than_the_evaluation_keep_theirs(tmp_path):
+    made = config("fda_mbt")
+    with made.unlocked():
+        made.stage.beta_005.model = {"name": "bisenet_stdc1"}
+    write_workdir(made.lock(), tmp_path / "run")
+    record = publish.run(choose(tmp_path / "run"), out=tmp_path / "out")
+    assert [n["network"] for n in record["networks"].values()] == [
+        "bisenet_resnet18",
+        "bisenet_stdc1",
+    ]
+    assert choose(tmp_path / "out").networks == ("bisenet_resnet18", "bisenet_stdc1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["networks"]["beta_001"].update(sha256="0" * 64), "not the file that was"),
+        (lambda r: r["networks"]["beta_001"].update(file="../x.safetensors"), "of this folder"),
+        (lambda r: r["networks"]["beta_001"].update(file="x.pth"), "of this folder"),
+        (lambda r: r["networks"]["beta_001"].update(file="x.safetensors"), "is missing"),
+        (lambda r: r["networks"].update(other=r["networks"]["beta_001"]), "names stages"),
+        (lambda r: r.update(stage="other"), "names stages"),
+        (lambda r: r.pop("networks"), "'networks' is missing"),
+        (lambda r: r.update(networks=[1]), "missing or wrong"),
+    ],
+)
+def test_a_damaged_folder_is_refused(published, tmp_path, change, message):
+    _, out = published
+    record = read_json(out / "published.json")
+    change(record)
+    for path in out.glob("*.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_json(tmp_path / "published.json", record)
+    with pytest.raises(ConfigError, match=message):
+        choose(tmp_path)
+
+
+def test_publishing_overwrites_nothing_of_the_user(workdir, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"README\.md"):
+        publish.run(choose(workdir), out=tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+class FakeHub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's interface as an upload and a download use."""
+
+    files: dict[str, bytes]  # of the only repository
+    refuses: int
+
+    def answer(self, content, *, headers=(), status=200):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def here(self):
+        return f"http://{self.headers['Host']}"
+
+    def do_GET(self):
+        if self.refuses:
+            self.answer({"error": "no such repository"}, status=self.refuses)
+        elif match := re.fullmatch(r"/ann/streets/resolve/[^/]+/(.+)", self.path):
+            content = self.files[match[1]]
+            tag = hashlib.sha1(content).hexdigest()
+            self.answer(content, headers=[("ETag", f'"{tag}"'), ("X-Repo-Commit", COMMIT)])
+        elif self.path.startswith("/api/models/ann/streets/tree"):
+            self.answer(
+                [
+                    {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
+                    for n, c in self.files.items()
+                ]
+            )
+        else:
+            siblings = [{"rfilename": name} for name in self.files]
+            self.answer({"id": "ann/streets", "sha": COMMIT, "siblings": siblings})
+
+    do_HEAD = do_GET
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        if self.refuses:
+            self.answer({"error": "you may not"}, status=self.refuses)
+        elif self.path == "/api/repos/create":
+            self.answer({"url": f"{self.here()}/ann/streets", "name": "ann/streets"})
+        elif "/preupload/" in self.path:
+            asked = json.loads(body)["files"]
+            self.answer({"files": [{"path": f["path"], "uploadMode": "regular"} for f in asked]})
+        elif "/commit/" in self.path:
+            for line in body.splitlines():
+                row = json.loads(line)
+                if row["key"] == "file":
+                    self.files[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
+            self.answer(
+                {"commitUrl": f"{self.here()}/ann/streets/commit/{COMMIT}", "commitOid": COMMIT}
+            )
+        else:
+            self.answer({})
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def fake_hub(monkeypatch, tmp_path):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    handler = type("Handler", (FakeHub,), {"files": {}, "refuses": 0})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_fake")
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_was_uploaded_is_loaded_by_its_address(fake_hub, workdir, tmp_path):
+    record = publish.run(choose(workdir), out=tmp_path / "out", repository="ann/streets")
+    assert sorted(fake_hub.files) == sorted(record["results"])
+    assert b"--weights hf://ann/streets" in fake_hub.files["README.md"]
+    folder = find_workdir("fda_mbt", workdir=None, weights="hf://ann/streets")
+    theirs = choose(folder)
+    assert theirs.names == ("beta_001", "beta_005")
+    image = np.random.default_rng(1).integers(0, 256, (32, 64, 3), np.uint8)
+    np.testing.assert_array_equal(
+        *(
+            np.asarray(evaluate.predictor(chosen.models)(image, size=(32, 64)))
+            for chosen in (choose(workdir), theirs)
+        )
+    )
+
+
+def test_a_repository_of_others_and_a_refusing_hub_are_sentences(fake_hub, workdir, tmp_path):
+    fake_hub.files["README.md"] = b"# something else"
+    with pytest.raises(ConfigError, match=r"holds no published\.json"):
+        hub.download("hf://ann/streets")
+    fake_hub.refuses = 404
+    with pytest.raises(ConfigError, match="hf://ann/other: "):
+        hub.download("hf://ann/other")
+    fake_hub.refuses = 403
+    with pytest.raises(ConfigError, match="can be uploaded by hand"):
+        publish.run(choose(workdir), out=tmp_path / "out", repository="ann/streets")
+    assert (tmp_path / "out" / "published.json").exists()
+
+
+def test_a_hub_out_of_reach_is_a_sentence(fake_hub, monkeypatch, workdir, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="hf://ann/streets: "):
+        hub.download("hf://ann/streets")
+    with pytest.raises(ConfigError, match="can be uploaded by hand"):
+        publish.run(choose(workdir), out=tmp_path / "out", repository="ann/streets")
+
+
+@pytest.mark.parametrize("name", ["streets", "ann/streets/x", "ann/streets@main", "", "a b/c"])
+def test_a_wrong_name_is_refused_before_anything_is_written(workdir, tmp_path, name):
+    with pytest.raises(ConfigError, match="OWNER/NAME"):
+        publish.run(choose(workdir), out=tmp_path / "out", repository=name)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="expected hf://OWNER/NAME"):
+        hub.download(f"hf://{name}".replace("@main", "@"))
+
+
+def test_without_the_package_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match=r"pip install 'rtda_jax\[hub\]'"):
+        hub.download("hf://ann/streets")
+
+
+def test_predict_takes_a_published_folder(published, tmp_path):
+    from PIL import Image
+
+    _, out = published
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(path)
+    predict.run(choose(out), source=str(path), out=tmp_path / "predict")
+    assert pathlib.Path(tmp_path / "predict" / "overlay" / "photo.png").exists()
