@@ -211,7 +211,14 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
             self.answer({"url": f"{self.here()}/ann/streets", "name": "ann/streets"})
         elif "/preupload/" in self.path:
             asked = json.loads(body)["files"]
-            self.answer({"files": [{"path": f["path"], "uploadMode": "regular"} for f in asked]})
+            self.answer(
+                {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for f in asked
+                    ]
+                }
+            )
         elif "/commit/" in self.path:
             for line in body.splitlines():
                 row = json.loads(line)
@@ -307,5 +314,11 @@ def test_predict_takes_a_published_folder(published, tmp_path):
     _, out = published
     path = tmp_path / "photo.png"
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(path)
-    predict.run(choose(out), source=str(path), out=tmp_path / "predict")
+    predict.run(
+        choose(out),
+        source=str(path),
+        out=tmp_path / "predict",
+        views=["overlay"],
+        resolution="eval",
+    )
     assert pathlib.Path(tmp_path / "predict" / "overlay" / "photo.png").exists()
