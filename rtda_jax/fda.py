@@ -63,7 +63,8 @@ def share(height: int, width: int, *, beta: float, window: str) -> np.ndarray:
     the authors' PyTorch makes of the window "corners"; the other windows are symmetric.
 
     Args:
-      height, width: of the images, H and W.
+      height: of the images, H.
+      width: of the images, W.
       beta: see `transfer`.
       window: a key of `WINDOWS`.
 

@@ -2,10 +2,10 @@
 
 A term reads what the networks made of one batch:
 
-  outputs[view][head]            the segmentation network's output for batch[f"{view}_image"]
-  outputs["weak"][head]          the target's, moved to where the strong view sees it
-  outputs["threshold"][head]     how sure the weak view must be, see `consistency.compare`
-  outputs["verdicts"][level]     a discriminator's logits [B,h,w,1] for the target
+    outputs[view][head]            the segmentation network's output for batch[f"{view}_image"]
+    outputs["weak"][head]          the target's, moved to where the strong view sees it
+    outputs["threshold"][head]     how sure the weak view must be, see `consistency.compare`
+    outputs["verdicts"][level]     a discriminator's logits [B,h,w,1] for the target
 
 It returns its loss summed over pixels together with the number of pixels, so that the step can
 divide by the count over all devices. A mean of means per device would be wrong wherever devices
