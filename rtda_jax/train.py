@@ -109,7 +109,7 @@ def train(
     guard = health.POLICIES[options.on_not_finite]
     run = parallel.compiled(guard(make_train_step(method)), mesh)
     starts = [start_from] if start_from else []
-    if config.model.pretrained and (not starts or method.refers):
+    if config.model.pretrained and (not starts or method.uses_reference):
         starts.insert(0, functools.partial(build.pretrained_state, config=config))
 
     with (

@@ -8,13 +8,13 @@ that holds the image matters.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.augment import image_keys
+from rtda_jax.augment import Batch, image_keys
 from rtda_jax.augment.classes import (
     AMONG,
     IGNORED,
@@ -32,7 +32,6 @@ from rtda_jax.augment.photometric import gaussian_blur
 from rtda_jax.errors import one_of, require
 from rtda_jax.losses import IGNORE
 
-Batch = Mapping[str, jax.Array]
 # A function (batch, key, theta) -> image [B,H,W,3], label [B,H,W] and bool mask [B,H,W] of what is
 # pasted; theta is float32 [K], the adaptive threshold of each class, or None.
 Cut = Callable[[Batch, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
