@@ -165,7 +165,7 @@ def command(port, processes, index, workdir, root, unforeseen):
         *(f"--process_id={index}", f"--workdir={workdir}"),
     ]
     cli.CACHE = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    with tiny.stubs(), mock.patch.object(train, "paired", lambda *a, **b: batches):
+    with tiny.stubs(), mock.patch.object(train, "paired_batches", lambda *a, **b: batches):
         sys.exit(cli.main(words))
 
 

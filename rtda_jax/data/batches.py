@@ -163,7 +163,7 @@ def with_enet_weights(config: Any, folder: pathlib.Path) -> Any:
     return weighted
 
 
-def paired(
+def paired_batches(
     config: Any, *, needs_target: bool, folder: pathlib.Path, pseudo: pathlib.Path | None = None
 ) -> Batches:
     """Returns the benchmark's stream as a function of the step that it starts at.
@@ -224,7 +224,7 @@ def paired(
     return batches
 
 
-def named(config: Any, domain: str, indices: np.ndarray) -> list[str]:
+def example_names(config: Any, domain: str, indices: np.ndarray) -> list[str]:
     """Returns the names of examples of a domain ("source" or "target") of the stream."""
     dataset = labelled_set(config) if domain == "source" else target_set(config)
     return [dataset.keys[i] for i in indices]
