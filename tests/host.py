@@ -173,7 +173,7 @@ def main(port, processes, index, job, *arguments):
     if job == "command":
         return command(port, processes, index, *arguments)
     parallel.join(f"127.0.0.1:{port}", processes=int(processes), index=int(index))
-    return cli.answered(lambda: JOBS[job](*arguments))
+    return cli.exit_code_of(lambda: JOBS[job](*arguments))
 
 
 if __name__ == "__main__":
