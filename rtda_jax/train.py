@@ -111,7 +111,7 @@ def train(
         config, needs_target=method.needs_target, folder=workdir, pseudo=pseudo
     )
     guard = health.POLICIES[options.on_not_finite]
-    run = parallel.compiled(guard(make_train_step(method)), mesh)
+    run = parallel.compile_step(guard(make_train_step(method)), mesh)
     initialisers = [start_from] if start_from else []
     # `init` replaces the pretrained weights; only the reference network of feature_distance still
     # comes from them.
