@@ -63,8 +63,8 @@ def target_share(height: int, width: int, *, beta: float, window: str) -> np.nda
     the authors' PyTorch makes of the window "corners"; the other windows are symmetric.
 
     Args:
-      height, width: of the images, H and W.
-      beta: see `transfer`.
+      height, width: the sides of the images, H and W.
+      beta: the size of the window, as in `transfer`.
       window: a key of `WINDOWS`.
 
     Raises:

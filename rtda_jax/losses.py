@@ -107,7 +107,7 @@ def hardest(
     Args:
       loss: float [B,H,W], 0 where ignored.
       labels: integer [B,H,W].
-      probability: in (0, 1).
+      probability: the probability of the true class from which on a pixel is easy, in (0, 1).
       rule: the rule that gives n_min, a key of `N_MIN_RULES`.
     """
     flat = lax.stop_gradient(loss).ravel()
@@ -378,7 +378,7 @@ def pixel_loss(
 
     Args:
       name: a key of `PIXEL_LOSSES`.
-      options: see `LossOptions`.
+      options: the options of the loss.
       num_classes: K.
     """
     chosen = lookup(PIXEL_LOSSES, name, "pixel_loss")

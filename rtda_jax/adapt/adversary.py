@@ -151,7 +151,7 @@ class Adversary:
         """Returns the loss of every discriminator on each domain, by the name it is logged under.
 
         Args:
-          verdicts: for "source" and "target", what `judge` returned.
+          verdicts: the discriminators' logits for "source" and "target", from `judge`.
         """
         gan_loss = GAN_LOSSES[self.options.gan_loss]
         sums = {}
@@ -165,7 +165,7 @@ class Adversary:
         """Returns how often every discriminator is right on each domain; 1/2 is chance.
 
         Args:
-          verdicts: for "source" and "target", what `judge` returned.
+          verdicts: the discriminators' logits for "source" and "target", from `judge`.
         """
         sums = {}
         for name in self.networks:

@@ -106,7 +106,7 @@ def distance(
       reference: [B,h,w,C], those of the frozen one.
       labels: uint8 [B,H,W], 255 where ignored.
       classes: the indices of the thing classes.
-      ratio: share of a cell that one of them has to fill.
+      ratio: the share of a cell that one of them has to fill.
     """
     size = (features.shape[1], features.shape[2])
     things = cells(labels, size=size, classes=classes, ratio=ratio)
@@ -130,7 +130,7 @@ def cells(
       labels: uint8 [B,H,W], 255 where ignored.
       size: (h, w) of the feature map.
       classes: the indices of the classes that count.
-      ratio: in (0, 1].
+      ratio: the share of a cell that one class has to fill, in (0, 1].
     """
     height, width = labels.shape[1:]
     rows, columns = -(-height // size[0]), -(-width // size[1])

@@ -28,7 +28,7 @@ class Stage:
     """One stage of an experiment.
 
     Attributes:
-      name: of its folder.
+      name: the name of the stage and of its folder.
       kind: a key of `rtda_jax.stages.KINDS`.
       models: the networks it reads, "STAGE" or "STAGE:teacher" each.
       config: the experiment's fields with the stage's overrides.
