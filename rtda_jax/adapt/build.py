@@ -170,7 +170,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
                 size=size,
                 seed=stage.seed,
                 reference_features=reference_features,
-                adapts=consistency.adapts,
+                adapts_thresholds=terms.adapts_thresholds(objective, consistency),
                 axis_name=axis_name,
             )
         ),
@@ -322,7 +322,7 @@ def check_one_image(generator: nn.Module, *, size: tuple[int, int]) -> None:
 def initial_state(method: Method) -> TrainState:
     """Returns the method's state before its first step."""
     memory = {}
-    if method.consistency_heads and method.consistency.adapts:
+    if terms.adapts_thresholds(method.objective, method.consistency):
         theta = initial_thresholds(method.consistency, num_classes=method.num_classes)
         memory["theta"] = theta
     state = create_state(

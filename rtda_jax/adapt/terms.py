@@ -264,6 +264,11 @@ def uses_reference(objective: Objective) -> bool:
     return any(term.head == distance.HEAD for term, _ in objective.values())
 
 
+def adapts_thresholds(objective: Objective, options: ConsistencyOptions) -> bool:
+    """Returns whether consistency terms adapt their thresholds, `memory["theta"]` of the state."""
+    return options.adapts and "strong" in views(objective)
+
+
 def heads(objective: Objective, *, view: str) -> list[str]:
     """Returns the heads that are read by the terms of a view, from the main one down."""
     read = {term.head for term, _ in objective.values() if view in term.views}

@@ -93,7 +93,7 @@ class PartContext:
       seed: the seed of the run.
       reference_features: the function (variables, normalised images) -> [B,h,w,C] of the features
         that feature_distance compares with; None without that term.
-      adapts: whether the thresholds of consistency terms adapt, `memory["theta"]` of the state.
+      adapts_thresholds: whether consistency terms adapt thresholds, `memory["theta"]` of the state.
       axis_name: the device axis of a mapped step, for what looks at the whole batch.
     """
 
@@ -103,7 +103,7 @@ class PartContext:
     size: tuple[int, int]
     seed: int
     reference_features: Callable[[Any, jax.Array], jax.Array] | None = None
-    adapts: bool = False
+    adapts_thresholds: bool = False
     axis_name: str | None = None
 
 
@@ -179,7 +179,7 @@ def class_mix(context: PartContext) -> Part | None:
         return None
     by_threshold = pastes and options.long_tail.choice == "threshold"
     require(
-        not by_threshold or (context.adapts and "strong" in context.views),
+        not by_threshold or context.adapts_thresholds,
         "long_tail.choice='threshold' needs consistency terms with "
         "consistency.threshold='adaptive'",
     )
