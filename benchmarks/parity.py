@@ -54,7 +54,9 @@ def main(argv: list[str]) -> None:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="rtda_jax_parity") as folder:
         needs_target = method.needs_target
-        paired = batches.paired(stage, needs_target=needs_target, folder=pathlib.Path(folder))
+        paired = batches.paired_batches(
+            stage, needs_target=needs_target, folder=pathlib.Path(folder)
+        )
         for step, batch in zip(range(1, stage.steps + 1), paired(0), strict=False):
             losses = twin.step({name: np.array(array) for name, array in batch.items()})
             if step % stage.log_every_steps == 0 or step == stage.steps:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rtda_jax.data.batches import paired
+from rtda_jax.data.batches import paired_batches
 from rtda_jax.errors import ConfigError
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
@@ -59,7 +59,7 @@ def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) 
     if stage.pseudo_labels:
         raise ConfigError(f"{name}: reads the labels of stage {stage.pseudo_labels!r}, none here")
     parts = training(stage)
-    stream = paired(stage, needs_target=parts.needs_target, folder=folder)(0)
+    stream = paired_batches(stage, needs_target=parts.needs_target, folder=folder)(0)
     batches = list(itertools.islice(stream, count))
     state = parts.start()
     begin = time.perf_counter()

@@ -57,12 +57,12 @@ def deeplab(
     """Changes a configuration to DeepLabV2 as AdaptSegNet trains it, and its descendants after it.
 
     Args:
-      config: of any method.
+      config: the configuration of any method.
       heads: 2 adds the head on layer3, whose labels count a tenth.
       aspp: the dilations that the classifier adds up: "first_two" is what the early return in
         the code of AdaptSegNet and DACS leaves of them.
-      steps: of a train stage.
-      schedule_steps: where the poly schedule would reach 0.
+      steps: the steps of a train stage.
+      schedule_steps: the step at which the poly schedule would reach 0.
     """
     config.model.name = "deeplab_resnet101" + ("_multi" if heads == 2 else "")
     config.model.options.aspp = aspp

@@ -31,7 +31,7 @@ def parsed(make: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]:
         network = None if own else options.pop(PRETRAINED, None)
         config = make(benchmark, **options)
         if network is not None:
-            recipes.pretrain(config, network)
+            recipes.use_pretrained(config, network)
         return config
 
     return get_config

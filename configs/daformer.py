@@ -44,10 +44,10 @@ def make(
     """
     config = dacs.make(benchmark)
     chosen = recipes.recipe(config)
-    recipes.pretrain(config, pretrained)
+    recipes.use_pretrained(config, pretrained)
     config.objective.feature_distance = distance
     config.fda_beta = fda
-    config.rare_class = chosen.rare
+    config.rare_class = chosen.rare_temperature
     if chosen is recipes.FULL:
         config.rare_min_pixels = 3000
         config.rare_crops = 11  # a first one, and ten more until one shows half of these pixels
@@ -55,7 +55,7 @@ def make(
             config.target_margins = (15, 120, 0, 0)  # of 512 rows: rectified borders, the own car
     config.teacher.update(
         {
-            "decay": chosen.decay,
+            "decay": chosen.teacher_decay,
             "average": "parameters",
             "update": "before",
             "statistics": "batch",

@@ -30,7 +30,7 @@ def make(
     config = daformer.make(benchmark, pretrained=pretrained, distance=distance, fda=fda)
     chosen = recipes.recipe(config)
     config.objective.update({f"masked{head}": 1.0 for head in daformer.HEADS})
-    config.masked.update({"block": chosen.block, "ratio": chosen.hidden})
+    config.masked.update({"block": chosen.block, "ratio": chosen.hidden_share})
     return config
 
 

@@ -1,8 +1,8 @@
 """Recipes for real-time networks with an ImageNet trunk: the optimizer, the teacher, the masks.
 
-`pretrain` changes a configuration of any method. `SMALL` is for small pairs of images and a few
-hundred steps, where the numbers of DAFormer and MIC would not leave the warm-up; it was chosen by a
-trial in PyTorch and is not tuned. `FULL` has the numbers of DAFormer and MIC.
+`use_pretrained` changes a configuration of any method. `SMALL` is for small pairs of images and a
+few hundred steps, where the numbers of DAFormer and MIC would not leave the warm-up; it was chosen
+by a trial in PyTorch and is not tuned. `FULL` has the numbers of DAFormer and MIC.
 """
 
 import dataclasses
@@ -20,26 +20,47 @@ class Recipe:
     """How a pretrained network is trained.
 
     Attributes:
-      lr, factor: AdamW's learning rate of the trunk, and how many times faster the heads learn.
-      warmup: steps of the linear warm-up.
-      power: of the poly schedule; 1 is linear.
-      rare: temperature of rare class sampling; a short run would see the rarest class alone.
-      decay: of the averaged teacher.
-      block, hidden: side of the blocks of a masked view in pixels, and the share that is hidden.
+      trunk_lr: AdamW's learning rate of the trunk.
+      heads_factor: how many times faster the heads learn.
+      warmup_steps: the steps of the linear warm-up.
+      power: the exponent of the poly schedule; 1 is linear.
+      rare_temperature: the temperature of rare class sampling. At FULL's, a short run would see the
+        rarest class alone.
+      teacher_decay: the share of the averaged teacher that stays in one update.
+      block: the side of the blocks of a masked view, in pixels.
+      hidden_share: the share of these blocks that is hidden.
     """
 
-    lr: float
-    factor: float
-    warmup: int
+    trunk_lr: float
+    heads_factor: float
+    warmup_steps: int
     power: float
-    rare: float
-    decay: float
+    rare_temperature: float
+    teacher_decay: float
     block: int
-    hidden: float
+    hidden_share: float
 
 
-SMALL = Recipe(2e-4, 5.0, warmup=50, power=0.9, rare=0.1, decay=0.99, block=32, hidden=0.5)
-FULL = Recipe(6e-5, 10.0, warmup=1500, power=1.0, rare=0.01, decay=0.999, block=32, hidden=0.7)
+SMALL = Recipe(
+    trunk_lr=2e-4,
+    heads_factor=5.0,
+    warmup_steps=50,
+    power=0.9,
+    rare_temperature=0.1,
+    teacher_decay=0.99,
+    block=32,
+    hidden_share=0.5,
+)
+FULL = Recipe(
+    trunk_lr=6e-5,
+    heads_factor=10.0,
+    warmup_steps=1500,
+    power=1.0,
+    rare_temperature=0.01,
+    teacher_decay=0.999,
+    block=32,
+    hidden_share=0.7,
+)
 
 
 def recipe(config: ConfigDict) -> Recipe:
@@ -47,11 +68,11 @@ def recipe(config: ConfigDict) -> Recipe:
     return FULL if config.steps >= LONG else SMALL
 
 
-def pretrain(config: ConfigDict, network: str) -> None:
+def use_pretrained(config: ConfigDict, network: str) -> None:
     """Changes a configuration to a network with ImageNet's trunk, and to AdamW.
 
     Args:
-      config: of any method.
+      config: the configuration of any method.
       network: a network with published ImageNet weights.
     """
     chosen = recipe(config)
@@ -59,13 +80,13 @@ def pretrain(config: ConfigDict, network: str) -> None:
     config.optim.update(
         {
             "g_optimizer": "adamw",
-            "g_lr": chosen.lr,
+            "g_lr": chosen.trunk_lr,
             "g_decay": 0.01,
             "g_decayed": "kernels",
             "g_groups": "heads",
-            "g_factor": chosen.factor,
+            "g_factor": chosen.heads_factor,
             "warmup": "linear",
-            "warmup_steps": chosen.warmup,
+            "warmup_steps": chosen.warmup_steps,
             "warmup_start": 1e-6,
             "power": chosen.power,
         }

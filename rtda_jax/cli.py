@@ -3,6 +3,8 @@
 `python main.py`, `rtda-jax` and `python -m rtda_jax` all call `main`. The first word may name the
 job, as `predict` does in `rtda-jax predict photo.jpg`; `--job=predict` says the same. Any field of
 a configuration is a flag: `--config.optim.g_lr=0.01`.
+
+Functions import what they need when they run, so that help and usage do not wait for JAX.
 """
 
 import faulthandler
@@ -187,7 +189,7 @@ JOBS = {
         _predict,
         "Segments images, videos, a folder, a camera or a stream.",
         "predict photo.jpg --weights runs/fda_mbt",
-        words="input",
+        positional_flag="input",
     ),
     "export": Job(
         _export,
@@ -205,7 +207,10 @@ JOBS = {
         "retrieve --weights runs/fda_mbt --before runs/source_only",
     ),
     "report": Job(
-        _report, "Makes one page about any runs.", "report runs/* --output report", words="runs"
+        _report,
+        "Makes one page about any runs.",
+        "report runs/* --output report",
+        positional_flag="runs",
     ),
     "check_data": Job(
         _check_data,
@@ -269,11 +274,11 @@ def main(words: Sequence[str] | None = None) -> int:
         print(help_text(program))
         return 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    environment.keep_freed_memory()
+    environment.keep_freed_memory()  # before JAX starts
     faulthandler.enable()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    return answered(lambda: _start(words))
+    return exit_code_of(lambda: _start(words))
 
 
 def _start(words: Sequence[str]) -> None:
@@ -300,7 +305,7 @@ def join(values: flags.FlagValues) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 it stays open to the end
 
 
-def answered(job: Callable[[], None]) -> int:
+def exit_code_of(job: Callable[[], None]) -> int:
     """Runs a job and returns its exit code; known errors print a sentence."""
     from rtda_jax.run import parallel
 

@@ -46,13 +46,14 @@ class Protocol:
       mode: "whole" reads an image at once, "slide" reads it in overlapping windows.
       window: (height, width) of the windows of "slide".
       stride: between windows.
-      scales: at which "slide" reads an image. TUFL: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75).
+      scales: the scales at which "slide" reads an image. TUFL: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75).
       mirror: whether "slide" reads every window mirrored as well.
-      align: of all resizes, "half_pixel" or "corners" (PyTorch's align_corners: AdaptSegNet, TUFL).
+      align: the alignment of all resizes, "half_pixel" or "corners" (PyTorch's align_corners:
+        AdaptSegNet, TUFL).
       output: what is brought to the labels' resolution: "logits", which have the image's size, or
         "coarse", the map that a DeepLab makes them of, as the evaluations of AdaptSegNet, ADVENT
         and FDA do; "whole" reads it.
-      fusion: of several networks, a key of `FUSIONS`.
+      fusion: the fusion of several networks, a key of `FUSIONS`.
       absent: what a class without any pixel adds to the mean IoU, a key of
         `rtda_jax.metrics.ABSENT`.
     """
@@ -172,7 +173,7 @@ def scores(
 
     Args:
       models: whose own variables are not read.
-      variables: of each model.
+      variables: the variables of each model.
       images: [B,h,w,3] in [0,255].
       protocol: `output` and `fusion` are read.
 
@@ -268,7 +269,7 @@ def slide(
     Args:
       predict: from normalised images [1,h,w,3] of the window's size to probabilities [1,h,w,K].
       image: normalised, [1,H,W,3].
-      size: of the result, that of the labels.
+      size: the size of the result, that of the labels.
       protocol: window, stride, scales, mirror and align.
     """
     if protocol.window is None or protocol.stride is None:
@@ -341,7 +342,7 @@ def report(
 
     Args:
       confusion: [K,K] over the head's classes.
-      names: of the reported classes.
+      names: the names of the reported classes.
       rows: where they stand among the head's classes; a pixel that the network takes for one of
         the other classes still counts against them.
       absent: a key of `rtda_jax.metrics.ABSENT`.

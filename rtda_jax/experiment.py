@@ -76,6 +76,7 @@ def checked_plan(config: ConfigDict) -> Plan:
     plan = make_plan(config, KINDS)
     for name, stage in plan.items():
         try:
+            # Read for their errors, which would come in the middle of a run otherwise.
             read(LoopOptions, stage.config, "")
             read(StreamOptions, stage.config, "")
         except ConfigError as error:

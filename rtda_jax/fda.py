@@ -54,7 +54,7 @@ WINDOWS: dict[str, Callable[[int, int, float], np.ndarray]] = {
 }
 
 
-def share(height: int, width: int, *, beta: float, window: str) -> np.ndarray:
+def target_share(height: int, width: int, *, beta: float, window: str) -> np.ndarray:
     """Returns how much of each amplitude is the target's, float32 [H,W//2+1] of 0, 1/2 and 1.
 
     An inverse transform to real images reads the columns 0..W/2 only, and a column that is its own
@@ -63,9 +63,9 @@ def share(height: int, width: int, *, beta: float, window: str) -> np.ndarray:
     the authors' PyTorch makes of the window "corners"; the other windows are symmetric.
 
     Args:
-      height: of the images, H.
-      width: of the images, W.
-      beta: see `transfer`.
+      height: the images' height, H.
+      width: the images' width, W.
+      beta: the size of the window, as in `transfer`.
       window: a key of `WINDOWS`.
 
     Raises:
@@ -100,7 +100,7 @@ def transfer(
     if source.shape != target.shape:
         raise ValueError(f"FDA needs equal shapes, got {source.shape} and {target.shape}")
     height, width = source.shape[1:3]
-    exchanged = share(height, width, beta=beta, window=window)[None, :, :, None]
+    exchanged = target_share(height, width, beta=beta, window=window)[None, :, :, None]
     axes = (1, 2)
     spectrum = jnp.fft.rfft2(source.astype(jnp.float32), axes=axes)
     amplitude = jnp.abs(spectrum)

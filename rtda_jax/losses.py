@@ -107,24 +107,24 @@ def hardest(
     Args:
       loss: float [B,H,W], 0 where ignored.
       labels: integer [B,H,W].
-      probability: in (0, 1).
-      rule: a key of `HARDEST`, which gives n_min.
+      probability: the probability of the true class from which on a pixel is easy, in (0, 1).
+      rule: the rule that gives n_min, a key of `N_MIN_RULES`.
     """
     flat = lax.stop_gradient(loss).ravel()
     descending = jnp.sort(flat, descending=True)
-    least = HARDEST[rule](labels)
-    confident = -jnp.log(jnp.float32(probability))
-    beyond = flat > confident
+    n_min = N_MIN_RULES[rule](labels)
+    loss_bound = -jnp.log(jnp.float32(probability))
+    beyond = flat > loss_bound
     # Ranks count from 0: "pixels" compares the first loss past n_min, as its original does.
-    enough = (
-        descending[least] > confident if rule == "pixels" else beyond.sum(dtype=jnp.int32) >= least
+    bound_is_enough = (
+        descending[n_min] > loss_bound if rule == "pixels" else beyond.sum(dtype=jnp.int32) >= n_min
     )
-    boundary = descending[least]
+    boundary = descending[n_min]
     above, tied = flat > boundary, flat == boundary
-    left = (least - above.sum(dtype=jnp.int32)).astype(jnp.float32)
-    share = left / jnp.maximum(tied.sum(dtype=jnp.float32), 1.0)
-    top = jnp.where(above, 1.0, jnp.where(tied, share, 0.0))
-    weight = jnp.where(enough, beyond.astype(jnp.float32), top)
+    remaining = (n_min - above.sum(dtype=jnp.int32)).astype(jnp.float32)
+    share_of_ties = remaining / jnp.maximum(tied.sum(dtype=jnp.float32), 1.0)
+    top = jnp.where(above, 1.0, jnp.where(tied, share_of_ties, 0.0))
+    weight = jnp.where(bound_is_enough, beyond.astype(jnp.float32), top)
     return Sum((weight * loss.ravel()).sum(), weight.sum())
 
 
@@ -136,8 +136,8 @@ def _sixteenth_of_valid(labels: jax.Array) -> jax.Array:
     return valid(labels).sum(dtype=jnp.int32) // 16
 
 
-# How many pixels hard example mining keeps at least.
-HARDEST: dict[str, Callable[[jax.Array], jax.Array]] = {
+# How many pixels hard example mining keeps at least: functions labels [B,H,W] -> n_min.
+N_MIN_RULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     # Ignored pixels rank as losses of 0: STDC, TUFL, older code of CoinCheung's BiSeNet.
     "pixels": _sixteenth_of_all,
     "valid": _sixteenth_of_valid,  # today's code of CoinCheung's BiSeNet
@@ -227,7 +227,10 @@ def binary_cross_entropy(logits: jax.Array, *, domain: float) -> jax.Array:
 
 
 def least_squares(logits: jax.Array, *, domain: float) -> jax.Array:
-    """Computes the squared distance of discriminator outputs to a domain (LSGAN), see above."""
+    """Computes the squared distance of discriminator outputs to a domain (LSGAN).
+
+    The domains are source 0 and target 1.
+    """
     return (logits.astype(jnp.float32) - domain) ** 2
 
 
@@ -236,14 +239,14 @@ class LossOptions:
     """The fields of `config.loss`: what a labelled pixel costs.
 
     Attributes:
-      weighting: where class weights come from: "none", "given" in `weights`, or "enet", which
+      weighting: the origin of class weights: "none", "given" in `weights`, or "enet", which
         training counts in the labelled set and then replaces by "given".
-      weights: one number for each class.
-      enet_c: c of the weights 1 / ln(c + frequency) (ENet, Paszke et al. 2016).
-      reduction: what the summed loss is divided by, a key of `REDUCTIONS`.
-      gamma: focusing exponent of the focal loss.
-      ohem_probability, ohem_rule: see `hardest`.
-      eta: exponent of `robust_entropy`.
+      weights: the weight of each class.
+      enet_c: the constant c of the weights 1 / ln(c + frequency) (ENet, Paszke et al. 2016).
+      reduction: the divisor of the summed loss, a key of `REDUCTIONS`.
+      gamma: the focusing exponent of the focal loss.
+      ohem_probability, ohem_rule: the arguments `probability` and `rule` of `hardest`.
+      eta: the exponent of `robust_entropy`.
     """
 
     weighting: str = "none"
@@ -258,7 +261,7 @@ class LossOptions:
     def __post_init__(self) -> None:
         one_of(self.weighting, WEIGHTINGS, "loss.weighting")
         one_of(self.reduction, REDUCTIONS, "loss.reduction")
-        one_of(self.ohem_rule, HARDEST, "loss.ohem_rule")
+        one_of(self.ohem_rule, N_MIN_RULES, "loss.ohem_rule")
         require(
             not self.weights or self.weighting == "given",
             "loss.weights is read by loss.weighting='given' only",
@@ -312,25 +315,26 @@ WEIGHTINGS: dict[str, Callable[[LossOptions], jax.Array | None]] = {
 }
 
 
-def _weights(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
-    return _valid(labels, None) if weights is None else label_weights(labels, weights).sum()
+def _sum_of_weights(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+    return _count_valid(labels, None) if weights is None else label_weights(labels, weights).sum()
 
 
-def _valid(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+def _count_valid(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
     del weights
     return valid(labels).sum(dtype=jnp.float32)
 
 
-def _pixels(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
+def _count_all(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
     del weights
     return jnp.float32(labels.size)
 
 
 # What a summed loss is divided by: functions (labels [B,H,W], class weights [K] or None).
 REDUCTIONS: dict[str, Callable[[jax.Array, jax.Array | None], jax.Array]] = {
-    "weights": _weights,  # the sum of the weights of the valid pixels, as PyTorch's cross-entropy
-    "valid": _valid,  # the number of valid pixels
-    "pixels": _pixels,  # the number of all pixels: Brunstein's focal loss, TUFL
+    # The sum of the weights of the valid pixels, as PyTorch's cross-entropy.
+    "weights": _sum_of_weights,
+    "valid": _count_valid,  # the number of valid pixels
+    "pixels": _count_all,  # the number of all pixels: Brunstein's focal loss, TUFL
 }
 
 
@@ -369,11 +373,12 @@ def pixel_loss(
     """Returns the function (logits [B,H,W,K], labels [B,H,W]) -> Sum of that name.
 
     The class weights are read when the function is called, so that a configuration whose weights
-    are still to be counted can be checked.
+    are still to be counted can be checked. `rtda_jax.train` counts them and makes the function
+    again.
 
     Args:
       name: a key of `PIXEL_LOSSES`.
-      options: see `LossOptions`.
+      options: the options of the loss.
       num_classes: K.
     """
     chosen = lookup(PIXEL_LOSSES, name, "pixel_loss")

@@ -1,6 +1,5 @@
 """The loop of one train stage: batches in, steps, logs and checkpoints; it can always resume."""
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -14,7 +13,7 @@ from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.step import Logs, Method, make_train_step
 from rtda_jax.adapt.teacher import with_teacher
-from rtda_jax.data.batches import Batches, named, paired, with_enet_weights
+from rtda_jax.data.batches import Batches, example_names, paired_batches, with_enet_weights
 from rtda_jax.data.stream import Batch
 from rtda_jax.errors import Interrupted, lookup, require
 from rtda_jax.run import checkpoint, health, log, parallel
@@ -27,7 +26,8 @@ from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 AHEAD = 4
 CONTINUES = "the same command continues there"
 
-Start = Callable[[TrainState], tuple[TrainState, str]]
+# From a state to the same state with other weights, and a sentence about them.
+Initialiser = Callable[[TrainState], tuple[TrainState, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +35,13 @@ class LoopOptions:
     """The fields of a configuration that decide how a run is watched and kept.
 
     Attributes:
-      log_every_steps: steps between two rows of metrics.jsonl, which hold means over these steps.
-      loggers: beside metrics.jsonl, such as "tensorboard".
-      checkpoint_every_steps: steps between two checkpoints.
-      checkpoint_keep: how many of the newest checkpoints stay, 2 or more: one may get damaged.
+      log_every_steps: the steps between two rows of metrics.jsonl, which hold means over them.
+      loggers: the loggers beside metrics.jsonl, such as "tensorboard".
+      checkpoint_every_steps: the steps between two checkpoints.
+      checkpoint_keep: the number of newest checkpoints that stay, 2 or more: one may get damaged.
       on_not_finite: what follows a nonfinite loss or gradient, "stop" or "skip" that update.
-      stall_seconds: after so long without progress, stacks and exit code 6; 0: never.
+      stall_seconds: the seconds without progress after which the process prints its stacks and
+        ends with exit code 6; 0: never.
     """
 
     log_every_steps: int = 20
@@ -69,7 +70,7 @@ def train(
     *,
     method: Method | None = None,
     batches: Batches | None = None,
-    start_from: Start | None = None,
+    start_from: Initialiser | None = None,
     pseudo: pathlib.Path | None = None,
 ) -> TrainState:
     """Trains one stage to its last step, from wherever its workdir stands.
@@ -78,10 +79,11 @@ def train(
       config: the stage's configuration, see `configs/base.py`.
       workdir: the stage's folder; gets `metrics.jsonl` and `checkpoints/`.
       method: what `build.build` made of the configuration, if that is done.
-      batches: from a start step to an iterator of batches; default the benchmark's paired stream.
-      start_from: from the fresh state to the state before the first step, and a sentence about it;
-        default `model.pretrained`, or from scratch.
-      pseudo: folder of labels for the target's images, see `data.load_pseudo`.
+      batches: the function start step -> iterator of batches; default the benchmark's paired
+        stream.
+      start_from: the initialiser of a fresh state's weights; default `model.pretrained`, or from
+        scratch.
+      pseudo: the folder of labels for the target's images, see `data.load_pseudo`.
 
     Returns:
       The final state.
@@ -100,29 +102,34 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     method = method or build.build(config, axis_name=parallel.AXIS)
     if config.loss.weighting == "enet":
+        # The weights of the built method raise until they are counted; the objective is made
+        # again with the numbers.
         counted = with_enet_weights(config, workdir)
         method = dataclasses.replace(method, objective=build.make_objective(counted))
-    names = health.example_numbers if batches else functools.partial(named, config)
-    batches = batches or paired(
+    names = health.example_numbers if batches else functools.partial(example_names, config)
+    batches = batches or paired_batches(
         config, needs_target=method.needs_target, folder=workdir, pseudo=pseudo
     )
     guard = health.POLICIES[options.on_not_finite]
-    run = parallel.compiled(guard(make_train_step(method)), mesh)
-    starts = [start_from] if start_from else []
-    if config.model.pretrained and (not starts or method.refers):
-        starts.insert(0, functools.partial(build.pretrained_state, config=config))
+    run = parallel.compile_step(guard(make_train_step(method)), mesh)
+    initialisers = [start_from] if start_from else []
+    # `init` replaces the pretrained weights; only the reference network of feature_distance still
+    # comes from them.
+    if config.model.pretrained and (not initialisers or method.uses_reference):
+        initialisers.insert(0, functools.partial(build.pretrained_state, config=config))
 
     with (
         shutdown_event() as interrupted,
         watchdog(options.stall_seconds) as heartbeat,
         checkpoint.manager(workdir / "checkpoints", keep=options.checkpoint_keep) as checkpoints,
     ):
-        start, state = _begin(method, mesh, checkpoints, starts)
-        with Journal(workdir, config, options, method, names=names, start=start) as journal:
-            sentence = f"stopped before step {start + 1} was finished; {CONTINUES}"
+        start_step, state = _begin(method, mesh, checkpoints, initialisers)
+        journal = Journal(workdir, config, options, method, names=names, start_step=start_step)
+        with journal:
+            sentence = f"stopped before step {start_step + 1} was finished; {CONTINUES}"
             run = compiling_first(run, stop=interrupted, sentence=sentence)
-            stream = batches(start) if start < config.steps else iter(())
-            for step in range(start + 1, config.steps + 1):
+            stream = batches(start_step) if start_step < config.steps else iter(())
+            for step in range(start_step + 1, config.steps + 1):
                 batch = journal.wait_for(stream)
                 state, logs = run(state, batch)
                 journal.add(step, logs, batch)
@@ -134,6 +141,8 @@ def train(
                 if log_due or save_due:
                     journal.write_row(step)
                 if save_due or stop:
+                    # The leftovers first: a checkpoint without them would write another row after
+                    # a resume.
                     journal.save_leftovers(step, checkpoints)
                     checkpoint.save(checkpoints, state, step=step)
                 if stop:
@@ -143,19 +152,20 @@ def train(
 
 
 def _begin(
-    method: Method, mesh: Any, checkpoints: Any, starts: Sequence[Start]
+    method: Method, mesh: Any, checkpoints: Any, initialisers: Sequence[Initialiser]
 ) -> tuple[int, TrainState]:
-    """Returns the step and the state that training begins or continues with, on all devices."""
+    """Returns the number of steps that are done and the state after them, on all devices."""
     if checkpoints.latest_step():
         fresh = jax.eval_shape(lambda: build.initial_state(method))
         abstract = checkpoint.abstract(fresh, parallel.replicated(mesh))
-        start, state = checkpoint.resume(checkpoints, abstract)
-        log.say(f"  continues after step {start}")
-        return start, state
+        done, state = checkpoint.resume(checkpoints, abstract)
+        log.say(f"  continues after step {done}")
+        return done, state
     state = build.initial_state(method)
-    for start_from in starts:
-        state, sentence = start_from(state)
+    for initialise in initialisers:
+        state, sentence = initialise(state)
         log.say(f"  {sentence}")
+    # The teacher is copied anew, because the initialisers changed the student.
     return 0, parallel.replicate(with_teacher(state, method.teacher), mesh)
 
 
@@ -165,10 +175,10 @@ class Journal:
     Args:
       workdir: the stage's folder.
       config: the stage's configuration.
-      options: how often rows are due and which further loggers get them.
-      method: the objective and the learning rates.
-      names: from a domain and positions in its set to the names of examples.
-      start: the step that training continues after.
+      options: the options of the loop: how often rows are due and which further loggers get them.
+      method: the method, of which the objective and the learning rates are written.
+      names: the function (domain, positions in its set) -> names of examples.
+      start_step: the step that training continues after, 0 for a fresh stage.
     """
 
     def __init__(
@@ -179,29 +189,28 @@ class Journal:
         method: Method,
         *,
         names: health.ExampleNames,
-        start: int,
+        start_step: int,
     ) -> None:
-        self._method, self._start, self._steps = method, start, config.steps
+        self._method, self._start_step, self._steps = method, start_step, config.steps
         self._metrics_file = workdir / log.METRICS_FILE
         self._leftovers_file = workdir / log.LEFTOVERS_FILE
         if parallel.is_main():
-            log.truncate(self._metrics_file, after=start)
-        leftovers = log.read_leftovers(self._leftovers_file, step=start)
+            log.truncate(self._metrics_file, after=start_step)
+        leftovers = log.read_leftovers(self._leftovers_file, step=start_step)
         self._pending = health.PendingSteps(names, leftovers)
         self._alarm = health.Alarm()
         self._loggers = Loggers(options.loggers if parallel.is_main() else (), workdir)
         domains = 2 if method.needs_target else 1
         self._clock = log.Clock(
-            step=start, steps=config.steps, images_per_step=config.batch_size * domains
+            step=start_step, steps=config.steps, images_per_step=config.batch_size * domains
         )
 
     def __enter__(self) -> "Journal":
-        self._resources = contextlib.ExitStack()
-        self._resources.enter_context(self._loggers)
+        self._loggers.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._resources.close()
+        self._loggers.__exit__(None, None, None)
 
     def wait_for(self, stream: Iterator[Batch]) -> Batch:
         """Returns the next batch, and counts the time that it took to come."""
@@ -211,7 +220,7 @@ class Journal:
     def add(self, step: int, logs: Logs, batch: Batch) -> None:
         """Takes the logs of one step, which may still be on their way from the device."""
         self._pending.add(step, logs, batch, ahead=AHEAD)
-        if step == self._start + 1:
+        if step == self._start_step + 1:
             jax.block_until_ready(logs)
             log.say(f"  first step after {log.duration(self._clock.elapsed())} (compilation)")
             self._clock.restart(step)

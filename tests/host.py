@@ -165,7 +165,7 @@ def command(port, processes, index, workdir, root, unforeseen):
         *(f"--process_id={index}", f"--workdir={workdir}"),
     ]
     cli.CACHE = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    with tiny.stubs(), mock.patch.object(train, "paired", lambda *a, **b: batches):
+    with tiny.stubs(), mock.patch.object(train, "paired_batches", lambda *a, **b: batches):
         sys.exit(cli.main(words))
 
 
@@ -173,7 +173,7 @@ def main(port, processes, index, job, *arguments):
     if job == "command":
         return command(port, processes, index, *arguments)
     parallel.join(f"127.0.0.1:{port}", processes=int(processes), index=int(index))
-    return cli.answered(lambda: JOBS[job](*arguments))
+    return cli.exit_code_of(lambda: JOBS[job](*arguments))
 
 
 if __name__ == "__main__":

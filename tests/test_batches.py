@@ -104,7 +104,7 @@ def test_a_stage_that_began_refuses_labels_that_show_other_classes(tmp_path):
     chosen = made(tmp_path, rare_class=0.1)
 
     def first_index():
-        stream = batches.paired(chosen, needs_target=False, folder=stage)(0)
+        stream = batches.paired_batches(chosen, needs_target=False, folder=stage)(0)
         return next(stream)["source_index"]
 
     first_index()
@@ -148,7 +148,7 @@ def test_the_introduction_names_both_domains_and_the_padding(root):
 def test_rare_classes_are_drawn_by_a_field(root, tmp_path):
     def indices(**fields):
         chosen = made(root, **fields)
-        stream = batches.paired(chosen, needs_target=False, folder=tmp_path)(0)
+        stream = batches.paired_batches(chosen, needs_target=False, folder=tmp_path)(0)
         return np.concatenate([next(stream)["source_index"] for _ in range(6)])
 
     assert np.bincount(indices(), minlength=4).tolist() == [6, 6, 6, 6]
@@ -159,7 +159,7 @@ def test_rare_classes_are_drawn_by_a_field(root, tmp_path):
 def test_crops_show_the_rare_class_by_two_fields(root, tmp_path):
     def labels(**fields):
         chosen = made(root, rare_class=1e-3, benchmark__crop=(8, 8), **fields)
-        stream = batches.paired(chosen, needs_target=False, folder=tmp_path)(0)
+        stream = batches.paired_batches(chosen, needs_target=False, folder=tmp_path)(0)
         return np.stack([next(stream)["source_label"] for _ in range(6)])
 
     def shown(labels):
@@ -175,11 +175,13 @@ def test_crops_show_the_rare_class_by_two_fields(root, tmp_path):
 def test_margins_of_the_target_are_a_field(root, tmp_path):
     chosen = made(root, target_margins=(3, 0, 0, 2), augment__flip=False)
     chosen.benchmark.crop = chosen.benchmark.size
-    border = next(batches.paired(chosen, needs_target=True, folder=tmp_path)(0))["target_border"]
+    border = next(batches.paired_batches(chosen, needs_target=True, folder=tmp_path)(0))[
+        "target_border"
+    ]
     assert (border[:, :3] == 255).all() and (border[..., -2:] == 255).all()
     assert not border[:, 3:, :-2].any()
     with pytest.raises(DataError, match="no target images"):
-        batches.paired(chosen, needs_target=False, folder=tmp_path)(0)
+        batches.paired_batches(chosen, needs_target=False, folder=tmp_path)(0)
 
 
 @pytest.mark.parametrize(

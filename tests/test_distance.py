@@ -75,7 +75,7 @@ def test_two_classes_do_not_fill_a_cell_together():
 
 
 def test_every_class_set_of_streets_has_things():
-    found = {n: DistanceOptions().numbers(class_set(n).names) for n in CLASS_SETS}
+    found = {n: DistanceOptions().class_indices(class_set(n).names) for n in CLASS_SETS}
     assert all(found.values())
     assert [NAMES[n] for n in found["cityscapes19"]] == [
         *("traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train"),
@@ -84,11 +84,11 @@ def test_every_class_set_of_streets_has_things():
 
 
 def test_own_classes():
-    assert DistanceOptions(classes=("sky", "road")).numbers(NAMES) == (10, 0)
+    assert DistanceOptions(classes=("sky", "road")).class_indices(NAMES) == (10, 0)
     with pytest.raises(ConfigError, match=r"distance\.classes names 'bear'; the classes are road,"):
-        DistanceOptions(classes=("bear",)).numbers(NAMES)
+        DistanceOptions(classes=("bear",)).class_indices(NAMES)
     with pytest.raises(ConfigError, match=r"none of the classes sky, sea is known as a thing"):
-        DistanceOptions().numbers(("sky", "sea"))
+        DistanceOptions().class_indices(("sky", "sea"))
     with pytest.raises(ConfigError, match=r"distance\.ratio must be a share in \(0, 1\], got 0"):
         DistanceOptions(ratio=0.0)
 
@@ -125,7 +125,7 @@ def test_the_step_compares_the_trunk_with_a_reference_that_stays(tiny_networks, 
         outputs["feature"],  # of the tiny network it is what the trunk returns
         reference["feature"],
         made["source_label"],
-        classes=DistanceOptions().numbers(NAMES),
+        classes=DistanceOptions().class_indices(NAMES),
         ratio=0.5,
     )
     assert count > 0
@@ -177,7 +177,7 @@ def test_the_step_compares_the_maps_of_the_chosen_stage(stage, monkeypatch):
         ours,
         theirs,
         made["source_label"],
-        classes=DistanceOptions().numbers(NAMES),
+        classes=DistanceOptions().class_indices(NAMES),
         ratio=0.3,
     )
     assert count > 0

@@ -86,12 +86,14 @@ def test_the_corners_are_what_pytorchs_inverse_real_transform_reads():
 
 
 def test_the_corners_are_halved_only_in_a_column_that_is_its_own_opposite():
-    share = fda.share(8, 10, beta=0.25, window="corners")  # frequencies -2..1 each way
+    share = fda.target_share(8, 10, beta=0.25, window="corners")  # frequencies -2..1 each way
     expected = np.zeros((8, 6))
     expected[[0, 1, 2, 6, 7], 0] = 1, 1, 0.5, 0.5, 1
     expected[[0, 1, 6, 7], 1] = 1
     np.testing.assert_array_equal(share, expected)
-    share = fda.share(12, 8, beta=0.5, window="corners")  # -4..3, so that column 4 = -4 is inside
+    share = fda.target_share(
+        12, 8, beta=0.5, window="corners"
+    )  # -4..3, so that column 4 = -4 is inside
     expected = np.zeros((12, 5))
     expected[[0, 1, 2, 3, 9, 10, 11]] = 1
     expected[[4, 8], 0] = expected[[4, 8], 4] = 0.5
@@ -100,20 +102,22 @@ def test_the_corners_are_halved_only_in_a_column_that_is_its_own_opposite():
 
 
 def test_the_windows_hold_whole_frequencies():
-    square = fda.share(10, 20, beta=0.2, window="square")  # b = 2
+    square = fda.target_share(10, 20, beta=0.2, window="square")  # b = 2
     rows, columns = [0, 1, 2, 8, 9], [0, 1, 2]
     expected = np.zeros((10, 11))
     expected[np.ix_(rows, columns)] = 1
     np.testing.assert_array_equal(square, expected)
-    rectangle = fda.share(10, 20, beta=0.2, window="rectangle")  # 2 rows, 4 columns each way
+    rectangle = fda.target_share(10, 20, beta=0.2, window="rectangle")  # 2 rows, 4 columns each way
     expected[np.ix_(rows, [3, 4])] = 1
     np.testing.assert_array_equal(rectangle, expected)
-    np.testing.assert_array_equal(fda.share(20, 10, beta=0.2, window="square")[:3, :4].sum(), 9)
+    np.testing.assert_array_equal(
+        fda.target_share(20, 10, beta=0.2, window="square")[:3, :4].sum(), 9
+    )
 
 
 def test_an_unknown_window_is_refused():
     with pytest.raises(ValueError, match="unknown fda_window 'round'; known: corners, rect"):
-        fda.share(8, 8, beta=0.1, window="round")
+        fda.target_share(8, 8, beta=0.1, window="round")
 
 
 @pytest.mark.parametrize(("beta", "b"), [(0.01, 5), (0.05, 25), (0.09, 46), (0.1, 51)])

@@ -224,7 +224,7 @@ def test_hard_example_mining_of_ties_keeps_exactly_the_least_number(rule):
 
 def test_hard_example_mining_of_less_than_sixteen_pixels_may_keep_none():
     loss, labels = jnp.full((1, 3, 4), 0.1), jnp.zeros((1, 3, 4), jnp.uint8)
-    for rule in losses.HARDEST:
+    for rule in losses.N_MIN_RULES:
         np.testing.assert_array_equal(losses.hardest(loss, labels, rule=rule), (0, 0))
         hard = losses.hardest(loss.at[0, 1, 2].set(2.0), labels, rule=rule)
         np.testing.assert_array_equal(hard, (2, 1))

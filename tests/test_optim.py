@@ -73,7 +73,7 @@ def test_sgd_and_adam_follow_pytorch_under_poly():
 
 def test_only_the_trained_parameters_move_or_decay():
     params = {"a": jnp.ones(3), "b": jnp.ones(3)}
-    transform = optim.only(
+    transform = optim.restricted_to(
         optim.sgd(optim.poly(0.1, steps=5, power=0.9), OptimOptions(g_decay=0.1)),
         trained=lambda tree: {"a": True, "b": False},
     )
@@ -86,19 +86,19 @@ def test_warm_up_is_exponential_and_hands_over_to_poly():
     lr, start, warm, total = 0.01, 1e-5, 5, 20
     after = optim.poly(lr, steps=total - warm, power=0.9)
     rise = {"warmup": "exponential", "learning_rate": lr, "start": start}
-    schedule = jax.jit(optim.warmed(after, **rise, steps=warm))
+    schedule = jax.jit(optim.with_warmup(after, **rise, steps=warm))
     factor = (lr / start) ** (1 / warm)
     for t in range(total + 2):
         expected = start * factor**t if t <= warm else lr * max(1 - (t - warm) / 15, 0) ** 0.9
         assert float(schedule(jnp.int32(t))) == pytest.approx(expected, rel=1e-5, abs=1e-9)
-    assert optim.warmed(after, **rise, steps=0) is after
+    assert optim.with_warmup(after, **rise, steps=0) is after
     with pytest.raises(ConfigError, match=r"exponential warm-up must be above 0, got 0"):
         OptimOptions(warmup_steps=3, warmup_start=0.0)
 
 
 def test_a_linear_warm_up_rises_by_equal_steps():
     after = optim.poly(0.01, steps=15, power=1.0)
-    schedule = optim.warmed(after, warmup="linear", learning_rate=0.01, start=1e-3, steps=3)
+    schedule = optim.with_warmup(after, warmup="linear", learning_rate=0.01, start=1e-3, steps=3)
     rates = [float(schedule(jnp.int32(t))) for t in range(5)]
     np.testing.assert_allclose(rates, [0.001, 0.004, 0.007, 0.01, 0.01 * 14 / 15], rtol=1e-5)
 
@@ -190,7 +190,7 @@ def test_groups_follow_pytorchs_parameter_groups(groups, decayed):
     torch = pytest.importorskip("torch")
     start, gradients = network(0), [network(seed) for seed in range(1, STEPS)]
     schedule = optim.poly(0.01, steps=STEPS, power=0.9)
-    ours = optim.grouped(
+    ours = optim.with_factors(
         optim.sgd(schedule, OptimOptions(g_decay=0.1, g_decayed=decayed)),
         group_of=functools.partial(group_of, create_model("bisenet_resnet18")),
         factors=dict.fromkeys(optim.GROUPS[groups], 10.0),
@@ -230,8 +230,8 @@ def test_heads_of_real_networks_are_their_classifiers_and_the_fusion():
 
 def test_decay_and_groups_pass_over_parameters_that_are_not_trained():
     params = network(0)
-    transform = optim.only(
-        optim.grouped(
+    transform = optim.restricted_to(
+        optim.with_factors(
             optim.sgd(lambda _: 0.1, OptimOptions(g_decay=0.1, g_decayed="kernels")),
             group_of=functools.partial(group_of, create_model("bisenet_resnet18")),
             factors={"heads": 10.0},

@@ -15,12 +15,12 @@ from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.step import Method, make_train_step
 from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import TermOptions
-from rtda_jax.adapt.views import Recipe, ViewOptions
+from rtda_jax.adapt.views import PartContext, ViewOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.run import parallel
 
 
-def recipe(beta, **changes):
+def part_context(beta, **changes):
     fields = {
         "options": ViewOptions("imagenet", fda_beta=beta),
         "views": frozenset(),
@@ -28,11 +28,11 @@ def recipe(beta, **changes):
         "size": SIZE,
         "seed": 0,
     }
-    return Recipe(**{**fields, **changes})
+    return PartContext(**{**fields, **changes})
 
 
 def prepared_batch(made, beta):
-    return views.prepare(views.preparation(recipe(beta)), made, jax.random.key(0), None)
+    return views.prepare(views.preparation(part_context(beta)), made, jax.random.key(0), None)
 
 
 def small_method(
@@ -54,7 +54,7 @@ def small_method(
             judging,
         ),
         objective=active,
-        preparation=views.preparation(recipe(beta)),
+        preparation=views.preparation(part_context(beta)),
         consistency=ConsistencyOptions(),
         teacher=teacher or TeacherOptions(),
         distance=DistanceOptions(),
@@ -315,7 +315,7 @@ def test_statistics_of_the_target_are_those_of_its_other_views_where_it_is_not_r
     start, made = build.initial_state(method), batch()
     after, _ = jax.jit(make_train_step(method))(start, made)
     key = jax.random.fold_in(start.key, start.step)
-    labelled, _, _ = adapt_step.labelled(method, start, made)
+    labelled, _, _ = adapt_step.label_target(method, start.teacher, made)
     images = views.prepare(method.preparation, labelled, key, start)
     assert "target" not in terms.views(method.objective)
     _, expected = method.generator.apply(

@@ -25,7 +25,11 @@ AS_RELEASED = {
 def prepared(method, state, made):
     """What the step makes of a batch before it differentiates, by the same functions."""
     key = jax.random.fold_in(state.key, state.step)
-    made, _, _ = adapt_step.labelled(method, state, made)
+    teacher = state.teacher
+    if method.teacher.update == "before":
+        student = {"params": state.g_params, "batch_stats": state.g_stats}
+        teacher = follow(teacher, student, state.step, options=method.teacher)
+    made, _, _ = adapt_step.label_target(method, teacher, made)
     return views.prepare(method.preparation, made, key, state)
 
 
@@ -139,7 +143,9 @@ def test_labels_and_weights_against_numpy(statistics, share):
     options = TeacherOptions(
         "ema", statistics=statistics, share=share, threshold=0.5, borders=(1, 2, 3, 4)
     )
-    labels, logs, after = teacher.label(network, variables, images, options=options, hidden=hidden)
+    labels, logs, after = teacher.label(
+        network, variables, images, options=options, unlabelled=hidden
+    )
     outputs, seen = network.apply(
         variables, images, train=statistics == "batch", mutable=["batch_stats"]
     )
@@ -233,7 +239,8 @@ def test_the_border_of_a_target_image_gets_no_weight(tiny_networks):
     border = np.zeros((4, *SIZE), np.uint8)
     border[1, 5:9, 30:] = 1
     border[2, :, :11] = 255
-    labelled, _, _ = adapt_step.labelled(method, start, {**indexed(0), "target_border": border})
+    made = {**indexed(0), "target_border": border}
+    labelled, _, _ = adapt_step.label_target(method, start.teacher, made)
     assert (np.asarray(labelled["teacher_weight"]) == np.where(border > 0, 0.0, 1.0)).all()
 
 
@@ -245,14 +252,15 @@ def test_the_share_of_a_batch_is_that_of_all_devices_in_the_step_as_well(tiny_ne
     made["target_image"][2:] = made["target_image"][np.unravel_index(sure.argmax(), sure.shape)]
     options = TeacherOptions("ema", share="batch", threshold=float(np.median(sure[:2])))
     method = dataclasses.replace(method, teacher=options)
-    whole, _, _ = adapt_step.labelled(method, start, made)
+    whole, _, _ = adapt_step.label_target(method, start.teacher, made)
     halves = {name: x.reshape(2, 2, *x.shape[1:]) for name, x in made.items()}
     mapped = dataclasses.replace(method, axis_name=parallel.AXIS)
     labelled = jax.pmap(
-        lambda data: adapt_step.labelled(mapped, start, data)[0]["teacher_weight"],
+        lambda data: adapt_step.label_target(mapped, start.teacher, data)[0]["teacher_weight"],
         axis_name=parallel.AXIS,
     )(halves)
-    alone, _, _ = adapt_step.labelled(method, start, {n: x[:2] for n, x in made.items()})
+    half = {n: x[:2] for n, x in made.items()}
+    alone, _, _ = adapt_step.label_target(method, start.teacher, half)
     weight = float(whole["teacher_weight"].mean())
     assert abs(float(alone["teacher_weight"].mean()) - weight) > 0.01
     np.testing.assert_allclose(labelled, weight, rtol=1e-5)

@@ -14,7 +14,7 @@ from rtda_jax import evaluate
 from rtda_jax.adapt import build, optim, views
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
-from rtda_jax.adapt.step import labelled, make_train_step
+from rtda_jax.adapt.step import label_target, make_train_step
 from rtda_jax.augment import colour, geometry
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
@@ -186,7 +186,7 @@ def prepared(stage, made, seed):
 
     @jax.jit
     def prepare(made, key, state):
-        made, _, _ = labelled(parts, state, made)
+        made, _, _ = label_target(parts, state.teacher, made)
         return views.prepare(parts.preparation, made, key, state)
 
     return prepare(made, jax.random.key(seed), state), state

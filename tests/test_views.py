@@ -10,7 +10,7 @@ from helpers import SIZE, batch
 from rtda_jax import fda
 from rtda_jax.adapt import views
 from rtda_jax.adapt.state import TrainState
-from rtda_jax.adapt.views import Recipe, ViewOptions
+from rtda_jax.adapt.views import PartContext, ViewOptions
 from rtda_jax.augment import colour, geometry
 from rtda_jax.augment.colour import ColourOptions
 from rtda_jax.augment.geometry import AffineOptions, MaskOptions
@@ -22,11 +22,11 @@ KEY = jax.random.key(5)
 NOTHING = TrainState(*[None] * 7)
 
 
-def recipe(*seen, seed=0, **options):
-    """The recipe of a method whose objective reads these views."""
+def part_context(*seen, seed=0, **options):
+    """The context of the parts of a method whose objective reads these views."""
     names = class_set("cityscapes19").names
     chosen = ViewOptions(**{"normalisation": "tensorflow", **options})
-    return Recipe(options=chosen, views=frozenset(seen), names=names, size=SIZE, seed=seed)
+    return PartContext(options=chosen, views=frozenset(seen), names=names, size=SIZE, seed=seed)
 
 
 def indexed(step=0):
@@ -66,7 +66,7 @@ def test_each_part_draws_from_a_key_of_its_own():
 def test_in_order_the_source_is_recoloured_and_then_stylised():
     augment = ColourOptions(colour=1.0)
     made = indexed()
-    got, keys = prepared(recipe(augment=augment, fda_beta=0.2), made)
+    got, keys = prepared(part_context(augment=augment, fda_beta=0.2), made)
     index = made["source_index"]
     image = colour.colour(made["source_image"], keys["recolour_source"], index, options=augment)
     image = fda.transfer(image, made["target_image"], beta=0.2)
@@ -79,7 +79,7 @@ def test_in_order_the_source_is_recoloured_and_then_stylised():
 
 def test_in_order_classes_are_cut_out_before_the_source_gets_its_texture():
     made = indexed()
-    chosen = recipe(
+    chosen = part_context(
         "mixed",
         augment=ColourOptions(texture="tufl_source"),
         mix=MixOptions(colour="none"),
@@ -100,7 +100,7 @@ def test_in_order_classes_are_cut_out_before_the_source_gets_its_texture():
 
 def test_the_strong_view_is_painted_and_moved_with_two_keys_by_the_numbers_of_the_target():
     made = indexed()
-    chosen = recipe("strong", augment=ColourOptions(strong="strong"))
+    chosen = part_context("strong", augment=ColourOptions(strong="strong"))
     got, keys = prepared(chosen, made)
     paint, move = jax.random.split(keys["strong_view"])
     index = made["target_index"]
@@ -113,7 +113,7 @@ def test_the_strong_view_is_painted_and_moved_with_two_keys_by_the_numbers_of_th
 
 def test_the_masked_view_is_recoloured_and_hidden_with_two_keys_by_the_numbers_of_the_target():
     made, masked = indexed(), MaskOptions(block=8, colour="daformer")
-    got, keys = prepared(recipe("masked", masked=masked), made)
+    got, keys = prepared(part_context("masked", masked=masked), made)
     index = made["target_index"]
     recolour = colour.recolour("daformer", draw="image", seed=0)
     image = normalise(recolour(made["target_image"], keys["masked_view"], index), name="tensorflow")
@@ -126,7 +126,7 @@ def test_the_masked_view_is_recoloured_and_hidden_with_two_keys_by_the_numbers_o
 @pytest.mark.parametrize("window", ["square", "rectangle", "corners"])
 def test_the_source_is_stylised_in_the_chosen_window(window):
     made = indexed()
-    got, _ = prepared(recipe(fda_beta=0.2, fda_window=window), made)
+    got, _ = prepared(part_context(fda_beta=0.2, fda_window=window), made)
     image = fda.transfer(made["source_image"], made["target_image"], beta=0.2, window=window)
     expected = normalise(image, name="tensorflow")
     np.testing.assert_allclose(got["source_image"], expected, atol=1e-4)
@@ -136,18 +136,18 @@ def test_the_source_is_stylised_in_the_chosen_window(window):
 def test_a_texture_of_the_run_is_drawn_from_the_seed_of_the_run(seed):
     made = indexed()
     augment = ColourOptions(texture="tufl_source", draw="run")
-    got, keys = prepared(recipe(augment=augment, seed=seed), made)
+    got, keys = prepared(part_context(augment=augment, seed=seed), made)
     recolour = colour.recolour("tufl_source", draw="run", seed=seed)
     image = recolour(made["source_image"], keys["texture"], made["source_index"])
     np.testing.assert_allclose(got["source_image"], normalise(image, name="tensorflow"), atol=1e-4)
 
 
 def test_what_no_option_and_no_term_asks_for_is_not_done():
-    parts = views.preparation(recipe())
+    parts = views.preparation(part_context())
     assert len(parts) == 2  # bytes become floats, floats are normalised
     assert views.describe(parts) == "as they are"
     made = indexed()
-    got, _ = prepared(recipe(), made)
+    got, _ = prepared(part_context(), made)
     assert got.keys() == made.keys()
 
 

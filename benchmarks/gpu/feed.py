@@ -76,7 +76,7 @@ def loop(sizes: Sizes) -> dict[str, Any]:
     parts = training.training(config, axis_name=parallel.AXIS)
     one = parallel.mesh(jax.devices()[:1])
     turn = itertools.cycle(_batches(sizes))
-    step = parallel.compiled(parts.step, one)
+    step = parallel.compile_step(parts.step, one)
     first = [parallel.replicate(training.filled(parts.state), one)]
 
     def run(state: Any, batch: Any) -> Any:

@@ -21,7 +21,7 @@ from rtda_jax.ops.resize import upsample
 SOURCE, TARGET = 0.0, 1.0  # the discriminator's labels, in the code of every paper
 
 Size = tuple[int, int]
-Outputs = Mapping[str, Mapping[str, jax.Array]]
+Verdicts = Mapping[str, Mapping[str, jax.Array]]  # logits by domain and level
 
 GAN_LOSSES = {"bce": losses.binary_cross_entropy, "least_squares": losses.least_squares}
 
@@ -53,12 +53,13 @@ class AdversaryOptions:
     """The section `adversary` of a configuration.
 
     Attributes:
-      network: a key of `rtda_jax.models.DISCRIMINATORS`.
+      network: the kind of discriminator, a key of `rtda_jax.models.DISCRIMINATORS`.
       options: further fields of that network, such as use_bias and output_stride.
-      view: what discriminators of logits read, a key of `MAPS`.
-      gan_loss: a key of `GAN_LOSSES`.
-      d_factor: factor of a discriminator's loss, the sum over both domains. Tsai et al. and most
-        others take 1/2, Nikiforos takes 1.
+      view: the map that discriminators of logits read, a key of `MAPS`. It has nothing to do with
+        the views of `adapt/views.py`, which are images.
+      gan_loss: the loss of a discriminator's output, a key of `GAN_LOSSES`.
+      d_factor: the factor of a discriminator's loss, the sum over both domains. Tsai et al. and
+        most others take 1/2, Nikiforos takes 1.
     """
 
     network: str = "fcd"
@@ -77,9 +78,10 @@ class Level(NamedTuple):
     """The place of one discriminator.
 
     Attributes:
-      number: fixed, so that a level's initial weights do not depend on which other levels exist.
-      head: the output of the segmentation network that it judges.
-      read: from that output [B,h,w,C] and the image size (H, W) to what the discriminator reads.
+      number: the level's number, fixed so that its initial weights do not depend on which other
+        levels exist.
+      head: the output of the segmentation network that the discriminator judges.
+      read: the function (that output [B,h,w,C], image size (H, W)) -> what the discriminator reads.
     """
 
     number: int
@@ -91,9 +93,16 @@ class Level(NamedTuple):
         return jax.eval_shape(lambda output: self.read(output, size), outputs[self.head])
 
 
-def levels(view: str) -> dict[str, Level]:
-    """Returns every level by name; `view` is what discriminators of logits read."""
-    read = lookup(MAPS, view, "adversary.view")
+def levels(read_as: str) -> dict[str, Level]:
+    """Returns every level by name.
+
+    Args:
+      read_as: the map that discriminators of logits read, a key of `MAPS`.
+
+    Raises:
+      ConfigError: the map is unknown.
+    """
+    read = lookup(MAPS, read_as, "adversary.view")
     return {
         "aux16": Level(0, "aux16", read),
         "aux32": Level(1, "aux32", read),
@@ -104,14 +113,17 @@ def levels(view: str) -> dict[str, Level]:
     }
 
 
+LEVELS = tuple(levels("softmax"))  # their names, which do not depend on the map
+
+
 @dataclasses.dataclass(frozen=True)
 class Adversary:
     """All discriminators of a method.
 
     Attributes:
       networks: the discriminators by level; empty where the method has no adversary.
-      levels: their places, by the same names.
-      options: how they are trained.
+      levels: the places of the discriminators, by the same names.
+      options: the options of their training.
     """
 
     networks: Mapping[str, nn.Module]
@@ -135,11 +147,11 @@ class Adversary:
             verdicts[name] = network.apply({"params": params[name]}, judged)
         return verdicts
 
-    def losses(self, verdicts: Outputs) -> dict[str, Sum]:
+    def losses(self, verdicts: Verdicts) -> dict[str, Sum]:
         """Returns the loss of every discriminator on each domain, by the name it is logged under.
 
         Args:
-          verdicts: for "source" and "target", what `judge` returned.
+          verdicts: the discriminators' logits for "source" and "target", from `judge`.
         """
         gan_loss = GAN_LOSSES[self.options.gan_loss]
         sums = {}
@@ -149,11 +161,11 @@ class Adversary:
                 sums[f"d_{name}_{domain}"] = Sum(loss.sum(), jnp.float32(loss.size))
         return sums
 
-    def accuracies(self, verdicts: Outputs) -> dict[str, Sum]:
+    def accuracies(self, verdicts: Verdicts) -> dict[str, Sum]:
         """Returns how often every discriminator is right on each domain; 1/2 is chance.
 
         Args:
-          verdicts: for "source" and "target", what `judge` returned.
+          verdicts: the discriminators' logits for "source" and "target", from `judge`.
         """
         sums = {}
         for name in self.networks:

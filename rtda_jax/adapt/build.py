@@ -16,11 +16,11 @@ from rtda_jax.adapt.consistency import ConsistencyOptions, initial_thresholds
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
-from rtda_jax.adapt.state import TrainState, create_state, output_shapes
-from rtda_jax.adapt.step import BATCH_NORMS, STATISTICS, Method
+from rtda_jax.adapt.state import TrainState, create_state, output_shapes, sample_shape
+from rtda_jax.adapt.step import BATCH_NORMS, UPDATING_VIEWS, Method
 from rtda_jax.adapt.teacher import TeacherOptions, with_teacher
 from rtda_jax.adapt.terms import TermOptions
-from rtda_jax.adapt.views import Recipe, ViewOptions
+from rtda_jax.adapt.views import PartContext, ViewOptions
 from rtda_jax.augment.normalise import AUTO, check_normalisation
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup, one_of, require
@@ -31,7 +31,7 @@ from rtda_jax.weights import imagenet
 from rtda_jax.weights.load import load_pretrained
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-LABELLED = ("source", "target")
+LABELLED_DOMAINS = ("source", "target")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +39,12 @@ class StageOptions:
     """The fields at the top of a configuration.
 
     Attributes:
-      seed: of initialisation, data order and everything else random.
-      steps: training iterations of each train stage; a benchmark sets it.
-      batch_size: images per domain over all devices; a benchmark sets it.
-      dtype: of the computation, a key of `DTYPES`; parameters are always float32.
+      seed: the seed of initialisation, data order and everything else random.
+      steps: the training iterations of each train stage; a benchmark sets it.
+      batch_size: the images per domain over all devices; a benchmark sets it.
+      dtype: the type of the computation, a key of `DTYPES`; parameters are always float32.
       labelled: the domain whose labels supervise; "target" is the oracle.
-      pixel_loss: of seg terms, a key of `rtda_jax.losses.PIXEL_LOSSES`.
+      pixel_loss: the loss of seg terms, a key of `rtda_jax.losses.PIXEL_LOSSES`.
       init: the earlier stage whose networks this one starts from; empty: fresh ones.
       pseudo_labels: the earlier pseudo_label stage whose labels pseudo terms read.
     """
@@ -64,7 +64,7 @@ class StageOptions:
             require(value >= 1, f"{name} must be at least 1, got {value}")
         require(0 <= self.seed < 2**32, f"seed must lie in [0, 2^32), got {self.seed}")
         lookup(DTYPES, self.dtype, "dtype")
-        one_of(self.labelled, LABELLED, "labelled")
+        one_of(self.labelled, LABELLED_DOMAINS, "labelled")
         lookup(losses.PIXEL_LOSSES, self.pixel_loss, "pixel_loss")
 
 
@@ -73,14 +73,15 @@ class ModelOptions:
     """The section `model` of a configuration.
 
     Attributes:
-      name: a key of `rtda_jax.models.MODELS`.
+      name: the segmentation network, a key of `rtda_jax.models.MODELS`.
       options: further fields of that network.
       batch_norm: "batch" normalises by the batch, "frozen" by running statistics in training too.
-      statistics: whose images update the running statistics; the papers' code has "both".
+      statistics: the views that update the running statistics, a key of `step.UPDATING_VIEWS`; the
+        papers' code has "both". A network that reads one view only takes that view's.
       pretrained: a weight file (.pth, .ckpt, .bin, .safetensors, .npz), or "imagenet" for weights
         that a package or a download brings; empty: from scratch.
       pretrained_part: "backbone", or "all" for the whole network.
-      pretrained_naming: of the file's tensors, where it is ambiguous; empty: recognised.
+      pretrained_naming: the naming of the file's tensors, where it is ambiguous; empty: recognised.
       pretrained_key: the part of a file that holds several networks, such as "ema_model".
     """
 
@@ -96,7 +97,7 @@ class ModelOptions:
     def __post_init__(self) -> None:
         lookup(MODELS, self.name, "model.name")
         lookup(BATCH_NORMS, self.batch_norm, "model.batch_norm")
-        lookup(STATISTICS, self.statistics, "model.statistics")
+        lookup(UPDATING_VIEWS, self.statistics, "model.statistics")
 
 
 def build(config: Any, *, axis_name: str | None = None) -> Method:
@@ -104,7 +105,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
 
     Args:
       config: the stage's configuration, see `configs/base.py`.
-      axis_name: the device axis when the step will be pmapped.
+      axis_name: the device axis when the step will be mapped over devices.
 
     Raises:
       ConfigError: names the field that cannot be built.
@@ -112,19 +113,19 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
     stage = read(StageOptions, config, "")
     model = read(ModelOptions, config.model, "model")
     consistency = read(ConsistencyOptions, config.consistency, "consistency")
-    judging = read(AdversaryOptions, config.adversary, "adversary")
-    lookup(DISCRIMINATORS, judging.network, "adversary.network")
+    adversary_options = read(AdversaryOptions, config.adversary, "adversary")
+    lookup(DISCRIMINATORS, adversary_options.network, "adversary.network")
     teacher = read(TeacherOptions, config.teacher, "teacher")
-    compared = read(DistanceOptions, config.distance, "distance")
-    seeing = dataclasses.replace(
+    distance_options = read(DistanceOptions, config.distance, "distance")
+    view_options = dataclasses.replace(
         read(ViewOptions, config, ""), normalisation=normalisation_of(config)
     )
     optimizers = read(OptimOptions, config.optim, "optim")
     classes = class_set(config.benchmark.classes)
     size = tuple(config.benchmark.crop)
     objective = make_objective(config)
-    seen = terms.views(objective)
-    needs_target = config.fda_beta is not None or seen != {"source"}
+    views_read = terms.views(objective)
+    needs_target = config.fda_beta is not None or views_read != {"source"}
     check_combination(stage, model, objective, teacher=teacher, needs_target=needs_target)
 
     generator = create_model(
@@ -135,48 +136,48 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
         dtype=DTYPES[stage.dtype],
         **model.options,
     )
-    outputs = output_shapes(generator, image_shape=(2, *size, 3))
+    outputs = output_shapes(generator, image_shape=sample_shape(size))
     check_heads(model.name, objective, outputs)
-    refers = terms.refers(objective)
-    if refers:
-        check_stage(generator, compared.stage, size=size)
+    reference_features = None
+    if terms.uses_reference(objective):
+        check_trunk_map(generator, distance_options.stage, size=size)
+        reference_features = functools.partial(_trunk_map, generator, distance_options.stage)
     if stage.batch_size == 1:
         check_one_image(generator, size=size)
 
-    places = adversary.levels(judging.view)
-    levels = {term.level for term, _ in objective.values() if term.level is not None}
-    networks = {
-        level: create_discriminator(
-            judging.network,
-            in_channels=places[level].shape(outputs, size=size).shape[-1],
+    levels_by_name = adversary.levels(adversary_options.view)
+    level_names = {term.level for term, _ in objective.values() if term.level is not None}
+    levels = {name: levels_by_name[name] for name in sorted(level_names)}
+    discriminators = {
+        name: create_discriminator(
+            adversary_options.network,
+            in_channels=level.shape(outputs, size=size).shape[-1],
             dtype=DTYPES[stage.dtype],
-            **judging.options,
+            **adversary_options.options,
         )
-        for level in sorted(levels)
+        for name, level in levels.items()
     }
     g_schedule, d_schedule = optim.schedules(optimizers, steps=stage.steps)
     return Method(
         generator=generator,
-        adversary=Adversary(networks, {level: places[level] for level in networks}, judging),
+        adversary=Adversary(discriminators, levels, adversary_options),
         objective=objective,
         preparation=views.preparation(
-            Recipe(
-                options=seeing,
-                views=seen,
+            PartContext(
+                options=view_options,
+                views=views_read,
                 names=classes.names,
                 size=size,
                 seed=stage.seed,
-                reference=functools.partial(_trunk_map, generator, compared.stage)
-                if refers
-                else None,
-                adapts=consistency.adapts,
+                reference_features=reference_features,
+                adapts_thresholds=terms.adapts_thresholds(objective, consistency),
                 axis_name=axis_name,
             )
         ),
         consistency=consistency,
         teacher=teacher,
-        distance=compared,
-        normalisation=seeing.normalisation,
+        distance=distance_options,
+        normalisation=view_options.normalisation,
         statistics=model.statistics,
         batch_norm=model.batch_norm,
         g_tx=optim.generator_optimizer(optimizers, generator, g_schedule),
@@ -225,8 +226,8 @@ def make_objective(config: Any) -> dict[str, tuple[terms.Term, float]]:
     )
 
 
-def _trunk_map(generator: nn.Module, stage: int, variables: Any, images: jax.Array) -> jax.Array:
-    return distance.trunk_maps(generator, variables, images)[stage]
+def _trunk_map(generator: nn.Module, index: int, variables: Any, images: jax.Array) -> jax.Array:
+    return distance.trunk_maps(generator, variables, images)[index]
 
 
 def check_combination(
@@ -257,10 +258,11 @@ def check_combination(
             f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo "
             "a weight"
         )
-    taught = [term for term, view in views.LABELLED.items() if view in terms.views(objective)]
+    views_read = terms.views(objective)
+    names = [term for term, view in views.TEACHER_LABELLED_VIEWS.items() if view in views_read]
     require(
-        not taught or teacher.kind != "none",
-        f"{' and '.join(taught)} terms need a teacher to label the target: set teacher.kind to "
+        not names or teacher.kind != "none",
+        f"{' and '.join(names)} terms need a teacher to label the target: set teacher.kind to "
         "ema or frozen",
     )
     require(
@@ -284,18 +286,18 @@ def check_heads(name: str, objective: terms.Objective, outputs: Mapping[str, Any
             )
 
 
-def check_stage(generator: nn.Module, stage: int, *, size: tuple[int, int]) -> None:
-    """Refuses a stage that the trunk of a network does not have.
+def check_trunk_map(generator: nn.Module, index: int, *, size: tuple[int, int]) -> None:
+    """Refuses the index of a feature map that the trunk of a network does not have.
 
     Raises:
       ConfigError: names the field, or says that the network has no trunk.
     """
-    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct(sample_shape(size), jnp.float32)
     variables = jax.eval_shape(lambda x: generator.init(jax.random.key(0), x, train=True), images)
     maps = jax.eval_shape(functools.partial(distance.trunk_maps, generator), variables, images)
     require(
-        -len(maps) <= stage < len(maps),
-        f"distance.stage must be one of the trunk's {len(maps)} feature maps, got {stage}",
+        -len(maps) <= index < len(maps),
+        f"distance.stage must be one of the trunk's {len(maps)} feature maps, got {index}",
     )
 
 
@@ -320,7 +322,7 @@ def check_one_image(generator: nn.Module, *, size: tuple[int, int]) -> None:
 def initial_state(method: Method) -> TrainState:
     """Returns the method's state before its first step."""
     memory = {}
-    if method.compared and method.consistency.adapts:
+    if terms.adapts_thresholds(method.objective, method.consistency):
         theta = initial_thresholds(method.consistency, num_classes=method.num_classes)
         memory["theta"] = theta
     state = create_state(
@@ -329,15 +331,17 @@ def initial_state(method: Method) -> TrainState:
         method.g_tx,
         method.d_tx,
         seed=method.seed,
-        image_shape=(2, *method.size, 3),
+        image_shape=sample_shape(method.size),
         memory=memory,
     )
+    # The teacher stands here for its shapes, which a resumed run restores; training copies it
+    # again once the student has its first weights.
     state = with_teacher(state, method.teacher)
-    return with_reference(state) if method.refers else state
+    return with_reference(state) if method.uses_reference else state
 
 
 def with_reference(state: TrainState) -> TrainState:
-    """Returns the state with its segmentation network, as it is now, for the reference."""
+    """Returns the state with a copy of its segmentation network, as it is now, as reference."""
     network = {"params": state.g_params, "batch_stats": state.g_stats}
     return state.replace(memory={**state.memory, "reference": jax.tree.map(jnp.copy, network)})
 
@@ -361,6 +365,7 @@ def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
         normalisation_of(config), required=report.normalisation, path=str(report.path)
     )
     loaded = state.replace(g_params=variables["params"], g_stats=variables["batch_stats"])
+    # A state has a reference from the start where feature_distance needs one (`initial_state`).
     return with_reference(loaded) if "reference" in state.memory else loaded, str(report)
 
 
@@ -374,7 +379,7 @@ def describe(method: Method, config: Any) -> list[str]:
             **config.model.options.to_dict(),
         )
     ]
-    outputs = output_shapes(method.generator, image_shape=(2, *method.size, 3))
+    outputs = output_shapes(method.generator, image_shape=sample_shape(method.size))
     for level in method.adversary.levels.values():
         channels = level.shape(outputs, size=method.size).shape[-1]
         options = method.adversary.options

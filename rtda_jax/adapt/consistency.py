@@ -49,12 +49,12 @@ class ConsistencyOptions:
 
     Attributes:
       form: the distance between the views, a key of `FORMS`.
-      gamma: focusing exponent, 0 for plain cross-entropy or at least 1.
-      temperature: the weak view's logits are divided by it.
+      gamma: the focusing exponent, 0 for plain cross-entropy or at least 1.
+      temperature: the number that the weak view's logits are divided by.
       threshold: "fixed" at `initial` for all classes, or "adaptive" for each class.
-      initial: threshold of every class at the first step, in (0, 1).
-      alpha: share of the old threshold that stays, in [0, 1].
-      beta: share of a class's pixels that pass before `d` lowers it, in (0, 1].
+      initial: the threshold of every class at the first step, in (0, 1).
+      alpha: the share of the old threshold that stays, in [0, 1].
+      beta: the share of a class's pixels that pass before `d` lowers it, in (0, 1].
       d: how much fewer pass while the threshold is low: the share is beta theta^d.
       decay: above 0, the share that stays grows with the step t as 1 - alpha exp(-decay t).
     """
@@ -176,12 +176,12 @@ def compare(
     As in the original, these pixels still count as class 0 where thresholds adapt.
 
     Args:
-      outputs: by view; the target's are the weak view.
+      outputs: the outputs by view; the target's are the weak view's.
       matrices: [B,2,3], how the strong view was moved.
       memory: what the method keeps between steps; "theta" where thresholds adapt.
       heads: the outputs that consistency terms read. One theta serves all of them and adapts to
         each in this order, as in the original.
-      options: of the thresholds and the temperature.
+      options: the options of the thresholds and the temperature.
       step: counted from 0.
       axis_name: the device axis.
 
@@ -227,8 +227,8 @@ def adapt(
       theta: float [K].
       confidence: float [B,H,W] in (2^-15, 1], the highest probability of each pixel.
       labels: int [B,H,W], the class of that probability.
-      options: the constants.
-      step: counted from 0; of the decay.
+      options: the constants of the adaptation.
+      step: the step, counted from 0, which the decay depends on.
       axis_name: the device axis. With it, the batch is that of all devices, and so is theta; the
         original keeps one theta on each device.
 

@@ -30,9 +30,9 @@ class DistanceOptions:
     """The section `distance` of a configuration.
 
     Attributes:
-      stage: which of the trunk's feature maps is compared, counted from 0, or back from -1.
-      ratio: share of a cell that one class has to fill, in (0, 1].
-      classes: names of the classes that count; empty for those of `THINGS`.
+      stage: the index of the trunk's feature map that is compared, from 0, or back from -1.
+      ratio: the share of a cell that one class has to fill, in (0, 1].
+      classes: the names of the classes that count; empty for those of `THINGS`.
     """
 
     stage: int = -1
@@ -43,11 +43,11 @@ class DistanceOptions:
         valid = 0 < self.ratio <= 1
         require(valid, f"distance.ratio must be a share in (0, 1], got {self.ratio:g}")
 
-    def numbers(self, names: tuple[str, ...]) -> tuple[int, ...]:
-        """Returns the numbers of the classes that count.
+    def class_indices(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        """Returns the indices of the classes that count.
 
         Args:
-          names: of the K classes.
+          names: the names of the K classes.
 
         Raises:
           ConfigError: a name is not among them, or none of them is known as a thing.
@@ -102,11 +102,11 @@ def distance(
     """Computes the L2 norms between features, summed over the cells of things.
 
     Args:
-      features: [B,h,w,C] of the network that trains.
-      reference: [B,h,w,C] of the frozen one.
+      features: [B,h,w,C], those of the network that trains.
+      reference: [B,h,w,C], those of the frozen one.
       labels: uint8 [B,H,W], 255 where ignored.
-      classes: the numbers of the thing classes.
-      ratio: share of a cell that one of them has to fill.
+      classes: the indices of the thing classes.
+      ratio: the share of a cell that one of them has to fill.
     """
     size = (features.shape[1], features.shape[2])
     things = cells(labels, size=size, classes=classes, ratio=ratio)
@@ -129,8 +129,8 @@ def cells(
     Args:
       labels: uint8 [B,H,W], 255 where ignored.
       size: (h, w) of the feature map.
-      classes: numbers of the classes that count.
-      ratio: in (0, 1].
+      classes: the indices of the classes that count.
+      ratio: the share of a cell that one class has to fill, in (0, 1].
     """
     height, width = labels.shape[1:]
     rows, columns = -(-height // size[0]), -(-width // size[1])

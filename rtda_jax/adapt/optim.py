@@ -52,25 +52,25 @@ class OptimOptions:
     """The section `optim` of a configuration; `g_` is the segmentation network's, `d_` the others'.
 
     Attributes:
-      g_optimizer: a key of `OPTIMIZERS`.
+      g_optimizer: the optimizer of the segmentation network, a key of `OPTIMIZERS`.
       g_lr: the learning rate at the end of the warm-up.
-      g_momentum: of SGD.
-      g_betas: of AdamW.
-      g_decay: weight decay, coupled in SGD and decoupled in AdamW.
-      g_decayed: what decays, a key of `DECAYED`.
-      g_groups: what learns faster, a key of `GROUPS`.
-      g_factor: how many times faster.
+      g_momentum: the momentum of SGD.
+      g_betas: the betas of AdamW.
+      g_decay: the weight decay, coupled in SGD and decoupled in AdamW.
+      g_decayed: the parameters that decay, a key of `DECAYED`.
+      g_groups: the groups of parameters that learn faster, a key of `GROUPS`.
+      g_factor: how many times faster these groups learn.
       g_repeats: whether SGD updates the trunk of DeepLab several times in a step, a key of
         `REPEATS`.
-      warmup: how g_lr rises at first, a key of `WARMUPS`.
-      warmup_steps: for how many steps; 0 is without warm-up.
-      warmup_start: the learning rate it rises from.
+      warmup: the curve by which g_lr rises at first, a key of `WARMUPS`.
+      warmup_steps: the steps of the warm-up; 0 is without.
+      warmup_start: the learning rate at the beginning of the warm-up.
       d_lr: the learning rate of the discriminators.
-      d_betas: of their Adam.
-      power: of both poly schedules; 1 is linear.
-      schedule_steps: where poly reaches zero; 0 is at the last step of the stage.
-      schedule_every_steps: how often poly changes. Brunstein, Nikiforos and Bartoletti change it
-        once an epoch, the others at every step.
+      d_betas: the betas of the discriminators' Adam.
+      power: the exponent of both poly schedules; 1 is linear.
+      schedule_steps: the step at which poly reaches zero; 0 is the last step of the stage.
+      schedule_every_steps: the steps between two changes of poly. Brunstein, Nikiforos and
+        Bartoletti change it once an epoch, the others at every step.
     """
 
     g_optimizer: str = "sgd"
@@ -159,27 +159,27 @@ def _linear(step: jax.Array, *, start: float, end: float, steps: int) -> jax.Arr
 WARMUPS: dict[str, Callable[..., jax.Array]] = {"exponential": _exponential, "linear": _linear}
 
 
-def warmed(
+def with_warmup(
     schedule: optax.Schedule, *, warmup: str, learning_rate: float, start: float, steps: int
 ) -> optax.Schedule:
     """Returns the schedule with a warm-up in front of it, where `steps` is above 0.
 
     Args:
-      schedule: what follows, counted from 0 at the end of the warm-up.
-      warmup: a key of `WARMUPS`.
-      learning_rate: where the warm-up ends and the schedule begins.
-      start: where the warm-up begins.
-      steps: of the warm-up.
+      schedule: the schedule that follows, counted from 0 at the end of the warm-up.
+      warmup: the curve of the warm-up, a key of `WARMUPS`.
+      learning_rate: the learning rate at which the warm-up ends and the schedule begins.
+      start: the learning rate at which the warm-up begins.
+      steps: the steps of the warm-up.
     """
     if not steps:
         return schedule
     rise = lookup(WARMUPS, warmup, "optim.warmup")
 
-    def with_warmup(step: jax.Array) -> jax.Array:
+    def warm_then_scheduled(step: jax.Array) -> jax.Array:
         rising = rise(jnp.minimum(step, steps), start=start, end=learning_rate, steps=steps)
         return jnp.where(step <= steps, rising, schedule(jnp.maximum(step - steps, 0)))
 
-    return with_warmup
+    return warm_then_scheduled
 
 
 def schedules(options: OptimOptions, *, steps: int) -> tuple[optax.Schedule, optax.Schedule]:
@@ -189,7 +189,7 @@ def schedules(options: OptimOptions, *, steps: int) -> tuple[optax.Schedule, opt
     """
     end, rise = options.schedule_steps or steps, options.warmup_steps
     decay = functools.partial(poly, power=options.power, every=options.schedule_every_steps)
-    generator = warmed(
+    generator = with_warmup(
         decay(options.g_lr, steps=max(end - rise, 1)),
         warmup=options.warmup,
         learning_rate=options.g_lr,
@@ -288,8 +288,8 @@ def generator_optimizer(
     make = OPTIMIZERS[options.g_optimizer] if options.g_repeats == "none" else repeated_sgd
     transform = make(schedule, options)
     factors = dict.fromkeys(GROUPS[options.g_groups], options.g_factor)
-    return only(
-        grouped(transform, group_of=functools.partial(group_of, network), factors=factors),
+    return restricted_to(
+        with_factors(transform, group_of=functools.partial(group_of, network), factors=factors),
         trained=functools.partial(trainable, network),
     )
 
@@ -302,7 +302,7 @@ def discriminator_optimizer(
     return optax.adam(schedule, b1=b1, b2=b2)
 
 
-def grouped(
+def with_factors(
     transform: optax.GradientTransformation,
     *,
     group_of: Callable[[tuple[str, ...]], str],
@@ -311,9 +311,9 @@ def grouped(
     """Returns the transform with its steps multiplied by the factor of each parameter's group.
 
     Args:
-      transform: learning rate included, so that the factor multiplies the learning rate.
-      group_of: from a parameter's path to its group.
-      factors: by group; groups that are not named have 1.
+      transform: the transform, learning rate included, so that the factor multiplies it.
+      group_of: the function path of a parameter -> its group.
+      factors: the factors by group; groups that are not named have 1.
     """
     if all(factor == 1 for factor in factors.values()):
         return transform
@@ -327,7 +327,7 @@ def grouped(
     return optax.chain(transform, optax.stateless(scale))
 
 
-def only(
+def restricted_to(
     transform: optax.GradientTransformation, *, trained: Callable[[Any], Any]
 ) -> optax.GradientTransformation:
     """Returns the transform restricted to the parameters where `trained` is True.

@@ -58,7 +58,7 @@ def read(cls: type[Options], values: Any, path: str) -> Options:
     Args:
       cls: the dataclass; fields of the section that belong to another one are left alone.
       values: the section of a stage's configuration.
-      path: where the section stands, such as "loss", or "" for the top; errors begin with it.
+      path: the place of the section, such as "loss", or "" for the top; errors begin with it.
 
     Raises:
       ConfigError: a value has another type than its field declares, or the dataclass refuses it.

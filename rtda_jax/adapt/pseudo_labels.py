@@ -81,7 +81,7 @@ class PseudoLabelOptions:
       fusion: a key of `FUSIONS`.
       scope: thresholds per class over the whole "dataset", or of each "image".
       cut: the quantile of a class's confidences that is its threshold, in [0, 1).
-      cap: thresholds are at most this, in (0, 1].
+      cap: the highest threshold, in (0, 1].
       index: how the quantile is rounded to a position, a key of `INDICES`.
       split: the benchmark's images that are labelled, "target", or "eval" for the very images that
         scores are measured on.
@@ -134,7 +134,7 @@ def histogram(
       labels: uint8 [H,W].
       confidence: float [H,W] in [0,1].
       num_classes: K.
-      bins: of equal width; 1 falls into the last.
+      bins: the number of bins of equal width; 1 falls into the last.
     """
     where = np.minimum((confidence * np.float32(bins)).astype(np.int64), bins - 1)
     flat = labels.astype(np.int64) * bins + where

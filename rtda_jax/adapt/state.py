@@ -16,14 +16,19 @@ class TrainState(flax.struct.PyTreeNode):
     """Everything that training changes; networks and optimizers are closed over.
 
     Attributes:
-      step: how many updates were made.
-      key: of everything random on the device.
-      g_params, g_stats, g_opt: the segmentation network and its optimizer.
-      d_params, d_opt: the discriminators by level and their optimizer; empty without an adversary.
+      step: the number of updates that were made.
+      key: the random key of everything that is drawn on the device.
+      g_params, g_stats, g_opt: the parameters and running statistics of the segmentation network,
+        and its optimizer's state.
+      d_params, d_opt: the parameters of the discriminators by level, and their optimizer's state;
+        empty without an adversary.
       teacher: a second set of the segmentation network's variables, {"params", "batch_stats"};
         empty without a teacher.
-      memory: what a method keeps between steps, such as adaptive thresholds ("theta") or the
-        pretrained network that features are compared with ("reference"); often empty.
+      memory: what a method keeps between steps, often nothing. `build.initial_state` puts in:
+        "theta", float32 [K], the adaptive thresholds, which `consistency.compare` changes at every
+        step; absent unless consistency terms have consistency.threshold="adaptive";
+        "reference", {"params", "batch_stats"} of the frozen network that feature_distance compares
+        with, which `views.reference_features` reads; absent without that term.
     """
 
     step: jax.Array
@@ -54,9 +59,9 @@ def create_state(
       adversary: the discriminators.
       g_tx: the segmentation network's optimizer.
       d_tx: one optimizer for all discriminators.
-      seed: of initialisation and of everything random on the device.
-      image_shape: [B,H,W,3] of one domain's batch.
-      memory: what the method keeps between steps, before the first one.
+      seed: the seed of initialisation and of everything random on the device.
+      image_shape: [B,H,W,3], a shape that the networks can be initialised with (`sample_shape`).
+      memory: the state's memory before the first step.
     """
     g_key, d_key, step_key = jax.random.split(jax.random.key(seed), 3)
     images = jnp.zeros(image_shape, jnp.float32)
@@ -78,6 +83,14 @@ def create_state(
         d_opt=d_tx.init(d_params),
         memory=dict(memory or {}),
     )
+
+
+def sample_shape(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Returns the shape [2,H,W,3] of images that stand for a batch of crops.
+
+    There are two, because BatchNorm of one image at 1x1 has no variance.
+    """
+    return (2, *size, 3)
 
 
 def output_shapes(

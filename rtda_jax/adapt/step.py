@@ -1,4 +1,8 @@
-"""The training step: label, prepare, forward, generator loss, discriminator loss, update."""
+"""The training step: label, prepare, forward, generator loss, discriminator loss, update.
+
+The segmentation network is the generator of the adversarial game (`g_`) and the teacher's student;
+the discriminators are `d_`. docs/architecture.md follows a batch through the step.
+"""
 
 import dataclasses
 import itertools
@@ -17,17 +21,16 @@ from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.teacher import TeacherOptions
-from rtda_jax.adapt.terms import Objective
-from rtda_jax.adapt.views import LABELLED, VIEWS
+from rtda_jax.adapt.terms import Objective, Outputs
+from rtda_jax.adapt.views import TARGET_VIEWS, TEACHER_LABELLED_VIEWS, VIEWS
+from rtda_jax.augment import Batch
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.losses import Sum
 
-# The views whose forward passes update the running statistics.
-STATISTICS = {"both": VIEWS, "source": ("source",), "target": VIEWS[1:]}
+# The views whose forward passes update the running statistics, by `model.statistics`.
+UPDATING_VIEWS = {"both": VIEWS, "source": ("source",), "target": TARGET_VIEWS}
 
 Logs = dict[str, jax.Array]
-Outputs = dict[str, dict[str, jax.Array]]
-Batch = Mapping[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Logs]]
 
 
@@ -37,22 +40,22 @@ class Method:
 
     Attributes:
       generator: the segmentation network.
-      adversary: the discriminators, their places and how they are trained.
+      adversary: the discriminators, the levels that they judge and how they are trained.
       objective: the active terms with their weights.
-      preparation: what is done to a batch, see `views`.
-      consistency: how views are compared, where consistency terms are active.
-      teacher: how the teacher follows the student and labels the target.
-      distance: which features feature_distance compares.
-      normalisation: of the images that the networks read.
-      statistics: whose forward passes update the running statistics, a key of `STATISTICS`.
-      batch_norm: a key of `BATCH_NORMS`.
+      preparation: the parts that make views of a batch, see `views`.
+      consistency: the options of consistency terms.
+      teacher: the options of the teacher; its variables are `TrainState.teacher`.
+      distance: the options of feature_distance.
+      normalisation: the normalisation of the images that the networks read.
+      statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`.
+      batch_norm: how views go through the network, a key of `BATCH_NORMS`.
       g_tx, d_tx: the optimizers.
-      g_schedule, d_schedule: their learning rates by step.
-      num_classes: K.
-      size: (H, W) of a training crop.
-      seed: of the run.
+      g_schedule, d_schedule: the learning rates of the optimizers by step.
+      num_classes: the number of classes, K.
+      size: the sides (H, W) of a training crop.
+      seed: the seed of the run.
       needs_target: whether the target's images are read at all.
-      axis_name: the device axis of a pmapped step, None under plain jit.
+      axis_name: the device axis of a mapped step, None under plain jit.
     """
 
     generator: nn.Module
@@ -76,66 +79,80 @@ class Method:
     axis_name: str | None = None
 
     @property
-    def compared(self) -> list[str]:
-        """The outputs that consistency terms compare, from the main one down."""
+    def consistency_heads(self) -> list[str]:
+        """The heads that consistency terms compare, from the main one down."""
         return terms.heads(self.objective, view="strong")
 
     @property
     def teaches(self) -> bool:
         """Whether a view is trained with the teacher's labels."""
-        return not terms.views(self.objective).isdisjoint(LABELLED.values())
+        return not terms.views(self.objective).isdisjoint(TEACHER_LABELLED_VIEWS.values())
 
     @property
-    def refers(self) -> bool:
-        """Whether features are compared with those of the pretrained network."""
-        return terms.refers(self.objective)
+    def uses_reference(self) -> bool:
+        """Whether feature_distance compares features with those of a frozen reference network."""
+        return terms.uses_reference(self.objective)
 
 
 def make_train_step(method: Method) -> TrainStep:
-    """Returns the pure function (state, batch) -> (state, logs) that updates both networks once.
+    """Returns the pure function (state, batch) -> (state, logs) of one update.
 
-    The logs hold the value of every term, the discriminators' losses and accuracies, the norms of
-    the gradients and statistics of the target's predictions.
+    It updates the segmentation network, the discriminators and the teacher. The logs hold the value
+    of every term, the discriminators' losses and accuracies, the norms of the gradients and
+    statistics of the target's predictions.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
         key = jax.random.fold_in(state.key, state.step)
-        batch, follower, seen = labelled(method, state, batch)
+        teacher_variables = state.teacher
+        if method.teacher.update == "before":
+            student = {"params": state.g_params, "batch_stats": state.g_stats}
+            teacher_variables = teacher.follow(
+                teacher_variables, student, state.step, options=method.teacher
+            )
+        batch, teacher_variables, teacher_sums = label_target(method, teacher_variables, batch)
         batch = views.prepare(method.preparation, batch, key, state)
 
-        outputs, pull_back, stats = jax.vjp(
+        # The gradient is taken in two steps, at the outputs and then at the parameters: the first
+        # shows how hard each view pulls, and the discriminators read the same outputs.
+        outputs, vjp, stats = jax.vjp(
             lambda params: forward(method, params, state.g_stats, batch),
             state.g_params,
             has_aux=True,
         )
-        (g_loss, (values, memory)), slopes = jax.value_and_grad(generator_loss, has_aux=True)(
+        (g_loss, (shares, memory)), output_grads = jax.value_and_grad(generator_loss, has_aux=True)(
             outputs, method, state, batch
         )
-        g_grads = _total(pull_back(slopes)[0], method)
+        # Every device differentiates its share of the loss, so the sum over devices is the
+        # gradient.
+        g_grads = _psum(vjp(output_grads)[0], method)
         g_updates, g_opt = method.g_tx.update(g_grads, state.g_opt, state.g_params)
         g_params = optax.apply_updates(state.g_params, g_updates)
 
-        values |= {name: _mean(sums, method) for name, sums in seen.items()}
-        logs = _total({"loss": g_loss, **values}, method)
+        shares |= {name: _share_of_mean(sums, method) for name, sums in teacher_sums.items()}
+        logs = _psum({"loss": g_loss, **shares}, method)
         logs["grad_norm"] = optax.tree.norm(g_grads)
-        logs |= pulls(slopes, method)
+        logs |= pulls(output_grads, method)
         logs |= predictions(outputs, method)
 
         d_params, d_opt = state.d_params, state.d_opt
         if method.adversary.networks:
-            # Both gradients come from one forward pass: the compiler merges the equal halves.
-            (d_loss, d_values), d_grads = jax.value_and_grad(discriminator_loss, has_aux=True)(
+            # generator_loss already ran the discriminators on the target. It is traced again here,
+            # and XLA merges the two equal forward passes.
+            (d_loss, d_shares), d_grads = jax.value_and_grad(discriminator_loss, has_aux=True)(
                 d_params, method, lax.stop_gradient(outputs), batch
             )
-            d_grads = _total(d_grads, method)
+            d_grads = _psum(d_grads, method)
             d_updates, d_opt = method.d_tx.update(d_grads, d_opt, d_params)
             d_params = optax.apply_updates(d_params, d_updates)
-            logs |= _total({"d_loss": d_loss, **d_values}, method)
+            logs |= _psum({"d_loss": d_loss, **d_shares}, method)
             logs["d_grad_norm"] = optax.tree.norm(d_grads)
 
         if method.teacher.update == "after":
             student = {"params": g_params, "batch_stats": stats}
-            follower = teacher.follow(follower, student, state.step, options=method.teacher)
+            teacher_variables = teacher.follow(
+                teacher_variables, student, state.step, options=method.teacher
+            )
         return state.replace(
             step=state.step + 1,
             g_params=g_params,
@@ -143,46 +160,48 @@ def make_train_step(method: Method) -> TrainStep:
             g_opt=g_opt,
             d_params=d_params,
             d_opt=d_opt,
-            teacher=follower,
+            teacher=teacher_variables,
             memory=memory,
         ), logs
 
     return step
 
 
-def labelled(method: Method, state: TrainState, batch: Batch) -> tuple[Batch, Any, dict[str, Sum]]:
-    """Returns the batch with the teacher's labels of the target, the teacher, and what to log."""
-    options, follower = method.teacher, state.teacher
-    if options.update == "before":
-        student = {"params": state.g_params, "batch_stats": state.g_stats}
-        follower = teacher.follow(follower, student, state.step, options=options)
+def label_target(
+    method: Method, teacher_variables: Any, batch: Batch
+) -> tuple[Batch, Any, dict[str, Sum]]:
+    """Adds the teacher's labels of the target to a batch, where a view is trained with them.
+
+    Returns:
+      The batch, the teacher's variables after its forward pass, and sums to log.
+    """
     if not method.teaches:
-        return batch, follower, {}
+        return batch, teacher_variables, {}
     images = normalise(batch["target_image"].astype(jnp.float32), name=method.normalisation)
-    labels, seen, follower = teacher.label(
+    labels, sums, teacher_variables = teacher.label(
         method.generator,
-        follower,
+        teacher_variables,
         images,
-        options=options,
-        hidden=batch.get("target_border"),
+        options=method.teacher,
+        unlabelled=batch.get("target_border"),
         axis_name=method.axis_name,
     )
-    return {**batch, **labels}, follower, seen
+    return {**batch, **labels}, teacher_variables, sums
 
 
 def forward(method: Method, params: Any, stats: Any, batch: Batch) -> tuple[Outputs, Any]:
     """Returns the outputs of every view that a term reads, and the new running statistics."""
-    needed = {view: heads for view in VIEWS if (heads := _heads(view, method))}
+    needed = {view: heads for view in VIEWS if (heads := _heads_needed(view, method))}
     return BATCH_NORMS[method.batch_norm](method, needed, params, stats, batch)
 
 
-def _joint(
-    method: Method, needed: Mapping[str, frozenset[str]], params: Any, stats: Any, batch: Batch
+def _all_views_at_once(
+    method: Method, needed: Mapping[str, tuple[str, ...]], params: Any, stats: Any, batch: Batch
 ) -> tuple[Outputs, Any]:
     images = [batch[f"{view}_image"] for view in needed]
-    seen, updated = _apply(method, params, stats, jnp.concatenate(images))
-    wanted = frozenset().union(*needed.values())
-    joint = {head: _read(method, head, seen, updated) for head in wanted}
+    raw_outputs, updated = _apply(method, params, stats, jnp.concatenate(images))
+    heads_of_any_view = sorted(set().union(*needed.values()))
+    joint = {head: _read(method, head, raw_outputs, updated) for head in heads_of_any_view}
     ends = list(itertools.accumulate(len(x) for x in images))
     outputs = {
         view: {head: joint[head][end - len(x) : end] for head in heads}
@@ -191,14 +210,15 @@ def _joint(
     return outputs, stats
 
 
-def _each(
-    method: Method, needed: Mapping[str, frozenset[str]], params: Any, stats: Any, batch: Batch
+def _view_by_view(
+    method: Method, needed: Mapping[str, tuple[str, ...]], params: Any, stats: Any, batch: Batch
 ) -> tuple[Outputs, Any]:
-    updating = STATISTICS[method.statistics] if len(needed) > 1 else VIEWS
+    # A network that sees one view only, such as source_only, takes the statistics of that view.
+    updating = UPDATING_VIEWS[method.statistics] if len(needed) > 1 else VIEWS
     outputs = {}
     for view, heads in needed.items():
-        seen, updated = _apply(method, params, stats, batch[f"{view}_image"])
-        outputs[view] = {head: _read(method, head, seen, updated) for head in heads}
+        raw_outputs, updated = _apply(method, params, stats, batch[f"{view}_image"])
+        outputs[view] = {head: _read(method, head, raw_outputs, updated) for head in heads}
         if view in updating:
             stats = updated["batch_stats"]
     return outputs, stats
@@ -206,12 +226,12 @@ def _each(
 
 # How views go through the network: each by itself, or all in one pass where the output for an
 # image does not depend on the rest of its batch.
-BATCH_NORMS = {"batch": _each, "frozen": _joint}
+BATCH_NORMS = {"batch": _view_by_view, "frozen": _all_views_at_once}
 
 
 def _apply(method: Method, params: Any, stats: Any, images: jax.Array) -> tuple[Any, Any]:
     variables = {"params": params, "batch_stats": stats}
-    if not method.refers:
+    if not method.uses_reference:
         return method.generator.apply(variables, images, train=True, mutable=["batch_stats"])
     return method.generator.apply(
         variables,
@@ -228,17 +248,12 @@ def _read(method: Method, head: str, outputs: Any, captured: Any) -> jax.Array:
     return outputs[head]
 
 
-def _heads(view: str, method: Method) -> frozenset[str]:
-    """Returns the outputs of a view that are read; the others are not computed."""
-    active = [term for term, _ in method.objective.values()]
-    if not any(view in term.views for term in active):
-        return frozenset()
-    heads = {term.head for term in active if view in term.views and term.level is None}
-    if view != "source":
+def _heads_needed(view: str, method: Method) -> tuple[str, ...]:
+    """Returns the heads of a view that are read, in alphabetical order; XLA drops the others."""
+    heads = {term.head for term, _ in method.objective.values() if view in term.views}
+    if heads and view != "source":
         heads.add("logits")  # for `predictions`
-    if view in ("source", "target"):
-        heads |= {term.head for term in active if term.level is not None}
-    return frozenset(heads)
+    return tuple(sorted(heads))
 
 
 def generator_loss(
@@ -247,27 +262,27 @@ def generator_loss(
     """Returns this device's share of the objective, with every term's value and the new memory."""
     memory = state.memory
     measured: dict[str, Sum] = {}
-    seen: dict[str, Any] = dict(outputs)
-    if method.compared:
-        added, memory, measured = consistency.compare(
+    term_inputs: dict[str, Any] = dict(outputs)
+    if method.consistency_heads:
+        comparison, memory, measured = consistency.compare(
             outputs,
             batch["strong_affine"],
             memory,
-            heads=method.compared,
+            heads=method.consistency_heads,
             options=method.consistency,
             step=state.step,
             axis_name=method.axis_name,
         )
-        seen |= added
+        term_inputs |= comparison
     if method.adversary.networks:
-        seen["verdicts"] = _judge(method, state.d_params, "target", outputs, batch)
-    values = {
-        name: _mean(term.evaluate(seen, batch), method)
+        term_inputs["verdicts"] = _judge(method, state.d_params, "target", outputs, batch)
+    shares = {
+        name: _share_of_mean(term.evaluate(term_inputs, batch), method)
         for name, (term, _) in method.objective.items()
     }
-    loss = sum(weight * values[name] for name, (_, weight) in method.objective.items())
-    values |= {name: _mean(sums, method) for name, sums in measured.items()}
-    return jnp.asarray(loss), (values, memory)
+    loss = sum(weight * shares[name] for name, (_, weight) in method.objective.items())
+    shares |= {name: _share_of_mean(sums, method) for name, sums in measured.items()}
+    return jnp.asarray(loss), (shares, memory)
 
 
 def discriminator_loss(
@@ -277,10 +292,12 @@ def discriminator_loss(
     verdicts = {
         domain: _judge(method, d_params, domain, outputs, batch) for domain in ("source", "target")
     }
-    values = {n: _mean(sums, method) for n, sums in method.adversary.losses(verdicts).items()}
-    loss = method.adversary.options.d_factor * sum(values.values())
-    right = method.adversary.accuracies(verdicts)
-    return jnp.asarray(loss), values | {n: _mean(sums, method) for n, sums in right.items()}
+    losses = method.adversary.losses(verdicts)
+    shares = {name: _share_of_mean(sums, method) for name, sums in losses.items()}
+    loss = method.adversary.options.d_factor * sum(shares.values())
+    accuracies = method.adversary.accuracies(verdicts)
+    shares |= {name: _share_of_mean(sums, method) for name, sums in accuracies.items()}
+    return jnp.asarray(loss), shares
 
 
 def _judge(
@@ -290,22 +307,22 @@ def _judge(
     return method.adversary.judge(d_params, outputs[view], size=(size[0], size[1]))
 
 
-def _total(tree: Any, method: Method) -> Any:
+def _psum(tree: Any, method: Method) -> Any:
     """Returns the sum over all devices."""
     return tree if method.axis_name is None else lax.psum(tree, method.axis_name)
 
 
-def _mean(sums: Sum, method: Method) -> jax.Array:
-    """Returns this device's share of the mean over all devices."""
-    count = lax.stop_gradient(_total(sums.count, method))
+def _share_of_mean(sums: Sum, method: Method) -> jax.Array:
+    """Returns this device's share of the mean over all devices: the shares add up to the mean."""
+    count = lax.stop_gradient(_psum(sums.count, method))
     return sums.total / jnp.maximum(count, 1.0)
 
 
-def pulls(slopes: Outputs, method: Method) -> Logs:
-    """Returns how hard each view pulls at the outputs: its share of the gradient, for free."""
+def pulls(output_grads: Outputs, method: Method) -> Logs:
+    """Returns how hard each view pulls: the norm of the loss's gradient at the view's outputs."""
     return {
-        f"pull_{view}": jnp.sqrt(_total(optax.tree.norm(slope, squared=True), method))
-        for view, slope in slopes.items()
+        f"pull_{view}": jnp.sqrt(_psum(optax.tree.norm(grads, squared=True), method))
+        for view, grads in output_grads.items()
     }
 
 
@@ -317,15 +334,15 @@ def predictions(outputs: Outputs, method: Method) -> Logs:
     describe the target itself, or the mixed or masked images where the target does not go through
     the network.
     """
-    seen = [outputs[view]["logits"] for view in VIEWS[1:] if view in outputs]
-    if not seen:
+    target_logits = [outputs[view]["logits"] for view in TARGET_VIEWS if view in outputs]
+    if not target_logits:
         return {}
-    log_p = jax.nn.log_softmax(lax.stop_gradient(seen[0]), axis=-1)
+    log_p = jax.nn.log_softmax(lax.stop_gradient(target_logits[0]), axis=-1)
     p = jnp.exp(log_p)
     count = jnp.float32(p.size // p.shape[-1])
 
     def mean(total: jax.Array) -> jax.Array:
-        return _total(_mean(Sum(total, count), method), method)
+        return _psum(_share_of_mean(Sum(total, count), method), method)
 
     entropy = mean(-(p * log_p).sum())
     average = mean(p.sum(axis=(0, 1, 2)))

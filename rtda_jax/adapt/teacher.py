@@ -22,48 +22,51 @@ TEACHERS = ("none", "ema", "frozen")
 UPDATES = ("after", "before")
 
 
-def _by_running_statistics(
+def _with_running_statistics(
     generator: nn.Module, variables: Any, images: jax.Array
 ) -> tuple[jax.Array, Any]:
     outputs: Any = generator.apply(variables, images, train=False)
     return outputs["logits"], variables
 
 
-def _by_the_batch(generator: nn.Module, variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+def _with_batch_statistics(
+    generator: nn.Module, variables: Any, images: jax.Array
+) -> tuple[jax.Array, Any]:
     outputs, updated = generator.apply(variables, images, train=True, mutable=["batch_stats"])
     return outputs["logits"], {**variables, **updated}
 
 
 # What the teacher's normalisations use: functions (generator, variables, images [B,H,W,3]) ->
 # logits [B,H,W,K] and the variables after it.
-STATISTICS: dict[str, Callable[[nn.Module, Any, jax.Array], tuple[jax.Array, Any]]] = {
-    "running": _by_running_statistics,
-    "batch": _by_the_batch,  # the code of DACS, DAFormer and MIC: the teacher is in training mode
+FORWARD_PASSES: dict[str, Callable[[nn.Module, Any, jax.Array], tuple[jax.Array, Any]]] = {
+    "running": _with_running_statistics,
+    # The code of DACS, DAFormer and MIC: the teacher is in training mode.
+    "batch": _with_batch_statistics,
 }
 
 
-def _everything(averaged: Any, teacher: Any) -> Any:
+def _average_all(averaged: Any, teacher: Any) -> Any:
     del teacher
     return averaged
 
 
-def _parameters(averaged: Any, teacher: Any) -> Any:
+def _average_parameters(averaged: Any, teacher: Any) -> Any:
     return {**averaged, "batch_stats": teacher["batch_stats"]}
 
 
 # What follows the student: functions (average, teacher before it) -> the new teacher.
 AVERAGES: dict[str, Callable[[Any, Any], Any]] = {
-    "all": _everything,
-    "parameters": _parameters,
+    "all": _average_all,
+    "parameters": _average_parameters,
 }
 
 
-def _of_each_image(share: jax.Array, axis_name: str | None) -> jax.Array:
+def _share_of_each_image(share: jax.Array, axis_name: str | None) -> jax.Array:
     del axis_name
     return share
 
 
-def _of_the_batch(share: jax.Array, axis_name: str | None) -> jax.Array:
+def _share_of_the_batch(share: jax.Array, axis_name: str | None) -> jax.Array:
     mean = share.mean(keepdims=True)
     everywhere = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
     return jnp.broadcast_to(everywhere, share.shape)
@@ -72,8 +75,8 @@ def _of_the_batch(share: jax.Array, axis_name: str | None) -> jax.Array:
 # Over which images the share of sure pixels is taken: functions (share of each image [B],
 # axis_name) -> float32 [B].
 SHARES: dict[str, Callable[[jax.Array, str | None], jax.Array]] = {
-    "image": _of_each_image,  # French et al. 2020
-    "batch": _of_the_batch,  # the code of DACS, DAFormer and MIC; over all devices
+    "image": _share_of_each_image,  # French et al. 2020
+    "batch": _share_of_the_batch,  # the code of DACS, DAFormer and MIC; over all devices
 }
 
 
@@ -83,17 +86,18 @@ class TeacherOptions:
 
     Attributes:
       kind: "none", "ema" (the average of the student) or "frozen" (the network as it started).
-      decay: of "ema", in [0, 1).
-      average: what the average covers, a key of `AVERAGES`. Without the running statistics the
-        teacher has its own, which its forward passes on the target update.
-      update: whether "ema" moves "after" the student's step (the code of DACS), or "before" it
-        labels (that of DAFormer and MIC).
-      statistics: what its normalisations use, a key of `STATISTICS`.
-      threshold: the teacher is sure of a pixel from this probability on.
-      share: over which images the share of sure pixels is taken, a key of `SHARES`. It is the
-        weight of every pseudo-label.
-      borders: rows or columns at the top, bottom, left and right of a target crop that get no
-        pseudo-label; DAFormer leaves out 15 and 120 rows of 512.
+      decay: the share of the teacher that stays in one update of "ema", in [0, 1).
+      average: the variables that "ema" averages, a key of `AVERAGES`. Without the running
+        statistics the teacher has its own, which its forward passes on the target update.
+      update: the moment when "ema" moves: "after" the student's step (the code of DACS), or
+        "before" the teacher labels (that of DAFormer and MIC).
+      statistics: the statistics that its normalisations use, a key of `FORWARD_PASSES`.
+      threshold: the probability from which on the teacher is sure of a pixel.
+      share: the images over which the share of sure pixels is taken, a key of `SHARES`. This share
+        is the weight of every pseudo-label.
+      borders: the rows or columns at the top, bottom, left and right of a target crop that get no
+        pseudo-label; DAFormer leaves out 15 and 120 rows of 512. The field target_margins does the
+        same for the whole image and moves with the crop.
     """
 
     kind: str = "none"
@@ -110,7 +114,7 @@ class TeacherOptions:
         require(0 <= self.decay < 1, f"teacher.decay must lie in [0, 1), got {self.decay:g}")
         one_of(self.average, AVERAGES, "teacher.average")
         one_of(self.update, UPDATES, "teacher.update")
-        one_of(self.statistics, STATISTICS, "teacher.statistics")
+        one_of(self.statistics, FORWARD_PASSES, "teacher.statistics")
         require(
             self.average == "all" or self.statistics == "batch",
             "teacher.average='parameters' leaves the running statistics to the teacher's own "
@@ -146,17 +150,18 @@ def label(
     images: jax.Array,
     *,
     options: TeacherOptions,
-    hidden: jax.Array | None = None,
+    unlabelled: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> tuple[dict[str, jax.Array], dict[str, Sum], Any]:
     """Labels target images.
 
     Args:
       generator: the segmentation network.
-      teacher: its variables.
+      teacher: the teacher's variables.
       images: float [B,H,W,3], normalised.
-      options: see `TeacherOptions`.
-      hidden: uint8 [B,H,W], not 0 where a pixel gets no pseudo-label, or None.
+      options: the options of the teacher.
+      unlabelled: uint8 [B,H,W], not 0 where a pixel gets no pseudo-label, or None. It comes from
+        `target_margins`.
       axis_name: the device axis, for teacher.share="batch".
 
     Returns:
@@ -166,7 +171,7 @@ def label(
         "teacher_classes", over how many classes the labels of an image spread;
       - the teacher after the forward pass.
     """
-    logits, teacher = STATISTICS[options.statistics](generator, teacher, images)
+    logits, teacher = FORWARD_PASSES[options.statistics](generator, teacher, images)
     probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
     share = confidence(probabilities, threshold=options.threshold)
     weight = SHARES[options.share](share, axis_name)[:, None, None]
@@ -174,8 +179,8 @@ def label(
     if any(options.borders):
         height, width = images.shape[1:3]
         weight = jnp.where(inside(height, width, options.borders), weight, 0.0)
-    if hidden is not None:
-        weight = jnp.where(hidden == 0, weight, 0.0)
+    if unlabelled is not None:
+        weight = jnp.where(unlabelled == 0, weight, 0.0)
     labels = probabilities.argmax(axis=-1).astype(jnp.uint8)
     count = jnp.float32(len(images))
     logs = {

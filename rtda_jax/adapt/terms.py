@@ -25,12 +25,12 @@ from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.options import typed
-from rtda_jax.adapt.views import LABELLED
+from rtda_jax.adapt.views import TEACHER_LABELLED_VIEWS
+from rtda_jax.augment import Batch
 from rtda_jax.errors import lookup, require
 from rtda_jax.losses import LossOptions, Sum
 
 Outputs = Mapping[str, Mapping[str, jax.Array]]
-Batch = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Term:
     """One term and what has to be computed for it.
 
     Attributes:
-      evaluate: from (outputs, batch) to the sum of the loss and the number of pixels.
-      views: the images that have to go through the segmentation network.
-      head: the output that it reads.
-      level: the discriminator that it needs, if any.
+      evaluate: the function (outputs, batch) -> sum of the loss and number of pixels.
+      views: the views that have to go through the segmentation network.
+      head: the output that the term reads.
+      level: the level of the discriminator that the term needs; None without one.
     """
 
     evaluate: Callable[[Outputs, Batch], Sum]
@@ -58,14 +58,14 @@ class TermOptions:
     """Everything that terms close over.
 
     Attributes:
-      pixel_loss: of the labelled domain, (logits, labels) -> Sum.
-      class_weights: returns float32 [K] or None. A function, because a method is built before the
-        labelled set is counted.
-      loss: eta of robust_entropy.
-      consistency: form and exponent of the consistency terms.
-      adversary: the GAN loss and what the discriminators read.
-      distance: which features feature_distance compares.
-      names: of the K classes.
+      pixel_loss: the loss of the labelled domain, (logits, labels) -> Sum.
+      class_weights: the function () -> class weights, float32 [K] or None. It is called when the
+        step is traced, because a method is built before the labelled set is counted.
+      loss: the options of losses, of which robust_entropy reads eta.
+      consistency: the options of consistency terms, of which these read form and gamma.
+      adversary: the options of the adversary: the GAN loss and what the discriminators read.
+      distance: the options of feature_distance.
+      names: the names of the K classes.
     """
 
     pixel_loss: Callable[[jax.Array, jax.Array], Sum]
@@ -77,8 +77,8 @@ class TermOptions:
     names: tuple[str, ...] = ()
 
 
-def _mean(loss: jax.Array) -> Sum:
-    """Returns the sum whose mean is over all pixels, ignored ones too."""
+def _over_all_pixels(loss: jax.Array) -> Sum:
+    """Sums a loss over all pixels, of which ignored ones count too."""
     return Sum(loss.sum(), jnp.float32(loss.size))
 
 
@@ -103,8 +103,11 @@ def _pseudo(head: str, options: TermOptions) -> Term:
     return Term(evaluate, frozenset({"target"}), head)
 
 
-def _labelled(view: str) -> Callable[[str, TermOptions], Term]:
-    """Returns the family of a view whose pixels have labels and weights; the mean is over all."""
+def _by_teacher(view: str) -> Callable[[str, TermOptions], Term]:
+    """Returns the family of a view whose pixels have labels and weights by the teacher's labels.
+
+    Its terms are cross-entropies, weighted for each pixel and averaged over all pixels.
+    """
 
     def family(head: str, options: TermOptions) -> Term:
         def evaluate(outputs: Outputs, batch: Batch) -> Sum:
@@ -113,7 +116,7 @@ def _labelled(view: str) -> Callable[[str, TermOptions], Term]:
                 batch[f"{view}_label"],
                 class_weights=options.class_weights(),
             )
-            return _mean(loss * batch[f"{view}_weight"])
+            return _over_all_pixels(loss * batch[f"{view}_weight"])
 
         return Term(evaluate, frozenset({view}), head)
 
@@ -121,7 +124,7 @@ def _labelled(view: str) -> Callable[[str, TermOptions], Term]:
 
 
 def _consistency(head: str, options: TermOptions) -> Term:
-    """Returns the disagreement of a strong view where the weak one is sure, meaned over those."""
+    """Returns the disagreement of the strong view where the weak one is sure, averaged there."""
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
@@ -145,7 +148,7 @@ def _minent(head: str, options: TermOptions) -> Term:
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
-        return _mean(losses.entropy(outputs["target"][head]))
+        return _over_all_pixels(losses.entropy(outputs["target"][head]))
 
     return Term(evaluate, frozenset({"target"}), head)
 
@@ -155,14 +158,16 @@ def _robust_entropy(head: str, options: TermOptions) -> Term:
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
-        return _mean(losses.robust_entropy(outputs["target"][head], eta=options.loss.eta))
+        return _over_all_pixels(
+            losses.robust_entropy(outputs["target"][head], eta=options.loss.eta)
+        )
 
     return Term(evaluate, frozenset({"target"}), head)
 
 
 def _feature_distance(options: TermOptions) -> Term:
     """Returns the distance of the source's features from the pretrained network's (DAFormer)."""
-    classes = options.distance.numbers(options.names)
+    classes = options.distance.class_indices(options.names)
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         return distance.distance(
@@ -181,7 +186,7 @@ def _detail(options: TermOptions) -> Term:
     del options
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
-        return _mean(losses.detail(outputs["source"]["detail"], batch["source_label"]))
+        return _over_all_pixels(losses.detail(outputs["source"]["detail"], batch["source_label"]))
 
     return Term(evaluate, frozenset({"source"}), "detail")
 
@@ -193,8 +198,9 @@ def _deceive(level: str, options: TermOptions) -> Term:
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
-        return _mean(gan_loss(outputs["verdicts"][level], domain=adversary.SOURCE))
+        return _over_all_pixels(gan_loss(outputs["verdicts"][level], domain=adversary.SOURCE))
 
+    # The source too: the discriminator's own loss reads it.
     return Term(evaluate, frozenset({"source", "target"}), head, level)
 
 
@@ -214,7 +220,7 @@ FAMILIES: dict[str, Callable[[str, TermOptions], Term]] = {
     "consistency": _consistency,
     "minent": _minent,
     "robust_entropy": _robust_entropy,
-    **{name: _labelled(view) for name, view in LABELLED.items()},
+    **{name: _by_teacher(view) for name, view in TEACHER_LABELLED_VIEWS.items()},
 }
 
 # Every term of an objective by the name that a configuration gives it.
@@ -226,7 +232,7 @@ TERMS: dict[str, Callable[[TermOptions], Term]] = {
     },
     **COARSE,
     "detail": _detail,
-    **{f"adv_{level}": functools.partial(_deceive, level) for level in adversary.levels("softmax")},
+    **{f"adv_{level}": functools.partial(_deceive, level) for level in adversary.LEVELS},
     "feature_distance": _feature_distance,
 }
 
@@ -253,13 +259,18 @@ def views(objective: Objective) -> frozenset[str]:
     return frozenset().union(*(term.views for term, _ in objective.values()))
 
 
-def refers(objective: Objective) -> bool:
-    """Returns whether features are compared with those of the pretrained network."""
+def uses_reference(objective: Objective) -> bool:
+    """Returns whether feature_distance compares features with those of a reference network."""
     return any(term.head == distance.HEAD for term, _ in objective.values())
 
 
+def adapts_thresholds(objective: Objective, options: ConsistencyOptions) -> bool:
+    """Returns whether consistency terms adapt their thresholds, `memory["theta"]` of the state."""
+    return options.adapts and "strong" in views(objective)
+
+
 def heads(objective: Objective, *, view: str) -> list[str]:
-    """Returns the outputs that terms which read a view look at, from the main one down."""
+    """Returns the heads that are read by the terms of a view, from the main one down."""
     read = {term.head for term, _ in objective.values() if view in term.views}
     return [head for head in HEADS.values() if head in read]
 

@@ -4,12 +4,26 @@ A view is an image that goes through the segmentation network: `source`, `target
 of the preparation add. A part is a pure function (batch, key, state) -> batch. Images are float32
 [B,H,W,3] in [0,255] until the part that normalises them. The parts stand in `PARTS` in the order
 in which they run; each decides by the options, and by what the objective reads, whether it is
-needed. To add a view, write its part here, add it to `PARTS` and its name to `VIEWS`; if its
-pixels have labels and weights, name its term in `LABELLED`.
+needed. To add a view, write its part here, add it to `PARTS` and its name to `VIEWS`; if the
+teacher labels its pixels, name its term in `TEACHER_LABELLED_VIEWS`.
+
+These keys of a batch are added on the device; `data.stream.Batch` lists those of the host:
+
+  key                        what it is                              added by             read by
+  teacher_label uint8        [B,H,W], 0..K-1                         step.label_target    views
+  teacher_weight float32     [B,H,W], 0 without a label              step.label_target    views
+  mixed_image                [B,H,W,3]                               class_mix            step
+  mixed_label uint8          [B,H,W], 255 where ignored              class_mix            terms
+  mixed_weight float32       [B,H,W]                                 class_mix            terms
+  strong_image               [B,H,W,3]                               strong_view          step
+  strong_affine float32      [B,2,3], from its pixels to the target  strong_view          step, warp
+  masked_image               [B,H,W,3]                               masked_view          step
+  masked_label, _weight      as teacher_label, teacher_weight        masked_view          terms
+  reference_feature          [B,h,w,C], see `adapt/distance.py`      reference_features   terms
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +31,7 @@ import jax.numpy as jnp
 
 from rtda_jax import fda
 from rtda_jax.adapt.state import TrainState
-from rtda_jax.augment import colour, geometry, mixing
+from rtda_jax.augment import Batch, colour, geometry, mixing
 from rtda_jax.augment.colour import ColourOptions
 from rtda_jax.augment.geometry import AffineOptions, MaskOptions
 from rtda_jax.augment.mixing import LongTailOptions, MixOptions
@@ -26,12 +40,12 @@ from rtda_jax.errors import lookup, require
 
 # Views go through the network in this order, which decides whose statistics come last.
 VIEWS = ("source", "target", "strong", "mixed", "masked")
+TARGET_VIEWS = VIEWS[1:]  # images of the target, as they are, changed or mixed
 
-# Terms of views that have `<view>_label` and `<view>_weight`: cross-entropy, weighted per pixel.
-# The teacher labels the target's images for them.
-LABELLED = {"mix": "mixed", "masked": "masked"}
+# From the name of a term to its view, whose `<view>_label` and `<view>_weight` come from the
+# teacher's labels of the target.
+TEACHER_LABELLED_VIEWS = {"mix": "mixed", "masked": "masked"}
 
-Batch = Mapping[str, jax.Array]
 Change = Callable[[Batch, jax.Array, TrainState], dict[str, jax.Array]]
 
 
@@ -40,15 +54,17 @@ class ViewOptions:
     """The fields of a configuration that decide what the device makes of a batch.
 
     Attributes:
-      normalisation: a key of `rtda_jax.augment.normalise.NORMALISATIONS`, or "auto": that of the
-        ImageNet weights which model.pretrained names, and "imagenet" without them.
-      fda_beta: share of the spectrum that the source takes from the target (FDA); None: nothing.
+      normalisation: the normalisation of images, a key of
+        `rtda_jax.augment.normalise.NORMALISATIONS`, or "auto": that of the ImageNet weights which
+        model.pretrained names, and "imagenet" without them.
+      fda_beta: the share of the spectrum that the source takes from the target (FDA); None: none.
       fda_window: the window of frequencies, a key of `rtda_jax.fda.WINDOWS`.
-      augment: colours and textures of the source and of the strong view.
-      mix: class mixing.
-      long_tail: rare classes of other source images, pasted before the mixing (TUFL).
-      affine: how the strong view is moved.
-      masked: which blocks of the masked view are hidden.
+      augment: the colours and textures of the source and of the strong view.
+      mix: the options of class mixing.
+      long_tail: the options of pasting rare classes of other source images before the mixing
+        (TUFL).
+      affine: the moves of the strong view.
+      masked: the hidden blocks of the masked view.
     """
 
     normalisation: str = AUTO
@@ -66,19 +82,19 @@ class ViewOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class PartContext:
     """Everything that the parts close over.
 
     Attributes:
-      options: see `ViewOptions`.
+      options: the options of all parts.
       views: the views that the objective reads.
-      names: of the K classes.
-      size: (H, W) of a crop.
-      seed: of the run.
-      reference: the features that feature_distance compares with, (variables, normalised images)
-        -> [B,h,w,C]; None without that term.
-      adapts: whether the state's memory holds adaptive thresholds.
-      axis_name: the device axis of a pmapped step, for what looks at the whole batch.
+      names: the names of the K classes.
+      size: the sides (H, W) of a crop.
+      seed: the seed of the run.
+      reference_features: the function (variables, normalised images) -> [B,h,w,C] of the features
+        that feature_distance compares with; None without that term.
+      adapts_thresholds: whether consistency terms adapt thresholds, `memory["theta"]` of the state.
+      axis_name: the device axis of a mapped step, for what looks at the whole batch.
     """
 
     options: ViewOptions
@@ -86,15 +102,20 @@ class Recipe:
     names: Sequence[str]
     size: tuple[int, int]
     seed: int
-    reference: Callable[[Any, jax.Array], jax.Array] | None = None
-    adapts: bool = False
+    reference_features: Callable[[Any, jax.Array], jax.Array] | None = None
+    adapts_thresholds: bool = False
     axis_name: str | None = None
 
 
 class Part(NamedTuple):
-    """One part of a preparation, with a few words that tell people what it does."""
+    """One part of a preparation.
 
-    words: str
+    Attributes:
+      summary: a few words that tell people what it does; "" leaves it unmentioned.
+      apply: the function (batch, key, state) -> batch.
+    """
+
+    summary: str
     apply: Change
 
 
@@ -104,9 +125,9 @@ def _images(batch: Batch) -> dict[str, jax.Array]:
     return {name: batch[name] for name in names if name in batch}
 
 
-def to_float(recipe: Recipe) -> Part:
+def to_float(context: PartContext) -> Part:
     """Makes float32 of bytes."""
-    del recipe
+    del context
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key, state
@@ -115,9 +136,9 @@ def to_float(recipe: Recipe) -> Part:
     return Part("", change)
 
 
-def recolour_source(recipe: Recipe) -> Part | None:
+def recolour_source(context: PartContext) -> Part | None:
     """Changes contrast and saturation of some source images (Nikiforos)."""
-    options = recipe.options.augment
+    options = context.options.augment
     if not options.colour:
         return None
 
@@ -129,12 +150,13 @@ def recolour_source(recipe: Recipe) -> Part | None:
     return Part(f"colour(p={options.colour:g})", change)
 
 
-def stylise(recipe: Recipe) -> Part | None:
+def stylise(context: PartContext) -> Part | None:
     """Gives the source the low frequencies of the target at the same batch position (FDA)."""
-    beta, window = recipe.options.fda_beta, recipe.options.fda_window
+    beta, window = context.options.fda_beta, context.options.fda_window
     if beta is None:
         return None
-    fda.share(*recipe.size, beta=beta, window=window)  # refuses a beta without any frequency
+    # A beta out of range and an unknown window are refused here, not at the first step.
+    fda.target_share(*context.size, beta=beta, window=window)
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key, state
@@ -144,27 +166,27 @@ def stylise(recipe: Recipe) -> Part | None:
     return Part(f"fda(beta={beta:g})", change)
 
 
-def class_mix(recipe: Recipe) -> Part | None:
+def class_mix(context: PartContext) -> Part | None:
     """Adds the view `mixed`: classes of the source pasted on the target (DACS, TUFL).
 
     `mixed_label` uint8 [B,H,W] is the source's where it is pasted and the teacher's elsewhere.
     `mixed_weight` float32 [B,H,W] is 1 on pasted pixels, elsewhere that of the teacher's label.
     """
-    options = recipe.options
+    options = context.options
     pastes = options.long_tail.probability > 0
-    if "mixed" not in recipe.views:
+    if "mixed" not in context.views:
         require(not pastes, "long_tail pastes onto mixed images: give objective.mix a weight")
         return None
     by_threshold = pastes and options.long_tail.choice == "threshold"
     require(
-        not by_threshold or (recipe.adapts and "strong" in recipe.views),
+        not by_threshold or context.adapts_thresholds,
         "long_tail.choice='threshold' needs consistency terms with "
         "consistency.threshold='adaptive'",
     )
     cut = mixing.make_cut(
-        options.mix, options.long_tail, names=recipe.names, axis_name=recipe.axis_name
+        options.mix, options.long_tail, names=context.names, axis_name=context.axis_name
     )
-    recolour = colour.recolour(options.mix.colour, draw=options.augment.draw, seed=recipe.seed)
+    recolour = colour.recolour(options.mix.colour, draw=options.augment.draw, seed=context.seed)
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         mixed = mixing.mix(
@@ -186,12 +208,12 @@ def class_mix(recipe: Recipe) -> Part | None:
     return Part(f"class mix({options.mix.colour}){tail}", change)
 
 
-def texture(recipe: Recipe) -> Part | None:
+def texture(context: PartContext) -> Part | None:
     """Changes colours and textures of the source, after classes were cut from it (TUFL)."""
-    options = recipe.options.augment
+    options = context.options.augment
     if options.texture == "none":
         return None
-    recolour = colour.recolour(options.texture, draw=options.draw, seed=recipe.seed)
+    recolour = colour.recolour(options.texture, draw=options.draw, seed=context.seed)
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del state
@@ -201,12 +223,12 @@ def texture(recipe: Recipe) -> Part | None:
     return Part(options.texture, change)
 
 
-def strong_view(recipe: Recipe) -> Part | None:
+def strong_view(context: PartContext) -> Part | None:
     """Adds the view `strong`, the target in other colours, and how `warp` will move it."""
-    if "strong" not in recipe.views:
+    if "strong" not in context.views:
         return None
-    options = recipe.options.augment
-    recolour = colour.recolour(options.strong, draw=options.draw, seed=recipe.seed)
+    options = context.options.augment
+    recolour = colour.recolour(options.strong, draw=options.draw, seed=context.seed)
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del state
@@ -215,21 +237,21 @@ def strong_view(recipe: Recipe) -> Part | None:
         return {
             **batch,
             "strong_image": recolour(batch["target_image"], paint, index),
-            "strong_affine": geometry.matrices(move, index, options=recipe.options.affine),
+            "strong_affine": geometry.matrices(move, index, options=context.options.affine),
         }
 
     return Part(f"strong view({options.strong})", change)
 
 
-def masked_view(recipe: Recipe) -> Part | None:
+def masked_view(context: PartContext) -> Part | None:
     """Adds the view `masked`: the target in other colours, labelled by the teacher (MIC).
 
     What `hide` covers later, the network has to tell from what is around it.
     """
-    if "masked" not in recipe.views:
+    if "masked" not in context.views:
         return None
-    options = recipe.options
-    recolour = colour.recolour(options.masked.colour, draw=options.augment.draw, seed=recipe.seed)
+    options = context.options
+    recolour = colour.recolour(options.masked.colour, draw=options.augment.draw, seed=context.seed)
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del state
@@ -244,9 +266,9 @@ def masked_view(recipe: Recipe) -> Part | None:
     return Part(f"masked view({blocks.colour}, {blocks.ratio:.0%} of {blocks.block} px)", change)
 
 
-def normalised(recipe: Recipe) -> Part:
+def normalised(context: PartContext) -> Part:
     """Makes of every view what the network reads."""
-    name = recipe.options.normalisation
+    name = context.options.normalisation
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key, state
@@ -255,9 +277,9 @@ def normalised(recipe: Recipe) -> Part:
     return Part("", change)
 
 
-def warp(recipe: Recipe) -> Part | None:
+def warp(context: PartContext) -> Part | None:
     """Moves the normalised strong view, so that what comes from outside is the mean colour."""
-    if "strong" not in recipe.views:
+    if "strong" not in context.views:
         return None
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
@@ -268,38 +290,38 @@ def warp(recipe: Recipe) -> Part | None:
     return Part("", change)
 
 
-def hide(recipe: Recipe) -> Part | None:
+def hide(context: PartContext) -> Part | None:
     """Hides blocks of the normalised masked view, so that what is hidden is the mean colour."""
-    if "masked" not in recipe.views:
+    if "masked" not in context.views:
         return None
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del state
         image = geometry.hide_blocks(
-            batch["masked_image"], key, batch["target_index"], options=recipe.options.masked
+            batch["masked_image"], key, batch["target_index"], options=context.options.masked
         )
         return {**batch, "masked_image": image}
 
     return Part("", change)
 
 
-def reference_features(recipe: Recipe) -> Part | None:
+def reference_features(context: PartContext) -> Part | None:
     """Adds `reference_feature`, what the frozen pretrained network makes of the source."""
-    reference = recipe.reference
-    if reference is None:
+    features = context.reference_features
+    if features is None:
         return None
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key
         return {
             **batch,
-            "reference_feature": reference(state.memory["reference"], batch["source_image"]),
+            "reference_feature": features(state.memory["reference"], batch["source_image"]),
         }
 
     return Part("", change)
 
 
-PARTS: tuple[Callable[[Recipe], Part | None], ...] = (
+PARTS: tuple[Callable[[PartContext], Part | None], ...] = (
     to_float,
     recolour_source,
     stylise,
@@ -314,20 +336,24 @@ PARTS: tuple[Callable[[Recipe], Part | None], ...] = (
 )
 
 
-def preparation(recipe: Recipe) -> list[Part]:
+def preparation(context: PartContext) -> list[Part]:
     """Returns the parts that a method needs, in their order.
 
     Raises:
       ConfigError: the options ask for what the objective does not allow.
     """
-    parts = [make(recipe) for make in PARTS]
+    parts = [make_part(context) for make_part in PARTS]
     return [part for part in parts if part is not None]
 
 
 def prepare(
     parts: Sequence[Part], batch: Batch, key: jax.Array, state: TrainState
 ) -> dict[str, jax.Array]:
-    """Returns the batch after all parts, each of which draws from a key of its own."""
+    """Returns the batch after all parts, each of which draws from a key of its own.
+
+    A part's key depends on its place among the active parts. The draws of the same seed therefore
+    differ when a part before it is switched on or off.
+    """
     for number, part in enumerate(parts):
         batch = part.apply(batch, jax.random.fold_in(key, number), state)
     return dict(batch)
@@ -335,4 +361,4 @@ def prepare(
 
 def describe(parts: Sequence[Part]) -> str:
     """Returns in a few words what the device does to the images."""
-    return ", ".join(part.words for part in parts if part.words) or "as they are"
+    return ", ".join(part.summary for part in parts if part.summary) or "as they are"

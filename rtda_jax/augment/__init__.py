@@ -3,7 +3,13 @@
 All of them draw per image, from keys that `image_keys` gives.
 """
 
+from collections.abc import Mapping
+
 import jax
+
+# A batch on the device. `data.stream.Batch` lists the keys that come from the host, and
+# `adapt/views.py` those that the step adds.
+Batch = Mapping[str, jax.Array]
 
 
 def image_keys(key: jax.Array, index: jax.Array) -> jax.Array:

@@ -128,7 +128,7 @@ def related_classes(name: str, *, names: Sequence[str]) -> np.ndarray:
 
     Args:
       name: a key of `RELATED`.
-      names: of the K classes.
+      names: the names of the K classes.
     """
     families = lookup(RELATED, name, "table of related classes")
     table = np.zeros((len(names), len(names)), bool)

@@ -120,8 +120,8 @@ def jittered(
         hue turns the other way, which is as likely.
       key: the random key of this step.
       index: int32 [B], the number of each image in its data set.
-      strength: of each operation: the amount added lies within +- 255 strength, factors within
-        1 +- strength, and the hue turns by +- strength of the circle.
+      strength: the strength of each operation: the amount added lies within +- 255 strength,
+        factors within 1 +- strength, and the hue turns by +- strength of the circle.
       once: a key that decides for all images at once whether they are jittered and whether they
         are blurred; None decides for each image.
 
@@ -268,8 +268,8 @@ class ColourOptions:
     Attributes:
       colour: probability that a source image changes its contrast and saturation.
       contrast, saturation: ranges (low, high) of the factors then, those of Nikiforos's MBT.
-      texture: of the source, after class mixing has cut from it; a key of `RECOLOURS`.
-      strong: of the strong view; a key of `RECOLOURS`.
+      texture: the change of the source after class mixing has cut from it, a key of `RECOLOURS`.
+      strong: the change of the strong view, a key of `RECOLOURS`.
       draw: how often it is drawn whether an image is jittered and blurred, or how strong the noise
         and the blur of a texture are; a key of `DRAWS`.
     """

@@ -155,7 +155,7 @@ def block_mask(
       key: the random key of this step.
       index: int32 [B], the number of each image in its data set.
       size: (H, W).
-      options: see `hide_blocks`.
+      options: the side of the blocks and the share that is hidden.
     """
     height, width = (max(1, round(side / options.block)) for side in size)
     keys = image_keys(key, index)

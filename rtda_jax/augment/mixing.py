@@ -8,13 +8,13 @@ that holds the image matters.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.augment import image_keys
+from rtda_jax.augment import Batch, image_keys
 from rtda_jax.augment.classes import (
     AMONG,
     IGNORED,
@@ -32,7 +32,6 @@ from rtda_jax.augment.photometric import gaussian_blur
 from rtda_jax.errors import one_of, require
 from rtda_jax.losses import IGNORE
 
-Batch = Mapping[str, jax.Array]
 # A function (batch, key, theta) -> image [B,H,W,3], label [B,H,W] and bool mask [B,H,W] of what is
 # pasted; theta is float32 [K], the adaptive threshold of each class, or None.
 Cut = Callable[[Batch, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
@@ -65,12 +64,12 @@ class MixOptions:
     """The fields of `config.mix`.
 
     Attributes:
-      among: which classes a half is drawn from, a key of `classes.AMONG`.
+      among: the classes that a half is drawn from, a key of `classes.AMONG`.
       colour: the change of colours of the mixed image, a key of `colour.RECOLOURS`.
       ignore: whether unlabelled pixels are a class that can be cut out, a key of `classes.IGNORED`.
-      related: classes that are cut out together, a key of `classes.RELATED`.
-      boundary: pixels this near to the seam count twice; 0 for none.
-      boundary_blur: sigma of a blur of these pixels; 0 for none.
+      related: the classes that are cut out together, a key of `classes.RELATED`.
+      boundary: the distance in pixels from the seam within which pixels count twice; 0 for none.
+      boundary_blur: the sigma of a blur of these pixels; 0 for none.
     """
 
     among: str = "image"
@@ -100,13 +99,14 @@ class LongTailOptions:
     """The fields of `config.long_tail`: rare classes pasted onto a source image (TUFL).
 
     Attributes:
-      probability: that an image is offered candidates; 0 switches long-tail pasting off.
-      slots: number of candidates that the data layer offers such an image.
-      count: range (least, most) of how many of them are pasted.
-      choice: which classes are preferred, a key of `CHOICES`.
-      classes: numbers of the classes that candidates show; empty for all.
-      related: classes that are pasted along, a key of `classes.RELATED`.
-      min_pixels: an example contains a class from this number of pixels on.
+      probability: the probability that an image is offered candidates; 0 switches the pasting
+        off.
+      slots: the number of candidates that the data layer offers such an image.
+      count: the range (least, most) of how many of them are pasted.
+      choice: the classes that are preferred, a key of `CHOICES`.
+      classes: the indices of the classes that candidates show; empty for all.
+      related: the classes that are pasted along, a key of `classes.RELATED`.
+      min_pixels: the number of pixels from which on an example contains a class.
     """
 
     probability: float = 0.0
@@ -161,7 +161,7 @@ def mix(
         and, where rare classes are pasted, candidate_images, candidate_labels and
         candidate_classes; images in [0,255].
       key: the random key of this step.
-      options: see `MixOptions`.
+      options: the options of class mixing.
       cut: decides what is pasted, from `make_cut`.
       recolour: changes the colours of the mixed image, from `colour.recolour`.
       theta: float32 [K], the adaptive thresholds, or None.
@@ -196,7 +196,7 @@ def make_cut(
     Args:
       mix: `ignore`, `among` and `related` are read.
       long_tail: which candidates are pasted.
-      names: of the K classes.
+      names: the names of the K classes.
       axis_name: the device axis, for mix.among="batch".
     """
 
@@ -264,8 +264,8 @@ def accepted(
       classes: int [B,S], the class each candidate was drawn for; 255 where there is none.
       key: the random key of this step.
       index: int32 [B], the number of each image in its data set.
-      count: range (least, most) of the number of candidates pasted onto an image, the first that
-        are accepted.
+      count: the range (least, most) of the number of candidates pasted onto an image, the first
+        that are accepted.
       odds: float32 [K], the probability of each class to be accepted, or None for 1.
     """
 

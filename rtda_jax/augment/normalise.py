@@ -54,7 +54,7 @@ def normalise(images: jax.Array, *, name: str) -> jax.Array:
     """Returns network input, float32 [B,H,W,3], of RGB images [B,H,W,3] in [0,255].
 
     Args:
-      images: of any number type.
+      images: images of any number type.
       name: a key of `NORMALISATIONS`.
     """
     chosen = lookup(NORMALISATIONS, name, "normalisation")

@@ -34,15 +34,17 @@ class StreamOptions:
     """The fields of a configuration that decide which images are read, and how.
 
     Attributes:
-      rare_class: temperature of sampling images by their rare classes, such as .01; None: uniform.
-      rare_min_pixels: of a class in the label file of an image that is drawn for it; a crop shows
-        the class with more than half as many. DAFormer: 3000, for crops of 512x512.
-      rare_crops: drawn of such an image at most, until one shows the class. 1 takes any crop;
-        DAFormer's code draws 11.
-      target_margins: top, bottom, left and right of the target's images without pseudo-labels of
-        the teacher, in pixels of `benchmark.size`. HRDA: 30, 240, 30, 30 of 1024x2048.
-      cache_gib: of decoded images that each domain may keep in memory.
-      threads: of the input pipeline, 0 for one per core; the data do not depend on it.
+      rare_class: the temperature of sampling images by their rare classes, such as .01; None:
+        uniform.
+      rare_min_pixels: the pixels of a class in the label file of an image that is drawn for it; a
+        crop shows the class with more than half as many. DAFormer: 3000, for crops of 512x512.
+      rare_crops: the crops that are drawn of such an image at most, until one shows the class. 1
+        takes any crop; DAFormer's code draws 11.
+      target_margins: the margins at the top, bottom, left and right of the target's images that get
+        no pseudo-labels of the teacher, in pixels of `benchmark.size`. HRDA: 30, 240, 30, 30 of
+        1024x2048. `teacher.borders` does the same for every crop.
+      cache_gib: the GiB of decoded images that each domain may keep in memory.
+      threads: the threads of the input pipeline, 0 for one per core; the data do not depend on it.
     """
 
     rare_class: float | None = None
@@ -163,7 +165,7 @@ def with_enet_weights(config: Any, folder: pathlib.Path) -> Any:
     return weighted
 
 
-def paired(
+def paired_batches(
     config: Any, *, needs_target: bool, folder: pathlib.Path, pseudo: pathlib.Path | None = None
 ) -> Batches:
     """Returns the benchmark's stream as a function of the step that it starts at.
@@ -224,7 +226,7 @@ def paired(
     return batches
 
 
-def named(config: Any, domain: str, indices: np.ndarray) -> list[str]:
+def example_names(config: Any, domain: str, indices: np.ndarray) -> list[str]:
     """Returns the names of examples of a domain ("source" or "target") of the stream."""
     dataset = labelled_set(config) if domain == "source" else target_set(config)
     return [dataset.keys[i] for i in indices]

@@ -73,7 +73,7 @@ def batch_norm_layer(
       batch_norm: "batch" normalises by the statistics of the training batch and "frozen" by the
         running ones; "last" is "batch" with running statistics that are those of the last batch
         alone, which measures a batch; "folded" is the bias that `rtda_jax.ops.norm.fold` leaves.
-      axis_name: pmap axis over which the statistics are shared, None for one device.
+      axis_name: the device axis over which the statistics are shared, None for one device.
       dtype: of the output.
       momentum: weight of the old running statistics.
       epsilon: added to the variance.
@@ -92,7 +92,7 @@ class Network(nn.Module):
     [B,h,w,C] in front of the classifier and, where `computes_auxiliary`, the auxiliary logits
     "aux16", "aux32", ... [B,H,W,K]. Its trunk is the submodule "backbone".
 
-    batch_norm is a key of BATCH_NORMS, and axis_name the pmap axis over which batch
+    batch_norm is a key of BATCH_NORMS, and axis_name the device axis over which batch
     statistics are shared. auxiliary "always" computes the auxiliary logits at inference too.
     """
 

@@ -28,8 +28,8 @@ class Command(NamedTuple):
     Attributes:
       config: the configuration with the fields that the user changed.
       given: whether --config was given.
-      overrides: dotted field -> value, of the fields that the user changed.
-      workdir: folder of the run.
+      overrides: the fields that the user changed, dotted field -> value.
+      workdir: the folder of the run.
       flags: all flags by name.
     """
 
@@ -48,17 +48,17 @@ class Job(NamedTuple):
     """A job of the command line.
 
     Attributes:
-      run: does it.
+      run: the function that does the job.
       purpose: one sentence for the help.
-      example: what follows the name of the program.
-      words: the flag that words without a name fill; "" where there may be none.
-      repeats: whether --seeds and --coordinator go with it.
+      example: an example of what follows the name of the program.
+      positional_flag: the flag that words without a name fill; "" where there may be none.
+      repeats: whether --seeds and --coordinator go with the job.
     """
 
     run: Callable[[Command], None]
     purpose: str
     example: str
-    words: str = ""
+    positional_flag: str = ""
     repeats: bool = False
 
 
@@ -145,6 +145,8 @@ def load_config(source: str) -> ConfigDict:
     else:
         path = configs_folder() / f"{errors.one_of(name, config_names(), 'configuration')}.py"
     package = types.ModuleType("configs")
+    # It has two folders, the shipped one and that of the user's file, so that the files of both can
+    # be imported as `configs.NAME`.
     package.__path__ = [str(configs_folder()), str(path.resolve().parent)]
     sys.modules["configs"] = package
     spec = importlib.util.spec_from_file_location(f"{path.stem}_config", path)
@@ -180,10 +182,10 @@ def parse(words: Sequence[str], jobs: Mapping[str, Job]) -> tuple[Job, Command]:
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"{sentence(error)}\n(--help lists the flags)") from None
     job = errors.lookup(jobs, values.job, "job")
-    if job.words == "runs":
+    if job.positional_flag == "runs":
         values.runs.extend(rest)
-    elif job.words and len(rest) == 1 and values[job.words].value is None:
-        setattr(values, job.words, rest[0])
+    elif job.positional_flag and len(rest) == 1 and values[job.positional_flag].value is None:
+        setattr(values, job.positional_flag, rest[0])
     elif rest:
         raise ConfigError(f"unexpected arguments: {' '.join(rest)}")
     for flag in ("seeds", "coordinator"):
@@ -202,9 +204,10 @@ def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pa
     """Returns the folder of the run.
 
     Args:
-      source: of the configuration; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
-      workdir: --workdir.
-      weights: --weights, a folder, its name in ./runs, or an address on the hub.
+      source: what --config names; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
+      workdir: the value of --workdir, or None.
+      weights: the value of --weights, a folder, its name in ./runs, an address on
+        the hub, or None.
 
     Raises:
       ConfigError: `weights` is neither, or both flags are given.

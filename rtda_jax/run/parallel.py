@@ -214,7 +214,7 @@ def replicated(over: Mesh) -> NamedSharding:
 
 
 def replicate(tree, over: Mesh):
-    """Puts a tree on every device; without it the first call of a pmapped step compiles twice."""
+    """Puts a tree on every device; without it the first call of a mapped step compiles twice."""
     if jax.process_count() == 1:
         return jax.device_put(tree, replicated(over))
 
@@ -226,8 +226,12 @@ def replicate(tree, over: Mesh):
     return jax.tree.map(spread, tree)
 
 
-def compiled(step: Callable, over: Mesh) -> Callable:
+def compile_step(step: Callable, over: Mesh) -> Callable:
     """Returns a step (state, batch) -> (state, logs) that runs on every device.
+
+    One process maps the step by `jax.pmap`, to which a batch in NumPy is enough. Of several
+    processes none has the whole batch: they map the step by `jax.shard_map` over global arrays, to
+    which each brings its share. In both cases the state has no device axis.
 
     Args:
       step: a step written with `axis_name=AXIS`.
@@ -238,7 +242,7 @@ def compiled(step: Callable, over: Mesh) -> Callable:
 
 
 def shard_mapped(step: Callable, over: Mesh) -> Callable:
-    """Returns the step of `compiled` on global arrays, as several processes need them."""
+    """Returns the step of `compile_step` on global arrays, as several processes need them."""
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     mapped = jax.jit(
         jax.shard_map(
@@ -258,8 +262,9 @@ def shard_mapped(step: Callable, over: Mesh) -> Callable:
 
 
 def pmapped(step: Callable, over: Mesh) -> Callable:
-    """Returns the step of `compiled` on the devices of one process."""
+    """Returns the step of `compile_step` on the devices of one process."""
     devices = list(over.devices.flat)
+    # in_axes None replicates the state, and out_axes None returns it without a device axis.
     mapped = jax.pmap(
         step, AXIS, in_axes=(None, 0), out_axes=(None, None), devices=devices, donate_argnums=0
     )

@@ -28,11 +28,11 @@ class Stage:
     """One stage of an experiment.
 
     Attributes:
-      name: of its folder.
-      kind: a key of `rtda_jax.stages.KINDS`.
-      models: the networks it reads, "STAGE" or "STAGE:teacher" each.
+      name: the name of the stage and of its folder.
+      kind: the kind of the stage, a key of `rtda_jax.stages.KINDS`.
+      models: the networks that it reads, "STAGE" or "STAGE:teacher" each.
       config: the experiment's fields with the stage's overrides.
-      method: what it trains, or whose network it changes; None for other kinds.
+      method: the method that it trains, or that of the network it changes; None for other kinds.
     """
 
     name: str
@@ -40,6 +40,11 @@ class Stage:
     models: tuple[str, ...]
     config: ConfigDict
     method: Method | None = None
+
+    @property
+    def changes_network(self) -> bool:
+        """Whether the stage changes the network of an earlier one instead of training its own."""
+        return self.method is not None and bool(self.models)
 
 
 Plan = dict[str, Stage]
@@ -137,7 +142,7 @@ def _stage(
     for model in models:
         check_network(plan, model, kinds)
     method = None
-    if kind.leaves_network and models:
+    if kind.leaves_network and models:  # it changes the network of an earlier stage
         changed = plan[parse(models[0])[0]]
         base, method = changed.config.copy_and_resolve_references(), changed.method
     else:
@@ -145,11 +150,12 @@ def _stage(
         with base.unlocked():
             del base["stages"], base["stage"]
     _override(base.lock(), overrides)
+    # Read for their errors: what is wrong is refused before any stage runs.
     read(StageOptions, base, "")
     read(BenchmarkOptions, base.benchmark, "benchmark")
     base.normalisation = build.normalisation_of(base)
     if kind.leaves_network and method is None:
-        check_reference(plan, base, kinds)
+        check_beginning(plan, base, kinds)
         method = build.build(base, axis_name=parallel.AXIS)
     return Stage(name, kind_name, models, base, method)
 
@@ -162,45 +168,45 @@ def _override(config: ConfigDict, overrides: dict[str, Any]) -> None:
         raise ConfigError(str(error)) from error
 
 
-def parse(reference: str) -> tuple[str, str]:
+def parse(network: str) -> tuple[str, str]:
     """Returns stage and weights, "student" or "teacher", of "STAGE" or "STAGE:teacher"."""
-    stage, colon, weights = reference.partition(":")
+    stage, colon, weights = network.partition(":")
     if colon and weights != "teacher":
-        raise ConfigError(f"{reference!r}: after the colon only 'teacher' is known")
+        raise ConfigError(f"{network!r}: after the colon only 'teacher' is known")
     return stage, weights or "student"
 
 
-def check_network(plan: Plan, reference: str, kinds: Mapping[str, Kind]) -> None:
-    """Refuses a reference to a network that no earlier stage of the plan leaves.
+def check_network(plan: Plan, network: str, kinds: Mapping[str, Kind]) -> None:
+    """Refuses the name of a network that no earlier stage of the plan leaves.
 
     Raises:
-      ConfigError: names the reference.
+      ConfigError: names the network.
     """
-    name, weights = parse(reference)
+    name, weights = parse(network)
     leaving = [kind for kind, row in kinds.items() if row.leaves_network]
-    check_earlier(plan, reference, tuple(leaving))
+    check_earlier(plan, network, tuple(leaving))
     stage = plan[name]
     has_teacher = stage.method is not None and stage.method.teacher.kind != "none"
     require(
-        weights == "student" or (has_teacher and not stage.models),
-        f"{reference!r}: that stage trains no teacher",
+        weights == "student" or (has_teacher and not stage.changes_network),
+        f"{network!r}: that stage trains no teacher",
     )
 
 
-def check_earlier(plan: Plan, reference: str, kinds: tuple[str, ...]) -> None:
-    """Refuses a reference to anything but an earlier stage of one of the kinds.
+def check_earlier(plan: Plan, network: str, kinds: tuple[str, ...]) -> None:
+    """Refuses the name of anything but an earlier stage of one of the kinds.
 
     Raises:
-      ConfigError: names the reference.
+      ConfigError: names what it was given.
     """
-    name, _ = parse(reference)
+    name, _ = parse(network)
     require(
         name in plan and plan[name].kind in kinds,
-        f"{reference!r} is no earlier {' or '.join(kinds)} stage",
+        f"{network!r} is no earlier {' or '.join(kinds)} stage",
     )
 
 
-def check_reference(plan: Plan, config: ConfigDict, kinds: Mapping[str, Kind]) -> None:
+def check_beginning(plan: Plan, config: ConfigDict, kinds: Mapping[str, Kind]) -> None:
     """Refuses a train stage that starts from, or learns from, what no earlier stage leaves.
 
     Raises:
@@ -217,13 +223,13 @@ def check_reference(plan: Plan, config: ConfigDict, kinds: Mapping[str, Kind]) -
         check_earlier(plan, config.pseudo_labels, ("pseudo_label",))
 
 
-def load_network(plan: Plan, reference: str, workdir: pathlib.Path) -> evaluate.Model:
+def load_network(plan: Plan, network: str, workdir: pathlib.Path) -> evaluate.Model:
     """Returns the network that "STAGE" or "STAGE:teacher" names, on the first device.
 
     Raises:
       ConfigError: the stage is not finished.
     """
-    name, weights = parse(reference)
+    name, weights = parse(network)
     stage = plan[name]
     fresh = _fresh(stage)
     wanted: dict[str, Any] = {"g_params": fresh.g_params, "g_stats": fresh.g_stats}
@@ -249,20 +255,20 @@ def start_from(
       ConfigError: that stage is not finished, its networks have another shape, or they read images
         of another normalisation.
     """
-    reference, normalisation = stage.config.init, stage.config.normalisation
-    model = load_network(plan, reference, workdir)
+    network, normalisation = stage.config.init, stage.config.normalisation
+    model = load_network(plan, network, workdir)
     if model.normalisation != normalisation:
         raise ConfigError(
-            f"init={reference!r} was trained with normalisation {model.normalisation!r}, "
+            f"init={network!r} was trained with normalisation {model.normalisation!r}, "
             f"not {normalisation!r}"
         )
     ours = {"params": state.g_params, "batch_stats": state.g_stats}
-    _same_shapes(ours, model.variables, reference)
-    earlier = plan[parse(reference)[0]]
+    _same_shapes(ours, model.variables, network)
+    earlier = plan[parse(network)[0]]
     fresh = _fresh(earlier)
-    shared = set() if earlier.models else set(fresh.d_params) & set(state.d_params)
+    shared = set() if earlier.changes_network else set(fresh.d_params) & set(state.d_params)
     wanted = {level: fresh.d_params[level] for level in sorted(shared)}
-    _same_shapes({level: state.d_params[level] for level in shared}, wanted, reference)
+    _same_shapes({level: state.d_params[level] for level in shared}, wanted, network)
     restored = {}
     if shared:
         restored = _restore(earlier, workdir / earlier.name, {"d_params": wanted})["d_params"]
@@ -272,7 +278,7 @@ def start_from(
         d_params={**state.d_params, **restored},
     )
     taken = ", ".join(["segmentation network", *(f"discriminator of {level}" for level in wanted)])
-    return state, f"starts from {reference}: {taken}"
+    return state, f"starts from {network}: {taken}"
 
 
 def _method(stage: Stage) -> build.Method:
@@ -304,7 +310,7 @@ def _restore(stage: Stage, folder: pathlib.Path, wanted: dict[str, Any]) -> dict
             ) from error
 
 
-def _same_shapes(ours: Any, theirs: Any, reference: str) -> None:
+def _same_shapes(ours: Any, theirs: Any, network: str) -> None:
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {
@@ -316,6 +322,6 @@ def _same_shapes(ours: Any, theirs: Any, reference: str) -> None:
     for path in sorted(here.keys() | there.keys()):
         if here.get(path) != there.get(path):
             raise ConfigError(
-                f"init={reference!r}: {path} is {there.get(path, 'absent')} there, "
+                f"init={network!r}: {path} is {there.get(path, 'absent')} there, "
                 f"{here.get(path, 'absent')} here"
             )

@@ -24,7 +24,7 @@ from PIL import Image
 from rtda_jax.adapt import pseudo_labels
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
-from rtda_jax.adapt.state import output_shapes
+from rtda_jax.adapt.state import output_shapes, sample_shape
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import class_set
@@ -68,7 +68,7 @@ def check(plan: Plan, stage: Stage) -> None:
     for reference in stage.models:
         method = plan[parse(reference)[0]].method
         assert method is not None
-        outputs = output_shapes(method.generator, image_shape=(2, *method.size, 3))
+        outputs = output_shapes(method.generator, image_shape=sample_shape(method.size))
         heads = sorted(set(outputs) - {"feature"})
         for head in options.heads:
             one_of(head, heads, f"output of {reference} in pseudo.heads:")

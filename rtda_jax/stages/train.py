@@ -25,6 +25,7 @@ def check(plan: Plan, stage: Stage) -> None:
     """
     del plan
     config = stage.config
+    # Read for its errors.
     read(MoveOptions, config.augment, "augment")
     margins = tuple(config.target_margins)
     if any(margins):
@@ -47,15 +48,15 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     inputs = views.describe(method.preparation)
     teacher = "" if method.teacher.kind == "none" else f", teacher({method.teacher.kind})"
     log.say(f"[{name}] objective = {formula(method.objective)}   inputs {inputs}{teacher}")
-    costs = build.describe(method, config)
-    for sentence in costs:
+    network_sentences = build.describe(method, config)
+    for sentence in network_sentences:
         log.say(f"  {sentence}")
     if config.optim.warmup_steps >= config.steps:
         log.say(
             f"  warning: the learning rate rises for optim.warmup_steps={config.optim.warmup_steps}"
             f" steps, and the stage has {config.steps}: it ends within the warm-up"
         )
-    begin = time.perf_counter()
+    start_seconds = time.perf_counter()
     state = train(
         config,
         folder,
@@ -67,10 +68,10 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     )
     record = {
         "step": int(state.step),
-        "seconds": round(time.perf_counter() - begin, 1),
+        "seconds": round(time.perf_counter() - start_seconds, 1),
         "objective": formula(method.objective),
         "fda_beta": config.fda_beta,
-        "networks": costs,
+        "networks": network_sentences,
     }
     write_json(done, record)
     return record

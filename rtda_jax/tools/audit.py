@@ -12,7 +12,7 @@ import numpy as np
 from rtda_jax.adapt import build
 from rtda_jax.adapt.step import make_train_step
 from rtda_jax.data import DataError
-from rtda_jax.data.batches import Batches, paired, with_enet_weights
+from rtda_jax.data.batches import Batches, paired_batches, with_enet_weights
 from rtda_jax.errors import NotDeterministicError
 from rtda_jax.run import parallel
 from rtda_jax.run.log import say
@@ -43,7 +43,9 @@ def run(config: Any, workdir: pathlib.Path) -> None:
         (workdir / name).mkdir(parents=True, exist_ok=True)
         if stage.loss.weighting == "enet":
             stage = with_enet_weights(stage, workdir / name)
-        batches = paired(stage, needs_target=needs_target, folder=workdir / name, pseudo=pseudo)
+        batches = paired_batches(
+            stage, needs_target=needs_target, folder=workdir / name, pseudo=pseudo
+        )
         say(f"  equal in every bit; SHA-256 of the state {audit(stage, batches, name=name)}")
 
 
