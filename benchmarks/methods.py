@@ -30,6 +30,7 @@ ROWS = {
     "feature": ("adversarial", "level=feature"),
     "minent": ("minent", ""),
     "advent": ("advent", ""),
+    "fda": ("fda", ""),
     "fda_mbt": ("fda_mbt", ""),
     # The same two bands and their fusion, then self-training and its control.
     "fda_ssl": ("fda_ssl", "control=yes"),
@@ -38,8 +39,7 @@ ROWS = {
     "tufl_parts": ("tufl_parts", ""),
     "target_only": ("target_only", ""),
     # Modern self-training, an ingredient a row. These networks have ImageNet trunks.
-    "jitter": ("source_only", "jitter=yes"),
-    "rare": ("source_only", "jitter=yes,rare=0.1"),
+    "rare": ("source_only", "rare=0.1"),
     "teacher": ("daformer", "distance=0"),
     "teacher_fda": ("daformer", "distance=0,fda=0.01"),
     "daformer": ("daformer", ""),

@@ -1,22 +1,18 @@
 """Source only: the lower bound, a network that never sees the target.
 
-objective(G) = seg + seg_aux16 + seg_aux32          inputs = source, [colour(p)], [jitter]
+objective(G) = seg + seg_aux16 + seg_aux32          inputs = source, [colour(p)]
 
 The three cross-entropies weigh the same, as in the BiSeNet of Brunstein & De Souza Coelho. Only
 source images update the batch statistics, so that the gain of other methods over this one includes
 their statistics of the target; configs/adabn.py measures that part alone. colour=0.5 is the
 augmentation of Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic
-segmentation: strong contrast and saturation on half of the source images. jitter=yes changes four
-of five source images moderately, in the hue as well, and blurs half of them, as DAFormer does with
-the images it mixes.
+segmentation: strong contrast and saturation on half of the source images.
 
     python main.py --config configs/source_only.py
     python main.py --config configs/source_only.py:colour=0.5
 
 Expected on `streets`: 10.0 ± 1.8 mIoU, 14.0 ± 1.1 with colour=0.5, seeds 0 to 2 (docs/results.md).
 """
-
-from typing import Literal
 
 from ml_collections import ConfigDict
 
@@ -27,7 +23,6 @@ def make(
     benchmark: str,
     *,
     colour: float = 0.0,
-    jitter: Literal["no", "yes"] = "no",
     rare: float | None = None,
 ) -> ConfigDict:
     """Returns training on the source of a benchmark.
@@ -35,12 +30,10 @@ def make(
     Args:
       benchmark: a key of `BENCHMARKS`.
       colour: probability that contrast and saturation of a source image change strongly.
-      jitter: whether brightness, contrast, saturation and hue of most source images change.
       rare: temperature of drawing images by their rare classes, such as 0.1; None: uniformly.
     """
     config = base.make(benchmark)
     config.augment.colour = colour
-    config.augment.texture = {"no": "none", "yes": "daformer"}[jitter]
     config.rare_class = rare
     return config
 

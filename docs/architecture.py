@@ -37,6 +37,7 @@ NODES = {
     "tools_cost": "parameters and operations",
     "tools_drawing": "pictures",
     "tools_environment": "versions, memory",
+    "tools_hub": "networks of others",
 }
 IGNORED = {"__init__", "__main__", "errors"}
 

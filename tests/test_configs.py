@@ -179,10 +179,13 @@ def test_every_config_takes_a_pretrained_network_and_its_optimizer():
         get("fda_mbt", "pretrained=bisenet_stdc1")
 
 
-def test_rare_classes_and_jitter_are_arguments_of_source_only():
-    config = get("source_only", "jitter=yes,rare=0.1")
-    assert (config.augment.texture, config.rare_class) == ("daformer", 0.1)
-    assert get("source_only").augment.texture == "none"
+def test_a_short_pretrained_run_jitters_the_colours_of_the_source():
+    short, long = (
+        get("source_only", f"{pair},pretrained=bisenet_lite0,rare=0.1")
+        for pair in ("streets", "gta5_to_cityscapes")
+    )
+    assert (short.augment.texture, short.rare_class) == ("daformer", 0.1)
+    assert long.augment.texture == get("source_only").augment.texture == "none"
 
 
 def test_daformer_draws_crops_that_show_the_class_where_crops_are_smaller_than_images():

@@ -15,7 +15,7 @@ from rtda_jax.deploy import networks, predict, publish
 from rtda_jax.errors import ConfigError
 from rtda_jax.run.command import find_workdir
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.weights import hub
+from rtda_jax.tools import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -23,9 +23,9 @@ from rtda_jax.errors import ConfigError, require
 from rtda_jax.run import files, log
 from rtda_jax.run.workdir import claimed, read_json, write_json
 from rtda_jax.stages.plan import Plan, parse
-from rtda_jax.tools import environment
-from rtda_jax.weights import export_pretrained, hub, load_pretrained
-from rtda_jax.weights.hub import RECORD
+from rtda_jax.tools import environment, hub
+from rtda_jax.tools.hub import RECORD
+from rtda_jax.weights import export_pretrained, load_pretrained
 
 
 def run(

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict, config_flags
 
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
+from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder
-from rtda_jax.weights import hub
 
 DEFAULT_CONFIG = "fda_mbt"
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # what configurations are made with

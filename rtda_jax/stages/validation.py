@@ -176,7 +176,7 @@ def _source(
         return {SOURCE: None}
     head, reported = class_set(benchmark.classes), class_set(benchmark.eval_classes)
     dataset = load(benchmark.source_eval, data_dir=config.data_dir, classes=head.name)
-    count = min(config.eval.validator_images or len(dataset), len(dataset))
+    count = _images(config, len(dataset))
     examples = itertools.islice(eval_stream(dataset, size=tuple(benchmark.eval_size)), count)
     progress = Progress("  source validation", count)
 
@@ -194,6 +194,11 @@ def _source(
     return {SOURCE: scores["miou"], "source_images": count}
 
 
+def _images(config: Any, there_are: int) -> int:
+    """Returns how many images of a set the validators read that need a pass of their own."""
+    return min(config.eval.validator_images or there_are, there_are)
+
+
 def _agreement(
     config: Any, models: Sequence[Model], protocol: Protocol, heartbeat: Callable[[], object]
 ) -> float:
@@ -206,7 +211,7 @@ def _agreement(
     benchmark = config.benchmark
     classes = class_set(benchmark.classes)
     dataset = load(benchmark.eval, data_dir=config.data_dir, classes=classes.name)
-    count = min(config.eval.validator_images or len(dataset), len(dataset))
+    count = _images(config, len(dataset))
     examples = itertools.islice(eval_stream(dataset, size=tuple(benchmark.eval_size)), count)
     predict = evaluate.predictor(models, protocol=protocol)
     colour = mean_colour(models[0].normalisation)
