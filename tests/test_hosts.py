@@ -161,6 +161,7 @@ def test_evaluation_is_summed(tmp_path):
     alone = host.whole(tmp_path / "one", tmp_path / "data")
     rows = finish(launch(2, "whole", tmp_path / "several", tmp_path / "data"))
     assert [code for code, _ in rows] == [0, 0], rows
+    assert [said.count("of the pixels are ignored") for _, said in rows] == [1, 0]  # the main one
     together = json.loads((tmp_path / "several" / "results.json").read_text())
     alone, together = (r["stages"]["evaluate"] for r in (alone, together))
     assert together["images"] == 5

@@ -8,10 +8,11 @@ from typing import Any
 from rtda_jax.adapt import build, views
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.terms import formula
-from rtda_jax.data.batches import MoveOptions
+from rtda_jax.data.batches import MoveOptions, introduction
 from rtda_jax.data.stream import check_margins
 from rtda_jax.errors import require
-from rtda_jax.run import checkpoint, log
+from rtda_jax.run import checkpoint, log, parallel
+from rtda_jax.run.binding import begun
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import Plan, Stage, start_from
 from rtda_jax.train import train
@@ -56,6 +57,9 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
             f"  warning: the learning rate rises for optim.warmup_steps={config.optim.warmup_steps}"
             f" steps, and the stage has {config.steps}: it ends within the warm-up"
         )
+    if parallel.is_main() and not begun(folder):  # others need not read the labels as well
+        for sentence in introduction(config, needs_target=method.needs_target):
+            log.say(f"  {sentence}")
     start_seconds = time.perf_counter()
     state = train(
         config,
