@@ -71,7 +71,7 @@ def train(
     method: Method | None = None,
     batches: Batches | None = None,
     start_from: Initialiser | None = None,
-    pseudo: pathlib.Path | None = None,
+    pseudo_folder: pathlib.Path | None = None,
 ) -> TrainState:
     """Trains one stage to its last step, from wherever its workdir stands.
 
@@ -83,7 +83,7 @@ def train(
         stream.
       start_from: the initialiser of a fresh state's weights; default `model.pretrained`, or from
         scratch.
-      pseudo: the folder of labels for the target's images, see `data.load_pseudo`.
+      pseudo_folder: the folder of labels for the target's images, see `data.load_pseudo`.
 
     Returns:
       The final state.
@@ -108,7 +108,7 @@ def train(
         method = dataclasses.replace(method, objective=build.make_objective(counted))
     names = health.example_numbers if batches else functools.partial(example_names, config)
     batches = batches or paired_batches(
-        config, needs_target=method.needs_target, folder=workdir, pseudo=pseudo
+        config, needs_target=method.needs_target, folder=workdir, pseudo_folder=pseudo_folder
     )
     guard = health.POLICIES[options.on_not_finite]
     run = parallel.compile_step(guard(make_train_step(method)), mesh)

@@ -6,7 +6,7 @@ import pytest
 from helpers import config, folder_fields, write_folders
 from PIL import Image
 
-from rtda_jax.data import DataError, batches, counted, load, sampling
+from rtda_jax.data import DataError, batches, cached_class_counts, load, sampling
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 
@@ -61,7 +61,7 @@ def test_damaged_files_are_made_again(name, root, tmp_path):
 def test_labels_are_counted_once(root, tmp_path, monkeypatch):
     chosen = made(root, loss__weighting="enet")
     weights = batches.with_enet_weights(chosen, tmp_path).loss.weights
-    monkeypatch.setattr(sampling, "class_counts", None)
+    monkeypatch.setattr(sampling, "count_labels", None)
     assert batches.with_enet_weights(chosen, tmp_path).loss.weights == weights
 
 
@@ -74,28 +74,30 @@ def test_the_oracle_counts_the_targets_labels(root, tmp_path):
 def test_counts_of_another_set_are_not_reused(root, tmp_path):
     chosen = made(root)
     source = batches.labelled_set(chosen)
-    first = counted(source, tmp_path / "counts.npz")
+    first = cached_class_counts(source, tmp_path / "counts.npz")
     target = load(chosen.benchmark.target_labelled, data_dir=str(root), classes="cityscapes19")
     assert source.keys == target.keys  # the same names
-    assert not np.array_equal(counted(target, tmp_path / "counts.npz"), first)
+    assert not np.array_equal(cached_class_counts(target, tmp_path / "counts.npz"), first)
     fewer = load(chosen.benchmark.source, data_dir=str(root), classes="synthia16")
-    assert counted(fewer, tmp_path / "counts.npz").shape == (4, 16)
-    np.testing.assert_array_equal(counted(source, tmp_path / "counts.npz"), first)
+    assert cached_class_counts(fewer, tmp_path / "counts.npz").shape == (4, 16)
+    np.testing.assert_array_equal(cached_class_counts(source, tmp_path / "counts.npz"), first)
 
 
 def test_counts_of_corrected_labels_are_not_reused(tmp_path):
     """The same workdir, the same names: only a label file is another."""
     spec = data_files.folders(tmp_path, count=3, among=[7, 8])
     path = tmp_path / "labels" / "001.png"
-    before = counted(load(spec, data_dir=tmp_path, classes="cityscapes19"), tmp_path / "c.npz")
+    before = cached_class_counts(
+        load(spec, data_dir=tmp_path, classes="cityscapes19"), tmp_path / "c.npz"
+    )
     data_files.save(path, data_files.ids(5, [26]))
     data = load(spec, data_dir=tmp_path, classes="cityscapes19")
-    after = counted(data, tmp_path / "c.npz")
+    after = cached_class_counts(data, tmp_path / "c.npz")
     assert after[1, 13] == path_pixels(path) and before[1, 13] == 0
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
     other = load({**spec, "labelling": "classes"}, data_dir=tmp_path, classes="cityscapes19")
     with pytest.raises(DataError, match="outside the table of 'classes'"):
-        counted(other, tmp_path / "c.npz")
+        cached_class_counts(other, tmp_path / "c.npz")
 
 
 def test_a_stage_that_began_refuses_labels_that_show_other_classes(tmp_path):

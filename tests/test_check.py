@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, class_counts, enet_weights, frequencies, load
+from rtda_jax.data import DataError, count_labels, enet_weights, frequencies, load
 from rtda_jax.data.check import check_benchmark, check_data
 from rtda_jax.data.sampling import describe
 from rtda_jax.data.stream import eval_stream, train_stream
@@ -97,7 +97,7 @@ def test_frequencies_and_weights_equal_a_brute_force_count(tmp_path):
     data = load(spec, data_dir=tmp_path, classes="cityscapes19")
     classes = data.classes.lut("cityscapes_ids")[raw]
     expected = np.array([(classes == k).sum() for k in range(19)])
-    counts = class_counts(data)
+    counts = count_labels(data)
     np.testing.assert_array_equal(counts[:, :19].sum(0), expected)
     np.testing.assert_array_equal(counts[:, 19], (classes == 255).sum((1, 2)))
     share = expected / expected.sum()
@@ -241,7 +241,7 @@ def test_counting_needs_no_more_memory_for_more_images(tmp_path):
         for _ in eval_stream(data):
             break
         tracemalloc.start()
-        class_counts(data, threads=2)
+        count_labels(data, threads=2)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 2_000_000  # 180 more label images would be 6 MB

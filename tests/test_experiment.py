@@ -277,7 +277,7 @@ def test_a_request_to_stop_ends_what_is_measured(module, to_measure, monkeypatch
 
 def test_a_request_to_stop_ends_the_counting_of_classes(root, tmp_path, monkeypatch):
     made = folder_config(root, name="source_only", loss__weighting="enet").lock()
-    monkeypatch.setattr(batches, "counted", asked(batches.counted))
+    monkeypatch.setattr(batches, "cached_class_counts", asked(batches.cached_class_counts))
     with pytest.raises(Interrupted, match="stopped in stage train; the same command goes on"):
         experiment.run(made, tmp_path)
     assert not (tmp_path / "train" / "class_counts.npz").exists()

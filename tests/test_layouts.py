@@ -211,7 +211,7 @@ def test_missing_data_say_where_to_get_them(tmp_path, name):
     with pytest.raises(DataError) as caught:
         load(spec, data_dir=tmp_path, classes="cityscapes19")
     assert str(tmp_path / layout.folder) in str(caught.value)
-    assert layout.get in str(caught.value) and "'streets' needs no data" in str(caught.value)
+    assert layout.how_to_get in str(caught.value) and "'streets' needs no data" in str(caught.value)
 
 
 def test_cityscapes_through_tfds_reads_the_archives(tmp_path):

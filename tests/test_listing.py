@@ -37,7 +37,7 @@ def names(walk, root):
 
 
 def why(walk, root):
-    return {os.path.relpath(path, root): reason for path, reason in walk.left_out}
+    return {os.path.relpath(item.path, root): item.why for item in walk.left_out}
 
 
 def test_every_file_is_either_read_or_named(tmp_path):
@@ -130,9 +130,9 @@ def test_an_existing_path_is_no_pattern(tmp_path, name):
     touch(tmp_path / "run 2" / "b.png")
     touch(tmp_path / "b" / "b.png")
     for pattern in (name, f"{name}/x", f"{name}/x/a_*.png", str(tmp_path / name)):
-        found = listing.find(tmp_path, pattern, get="")
+        found = listing.find(tmp_path, pattern, how_to_get="")
         assert list(found.files.values()) == [str(tmp_path / name / "x" / "a_1.png")], pattern
-    (file,) = listing.find(tmp_path, f"{name}/x/a_1.png", get="").files.values()
+    (file,) = listing.find(tmp_path, f"{name}/x/a_1.png", how_to_get="").files.values()
     assert file.endswith("a_1.png")
 
 
@@ -140,7 +140,7 @@ def test_a_pattern_reads_each_real_file_once(tmp_path):
     touch(tmp_path / "x" / "a.png")
     touch(tmp_path / "x" / "b.txt")
     (tmp_path / "x" / "again").symlink_to(".")
-    found = listing.find(tmp_path, "**/*", get="")
+    found = listing.find(tmp_path, "**/*", how_to_get="")
     assert found.files == {"x/a": str(tmp_path / "x" / "a.png")}
     assert {left.why for left in found.left_out} >= {".txt is not read"}
 
@@ -150,14 +150,14 @@ def test_an_empty_folder_says_what_lies_there_instead(tmp_path):
     with pytest.raises(
         DataError, match=r"holds no \.png.*1 left out, \.heic is not read: .*a\.hei"
     ):
-        listing.find(tmp_path, "im", get="get it")
+        listing.find(tmp_path, "im", how_to_get="get it")
 
 
 def test_two_kinds_of_one_name_are_refused_with_advice(tmp_path):
     touch(tmp_path / "a.png")
     touch(tmp_path / "a.gif")
     with pytest.raises(DataError, match=r"a\.png: has the same name as .*a\.gif; .*/\*\.png"):
-        listing.find(tmp_path, ".", get="")
+        listing.find(tmp_path, ".", how_to_get="")
 
 
 def test_sentences_name_a_few_and_count_all():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rtda_jax.data import Candidates, DataError, class_counts, load
+from rtda_jax.data import Candidates, DataError, count_labels, load
 from rtda_jax.data.pipeline import visible_corner
 from rtda_jax.data.stream import train_stream
 from rtda_jax.errors import ConfigError
@@ -25,7 +25,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def counts(source):
-    return class_counts(source)[:, :-1]
+    return count_labels(source)[:, :-1]
 
 
 def batches(source, count, **options):
@@ -122,14 +122,14 @@ def test_a_target_that_moves_once_moves_alike_in_every_step(source):
 )
 def test_candidates_that_can_not_be_drawn_are_refused(counts, fields, message):
     with pytest.raises(DataError, match=message):
-        Candidates(counts, **{"slots": 2, **fields})
+        Candidates(counts, **{"slots": 2, "probability": 0.3, **fields})
 
 
 def test_a_crop_larger_than_the_image_is_refused(source, counts):
     with pytest.raises(DataError, match="a size and a crop within it"):
-        batches(source, 1, size=None, candidates=Candidates(counts, slots=1))
+        batches(source, 1, size=None, candidates=Candidates(counts, slots=1, probability=0.3))
     with pytest.raises(DataError, match="a size and a crop within it"):
         zoom = {"size": (12, 40), "scale": (1.0, 2.0)}
-        batches(source, 1, **zoom, candidates=Candidates(counts, slots=1))
+        batches(source, 1, **zoom, candidates=Candidates(counts, slots=1, probability=0.3))
     with pytest.raises(ConfigError, match="unknown target_moves 'twice'; known: each, once"):
         batches(source, 1, target_moves="twice")

@@ -117,7 +117,7 @@ def test_training_on_them_starts_from_the_earlier_networks(whole, root, tmp_path
         tmp_path,
         method=frozen.method,
         start_from=lambda state: start_from(state, stage=plan["ssl"], plan=plan, workdir=workdir),
-        pseudo=workdir / "label",
+        pseudo_folder=workdir / "label",
     )
     earlier = load_network(plan, "adversarial", workdir)
     jax.tree.map(np.testing.assert_array_equal, final.g_params, earlier.variables["params"])

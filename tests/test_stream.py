@@ -181,7 +181,7 @@ def test_rare_classes_are_drawn_more_often_and_reproducibly(pair):
         batches(pair, 6, rare=rare, threads=1)[3:], batches(pair, 3, rare=rare, start_step=3)
     )
     with pytest.raises(DataError, match="class counts are"):
-        batches(pair, 1, rare=RareClass(counts[:3]))
+        batches(pair, 1, rare=RareClass(counts[:3], temperature=0.3))
 
 
 def test_cache_holds_no_more_than_its_limit(pair):
@@ -255,7 +255,7 @@ def test_pseudo_labels_move_with_the_target_image(tmp_path, pair, size, scale, l
     label[:5] = 255
     target, pseudo = pseudo_labelled(tmp_path, label)
     options = {"size": size, "scale": scale, "crop": (24, 36), "batch_size": 32}
-    (batch,) = batches((pair[0], target), 1, pseudo=pseudo, **options)
+    (batch,) = batches((pair[0], target), 1, pseudo_labels=pseudo, **options)
     images, labels = batch["target_image"][..., 0].astype(int), batch["target_label"].astype(int)
     padded = (images == 0) & (labels == 255)
     assert ((images == labels) | padded).mean() > least
@@ -268,16 +268,16 @@ def test_pseudo_labels_move_with_the_target_image(tmp_path, pair, size, scale, l
 def test_pseudo_labels_of_other_images_or_gone_are_an_error(tmp_path, pair):
     target, pseudo = pseudo_labelled(tmp_path, np.zeros((8, 8), np.uint8), count=3)
     with pytest.raises(DataError, match="pseudo-labels of other images than the target's"):
-        train_stream(*pair, pseudo=pseudo, seed=0, batch_size=1)
+        train_stream(*pair, pseudo_labels=pseudo, seed=0, batch_size=1)
     os.unlink(label_path(tmp_path, "2"))
     with pytest.raises(DataError, match=r"2\.png: no such file"):
-        batches((pair[0], target), 3, pseudo=pseudo, crop=(8, 8))
+        batches((pair[0], target), 3, pseudo_labels=pseudo, crop=(8, 8))
 
 
 def test_a_pseudo_label_of_no_class_is_named(tmp_path, pair):
     target, pseudo = pseudo_labelled(tmp_path, np.full((8, 8), 19, np.uint8))
     with pytest.raises(DataError, match=r"0\.png: 64 pixels of class 19 .* there are 0\.\.18"):
-        batches((pair[0], target), 1, pseudo=pseudo, crop=(8, 8))
+        batches((pair[0], target), 1, pseudo_labels=pseudo, crop=(8, 8))
 
 
 def test_an_order_chooses_examples(pair):

@@ -16,8 +16,8 @@ from rtda_jax.data.pseudo import PseudoLabels, load_pseudo
 from rtda_jax.data.sampling import (
     Candidates,
     RareClass,
-    class_counts,
-    counted,
+    cached_class_counts,
+    count_labels,
     enet_weights,
     frequencies,
 )
@@ -30,8 +30,8 @@ __all__ = [
     "Dataset",
     "PseudoLabels",
     "RareClass",
-    "class_counts",
-    "counted",
+    "cached_class_counts",
+    "count_labels",
     "default_dir",
     "enet_weights",
     "frequencies",

@@ -14,7 +14,7 @@ from rtda_jax.data.pseudo import load_pseudo
 from rtda_jax.data.sampling import (
     Candidates,
     RareClass,
-    counted,
+    cached_class_counts,
     describe,
     enet_weights,
     frequencies,
@@ -42,7 +42,8 @@ class StreamOptions:
         takes any crop; DAFormer's code draws 11.
       target_margins: the margins at the top, bottom, left and right of the target's images that get
         no pseudo-labels of the teacher, in pixels of `benchmark.size`. HRDA: 30, 240, 30, 30 of
-        1024x2048. `teacher.borders` does the same for every crop.
+        1024x2048. They follow the image through zoom and crop, where `teacher.borders` are those of
+        every crop.
       cache_gib: the GiB of decoded images that each domain may keep in memory.
       threads: the threads of the input pipeline, 0 for one per core; the data do not depend on it.
     """
@@ -123,7 +124,7 @@ def introduction(config: Any, *, needs_target: bool) -> list[str]:
     )
 
 
-def class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:
+def stage_class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:
     """Returns the pixels of each class in each labelled example, int64 [N,K].
 
     They are counted once and kept in the stage's folder. Of several processes the main one counts,
@@ -139,10 +140,10 @@ def class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.n
         if not path.exists():
             log.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
         expected = read_npz(path).get("counts") if begun(folder) else None
-        counted(dataset, path, threads=config.threads, expected=expected)
+        cached_class_counts(dataset, path, threads=config.threads, expected=expected)
 
     parallel.on_main(count)
-    return counted(dataset, path, threads=config.threads)
+    return cached_class_counts(dataset, path, threads=config.threads)
 
 
 def with_enet_weights(config: Any, folder: pathlib.Path) -> Any:
@@ -156,7 +157,7 @@ def with_enet_weights(config: Any, folder: pathlib.Path) -> Any:
       config: a train stage's configuration.
       folder: the stage's, where the counts are kept.
     """
-    counts = class_counts(config, labelled_set(config), folder=folder)
+    counts = stage_class_counts(config, labelled_set(config), folder=folder)
     weights = enet_weights(frequencies(counts), c=config.loss.enet_c).tolist()
     names = class_set(config.benchmark.classes).names
     write_json(folder / "class_weights.json", dict(zip(names, weights, strict=True)))
@@ -166,7 +167,11 @@ def with_enet_weights(config: Any, folder: pathlib.Path) -> Any:
 
 
 def paired_batches(
-    config: Any, *, needs_target: bool, folder: pathlib.Path, pseudo: pathlib.Path | None = None
+    config: Any,
+    *,
+    needs_target: bool,
+    folder: pathlib.Path,
+    pseudo_folder: pathlib.Path | None = None,
 ) -> Batches:
     """Returns the benchmark's stream as a function of the step that it starts at.
 
@@ -174,17 +179,19 @@ def paired_batches(
       config: a train stage's configuration.
       needs_target: whether target images are read at all.
       folder: the stage's, where class counts are kept.
-      pseudo: folder of labels for the target's images, see `data.load_pseudo`.
+      pseudo_folder: labels for the target's images, see `data.load_pseudo`.
     """
     benchmark = config.benchmark
     process_index, process_count = parallel.process()
     source = labelled_set(config)
     target = target_set(config) if needs_target else None
     bind_data(folder, {"source": source, **({"target": target} if target else {})})
-    labels = load_pseudo(pseudo, target=target) if pseudo and target else None
+    pseudo_labels = None
+    if pseudo_folder and target:
+        pseudo_labels = load_pseudo(pseudo_folder, target=target)
     rare = candidates = None
     if config.rare_class is not None or config.long_tail.probability > 0:
-        counts = class_counts(config, source, folder=folder)
+        counts = stage_class_counts(config, source, folder=folder)
     if config.rare_class is not None:
         rare = RareClass(
             counts,
@@ -205,7 +212,7 @@ def paired_batches(
         return train_stream(
             source,
             target,
-            pseudo=labels,
+            pseudo_labels=pseudo_labels,
             seed=config.seed,
             start_step=start,
             batch_size=config.batch_size,

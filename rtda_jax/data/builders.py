@@ -197,7 +197,9 @@ def _builder(name: str) -> type[Folders]:
         "name": "cityscapes_folders" if name == "cityscapes" else name,
         "layout": name,
         "BUILDER_CONFIGS": [SceneConfig(name=split) for split in layout.splits],
-        "MANUAL_DOWNLOAD_INSTRUCTIONS": f"Get {layout.get}; <data_dir> is TFDS's manual_dir here.",
+        "MANUAL_DOWNLOAD_INSTRUCTIONS": (
+            f"Get {layout.how_to_get}; <data_dir> is TFDS's manual_dir here."
+        ),
         "__doc__": layout.title,
         "__module__": __name__,
     }
@@ -295,9 +297,9 @@ def cityscapes(data_dir: pathlib.Path, split: str) -> shards.Shards:
     files = [manual / f"{name}_trainvaltest.zip" for name in ("leftImg8bit", "gtFine")]
     missing = [str(path) for path in files if not path.exists()]
     if missing and not pathlib.Path(builder.data_dir).exists():
+        zips = LAYOUTS["cityscapes"].how_to_get.split(",")[0]
         raise DataError(
-            f"{', '.join(missing)}: no such file; get {LAYOUTS['cityscapes'].get.split(',')[0]} "
-            f"and lay them there unopened; {HINT}"
+            f"{', '.join(missing)}: no such file; get {zips} and lay them there unopened; {HINT}"
         )
     names = shards.Names("image_left", "segmentation_label", "image_id")
     return shards.Shards(shards.prepare(builder, manual_dir=manual), split, names)

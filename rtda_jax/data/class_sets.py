@@ -16,7 +16,7 @@ from rtda_jax.errors import DataError, lookup
 
 IGNORE = 255
 OUTSIDE = 254
-FILE = "labels.json"  # a definition of own classes
+DEFINITION_FILE = "labels.json"  # a definition of own classes
 
 Colour = tuple[int, int, int]
 
@@ -320,7 +320,7 @@ class ClassSet:
         if raw.name not in self.labellings:
             raise DataError(
                 f"labels in {raw.name!r} have no map to the classes {self.title!r}; known for "
-                f"it: {', '.join(self.labellings)}, or a {FILE}"
+                f"it: {', '.join(self.labellings)}, or a {DEFINITION_FILE}"
             )
         native = self.native.get(_AS_COLOURS.get(raw.name, raw.name))
         return native or {

@@ -9,8 +9,8 @@ from typing import Any
 from rtda_jax.data.class_sets import (
     CITYSCAPES,
     CLASS_SETS,
+    DEFINITION_FILE,
     ENCODINGS,
-    FILE,
     IGNORE,
     LABELLINGS,
     OUTSIDE,
@@ -25,8 +25,8 @@ from rtda_jax.errors import DataError, lookup
 
 __all__ = [
     "CLASS_SETS",
+    "DEFINITION_FILE",
     "ENCODINGS",
-    "FILE",
     "IGNORE",
     "LABELLINGS",
     "OUTSIDE",
@@ -49,7 +49,7 @@ def labelling(name: str) -> Labelling:
     """Returns the labelling of that name, of a definition's file (`.json`) or of its text."""
     if _is_definition(name):
         return _definition(name)[1]
-    return lookup(LABELLINGS, name, f"labelling (or {FILE} of your own)")
+    return lookup(LABELLINGS, name, f"labelling (or {DEFINITION_FILE} of your own)")
 
 
 def class_set(name: str) -> ClassSet:
@@ -60,7 +60,7 @@ def class_set(name: str) -> ClassSet:
     """
     if _is_definition(name):
         return _definition(name)[0]
-    return lookup(CLASS_SETS, name, f"classes (or {FILE} of your own)")
+    return lookup(CLASS_SETS, name, f"classes (or {DEFINITION_FILE} of your own)")
 
 
 def define(

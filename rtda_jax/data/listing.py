@@ -14,9 +14,9 @@ import os
 import pathlib
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from rtda_jax.data.class_sets import FILE
+from rtda_jax.data.class_sets import DEFINITION_FILE
 from rtda_jax.data.dataset import Files
 from rtda_jax.data.pictures import EXTENSIONS, read_bytes, reason
 from rtda_jax.errors import DataError
@@ -29,15 +29,21 @@ LISTS = {
     "gta5_iast_omitted": "5a97f10491e83c1ffbb1f9b8e81d540a32c8faa16c17858dad973efa897557b6",
 }
 
-_NAMED = 3  # files that a sentence names before it only counts
-_UNREAD = "is not read"
+_NAMED = 3  # of many files, a sentence names so many and then "..."
 
 
 class LeftOut(NamedTuple):
-    """A file or folder that is not read, and why, in words that follow "left out"."""
+    """A file or folder that is not read.
+
+    Attributes:
+      path: where it is.
+      why: words that follow "left out".
+      other_kind: whether it is a file with another extension than those that are looked for.
+    """
 
     path: str
     why: str
+    other_kind: bool = False
 
 
 class Walk(NamedTuple):
@@ -107,13 +113,13 @@ def walk(
             left_out.append(LeftOut(here, reason(here, error)))
             continue
         for entry in names:
-            if entry.name == FILE:
+            if entry.name == DEFINITION_FILE:
                 continue
-            why = _why_not(entry, extensions)
-            if why is None:
+            outcome = _examine(entry, extensions)
+            if isinstance(outcome, LeftOut):
+                left_out.append(outcome)
+            elif outcome == "file":
                 files.append(entry.path)
-            elif why:
-                left_out.append(LeftOut(entry.path, why))
             elif entry.is_symlink():
                 links.append(entry.path)
             else:
@@ -124,8 +130,8 @@ def walk(
 def sentences(left_out: Iterable[LeftOut]) -> tuple[str, ...]:
     """Says what was left out: one sentence for each reason, which names the first few files."""
     of_reason = collections.defaultdict(list)
-    for path, why in left_out:
-        of_reason[why].append(path)
+    for item in left_out:
+        of_reason[item.why].append(item.path)
     return tuple(
         f"{len(paths)} left out, {why}: {named(paths)}" for why, paths in of_reason.items()
     )
@@ -136,7 +142,7 @@ def named(paths: Sequence[str]) -> str:
     return ", ".join(paths[:_NAMED]) + (", ..." if len(paths) > _NAMED else "")
 
 
-def find(root: pathlib.Path, pattern: str, *, get: str) -> Pictures:
+def find(root: pathlib.Path, pattern: str, *, how_to_get: str) -> Pictures:
     """Finds the pictures that a path or a pattern means.
 
     An existing path is taken as it is, whatever signs are in it: a folder means the pictures at any
@@ -145,7 +151,7 @@ def find(root: pathlib.Path, pattern: str, *, get: str) -> Pictures:
     Args:
       root: stands before relative paths.
       pattern: the path or pattern.
-      get: how to get the data, for the error.
+      how_to_get: a sentence about the data, for the error.
 
     Raises:
       DataError: nothing is there, or two pictures have one name.
@@ -159,7 +165,7 @@ def find(root: pathlib.Path, pattern: str, *, get: str) -> Pictures:
         folder, paths, left_out = base, *_glob(base, rest)
     else:
         missing = os.path.join(base, pathlib.PurePath(rest).parts[0])
-        raise DataError(f"{missing}: no such folder (looking for {pattern!r}); {get}")
+        raise DataError(f"{missing}: no such folder (looking for {pattern!r}); {how_to_get}")
     files: dict[str, str] = {}
     for path in paths:
         stem = os.path.splitext(os.path.relpath(path, folder))[0]
@@ -173,7 +179,7 @@ def find(root: pathlib.Path, pattern: str, *, get: str) -> Pictures:
         raise DataError(
             f"{os.path.join(base, rest) if rest else base}: holds no {', '.join(EXTENSIONS)} files"
             + "".join(f"; {sentence}" for sentence in sentences(left_out))
-            + f"; {get}"
+            + f"; {how_to_get}"
         )
     return Pictures(folder, files, left_out)
 
@@ -194,7 +200,7 @@ def pair(
     if labels is None:
         return Pairs(of_key, {}, "", sentences(left_out))
     of_label = _by_key(labels, label_suffix)
-    left_out += [left for left in labels.left_out if not left.why.endswith(_UNREAD)]
+    left_out += [left for left in labels.left_out if not left.other_kind]
     lone = [path for key, path in of_label.items() if key not in of_key]
     left_out += [LeftOut(path, "a label without an image") for path in lone]
     pattern = os.path.join(labels.folder, f"*{label_suffix}.png")
@@ -290,23 +296,29 @@ def choose(keys: Sequence[str], lines: Sequence[str], *, what: str, suffix: str 
     return chosen
 
 
-def _why_not(entry: os.DirEntry, extensions: Collection[str]) -> str | None:
-    """Says why an entry of a folder is left out; None for a file that is read, "" for a folder."""
+def _examine(
+    entry: os.DirEntry, extensions: Collection[str]
+) -> Literal["file", "folder"] | LeftOut:
+    """Returns whether an entry of a folder is a file to read or a folder, or why it is neither."""
     extension = os.path.splitext(entry.name)[1].lower()
     try:
         mode = entry.stat().st_mode
     except OSError as error:
         # A picture's dangling link is an error of the picture, when it is read.
-        return None if extension in extensions else reason(entry.path, error)
+        return "file" if extension in extensions else LeftOut(entry.path, reason(entry.path, error))
     if entry.name.startswith("."):
-        return "hidden"
+        return LeftOut(entry.path, "hidden")
     if stat.S_ISDIR(mode):
-        return ""
+        return "folder"
     if not stat.S_ISREG(mode):
-        return "neither a file nor a folder"
-    if extension in extensions:
-        return None
-    return f"{extension or 'a name without extension'} {_UNREAD}"
+        return LeftOut(entry.path, "neither a file nor a folder")
+    return "file" if extension in extensions else _of_other_kind(entry.path)
+
+
+def _of_other_kind(path: str) -> LeftOut:
+    """Returns that a file is left out for its extension."""
+    extension = os.path.splitext(path)[1].lower() or "a name without extension"
+    return LeftOut(path, f"{extension} is not read", other_kind=True)
 
 
 def _literal(root: str, pattern: str) -> tuple[str, str]:
@@ -331,7 +343,7 @@ def _glob(base: str, pattern: str) -> Walk:
         if os.path.isdir(path):
             continue
         if extension not in EXTENSIONS:
-            left_out.append(LeftOut(path, f"{extension or 'a name without extension'} {_UNREAD}"))
+            left_out.append(_of_other_kind(path))
             continue
         real = os.path.realpath(os.path.dirname(path)), os.path.basename(path)
         if files.setdefault(real, path) != path:

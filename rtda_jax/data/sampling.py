@@ -22,7 +22,7 @@ from rtda_jax.run.files import replacing
 _SAMPLE = 32  # labels that `describe` reads
 
 
-def class_counts(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
+def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
     """Counts the pixels of each class in each example.
 
     Only one label per thread is in memory at a time.
@@ -49,17 +49,17 @@ def class_counts(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
     return counts
 
 
-def counted(
+def cached_class_counts(
     dataset: Dataset,
     path: pathlib.Path,
     *,
     threads: int | None = None,
     expected: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns `class_counts` without the ignored column, cached in a file.
+    """Returns the pixels of each class in each labelled example, cached in a file.
 
-    The labels are counted anew if the file is damaged or describes other examples, other classes
-    or label files that have changed since.
+    The labels are counted anew (`count_labels`) if the file is damaged or describes other examples,
+    other classes or label files that have changed since.
 
     Args:
       dataset: a labelled set.
@@ -85,7 +85,7 @@ def counted(
     shape = (len(dataset), len(dataset.classes))
     if same and "counts" in cached and cached["counts"].shape == shape:
         return cached["counts"]
-    counts = class_counts(dataset, threads=threads)[:, :-1]
+    counts = count_labels(dataset, threads=threads)[:, :-1]
     if expected is not None and not np.array_equal(counts, expected):
         rows = zip(dataset.keys, counts, expected, strict=False)
         changed = [key for key, now, then in rows if not np.array_equal(now, then)]
@@ -238,8 +238,7 @@ class RareClass:
     more than 1500 of their 512x512 pixels, half of 3000.
 
     Attributes:
-      counts: pixels of each class in each example, int [N,K] (`class_counts` without its last
-        column).
+      counts: pixels of each class in each example, int [N,K].
       temperature: above 0. Towards 0 only the rarest class is drawn, towards infinity all classes
         equally often.
       min_pixels: an example shows a class if its label file has at least so many pixels of it, a
@@ -248,7 +247,7 @@ class RareClass:
     """
 
     counts: np.ndarray
-    temperature: float = 0.01
+    temperature: float
     min_pixels: int = 1
     crops: int = 1
 
@@ -279,8 +278,7 @@ class Candidates:
     on the device (`rtda_jax.augment`).
 
     Attributes:
-      counts: pixels of each class in each example, int [N,K] (`class_counts` without its last
-        column).
+      counts: pixels of each class in each example, int [N,K].
       slots: candidates per example, S.
       probability: of an example being offered any.
       classes: the classes drawn from; empty for all that some example shows.
@@ -289,7 +287,7 @@ class Candidates:
 
     counts: np.ndarray
     slots: int
-    probability: float = 0.3
+    probability: float
     classes: tuple[int, ...] = ()
     min_pixels: int = 1
 
@@ -308,6 +306,6 @@ class Candidates:
 
     @property
     def drawn(self) -> np.ndarray:
-        """The classes that are drawn from: those asked for that some example shows."""
+        """Returns the classes that are drawn from: those asked for that some example shows."""
         present = np.flatnonzero((self.counts >= self.min_pixels).any(axis=0))
         return np.intersect1d(present, self.classes) if self.classes else present

@@ -109,8 +109,8 @@ def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> 
         classes.lut(place.labelling)  # fails early where there is no map
     labelled = place.labelling is not None
     split, folder = place.split, place.folder
-    images = listing.find(folder, split.images, get=place.get)
-    labels = listing.find(folder, split.labels, get=place.get) if labelled else None
+    images = listing.find(folder, split.images, how_to_get=place.how_to_get)
+    labels = listing.find(folder, split.labels, how_to_get=place.how_to_get) if labelled else None
     pairs = listing.pair(
         images, labels, image_suffix=place.image_suffix, label_suffix=place.label_suffix
     )
@@ -121,7 +121,7 @@ def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> 
     if count and len(keys) != count:
         raise DataError(
             f"{folder / split.images}: {len(keys)} images for {place.name}, expected {count}; the "
-            f"spec's count=0 accepts any number; {place.get}"
+            f"spec's count=0 accepts any number; {place.how_to_get}"
         )
     return Survey(
         place.name,
@@ -142,7 +142,7 @@ class _Place:
     folder: pathlib.Path
     split: Split
     labelling: Labelling | None
-    get: str
+    how_to_get: str
     image_suffix: str
     label_suffix: str
     lenient: frozenset[str] = frozenset()
@@ -160,7 +160,7 @@ def _own_folders(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSe
         folder=root,
         split=Split(fields["images"], fields["labels"]),
         labelling=_own_labelling(fields, root, classes) if labelled else None,
-        get=HINT,
+        how_to_get=HINT,
         image_suffix=fields["image_suffix"],
         label_suffix=fields["label_suffix"],
     )
@@ -174,7 +174,7 @@ def _own_labelling(fields: Mapping[str, Any], root: pathlib.Path, classes: Class
     if name:
         return meanings.labelling(name)
     folder = root / os.path.expanduser(fields["labels"])
-    for beside in (folder / meanings.FILE, folder.parent / meanings.FILE):
+    for beside in (folder / meanings.DEFINITION_FILE, folder.parent / meanings.DEFINITION_FILE):
         if beside.is_file():
             return meanings.labelling(str(beside))
     if isinstance(classes.official, Labelling):
@@ -195,7 +195,7 @@ def _known(fields: Mapping[str, Any], root: pathlib.Path) -> _Place:
         folder=root / layout.folder,
         split=split,
         labelling=meanings.labelling(layout.labelling) if labelled else None,
-        get=f"get {fields['name']}: {layout.get}; {HINT}",
+        how_to_get=f"get {fields['name']}: {layout.how_to_get}; {HINT}",
         image_suffix=layout.image_suffix,
         label_suffix=layout.label_suffix,
         lenient=layout.lenient,

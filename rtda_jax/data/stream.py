@@ -25,10 +25,11 @@ Margins = tuple[int, int, int, int]  # top, bottom, left, right
 
 TARGET_MOVES = ("each", "once")
 _FOREVER = np.iinfo(np.int64).max
-# Which random numbers of a position are meant; 0 and 1 are the orders of source and target.
+# The purposes of `pipeline.seed_of`; the orders of the epochs have keys of their own, see
+# `pipeline.shuffled`. These numbers are part of the stream: others draw other batches.
 _MOVES = {"source": 2, "target": 3}
 _RARE, _PASTE = 4, 5
-_MUCH = 0.3  # share of padding that is worth a warning
+_PADDING_WARNED = 0.3  # mean share of padding in a crop that is worth a warning
 
 
 class Batch(TypedDict):
@@ -68,7 +69,7 @@ def train_stream(
     source: Dataset,
     target: Dataset | None = None,
     *,
-    pseudo: PseudoLabels | None = None,
+    pseudo_labels: PseudoLabels | None = None,
     seed: int,
     start_step: int = 0,
     batch_size: int,
@@ -101,7 +102,7 @@ def train_stream(
     Args:
       source: the labelled set.
       target: its images only; its labels are never opened.
-      pseudo: pseudo-labels of the target's images, moved as these are.
+      pseudo_labels: pseudo-labels of the target's images, moved as these are.
       seed, start_step: the first batch is that of step `start_step`, counted from 0.
       batch_size: images per domain over all processes.
       size: (H, W) before the crop; None keeps the files' size.
@@ -125,7 +126,7 @@ def train_stream(
       ConfigError: an unknown `target_moves`.
     """
     sets = {"source": source} | ({} if target is None else {"target": target.unlabelled()})
-    _check_sets(sets, pseudo, rare)
+    _check_sets(sets, pseudo_labels, rare)
     one_of(target_moves, TARGET_MOVES, "target_moves")
     if batch_size % process_count:
         raise DataError(f"batch_size {batch_size} is not divisible by {process_count} processes")
@@ -157,8 +158,8 @@ def train_stream(
     def moved(domain: str, position: Tensor) -> dict[str, Tensor]:
         index = index_of(domain, position)
         image, label = examples[domain](index)
-        if domain == "target" and pseudo is not None:
-            label = pipeline.pseudo_label(pseudo, index)
+        if domain == "target" and pseudo_labels is not None:
+            label = pipeline.pseudo_label(pseudo_labels, index)
         fixed = domain == "target" and target_moves == "once"
         key = pipeline.seed_of(seed, _MOVES[domain], tf.zeros_like(position) if fixed else position)
         shape = tf.shape(image)[:2]
@@ -204,8 +205,8 @@ def train_stream(
             for domain, dataset in sets.items():
                 index = int(index_of(domain, tf.constant(position, tf.int64)))
                 decode.examine(dataset, index)
-                if domain == "target" and pseudo is not None:
-                    pseudo.examine(index)
+                if domain == "target" and pseudo_labels is not None:
+                    pseudo_labels.examine(index)
             if candidates is not None:
                 key = pipeline.seed_of(seed, _PASTE, position)
                 for index in pipeline.candidate_draws(candidates, key)[2]:
@@ -322,14 +323,14 @@ def padding(size: Size, crop: Size, scale: tuple[float, float]) -> list[str]:
     if mean < 0.005:
         return []
     return [
-        f"{'warning: ' if mean > _MUCH else ''}zoomed by {scale[0]:g} to {scale[1]:g}, a source "
-        f"image of {size[0]}x{size[1]} fills {1 - mean:.0%} of the crop {crop[0]}x{crop[1]} on "
-        f"average and {1 - most:.0%} at least; the rest is black and ignored"
+        f"{'warning: ' if mean > _PADDING_WARNED else ''}zoomed by {scale[0]:g} to {scale[1]:g}, "
+        f"a source image of {size[0]}x{size[1]} fills {1 - mean:.0%} of the crop "
+        f"{crop[0]}x{crop[1]} on average and {1 - most:.0%} at least; the rest is black and ignored"
     ]
 
 
 def _check_sets(
-    sets: Mapping[str, Dataset], pseudo: PseudoLabels | None, rare: RareClass | None
+    sets: Mapping[str, Dataset], pseudo_labels: PseudoLabels | None, rare: RareClass | None
 ) -> None:
     source, target = sets["source"], sets.get("target")
     if source.labelling is None:
@@ -337,8 +338,8 @@ def _check_sets(
     for dataset in sets.values():
         if not len(dataset):
             raise DataError(f"{dataset.name}: no examples")
-    if pseudo is not None and (target is None or tuple(target.keys) != pseudo.keys):
-        raise DataError(f"{pseudo.folder}: pseudo-labels of other images than the target's")
+    if pseudo_labels is not None and (target is None or tuple(target.keys) != pseudo_labels.keys):
+        raise DataError(f"{pseudo_labels.folder}: pseudo-labels of other images than the target's")
     expected = (len(source), len(source.classes))
     if rare is not None and rare.counts.shape != expected:
         raise DataError(f"{source.name}: class counts are {rare.counts.shape}, expected {expected}")

@@ -60,16 +60,13 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     if parallel.is_main() and not begun(folder):  # others need not read the labels as well
         for sentence in introduction(config, needs_target=method.needs_target):
             log.say(f"  {sentence}")
+    begin_from = pseudo_folder = None
+    if config.init:
+        begin_from = functools.partial(start_from, stage=stage, plan=plan, workdir=workdir)
+    if config.pseudo_labels:
+        pseudo_folder = workdir / config.pseudo_labels
     start_seconds = time.perf_counter()
-    state = train(
-        config,
-        folder,
-        method=method,
-        start_from=functools.partial(start_from, stage=stage, plan=plan, workdir=workdir)
-        if config.init
-        else None,
-        pseudo=workdir / config.pseudo_labels if config.pseudo_labels else None,
-    )
+    state = train(config, folder, method=method, start_from=begin_from, pseudo_folder=pseudo_folder)
     record = {
         "step": int(state.step),
         "seconds": round(time.perf_counter() - start_seconds, 1),

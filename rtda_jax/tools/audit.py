@@ -35,16 +35,21 @@ def run(config: Any, workdir: pathlib.Path) -> None:
         if planned.kind != "train" or planned.method is None:
             continue
         stage, needs_target = planned.config, planned.method.needs_target
-        pseudo = workdir / stage.pseudo_labels if stage.pseudo_labels else None
-        if pseudo is not None and not pseudo.exists():
-            say(f"[{name}] skipped: {pseudo} does not hold its pseudo-labels yet (--job=run)")
+        pseudo_folder = workdir / stage.pseudo_labels if stage.pseudo_labels else None
+        if pseudo_folder is not None and not pseudo_folder.exists():
+            say(
+                f"[{name}] skipped: {pseudo_folder} does not hold its pseudo-labels yet (--job=run)"
+            )
             continue
         say(f"[{name}] {STEPS} steps, twice")
         (workdir / name).mkdir(parents=True, exist_ok=True)
         if stage.loss.weighting == "enet":
             stage = with_enet_weights(stage, workdir / name)
         batches = paired_batches(
-            stage, needs_target=needs_target, folder=workdir / name, pseudo=pseudo
+            stage,
+            needs_target=needs_target,
+            folder=workdir / name,
+            pseudo_folder=pseudo_folder,
         )
         say(f"  equal in every bit; SHA-256 of the state {audit(stage, batches, name=name)}")
 
