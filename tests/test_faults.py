@@ -312,7 +312,7 @@ def test_a_full_disk(free, tmp_path):
         assert re.search("^(CheckpointError|OSError): .*No space left", said, re.MULTILINE)
         assert steps(disk / "run") == [2, 4]
         folders = [disk / "run" / "checkpoints" / str(step) for step in (2, 4)]
-        assert [checkpoint.problem(folder) for folder in folders] == ["", ""]
+        assert [checkpoint.why_damaged(folder) for folder in folders] == ["", ""]
         shutil.copytree(disk / "run", tmp_path / "after")
     assert_continues_to_the_same("fda", tmp_path / "after")
 

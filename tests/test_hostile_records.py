@@ -71,7 +71,7 @@ def test_seals(tmp_path, data):
     folder.mkdir(exist_ok=True)
     (folder / "a").write_bytes(b"x")
     (folder / checkpoint.MANIFEST).write_bytes(data)
-    assert isinstance(checkpoint.problem(folder), str)
+    assert isinstance(checkpoint.why_damaged(folder), str)
 
 
 # A thread of orbax that comes too late says so to nobody.

@@ -2,6 +2,12 @@
 
 A checkpoint's seal lists the size and SHA-256 of its files. It is written before the checkpoint
 gets its final name, so that no complete checkpoint lacks it.
+
+A stage trains with `manager`, whose `recover` leaves a healthy checkpoint as the newest one; there
+`save` writes states and `resume` restores the newest. Who reads a finished stage opens a `reader`,
+asks `newest_healthy` for a step and takes the fields of its state with `restore_only`.
+
+Importing this module silences the warnings of orbax.
 """
 
 import contextlib
@@ -19,16 +25,16 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from rtda_jax.errors import CheckpointError, ConfigError
+from rtda_jax.errors import CheckpointError
 from rtda_jax.run import parallel
 from rtda_jax.run.files import fsync, fsync_folder, write_bytes
 from rtda_jax.run.log import say
 
 MANIFEST = "sha256.json"
 PARTIAL = "*.orbax-checkpoint-tmp*"  # orbax's name for a checkpoint that is not complete
-# Written after the seal; a state is restored without the last two.
+# Files that a seal does not list: itself, and two that orbax writes later and can do without.
 UNSEALED = (MANIFEST, "commit_success.txt", "_CHECKPOINT_METADATA")
-ASIDE = "damaged"
+DAMAGED_FOLDER = "damaged"
 
 # What orbax logs as an error is also raised, and `_writing` makes a sentence of it; its warnings
 # are about its own defaults. Of its tasks, asyncio logs the same errors once more.
@@ -42,12 +48,13 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
 
     The newest checkpoint is complete and verified, see `recover`.
 
+    Args:
+      directory: the folder of the checkpoints; created if need be.
+      keep: how many of them stay, 2 or more: with one, none would be left if it is damaged.
+
     Raises:
-      ConfigError: fewer than two are to be kept, which would leave none if one is damaged.
       CheckpointError: a write failed, or no checkpoint is healthy.
     """
-    if keep < 2:
-        raise ConfigError(f"checkpoint_keep must be 2 or more, got {keep}")
     directory = directory.resolve()
     parallel.barrier("checkpoints, before recovery")
     if parallel.is_main():
@@ -228,7 +235,7 @@ def is_sealed(folder: pathlib.Path) -> bool:
     return (folder / MANIFEST).exists()
 
 
-def problem(folder: pathlib.Path) -> str:
+def why_damaged(folder: pathlib.Path) -> str:
     """Returns what is wrong with a sealed folder, naming the first file; empty if nothing is.
 
     A folder without a seal comes from a release before seals and has no known problem.
@@ -259,7 +266,7 @@ def problem(folder: pathlib.Path) -> str:
 
 def set_aside(folder: pathlib.Path, *, why: str) -> str:
     """Moves a damaged checkpoint to `damaged/`, replacing nothing there; returns the warning."""
-    aside = folder.parent.parent / ASIDE
+    aside = folder.parent.parent / DAMAGED_FOLDER
     aside.mkdir(exist_ok=True)
     new, number = aside / folder.name, 1
     while new.exists():
@@ -283,7 +290,7 @@ def recover(directory: pathlib.Path) -> None:
     problems: list[str] = []
     for step in _steps(directory):
         folder = directory / str(step)
-        why = problem(folder)
+        why = why_damaged(folder)
         if not why:
             if not is_sealed(folder):
                 say(f"  the checkpoint of step {step} has no {MANIFEST}, so it is not verified")
@@ -301,7 +308,7 @@ def newest_healthy(directory: pathlib.Path) -> int | None:
     Prints which checkpoints are passed over. Another process may be writing there.
     """
     for step in _steps(directory):
-        why = problem(directory / str(step))
+        why = why_damaged(directory / str(step))
         if not why:
             return step
         say(f"  WARNING: {directory}: the checkpoint of step {step} is damaged: {why}; not read")
@@ -320,11 +327,11 @@ def is_damaged(directory: pathlib.Path) -> bool:
     A directory that never had checkpoints, or whose checkpoints were deleted, is not damaged.
     """
     newest = max(_steps(directory), default=-1)
-    aside = directory.parent / ASIDE
+    aside = directory.parent / DAMAGED_FOLDER
     steps = (p.name.partition("-")[0] for p in aside.glob("*"))
     if newest < max((int(step) for step in steps if step.isdecimal()), default=-1):
         return True
-    return newest >= 0 and bool(problem(directory / str(newest)))
+    return newest >= 0 and bool(why_damaged(directory / str(newest)))
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

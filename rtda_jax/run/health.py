@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.errors import NotFiniteError
-from rtda_jax.run.log import Metrics, say
+from rtda_jax.run.log import Metrics, accuracies, say
 
 SKIPPED = "skipped"
 MAX_SKIPPED_IN_A_ROW = 100  # a run that skips this many steps in a row does not recover
@@ -132,8 +132,8 @@ def example_numbers(domain: str, indices: np.ndarray) -> list[str]:
 
 PATIENCE = 3  # log rows in a row before a warning
 
-CERTAIN = 0.99  # a discriminator this often right on both domains teaches nothing
-CONFIDENT = 0.01  # mean entropy of the target below which the network is sure of everything
+DISCRIMINATOR_CERTAIN = 0.99  # a discriminator this often right on both domains teaches nothing
+ENTROPY_COLLAPSED = 0.01  # of the target, below which the network is sure of everything
 SINGLE_CLASS = 1.5  # effective classes of the target's predictions below which one takes all
 OVERPOWERED = 10.0  # a view's share of the gradient at the outputs, relative to the source's
 
@@ -146,16 +146,13 @@ def symptoms(metrics: Metrics) -> dict[str, str]:
         healthy.
     """
     sentences = {}
-    for key, source in metrics.items():
-        if key.startswith("d_") and key.endswith("_accuracy_source"):
-            level = key.removeprefix("d_").removesuffix("_accuracy_source")
-            target = metrics[f"d_{level}_accuracy_target"]
-            if min(source, target) > CERTAIN:
-                sentences[key] = (
-                    f"discriminator {level} tells the domains apart {min(source, target):.0%} of "
-                    "the time and no longer teaches: lower optim.d_lr or raise objective.adv_*"
-                )
-    if metrics.get("target_entropy", 1.0) < CONFIDENT:
+    for level, rates in accuracies(metrics).items():
+        if min(rates) > DISCRIMINATOR_CERTAIN:
+            sentences[f"d_{level}_accuracy"] = (
+                f"discriminator {level} tells the domains apart {min(rates):.0%} of the time and "
+                "no longer teaches: lower optim.d_lr or raise objective.adv_*"
+            )
+    if metrics.get("target_entropy", 1.0) < ENTROPY_COLLAPSED:
         sentences["target_entropy"] = (
             f"the mean entropy of the target's predictions is {metrics['target_entropy']:.3f}, the "
             "network is sure of everything: lower the entropy or pseudo-label weights"

@@ -157,12 +157,10 @@ def line(metrics: Metrics, *, steps: int, objective: Sequence[str]) -> str:
     if math.isfinite(metrics["images_per_second"]):
         end.append(f"{metrics['images_per_second']:.1f} img/s")
         end.append(f"left {duration(metrics['seconds_left'])}")
-    more = []
-    for key in metrics:
-        if key.startswith("d_") and key.endswith("_accuracy_source"):
-            level = key.removeprefix("d_").removesuffix("_accuracy_source")
-            pair = metrics[key], metrics[f"d_{level}_accuracy_target"]
-            more.append(f"D({level}) acc {pair[0]:.2f}/{pair[1]:.2f}")
+    more = [
+        f"D({level}) acc {source:.2f}/{target:.2f}"
+        for level, (source, target) in accuracies(metrics).items()
+    ]
     more += [f"{name} {metrics[name]:.3f}" for name in objective]
     rates = [metrics[name] for name in ("g_lr", "d_lr") if name in metrics]
     more.append("lr " + "/".join(f"{rate:.2g}" for rate in rates))
@@ -172,6 +170,19 @@ def line(metrics: Metrics, *, steps: int, objective: Sequence[str]) -> str:
         if len("  ".join([*start, *middle, part, *end])) <= WIDTH:
             middle.append(part)
     return "  ".join([*start, *middle, *end])
+
+
+def accuracies(metrics: Metrics) -> dict[str, tuple[float, float]]:
+    """Returns how often the discriminator of each level is right, on the source and the target."""
+    levels = [
+        key.removeprefix("d_").removesuffix("_accuracy_source")
+        for key in metrics
+        if key.startswith("d_") and key.endswith("_accuracy_source")
+    ]
+    return {
+        level: (metrics[f"d_{level}_accuracy_source"], metrics[f"d_{level}_accuracy_target"])
+        for level in levels
+    }
 
 
 def duration(seconds: float) -> str:

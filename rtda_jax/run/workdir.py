@@ -18,7 +18,8 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.run import files, parallel
 
 RESULT = "result.json"
-_NAMED = 3  # files that an error names before it counts
+_NAMED = 3  # of many files, an error names so many and then "..."
+_EVERYTHING = ""  # among the results that a record lists: whatever its folder holds
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -100,7 +101,7 @@ def claimed(out: pathlib.Path, *, record: str, results: Iterable[str]) -> Iterat
                 f"{out} holds {some}, which this job would overwrite and no earlier one wrote; "
                 "choose another --output"
             )
-        listed = sorted(names | {name for name in ours if name and (out / name).exists()})
+        listed = sorted(names | {name for name in ours - {_EVERYTHING} if (out / name).exists()})
         write_json(out / record, {"finished": False, "results": listed})
         yield listed
 
@@ -117,13 +118,13 @@ def written(record: pathlib.Path) -> set[str]:
     # Records of releases up to 0.1 have no list.
     if isinstance(known.get("views"), list):
         return {record.name, "legend.png", *(f"{view}/" for view in known["views"])}
-    return {""} if known.keys() & {"run", "runs"} else set()
+    return {_EVERYTHING} if known.keys() & {"run", "runs"} else set()
 
 
 def covers(results: set[str], name: str) -> bool:
     """Tells whether a list of results names a file, or a folder that the file lies in."""
     path = pathlib.PurePosixPath(name)
-    return bool({"", str(path), f"{path}/", *(f"{p}/" for p in path.parents)} & results)
+    return bool({_EVERYTHING, str(path), f"{path}/", *(f"{p}/" for p in path.parents)} & results)
 
 
 def find_result(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -136,7 +137,7 @@ def find_result(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, 
     wanted = json.loads(json.dumps(dict(identity)))
     for path in _results(folder):
         record = read_json(path)
-        if _part(record, identity) == wanted:
+        if _identity_of(record, identity) == wanted:
             return record
     return None
 
@@ -152,18 +153,18 @@ def save_result(
     record, path = json.loads(json.dumps(dict(record))), folder / RESULT
     if parallel.is_main() and path.exists():
         earlier = read_json(path)
-        if _part(earlier, identity) != _part(record, identity):
-            write_json(_beside(folder, _part(earlier, identity)), earlier)
+        if _identity_of(earlier, identity) != _identity_of(record, identity):
+            write_json(_path_of_other(folder, _identity_of(earlier, identity)), earlier)
     write_json(path, record)
     if parallel.is_main():
-        _beside(folder, _part(record, identity)).unlink(missing_ok=True)
+        _path_of_other(folder, _identity_of(record, identity)).unlink(missing_ok=True)
 
 
 def other_results(folder: pathlib.Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the results that an evaluate stage measured under other identities."""
     records = [read_json(path) for path in _results(folder)]
     wanted = json.loads(json.dumps(dict(identity)))
-    return [record for record in records if _part(record, identity) != wanted]
+    return [record for record in records if _identity_of(record, identity) != wanted]
 
 
 def _results(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -171,10 +172,10 @@ def _results(folder: pathlib.Path) -> list[pathlib.Path]:
     return ([newest] if newest.exists() else []) + sorted(folder.glob("result-*.json"))
 
 
-def _part(record: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+def _identity_of(record: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
     return {field: record.get(field) for field in identity}
 
 
-def _beside(folder: pathlib.Path, part: Mapping[str, Any]) -> pathlib.Path:
-    digest = hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+def _path_of_other(folder: pathlib.Path, identity: Mapping[str, Any]) -> pathlib.Path:
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return folder / f"result-{digest[:8]}.json"
