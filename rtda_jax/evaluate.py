@@ -114,8 +114,8 @@ def evaluate(
     *,
     num_classes: int,
     protocol: Protocol = Protocol(),
-    watch: Callable[[int, dict, np.ndarray], None] | None = None,
-    observe: Callable[[jax.Array], None] | None = None,
+    on_prediction: Callable[[int, dict, np.ndarray], None] | None = None,
+    on_softmax: Callable[[jax.Array], None] | None = None,
 ) -> np.ndarray:
     """Returns the confusion matrix int64 [K,K] of one network, or of the fusion of several.
 
@@ -124,18 +124,18 @@ def evaluate(
       examples: dicts of `image` uint8 [h,w,3] and `label` uint8 [H,W].
       num_classes: K.
       protocol: how images are read.
-      watch: called with (index, example, prediction uint8 [H,W]) for each image.
-      observe: called with the softmax [1,h,w,K] of each image, at the resolution of the output.
+      on_prediction: called with (index, example, prediction uint8 [H,W]) for each image.
+      on_softmax: called with the softmax [1,h,w,K] of each image, at the resolution of the output.
     """
-    predict = compiling_first(predictor(models, protocol=protocol, observe=observe))
+    predict = compiling_first(predictor(models, protocol=protocol, on_softmax=on_softmax))
     count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
     total = np.zeros((num_classes, num_classes), np.int64)
     for index, example in enumerate(examples):
         label = example["label"]
         prediction = predict(example["image"], size=label.shape)
         total += np.asarray(count(label, prediction), np.int64)
-        if watch is not None:
-            watch(index, example, np.asarray(prediction))
+        if on_prediction is not None:
+            on_prediction(index, example, np.asarray(prediction))
     return total
 
 
@@ -143,23 +143,24 @@ def predictor(
     models: Sequence[Model],
     *,
     protocol: Protocol = Protocol(),
-    observe: Callable[[jax.Array], None] | None = None,
+    on_softmax: Callable[[jax.Array], None] | None = None,
 ) -> Predict:
     """Returns a function (image uint8 [h,w,3], *, size) -> classes uint8 [H,W] at `size`.
 
-    The logits of a single network are upsampled before the argmax. Of several networks it is the
-    mean of what `protocol.fusion` says. "slide" adds up softmax over windows, scales
-    and mirrored copies (`slide`). Batch normalisations are folded into the convolutions once, here.
+    The logits of a single network are upsampled before the argmax, and so is, of several networks,
+    the mean of their softmax or logits (`protocol.fusion`). "slide" adds up softmax over windows,
+    scales and mirrored copies (`slide`). Batch normalisations are folded into the convolutions
+    once, here.
 
     Args:
       models: one network, or several to fuse.
       protocol: how images are read.
-      observe: called with the softmax [1,h,w,K] of each image.
+      on_softmax: called with the softmax [1,h,w,K] of each image.
     """
     models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
     if protocol.mode == "slide":
-        return _sliding(models, protocol, observe)
-    return _whole(models, protocol, observe)
+        return _sliding(models, protocol, on_softmax)
+    return _whole(models, protocol, on_softmax)
 
 
 def scores(
@@ -194,7 +195,7 @@ def scores(
 
 
 def _whole(
-    models: Sequence[Model], protocol: Protocol, observe: Callable[[jax.Array], None] | None
+    models: Sequence[Model], protocol: Protocol, on_softmax: Callable[[jax.Array], None] | None
 ) -> Predict:
     variables = [model.variables for model in models]
 
@@ -203,12 +204,12 @@ def _whole(
         score = scores(models, variables, image[None], protocol=protocol)
         return decide(score, size=size, align=protocol.align)
 
-    if observe is None:
+    if on_softmax is None:
         return lambda image, *, size: whole(variables, image, size=tuple(size))
 
     read = jax.jit(functools.partial(scores, models, protocol=protocol))
     softmax = jax.jit(jax.nn.softmax)
-    notify = observe
+    notify = on_softmax
     sums_to_one = len(models) > 1 and protocol.fusion == "softmax"
 
     def observed(image: np.ndarray, *, size: Size) -> jax.Array:
@@ -220,7 +221,7 @@ def _whole(
 
 
 def _sliding(
-    models: Sequence[Model], protocol: Protocol, observe: Callable[[jax.Array], None] | None
+    models: Sequence[Model], protocol: Protocol, on_softmax: Callable[[jax.Array], None] | None
 ) -> Predict:
     def predict(image: np.ndarray, *, size: Size) -> jax.Array:
         pixels = jnp.asarray(image, jnp.float32)[None]
@@ -229,8 +230,8 @@ def _sliding(
             read = functools.partial(_probabilities, model.module, model.variables)
             images = normalise(pixels, name=model.normalisation)
             summed = summed + slide(read, images, size=size, protocol=protocol)
-        if observe is not None:
-            observe(summed / summed.sum(-1, keepdims=True))
+        if on_softmax is not None:
+            on_softmax(summed / summed.sum(-1, keepdims=True))
         return decide(summed, size=tuple(size), align=protocol.align)
 
     return predict
@@ -360,6 +361,11 @@ def _or_none(score: float) -> float | None:
     return None if np.isnan(score) else float(score)
 
 
+def percent(share: float | None) -> str:
+    """Returns a share in per cent with one decimal; n/a if there is none."""
+    return "n/a" if share is None else f"{100 * share:.1f}"
+
+
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Returns per-class IoU, mIoU and pixel accuracy of several evaluations, side by side."""
     columns = list(results)
@@ -368,10 +374,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     widths = [max(len(column), 6) for column in columns]
 
     def row(name: str, values: Sequence[float | None]) -> str:
-        cells = (
-            f"{'n/a' if value is None else f'{100 * value:.1f}':>{w}}"
-            for value, w in zip(values, widths, strict=True)
-        )
+        cells = (f"{percent(value):>{w}}" for value, w in zip(values, widths, strict=True))
         return f"{name:<{left}}  " + "  ".join(cells)
 
     header = f"{'IoU, %':<{left}}  " + "  ".join(

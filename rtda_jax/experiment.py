@@ -3,24 +3,25 @@
 Each stage has a folder, and a finished stage is skipped.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
 from rtda_jax.adapt.options import read
-from rtda_jax.data.batches import StreamOptions
 from rtda_jax.errors import ConfigError
+from rtda_jax.evaluate import percent
 from rtda_jax.run import binding, checkpoint, log, parallel
 from rtda_jax.run.signals import stop_at_once
 from rtda_jax.run.workdir import plain, read_json, write_json
 from rtda_jax.stages import KINDS, pseudo_label
 from rtda_jax.stages import evaluate as evaluate_stage
-from rtda_jax.stages.plan import Kind, Plan, make_plan
+from rtda_jax.stages.plan import Kind, Plan, make_plan, naming
 from rtda_jax.tools import environment
 from rtda_jax.train import LoopOptions
 
@@ -35,9 +36,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         another process.
     """
     plan = checked_plan(config)
-    with binding.hold(workdir, plain(config)) as notes:
-        for note in notes:
-            log.say(note)
+    with _held(workdir, config):
         return _run(config, plan, workdir, KINDS)
 
 
@@ -53,9 +52,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if not (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
     plan = checked_plan(config)
-    with binding.hold(workdir, plain(config)) as notes:
-        for note in notes:
-            log.say(note)
+    with _held(workdir, config):
         for name, stage in plan.items():
             finished = (workdir / name / "done.json").exists()
             if stage.kind != "evaluate" and not finished:
@@ -67,6 +64,15 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         return _run(config, plan, workdir, {**KINDS, "evaluate": again})
 
 
+@contextlib.contextmanager
+def _held(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+    """Holds a workdir as `binding.hold` does, and says what changes in it."""
+    with binding.hold(workdir, plain(config)) as notes:
+        for note in notes:
+            log.say(note)
+        yield
+
+
 def checked_plan(config: ConfigDict) -> Plan:
     """Returns the plan of an experiment; what cannot be done is refused before anything runs.
 
@@ -75,12 +81,8 @@ def checked_plan(config: ConfigDict) -> Plan:
     """
     plan = make_plan(config, KINDS)
     for name, stage in plan.items():
-        try:
-            # Read for their errors, which would come in the middle of a run otherwise.
+        with naming(name):  # its errors would come in the middle of a run otherwise
             read(LoopOptions, stage.config, "")
-            read(StreamOptions, stage.config, "")
-        except ConfigError as error:
-            raise ConfigError(f"stage {name}: {error}") from None
     if parallel.process()[1] > 1:
         shared = [name for name, kind in KINDS.items() if kind.several_processes]
         for name, stage in plan.items():
@@ -210,11 +212,6 @@ def summary_table(summary: dict[str, Any]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def percent(value: float | None) -> str:
-    """Returns a share in per cent with one decimal."""
-    return "n/a" if value is None else f"{100 * value:.1f}"
 
 
 def with_spread(score: dict[str, Any]) -> str:

@@ -182,7 +182,7 @@ def test_margins_of_the_target_are_a_field(root, tmp_path):
     ]
     assert (border[:, :3] == 255).all() and (border[..., -2:] == 255).all()
     assert not border[:, 3:, :-2].any()
-    with pytest.raises(DataError, match="no target images"):
+    with pytest.raises(ConfigError, match="no target images"):
         batches.paired_batches(chosen, needs_target=False, folder=tmp_path)(0)
 
 

@@ -56,7 +56,7 @@ def test_fusion_is_the_mean_softmax_over_one_confusion_matrix(mode, count):
         data,
         num_classes=4,
         protocol=Protocol(mode=mode, window=(6, 6), stride=(4, 5)),
-        watch=lambda index, example, prediction: seen.append(index),
+        on_prediction=lambda index, example, prediction: seen.append(index),
     )
     expected = np.zeros((4, 4), np.int64)
     for example in data:

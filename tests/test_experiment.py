@@ -127,6 +127,7 @@ def test_evaluation_may_change_after_training_and_results_stay_side_by_side(
     [
         ("beta_001", {"log_every_steps": 0}, "stage beta_001: log_every_steps must be at least 1"),
         ("beta_001", {"loggers": ("paper",)}, "unknown name in `loggers`: 'paper'"),
+        ("beta_005", {"checkpoint_keep": 1}, "stage beta_005: checkpoint_keep must be at least 2"),
         ("eval_mbt", {"stall_seconds": -1.0}, "stage eval_mbt: stall_seconds must be at least 0"),
         ("eval_mbt", {"threads": -1}, "stage eval_mbt: threads must be at least 0"),
     ],

@@ -111,7 +111,7 @@ def test_the_ensemble_of_advent_averages_logits(networks):
 def test_observers_see_probabilities_whatever_is_fused(networks):
     for protocol in (Protocol(output="coarse", fusion="logits"), Protocol(output="coarse")):
         seen = []
-        predict = evaluate.predictor(networks, protocol=protocol, observe=seen.append)
+        predict = evaluate.predictor(networks, protocol=protocol, on_softmax=seen.append)
         predict(np.zeros((*SIZE, 3), np.uint8), size=SIZE)
         np.testing.assert_allclose(np.asarray(seen[0]).sum(-1), 1.0, rtol=1e-5)
 

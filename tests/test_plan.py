@@ -39,3 +39,10 @@ def test_a_wrong_stage_is_named(change, message):
     change(config)
     with pytest.raises(ConfigError, match=message):
         stages(config)
+
+
+def test_margins_that_leave_nothing_are_a_wrong_field_of_their_stage():
+    config = get("dacs")
+    config.target_margins = (config.benchmark.size[0], 0, 0, 0)
+    with pytest.raises(ConfigError, match=r"stage train: target_margins .* leave nothing"):
+        stages(config)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from test_stream import assert_equal, batches
 
-from rtda_jax.data import DataError, RareClass, count_labels, decode, geometry, load
+from rtda_jax.data import RareClass, count_labels, decode, geometry, load
 from rtda_jax.data.geometry import tf
+from rtda_jax.errors import ConfigError
 
 RARE, CROP, MARGINS = 3, (10, 12), (2, 7, 3, 1)
 
@@ -153,7 +154,7 @@ def test_margins_are_of_the_resized_image_and_zoomed_with_it(patches):
     ],
 )
 def test_margins_that_leave_nothing_are_refused(patches, margins, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ConfigError, match=message):
         batches(patches, 1, size=(24, 32), target_margins=margins)
     batches(patches, 1, size=(25, 33), target_margins=margins)
 
@@ -161,5 +162,5 @@ def test_margins_that_leave_nothing_are_refused(patches, margins, message):
 def test_margins_of_no_target_are_refused(patches):
     message = r"target_margins \(1, 0, 0, 0\): no target images of one size are read"
     for target, size in ((None, (24, 32)), (patches[1], None)):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(ConfigError, match=message):
             batches((patches[0], target), 1, size=size, target_margins=(1, 0, 0, 0))

@@ -71,8 +71,10 @@ def test_evaluation_shows_its_softmax_and_decides_as_without(mode, count):
     protocol = Protocol(mode=mode, window=(6, 6), stride=(4, 3))
     given = {"num_classes": 4, "protocol": protocol}
     seen = []
-    watched = evaluate.evaluate(fused, data, observe=lambda p: seen.append(np.asarray(p)), **given)
-    np.testing.assert_array_equal(watched, evaluate.evaluate(fused, data, **given))
+    observed = evaluate.evaluate(
+        fused, data, on_softmax=lambda p: seen.append(np.asarray(p)), **given
+    )
+    np.testing.assert_array_equal(observed, evaluate.evaluate(fused, data, **given))
     for example, p in zip(data, seen, strict=True):
         expected = np.mean([softmax(model, example["image"]) for model in fused], 0)
         np.testing.assert_allclose(p[0], expected, rtol=2e-5, atol=1e-6)
@@ -106,7 +108,7 @@ def test_an_evaluate_stage_writes_the_validators_it_is_asked_for(tmp_path):
     assert 0 < found["entropy"] < math.log(19)
     with made.unlocked():
         made.eval.validators = ()
-    assert validation.observer(made.eval.validators) is None
+    assert validation.make_observer(made.eval.validators) is None
     assert validation.report(made, [], None, protocol=Protocol()) == {}
     made.eval.validators = ("source_miou",)
     made.benchmark.source_eval = None
@@ -181,10 +183,10 @@ def test_the_source_is_scored_over_the_reported_classes_by_the_protocol_of_the_t
     confusion = np.random.default_rng(3).integers(1, 1000, (19, 19))
     given, beats = {}, []
 
-    def measured(models, examples, *, num_classes, watch, **options):
+    def measured(models, examples, *, num_classes, on_prediction, **options):
         given.update(options, models=models, num_classes=num_classes)
         for index, example in enumerate(examples):
-            watch(index, example, example["label"])
+            on_prediction(index, example, example["label"])
         return confusion
 
     monkeypatch.setattr(evaluate, "evaluate", measured)

@@ -14,7 +14,7 @@ from rtda_jax.data import decode
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.pseudo import PseudoLabels
 from rtda_jax.data.sampling import Candidates, RareClass
-from rtda_jax.errors import DataError, one_of
+from rtda_jax.errors import ConfigError, DataError, one_of, require
 
 if TYPE_CHECKING:  # an annotation only: processes that decode images do not load JAX
     from jax import Array
@@ -123,7 +123,7 @@ def train_stream(
     Raises:
       DataError: at once for sets and arguments that cannot be used; while iterating, for the file
         that broke the batch.
-      ConfigError: an unknown `target_moves`.
+      ConfigError: an unknown `target_moves`, or margins that cannot be.
     """
     sets = {"source": source} | ({} if target is None else {"target": target.unlabelled()})
     _check_sets(sets, pseudo_labels, rare)
@@ -298,15 +298,15 @@ def check_margins(margins: Margins, *, size: Size | None) -> None:
       size: (H, W) of the target's images before the crop; None if none are read at a known size.
 
     Raises:
-      DataError: names the margins.
+      ConfigError: names the margins.
     """
     if size is None:
-        raise DataError(f"target_margins {margins}: no target images of one size are read")
+        raise ConfigError(f"target_margins {margins}: no target images of one size are read")
     top, bottom, left, right = margins
-    if top + bottom >= size[0] or left + right >= size[1]:
-        raise DataError(
-            f"target_margins {margins} leave nothing of images of {size[0]}x{size[1]} pixels"
-        )
+    require(
+        top + bottom < size[0] and left + right < size[1],
+        f"target_margins {margins} leave nothing of images of {size[0]}x{size[1]} pixels",
+    )
 
 
 def padded_share(size: Size, crop: Size, scale: tuple[float, float]) -> float:

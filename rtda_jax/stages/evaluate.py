@@ -85,7 +85,8 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     identity = identify(plan, name)
     record = find_result(workdir / name, identity)
     parallel.barrier(f"result of {name}")  # before the main process may move it
-    if record is None or "seconds" not in record:  # it ended before its validators
+    complete = record is not None and "seconds" in record  # `measure` adds it after the validators
+    if record is None or not complete:
         return measure(plan, name, workdir)
     log.say(f"[{name}] finished, skipped")
     if not parallel.is_main():
@@ -107,16 +108,16 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         raise ConfigError(f"stage {name}: {len(dataset)} images are too few for {process_count}")
     share = len(range(process_index, len(dataset), process_count))
     begin, rows = time.perf_counter(), []
+    progress = Progress("  images", share)
     shown = set(np.linspace(0, share - 1, config.eval.pictures).astype(int).tolist())
 
-    def watch(index: int, example: dict, prediction: np.ndarray) -> None:
+    def take(index: int, example: dict, prediction: np.ndarray) -> None:
         if index in shown:
             rows.append((index, example, prediction))
-        heartbeat()
+        heartbeat()  # of the watchdog below
         progress.add(1)
 
-    progress = Progress("  images", share)
-    observer = validation.observer(config.eval.validators)
+    observer = validation.make_observer(config.eval.validators)
     protocol = read(Protocol, config.eval, "eval")
     if warning := padding_warning(protocol, tuple(config.benchmark.eval_size)):
         log.say(warning)
@@ -132,8 +133,8 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
             stream,
             num_classes=len(head),
             protocol=protocol,
-            watch=watch,
-            observe=observer,
+            on_prediction=take,
+            on_softmax=observer,
         )
         progress.end()
         confusion = parallel.sum_counts(confusion)
@@ -149,12 +150,12 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         }
         if parallel.is_main():  # before anything else can fail
             save_result(workdir / name, record, identity)
-        record["validators"] = validated(config, models, observer, protocol, heartbeat)
+        record["validators"] = validate(config, models, observer, protocol, heartbeat)
         record["seconds"] = round(time.perf_counter() - begin, 1)
     if not parallel.is_main():
         return record
     save_result(workdir / name, record, identity)
-    log.say(f"  mIoU {_percent(record['miou'])}   {workdir / name}")
+    log.say(f"  mIoU {evaluate.percent(record['miou'])}   {workdir / name}")
     if not record["pixels"]:
         log.say(
             f"  warning: no pixel of the {len(dataset)} label images has a reported class, so that "
@@ -166,11 +167,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     return with_others(workdir / name, record, identity)
 
 
-def _percent(score: float | None) -> str:
-    return "n/a" if score is None else f"{100 * score:.1f}"
-
-
-def validated(
+def validate(
     config: ConfigDict,
     models: Sequence[Model],
     observer: validation.Observer | None,
@@ -205,7 +202,7 @@ def identify(plan: Plan, name: str) -> dict[str, Any]:
     """Returns what decides the numbers of an evaluate stage: protocol, networks and their steps."""
     stage = plan[name]
     return {
-        "protocol": describe(stage, read(Protocol, stage.config.eval, "eval")),
+        "protocol": protocol_record(stage, read(Protocol, stage.config.eval, "eval")),
         "step": plan[parse(stage.models[0])[0]].config.steps,
         "models": list(stage.models),
     }
@@ -220,7 +217,7 @@ def with_others(
     return {**record, "others": others} if others else record
 
 
-def describe(stage: Stage, protocol: Protocol) -> dict[str, Any]:
+def protocol_record(stage: Stage, protocol: Protocol) -> dict[str, Any]:
     """Returns everything that decides an evaluation's numbers besides the weights."""
     benchmark = stage.config.benchmark
     slides = protocol.mode == "slide"
@@ -229,15 +226,16 @@ def describe(stage: Stage, protocol: Protocol) -> dict[str, Any]:
     }
     window = {k: fields[k] for k in ("window", "stride", "scales", "mirror")} if slides else {}
     averaged = f"mean {protocol.fusion}" if len(stage.models) > 1 or slides else "logits"
-    # Older records do not have these fields, and were measured by their defaults.
-    usual = Protocol()
-    later = {k: fields[k] for k in ("output", "absent") if fields[k] != getattr(usual, k)}
+    # Older records do not have these fields and were measured by their defaults, which are left out
+    # here as well, so that they remain the same protocol.
+    defaults = Protocol()
+    added = {k: fields[k] for k in ("output", "absent") if fields[k] != getattr(defaults, k)}
     return {
         "mode": protocol.mode,
         **window,
         "input_size": list(benchmark.eval_size),
         "upsampled": averaged,
-        **later,
+        **added,
         "align": protocol.align,
         "resolution": "labels' own",
         "split": dict(benchmark.eval),

@@ -4,9 +4,10 @@ A stage names the networks of earlier ones as "STAGE" or "STAGE:teacher"; here t
 checked, and the networks are read once those stages are finished.
 """
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from rtda_jax.adapt.build import StageOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.step import Method
+from rtda_jax.data.batches import StreamOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import CheckpointError, ConfigError, lookup, require
 from rtda_jax.run import checkpoint, parallel
@@ -116,13 +118,20 @@ def make_plan(config: ConfigDict, kinds: Mapping[str, Kind]) -> Plan:
     plan: Plan = {}
     for name in config.stages:
         overrides = lookup(config.stage.to_dict(), name, "name in stages")
-        try:
+        with naming(name):
             stage = _stage(plan, config, kinds, name, dict(overrides))
             kinds[stage.kind].check(plan, stage)
-        except ConfigError as error:
-            raise ConfigError(f"stage {name}: {error}") from error.__cause__
         plan[name] = stage
     return plan
+
+
+@contextlib.contextmanager
+def naming(stage: str) -> Iterator[None]:
+    """Adds the name of a stage to a ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"stage {stage}: {error}") from error.__cause__
 
 
 def _stage(
@@ -152,6 +161,7 @@ def _stage(
     _override(base.lock(), overrides)
     # Read for their errors: what is wrong is refused before any stage runs.
     read(StageOptions, base, "")
+    read(StreamOptions, base, "")
     read(BenchmarkOptions, base.benchmark, "benchmark")
     base.normalisation = build.normalisation_of(base)
     if kind.leaves_network and method is None:
@@ -305,8 +315,9 @@ def _restore(stage: Stage, folder: pathlib.Path, wanted: dict[str, Any]) -> dict
             if checkpoint.is_sealed(folder / "checkpoints" / str(step)):
                 raise
             raise CheckpointError(
-                f"{error}\nIt has no seal that could have told. Remove {folder / 'done.json'}: "
-                "--job=run then trains on from the checkpoint before it"
+                f"{error}\nIt has no seal ({checkpoint.MANIFEST}), so nobody noticed it before. "
+                f"Remove {folder / 'done.json'}: --job=run then trains on from the "
+                "checkpoint before it"
             ) from error
 
 

@@ -22,7 +22,7 @@ def check(plan: Plan, stage: Stage) -> None:
     """Refuses a zoom, moves or margins that the stream of batches cannot make.
 
     Raises:
-      ConfigError, DataError: names the field.
+      ConfigError: names the field.
     """
     del plan
     config = stage.config

@@ -5,7 +5,7 @@ source that was not trained on.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -102,10 +102,8 @@ VALIDATORS = {
 SOURCE = "source_miou"
 # How well a network agrees with itself when parts of the image are hidden.
 MASKED = "masked_agreement"
-BLOCKS, HIDDEN = (
-    4,
-    0.5,
-)  # blocks along an image's shorter side, and the share of them that is hidden
+BLOCKS = 4  # along an image's shorter side
+HIDDEN = 0.5  # share of the blocks
 
 
 class Observer:
@@ -130,15 +128,15 @@ def check(names: Sequence[str]) -> None:
         one_of(name, (SOURCE, MASKED, *VALIDATORS), "name in eval.validators:")
 
 
-def observer(names: Sequence[str]) -> Observer | None:
-    """Returns what has to observe an evaluation for these validators, or None."""
+def make_observer(names: Sequence[str]) -> Observer | None:
+    """Returns the observer that these validators need, to be called by an evaluation, or None."""
     return Observer() if any(name in VALIDATORS for name in names) else None
 
 
 def report(
     config: Any,
     models: Sequence[Model],
-    observed: Observer | None,
+    observer: Observer | None,
     *,
     protocol: Protocol,
     heartbeat: Callable[[], object] = lambda: None,
@@ -148,7 +146,7 @@ def report(
     Args:
       config: an evaluate stage's configuration.
       models: the networks that were evaluated.
-      observed: the statistics of their predictions for the target.
+      observer: the statistics of their predictions for the target.
       protocol: that of the evaluation, so that source and target are read alike.
       heartbeat: called after each image.
 
@@ -163,8 +161,8 @@ def report(
             scores |= _source(config, models, protocol, heartbeat)
         elif name == MASKED:
             scores[name] = _agreement(config, models, protocol, heartbeat)
-        elif observed is not None and observed.total is not None:
-            scores[name] = VALIDATORS[name](observed.total)
+        elif observer is not None and observer.total is not None:
+            scores[name] = VALIDATORS[name](observer.total)
     return scores
 
 
@@ -175,28 +173,21 @@ def _source(
     if not benchmark.source_eval:
         return {SOURCE: None}
     head, reported = class_set(benchmark.classes), class_set(benchmark.eval_classes)
-    dataset = load(benchmark.source_eval, data_dir=config.data_dir, classes=head.name)
-    count = _images(config, len(dataset))
-    examples = itertools.islice(eval_stream(dataset, size=tuple(benchmark.eval_size)), count)
+    examples, count = _first_examples(config, benchmark.source_eval)
     progress = Progress("  source validation", count)
 
-    def watch(*_: object) -> None:
+    def count_image(*_: object) -> None:
         heartbeat()
         progress.add(1)
 
     confusion = evaluate.evaluate(
-        models, examples, num_classes=len(head), protocol=protocol, watch=watch
+        models, examples, num_classes=len(head), protocol=protocol, on_prediction=count_image
     )
     progress.end()
     scores = evaluate.report(
         confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
     )
     return {SOURCE: scores["miou"], "source_images": count}
-
-
-def _images(config: Any, there_are: int) -> int:
-    """Returns how many images of a set the validators read that need a pass of their own."""
-    return min(config.eval.validator_images or there_are, there_are)
 
 
 def _agreement(
@@ -210,9 +201,7 @@ def _agreement(
     """
     benchmark = config.benchmark
     classes = class_set(benchmark.classes)
-    dataset = load(benchmark.eval, data_dir=config.data_dir, classes=classes.name)
-    count = _images(config, len(dataset))
-    examples = itertools.islice(eval_stream(dataset, size=tuple(benchmark.eval_size)), count)
+    examples, count = _first_examples(config, benchmark.eval)
     predict = evaluate.predictor(models, protocol=protocol)
     colour = mean_colour(models[0].normalisation)
     total = np.zeros((len(classes), len(classes)), np.int64)
@@ -226,6 +215,15 @@ def _agreement(
         progress.add(1)
     progress.end()
     return float(metrics.mean_iou(total, range(len(classes))))
+
+
+def _first_examples(config: Any, spec: Any) -> tuple[Iterator[dict[str, Any]], int]:
+    """Returns the first `eval.validator_images` examples of a split, and how many they are."""
+    benchmark = config.benchmark
+    dataset = load(spec, data_dir=config.data_dir, classes=class_set(benchmark.classes).name)
+    count = min(config.eval.validator_images or len(dataset), len(dataset))
+    stream = eval_stream(dataset, size=tuple(benchmark.eval_size))
+    return itertools.islice(stream, count), count
 
 
 def hide(image: np.ndarray, *, index: int, colour: np.ndarray) -> np.ndarray:
