@@ -25,6 +25,8 @@ from rtda_jax.stages.evaluate import EvalOptions
 from rtda_jax.stages.statistics import StatisticsOptions
 from rtda_jax.train import LoopOptions
 
+HEADS = ("", "_aux16", "_aux32")  # ends of the names of terms: the main and both auxiliary heads
+
 
 def make(benchmark: str) -> ConfigDict:
     """Returns the defaults on a benchmark, a key of `BENCHMARKS`."""
@@ -42,7 +44,7 @@ def make(benchmark: str) -> ConfigDict:
     config.model = section(ModelOptions)
     config.optim = section(OptimOptions, g_lr=pair.g_lr)
     config.objective = ConfigDict(dict.fromkeys(TERMS, 0.0))
-    config.objective.update({"seg": 1.0, "seg_aux16": 1.0, "seg_aux32": 1.0})
+    config.objective.update({f"seg{head}": 1.0 for head in HEADS})
     config.loss = section(LossOptions)  # class weights, focal loss, OHEM, robust entropy
     config.adversary = section(AdversaryOptions)  # the discriminators of adv_* terms
     config.consistency = section(ConsistencyOptions)  # strong views against weak ones (TUFL)
@@ -52,7 +54,11 @@ def make(benchmark: str) -> ConfigDict:
     # What the networks read: the stream of batches, and the views that the device makes of them
     # (normalisation, FDA, colours, class mixing, long-tail pasting, the strong view).
     config.update(section(StreamOptions))  # rare_*, target_margins, cache_gib, threads
-    config.update(section(ViewOptions))  # normalisation, fda_*, augment, mix, long_tail, affine
+    # normalisation, fda_*, and the sections mix (MixOptions), long_tail (LongTailOptions), affine
+    # (AffineOptions) and masked (MaskOptions)
+    config.update(section(ViewOptions))
+    # Two modules read augment: the host moves images, the device colours them. This takes the place
+    # of the section that ViewOptions has for the device.
     config.augment = section(MoveOptions, ColourOptions)
 
     # What the other kinds of stages do.

@@ -18,23 +18,17 @@ defaults and the data sets are in rtda_jax/data/spec.py. All benchmarks have the
 
 from ml_collections import ConfigDict
 
+from rtda_jax.data import spec
 from rtda_jax.errors import lookup
 
-# The fields of every data set that is read from files; the command line changes them, as in
-# --config.benchmark.source.store=shards --config.benchmark.source.quarantine=gta5.txt
-_FILES = {
-    "list": "",  # file that lists the examples to use
-    "list_sha256": "",  # SHA-256 that this file must have
-    "count": -1,  # number of examples expected; 0: any, -1: what rtda_jax.data.spec says
-    "quarantine": "",  # file that lists examples to leave out; --job=check_data writes it
-    "store": "files",  # or "shards": images are decoded and resized to `size` once
-    "store_dir": "",  # folder of the shards; empty: data_dir
-    "format": "png",  # of images in shards: png, webp (both lossless) or jpeg
-}
 
+def _spec(name: str, split: str = "", use: str = "labelled") -> dict:
+    """A data set with all of its fields, which the command line changes.
 
-def _spec(name: str, split: str, use: str = "labelled") -> dict:
-    return {"name": name, "split": split, "use": use, **({} if name == "streets" else _FILES)}
+    An example is --config.benchmark.source.quarantine=gta5.txt. `get` adds the field `size`.
+    """
+    defaults = {field: value for field, value in spec.FIELDS[name].items() if field != "size"}
+    return {**defaults, "name": name, "use": use, **({"split": split} if split else {})}
 
 
 def _target(name: str, train: str, evaluate: str) -> dict:
@@ -57,19 +51,9 @@ def _sizes(size: tuple[int, int], crop: tuple[int, int] | None = None) -> dict:
 _SMALL = {"steps": 800, "batch_size": 4, "g_lr": 0.025}  # minutes on two CPU cores
 _FULL = {"steps": 40000, "batch_size": 4, "g_lr": 0.01}  # hours on a GPU
 
+# Frames that the user renders, with Cityscapes label ids; rtda_jax/data/layouts.py says where.
 _SYNTH = {"source": _spec("synth", "train"), "source_eval": _spec("synth", "val")}
 _CITYSCAPES = _target("cityscapes", "train", "val")
-
-_FOLDER = {
-    **_FILES,
-    "name": "folders",
-    "images": "",
-    "labels": "",
-    "labelling": "",
-    "image_suffix": "",
-    "label_suffix": "",
-    "use": "labelled",
-}
 
 
 def _crosscity(city: str) -> dict:
@@ -156,11 +140,11 @@ BENCHMARKS = {
     # Your own images: set benchmark.{source,target,eval}.{images,labels}; see docs/own_data.md.
     "folders": {
         **_classes("cityscapes19"),
-        "source": _FOLDER,
+        "source": _spec("folders"),
         "source_eval": None,
-        "target": {**_FOLDER, "use": "unlabelled"},
-        "target_labelled": _FOLDER,
-        "eval": _FOLDER,
+        "target": _spec("folders", use="unlabelled"),
+        "target_labelled": _spec("folders"),
+        "eval": _spec("folders"),
         **_sizes((256, 512)),
         **_FULL,
     },
@@ -169,7 +153,7 @@ BENCHMARKS = {
 DEFAULT = "streets"  # built in; needs no download
 
 # Pairs that train from scratch in minutes.
-SMALL = tuple(name for name, fields in BENCHMARKS.items() if fields["g_lr"] == _SMALL["g_lr"])
+SMALL = tuple(name for name, fields in BENCHMARKS.items() if fields["steps"] <= _SMALL["steps"])
 
 
 def get(name: str) -> ConfigDict:

@@ -44,7 +44,7 @@ def make(benchmark: str, *, preset: Literal["released"] | None = None) -> Config
       preset: the authors' recipe; None is a real-time network.
     """
     config = base.make(benchmark)
-    config.objective.update({"mix": 1.0, "mix_aux16": 1.0, "mix_aux32": 1.0})
+    config.objective.update({f"mix{head}": 1.0 for head in base.HEADS})
     config.teacher.kind = "ema"
     config.stages = ("train", "eval_student", "eval_teacher")
     config.stage = ConfigDict(

@@ -24,17 +24,21 @@ from ml_collections import ConfigDict
 
 from configs import arguments, dacs, recipes
 
-HEADS = ("", "_aux16", "_aux32")
+NETWORK: recipes.Network = "bisenet_lite0"
+DISTANCE = 0.005  # weight of the feature distance
 
 
 def make(
     benchmark: str,
     *,
-    pretrained: recipes.Network = "bisenet_lite0",
-    distance: float = 0.005,
+    pretrained: recipes.Network = NETWORK,
+    distance: float = DISTANCE,
     fda: float | None = None,
 ) -> ConfigDict:
     """Returns DAFormer's training on a benchmark.
+
+    The recipe is that for the number of steps of the benchmark; --config.steps comes too late to
+    choose another one.
 
     Args:
       benchmark: a key of `benchmarks.BENCHMARKS`.

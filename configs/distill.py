@@ -21,7 +21,7 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from configs import arguments, daformer, mic, recipes, ssl
+from configs import arguments, base, daformer, mic, recipes, ssl
 
 Large = Literal["bisenet_lite2", "bisenet_lite1", "bisenet_resnet101", "deeplab_resnet101"]
 
@@ -30,7 +30,7 @@ def make(
     benchmark: str,
     *,
     large: Large = "bisenet_lite2",
-    pretrained: recipes.Network = "bisenet_lite0",
+    pretrained: recipes.Network = daformer.NETWORK,
     fda: float | None = None,
 ) -> ConfigDict:
     """Returns the distillation on a benchmark.
@@ -42,7 +42,7 @@ def make(
       fda: share of the spectrum that the source takes from the target; None: nothing.
     """
     config = mic.make(benchmark, pretrained=pretrained, fda=fda)
-    taught = [f"{term}{head}" for term in ("mix", "masked") for head in daformer.HEADS]
+    taught = [f"{term}{head}" for term in ("mix", "masked") for head in base.HEADS]
     unused = [name for name in config.objective if "_aux" in name] if "deeplab" in large else []
     small = ssl.learn("label")
     small["objective"] |= dict.fromkeys((*taught, "feature_distance"), 0.0)

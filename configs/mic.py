@@ -16,20 +16,27 @@ fda=0.01: 33.8 mIoU, seed 0 alone (docs/results.md).
 
 from ml_collections import ConfigDict
 
-from configs import arguments, daformer, recipes
+from configs import arguments, base, daformer, recipes
 
 
 def make(
     benchmark: str,
     *,
-    pretrained: recipes.Network = "bisenet_lite0",
-    distance: float = 0.005,
+    pretrained: recipes.Network = daformer.NETWORK,
+    distance: float = daformer.DISTANCE,
     fda: float | None = None,
 ) -> ConfigDict:
-    """Returns MIC on a benchmark; the arguments are those of `daformer.make`."""
+    """Returns MIC on a benchmark, with the recipe and the arguments of `daformer.make`.
+
+    Args:
+      benchmark: a key of `benchmarks.BENCHMARKS`.
+      pretrained: the network, whose trunk has ImageNet weights.
+      distance: weight of the feature distance.
+      fda: share of the spectrum that the source takes from the target; None: nothing.
+    """
     config = daformer.make(benchmark, pretrained=pretrained, distance=distance, fda=fda)
     chosen = recipes.recipe(config)
-    config.objective.update({f"masked{head}": 1.0 for head in daformer.HEADS})
+    config.objective.update({f"masked{head}": 1.0 for head in base.HEADS})
     config.masked.update({"block": chosen.block, "ratio": chosen.hidden_share})
     return config
 

@@ -27,10 +27,10 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from configs import adversarial, arguments
+from configs import adversarial, arguments, base
 
 Layers = Literal[1, 2, 3]
-HEADS: dict[Layers, tuple[str, ...]] = {
+OUTPUTS: dict[Layers, tuple[str, ...]] = {  # that label the target
     1: ("logits",),
     2: ("logits", "aux32"),
     3: ("logits", "aux16", "aux32"),
@@ -39,13 +39,13 @@ HEADS: dict[Layers, tuple[str, ...]] = {
 
 def label(layers: Layers) -> dict:
     """Returns a stage that labels the target by the surest of so many layers of one network."""
-    rule = {"heads": HEADS[layers], "fusion": "most_confident", "scope": "image"}
+    rule = {"heads": OUTPUTS[layers], "fusion": "most_confident", "scope": "image"}
     return {"kind": "pseudo_label", "models": ("adversarial",), "pseudo": rule}
 
 
 def learn(labels: str) -> dict:
     """Returns a train stage that also learns the target, by the labels of an earlier stage."""
-    terms = {"pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
+    terms = {f"pseudo{head}": 1.0 for head in base.HEADS}
     return {"kind": "train", "pseudo_labels": labels, "objective": terms}
 
 

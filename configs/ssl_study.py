@@ -31,7 +31,7 @@ def make(
     """Returns the study on a benchmark; the options are those of `adversarial.make`."""
     config = adversarial.make(benchmark, level=level, network=network)
     stage: dict[str, dict[str, Any]] = {"adversarial": {"kind": "train"}}
-    for layers in ssl.HEADS:
+    for layers in ssl.OUTPUTS:
         stage[f"label_{layers}"] = ssl.label(layers)
         stage[f"ssl_{layers}"] = ssl.learn(f"label_{layers}")
     stage["control"] = ssl_control.longer(config)

@@ -86,15 +86,15 @@ def make(
     """
     config = base.make(benchmark)
     full = config.benchmark.name not in benchmarks.SMALL
-    heads = ("",) if network == "deeplab" else ("", "_aux16", "_aux32")
+    heads = base.HEADS[:1] if network == "deeplab" else base.HEADS
 
     config.model.name = "deeplab_resnet101" if network == "deeplab" else "bisenet_tufl"
     config.model.batch_norm = "frozen"
     classes = config.benchmark.classes
     config.loss.weighting, config.loss.reduction = "given", "pixels"
     config.loss.weights = weights(classes, class_set(classes).names)
-    for name in ("seg", "seg_aux16", "seg_aux32"):
-        config.objective[name] = 0.0
+    for head in base.HEADS:
+        config.objective[f"seg{head}"] = 0.0
     for head in heads:
         config.objective[f"seg{head}"] = 1 / len(heads)
         config.objective[f"consistency{head}"] = 0.08 / len(heads)
