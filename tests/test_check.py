@@ -10,7 +10,7 @@ from PIL import Image
 
 from rtda_jax.data import DataError, count_labels, enet_weights, frequencies, load
 from rtda_jax.data.check import check_benchmark, check_data
-from rtda_jax.data.sampling import describe
+from rtda_jax.data.sampling import dataset_sentences
 from rtda_jax.data.stream import eval_stream, train_stream
 
 QUIET = {"classes": "cityscapes19", "say": lambda line: None}
@@ -127,7 +127,7 @@ def told(root, raw, labelling, classes="cityscapes19"):
     spec = {"name": "folders", "images": "images", "labels": "labels", "labelling": labelling}
     out = root / "out"
     quiet = {"say": lambda line: None, "out": out, "data_dir": root, "classes": classes}
-    lines = describe(load(spec, data_dir=root, classes=classes))
+    lines = dataset_sentences(load(spec, data_dir=root, classes=classes))
     warnings = [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
     assert warnings == check_data(spec, **quiet)["warnings"]
     return lines
@@ -186,7 +186,7 @@ def test_only_a_sample_of_the_labels_is_read_at_the_start(tmp_path):
     data = load(spec, data_dir=tmp_path, classes="cityscapes19")
     for number in (1, 2, 3, 5, 6, 7):
         (tmp_path / "labels" / f"{number:03d}.png").unlink()  # reading one would be an error
-    assert "in 3 of them" in describe(data, sample=3)[1]
+    assert "in 3 of them" in dataset_sentences(data, sample=3)[1]
 
 
 def test_pictures_of_12_bits_in_16_are_doubted(tmp_path):

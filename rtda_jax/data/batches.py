@@ -15,7 +15,7 @@ from rtda_jax.data.sampling import (
     Candidates,
     RareClass,
     cached_class_counts,
-    describe,
+    dataset_sentences,
     enet_weights,
     frequencies,
     read_npz,
@@ -116,9 +116,9 @@ def introduction(config: Any, *, needs_target: bool) -> list[str]:
       needs_target: whether target images are read at all.
     """
     benchmark = config.benchmark
-    lines = describe(labelled_set(config))
+    lines = dataset_sentences(labelled_set(config))
     if needs_target:
-        lines += describe(target_set(config).unlabelled())
+        lines += dataset_sentences(target_set(config).unlabelled())
     return lines + padding(
         tuple(benchmark.size), tuple(benchmark.crop), tuple(config.augment.scale)
     )

@@ -88,7 +88,7 @@ def draw_showing(
     shape: Tensor,
     *,
     label: Tensor,
-    kind: Tensor,
+    shown_class: Tensor,
     crops: int,
     pixels: int,
 ) -> Move:
@@ -100,7 +100,7 @@ def draw_showing(
     Args:
       moves, key, shape: see `draw`.
       label: classes uint8 [H,W], of any size.
-      kind: the class, int64.
+      shown_class: the class, int64.
       crops: how many are drawn at most; the last one is taken unseen.
       pixels: a crop shows the class with more than half as many of its pixels.
     """
@@ -110,7 +110,7 @@ def draw_showing(
         return draw(moves, tf.where(number == 0, key, again), shape)
 
     def look(number: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-        seen = tf.equal(move_label(label, drawn(number)), tf.cast(kind, tf.uint8))
+        seen = tf.equal(move_label(label, drawn(number)), tf.cast(shown_class, tf.uint8))
         shown = 2 * tf.math.count_nonzero(seen) > pixels
         return tf.where(shown, number, number + 1), shown
 

@@ -116,12 +116,12 @@ def candidate_draws(candidates: Candidates, key: Tensor) -> tuple[Tensor, Tensor
     contains = candidates.counts >= candidates.min_pixels
     examples = [np.flatnonzero(contains[:, c]) for c in classes]
     by_slot = tf.reshape(numbers[1:], [candidates.slots, 3])
-    kind = _place(by_slot[:, 0], tf.constant(len(classes), tf.int64))
+    number = _place(by_slot[:, 0], tf.constant(len(classes), tf.int64))
     sizes = tf.constant([len(e) for e in examples], tf.int64)
     first = tf.constant(np.cumsum([0, *(len(e) for e in examples[:-1])]), tf.int64)
-    place = tf.gather(first, kind) + _place(by_slot[:, 1], tf.gather(sizes, kind))
+    place = tf.gather(first, number) + _place(by_slot[:, 1], tf.gather(sizes, number))
     index = tf.gather(tf.constant(np.concatenate(examples), tf.int64), place)
-    chosen = tf.gather(tf.constant(classes, tf.int64), kind)
+    chosen = tf.gather(tf.constant(classes, tf.int64), number)
     return numbers[0] < candidates.probability, chosen, index, by_slot[:, 2]
 
 

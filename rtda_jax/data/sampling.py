@@ -19,7 +19,7 @@ from rtda_jax.data.labels import IGNORE, known_ids
 from rtda_jax.errors import ConfigError, DataError, printable
 from rtda_jax.run.files import replacing
 
-_SAMPLE = 32  # labels that `describe` reads
+_SAMPLE = 32  # labels that `dataset_sentences` reads
 
 
 def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
@@ -150,7 +150,7 @@ def contents(dataset: Dataset, raw: np.ndarray) -> dict[str, Any]:
     }
 
 
-def describe(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
+def dataset_sentences(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
     """Returns sentences about a data set for the start of a training run.
 
     They say how many images there are, what was left out, and, of a labelled set, which share of

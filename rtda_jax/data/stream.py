@@ -169,7 +169,7 @@ def train_stream(
                 key,
                 shape,
                 label=label,
-                kind=pipeline.rare_example(rare, pipeline.seed_of(seed, _RARE, position))[1],
+                shown_class=pipeline.rare_example(rare, pipeline.seed_of(seed, _RARE, position))[1],
                 crops=rare.crops,
                 pixels=rare.min_pixels,
             )
