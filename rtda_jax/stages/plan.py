@@ -250,7 +250,7 @@ def load_network(plan: Plan, network: str, workdir: pathlib.Path) -> evaluate.Mo
         "params": state["g_params"],
         "batch_stats": state["g_stats"],
     }
-    return evaluate.Model(_method(stage).generator, variables, stage.config.normalisation)
+    return evaluate.Model(method_of(stage).generator, variables, stage.config.normalisation)
 
 
 def start_from(
@@ -291,14 +291,15 @@ def start_from(
     return state, f"starts from {network}: {taken}"
 
 
-def _method(stage: Stage) -> build.Method:
+def method_of(stage: Stage) -> Method:
+    """Returns the method of a stage whose kind leaves a network."""
     assert stage.method is not None
     return stage.method
 
 
 def _fresh(stage: Stage) -> TrainState:
     """Returns the shapes of the stage's state."""
-    return jax.eval_shape(lambda: build.initial_state(_method(stage)))
+    return jax.eval_shape(lambda: build.initial_state(method_of(stage)))
 
 
 def _restore(stage: Stage, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:

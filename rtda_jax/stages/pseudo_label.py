@@ -41,7 +41,7 @@ from rtda_jax.run.files import write_bytes
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages.plan import Plan, Stage, load_network, parse
+from rtda_jax.stages.plan import Plan, Stage, load_network, method_of, parse
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
@@ -66,8 +66,7 @@ def check(plan: Plan, stage: Stage) -> None:
             "training makes the scores worthless, pseudo.split='eval' does it all the same"
         )
     for reference in stage.models:
-        method = plan[parse(reference)[0]].method
-        assert method is not None
+        method = method_of(plan[parse(reference)[0]])
         outputs = output_shapes(method.generator, image_shape=sample_shape(method.size))
         heads = sorted(set(outputs) - {"feature"})
         for head in options.heads:

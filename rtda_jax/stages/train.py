@@ -14,7 +14,7 @@ from rtda_jax.errors import require
 from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import begun
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages.plan import Plan, Stage, start_from
+from rtda_jax.stages.plan import Plan, Stage, method_of, start_from
 from rtda_jax.train import train
 
 
@@ -31,7 +31,7 @@ def check(plan: Plan, stage: Stage) -> None:
     margins = tuple(config.target_margins)
     if any(margins):
         require(
-            stage.method is not None and stage.method.teaches,
+            method_of(stage).teaches,
             "target_margins get no labels of the teacher: they need mix or masked terms",
         )
         check_margins(margins, size=tuple(config.benchmark.size))
@@ -40,8 +40,7 @@ def check(plan: Plan, stage: Stage) -> None:
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Trains the stage to its end, from wherever it stands, and returns its record."""
     stage, folder = plan[name], workdir / name
-    config, method = stage.config, stage.method
-    assert method is not None
+    config, method = stage.config, method_of(stage)
     done = folder / "done.json"
     if done.exists() and not checkpoint.is_damaged(folder / "checkpoints"):
         log.say(f"[{name}] finished, skipped")
