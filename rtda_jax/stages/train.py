@@ -13,7 +13,7 @@ from rtda_jax.data.stream import check_margins
 from rtda_jax.errors import require
 from rtda_jax.run import checkpoint, log
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages.plan import Plan, Stage, start_from
+from rtda_jax.stages.plan import Plan, Stage, start_from, taught_by
 from rtda_jax.train import train
 
 
@@ -63,6 +63,9 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         method=method,
         start_from=functools.partial(start_from, stage=stage, plan=plan, workdir=workdir)
         if config.init
+        else None,
+        taught_by=functools.partial(taught_by, stage=stage, plan=plan, workdir=workdir)
+        if config.taught_by
         else None,
         pseudo=workdir / config.pseudo_labels if config.pseudo_labels else None,
     )
