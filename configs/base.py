@@ -35,7 +35,7 @@ def make(benchmark: str) -> ConfigDict:
 
     config.benchmark = pair  # source -> target pair: data, classes, sizes (benchmarks.py)
     config.data_dir = ""  # where data sets lie; empty: --data_dir, $RTDA_JAX_DATA, ~/.cache
-    # seed, steps, batch_size, dtype, labelled, pixel_loss, init, pseudo_labels
+    # seed, steps, batch_size, dtype, labelled, pixel_loss, init, taught_by, pseudo_labels
     config.update(section(StageOptions, steps=pair.steps, batch_size=pair.batch_size))
 
     # What is trained: the network, its optimizers, and the objective as weighted named terms. A

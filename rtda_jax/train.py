@@ -71,6 +71,7 @@ def train(
     method: Method | None = None,
     batches: Batches | None = None,
     start_from: Initialiser | None = None,
+    taught_by: Initialiser | None = None,
     pseudo_folder: pathlib.Path | None = None,
 ) -> TrainState:
     """Trains one stage to its last step, from wherever its workdir stands.
@@ -83,6 +84,7 @@ def train(
         stream.
       start_from: the initialiser of a fresh state's weights; default `model.pretrained`, or from
         scratch.
+      taught_by: the initialiser of a teacher that is another network.
       pseudo_folder: the folder of labels for the target's images, see `data.load_pseudo`.
 
     Returns:
@@ -123,7 +125,7 @@ def train(
         watchdog(options.stall_seconds) as heartbeat,
         checkpoint.manager(workdir / "checkpoints", keep=options.checkpoint_keep) as checkpoints,
     ):
-        start_step, state = _begin(method, mesh, checkpoints, initialisers)
+        start_step, state = _begin(method, mesh, checkpoints, initialisers, taught_by)
         journal = Journal(workdir, config, options, method, names=names, start_step=start_step)
         with journal:
             sentence = f"stopped before step {start_step + 1} was finished; {CONTINUES}"
@@ -152,7 +154,11 @@ def train(
 
 
 def _begin(
-    method: Method, mesh: Any, checkpoints: Any, initialisers: Sequence[Initialiser]
+    method: Method,
+    mesh: Any,
+    checkpoints: Any,
+    initialisers: Sequence[Initialiser],
+    taught_by: Initialiser | None,
 ) -> tuple[int, TrainState]:
     """Returns the number of steps that are done and the state after them, on all devices."""
     if checkpoints.latest_step():
@@ -166,7 +172,11 @@ def _begin(
         state, sentence = initialise(state)
         log.say(f"  {sentence}")
     # The teacher is copied anew, because the initialisers changed the student.
-    return 0, parallel.replicate(with_teacher(state, method.teacher), mesh)
+    state = with_teacher(state, method.teacher, other=method.other)
+    if taught_by is not None:
+        state, sentence = taught_by(state)
+        log.say(f"  {sentence}")
+    return 0, parallel.replicate(state, mesh)
 
 
 class Journal:

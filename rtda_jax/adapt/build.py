@@ -46,6 +46,8 @@ class StageOptions:
       labelled: the domain whose labels supervise; "target" is the oracle.
       pixel_loss: the loss of seg terms, a key of `rtda_jax.losses.PIXEL_LOSSES`.
       init: the earlier stage whose networks this one starts from; empty: fresh ones.
+      taught_by: the network of an earlier stage, as "STAGE" or "STAGE:teacher", that is the frozen
+        teacher; empty: the stage's own.
       pseudo_labels: the earlier pseudo_label stage whose labels pseudo terms read.
     """
 
@@ -56,6 +58,7 @@ class StageOptions:
     labelled: str = "source"
     pixel_loss: str = "cross_entropy"
     init: str = ""
+    taught_by: str = ""
     pseudo_labels: str = ""
 
     def __post_init__(self) -> None:
@@ -221,6 +224,7 @@ def make_objective(config: Any) -> dict[str, tuple[terms.Term, float]]:
             consistency=read(ConsistencyOptions, config.consistency, "consistency"),
             adversary=read(AdversaryOptions, config.adversary, "adversary"),
             distance=read(DistanceOptions, config.distance, "distance"),
+            temperature=read(TeacherOptions, config.teacher, "teacher").temperature,
             names=names,
         ),
     )
@@ -249,17 +253,15 @@ def check_combination(
         "so fda_beta must be None and no term may look at the target",
     )
     pseudo = sorted(name for name in objective if name.startswith("pseudo"))
-    if pseudo and not stage.pseudo_labels:
-        raise ConfigError(
-            f"term {pseudo[0]} needs pseudo_labels, the name of an earlier pseudo_label stage"
-        )
-    if stage.pseudo_labels and not pseudo:
-        raise ConfigError(
-            f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo "
-            "a weight"
-        )
-    views_read = terms.views(objective)
-    names = [term for term, view in views.TEACHER_LABELLED_VIEWS.items() if view in views_read]
+    require(
+        not pseudo or bool(stage.pseudo_labels),
+        f"term {' and '.join(pseudo)} needs pseudo_labels, an earlier pseudo_label stage",
+    )
+    require(
+        bool(pseudo) or not stage.pseudo_labels,
+        f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo a weight",
+    )
+    names = [name for name, (term, _) in objective.items() if term.needs_teacher]
     require(
         not names or teacher.kind != "none",
         f"{' and '.join(names)} terms need a teacher to label the target: set teacher.kind to "
@@ -336,7 +338,7 @@ def initial_state(method: Method) -> TrainState:
     )
     # The teacher stands here for its shapes, which a resumed run restores; training copies it
     # again once the student has its first weights.
-    state = with_teacher(state, method.teacher)
+    state = with_teacher(state, method.teacher, other=method.other)
     return with_reference(state) if method.uses_reference else state
 
 

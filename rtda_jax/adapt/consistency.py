@@ -270,3 +270,22 @@ def _decode(keys: jax.Array) -> jax.Array:
 
 def _bits_of_one() -> jax.Array:
     return lax.bitcast_convert_type(jnp.float32(1), jnp.uint32)
+
+
+def disagreement(logits: jax.Array, taught: jax.Array, *, temperature: float) -> jax.Array:
+    """Computes T^2 KL(softmax(taught / T) || softmax(logits / T)) of each pixel, in nats.
+
+    T^2 keeps the size of the gradient while T changes (Hinton, Vinyals & Dean, Distilling the
+    knowledge in a neural network, 2015). No gradient reaches `taught`.
+
+    Args:
+      logits: float [B,H,W,K] of the student.
+      taught: float [B,H,W,K] of the teacher.
+      temperature: T, above 0; a higher one lets the teacher's less likely classes count for more.
+
+    Returns:
+      float32 [B,H,W], at least 0.
+    """
+    log_q = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(taught).astype(jnp.float32) / temperature)
+    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)

@@ -20,9 +20,9 @@ from rtda_jax.adapt.adversary import Adversary
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.state import TrainState
-from rtda_jax.adapt.teacher import TeacherOptions
+from rtda_jax.adapt.teacher import OtherNetwork, TeacherOptions
 from rtda_jax.adapt.terms import Objective, Outputs
-from rtda_jax.adapt.views import TARGET_VIEWS, TEACHER_LABELLED_VIEWS, VIEWS
+from rtda_jax.adapt.views import TARGET_VIEWS, VIEWS
 from rtda_jax.augment import Batch
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.losses import Sum
@@ -45,6 +45,7 @@ class Method:
       preparation: the parts that make views of a batch, see `views`.
       consistency: the options of consistency terms.
       teacher: the options of the teacher; its variables are `TrainState.teacher`.
+      other: the teacher's network where it is not the student's, but one of an earlier stage.
       distance: the options of feature_distance.
       normalisation: the normalisation of the images that the networks read.
       statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`.
@@ -77,6 +78,7 @@ class Method:
     seed: int
     needs_target: bool
     axis_name: str | None = None
+    other: OtherNetwork | None = None
 
     @property
     def consistency_heads(self) -> list[str]:
@@ -85,8 +87,8 @@ class Method:
 
     @property
     def teaches(self) -> bool:
-        """Whether a view is trained with the teacher's labels."""
-        return not terms.views(self.objective).isdisjoint(TEACHER_LABELLED_VIEWS.values())
+        """Whether a term reads what the teacher sees in the target."""
+        return any(term.needs_teacher for term, _ in self.objective.values())
 
     @property
     def uses_reference(self) -> bool:
@@ -170,16 +172,19 @@ def make_train_step(method: Method) -> TrainStep:
 def label_target(
     method: Method, teacher_variables: Any, batch: Batch
 ) -> tuple[Batch, Any, dict[str, Sum]]:
-    """Adds the teacher's labels of the target to a batch, where a view is trained with them.
+    """Adds what the teacher sees in the target to a batch, where a term reads it.
 
     Returns:
       The batch, the teacher's variables after its forward pass, and sums to log.
     """
     if not method.teaches:
         return batch, teacher_variables, {}
-    images = normalise(batch["target_image"].astype(jnp.float32), name=method.normalisation)
+    network, normalisation = method.generator, method.normalisation
+    if method.other is not None:
+        network, normalisation = method.other.module, method.other.normalisation
+    images = normalise(batch["target_image"].astype(jnp.float32), name=normalisation)
     labels, sums, teacher_variables = teacher.label(
-        method.generator,
+        network,
         teacher_variables,
         images,
         options=method.teacher,

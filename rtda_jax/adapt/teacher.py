@@ -8,7 +8,7 @@ texts say, where the two differ.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -92,6 +92,7 @@ class TeacherOptions:
       update: the moment when "ema" moves: "after" the student's step (the code of DACS), or
         "before" the teacher labels (that of DAFormer and MIC).
       statistics: the statistics that its normalisations use, a key of `FORWARD_PASSES`.
+      temperature: T of its soft labels, which distil terms read.
       threshold: the probability from which on the teacher is sure of a pixel.
       share: the images over which the share of sure pixels is taken, a key of `SHARES`. This share
         is the weight of every pseudo-label.
@@ -105,6 +106,7 @@ class TeacherOptions:
     average: str = "all"
     update: str = "after"
     statistics: str = "running"
+    temperature: float = 1.0
     threshold: float = 0.968
     share: str = "image"
     borders: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -119,6 +121,10 @@ class TeacherOptions:
             self.average == "all" or self.statistics == "batch",
             "teacher.average='parameters' leaves the running statistics to the teacher's own "
             "forward passes: it needs teacher.statistics='batch'",
+        )
+        require(
+            self.temperature > 0,
+            f"teacher.temperature must be above 0, got {self.temperature:g}",
         )
         require(
             0 < self.threshold < 1,
@@ -166,7 +172,8 @@ def label(
 
     Returns:
       - what the views read: "teacher_label" uint8 [B,H,W], the most probable class, and
-        "teacher_weight" float32 [B,H,W], the share of sure pixels, 0 where there is no label;
+        "teacher_weight" float32 [B,H,W], the share of sure pixels, 0 where there is no label, and
+        "teacher_logits" [B,H,W,K];
       - what to log: "teacher_sure", the share of pixels that the teacher is sure of, and
         "teacher_classes", over how many classes the labels of an image spread;
       - the teacher after the forward pass.
@@ -187,7 +194,8 @@ def label(
         "teacher_sure": Sum(share.sum(), count),
         "teacher_classes": Sum(spread(labels, num_classes=logits.shape[-1]).sum(), count),
     }
-    return {"teacher_label": labels, "teacher_weight": weight}, logs, teacher
+    seen = {"teacher_label": labels, "teacher_weight": weight, "teacher_logits": logits}
+    return seen, logs, teacher
 
 
 def spread(labels: jax.Array, *, num_classes: int) -> jax.Array:
@@ -218,10 +226,40 @@ def inside(height: int, width: int, borders: tuple[int, int, int, int]) -> jax.A
     return within & (columns >= left) & (columns < width - right)
 
 
-def with_teacher(state: TrainState, options: TeacherOptions) -> TrainState:
-    """Returns the state with a teacher that equals the student, if the method has a teacher."""
+class OtherNetwork(NamedTuple):
+    """A teacher's network that is not the student's: one that an earlier stage trained.
+
+    Attributes:
+      module: the network, of any architecture with the student's classes.
+      normalisation: the normalisation of the images that it reads.
+      size: the sides (H, W) of a training crop, by which its shapes are found.
+    """
+
+    module: nn.Module
+    normalisation: str
+    size: tuple[int, int]
+
+    def variables(self) -> Any:
+        """Returns variables of its shapes, all zero, until those of the stage are read."""
+        images = jax.ShapeDtypeStruct((2, *self.size, 3), jnp.float32)
+        shapes = jax.eval_shape(
+            lambda x: self.module.init(jax.random.key(0), x, train=True), images
+        )
+        wanted = {"params": shapes["params"], "batch_stats": shapes["batch_stats"]}
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), wanted)
+
+
+def with_teacher(
+    state: TrainState, options: TeacherOptions, *, other: OtherNetwork | None = None
+) -> TrainState:
+    """Returns the state with a teacher that equals the student, if the method has a teacher.
+
+    A teacher that is another network has that network's shapes, and its values are read later.
+    """
     if options.kind == "none":
         return state
+    if other is not None:
+        return state.replace(teacher=other.variables())
     student = {"params": state.g_params, "batch_stats": state.g_stats}
     # A copy, because the step donates the buffers of its state, and each only once.
     return state.replace(teacher=jax.tree.map(jnp.copy, student))

@@ -42,12 +42,14 @@ class Term:
       views: the views that have to go through the segmentation network.
       head: the output that the term reads.
       level: the level of the discriminator that the term needs; None without one.
+      needs_teacher: whether the term reads what the teacher sees in the target.
     """
 
     evaluate: Callable[[Outputs, Batch], Sum]
     views: frozenset[str]
     head: str
     level: str | None = None
+    needs_teacher: bool = False
 
 
 Objective = Mapping[str, tuple[Term, float]]
@@ -65,6 +67,7 @@ class TermOptions:
       consistency: the options of consistency terms, of which these read form and gamma.
       adversary: the options of the adversary: the GAN loss and what the discriminators read.
       distance: the options of feature_distance.
+      temperature: the temperature of the soft labels that distil terms read.
       names: the names of the K classes.
     """
 
@@ -74,6 +77,7 @@ class TermOptions:
     consistency: ConsistencyOptions = dataclasses.field(default_factory=ConsistencyOptions)
     adversary: AdversaryOptions = dataclasses.field(default_factory=AdversaryOptions)
     distance: DistanceOptions = dataclasses.field(default_factory=DistanceOptions)
+    temperature: float = 1.0
     names: tuple[str, ...] = ()
 
 
@@ -118,9 +122,22 @@ def _by_teacher(view: str) -> Callable[[str, TermOptions], Term]:
             )
             return _over_all_pixels(loss * batch[f"{view}_weight"])
 
-        return Term(evaluate, frozenset({view}), head)
+        return Term(evaluate, frozenset({view}), head, needs_teacher=True)
 
     return family
+
+
+def _distil(head: str, options: TermOptions) -> Term:
+    """Returns the disagreement of the target's predictions with the teacher's soft labels."""
+
+    def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+        return _over_all_pixels(
+            consistency.disagreement(
+                outputs["target"][head], batch["teacher_logits"], temperature=options.temperature
+            )
+        )
+
+    return Term(evaluate, frozenset({"target"}), head, needs_teacher=True)
 
 
 def _consistency(head: str, options: TermOptions) -> Term:
@@ -220,6 +237,7 @@ FAMILIES: dict[str, Callable[[str, TermOptions], Term]] = {
     "consistency": _consistency,
     "minent": _minent,
     "robust_entropy": _robust_entropy,
+    "distil": _distil,
     **{name: _by_teacher(view) for name, view in TEACHER_LABELLED_VIEWS.items()},
 }
 

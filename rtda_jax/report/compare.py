@@ -23,7 +23,7 @@ PROTOCOL = (
     *("input_size", "resolution", "align"),
 )
 COLOURS = 8  # that the page has
-REFERENCES = ("init", "pseudo_labels")  # fields that may name an earlier stage
+REFERENCES = ("init", "taught_by", "pseudo_labels")  # fields that may name an earlier stage
 IMAGES, LABELS = "images", "labels"  # what of the target a network has seen
 
 

@@ -312,7 +312,8 @@ def _readers(config: dict[str, Any], name: str) -> list[str]:
     readers = []
     for other in stage_names(config):
         fields = _stage_fields(config, other)
-        sources = [fields.get("init"), fields.get("pseudo_labels"), *(fields.get("models") or ())]
+        named = [fields.get(field) for field in ("init", "taught_by", "pseudo_labels")]
+        sources = [*named, *(fields.get("models") or ())]
         reads = name in [str(source).partition(":")[0] for source in sources]
         if reads and other != name and fields["kind"] != "evaluate":
             readers.append(other)

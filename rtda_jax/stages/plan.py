@@ -19,6 +19,7 @@ from rtda_jax.adapt.build import StageOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.step import Method
+from rtda_jax.adapt.teacher import OtherNetwork
 from rtda_jax.data.batches import StreamOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import CheckpointError, ConfigError, lookup, require
@@ -167,6 +168,8 @@ def _stage(
     if kind.leaves_network and method is None:
         check_beginning(plan, base, kinds)
         method = build.build(base, axis_name=parallel.AXIS)
+        if base.taught_by:
+            method = dataclasses.replace(method, other=_other_network(plan, base.taught_by))
     return Stage(name, kind_name, models, base, method)
 
 
@@ -231,6 +234,18 @@ def check_beginning(plan: Plan, config: ConfigDict, kinds: Mapping[str, Kind]) -
         check_network(plan, config.init, kinds)
     if config.pseudo_labels:
         check_earlier(plan, config.pseudo_labels, ("pseudo_label",))
+    if config.taught_by:
+        check_network(plan, config.taught_by, kinds)
+        require(
+            config.teacher.kind == "frozen",
+            f"taught_by={config.taught_by!r} is a teacher that stays as it is: it needs "
+            f"teacher.kind='frozen', not {config.teacher.kind!r}",
+        )
+        theirs = plan[parse(config.taught_by)[0]].config.benchmark.classes
+        require(
+            class_set(theirs) == class_set(config.benchmark.classes),
+            f"taught_by={config.taught_by!r} knows other classes: {theirs}",
+        )
 
 
 def load_network(plan: Plan, network: str, workdir: pathlib.Path) -> evaluate.Model:
@@ -289,6 +304,25 @@ def start_from(
     )
     taken = ", ".join(["segmentation network", *(f"discriminator of {level}" for level in wanted)])
     return state, f"starts from {network}: {taken}"
+
+
+def taught_by(
+    state: TrainState, *, stage: Stage, plan: Plan, workdir: pathlib.Path
+) -> tuple[TrainState, str]:
+    """Returns a state whose teacher is the network that the stage's `taught_by` names.
+
+    Raises:
+      ConfigError: that stage is not finished.
+    """
+    network = stage.config.taught_by
+    variables = load_network(plan, network, workdir).variables
+    return state.replace(teacher=variables), f"taught by {network}"
+
+
+def _other_network(plan: Plan, network: str) -> OtherNetwork:
+    earlier = plan[parse(network)[0]]
+    method = method_of(earlier)
+    return OtherNetwork(method.generator, earlier.config.normalisation, method.size)
 
 
 def method_of(stage: Stage) -> Method:

@@ -14,7 +14,7 @@ from rtda_jax.errors import require
 from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import begun
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages.plan import Plan, Stage, method_of, start_from
+from rtda_jax.stages.plan import Plan, Stage, method_of, start_from, taught_by
 from rtda_jax.train import train
 
 
@@ -59,13 +59,22 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     if parallel.is_main() and not begun(folder):  # others need not read the labels as well
         for sentence in introduction(config, needs_target=method.needs_target):
             log.say(f"  {sentence}")
-    begin_from = pseudo_folder = None
+    begin_from = teach = pseudo_folder = None
     if config.init:
         begin_from = functools.partial(start_from, stage=stage, plan=plan, workdir=workdir)
+    if config.taught_by:
+        teach = functools.partial(taught_by, stage=stage, plan=plan, workdir=workdir)
     if config.pseudo_labels:
         pseudo_folder = workdir / config.pseudo_labels
     start_seconds = time.perf_counter()
-    state = train(config, folder, method=method, start_from=begin_from, pseudo_folder=pseudo_folder)
+    state = train(
+        config,
+        folder,
+        method=method,
+        start_from=begin_from,
+        taught_by=teach,
+        pseudo_folder=pseudo_folder,
+    )
     record = {
         "step": int(state.step),
         "seconds": round(time.perf_counter() - start_seconds, 1),
