@@ -35,7 +35,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         another process.
     """
     plan = checked_plan(config)
-    with binding.hold(workdir, plain(config)) as notes:
+    with binding.hold(workdir, plain(config), KINDS) as notes:
         for note in notes:
             log.say(note)
         return _run(config, plan, workdir, KINDS)
@@ -53,7 +53,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if not (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
     plan = checked_plan(config)
-    with binding.hold(workdir, plain(config)) as notes:
+    with binding.hold(workdir, plain(config), KINDS) as notes:
         for note in notes:
             log.say(note)
         for name, stage in plan.items():

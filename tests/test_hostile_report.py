@@ -21,6 +21,7 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.report import page, records, runs
 from rtda_jax.report.contents import document
 from rtda_jax.report.records import Record
+from rtda_jax.stages import KINDS
 from rtda_jax.tools import drawing
 
 
@@ -46,7 +47,7 @@ def test_results_of_another(finished, data):
     folder, text = finished
     (folder / "results.json").write_text(data.draw(changed(text)))
     with contextlib.suppress(ConfigError):
-        run = runs.load(folder)
+        run = runs.load(folder, KINDS)
         page.html(document([run], speeds={}, papers=()))
 
 
@@ -67,7 +68,7 @@ def test_metrics_of_another(tmp_path, data):
 def test_records_that_are_none(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ConfigError, match=name):
-        runs.load(tmp_path)
+        runs.load(tmp_path, KINDS)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_records_that_are_none(tmp_path, name, data):
 )
 def test_configurations_of_a_record_have_limits(finished, tmp_path, value, words):
     with pytest.raises(ConfigError, match=words):
-        runs.load(rewritten(finished, tmp_path, lambda r: r["config"].update(value)))
+        runs.load(rewritten(finished, tmp_path, lambda r: r["config"].update(value)), KINDS)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_fields_of_an_evaluation(finished, tmp_path, field, value, words):
         record["stages"]["eval_mbt"][field] = value
 
     with pytest.raises(ConfigError, match=words):
-        runs.load(rewritten(finished, tmp_path, change))
+        runs.load(rewritten(finished, tmp_path, change), KINDS)
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "..", ".", "", "a/b", "a\\b", "é" * 101])
@@ -113,7 +114,7 @@ def test_a_stage_of_a_record_is_no_path(finished, tmp_path, name, planned):
             record["config"]["stage"][name] = {"kind": "evaluate", "models": ["beta_001"]}
 
     with pytest.raises(ConfigError, match="cannot be the name of a stage"):
-        runs.load(rewritten(finished, tmp_path, change))
+        runs.load(rewritten(finished, tmp_path, change), KINDS)
 
 
 NASTY = (
@@ -195,7 +196,7 @@ def test_a_link_to_a_whole_run_is_fine(finished, tmp_path):
     rewritten(finished, tmp_path / "disk" / "run", lambda r: None)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(tmp_path / "disk" / "run")
-    assert runs.load(tmp_path / "runs" / "mine").evaluations
+    assert runs.load(tmp_path / "runs" / "mine", KINDS).evaluations
 
 
 def test_files_of_a_run_have_a_limit(finished, tmp_path):
@@ -319,7 +320,7 @@ def test_many_names_in_metrics_are_refused(finished, tmp_path):
     row = {"step": 1} | {f"d_{i}_accuracy_source": 0.5 for i in range(100)}
     (folder / "beta_001" / "metrics.jsonl").write_text(json.dumps(row))
     with pytest.raises(ConfigError, match=r"metrics\.jsonl: more than 48 terms"):
-        runs.load(folder)
+        runs.load(folder, KINDS)
 
 
 @fuzz

@@ -1,4 +1,5 @@
 from rtda_jax.report import compare, figures, runs
+from rtda_jax.stages import KINDS
 
 
 def test_curves_are_means_over_common_steps(workdirs):
@@ -9,8 +10,8 @@ def test_curves_are_means_over_common_steps(workdirs):
     }
     stages = [
         compare.Stage(
-            runs.Run(f"a-s{seed}", {}, "b", seed, {"t": "train"}, trainings={"t": made}),
-            *("t", "train", {}, 20, frozenset()),
+            runs.Run(f"a-s{seed}", {}, "b", seed, {"t": KINDS["train"]}, trainings={"t": made}),
+            *("t", {}, 20, frozenset()),
         )
         for seed, made in training.items()
     ]

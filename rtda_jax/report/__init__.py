@@ -45,10 +45,11 @@ def write(
         if importlib.util.find_spec(library) is None:
             raise ConfigError(f"--job=report needs {library}: pip install 'rtda_jax[report]'")
     from rtda_jax.report import contents, page
+    from rtda_jax.stages import KINDS
 
     folders, others = runs.find(patterns)
     document = contents.document(
-        runs.load_all(folders),
+        runs.load_all(folders, KINDS),
         speeds=runs.speeds([pathlib.Path(path).expanduser() for path in speeds]),
         papers=published,
         others=sorted(printable(path.name) for path in others),

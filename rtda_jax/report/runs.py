@@ -12,7 +12,7 @@ import flax
 import numpy as np
 
 from rtda_jax.data.labels import ClassSet, class_set
-from rtda_jax.errors import ConfigError, DataError, printable
+from rtda_jax.errors import ConfigError, DataError, lookup, printable
 from rtda_jax.report.records import (
     LARGEST,
     NUMBER,
@@ -23,6 +23,7 @@ from rtda_jax.report.records import (
     read,
     read_json,
 )
+from rtda_jax.run.binding import Kinds, Traits, bound_fields
 from rtda_jax.run.log import METRICS_FILE
 
 RESULTS, CONFIG, PICTURE = "results.json", "config.json", "predictions.png"
@@ -92,6 +93,7 @@ class Run:
 
     Attributes:
       kinds: planned stages in their order, and the kind of each.
+      fields: of each planned stage, those that decide its result, flat.
       missing: planned stages that are not finished.
     """
 
@@ -99,7 +101,8 @@ class Run:
     config: Mapping[str, Any]
     benchmark: str
     seed: int
-    kinds: Mapping[str, str]
+    kinds: Kinds
+    fields: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     commit: str = ""
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     command: str = ""
@@ -148,7 +151,7 @@ def _begun(folder: pathlib.Path) -> bool:
     return any((folder / name).exists() for name in (RESULTS, CONFIG))
 
 
-def load_all(folders: Sequence[pathlib.Path]) -> list[Run]:
+def load_all(folders: Sequence[pathlib.Path], kinds: Kinds) -> list[Run]:
     """Reads runs, and names each by the shortest end of its path that no other has.
 
     Returns:
@@ -165,10 +168,11 @@ def load_all(folders: Sequence[pathlib.Path]) -> list[Run]:
             depth += 1
         name = printable("/".join(parts[-depth:]), limit=LONGEST_NAME)
         names.append(f"{name} ({len(names)})" if name in names else name)
-    return sorted(map(load, folders, names), key=lambda run: run.name)
+    runs = [load(folder, kinds, name) for folder, name in zip(folders, names, strict=True)]
+    return sorted(runs, key=lambda run: run.name)
 
 
-def load(folder: pathlib.Path, name: str = "run") -> Run:
+def load(folder: pathlib.Path, kinds: Kinds, name: str = "run") -> Run:
     """Reads a run; one that has finished no stage yet has neither trainings nor evaluations.
 
     Raises:
@@ -178,18 +182,20 @@ def load(folder: pathlib.Path, name: str = "run") -> Run:
     path = folder / (CONFIG if config_only else RESULTS)
     record = read_json(path, inside=folder)
     config = record if config_only else record.child("config")
-    kinds = _plan(config)
+    planned = _plan(config, kinds)
+    fields = {stage: bound_fields(config.value, stage, kinds) for stage in planned}
     if config_only:
         benchmark = config.child("benchmark").get("name", str)
         seed = config.get("seed", int)
-        return Run(name, config.value, benchmark, seed, kinds, missing=list(kinds))
+        return Run(name, config.value, benchmark, seed, planned, fields, missing=list(planned))
     stages = record.child("stages")
-    readers = {"train": _training, "evaluate": _evaluation}
-    results: dict[str, dict[str, Any]] = {kind: {} for kind in readers}
+    readers = {"training": _training, "scores": _evaluation}
+    results: dict[str, dict[str, Any]] = {record: {} for record in readers}
     for stage in stages.value:
-        kind = kinds.get(_stage_name(stages, stage), "")
-        if kind in readers:
-            results[kind][stage] = readers[kind](stages.child(stage), folder, stage)
+        kind = planned.get(_stage_name(stages, stage))
+        if kind and kind.record:
+            read_stage = readers[kind.record]
+            results[kind.record][stage] = read_stage(stages.child(stage), folder, stage)
     environment = record.child("environment")
     environment.get("devices", list, default=[])
     return Run(
@@ -197,17 +203,18 @@ def load(folder: pathlib.Path, name: str = "run") -> Run:
         config=config.value,
         benchmark=record.get("benchmark", str),
         seed=record.get("seed", int),
-        kinds=kinds,
+        kinds=planned,
+        fields=fields,
         commit=record.get("commit", TEXT) or "",
         environment=environment.value,
         command=record.get("command", str, default=""),
-        trainings=results["train"],
-        evaluations=results["evaluate"],
-        missing=[stage for stage in kinds if stage not in stages.value],
+        trainings=results["training"],
+        evaluations=results["scores"],
+        missing=[stage for stage in planned if stage not in stages.value],
     )
 
 
-def _plan(config: Record) -> dict[str, str]:
+def _plan(config: Record, known: Kinds) -> dict[str, Traits]:
     """Returns the kind of each planned stage, after a look at the fields that a report reads."""
     planned = config.each("stages", str)
     if len(planned) > MOST_STAGES:
@@ -219,7 +226,8 @@ def _plan(config: Record) -> dict[str, str]:
     fields = config.child("stage")
     kinds = {}
     for stage in planned:
-        kinds[_stage_name(fields, stage)] = fields.child(stage).get("kind", str)
+        kind = fields.child(_stage_name(fields, stage)).get("kind", str)
+        kinds[stage] = lookup(known, kind, f"kind of the stage {reprlib.repr(stage)}")
         fields.child(stage).each("models", str, default=[])
     return kinds
 
