@@ -20,7 +20,6 @@ from rtda_jax import report
 from rtda_jax.errors import ConfigError
 from rtda_jax.report import page, records, runs
 from rtda_jax.report.contents import document
-from rtda_jax.report.records import Record
 from rtda_jax.stages import KINDS
 from rtda_jax.tools import drawing
 
@@ -58,9 +57,9 @@ def test_metrics_of_another(tmp_path, data):
     seeds = [3 * line, b'{"step": 1e400}', b'{"step": NaN}', b"[]\n", b'{"step": 1, "loss": "x"}']
     (tmp_path / "train").mkdir(exist_ok=True)
     (tmp_path / "train" / "metrics.jsonl").write_bytes(data.draw(mutilated(seeds)))
-    record = Record("train", {"objective": "1·seg", "seconds": 1.0, "step": 10})
+    record = {"objective": "1·seg", "seconds": 1.0, "step": 10}
     with bounded(), contextlib.suppress(ConfigError):
-        runs._training(record, tmp_path, "train")
+        runs._training(record, "train", tmp_path / "train")
 
 
 @pytest.mark.parametrize("data", [b"[" * 100_000, b"\xff", b"null", b'{"seed": 1e999}'])
@@ -226,7 +225,7 @@ def read_sheet(data, folder):
     (folder / "evaluate").mkdir(exist_ok=True)
     path = folder / "evaluate" / "predictions.png"
     path.write_bytes(data)
-    return records.read_cells(records.open_sheet(path), path)
+    return records.read_cells(path)
 
 
 @pytest.mark.parametrize(

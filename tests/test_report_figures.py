@@ -3,9 +3,9 @@ from rtda_jax.stages import KINDS
 
 
 def test_curves_are_means_over_common_steps(workdirs):
-    axes = figures.Drawing(100, margins=(0, 0, 0, 0))
+    axes = figures.canvas(100, (0, 0, 0, 0))
     training = {
-        seed: runs.Training([], 1, 20, [{"step": s, "loss": seed + s} for s in steps], [])
+        seed: runs.Training([], 1, 20, [{"step": s, "loss": seed + s} for s in steps])
         for seed, steps in ((1, (10, 20)), (2, (20, 30)))
     }
     stages = [
@@ -16,7 +16,7 @@ def test_curves_are_means_over_common_steps(workdirs):
         for seed, made in training.items()
     ]
     figures._line(axes, compare.Series("a", stages, [], 3, 0), "loss", colour=3)
-    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.axes.lines]
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
     assert lines == [([10, 20], [11, 21]), ([20, 30], [22, 32]), ([20], [21.5])]
 
 

@@ -87,7 +87,8 @@ def _listed(out: pathlib.Path) -> set[str]:
     if not (out / LISTING).exists():
         return set()
     try:
-        paths = records.read_json(out / LISTING).each("files", str)
+        listing = records.read_json(out / LISTING)
+        paths = records.checked(listing, {"files": [str]}, LISTING)["files"]
     except ConfigError:
         message = f"{out / LISTING} is not an earlier report's; choose another --output"
         raise ConfigError(message) from None

@@ -58,9 +58,14 @@ class Stage:
         return self.run.kinds[self.name]
 
     @property
+    def evaluation(self) -> Evaluation:
+        """What it measured, if it is an evaluation that is finished."""
+        return self.run.evaluations[self.name]
+
+    @property
     def measured(self) -> bool:
         """Whether it has a result."""
-        return self.name in self.run.trainings or self.name in self.run.evaluations
+        return self.name not in self.run.missing
 
     @property
     def label(self) -> str:
@@ -89,7 +94,7 @@ class Series:
     @property
     def evaluations(self) -> dict[int, Evaluation]:
         """What evaluate stages measured, by seed."""
-        return {s.run.seed: s.run.evaluations[s.name] for s in self.stages}
+        return {s.run.seed: s.evaluation for s in self.stages}
 
     @property
     def trainings(self) -> dict[int, Training]:
@@ -120,7 +125,7 @@ class Series:
     def iou(self) -> dict[str, Summary | None]:
         """Intersection over union of each class over seeds, a fraction."""
         results = list(self.evaluations.values())
-        return {name: summarise([r.iou[name] for r in results]) for name in results[0].iou}
+        return {name: summarise([e.iou[name] for e in results]) for name in results[0].iou}
 
     @property
     def unshared(self) -> list[str]:
