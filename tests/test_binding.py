@@ -153,6 +153,17 @@ def test_a_statistics_stage_has_the_fields_of_the_stage_it_changes(tmp_path):
     assert bound_fields(made, "measure")["kind"] == "statistics"
 
 
+def test_a_new_kind_of_stage_says_itself_what_binds_it():
+    """One line of the table of kinds is all that binding needs to know."""
+    made = config(stages=["train", "prune"])
+    made["stage"]["prune"] = {"kind": "prune", "models": ["train"]}
+    with pytest.raises(ConfigError, match=r"unknown kind 'prune'; known: evaluate, "):
+        bound_fields(made, "prune")
+    prune = binding.Traits(bound=lambda fields: binding.only(fields, ("kind", "optim.g_lr")))
+    fields = binding.bound_fields(made, "prune", {**KINDS, "prune": prune})
+    assert fields == {"kind": "prune", "optim.g_lr": 0.025}
+
+
 def test_the_fields_of_a_stage_are_those_it_overrides(tmp_path):
     made = config(stages=["train"])
     made["stage"]["train"] = {"kind": "train", "optim": {"g_lr": 0.3}}
