@@ -1,3 +1,5 @@
+import xml.etree.ElementTree
+
 from rtda_jax.report import compare, figures, runs
 from rtda_jax.stages import KINDS
 
@@ -24,3 +26,14 @@ def test_long_curves_are_thinned_to_the_means_of_neighbours():
     steps, values = figures._thin({step: step % 2 for step in range(1, 1601)})
     assert (len(steps), steps[0], steps[-1]) == (160, 10, 1600)
     assert set(values) == {0.5}
+
+
+def test_a_tooltip_and_its_method_are_kept_to_the_letter():
+    words, method = "a < \"b\": 0.12345; & 'c' -0.000", 'lr-0.00125: "x"; <y>'
+    axes = figures.canvas(100, (0, 0, 0, 0))
+    figures.tip(axes.plot([1, 2], [1, 2]), words, method=method)
+    figures.tip(axes.plot([1, 2], [2, 1]), "nobody's")
+    root = xml.etree.ElementTree.fromstring(figures.render(axes, "title"))
+    marks = [group for group in root.iter("g") if group.find("title") is not None]
+    shown = [(mark.get("data-method"), mark.find("title").text) for mark in marks]
+    assert shown == [(method, words), (None, "nobody's")]

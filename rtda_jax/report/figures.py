@@ -125,7 +125,7 @@ def render(axes: Axes, title: str) -> str:
     text = stream.getvalue()
     for pattern, instead in SLIMMER:
         text = re.sub(pattern, instead, text, flags=re.DOTALL)
-    text = re.sub(r"<[^>]+>", _shorter, text)
+    text = re.sub(r"<(?!g data-method=)[^>]+>", _shorter, text)
     for name, colour in INKS.items():
         text = text.replace(colour, f"var(--{name})")
     return text.strip().replace('role="img"', f'role="img" aria-label="{escape(title)}"', 1)
