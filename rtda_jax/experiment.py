@@ -67,7 +67,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _held(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
     """Holds a workdir as `binding.hold` does, and says what changes in it."""
-    with binding.hold(workdir, plain(config)) as notes:
+    with binding.hold(workdir, plain(config), KINDS) as notes:
         for note in notes:
             log.say(note)
         yield

@@ -20,6 +20,7 @@ from rtda_jax import cli, evaluate, experiment, train
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding, checkpoint, parallel
 from rtda_jax.run.workdir import plain
+from rtda_jax.stages import KINDS
 from rtda_jax.tools import environment
 
 
@@ -111,7 +112,7 @@ def hold(workdir, differing):
     with (
         mock.patch.object(environment, "versions", lambda: versions),
         mock.patch.object(environment, "commit", lambda: commit),
-        binding.hold(workdir, config),
+        binding.hold(workdir, config, KINDS),
     ):
         binding.bind_data(workdir / "train", {"source": data})
         print(f"process {index} holds it")

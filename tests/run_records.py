@@ -13,6 +13,7 @@ from rtda_jax.report import compare, runs
 from rtda_jax.run import log
 from rtda_jax.run.files import LOCK
 from rtda_jax.run.workdir import plain, write_json
+from rtda_jax.stages import KINDS
 from rtda_jax.tools import drawing
 
 HEAD = class_set("cityscapes19")
@@ -111,7 +112,7 @@ def write_sheet(folder, *, image, truth, prediction):
 
 def series(workdirs):
     folders, _ = runs.find([str(path) for path in workdirs])
-    return compare.series(runs.load_all(folders))
+    return compare.series(runs.load_all(folders, KINDS))
 
 
 def board(workdirs):

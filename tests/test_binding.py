@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import json
 
 import pytest
@@ -13,8 +14,11 @@ from configs import base
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding
 from rtda_jax.run.workdir import plain, write_json
+from rtda_jax.stages import KINDS
 
 PLAIN = plain(base.get_config())
+claim = functools.partial(binding.claim, kinds=KINDS)
+bound_fields = functools.partial(binding.bound_fields, kinds=KINDS)
 
 
 def config(**fields):
@@ -37,7 +41,7 @@ def begin(workdir, *names, step=400):
 
 @pytest.fixture
 def trained(tmp_path):
-    binding.claim(tmp_path, config())
+    claim(tmp_path, config())
     begin(tmp_path, "train")
     return tmp_path
 
@@ -66,7 +70,7 @@ def trained(tmp_path):
 def test_what_was_trained_is_bound(trained, fields, words):
     before = (trained / "config.json").read_bytes()
     with pytest.raises(ConfigError, match="holds a run of another configuration") as raised:
-        binding.claim(trained, config(**fields))
+        claim(trained, config(**fields))
     assert words in str(raised.value)
     assert (trained / "config.json").read_bytes() == before
     assert (trained / "train" / "done.json").exists()
@@ -88,7 +92,7 @@ def test_what_was_trained_is_bound(trained, fields, words):
 )
 def test_what_only_watches_or_evaluates_may_change(trained, fields):
     changed = config(**fields)
-    assert binding.claim(trained, changed) == []
+    assert claim(trained, changed) == []
     assert json.loads((trained / "config.json").read_text()) == changed
     assert (trained / "train" / "done.json").exists()
 
@@ -96,23 +100,23 @@ def test_what_only_watches_or_evaluates_may_change(trained, fields):
 def test_more_evaluate_stages_may_come_and_stages_may_go(trained):
     more = config(stages=["train", "evaluate", "again"])
     more["stage"]["again"] = {"kind": "evaluate", "models": ["train"]}
-    assert binding.claim(trained, more) == []
-    assert binding.claim(trained, config(stages=["train"])) == []
-    assert binding.claim(trained, config(stages=["evaluate"])) == []
+    assert claim(trained, more) == []
+    assert claim(trained, config(stages=["train"])) == []
+    assert claim(trained, config(stages=["evaluate"])) == []
     with pytest.raises(ConfigError, match=r"optim\.g_lr"):  # it is remembered without them
-        binding.claim(trained, config(optim__g_lr=0.5))
+        claim(trained, config(optim__g_lr=0.5))
 
 
 def test_a_train_stage_may_be_given_more_steps(trained):
-    (note,) = binding.claim(trained, config(steps=800))
+    (note,) = claim(trained, config(steps=800))
     assert note == (
         "[train] is given 800 steps instead of 400; from here on its learning rate follows the "
         "schedule of 800 steps"
     )
     assert not (trained / "train" / "done.json").exists()
-    assert binding.claim(trained, config(steps=800)) == []
+    assert claim(trained, config(steps=800)) == []
     with pytest.raises(ConfigError, match="steps: 800 there, 400 now"):
-        binding.claim(trained, config())
+        claim(trained, config())
 
 
 def chain(**fields):
@@ -123,59 +127,70 @@ def chain(**fields):
 
 
 def test_steps_are_bound_where_a_later_stage_began_with_the_result(tmp_path):
-    binding.claim(tmp_path, chain())
+    claim(tmp_path, chain())
     begin(tmp_path, "train", "labels")
     with pytest.raises(ConfigError, match=r"steps: 400 .*, 800 now; labels began with its result"):
-        binding.claim(tmp_path, chain(steps=800))
+        claim(tmp_path, chain(steps=800))
     assert (tmp_path / "train" / "done.json").exists()
 
 
 def test_a_pseudo_label_stage_is_bound_to_what_it_reads_alone(tmp_path):
-    binding.claim(tmp_path, chain())
+    claim(tmp_path, chain())
     begin(tmp_path, "labels")
-    assert binding.claim(tmp_path, chain(optim__g_lr=0.5, objective__pseudo=1.0)) == []
+    assert claim(tmp_path, chain(optim__g_lr=0.5, objective__pseudo=1.0)) == []
     with pytest.raises(ConfigError, match=r"pseudo\.cut: 0\.5 there, 0\.9 now \(stage labels\)"):
-        binding.claim(tmp_path, chain(pseudo__cut=0.9))
+        claim(tmp_path, chain(pseudo__cut=0.9))
     with pytest.raises(ConfigError, match=r"benchmark\.target\.split"):
-        binding.claim(tmp_path, chain(benchmark__target__split="camera_val"))
-    assert binding.claim(tmp_path, chain(benchmark__eval__split="camera_train")) == []
+        claim(tmp_path, chain(benchmark__target__split="camera_val"))
+    assert claim(tmp_path, chain(benchmark__eval__split="camera_train")) == []
 
 
 def test_a_statistics_stage_has_the_fields_of_the_stage_it_changes(tmp_path):
     made = config(stages=["train", "measure"])
     made["stage"]["train"] = {"kind": "train", "batch_size": 7}
     made["stage"]["measure"] = {"kind": "statistics", "models": ["train"]}
-    assert binding.bound_fields(made, "measure")["batch_size"] == 7
-    assert binding.bound_fields(made, "measure")["kind"] == "statistics"
+    assert bound_fields(made, "measure")["batch_size"] == 7
+    assert bound_fields(made, "measure")["kind"] == "statistics"
+
+
+def test_a_new_kind_of_stage_says_itself_what_binds_it():
+    """One line of the table of kinds is all that binding needs to know."""
+    made = config(stages=["train", "prune"])
+    made["stage"]["prune"] = {"kind": "prune", "models": ["train"]}
+    with pytest.raises(ConfigError, match=r"unknown kind 'prune'; known: evaluate, "):
+        bound_fields(made, "prune")
+    prune = binding.Traits(bound=lambda fields: binding.only(fields, ("kind", "optim.g_lr")))
+    fields = binding.bound_fields(made, "prune", {**KINDS, "prune": prune})
+    assert fields == {"kind": "prune", "optim.g_lr": 0.025}
 
 
 def test_the_fields_of_a_stage_are_those_it_overrides(tmp_path):
     made = config(stages=["train"])
     made["stage"]["train"] = {"kind": "train", "optim": {"g_lr": 0.3}}
-    fields = binding.bound_fields(made, "train")
+    fields = bound_fields(made, "train")
     assert fields["optim.g_lr"] == 0.3
     assert fields["optim.d_lr"] == 1e-4
 
 
 def test_the_labelled_target_is_bound_where_it_supervises(tmp_path):
-    binding.claim(tmp_path, config(labelled="target"))
+    claim(tmp_path, config(labelled="target"))
     begin(tmp_path, "train")
     with pytest.raises(ConfigError, match=r"benchmark\.target_labelled"):
-        binding.claim(tmp_path, config(labelled="target", benchmark__target_labelled=None))
+        claim(tmp_path, config(labelled="target", benchmark__target_labelled=None))
 
 
 def test_a_run_that_has_not_begun_may_be_corrected(tmp_path):
-    binding.claim(tmp_path, config(benchmark__crop=[1, 1]))
+    claim(tmp_path, config(benchmark__crop=[1, 1]))
     derived = [tmp_path / "train" / name for name in ("class_counts.npz", "class_weights.json")]
     for path in derived:
         path.touch()
-    binding.claim(tmp_path, config(benchmark__crop=[1, 1]))
+    claim(tmp_path, config(benchmark__crop=[1, 1]))
     assert all(path.exists() for path in derived)
-    assert binding.claim(tmp_path, config(optim__g_lr=0.5)) == []
+    assert claim(tmp_path, config(optim__g_lr=0.5)) == []
     assert not any(path.exists() for path in derived)
     begin(tmp_path, "train")
     with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.5 there, 0\.025 now"):
-        binding.claim(tmp_path, config())
+        claim(tmp_path, config())
 
 
 def folders(place):
@@ -184,9 +199,9 @@ def folders(place):
 
 
 def test_moved_files_are_no_other_configuration(tmp_path):
-    binding.claim(tmp_path, folders("/data"))
+    claim(tmp_path, folders("/data"))
     begin(tmp_path, "train")
-    assert binding.claim(tmp_path, folders("/mnt/data")) == []
+    assert claim(tmp_path, folders("/mnt/data")) == []
 
 
 def test_a_workdir_of_an_earlier_release_is_bound_by_its_configuration(tmp_path):
@@ -195,8 +210,8 @@ def test_a_workdir_of_an_earlier_release_is_bound_by_its_configuration(tmp_path)
     write_json(tmp_path / "config.json", old)
     begin(tmp_path, "train")
     with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.025 there, 0\.5 now"):
-        binding.claim(tmp_path, config(optim__g_lr=0.5))
-    (note,) = binding.claim(tmp_path, config())
+        claim(tmp_path, config(optim__g_lr=0.5))
+    (note,) = claim(tmp_path, config())
     assert note == (
         "[train] began with an earlier release: objective.minent: 'absent' there, 0.0 now"
     )
@@ -251,7 +266,7 @@ def test_a_damaged_record_is_a_sentence(trained, name, data):
     (trained / "train" / "bound.json").unlink()
     (trained / name).write_bytes(data)
     with pytest.raises(ConfigError, match=name):
-        binding.claim(trained, config())
+        claim(trained, config())
 
 
 RECORDS = [json.dumps(PLAIN).encode(), b'{"stages": ["train"], "stage": {"train": {"kind": "x"}}}']
@@ -264,7 +279,7 @@ def test_any_record_is_refused_or_read(tmp_path, name, data):
     (tmp_path / "train" / "bound.json").unlink(missing_ok=True)
     (tmp_path / name).write_bytes(data)
     with contextlib.suppress(ConfigError):
-        binding.claim(tmp_path, config())
+        claim(tmp_path, config())
 
 
 def begin_once(workdir):
@@ -284,4 +299,4 @@ def begin_once(workdir):
 )
 def test_a_configuration_without_stages_is_refused(tmp_path, broken):
     with pytest.raises(ConfigError, match="stage"):
-        binding.claim(tmp_path, {**config(), **broken})
+        claim(tmp_path, {**config(), **broken})

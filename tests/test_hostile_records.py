@@ -27,7 +27,7 @@ from rtda_jax.stages.plan import make_plan
 def test_config_json(tmp_path, data):
     (tmp_path / "config.json").write_bytes(data)
     with contextlib.suppress(ConfigError):
-        claim(tmp_path, {"a": {"b": 1}})
+        claim(tmp_path, {"a": {"b": 1}}, KINDS)
 
 
 @fuzz

@@ -20,7 +20,7 @@ from rtda_jax import report
 from rtda_jax.errors import ConfigError
 from rtda_jax.report import page, records, runs
 from rtda_jax.report.contents import document
-from rtda_jax.report.records import Record
+from rtda_jax.stages import KINDS
 from rtda_jax.tools import drawing
 
 
@@ -46,7 +46,7 @@ def test_results_of_another(finished, data):
     folder, text = finished
     (folder / "results.json").write_text(data.draw(changed(text)))
     with contextlib.suppress(ConfigError):
-        run = runs.load(folder)
+        run = runs.load(folder, KINDS)
         page.html(document([run], speeds={}, papers=()))
 
 
@@ -57,9 +57,9 @@ def test_metrics_of_another(tmp_path, data):
     seeds = [3 * line, b'{"step": 1e400}', b'{"step": NaN}', b"[]\n", b'{"step": 1, "loss": "x"}']
     (tmp_path / "train").mkdir(exist_ok=True)
     (tmp_path / "train" / "metrics.jsonl").write_bytes(data.draw(mutilated(seeds)))
-    record = Record("train", {"objective": "1·seg", "seconds": 1.0, "step": 10})
+    record = {"objective": "1·seg", "seconds": 1.0, "step": 10}
     with bounded(), contextlib.suppress(ConfigError):
-        runs._training(record, tmp_path, "train")
+        runs._training(record, "train", tmp_path / "train")
 
 
 @pytest.mark.parametrize("data", [b"[" * 100_000, b"\xff", b"null", b'{"seed": 1e999}'])
@@ -67,7 +67,7 @@ def test_metrics_of_another(tmp_path, data):
 def test_records_that_are_none(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ConfigError, match=name):
-        runs.load(tmp_path)
+        runs.load(tmp_path, KINDS)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_records_that_are_none(tmp_path, name, data):
 )
 def test_configurations_of_a_record_have_limits(finished, tmp_path, value, words):
     with pytest.raises(ConfigError, match=words):
-        runs.load(rewritten(finished, tmp_path, lambda r: r["config"].update(value)))
+        runs.load(rewritten(finished, tmp_path, lambda r: r["config"].update(value)), KINDS)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_fields_of_an_evaluation(finished, tmp_path, field, value, words):
         record["stages"]["eval_mbt"][field] = value
 
     with pytest.raises(ConfigError, match=words):
-        runs.load(rewritten(finished, tmp_path, change))
+        runs.load(rewritten(finished, tmp_path, change), KINDS)
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "..", ".", "", "a/b", "a\\b", "é" * 101])
@@ -113,7 +113,7 @@ def test_a_stage_of_a_record_is_no_path(finished, tmp_path, name, planned):
             record["config"]["stage"][name] = {"kind": "evaluate", "models": ["beta_001"]}
 
     with pytest.raises(ConfigError, match="cannot be the name of a stage"):
-        runs.load(rewritten(finished, tmp_path, change))
+        runs.load(rewritten(finished, tmp_path, change), KINDS)
 
 
 NASTY = (
@@ -195,7 +195,7 @@ def test_a_link_to_a_whole_run_is_fine(finished, tmp_path):
     rewritten(finished, tmp_path / "disk" / "run", lambda r: None)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(tmp_path / "disk" / "run")
-    assert runs.load(tmp_path / "runs" / "mine").evaluations
+    assert runs.load(tmp_path / "runs" / "mine", KINDS).evaluations
 
 
 def test_files_of_a_run_have_a_limit(finished, tmp_path):
@@ -225,7 +225,7 @@ def read_sheet(data, folder):
     (folder / "evaluate").mkdir(exist_ok=True)
     path = folder / "evaluate" / "predictions.png"
     path.write_bytes(data)
-    return records.read_cells(records.open_sheet(path), path)
+    return records.read_cells(path)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_many_names_in_metrics_are_refused(finished, tmp_path):
     row = {"step": 1} | {f"d_{i}_accuracy_source": 0.5 for i in range(100)}
     (folder / "beta_001" / "metrics.jsonl").write_text(json.dumps(row))
     with pytest.raises(ConfigError, match=r"metrics\.jsonl: more than 48 terms"):
-        runs.load(folder)
+        runs.load(folder, KINDS)
 
 
 @fuzz

@@ -9,6 +9,7 @@ from run_records import Tags, board, edited, same, series, table, write_run
 
 from rtda_jax import report
 from rtda_jax.report import compare, contents, runs
+from rtda_jax.stages import KINDS
 
 
 def test_order_bold_oracle_and_gap(workdirs):
@@ -26,12 +27,12 @@ def test_order_bold_oracle_and_gap(workdirs):
 
 def row(label, miou, *, stage="evaluate", budget=40, seen=()):
     """A row of a table that has scores only."""
-    planned = {stage: "evaluate"}
+    planned = {stage: KINDS["evaluate"]}
     stages = []
     for seed, value in enumerate(miou):
         evaluation = runs.Evaluation(value, value, {}, [], {}, {}, [], 1, budget, 1.0, None)
         run = runs.Run(f"{label}-s{seed}", {}, "b", seed, planned, evaluations={stage: evaluation})
-        stages.append(compare.Stage(run, stage, "evaluate", {}, budget, frozenset(seen)))
+        stages.append(compare.Stage(run, stage, {}, budget, frozenset(seen)))
     return compare.Series(label, stages, [], 0, 0)
 
 

@@ -81,7 +81,7 @@ def _check_stages(record: dict[str, Any]) -> None:
 def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Raises ConfigError, naming the fields, unless a workdir's run has this configuration."""
     _record(workdir)
-    check_bound(workdir, plain(config))
+    check_bound(workdir, plain(config), KINDS)
 
 
 def _record(workdir: pathlib.Path) -> pathlib.Path:

@@ -45,10 +45,11 @@ def write(
         if importlib.util.find_spec(library) is None:
             raise ConfigError(f"--job=report needs {library}: pip install 'rtda_jax[report]'")
     from rtda_jax.report import contents, page
+    from rtda_jax.stages import KINDS
 
     folders, others = runs.find(patterns)
     document = contents.document(
-        runs.load_all(folders),
+        runs.load_all(folders, KINDS),
         speeds=runs.speeds([pathlib.Path(path).expanduser() for path in speeds]),
         papers=published,
         others=sorted(printable(path.name) for path in others),
@@ -86,7 +87,8 @@ def _listed(out: pathlib.Path) -> set[str]:
     if not (out / LISTING).exists():
         return set()
     try:
-        paths = records.read_json(out / LISTING).each("files", str)
+        listing = records.read_json(out / LISTING)
+        paths = records.checked(listing, {"files": [str]}, LISTING)["files"]
     except ConfigError:
         message = f"{out / LISTING} is not an earlier report's; choose another --output"
         raise ConfigError(message) from None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtda_jax.report.runs import Evaluation, Run, Training
-from rtda_jax.run.binding import bound_fields
+from rtda_jax.run.binding import Traits
 
 # Parts of a protocol that two numbers must share to stand in one table.
 PROTOCOL = (
@@ -48,15 +48,24 @@ class Stage:
 
     run: Run
     name: str
-    kind: str
     fields: Mapping[str, Any]
     budget: int
     seen: frozenset[str]
 
     @property
+    def kind(self) -> Traits:
+        """What is known of stages of its kind."""
+        return self.run.kinds[self.name]
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What it measured, if it is an evaluation that is finished."""
+        return self.run.evaluations[self.name]
+
+    @property
     def measured(self) -> bool:
         """Whether it has a result."""
-        return self.name in self.run.trainings or self.name in self.run.evaluations
+        return self.name not in self.run.missing
 
     @property
     def label(self) -> str:
@@ -85,7 +94,7 @@ class Series:
     @property
     def evaluations(self) -> dict[int, Evaluation]:
         """What evaluate stages measured, by seed."""
-        return {s.run.seed: s.run.evaluations[s.name] for s in self.stages}
+        return {s.run.seed: s.evaluation for s in self.stages}
 
     @property
     def trainings(self) -> dict[int, Training]:
@@ -116,7 +125,7 @@ class Series:
     def iou(self) -> dict[str, Summary | None]:
         """Intersection over union of each class over seeds, a fraction."""
         results = list(self.evaluations.values())
-        return {name: summarise([r.iou[name] for r in results]) for name in results[0].iou}
+        return {name: summarise([e.iou[name] for e in results]) for name in results[0].iou}
 
     @property
     def unshared(self) -> list[str]:
@@ -220,9 +229,9 @@ def series(runs: Sequence[Run]) -> tuple[list[Series], list[Board]]:
             groups[group].append(stage)
             earlier[name] = group, stage
     experiments = sorted({run.experiment for run in runs})
-    trained = _gather(groups, "train", experiments)
+    trained = _gather(groups, "training", experiments)
     tables: dict[tuple[str, str], list[Series]] = {}
-    for row in _gather(groups, "evaluate", experiments):
+    for row in _gather(groups, "scores", experiments):
         key = row.stages[0].run.benchmark, row.stages[0].fields["protocol"]
         tables.setdefault(key, []).append(row)
     boards = [
@@ -235,7 +244,7 @@ def series(runs: Sequence[Run]) -> tuple[list[Series], list[Board]]:
 def _stage(run: Run, name: str, earlier: Mapping[str, tuple[int, Stage]]) -> Stage:
     """Returns a planned stage; `earlier` has the ones before it and the numbers of their groups."""
     kind, training, evaluation = run.kinds[name], run.trainings.get(name), run.evaluations.get(name)
-    fields = {k: v for k, v in bound_fields(dict(run.config), name).items() if k != "seed"}
+    fields = {k: v for k, v in run.fields[name].items() if k != "seed"}
     models = fields.pop("models", [])
     if evaluation is not None:
         shared = {k: evaluation.protocol[k] for k in PROTOCOL if k in evaluation.protocol}
@@ -254,17 +263,16 @@ def _stage(run: Run, name: str, earlier: Mapping[str, tuple[int, Stage]]) -> Sta
             fields[field] = reference
     seen = frozenset[str]().union(*(origin.seen for origin in origins))
     plain = training and all(term.split("_aux")[0] == "seg" for term in training.terms)
-    if kind == "train" and not (plain and fields.get("fda_beta") is None):
+    plain = plain and fields.get("fda_beta") is None
+    if (kind.sees_target and not plain) or len(origins) < len(named):
         seen |= {IMAGES}
-    if kind in ("pseudo_label", "statistics") or len(origins) < len(named):
-        seen |= {IMAGES}
-    if kind == "train" and fields.get("labelled") == "target":
+    if fields.get("labelled") == "target":
         seen |= {LABELS}
     steps = training.step if training else 0
     budget = steps + max((origin.budget for origin in origins), default=0)
     if evaluation is not None:
         budget = budget or evaluation.step
-    return Stage(run, name, kind, fields, budget, seen)
+    return Stage(run, name, fields, budget, seen)
 
 
 def _alike(stage: Stage, others: Sequence[Stage]) -> bool:
@@ -282,15 +290,15 @@ def _alike(stage: Stage, others: Sequence[Stage]) -> bool:
 
 
 def _gather(
-    groups: Sequence[Sequence[Stage]], kind: str, experiments: Sequence[str]
+    groups: Sequence[Sequence[Stage]], record: str, experiments: Sequence[str]
 ) -> list[Series]:
-    """Returns the series of a kind of stages that have a result.
+    """Returns the series of the stages that have a result of a kind.
 
     The experiment of the fewest stages names a series, and its stage counts where others repeat it.
     """
     gathered = []
     for group in groups:
-        stages = [s for s in group if s.kind == kind and s.measured]
+        stages = [s for s in group if s.kind.record == record and s.measured]
         if not stages:
             continue
         stages.sort(key=lambda s: (len(s.run.kinds), s.run.name, s.name))
@@ -300,10 +308,10 @@ def _gather(
             by_seed.setdefault(stage.run.seed, stage)
         counted = [by_seed[seed] for seed in sorted(by_seed)]
         repeats = [stage for stage in stages if stage not in counted]
-        trained = [name for name, k in home.run.kinds.items() if k == "train"]
+        trained = [name for name, k in home.run.kinds.items() if k.record == "training"]
         colour = experiments.index(home.run.experiment)
         # Colours come round again; a dash tells experiments of one colour apart as well.
-        dash = colour // COLOURS + (trained.index(home.name) if kind == "train" else 0)
+        dash = colour // COLOURS + (trained.index(home.name) if record == "training" else 0)
         gathered.append(Series(home.label, counted, repeats, colour, dash))
     return gathered
 

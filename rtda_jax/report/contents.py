@@ -1,5 +1,6 @@
 """The sections of a report, in the order people ask: how good, what does it look like, why, how."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 
 from rtda_jax.data.labels import class_set
 from rtda_jax.report import accounts, compare, figures, records
-from rtda_jax.report.accounts import hundredths, run_id
-from rtda_jax.report.compare import Board, Series, Stage, Summary, summarise
+from rtda_jax.report.accounts import NOTHING, run_id, shown
+from rtda_jax.report.compare import Board, Series, Stage, summarise
 from rtda_jax.report.page import (
+    WORDS,
     Block,
     Cell,
     Details,
@@ -17,9 +19,7 @@ from rtda_jax.report.page import (
     Figures,
     Gallery,
     Table,
-    Text,
     anchor,
-    row,
 )
 from rtda_jax.report.runs import Run
 
@@ -27,43 +27,13 @@ MOST_DRAWINGS = 120  # of a kind; the rest is counted in words
 TARGET, TRUTH, PREDICTION = "target", "truth", "prediction"  # titles of a sheet's columns
 SHOWN = 6  # images of each method
 LARGEST_SIDE = 1024  # pixels of an image
-DIRECTION = {
+DIRECTION = {  # of validators: whether they rise or fall where scores rise
     "source_miou": 1,
     "entropy": -1,
     "information_maximisation": 1,
     "nuclear_norm": 1,
     "masked_agreement": 1,
 }
-
-SCORES = (
-    "Mean ± sample standard deviation over seeds, final step of each model, one confusion matrix "
-    "over the whole split; ignored pixels count nowhere. Steps are all training steps behind a "
-    "network, also those of the networks that it continues or whose labels it learns. Only rows of "
-    "the same steps are compared: bold is the highest mean of several seeds among them that no "
-    "target label helped, where there is more than one. An oracle is trained on target labels. Gap "
-    "closed is the share of the way from source only to the oracle, left out where that way is "
-    "within their spreads."
-)
-BUILT_IN = (
-    "`streets` is a small built-in benchmark: its numbers say nothing about real data sets and "
-    "must not stand beside theirs."
-)
-BARS = (
-    "Bars are means, dots the seeds, an upright mark is source only at the same steps. Of the "
-    "confusion, rows are the truth and columns the prediction, over all seeds."
-)
-VALIDATION = (
-    "Scores that need no target label, from the same pass over the target's images, and mIoU on "
-    "held-out source images; entropies are in nats. The last column reads the target's labels: it "
-    "is an oracle, it stands here only to show what the others are worth, and nothing was chosen "
-    "by it."
-)
-SIGNS = "Rank correlation is Spearman's; entropy enters with its sign turned, so +1 is perfect."
-DISCRIMINATORS = (
-    "How often a discriminator is right. At chance on both domains it tells the generator nothing "
-    "and may be deceived or broken; near 1 on both its gradient to the generator fades. The table "
-    "takes the last quarter of training."
-)
 
 
 def document(
@@ -86,30 +56,30 @@ def document(
     """
     trained, boards = compare.series(runs)
     names = sorted({run.benchmark for run in runs})
-    sections: list[tuple[str, list[Block]]] = []
+    sections: dict[str, list[Block]] = {}
     for board, where in zip(boards, _places(boards), strict=True):
-        sections += [
-            (f"Scores{where}", _scores(board, where)),
-            (f"Predictions{where}", _predictions(board)),
-            (f"Methods{where}", _methods(board, where)),
-            (f"Validation without target labels{where}", _validation(board)),
-            (f"Speed against accuracy{where}", accounts.speed(board, speeds)),
-        ]
-    sections += [
-        ("Training", _training(trained)),
-        ("Discriminators", _discriminators(trained)),
-        ("Cost", accounts.cost(trained, runs)),
-        ("Runs and commands", accounts.provenance(trained, boards, runs, others)),
-        (accounts.PUBLISHED, accounts.published(names, papers)),
-    ]
-    rows = sum(len(board.rows) for board in boards)
+        sections |= {
+            f"Scores{where}": _scores(board, where),
+            f"Predictions{where}": _predictions(board),
+            f"Methods{where}": _methods(board, where),
+            f"Validation without target labels{where}": _validation(board),
+            f"Speed against accuracy{where}": accounts.speed(board, speeds),
+        }
+    sections |= {
+        "Training": _training(trained),
+        "Discriminators": _discriminators(trained),
+        "Cost": accounts.cost(trained, runs),
+        "Runs and commands": accounts.provenance(trained, boards, runs, others),
+        accounts.PUBLISHED: accounts.published(names, papers),
+    }
     seeds = sorted({run.seed for run in runs})
     lead = (
-        f"{_count(len(runs), 'run')}, {_count(rows, 'method')}, seed{'s' * (len(seeds) > 1)} "
-        f"{', '.join(map(str, seeds))}; everything here is read from the runs' own records."
+        f"{_count(len(runs), 'run')}, {_count(sum(len(b.rows) for b in boards), 'method')}, "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; everything here is read from "
+        "the runs' own records."
     )
-    shown = [(title, blocks) for title, blocks in sections if blocks]
-    return Document(", ".join(names), lead, _facts(boards), shown)
+    filled = {title: blocks for title, blocks in sections.items() if blocks}
+    return Document(", ".join(names), lead, _facts(boards), filled)
 
 
 def _count(number: int, noun: str) -> str:
@@ -136,21 +106,12 @@ def _facts(boards: Sequence[Board]) -> list[tuple[str, str]]:
     budget = max(budgets, key=lambda b: (budgets.count(b), -b))
     lower, upper = board.ends(budget)
     best = board.best(budget)
-    named = [(lower, "source only")]
+    ends = [(lower, "source only"), (upper, "oracle, trained on target labels")]
     if best is not None and best is not lower:
-        named.append((best, f"{best.label}, best adapted"))
-    named.append((upper, "oracle, trained on target labels"))
-    facts = [(percent(s.miou), f"mIoU, %: {words}") for s, words in named if s]
+        ends.insert(1, (best, f"{best.label}, best adapted"))
+    facts = [(shown(series.miou), f"mIoU, %: {words}") for series, words in ends if series]
     gap = board.gap_closed(best) if best else None
     return facts if gap is None else [*facts, (f"{100 * gap:.0f}%", "of the gap closed")]
-
-
-def percent(summary: Summary | None) -> str:
-    """Returns mean ± sample standard deviation in percent; a single value without."""
-    if summary is None:
-        return "n/a"
-    spread = "" if summary.spread is None else f" ± {100 * summary.spread:.1f}"
-    return f"{100 * summary.mean:.1f}{spread}"
 
 
 def _method_id(series: Series, where: str) -> str:
@@ -159,50 +120,43 @@ def _method_id(series: Series, where: str) -> str:
 
 def _scores(board: Board, where: str) -> list[Block]:
     seeds = sorted({seed for series in board.rows for seed in series.evaluations})
-    rows, classes = [], []
-    budget = board.rows[0].budget
+    scores: list[Sequence[str | Cell]] = []
+    classes: list[Sequence[str | Cell]] = []
     for series in board.rows:
-        rule = series.budget != budget
-        budget, strong = series.budget, series is board.best(series.budget)
-        href, label = _method_id(series, where), series.label + " (oracle)" * series.oracle
-        miou = percent(series.miou) + " (one seed)" * (len(series.stages) == 1)
+        link, best = _method_id(series, where), series is board.best(series.budget)
         stages = {stage.run.seed: stage for stage in series.stages}
+        accuracies = [e.pixel_accuracy for e in series.evaluations.values()]
         gap = board.gap_closed(series)
-        cells: list[str | Cell] = [
-            Cell(label, href, strong),
-            Cell(f"{budget:,}", order=budget),
-            Cell(miou, href, strong),
-            *(_seed(stages.get(seed)) for seed in seeds),
-            percent(summarise([e.pixel_accuracy for e in series.evaluations.values()])),
-            "" if gap is None else f"{100 * gap:.0f}%",
-        ]
-        rows.append(row(*cells, method=series.label, rule=rule))
-        means = [_shaded(mean) for mean in (series.miou, *series.iou.values())]
-        line = row(Cell(series.label, href), *means, method=series.label, rule=rule)
-        classes.append(line)
-    head = ["method", "steps", "mIoU, %", *(f"seed {s}" for s in seeds)]
+        scores.append(
+            (
+                Cell(series.label + " (oracle)" * series.oracle, link, best),
+                Cell(f"{series.budget:,}", order=series.budget),
+                Cell(shown(series.miou) + " (one seed)" * (len(stages) == 1), link, best),
+                *(_seed(stages.get(seed)) for seed in seeds),
+                shown(summarise(accuracies)),
+                "" if gap is None else f"{100 * gap:.0f}%",
+            )
+        )
+        ious = (series.miou, *series.iou.values())
+        means = [Cell(shown(iou and iou.mean), shade=iou.mean if iou else 0.0) for iou in ious]
+        classes.append((Cell(series.label, link), *means))
+    head = ["method", "steps", "mIoU, %", *(f"seed {seed}" for seed in seeds)]
+    pairs = enumerate(itertools.pairwise(board.rows), 1)
+    ruled = {i for i, (above, below) in pairs if above.budget != below.budget}
     about = ", ".join(f"{k} {_words(v)}" for k, v in sorted(board.protocol.items()))
     about = about.replace("`", "'")  # which would set code
     counts = sorted({e.images for series in board.rows for e in series.evaluations.values()})
-    small = f" {BUILT_IN}" if board.benchmark == "streets" else ""
+    small = f" {WORDS['streets']}" if board.benchmark == "streets" else ""
     return [
-        Table([*head, "pixel accuracy, %", "gap closed"], rows),
-        Text(SCORES),
-        Text(f"Protocol: {' or '.join(map(str, counts))} images, {about}.{small}"),
-        Table(["IoU, %", "mean", *board.rows[0].iou], classes),
+        Table([*head, "pixel accuracy, %", "gap closed"], scores, method=0, ruled=ruled),
+        WORDS["scores"],
+        f"Protocol: {' or '.join(map(str, counts))} images, {about}.{small}",
+        Table(["IoU, %", "mean", *board.rows[0].iou], classes, method=0, ruled=ruled),
     ]
 
 
 def _seed(stage: Stage | None) -> Cell:
-    if stage is None:
-        return Cell("")
-    return Cell(hundredths(stage.run.evaluations[stage.name].miou), href=run_id(stage.run))
-
-
-def _shaded(score: Summary | None) -> Cell:
-    if score is None:
-        return Cell("n/a")
-    return Cell(hundredths(score.mean), shade=min(max(score.mean, 0.0), 1.0))
+    return Cell(shown(stage.evaluation.miou), run_id(stage.run)) if stage else Cell("")
 
 
 def _words(value: Any) -> str:
@@ -214,60 +168,38 @@ def _words(value: Any) -> str:
 
 
 def _predictions(board: Board) -> list[Block]:
-    gallery, sheets = galleries(board)
-    blocks: list[Block] = []
-    if gallery:
-        blocks += [
-            Text("The same images through every method, of its first seed that kept a picture."),
-            gallery,
-        ]
-    if sheets:
-        blocks.append(Details("Whole sheets, as the runs drew them", [sheets]))
-    return blocks
+    pictures = gallery(board)
+    return [WORDS["predictions"], pictures] if pictures.columns else []
 
 
-def galleries(board: Board) -> tuple[Gallery | None, Gallery | None]:
+def gallery(board: Board) -> Gallery:
     """Returns target, truth and each row's prediction, of its first seed that has a picture.
 
-    The second gallery has the sheets that are left whole, because they do not say what their cells
-    are (those of older runs) or show other images than the first.
+    A picture that does not say what its cells are, or that shows other images than the first, is
+    left out.
 
     Raises:
       ConfigError: a picture is not a run's.
     """
     columns: list[tuple[str, Sequence[np.ndarray]]] = []
-    sheets: list[tuple[str, Sequence[np.ndarray]]] = []
-    truth: Sequence[np.ndarray] | None = None
     for series in board.rows:
         path = next((e.picture for e in series.evaluations.values() if e.picture), None)
-        if path is None:
+        cells = records.read_cells(path) if path else {}
+        if not {TARGET, TRUTH, PREDICTION} <= cells.keys():
             continue
-        sheet = records.open_sheet(path)
-        cells = _first(records.read_cells(sheet, path))
-        if not _comparable(cells, truth):
-            sheets.append((series.label, [_small(np.asarray(sheet.convert("RGB")))]))
-            continue
-        if truth is None:
-            truth = cells[TRUTH]
-            columns = [(f"({name})", [_small(c) for c in cells[name]]) for name in (TARGET, TRUTH)]
-        columns.append((series.label, [_small(cell) for cell in cells[PREDICTION]]))
+        target, truth, prediction = (
+            [_small(image) for image in cells[title][:SHOWN]]
+            for title in (TARGET, TRUTH, PREDICTION)
+        )
+        columns = columns or [("(target)", target), ("(truth)", truth)]
+        if _same(truth, columns[1][1]):
+            columns.append((series.label, prediction))
     known = class_set(board.protocol["head_classes"])
-    gallery = Gallery(columns, known.names, known.colours) if columns else None
-    return gallery, Gallery(sheets) if sheets else None
+    return Gallery(columns, known.names, known.colours)
 
 
-def _first(cells: records.Cells | None) -> records.Cells:
-    """Returns the images of each column that are shown; nothing of a sheet without cells."""
-    return {title: column[:SHOWN] for title, column in (cells or {}).items()}
-
-
-def _comparable(cells: records.Cells, truth: Sequence[np.ndarray] | None) -> bool:
-    if not {TARGET, TRUTH, PREDICTION} <= cells.keys():
-        return False
-    return truth is None or (
-        len(cells[TRUTH]) == len(truth)
-        and all(np.array_equal(a, b) for a, b in zip(cells[TRUTH], truth, strict=True))
-    )
+def _same(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
+    return len(images) == len(others) and all(map(np.array_equal, images, others))
 
 
 def _small(image: np.ndarray) -> np.ndarray:
@@ -278,19 +210,19 @@ def _small(image: np.ndarray) -> np.ndarray:
 
 def _methods(board: Board, where: str) -> list[Block]:
     """Returns a fold for each row; the best of the first budget is open."""
-    blocks: list[Block] = [Text(BARS)]
+    blocks: list[Block] = [WORDS["methods"]]
+    head = ["seed", "run", "stage", "mIoU, %", "pixel accuracy, %"]
     for series in board.rows:
         rows = []
         for stage in series.stages:
-            e, name = stage.run.evaluations[stage.name], Cell(stage.run.name, run_id(stage.run))
-            numbers = (hundredths(e.miou), hundredths(e.pixel_accuracy))
-            rows.append(row(str(stage.run.seed), name, stage.name, *numbers))
-        head = ["seed", "run", "stage", "mIoU, %", "pixel accuracy, %"]
+            run, e = stage.run, stage.evaluation
+            name = Cell(run.name, run_id(run))
+            rows.append((str(run.seed), name, stage.name, shown(e.miou), shown(e.pixel_accuracy)))
         panels = [figures.class_bars(series, board), figures.confusion(series, board)]
-        title = f"{series.label} · {percent(series.miou)} · {series.budget:,} steps"
-        shown = series is board.best(board.rows[0].budget)
         inner: list[Block] = [Figures(panels), Table(head, rows, left=3)]
-        blocks.append(Details(title, inner, _method_id(series, where), series.label, shown))
+        title = f"{series.label} · {shown(series.miou)} · {series.budget:,} steps"
+        first = series is board.best(board.rows[0].budget)
+        blocks.append(Details(title, inner, _method_id(series, where), series.label, first))
     return blocks
 
 
@@ -298,8 +230,7 @@ def _training(trained: Sequence[Series]) -> list[Block]:
     names = figures.terms(trained)
     panels = [figures.training_curve(name, trained) for name in names[:MOST_DRAWINGS]]
     keys = [figures.Key(s.label, s.colour, s.dash) for s in trained]
-    text = Text("Mean over seeds, each seed faintly behind it." + _left_out(names))
-    return [text, Figures(panels, keys)] if panels else []
+    return [WORDS["training"] + _left_out(names), Figures(panels, keys)] if panels else []
 
 
 def _left_out(items: Sequence[Any]) -> str:
@@ -310,18 +241,17 @@ def _discriminators(trained: Sequence[Series]) -> list[Block]:
     judged = [(series, level) for series in trained for level in figures.levels(series)]
     rows = []
     for series, level in judged:
-        source, target = (_late(series, f"d_{level}_accuracy_{d}") for d in ("source", "target"))
+        source, target = (_late(series, f"d_{level}_accuracy_{d}") for d in figures.DOMAINS)
         if source is not None and target is not None:
             numbers = (source, target, (source + target) / 2)
-            cells = (level, *(f"{n:.2f}" for n in numbers), reading(numbers[2]))
-            rows.append(row(series.label, *cells, method=series.label))
+            rows.append((series.label, level, *(f"{n:.2f}" for n in numbers), reading(numbers[2])))
     if not rows:
         return []
     keys = [figures.Key(f"right on the {d}", colour) for d, colour in figures.DOMAINS.items()]
     panels = [figures.discriminator(*pair) for pair in judged[:MOST_DRAWINGS]]
     head = ["train stage", "level", "source", "target", "balanced", "reads as"]
-    text = Text(DISCRIMINATORS + _left_out(judged))
-    return [text, Table(head, rows, left=2), Figures(panels, keys)]
+    text = WORDS["discriminators"] + _left_out(judged)
+    return [text, Table(head, rows, left=2, method=0), Figures(panels, keys)]
 
 
 def _late(series: Series, key: str) -> float | None:
@@ -342,7 +272,7 @@ def reading(balanced: float) -> str:
 
 def _validation(board: Board) -> list[Block]:
     evaluations = [e for series in board.rows for e in series.evaluations.values()]
-    names = [n for n in DIRECTION if any(n in e.validators for e in evaluations)]
+    names = [name for name in DIRECTION if any(name in e.validators for e in evaluations)]
     if not names:
         return []
     rows = []
@@ -350,23 +280,19 @@ def _validation(board: Board) -> list[Block]:
         cells = []
         for name in names:
             score = summarise([e.validators.get(name) for e in series.evaluations.values()])
-            cells.append(percent(score) if name.endswith("miou") else _thousandths(score))
-        rows.append(row(series.label, *cells, percent(series.miou), method=series.label))
-    table = Table(["method", *names, "target mIoU, % (oracle)"], rows)
-    ranks = Table(
-        ["validator", "rank correlation with target mIoU", "evaluations"],
-        [row(*correlation(name, board)) for name in names],
-    )
-    panels = [panel for name in names if (panel := figures.validator(name, board))]
-    experiments = {s.stages[0].run.experiment: s for s in board.rows}
-    keys = [figures.Key(name, s.colour) for name, s in experiments.items()]
-    return [Text(VALIDATION), table, ranks, Text(SIGNS), Figures(panels, keys)]
-
-
-def _thousandths(score: Summary | None) -> str:
-    if score is None:
-        return "n/a"
-    return f"{score.mean:.3f}" + ("" if score.spread is None else f" ± {score.spread:.3f}")
+            cells.append(shown(score) if name.endswith("miou") else shown(score, 1, 3))
+        rows.append((series.label, *cells, shown(series.miou)))
+    head = ["validator", "rank correlation with target mIoU", "evaluations"]
+    drawn = (figures.validator(name, board) for name in names)
+    experiments = {s.stages[0].run.experiment: s.colour for s in board.rows}
+    keys = [figures.Key(name, colour) for name, colour in experiments.items()]
+    return [
+        WORDS["validation"],
+        Table(["method", *names, "target mIoU, % (oracle)"], rows, method=0),
+        Table(head, [correlation(name, board) for name in names]),
+        WORDS["ranks"],
+        Figures([panel for panel in drawn if panel], keys),
+    ]
 
 
 def correlation(name: str, board: Board) -> tuple[str, str, str]:
@@ -378,4 +304,4 @@ def correlation(name: str, board: Board) -> tuple[str, str, str]:
     ]
     pairs = [(DIRECTION[name] * a, b) for a, b in both if a is not None and b is not None]
     rank = compare.spearman(pairs)
-    return name, "n/a" if rank is None else f"{rank:+.2f}", str(len(pairs))
+    return name, NOTHING if rank is None else f"{rank:+.2f}", str(len(pairs))

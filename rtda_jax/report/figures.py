@@ -4,7 +4,6 @@ Inks are written as custom properties of CSS (`var(--ink)`), so that a drawing f
 dark mode; what a mark stands for is its `<title>`, which a browser shows as a tooltip.
 """
 
-import dataclasses
 import io
 import itertools
 import pathlib
@@ -12,11 +11,12 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -62,10 +62,22 @@ STYLE: Any = {
     "lines.solid_capstyle": "round",
     "lines.linewidth": 1.8,
 }
+# What matplotlib writes into an SVG and a page has no use for, and what stands instead of it.
+SLIMMER = (
+    (r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", ""),
+    (r"<svg .*?(viewBox=\S+ \S+ \S+ \S+)[^>]*", r'<svg \1 role="img"'),
+    (r' id="[a-zA-Z.\d]+_\d+"| font-family: [^;"]*;| transform="rotate\(-0 [^"]*"', ""),
+    (r"xlink:(?=href)", ""),
+    (r">\s+<", "><"),
+    (r"\s*\n\s*", " "),
+    (r"<g></g>|<g/>|<defs></defs>|<defs/>", ""),
+    (r"<g></g>", ""),
+    ('<g id="tip\x1f([^\x1f]*)\x1f([^\x1f]*)\x1f">', r'<g data-method="\1"><title>\2</title>'),
+    (r' data-method=""', ""),
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One drawing: its name, which becomes a file's, its SVG, its title, and whose it is."""
 
     name: str
@@ -74,8 +86,7 @@ class Panel:
     method: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """An entry of a legend: what a colour and a dash of lines stand for."""
 
     label: str
@@ -88,63 +99,43 @@ def ink(colour: int) -> str:
     return INKS[f"c{colour % COLOURS}"]
 
 
-class Drawing:
-    """Axes of a size in pixels, on which marks can be given tooltips."""
-
-    def __init__(self, height: float, *, margins: Sequence[float], width: float = WIDTH) -> None:
-        """Margins are those at the left, right, top and bottom, in pixels."""
-        left, right, top, bottom = margins
-        self.figure = Figure(figsize=(width / 72, height / 72), frameon=False)
-        corner = (left / width, bottom / height)
-        size = ((width - left - right) / width, (height - top - bottom) / height)
-        self.axes = self.figure.add_axes((*corner, *size), facecolor="none")
-        self.tips: list[tuple[str, str]] = []
-
-    def tip(self, artists: Sequence[Artist], title: str, *, method: str = "") -> None:
-        """Gives marks a tooltip, and the name of the method that the page's filter looks for."""
-        for artist in artists:
-            artist.set_gid(f"tip-{len(self.tips)}-")
-            self.tips.append((title, method))
-
-    def svg(self, title: str) -> str:
-        """Returns the SVG element."""
-        stream = io.StringIO()
-        with matplotlib.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # letters that the font which measures them lacks
-            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-            FigureCanvasSVG(self.figure).print_svg(stream, metadata=nothing)
-        return _slim(stream.getvalue(), title, self.tips)
+def canvas(height: float, margins: Sequence[float], *, width: float = WIDTH) -> Axes:
+    """Returns axes of a size in pixels, with margins at the left, right, top and bottom."""
+    left, right, top, bottom = margins
+    figure = Figure(figsize=(width / 72, height / 72), frameon=False)
+    corner = (left / width, bottom / height)
+    size = ((width - left - right) / width, (height - top - bottom) / height)
+    return figure.add_axes((*corner, *size), facecolor="none")
 
 
-def _slim(text: str, title: str, tips: Sequence[tuple[str, str]]) -> str:
-    """Returns matplotlib's SVG without what a page has no use for, with inks and tooltips."""
+def tip(artists: Sequence[Artist], words: str, *, method: str = "") -> None:
+    """Gives marks a tooltip, and the name of the method that the page's filter looks for."""
+    for artist in artists:
+        artist.set_gid(f"tip\x1f{method}\x1f{words}\x1f")  # no text of a run has such a character
 
-    def tip(match: re.Match[str]) -> str:
-        words, method = tips[int(match[1])]
-        owner = f' data-method="{escape(method)}"' if method else ""
-        return f"<g{owner}><title>{escape(words)}</title>"
 
-    def shorter(tag: re.Match[str]) -> str:
-        text = re.sub(
-            r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), tag[0]
-        )
-        return re.sub(r"(?<=[:;]) | (?=\"/?>)", "", text)
-
-    for pattern, instead in (
-        (r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", ""),
-        (r"<svg .*?(viewBox=\S+ \S+ \S+ \S+)[^>]*", r'<svg \1 role="img"'),
-        (r' id="[a-zA-Z.\d]+_\d+"| font-family: [^;"]*;| transform="rotate\(-0 [^"]*"', ""),
-        (r"xlink:(?=href)", ""),
-        (r">\s+<", "><"),
-        (r"\s*\n\s*", " "),
-        (r"<g></g>|<g/>|<defs></defs>|<defs/>", ""),
-        (r"<g></g>", ""),
-    ):
+def render(axes: Axes, title: str) -> str:
+    """Returns axes as an SVG element with inks and tooltips, and without what no page needs."""
+    stream = io.StringIO()
+    figure = axes.get_figure(root=True)
+    with matplotlib.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font which measures them lacks
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(stream, metadata=nothing)
+    text = stream.getvalue()
+    for pattern, instead in SLIMMER:
         text = re.sub(pattern, instead, text, flags=re.DOTALL)
-    text = re.sub(r'<g id="tip-(\d+)-">', tip, re.sub(r"<[^>]+>", shorter, text))
+    text = re.sub(r"<(?!g data-method=)[^>]+>", _shorter, text)
     for name, colour in INKS.items():
         text = text.replace(colour, f"var(--{name})")
     return text.strip().replace('role="img"', f'role="img" aria-label="{escape(title)}"', 1)
+
+
+def _shorter(tag: re.Match[str]) -> str:
+    """Returns a tag with numbers of two decimals, and without spaces that say nothing."""
+    number = re.compile(r"-?\d+\.\d{3,}")
+    text = number.sub(lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), tag[0])
+    return re.sub(r"(?<=[:;]) | (?=\"/?>)", "", text)
 
 
 def standalone(svg: str, title: str = "") -> str:
@@ -168,15 +159,14 @@ def class_bars(row: Series, board: Board) -> Panel:
     marks = reference.iou if reference and reference is not row else {}
     colours = class_set(board.protocol["classes"]).colours
     classes = row.iou
-    drawing = Drawing(17 * len(classes) + 24, margins=(104, 40, 4, 20))
-    axes = drawing.axes
+    axes = canvas(17 * len(classes) + 24, (104, 40, 4, 20))
+    swatches: Any = {"transform": axes.get_yaxis_transform(), "marker": "s", "clip_on": False}
+    swatches |= {"s": 81, "color": np.divide(colours, 255), "edgecolor": INKS["faint"], "lw": 0.5}
+    axes.scatter([-0.5] * len(classes), range(len(classes)), **swatches)
     axes.set(xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5), yticks=[])
     axes.spines["bottom"].set_visible(False)
     axes.grid(axis="x")
     for i, (name, iou) in enumerate(classes.items()):
-        swatch = Rectangle((2, 17 * (len(classes) - i) + 7), 9, 9, transform=None, lw=0.5)
-        swatch.set(facecolor=np.divide(colours[i], 255), edgecolor=INKS["faint"])
-        drawing.figure.add_artist(swatch)
         axes.annotate(name[:SHORT], (0, i), (-88, 0), fontsize=11, **BESIDE)
         if iou is None:
             axes.text(2, i, "n/a", va="center", color=INKS["faint"])
@@ -191,10 +181,10 @@ def class_bars(row: Series, board: Board) -> Panel:
             axes.plot([100 * mark.mean] * 2, [i - 0.4, i + 0.4], lw=1.6, **MARK)
             words += f", source only {100 * mark.mean:.1f}"
         bar = axes.barh(i, 100 * iou.mean, 0.6, color=ink(row.colour), alpha=0.82, clip_on=False)
-        drawing.tip(bar.patches, words)
+        tip(bar.patches, words)
         axes.annotate(f"{100 * iou.mean:.1f}", (100, i), (38, 0), ha="right", fontsize=11, **BESIDE)
     title = f"IoU per class of {row.label}"
-    return Panel(f"iou-{row.label}", drawing.svg(title), "IoU of each class, %", row.label)
+    return Panel(f"iou-{row.label}", render(axes, title), "IoU of each class, %", row.label)
 
 
 @matplotlib.rc_context(STYLE)
@@ -206,8 +196,7 @@ def confusion(row: Series, board: Board) -> Panel:
     cell, count = 24, len(names)
     least = max(0.01, count / MOST_CELLS)  # shares of a row sum to 1
     side = cell * count
-    drawing = Drawing(side + 84, width=side + 112, margins=(86, 26, 80, 4))
-    axes = drawing.axes
+    axes = canvas(side + 84, (86, 26, 80, 4), width=side + 112)
     axes.set(xlim=(0, count), ylim=(count, 0), facecolor=INKS["ground"])
     axes.spines["bottom"].set_visible(False)
     centres = np.arange(count) + 0.5
@@ -222,13 +211,15 @@ def confusion(row: Series, board: Board) -> Panel:
         square = Rectangle((j, i), 1, 1, color=ink(row.colour), alpha=share, lw=0, clip_on=False)
         axes.add_artist(square)
         words = f"{names[i]}: right" if i == j else f"{names[i]} taken for {names[j]}"
-        drawing.tip([square], f"{words}, {100 * share:.1f}% of its pixels")
+        tip([square], f"{words}, {100 * share:.1f}% of its pixels")
         if share >= 0.02:
             colour = INKS["paper" if share > 0.6 else "ink"]
             where: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 9}
             axes.text(j + 0.5, i + 0.5, f"{100 * share:.0f}", color=colour, **where)
     title = f"confusion matrix of {row.label}"
-    return Panel(f"confusion-{row.label}", drawing.svg(title), "Confusion, % of the row", row.label)
+    return Panel(
+        f"confusion-{row.label}", render(axes, title), "Confusion, % of the row", row.label
+    )
 
 
 def terms(trained: Sequence[Series]) -> list[str]:
@@ -242,13 +233,12 @@ def terms(trained: Sequence[Series]) -> list[str]:
 @matplotlib.rc_context(STYLE)
 def training_curve(name: str, trained: Sequence[Series]) -> Panel:
     """Draws one logged number over steps, a line for each train stage, its seeds faint behind."""
-    drawing = Drawing(190, margins=(40, 14, 10, 30))
+    axes = _over_steps()
     for row in trained:
-        _line(drawing, row, name, colour=row.colour, dash=row.dash)
-    _over_steps(drawing)
-    low, high = drawing.axes.get_ylim()
-    drawing.axes.set_ylim(min(low, 0), high)
-    return Panel(f"curve-{name}", drawing.svg(f"{name} over training steps"), name)
+        _line(axes, row, name, colour=row.colour, dash=row.dash)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0), high)
+    return Panel(f"curve-{name}", render(axes, f"{name} over training steps"), name)
 
 
 def levels(row: Series) -> list[str]:
@@ -260,21 +250,29 @@ def levels(row: Series) -> list[str]:
 @matplotlib.rc_context(STYLE)
 def discriminator(row: Series, level: str) -> Panel:
     """Draws how often a discriminator is right on either domain, against chance."""
-    drawing = Drawing(190, margins=(40, 14, 10, 30))
-    drawing.axes.axhline(0.5, color=INKS["ink"], lw=1.2, ls=DASHES[1], alpha=0.75)
+    axes = _over_steps()
+    axes.axhline(0.5, color=INKS["ink"], lw=1.2, ls=DASHES[1], alpha=0.75)
     for domain, colour in DOMAINS.items():
-        _line(drawing, row, f"d_{level}_accuracy_{domain}", colour=colour, words=domain)
-    _over_steps(drawing)
-    drawing.axes.set_ylim(0, 1)
-    right = drawing.axes.get_xlim()[1]
-    drawing.axes.text(right, 0.51, "chance", ha="right", va="bottom", color=INKS["soft"])
+        _line(axes, row, f"d_{level}_accuracy_{domain}", colour=colour, words=domain)
+    axes.set_ylim(0, 1)
+    where: Any = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+    axes.text(1, 0.51, "chance", color=INKS["soft"], **where)
     title = row.label if level == "output" else f"{row.label} · {level}"
-    svg = drawing.svg(f"discriminator accuracy of {title}")
+    svg = render(axes, f"discriminator accuracy of {title}")
     return Panel(f"discriminator-{title}", svg, title, row.label)
 
 
+def _over_steps() -> Axes:
+    axes = canvas(190, (40, 14, 10, 30))
+    axes.grid(axis="y")
+    axes.set_xlabel("step", loc="right")
+    axes.margins(x=0)
+    axes.locator_params(nbins=5)
+    return axes
+
+
 def _line(
-    drawing: Drawing, row: Series, name: str, *, colour: int, dash: int = 0, words: str = ""
+    axes: Axes, row: Series, name: str, *, colour: int, dash: int = 0, words: str = ""
 ) -> None:
     """Draws the mean over seeds, and each seed faintly behind it where there are several."""
     logged = [
@@ -288,10 +286,10 @@ def _line(
     mean = {step: float(np.mean([points[step] for points in logged])) for step in shared}
     style: dict[str, Any] = {"color": ink(colour), "linestyle": DASHES[dash % len(DASHES)]}
     for points in logged if len(logged) > 1 else ():
-        lines = drawing.axes.plot(*_thin(points), lw=1, alpha=0.28, zorder=1, **style)
-        drawing.tip(lines, words or row.label, method=row.label)
+        lines = axes.plot(*_thin(points), lw=1, alpha=0.28, zorder=1, **style)
+        tip(lines, words or row.label, method=row.label)
     if mean:
-        drawing.tip(drawing.axes.plot(*_thin(mean), **style), words or row.label, method=row.label)
+        tip(axes.plot(*_thin(mean), **style), words or row.label, method=row.label)
 
 
 def _thin(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
@@ -302,72 +300,61 @@ def _thin(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
     return [c[-1] for c in chunks], [sum(points[s] for s in c) / len(c) for c in chunks]
 
 
-def _over_steps(drawing: Drawing) -> None:
-    drawing.axes.grid(axis="y")
-    drawing.axes.set_xlabel("step", loc="right")
-    drawing.axes.margins(x=0)
-    drawing.axes.locator_params(nbins=5)
-
-
 @matplotlib.rc_context(STYLE)
 def against_speed(board: Board, speeds: Mapping[str, Mapping[str, Any]]) -> Panel | None:
     """Draws score over the time of an image, a dot for each row whose network was timed."""
-    drawing = Drawing(230, margins=(40, 14, 18, 32))
+    axes = _scattered(230, x="ms an image, host to host", y="mIoU, %")
     for row in board.rows:
         timed, miou = speeds.get(row.stages[0].run.config["model"]["name"]), row.miou
         if timed is not None and miou is not None:
             # A fused row runs every one of its networks.
-            count = len(next(iter(row.evaluations.values())).models)
-            _dot(drawing, count * timed["ms"], miou, row, words=row.label, label=row.label)
-    if not drawing.tips:
-        return None
-    _scattered(drawing, x="ms an image, host to host", y="mIoU, %")
-    return Panel("speed", drawing.svg("accuracy against time of an image"), "Accuracy and speed")
+            x = len(next(iter(row.evaluations.values())).models) * timed["ms"]
+            _dot(axes, x, miou, row, words=row.label)
+            place, words = (x, 100 * miou.mean), row.label[:LONGEST]
+            axes.annotate(words, place, (7, 0), color=INKS["soft"], **BESIDE)
+    svg = render(axes, "accuracy against time of an image")
+    return Panel("speed", svg, "Accuracy and speed") if axes.lines else None
 
 
 @matplotlib.rc_context(STYLE)
 def validator(name: str, board: Board) -> Panel | None:
     """Draws the target's mIoU over a score that needs no target label, a dot an evaluation."""
-    drawing = Drawing(190, margins=(40, 12, 18, 32))
+    axes = _scattered(190, x=name, y="target mIoU, %")
     for row in board.rows:
         for seed, evaluation in row.evaluations.items():
             score, miou = evaluation.validators.get(name), summarise([evaluation.miou])
             if score is not None and miou is not None:
-                _dot(drawing, score, miou, row, words=f"{row.label}, seed {seed}")
-    if not drawing.tips:
-        return None
-    _scattered(drawing, x=name, y="target mIoU, %")
-    return Panel(f"validator-{name}", drawing.svg(f"target mIoU over {name}"), name)
+                _dot(axes, score, miou, row, words=f"{row.label}, seed {seed}")
+    svg = render(axes, f"target mIoU over {name}")
+    return Panel(f"validator-{name}", svg, name) if axes.lines else None
 
 
-def _dot(
-    drawing: Drawing, x: float, miou: Summary, row: Series, *, words: str, label: str = ""
-) -> None:
+def _scattered(height: float, *, x: str, y: str) -> Axes:
+    axes = canvas(height, (40, 14, 18, 32))
+    axes.margins(0.12)
+    axes.grid(axis="y")
+    axes.locator_params(nbins=5)
+    axes.set_xlabel(x, loc="right")
+    axes.set_title(y, loc="left", fontsize=10, color=INKS["soft"], pad=5)
+    return axes
+
+
+def _dot(axes: Axes, x: float, miou: Summary, row: Series, *, words: str) -> None:
     y, spread = 100 * miou.mean, 100 * (miou.spread or 0)
     if spread:
-        drawing.axes.plot([x, x], [y - spread, y + spread], color=INKS["soft"], lw=1.3)
-    dots = drawing.axes.plot(x, y, "o", ms=8, color=ink(row.colour), mec=INKS["paper"], zorder=3)
-    drawing.tip(dots, f"{words}: {y:.1f}", method=row.label)
-    if label:
-        drawing.axes.annotate(label[:LONGEST], (x, y), (7, 0), color=INKS["soft"], **BESIDE)
-
-
-def _scattered(drawing: Drawing, *, x: str, y: str) -> None:
-    drawing.axes.margins(0.12)
-    drawing.axes.grid(axis="y")
-    drawing.axes.locator_params(nbins=5)
-    drawing.axes.set_xlabel(x, loc="right")
-    drawing.axes.set_title(y, loc="left", fontsize=10, color=INKS["soft"], pad=5)
+        axes.plot([x, x], [y - spread, y + spread], color=INKS["soft"], lw=1.3)
+    dots = axes.plot(x, y, "o", ms=8, color=ink(row.colour), mec=INKS["paper"], zorder=3)
+    tip(dots, f"{words}: {y:.1f}", method=row.label)
 
 
 @matplotlib.rc_context(STYLE)
 def legend(keys: Sequence[Key]) -> str:
     """Draws what colours and dashes mean, a line each, for where no page can say it."""
-    drawing = Drawing(18 * len(keys) + 4, margins=(0, 0, 2, 2))
-    drawing.axes.set(xlim=(0, WIDTH), ylim=(len(keys) - 0.5, -0.5), xticks=[], yticks=[])
-    drawing.axes.spines["bottom"].set_visible(False)
+    axes = canvas(18 * len(keys) + 4, (0, 0, 2, 2))
+    axes.set(xlim=(0, WIDTH), ylim=(len(keys) - 0.5, -0.5), xticks=[], yticks=[])
+    axes.spines["bottom"].set_visible(False)
     for i, key in enumerate(keys):
         dash = DASHES[key.dash % len(DASHES)]
-        drawing.axes.plot([4, 28], [i, i], color=ink(key.colour), linestyle=dash)
-        drawing.axes.text(36, i, key.label[:LONGEST], va="center", fontsize=11)
-    return drawing.svg("legend")
+        axes.plot([4, 28], [i, i], color=ink(key.colour), linestyle=dash)
+        axes.text(36, i, key.label[:LONGEST], va="center", fontsize=11)
+    return render(axes, "legend")

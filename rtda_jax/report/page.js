@@ -46,16 +46,26 @@ filter.addEventListener("input", () => {
   }
 });
 
-// A figure's picture or drawing is enlarged by a click, and put away by another or by Escape.
+// A click enlarges a figure's picture or drawing, arrow keys show its neighbours, and another click
+// or Escape puts it away.
 const dialog = document.querySelector("dialog");
+let enlarged;
+const enlarge = (figure) => {
+  enlarged = figure;
+  const parts = [figure.querySelector("figcaption"), figure.querySelector("img, svg")];
+  dialog.replaceChildren(...parts.map((part) => part.cloneNode(true)));
+  if (!dialog.open) dialog.showModal();
+};
 document.querySelector("main").addEventListener("click", (event) => {
-  const figure = event.target.closest("figure");
-  const picture = event.target.closest("figure img, figure svg");
-  if (!picture) return;
-  dialog.replaceChildren(figure.querySelector("figcaption").cloneNode(true), picture.cloneNode(true));
-  dialog.showModal();
+  if (event.target.closest("figure img, figure svg")) enlarge(event.target.closest("figure"));
 });
 dialog.addEventListener("click", () => dialog.close());
+dialog.addEventListener("keydown", (event) => {
+  const sibling = { ArrowLeft: "previousElementSibling", ArrowRight: "nextElementSibling" }[event.key];
+  let figure = sibling && enlarged[sibling];
+  while (figure?.hidden) figure = figure[sibling];
+  if (figure) enlarge(figure);
+});
 
 // A link to something that is folded away unfolds it.
 const unfold = () => {

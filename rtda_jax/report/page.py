@@ -4,13 +4,13 @@ The templates escape everything that comes from a run: HTML by Jinja, Markdown b
 """
 
 import base64
-import dataclasses
 import hashlib
 import io
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, TypeAlias
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jinja2
 import markupsafe
@@ -23,6 +23,8 @@ from rtda_jax.tools.drawing import legend as class_legend
 
 FOLDER = "figures"
 LONGEST = 60  # characters of a file's name before its ending
+HERE = pathlib.Path(__file__).parent
+WORDS = tomllib.loads((HERE / "words.toml").read_text(encoding="utf-8"))  # paragraphs
 
 
 class Cell(NamedTuple):
@@ -42,77 +44,49 @@ class Cell(NamedTuple):
     order: float | None = None
 
 
-class Row(NamedTuple):
-    """A line of a table, the method that it is about, and whether a rule stands above it."""
+class Table(NamedTuple):
+    """Rows under a head.
 
-    cells: Sequence[Cell]
-    method: str = ""
-    rule: bool = False
+    Attributes:
+      left: how many columns are words and flush left; the others are numbers.
+      method: the column that names the method of a row, which the page's filter looks for.
+      ruled: numbers of the rows that have a rule above them.
+    """
 
-
-def row(*cells: str | Cell, method: str = "", rule: bool = False) -> Row:
-    """Returns a row whose cells may be plain texts."""
-    return Row([Cell(c) if isinstance(c, str) else c for c in cells], method, rule)
-
-
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """A paragraph; `backticks` set code."""
-
-    kind: ClassVar[str] = "text"
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Rows under a head; all columns but the first `left` are numbers and flush right."""
-
-    kind: ClassVar[str] = "table"
     head: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[Sequence[str | Cell]]
     left: int = 1
+    method: int | None = None
+    ruled: Collection[int] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Drawings side by side, as many as the page is wide enough for, and what colours mean."""
 
-    kind: ClassVar[str] = "figures"
     panels: Sequence[Panel]
     keys: Sequence[Key] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """The same images uint8 [H,W,3] under each title, and the classes' colours."""
 
-    kind: ClassVar[str] = "gallery"
     columns: Sequence[tuple[str, Sequence[np.ndarray]]]
     names: Sequence[str] = ()
     colours: Sequence[tuple[int, int, int]] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Commands:
-    """Lines of a shell."""
+class Details(NamedTuple):
+    """A command and blocks that are folded away; links lead to their `id`."""
 
-    kind: ClassVar[str] = "commands"
-    lines: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Details:
-    """Blocks that are folded away; links lead to their `id`."""
-
-    kind: ClassVar[str] = "details"
     title: str
     blocks: "Sequence[Block]"
     id: str = ""
     method: str = ""
     open: bool = False
+    command: str = ""
 
 
-Block: TypeAlias = Text | Table | Figures | Gallery | Commands | Details
+Block: TypeAlias = str | Table | Figures | Gallery | Details  # a str is a paragraph
 
 
 class Document(NamedTuple):
@@ -121,7 +95,7 @@ class Document(NamedTuple):
     title: str
     lead: str
     facts: Sequence[tuple[str, str]]
-    sections: Sequence[tuple[str, Sequence[Block]]]
+    sections: Mapping[str, Sequence[Block]]
 
 
 def slug(words: str) -> str:
@@ -169,12 +143,8 @@ def markdown(report: Document) -> tuple[str, dict[str, bytes]]:
         return save(standalone(panel.svg, panel.title).encode(), panel.name, "svg")
 
     def strip(images: Sequence[np.ndarray], title: str) -> str:
-        height = max(image.shape[0] for image in images)
-        padded = [
-            np.pad(i, ((0, height - i.shape[0]), (0, 4), (0, 0)), constant_values=255)
-            for i in images
-        ]
-        data, ending = encode(np.concatenate(padded, axis=1))
+        padded = [np.pad(i, ((0, 0), (0, 4), (0, 0)), constant_values=255) for i in images]
+        data, ending = encode(np.hstack(padded))
         return save(data, f"gallery {title}", ending)
 
     def swatches(gallery: Gallery) -> str:
@@ -195,17 +165,17 @@ def markdown(report: Document) -> tuple[str, dict[str, bytes]]:
 
 def _environment(*, escapes: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(HERE),
         autoescape=escapes,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["slug"] = slug
-    environment.globals["ink"] = lambda colour: f"var(--c{colour % COLOURS})"
-    environment.globals["dashes"] = [
-        "" if dash == "-" else " ".join(map(str, dash[1])) for dash in DASHES
-    ]
+    environment.filters |= {"slug": slug, "cell": lambda c: Cell(c) if isinstance(c, str) else c}
+    blocks = {"table": Table, "figures": Figures, "gallery": Gallery, "details": Details}
+    environment.tests |= {name: kind.__instancecheck__ for name, kind in blocks.items()}
+    dashes = ["" if dash == "-" else " ".join(map(str, dash[1])) for dash in DASHES]
+    environment.globals |= {"ink": lambda colour: f"var(--c{colour % COLOURS})", "dashes": dashes}
     return environment
 
 
@@ -224,28 +194,25 @@ def _plain_code(text: str) -> str:
     return "".join(part if i % 2 else plain(part) for i, part in enumerate(parts))
 
 
-def _fence(lines: Sequence[str]) -> str:
-    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
-    mark = "`" * max(3, longest + 1)
-    return "\n".join((mark, *lines, mark))
+def _fence(line: str) -> str:
+    mark = "`" * max([2, *map(len, re.findall("`+", line))]) + "`"
+    return f"{mark}\n{line}\n{mark}"
 
 
 def _uri(image: np.ndarray) -> str:
     data, ending = encode(image)
-    kind = {"jpg": "jpeg"}.get(ending, ending)
+    kind = ending.replace("jpg", "jpeg")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def encode(image: np.ndarray) -> tuple[bytes, str]:
     """Returns an image uint8 [H,W,3] as a small file and its ending: few colours as PNG."""
-    packed = image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    colours, indices = np.unique(packed, return_inverse=True)
-    if len(colours) > 256:
-        return _saved(Image.fromarray(image), "JPEG", quality=85), "jpg"
-    table = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1)
-    drawn = Image.fromarray(indices.reshape(packed.shape).astype(np.uint8))
-    drawn.putpalette(table.astype(np.uint8).tobytes())
-    return _saved(drawn, "PNG", optimize=True), "png"
+    picture = Image.fromarray(image)
+    colours = picture.getcolors(256)
+    if colours is None:
+        return _saved(picture, "JPEG", quality=85), "jpg"
+    # As many colours as there are: the palette holds each of them, and nothing is rounded.
+    return _saved(picture.quantize(len(colours), dither=Image.Dither.NONE), "PNG"), "png"
 
 
 def _saved(image: Image.Image, kind: str, **options: int) -> bytes:

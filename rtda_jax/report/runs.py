@@ -5,24 +5,18 @@ import glob
 import pathlib
 import re
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import flax
 import numpy as np
 
 from rtda_jax.data.labels import ClassSet, class_set
-from rtda_jax.errors import ConfigError, DataError, printable
-from rtda_jax.report.records import (
-    LARGEST,
-    NUMBER,
-    OPTIONAL,
-    TEXT,
-    Record,
-    parse,
-    read,
-    read_json,
-)
+from rtda_jax.errors import ConfigError, DataError, lookup, printable, require
+from rtda_jax.report import records
+from rtda_jax.report.records import LARGEST, NUMBER, OPTIONAL, Default, Least, checked
+from rtda_jax.run.binding import Kinds, bound_fields
 from rtda_jax.run.log import METRICS_FILE
 
 RESULTS, CONFIG, PICTURE = "results.json", "config.json", "predictions.png"
@@ -37,7 +31,49 @@ HEALTH = ("target_entropy", "target_classes")  # what a log says about collapse
 SPEED = ("images_per_second", "data_wait")
 ACCURACY = re.compile(r"d_(.+)_accuracy_(source|target)")
 
-Metrics: TypeAlias = Sequence[Mapping[str, float]]
+# What the report reads of results.json, and of what its stages recorded.
+RUN = {
+    "config": {"stages": [str], "stage": dict, "batch_size": int, "model": {"name": str}},
+    "benchmark": str,
+    "seed": int,
+    "commit": str | None,
+    "environment": {
+        "devices": Default([str], []),
+        "cores": Default(int | None, None),
+        "platform": Default(str, ""),
+        "xla_flags": Default(str, ""),
+        "python": Default(str, ""),
+        "packages": Default({...: str}, {}),
+    },
+    "command": Default(str, ""),
+    "stages": {...: dict},
+}
+PLANNED = {"kind": str, "models": Default([str], [])}
+BEGUN = {"benchmark": {"name": str}, "seed": int}  # of config.json
+TRAINING = {
+    "objective": str,
+    "seconds": Least(NUMBER, 0),
+    "step": int,
+    "networks": Default([str], []),
+}
+SCORES = {"miou": OPTIONAL, "pixel_accuracy": OPTIONAL, "step": int, "protocol": dict}
+EVALUATION = SCORES | {
+    "iou": {...: OPTIONAL},
+    "confusion": list,
+    "validators": Default({...: OPTIONAL}, {}),
+    "models": [str],
+    "images": int,
+    "seconds": Least(NUMBER, 0),
+    "others": Default([SCORES], []),
+}
+CLASSES = {"head_classes": str, "classes": str}  # of a protocol
+TIMED = {"rows": {"host": {"seconds": [Least(NUMBER, 1e-9)]}}}
+SPEEDS = {
+    "model": str,
+    "cores": NUMBER,
+    "commit": Default(str | None, None),
+    "infer": {"ours": [{"device": str, "sizes": {...: TIMED}}]},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +118,8 @@ class Training:
     terms: Sequence[str]
     seconds: float
     step: int
-    rows: Metrics
-    networks: Sequence[str]
+    rows: Sequence[Mapping[str, float]]
+    networks: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +128,7 @@ class Run:
 
     Attributes:
       kinds: planned stages in their order, and the kind of each.
+      fields: of each planned stage, those that decide its result, flat.
       missing: planned stages that are not finished.
     """
 
@@ -99,7 +136,8 @@ class Run:
     config: Mapping[str, Any]
     benchmark: str
     seed: int
-    kinds: Mapping[str, str]
+    kinds: Kinds
+    fields: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     commit: str = ""
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     command: str = ""
@@ -148,7 +186,7 @@ def _begun(folder: pathlib.Path) -> bool:
     return any((folder / name).exists() for name in (RESULTS, CONFIG))
 
 
-def load_all(folders: Sequence[pathlib.Path]) -> list[Run]:
+def load_all(folders: Sequence[pathlib.Path], kinds: Kinds) -> list[Run]:
     """Reads runs, and names each by the shortest end of its path that no other has.
 
     Returns:
@@ -165,144 +203,100 @@ def load_all(folders: Sequence[pathlib.Path]) -> list[Run]:
             depth += 1
         name = printable("/".join(parts[-depth:]), limit=LONGEST_NAME)
         names.append(f"{name} ({len(names)})" if name in names else name)
-    return sorted(map(load, folders, names), key=lambda run: run.name)
+    runs = [load(folder, kinds, name) for folder, name in zip(folders, names, strict=True)]
+    return sorted(runs, key=lambda run: run.name)
 
 
-def load(folder: pathlib.Path, name: str = "run") -> Run:
+def load(folder: pathlib.Path, kinds: Kinds, name: str = "run") -> Run:
     """Reads a run; one that has finished no stage yet has neither trainings nor evaluations.
 
     Raises:
       ConfigError: a file or field is missing or of another kind; both are named.
     """
-    config_only = not (folder / RESULTS).exists() and (folder / CONFIG).exists()
-    path = folder / (CONFIG if config_only else RESULTS)
-    record = read_json(path, inside=folder)
-    config = record if config_only else record.child("config")
-    kinds = _plan(config)
-    if config_only:
-        benchmark = config.child("benchmark").get("name", str)
-        seed = config.get("seed", int)
-        return Run(name, config.value, benchmark, seed, kinds, missing=list(kinds))
-    stages = record.child("stages")
-    readers = {"train": _training, "evaluate": _evaluation}
+    begun = not (folder / RESULTS).exists() and (folder / CONFIG).exists()
+    path = folder / (CONFIG if begun else RESULTS)
+    value = records.read_json(path, inside=folder)
+    if begun:
+        fields = checked(value, BEGUN, str(path))
+        value = {"config": value, "stages": {}, "commit": None, "environment": {}, **fields}
+        value["benchmark"] = fields["benchmark"]["name"]
+    record = checked(value, RUN, str(path))
+    config, stages = value["config"], record["stages"]
+    where = f"{path}: config"
+    planned = record["config"]["stages"]
+    require(len(planned) <= MOST_STAGES, f"{where}: more than {MOST_STAGES} stages")
+    size = len(flax.traverse_util.flatten_dict(config))
+    require(size <= MOST_FIELDS, f"{where}: more than {MOST_FIELDS} fields")
+    for stage in (*planned, *stages):  # its name is also a folder's
+        if stage in ("", ".", "..") or re.search(r"[/\\]", stage) or len(stage.encode()) > 200:
+            raise ConfigError(f"{path}: {reprlib.repr(stage)} cannot be the name of a stage")
+    plan = checked(config["stage"], dict.fromkeys(planned, PLANNED), f"{where}: stage")
+    known = {s: lookup(kinds, row["kind"], f"{where}: kind of stage") for s, row in plan.items()}
+    readers = {"training": _training, "scores": _evaluation}
     results: dict[str, dict[str, Any]] = {kind: {} for kind in readers}
-    for stage in stages.value:
-        kind = kinds.get(_stage_name(stages, stage), "")
-        if kind in readers:
-            results[kind][stage] = readers[kind](stages.child(stage), folder, stage)
-    environment = record.child("environment")
-    environment.get("devices", list, default=[])
+    for stage in stages:
+        kind = known[stage].record if stage in known else ""
+        if kind:
+            place = f"{path}: stages: {stage}"
+            results[kind][stage] = readers[kind](stages[stage], place, folder / stage)
     return Run(
         name=name,
-        config=config.value,
-        benchmark=record.get("benchmark", str),
-        seed=record.get("seed", int),
-        kinds=kinds,
-        commit=record.get("commit", TEXT) or "",
-        environment=environment.value,
-        command=record.get("command", str, default=""),
-        trainings=results["train"],
-        evaluations=results["evaluate"],
-        missing=[stage for stage in kinds if stage not in stages.value],
+        config=config,
+        benchmark=record["benchmark"],
+        seed=record["seed"],
+        kinds=known,
+        fields={stage: bound_fields(config, stage, kinds) for stage in planned},
+        commit=record["commit"] or "",
+        environment=record["environment"],
+        command=record["command"],
+        trainings=results["training"],
+        evaluations=results["scores"],
+        missing=[stage for stage in known if stage not in stages],
     )
 
 
-def _plan(config: Record) -> dict[str, str]:
-    """Returns the kind of each planned stage, after a look at the fields that a report reads."""
-    planned = config.each("stages", str)
-    if len(planned) > MOST_STAGES:
-        raise ConfigError(f"{config.where}: more than {MOST_STAGES} stages")
-    if len(flax.traverse_util.flatten_dict(config.value)) > MOST_FIELDS:
-        raise ConfigError(f"{config.where}: more than {MOST_FIELDS} fields")
-    config.get("batch_size", int)
-    config.child("model").get("name", str)
-    fields = config.child("stage")
-    kinds = {}
-    for stage in planned:
-        kinds[_stage_name(fields, stage)] = fields.child(stage).get("kind", str)
-        fields.child(stage).each("models", str, default=[])
-    return kinds
-
-
-def _stage_name(record: Record, name: str) -> str:
-    """Returns the name of a stage, which is also a folder's, or raises a ConfigError."""
-    if name in ("", ".", "..") or re.search(r"[/\\]", name) or len(name.encode()) > 200:
-        raise ConfigError(f"{record.where}: {reprlib.repr(name)} cannot be the name of a stage")
-    return name
-
-
-def _training(record: Record, folder: pathlib.Path, stage: str) -> Training:
-    objective = record.get("objective", str)
-    terms = [term.split("·")[-1].strip() for term in objective.split(" + ")]
-    return Training(
-        terms=terms,
-        seconds=record.seconds("seconds"),
-        step=record.get("step", int),
-        rows=_metrics(folder, stage, drawn={"loss", *terms, *HEALTH, *SPEED}),
-        networks=[str(words) for words in record.get("networks", list, default=[])],
-    )
-
-
-def _metrics(folder: pathlib.Path, stage: str, *, drawn: set[str]) -> Metrics:
-    path = folder / stage / METRICS_FILE
-    data = read(path, inside=folder, most=MOST_METRICS)
+def _training(value: Any, where: str, folder: pathlib.Path) -> Training:
+    record = checked(value, TRAINING, where)
+    terms = [term.split("·")[-1].strip() for term in record.pop("objective").split(" + ")]
+    path = folder / METRICS_FILE
+    drawn, names = {"loss", *terms, *HEALTH, *SPEED}, set[str]()
     rows: list[Mapping[str, float]] = []
-    keys: dict[str, str] = {}  # each name once in memory
+    data = records.read(path, inside=folder.parent, most=MOST_METRICS)
     for number, line in enumerate((data or b"").splitlines(), 1):
-        row = parse(f"{path}, line {number}", line)
-        row.get("step", int)
-        names = [n for n in row.value if n == "step" or n in drawn or ACCURACY.fullmatch(n)]
-        values = {keys.setdefault(name, name): row.get(name, OPTIONAL) for name in names}
-        rows.append({name: value for name, value in values.items() if value is not None})
-        if len(keys) > MOST_KEYS:
-            raise ConfigError(f"{path}: more than {MOST_KEYS} terms and discriminators")
-    return rows
+        place = f"{path}, line {number}"
+        row = checked(records.parse(place, line), dict, place)
+        wanted = [key for key in row if key in drawn or ACCURACY.fullmatch(key)]
+        row = checked(row, {**dict.fromkeys(wanted, OPTIONAL), "step": int}, place)
+        rows.append({sys.intern(k): v for k, v in row.items() if v is not None})
+        names.update(rows[-1])
+        few = len(names) <= MOST_KEYS
+        require(few, f"{path}: more than {MOST_KEYS} terms and discriminators")
+    return Training(**record, terms=terms, rows=rows)
 
 
-def _evaluation(record: Record, folder: pathlib.Path, stage: str) -> Evaluation:
-    picture = folder / stage / PICTURE
-    protocol = record.child("protocol")
-    head, wanted = (_classes(protocol, field) for field in ("head_classes", "classes"))
-    confusion = record.get("confusion", list)
+def _evaluation(value: Any, where: str, folder: pathlib.Path) -> Evaluation:
+    record = checked(value, EVALUATION, where)
+    names = checked(record["protocol"], CLASSES, f"{where}: protocol")
+    head, scored = (_classes(names, field, f"{where}: protocol") for field in CLASSES)
+    size, confusion = len(head), record["confusion"]
     for row in [confusion, *confusion]:
-        if not isinstance(row, list) or len(row) != len(head):
-            size = f"{len(head)} x {len(head)}"
-            raise ConfigError(f"{record.where}: field 'confusion' must be {size} counts")
-    if not all(type(n) is int and 0 <= n < LARGEST for row in confusion for n in row):
-        raise ConfigError(f"{record.where}: field 'confusion' holds something else than counts")
-    iou = record.table("iou", OPTIONAL)
-    if tuple(iou) != wanted.names:
-        raise ConfigError(f"{record.where}: field 'iou' does not have the classes of {wanted.name}")
-    return Evaluation(
-        miou=record.get("miou", OPTIONAL),
-        pixel_accuracy=record.get("pixel_accuracy", OPTIONAL),
-        iou=iou,
-        confusion=confusion,
-        protocol=protocol.value,
-        validators=record.table("validators", OPTIONAL, default={}),
-        models=record.each("models", str),
-        images=record.get("images", int),
-        step=record.get("step", int),
-        seconds=record.seconds("seconds"),
-        picture=picture if picture.exists() else None,
-        others=[_other(record, other) for other in record.get("others", list, default=[])],
-    )
+        whole = isinstance(row, list) and len(row) == size
+        require(whole, f"{where}: field 'confusion' must be {size} x {size} counts")
+    counts = all(type(n) is int and 0 <= n < LARGEST for row in confusion for n in row)
+    require(counts, f"{where}: field 'confusion' holds something else than counts")
+    same = tuple(record["iou"]) == scored.names
+    require(same, f"{where}: field 'iou' does not have the classes of {scored.name}")
+    picture = folder / PICTURE
+    return Evaluation(**record, picture=picture if picture.exists() else None)
 
 
-def _other(record: Record, value: Any) -> Mapping[str, Any]:
-    other = Record(f"{record.where}: others", value)
-    scores = {name: other.get(name, OPTIONAL) for name in ("miou", "pixel_accuracy")}
-    return {**scores, "step": other.get("step", int), "protocol": other.child("protocol").value}
-
-
-def _classes(protocol: Record, field: str) -> ClassSet:
-    name = protocol.get(field, str)
-    if name.endswith(".json"):  # the name of a file, which may be anything
-        raise ConfigError(f"{protocol.where}: field {field!r} must be classes, not a file of them")
+def _classes(protocol: Mapping[str, str], field: str, where: str) -> ClassSet:
+    file = protocol[field].endswith(".json")  # whose name may be anything
+    require(not file, f"{where}: field {field!r} must be classes, not a file of them")
     try:
-        return class_set(name)
+        return class_set(protocol[field])
     except (ConfigError, DataError) as error:
-        raise ConfigError(f"{protocol.where}: field {field!r}: {error}") from None
+        raise ConfigError(f"{where}: field {field!r}: {error}") from None
 
 
 def speeds(paths: Sequence[pathlib.Path]) -> dict[str, dict[str, Any]]:
@@ -316,31 +310,17 @@ def speeds(paths: Sequence[pathlib.Path]) -> dict[str, dict[str, Any]]:
     """
     networks: dict[str, dict[str, Any]] = {}
     for path in paths:
-        record = read_json(path)
-        model = record.get("model", str)
-        if model in networks:
-            raise ConfigError(f"{path}: {model} was timed by an earlier file too; give only one")
-        networks[model] = _speed(record)
+        record = checked(records.read_json(path), SPEEDS, str(path))
+        model, processes = record["model"], record["infer"]["ours"]
+        again = f"{path}: {model} was timed by an earlier file too; give only one"
+        require(model not in networks, again)
+        largest = [next(reversed(process["sizes"].items()), ("", None)) for process in processes]
+        times = [timed["rows"]["host"]["seconds"] for _, timed in largest if timed]
+        require(bool(times) and all(times), f"{path}: infer: ours: no times of any image")
+        networks[model] = {
+            "ms": 1e3 * float(np.median([np.median(seconds) for seconds in times])),
+            "size": largest[0][0],
+            "device": f"{processes[0]['device']}, {record['cores']} cores",
+            "commit": record["commit"] or "unknown",
+        }
     return networks
-
-
-def _speed(record: Record) -> dict[str, Any]:
-    infer = record.child("infer")
-    processes = [Record(f"{infer.where}: ours", p) for p in infer.get("ours", list)]
-    if not processes:
-        raise ConfigError(f"{infer.where}: field 'ours' is empty")
-    medians = []
-    for process in processes:
-        sizes = process.child("sizes")
-        size = next(reversed(sizes.value), "")
-        host = sizes.child(size).child("rows").child("host")
-        seconds = host.each("seconds", NUMBER)
-        if not seconds or min(seconds) <= 0:
-            raise ConfigError(f"{host.where}: field 'seconds' must be durations above 0")
-        medians.append(float(np.median(seconds)))
-    return {
-        "ms": 1e3 * float(np.median(medians)),
-        "size": size,
-        "device": f"{processes[0].get('device', str)}, {record.get('cores', NUMBER)} cores",
-        "commit": record.get("commit", TEXT, default=None) or "unknown",
-    }

@@ -6,15 +6,16 @@ corrected. Each stage that is bound records its fields in its own folder.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import rtda_jax
-from rtda_jax.errors import ConfigError, printable
+from rtda_jax.errors import ConfigError, lookup, printable
 from rtda_jax.run import parallel
 from rtda_jax.run.workdir import flat, lock, read_json, write_json
 from rtda_jax.tools import environment
@@ -36,30 +37,6 @@ FREE = (
     "on_not_finite",
 )
 
-# Fields that a train stage does not read, beside FREE; the numbers of a benchmark are defaults.
-UNREAD = (
-    "eval",
-    "pseudo",
-    "statistics",
-    "benchmark.eval",
-    "benchmark.eval_classes",
-    "benchmark.eval_size",
-    "benchmark.source_eval",
-    "benchmark.steps",
-    "benchmark.batch_size",
-    "benchmark.g_lr",
-)
-
-# The fields that stages of other kinds read. An evaluation records its protocol in its result.
-READ = {
-    "pseudo_label": ("kind", "models", "pseudo", "benchmark.classes", "benchmark.size"),
-    "statistics": (
-        *("kind", "models", "statistics", "seed", "batch_size", "normalisation"),
-        *("benchmark.classes", "benchmark.size", "benchmark.target"),
-    ),
-    "evaluate": (),
-}
-
 # Where the files of a benchmark lie: moved data are the same data, see `bind_data`.
 PLACES = ("images", "labels", "list", "quarantine", "store_dir")
 
@@ -67,7 +44,35 @@ PLACES = ("images", "labels", "list", "quarantine", "store_dir")
 DERIVED = ("class_counts.npz", "class_weights.json", "data.json")
 
 
-def claim(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
+Fields = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What is known of a kind of stage without running one.
+
+    Attributes:
+      bound: returns those of a stage's flat fields that decide what it computes.
+      record: what results.json says of it: "training", "scores", or "" of what no report shows.
+      sees_target: whether what it leaves depends on the target's images; of a training that has
+        a record, its objective tells.
+      reads_networks: whether the stage names the networks it reads in `models`.
+      leaves_network: whether later stages can read its network.
+      several_processes: whether several processes can share the stage.
+    """
+
+    bound: Callable[[Fields], Fields]
+    record: Literal["training", "scores", ""] = ""
+    sees_target: bool = False
+    reads_networks: bool = False
+    leaves_network: bool = False
+    several_processes: bool = False
+
+
+Kinds = Mapping[str, Traits]
+
+
+def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
     """Binds a workdir, and every stage of a configuration, to that configuration.
 
     It becomes the workdir's `config.json`. A train stage that is given more steps is no longer
@@ -77,6 +82,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
     Args:
       workdir: created if need be; held by this job.
       config: nested plain values, see `workdir.plain`.
+      kinds: the table of all kinds of stages.
 
     Returns:
       Sentences for the user about what changes.
@@ -85,14 +91,14 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
       ConfigError: as `check_bound` does; nothing is changed.
     """
     path = workdir / "config.json"
-    notes = check_bound(workdir, config)
+    notes = check_bound(workdir, config, kinds)
     corrected = path.exists() and read_json(path) != config
     for name in stage_names(config):
-        folder, fields = workdir / name, bound_fields(config, name)
+        folder, fields = workdir / name, bound_fields(config, name, kinds)
         if corrected and not begun(folder):
             for derived in DERIVED:
                 (folder / derived).unlink(missing_ok=True)
-        if begun(folder) and _recorded(workdir, name)[1].get("steps") != fields.get("steps"):
+        if begun(folder) and _recorded(workdir, name, kinds)[1].get("steps") != fields.get("steps"):
             (folder / "done.json").unlink(missing_ok=True)
         if fields:
             write_json(folder / RECORD, {"release": rtda_jax.__version__, "fields": fields})
@@ -100,7 +106,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
     return notes
 
 
-def check_bound(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
+def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
     """Refuses a configuration that differs from what a stage of the workdir began with.
 
     Returns:
@@ -115,14 +121,14 @@ def check_bound(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
     for name in stage_names(config):
         if not begun(workdir / name):
             continue
-        release, old = _recorded(workdir, name)
-        new = bound_fields(config, name)
+        release, old = _recorded(workdir, name, kinds)
+        new = bound_fields(config, name, kinds)
         for field in sorted(old.keys() | new.keys()):
             there, now = old.get(field, "absent"), new.get(field, "absent")
             if there == now:
                 continue
             row = f"{field}: {printable(repr(there))} there, {printable(repr(now))} now"
-            readers = [reader for reader in _readers(config, name) if begun(workdir / reader)]
+            readers = [r for r in _readers(config, name, kinds) if begun(workdir / r)]
             if field == "steps" and _grows(there, now) and not readers:
                 notes.append(
                     f"[{name}] is given {now} steps instead of {there}; from here on its learning "
@@ -144,7 +150,7 @@ def check_bound(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def hold(workdir: pathlib.Path, config: dict[str, Any]) -> Iterator[list[str]]:
+def hold(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> Iterator[list[str]]:
     """Holds a workdir for one job, binds it to the job's configuration, and yields what is new.
 
     All processes of the job must have the same configuration, code and packages, and see the same
@@ -160,7 +166,7 @@ def hold(workdir: pathlib.Path, config: dict[str, Any]) -> Iterator[list[str]]:
     )
     notes: list[str] = []
     with lock(workdir):
-        parallel.on_main(lambda: notes.extend(claim(workdir, config)))
+        parallel.on_main(lambda: notes.extend(claim(workdir, config, kinds)))
         path = workdir / "config.json"
         seen = path.exists() and hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         parallel.check_agreement({"config.json of the workdir, a folder that all must see": seen})
@@ -173,29 +179,27 @@ def begun(folder: pathlib.Path) -> bool:
     return bool(steps) or (folder / "done.json").exists() or any((folder / "labels").glob("*"))
 
 
-def bound_fields(config: dict[str, Any], name: str) -> dict[str, Any]:
+def bound_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
     """Returns the fields that decide what a stage computes, by dotted name.
 
     Raises:
-      ConfigError: the configuration is not one of an experiment.
+      ConfigError: the configuration is not one of an experiment, or of an unknown kind of stage.
     """
-    fields = _stage_fields(config, name)
-    kind = fields["kind"]
-    if kind in READ:
-        split = fields.get("pseudo.split")
-        read = READ[kind] + ((f"benchmark.{split}",) if kind == "pseudo_label" else ())
-        fields = {k: v for k, v in fields.items() if among(k, read)}
-    else:
-        labelled = () if fields.get("labelled") == "target" else ("benchmark.target_labelled",)
-        fields = {k: v for k, v in fields.items() if not among(k, (*FREE, *UNREAD, *labelled))}
+    fields = _stage_fields(config, name, kinds)
+    fields = lookup(kinds, fields["kind"], "kind").bound(fields)
     if "model.pretrained" in fields:  # weights may move as data may
         fields["model.pretrained"] = os.path.basename(str(fields["model.pretrained"]))
     return {k: v for k, v in fields.items() if not _is_place(k)}
 
 
-def shared_fields(config: dict[str, Any]) -> dict[str, Any]:
+def shared_fields(config: Fields) -> Fields:
     """Returns the fields that the processes of one job must have in common, by dotted name."""
     return {k: v for k, v in flat(config).items() if not (among(k, HOST) or _is_place(k))}
+
+
+def only(fields: Fields, names: Sequence[str]) -> Fields:
+    """Returns the fields that are among the names, or lie in groups of those names."""
+    return {field: value for field, value in fields.items() if among(field, names)}
 
 
 def among(field: str, names: Sequence[str]) -> bool:
@@ -203,7 +207,7 @@ def among(field: str, names: Sequence[str]) -> bool:
     return any(field == name or field.startswith(f"{name}.") for name in names)
 
 
-def stage_names(config: dict[str, Any]) -> list[str]:
+def stage_names(config: Fields) -> list[str]:
     """Returns the stages of a configuration in their order.
 
     Raises:
@@ -272,22 +276,24 @@ def bind_data(folder: pathlib.Path, sets: Mapping[str, Images]) -> None:
     parallel.on_main(record)
 
 
-def _stage_fields(config: dict[str, Any], name: str) -> dict[str, Any]:
+def _stage_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
     """Returns the flat fields of a stage: the experiment's with those that the stage overrides.
 
-    A statistics stage has those of the stage whose network it changes.
+    A stage that changes the network of another one has the fields of that one.
     """
     names = stage_names(config)
     stage, models = config["stage"][name], config["stage"][name].get("models")
-    if stage["kind"] == "statistics" and isinstance(models, list) and models:
+    kind = lookup(kinds, stage["kind"], "kind")
+    changes = kind.reads_networks and kind.leaves_network
+    if changes and isinstance(models, list) and models:
         changed = str(models[0]).partition(":")[0]
         if changed not in names[: names.index(name)]:
             raise ConfigError(f"stage {name}: {printable(changed)} is no earlier stage")
-        return _stage_fields(config, changed) | flat(stage)
+        return _stage_fields(config, changed, kinds) | flat(stage)
     return flat({k: v for k, v in config.items() if k not in ("stages", "stage")}) | flat(stage)
 
 
-def _recorded(workdir: pathlib.Path, name: str) -> tuple[str, dict[str, Any]]:
+def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fields]:
     """Returns the release that began a stage, and the fields that it began with.
 
     Releases before stages had records of their own bound the workdir as a whole.
@@ -300,22 +306,22 @@ def _recorded(workdir: pathlib.Path, name: str) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"{path}: not the record this program writes there")
     path = workdir / "config.json"
     try:
-        return "", bound_fields(read_json(path), name)
+        return "", bound_fields(read_json(path), name, kinds)
     except (ConfigError, RecursionError, FileNotFoundError, KeyError, ValueError) as error:
         raise ConfigError(
             f"{path} does not say what the stage {name} began with: {printable(error)}"
         ) from None
 
 
-def _readers(config: dict[str, Any], name: str) -> list[str]:
+def _readers(config: Fields, name: str, kinds: Kinds) -> list[str]:
     """Returns the stages that compute something from what a stage leaves."""
     readers = []
     for other in stage_names(config):
-        fields = _stage_fields(config, other)
+        fields = _stage_fields(config, other, kinds)
         named = [fields.get(field) for field in ("init", "taught_by", "pseudo_labels")]
         sources = [*named, *(fields.get("models") or ())]
         reads = name in [str(source).partition(":")[0] for source in sources]
-        if reads and other != name and fields["kind"] != "evaluate":
+        if reads and other != name and bound_fields(config, other, kinds):
             readers.append(other)
     return readers
 

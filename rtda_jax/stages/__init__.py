@@ -4,8 +4,36 @@ from rtda_jax.stages import evaluate, pseudo_label, statistics, train
 from rtda_jax.stages.plan import Kind
 
 KINDS = {
-    "train": Kind(train.run, train.check, leaves_network=True, several_processes=True),
-    "pseudo_label": Kind(pseudo_label.run, pseudo_label.check, reads_networks=True),
-    "statistics": Kind(statistics.run, statistics.check, reads_networks=True, leaves_network=True),
-    "evaluate": Kind(evaluate.run, evaluate.check, reads_networks=True, several_processes=True),
+    "train": Kind(
+        run=train.run,
+        check=train.check,
+        bound=train.bound,
+        record="training",
+        sees_target=True,
+        leaves_network=True,
+        several_processes=True,
+    ),
+    "pseudo_label": Kind(
+        run=pseudo_label.run,
+        check=pseudo_label.check,
+        bound=pseudo_label.bound,
+        sees_target=True,
+        reads_networks=True,
+    ),
+    "statistics": Kind(
+        run=statistics.run,
+        check=statistics.check,
+        bound=statistics.bound,
+        sees_target=True,
+        reads_networks=True,
+        leaves_network=True,
+    ),
+    "evaluate": Kind(
+        run=evaluate.run,
+        check=evaluate.check,
+        bound=evaluate.bound,
+        record="scores",
+        reads_networks=True,
+        several_processes=True,
+    ),
 }

@@ -17,6 +17,7 @@ from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, require
 from rtda_jax.evaluate import Model, Protocol
 from rtda_jax.run import log, parallel
+from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
 from rtda_jax.run.workdir import find_result, other_results, save_result
@@ -61,6 +62,11 @@ def check(plan: Plan, stage: Stage) -> None:
     del plan
     read(Protocol, stage.config.eval, "eval")
     read(EvalOptions, stage.config.eval, "eval")
+
+
+def bound(fields: Fields) -> Fields:
+    """Returns nothing: an evaluation records its protocol in its result."""
+    return only(fields, ())
 
 
 def padding_warning(protocol: Protocol, size: tuple[int, int]) -> str:

@@ -24,6 +24,7 @@ from rtda_jax.data.batches import StreamOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import CheckpointError, ConfigError, lookup, require
 from rtda_jax.run import checkpoint, parallel
+from rtda_jax.run.binding import Traits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,24 +84,18 @@ class BenchmarkOptions:
             class_set(getattr(self, name))
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind(Traits):
     """One kind of stage.
 
     Attributes:
       run: runs the stage of a plan in a workdir, or says that it is finished; returns what
         results.json says of it.
       check: refuses, with a ConfigError, a stage that cannot be run after those of the plan.
-      reads_networks: whether the stage names the networks it reads in `models`.
-      leaves_network: whether later stages can read its network.
-      several_processes: whether several processes can share the stage.
     """
 
     run: Callable[[Plan, str, pathlib.Path], dict[str, Any]]
     check: Callable[[Plan, Stage], None]
-    reads_networks: bool = False
-    leaves_network: bool = False
-    several_processes: bool = False
 
 
 def make_plan(config: ConfigDict, kinds: Mapping[str, Kind]) -> Plan:

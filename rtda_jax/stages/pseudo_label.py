@@ -37,6 +37,7 @@ from rtda_jax.evaluate import Model
 from rtda_jax.ops.norm import fold
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log
+from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.files import write_bytes
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
@@ -71,6 +72,12 @@ def check(plan: Plan, stage: Stage) -> None:
         heads = sorted(set(outputs) - {"feature"})
         for head in options.heads:
             one_of(head, heads, f"output of {reference} in pseudo.heads:")
+
+
+def bound(fields: Fields) -> Fields:
+    """Returns the fields of a stage that decide its labels, with those of the labelled split."""
+    names = ("kind", "models", "pseudo", "benchmark.classes", "benchmark.size")
+    return only(fields, (*names, f"benchmark.{fields.get('pseudo.split')}"))
 
 
 def _spec(spec: Any) -> tuple:

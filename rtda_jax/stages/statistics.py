@@ -24,6 +24,7 @@ from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.evaluate import Model
 from rtda_jax.run import checkpoint, log
+from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, watchdog
 from rtda_jax.run.workdir import read_json, write_json
@@ -54,6 +55,12 @@ def check(plan: Plan, stage: Stage) -> None:
     number = len(stage.models)
     require(number == 1, f"kind 'statistics' reads one model, got {number}")
     read(StatisticsOptions, stage.config.statistics, "statistics")
+
+
+def bound(fields: Fields) -> Fields:
+    """Returns the fields of a stage that decide its statistics."""
+    names = ("kind", "models", "statistics", "seed", "batch_size", "normalisation")
+    return only(fields, (*names, "benchmark.classes", "benchmark.size", "benchmark.target"))
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:

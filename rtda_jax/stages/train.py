@@ -12,10 +12,24 @@ from rtda_jax.data.batches import MoveOptions, introduction
 from rtda_jax.data.stream import check_margins
 from rtda_jax.errors import require
 from rtda_jax.run import checkpoint, log, parallel
-from rtda_jax.run.binding import begun
+from rtda_jax.run.binding import FREE, Fields, among, begun
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import Plan, Stage, method_of, start_from, taught_by
 from rtda_jax.train import train
+
+# Fields that a train stage does not read, beside FREE; the numbers of a benchmark are defaults.
+UNREAD = (
+    "eval",
+    "pseudo",
+    "statistics",
+    "benchmark.eval",
+    "benchmark.eval_classes",
+    "benchmark.eval_size",
+    "benchmark.source_eval",
+    "benchmark.steps",
+    "benchmark.batch_size",
+    "benchmark.g_lr",
+)
 
 
 def check(plan: Plan, stage: Stage) -> None:
@@ -35,6 +49,13 @@ def check(plan: Plan, stage: Stage) -> None:
             "target_margins get no labels of the teacher: they need mix or masked terms",
         )
         check_margins(margins, size=tuple(config.benchmark.size))
+
+
+def bound(fields: Fields) -> Fields:
+    """Returns the fields of a stage that decide what it trains."""
+    labelled = () if fields.get("labelled") == "target" else ("benchmark.target_labelled",)
+    unread = (*FREE, *UNREAD, *labelled)
+    return {k: v for k, v in fields.items() if not among(k, unread)}
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
