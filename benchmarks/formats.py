@@ -46,7 +46,7 @@ def measured(options: Any, size: tuple[int, int], folder: pathlib.Path) -> Itera
     from rtda_jax import evaluate
     from rtda_jax.deploy import export
 
-    models = _models(options)
+    models = evaluate.folded(_models(options))
     formats = [name for name, needs in NEEDS.items() if _installed(*needs)]
     for name in formats:
         export.FORMATS[name].write(models, folder, size=size)

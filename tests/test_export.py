@@ -151,7 +151,7 @@ def test_every_network_lowers_for_every_platform(name):
     module = create_model(name)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 64, 128, 3))))
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    models = [evaluate.Model(module, variables, "imagenet")]
+    models = evaluate.folded([evaluate.Model(module, variables, "imagenet")])
     network = export.lower(export.segmenter(models, size=(64, 128)), size=(64, 128))
     assert network.platforms == export.PLATFORMS
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from test_norm import random_variables
+from test_fold import random_variables
 
 from rtda_jax import evaluate
 from rtda_jax.deploy import export
 from rtda_jax.errors import ConfigError
-from rtda_jax.evaluate import Model
+from rtda_jax.evaluate import Model, folded
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.bisenet_v1 import double
 from rtda_jax.ops.activations import argmax, leaky_relu
@@ -160,7 +160,7 @@ def compare(*names, normalisation, batches=(1, 4), size=SIZE):
     """Compares classes; one may differ only where two classes tie but for rounding."""
     networks = list(models(*names, normalisation=normalisation))
     variables = [network.variables for network in networks]
-    segment = export.segmenter(networks, size=size)
+    segment = export.segmenter(folded(networks), size=size)
     (batch,) = jax.export.symbolic_shape("b")
     model = onnx.convert(segment, jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8))
     run = onnx.runner(model)
