@@ -116,7 +116,10 @@ def _onnxruntime(path: pathlib.Path, cores: int) -> Run:
 
     from rtda_jax.deploy.onnx import runner
 
-    return runner(onnx.load(path), threads=cores)
+    run = runner(onnx.load(path), threads=cores)
+    if run is None:
+        raise SystemExit("onnxruntime is not installed")
+    return run
 
 
 def _openvino(path: pathlib.Path, cores: int) -> Run:
@@ -133,8 +136,12 @@ def _saved_model(path: pathlib.Path, cores: int) -> Run:
 
     module = tf.saved_model.load(str(path))
     segment = module.signatures["serving_default"]
+
     # The function lives as long as its module, which nothing else holds.
-    return lambda images, module=module: segment(images=tf.constant(images))["classes"].numpy()
+    def run(images: np.ndarray, module: Any = module) -> np.ndarray:
+        return segment(images=tf.constant(images))["classes"].numpy()
+
+    return run
 
 
 def _litert(path: pathlib.Path, cores: int) -> Run:
