@@ -15,7 +15,7 @@ from jax import lax
 from rtda_jax import metrics
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.errors import ConfigError, lookup, one_of, require
-from rtda_jax.models.fold import Unfoldable, fold
+from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.activations import argmax
 from rtda_jax.ops.resize import ALIGNMENTS, upsample
 from rtda_jax.run import log
@@ -158,26 +158,12 @@ def predictor(
       protocol: how images are read.
       on_softmax: called with the softmax [1,h,w,K] of each image.
     """
-    models = folded(models)
+    models = [
+        Model(*fold_or_keep(m.module, m.variables, say=log.say), m.normalisation) for m in models
+    ]
     if protocol.mode == "slide":
         return _sliding(models, protocol, on_softmax)
     return _whole(models, protocol, on_softmax)
-
-
-def folded(models: Sequence[Model]) -> list[Model]:
-    """Returns the models with their batch normalisations folded into the convolutions.
-
-    A network whose normalisations cannot be folded stays as it is, which is slower and gives the
-    same results, and a line of the log names the first of them.
-    """
-    lighter = []
-    for model in models:
-        try:
-            model = Model(*fold(model.module, model.variables), model.normalisation)
-        except Unfoldable as reason:
-            log.say(f"  {type(model.module).__name__} keeps its batch normalisations: {reason}")
-        lighter.append(model)
-    return lighter
 
 
 def scores(

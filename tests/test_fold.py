@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import config, folder_fields, write_folders
+from helpers import config, folder_fields, normalised, write_folders
 from PIL import Image
 
-from rtda_jax import evaluate, experiment, models
+from rtda_jax import experiment, models
 from rtda_jax.deploy import export, networks
 from rtda_jax.models import MODELS, create_model
-from rtda_jax.models.fold import Unfoldable, fold
+from rtda_jax.models.fold import Unfoldable, fold, fold_or_keep
 from rtda_jax.models.layers import Network
 from rtda_jax.ops.norm import BatchNorm
 from rtda_jax.ops.resize import upsample
@@ -163,10 +163,10 @@ def test_names_do_not_matter(arrangement):
 )
 def test_what_cannot_be_folded_is_evaluated_as_it_is(arrangement, reason, capsys):
     module = Trial(5, arrangement=arrangement)
-    model = evaluate.Model(module, random_variables(module), "imagenet")
+    variables = random_variables(module)
     with pytest.raises(Unfoldable, match=reason):
-        fold(model.module, model.variables)
-    assert evaluate.folded([model]) == [model]
+        fold(module, variables)
+    assert fold_or_keep(module, variables, say=print) == (module, variables)
     assert capsys.readouterr().out == f"  Trial keeps its batch normalisations: {reason}\n"
 
 
@@ -188,9 +188,8 @@ def test_a_trial_network_is_trained_evaluated_and_exported(arrangement, tmp_path
     program = jax.export.deserialize(bytearray((tmp_path / "export/model.stablehlo").read_bytes()))
     with Image.open(tmp_path / "target" / "images" / "000.png") as picture:
         image = np.asarray(picture.resize((64, 32)))
-    x = (image - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
     (model,) = chosen.models
-    scores = model.module.apply(model.variables, jnp.asarray(x[None], jnp.float32))["logits"]
+    scores = model.module.apply(model.variables, normalised(image[None]))["logits"]
     scores, classes = np.asarray(scores), np.asarray(program.call(image[None]), np.int64)
     # Another class is right only where the two tie but for rounding.
     chosen_scores = np.take_along_axis(scores, classes[..., None], axis=-1)[..., 0]

@@ -13,9 +13,10 @@ from test_fold import random_variables
 from rtda_jax import evaluate
 from rtda_jax.deploy import export
 from rtda_jax.errors import ConfigError
-from rtda_jax.evaluate import Model, folded
+from rtda_jax.evaluate import Model
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.bisenet_v1 import double
+from rtda_jax.models.fold import fold
 from rtda_jax.ops.activations import argmax, leaky_relu
 from rtda_jax.ops.conv import conv2d
 from rtda_jax.ops.pool import max_pool
@@ -153,14 +154,14 @@ def test_what_no_rule_translates_is_refused_by_its_primitive(function, primitive
 def models(*names, normalisation):
     for seed, name in enumerate(names):
         module = create_model(name)
-        yield Model(module, random_variables(module, seed), normalisation)
+        yield Model(*fold(module, random_variables(module, seed)), normalisation)
 
 
 def compare(*names, normalisation, batches=(1, 4), size=SIZE):
     """Compares classes; one may differ only where two classes tie but for rounding."""
     networks = list(models(*names, normalisation=normalisation))
     variables = [network.variables for network in networks]
-    segment = export.segmenter(folded(networks), size=size)
+    segment = export.segmenter(networks, size=size)
     (batch,) = jax.export.symbolic_shape("b")
     model = onnx.convert(segment, jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8))
     run = onnx.runner(model)

@@ -16,6 +16,7 @@ from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.activations import argmax
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import files, log
@@ -59,7 +60,10 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
         *(f for form in formats.values() for f in form.files),
     ]
     with claimed(out, record=RECORD, results=results) as listed:
-        models = evaluate.folded(chosen.models)
+        models = [
+            evaluate.Model(*fold_or_keep(m.module, m.variables, say=log.say), m.normalisation)
+            for m in chosen.models
+        ]
         exported = lower(segmenter(models, size=size), size=size)
         program = bytes(exported.serialize())
         about = {
@@ -96,8 +100,8 @@ def segmenter(models: Sequence[evaluate.Model], *, size: Size) -> Segment:
     """Returns what evaluation does to an image as a jitted function of a batch.
 
     It maps uint8 [b,H,W,3] RGB to class numbers uint8 [b,H,W]. Normalisation, networks (several
-    are fused by their mean softmax), upsampling, argmax and the weights are inside. Folded models
-    (`evaluate.folded`) make it faster.
+    are fused by their mean softmax), upsampling, argmax and the weights are inside. Folded
+    networks make it faster.
     """
     # From the host, so that a file made of it records no devices.
     variables = [jax.device_get(model.variables) for model in models]

@@ -1,6 +1,6 @@
 """Folds batch normalisations into the convolutions in front of them, for inference."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax
@@ -64,6 +64,23 @@ def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
         params[*norm, "bias"] = shift
     folded = {"params": flax.traverse_util.unflatten_dict(params)}
     return module.clone(batch_norm="folded"), jax.tree.map(jnp.asarray, folded)
+
+
+def fold_or_keep(
+    module: nn.Module, variables: Any, *, say: Callable[[str], None]
+) -> tuple[nn.Module, Any]:
+    """Returns what `fold` does, or the network as it is, which is slower and computes the same.
+
+    Args:
+      module: a network, called with images.
+      variables: its {"params", "batch_stats"}.
+      say: called with a sentence where the network cannot be folded.
+    """
+    try:
+        return fold(module, variables)
+    except Unfoldable as reason:
+        say(f"  {type(module).__name__} keeps its batch normalisations: {reason}")
+        return module, variables
 
 
 def _trace(module: nn.Module) -> tuple[dict[Path, float], dict[Path, Path]]:
