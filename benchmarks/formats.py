@@ -45,8 +45,12 @@ def measured(options: Any, size: tuple[int, int], folder: pathlib.Path) -> Itera
     """Yields the lines of the table for the networks that the options name."""
     from rtda_jax import evaluate
     from rtda_jax.deploy import export
+    from rtda_jax.models.fold import fold_or_keep
 
-    models = _models(options)
+    models = [
+        evaluate.Model(*fold_or_keep(m.module, m.variables, say=print), m.normalisation)
+        for m in _models(options)
+    ]
     formats = [name for name, needs in NEEDS.items() if _installed(*needs)]
     for name in formats:
         export.FORMATS[name].write(models, folder, size=size)
@@ -116,7 +120,10 @@ def _onnxruntime(path: pathlib.Path, cores: int) -> Run:
 
     from rtda_jax.deploy.onnx import runner
 
-    return runner(onnx.load(path), threads=cores)
+    run = runner(onnx.load(path), threads=cores)
+    if run is None:
+        raise SystemExit("onnxruntime is not installed")
+    return run
 
 
 def _openvino(path: pathlib.Path, cores: int) -> Run:
@@ -133,8 +140,12 @@ def _saved_model(path: pathlib.Path, cores: int) -> Run:
 
     module = tf.saved_model.load(str(path))
     segment = module.signatures["serving_default"]
+
     # The function lives as long as its module, which nothing else holds.
-    return lambda images, module=module: segment(images=tf.constant(images))["classes"].numpy()
+    def run(images: np.ndarray, module: Any = module) -> np.ndarray:
+        return segment(images=tf.constant(images))["classes"].numpy()
+
+    return run
 
 
 def _litert(path: pathlib.Path, cores: int) -> Run:

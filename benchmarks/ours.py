@@ -10,7 +10,7 @@ from benchmarks import measure, training
 from rtda_jax import evaluate
 from rtda_jax.adapt import build
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.ops.norm import fold
+from rtda_jax.models.fold import fold
 from rtda_jax.run import parallel
 
 

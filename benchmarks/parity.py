@@ -43,8 +43,11 @@ def main(argv: list[str]) -> None:
 
     config = _CONFIG.value
     config.data_dir = _DATA_DIR.value or config.data_dir
-    planned = next(s for s in make_plan(config, KINDS).values() if s.method)
-    stage, method = planned.config, planned.method
+    stage, method = next(
+        (planned.config, planned.method)
+        for planned in make_plan(config, KINDS).values()
+        if planned.method
+    )
     if reason := no_training_twin(stage):
         raise SystemExit(reason)
     torch.manual_seed(stage.seed)

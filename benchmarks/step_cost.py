@@ -17,6 +17,7 @@ import pathlib
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +39,7 @@ class Step(NamedTuple):
 
     run: jax.stages.Compiled
     state: Any
-    batches: list[dict[str, np.ndarray]]
+    batches: Sequence[Mapping[str, Any]]
     seconds: float
 
 
@@ -106,6 +107,7 @@ def main() -> None:
     for name, step in steps.items():
         low, middle, high = (1e3 * q for q in np.quantile(taken[name], (0.25, 0.5, 0.75)))
         memory = step.run.memory_analysis()
+        assert memory is not None  # CPU and GPU have it
         sizes = (memory.temp_size_in_bytes, memory.argument_size_in_bytes)
         temporary, arguments = (f"{size / 2**20:.0f}" for size in sizes)
         print(

@@ -15,9 +15,10 @@ from jax import lax
 from rtda_jax import metrics
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.errors import ConfigError, lookup, one_of, require
+from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.activations import argmax
-from rtda_jax.ops.norm import fold
 from rtda_jax.ops.resize import ALIGNMENTS, upsample
+from rtda_jax.run import log
 from rtda_jax.run.signals import compiling_first
 
 Size = tuple[int, int]
@@ -157,7 +158,9 @@ def predictor(
       protocol: how images are read.
       on_softmax: called with the softmax [1,h,w,K] of each image.
     """
-    models = [Model(*fold(m.module, m.variables), m.normalisation) for m in models]
+    models = [
+        Model(*fold_or_keep(m.module, m.variables, say=log.say), m.normalisation) for m in models
+    ]
     if protocol.mode == "slide":
         return _sliding(models, protocol, on_softmax)
     return _whole(models, protocol, on_softmax)

@@ -52,7 +52,8 @@ def shrink(monkeypatch):
     from rtda_jax.adapt import build, optim
 
     def model(name, *, num_classes, axis_name, batch_norm, dtype, **options):
-        return Tiny(num_classes, axis_name, batch_norm, heads=("aux4", "aux8", "aux16", "aux32"))
+        heads = options.get("heads", ("aux4", "aux8", "aux16", "aux32"))
+        return Tiny(num_classes, axis_name, batch_norm, heads=heads)
 
     monkeypatch.setattr(build, "create_model", model)
     monkeypatch.setattr(optim, "DeepLab", Tiny)  # whose trunk the released SGD repeats
@@ -91,6 +92,19 @@ def batch(step=0, *, size=4, seed=0, classes=19, target=True):
         # What a pseudo_label stage would have found for it.
         made["target_label"] = rng.choice(np.array([0, 1, 2, 255], np.uint8), labels.shape)
     return made
+
+
+def in_training(state, images, module=None):
+    """The outputs of a state's network, by default a tiny one, and its new running statistics."""
+    variables = {"params": state.g_params, "batch_stats": state.g_stats}
+    outputs, new = (module or Tiny()).apply(variables, images, train=True, mutable=["batch_stats"])
+    return outputs, new["batch_stats"]
+
+
+def normalised(images):
+    """What a network reads of images in [0,255], as PyTorch's models have it."""
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    return np.float32((np.float64(images) - mean) / std)
 
 
 def streets_batch(step=0, *, size=4):

@@ -16,7 +16,7 @@ import jax
 import tiny
 
 from configs import base
-from rtda_jax import cli, evaluate, experiment, train
+from rtda_jax import cli, experiment, train
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding, checkpoint, parallel
 from rtda_jax.run.workdir import plain
@@ -79,9 +79,7 @@ def stop_one(workdir, step):
 
 def whole(workdir, root):
     """An experiment with its evaluation, on the tiny folders."""
-    # The stub's layers are not those that fold into one another.
-    unfolded = mock.patch.object(evaluate, "fold", lambda module, variables: (module, variables))
-    with tiny.stubs(), unfolded:
+    with tiny.stubs():
         return experiment.run(experiment_config(root), pathlib.Path(workdir))
 
 

@@ -7,6 +7,7 @@ import json
 import pathlib
 import resource
 import struct
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -76,7 +77,7 @@ def encoded(array, kind, **options):
 
 
 JSONS = [b'{"a": {"b": 1}, "stages": {"train": {"miou": 0.5}}}', b"[]", b"null", b"[" * 100_000]
-ODD = [
+ODD: list[Any] = [
     None, True, -1, 0, 10**30, 10**400, 0.5, float("nan"), float("inf"), "", "x", "a:b", "../x",
     "\ud800", [], [1], [[1]], [{}], ["x"], {}, {"x": {}}, {"x": "y"}, {"..": {}}, "[" * 2000,
 ]  # fmt: skip

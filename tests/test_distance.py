@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Tiny, batch, config
+from helpers import Tiny, batch, config, in_training, normalised
 
 from rtda_jax.adapt import build, distance
 from rtda_jax.adapt.distance import DistanceOptions
@@ -116,10 +116,8 @@ def test_the_step_compares_the_trunk_with_a_reference_that_stays(tiny_networks, 
     after, logs = jax.jit(make_train_step(method))(start, made)
     jax.tree.map(np.testing.assert_array_equal, after.memory, start.memory)
 
-    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
-    images = np.float32((made["source_image"] - mean) / std)
-    ours = {"params": start.g_params, "batch_stats": start.g_stats}
-    outputs, _ = method.generator.apply(ours, images, train=True, mutable=["batch_stats"])
+    images = normalised(made["source_image"])
+    outputs, _ = in_training(start, images, method.generator)
     reference = method.generator.apply(other, images)
     total, count = distance.distance(
         outputs["feature"],  # of the tiny network it is what the trunk returns
@@ -167,8 +165,7 @@ def test_the_step_compares_the_maps_of_the_chosen_stage(stage, monkeypatch):
     reference = jax.tree.map(lambda x: 0.5 * x + 0.1, start.memory["reference"])
     made = batch(target=False)
     _, logs = jax.jit(make_train_step(method))(start.replace(memory={"reference": reference}), made)
-    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
-    images = np.float32((made["source_image"] - mean) / std)
+    images = normalised(made["source_image"])
     ours, theirs = (
         TwoMaps().apply({"params": v["backbone"]}, images)[stage]
         for v in (start.g_params, reference["params"])

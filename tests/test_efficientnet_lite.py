@@ -16,9 +16,9 @@ from rtda_jax.models.efficientnet_lite import (
     MOMENTUM,
     EfficientNetLite,
 )
+from rtda_jax.models.fold import fold
 from rtda_jax.models.layers import KAIMING_FAN_OUT, Conv, ConvNorm, Network, global_mean
 from rtda_jax.ops.activations import relu6
-from rtda_jax.ops.norm import fold
 
 LEAVES = {
     "kernel": "weight",

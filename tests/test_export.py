@@ -18,6 +18,7 @@ from rtda_jax import evaluate
 from rtda_jax.deploy import Networks, export, networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
+from rtda_jax.models.fold import fold
 from rtda_jax.run.workdir import plain
 from rtda_jax.weights import load_pretrained
 
@@ -151,7 +152,7 @@ def test_every_network_lowers_for_every_platform(name):
     module = create_model(name)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 64, 128, 3))))
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    models = [evaluate.Model(module, variables, "imagenet")]
+    models = [evaluate.Model(*fold(module, variables), "imagenet")]
     network = export.lower(export.segmenter(models, size=(64, 128)), size=(64, 128))
     assert network.platforms == export.PLATFORMS
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from test_norm import random_variables
+from test_fold import random_variables
 
 from rtda_jax import evaluate
 from rtda_jax.deploy import export
@@ -16,6 +16,7 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.bisenet_v1 import double
+from rtda_jax.models.fold import fold
 from rtda_jax.ops.activations import argmax, leaky_relu
 from rtda_jax.ops.conv import conv2d
 from rtda_jax.ops.pool import max_pool
@@ -153,7 +154,7 @@ def test_what_no_rule_translates_is_refused_by_its_primitive(function, primitive
 def models(*names, normalisation):
     for seed, name in enumerate(names):
         module = create_model(name)
-        yield Model(module, random_variables(module, seed), normalisation)
+        yield Model(*fold(module, random_variables(module, seed)), normalisation)
 
 
 def compare(*names, normalisation, batches=(1, 4), size=SIZE):

@@ -2,86 +2,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SIZE, Tiny, TinyDiscriminator, batch, config, shrink
+from helpers import TinyDiscriminator, batch, config, in_training
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rtda_jax import losses
-from rtda_jax.adapt import adversary, build, optim, terms, views
+from rtda_jax.adapt import build, terms, views
 from rtda_jax.adapt import step as adapt_step
-from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
-from rtda_jax.adapt.consistency import ConsistencyOptions
-from rtda_jax.adapt.distance import DistanceOptions
-from rtda_jax.adapt.optim import OptimOptions
-from rtda_jax.adapt.step import Method, make_train_step
-from rtda_jax.adapt.teacher import TeacherOptions
-from rtda_jax.adapt.terms import TermOptions
-from rtda_jax.adapt.views import PartContext, ViewOptions
-from rtda_jax.data.labels import class_set
+from rtda_jax.adapt.step import make_train_step
 from rtda_jax.run import parallel
 
-
-def part_context(beta, **changes):
-    fields = {
-        "options": ViewOptions("imagenet", fda_beta=beta),
-        "views": frozenset(),
-        "names": class_set("cityscapes19").names,
-        "size": SIZE,
-        "seed": 0,
-    }
-    return PartContext(**{**fields, **changes})
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
-def prepared_batch(made, beta):
-    return views.prepare(views.preparation(part_context(beta)), made, jax.random.key(0), None)
-
-
-def small_method(
-    objective, *, axis_name=None, statistics="both", beta=0.05, d_factor=0.5, teacher=None
-):
-    """A method of tiny networks."""
-    judging = AdversaryOptions(d_factor=d_factor)
-    active = terms.select(objective, term_options(adversary=judging))
-    places = adversary.levels("softmax")
-    judged = sorted({term.level for term, _ in active.values() if term.level})
-    optimizers = OptimOptions(g_lr=0.05, d_lr=1e-2)
-    schedules = optim.schedules(optimizers, steps=50)
-    generator = Tiny(axis_name=axis_name)
-    return Method(
-        generator=generator,
-        adversary=Adversary(
-            {level: TinyDiscriminator() for level in judged},
-            {level: places[level] for level in judged},
-            judging,
-        ),
-        objective=active,
-        preparation=views.preparation(part_context(beta)),
-        consistency=ConsistencyOptions(),
-        teacher=teacher or TeacherOptions(),
-        distance=DistanceOptions(),
-        normalisation="imagenet",
-        statistics=statistics,
-        batch_norm="batch",
-        g_tx=optim.sgd(schedules[0], optimizers),
-        d_tx=optim.discriminator_optimizer(optimizers, schedules[1]),
-        g_schedule=schedules[0],
-        d_schedule=schedules[1],
-        num_classes=19,
-        size=SIZE,
-        seed=0,
-        needs_target=True,
-        axis_name=axis_name,
-    )
-
-
-def term_options(**changes):
-    cross_entropy = losses.pixel_loss("cross_entropy", losses.LossOptions(), num_classes=19)
-    return TermOptions(**{"pixel_loss": cross_entropy, **changes})
+def small_method(objective, *, axis_name=None, **fields):
+    """The method of an objective on a tiny network without auxiliary heads."""
+    fields = {"model__statistics": "both", "optim__g_lr": 0.05, "optim__d_lr": 1e-2, **fields}
+    chosen = config("source_only", steps=50, **fields)
+    chosen.model.options = {"heads": ()}
+    chosen.objective.update({**dict.fromkeys(chosen.objective, 0.0), **objective})
+    chosen.pseudo_labels = "label" if objective.get("pseudo") else ""
+    return build.build(chosen, axis_name=axis_name)
 
 
 def small_step(objective, **changes):
-    """The step of a tiny method, and its state before the first one."""
+    """Its step, and its state before the first one."""
     method = small_method(objective, **changes)
     return make_train_step(method), build.initial_state(method)
+
+
+def prepared_batch(made, **fields):
+    parts = small_method({"seg": 1.0}, **fields).preparation
+    return views.prepare(parts, made, jax.random.key(0), None)
 
 
 def uneven(step=0):
@@ -109,11 +59,11 @@ def on_a_sharded_batch(step, mesh):
 def test_jit_pmap_and_sharded_jit_agree():
     mesh = parallel.mesh()
     assert mesh.size == 2
-    plain, start = small_step(BOTH)
+    plain, start = small_step(BOTH, fda_beta=0.05)
     expected, logs = run(jax.jit(plain), start)
-    mapped, start = small_step(BOTH, axis_name=parallel.AXIS)
+    mapped, start = small_step(BOTH, axis_name=parallel.AXIS, fda_beta=0.05)
     for step in (parallel.pmapped(mapped, mesh), on_a_sharded_batch(plain, mesh)):
-        _, start = small_step(BOTH)
+        _, start = small_step(BOTH, fda_beta=0.05)
         got, got_logs = run(step, parallel.replicate(start, mesh))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
@@ -131,16 +81,11 @@ def test_jit_pmap_and_sharded_jit_agree():
 
 def test_loss_is_the_mean_over_all_valid_pixels_of_all_devices():
     mesh = parallel.mesh()
-    mapped, start = small_step({"seg": 1.0}, axis_name=parallel.AXIS, beta=None)
+    mapped, start = small_step({"seg": 1.0}, axis_name=parallel.AXIS)
     _, logs = parallel.pmapped(mapped, mesh)(parallel.replicate(start, mesh), uneven())
-    _, start = small_step({"seg": 1.0}, beta=None)
-    prepared = prepared_batch(uneven(), None)
-    outputs, _ = Tiny().apply(
-        {"params": start.g_params, "batch_stats": start.g_stats},
-        prepared["source_image"],
-        train=True,
-        mutable=["batch_stats"],
-    )
+    _, start = small_step({"seg": 1.0})
+    prepared = prepared_batch(uneven())
+    outputs, _ = in_training(start, prepared["source_image"])
     logits, labels = np.float64(outputs["logits"]), uneven()["source_label"]
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     valid = labels != 255
@@ -150,20 +95,19 @@ def test_loss_is_the_mean_over_all_valid_pixels_of_all_devices():
 
 @pytest.mark.parametrize("factor", [0.5, 1.0])
 def test_generator_and_discriminator_move_by_their_own_losses_only(factor):
-    step, start = small_step({"seg": 0.0, "adv_output": 1.0}, d_factor=factor)
+    step, start = small_step(
+        {"seg": 0.0, "adv_output": 1.0}, fda_beta=0.05, adversary__d_factor=factor
+    )
     after, logs = jax.jit(step)(start, batch())
     d_loss = logs["d_loss"]
     np.testing.assert_allclose(
         d_loss, factor * (logs["d_output_source"] + logs["d_output_target"]), rtol=1e-6
     )
     # The discriminator's gradient, stated again: the generator is a constant to it.
-    prepared = prepared_batch(batch(), 0.05)
-    variables = {"params": start.g_params, "batch_stats": start.g_stats}
+    prepared = prepared_batch(batch(), fda_beta=0.05)
 
     def judge(d_params, domain):
-        out, _ = Tiny().apply(
-            variables, prepared[f"{domain}_image"], train=True, mutable=["batch_stats"]
-        )
+        out, _ = in_training(start, prepared[f"{domain}_image"])
         return TinyDiscriminator().apply(
             {"params": d_params["output"]}, jax.nn.softmax(out["logits"])
         )
@@ -186,22 +130,16 @@ def test_generator_and_discriminator_move_by_their_own_losses_only(factor):
 
 
 def test_the_robust_entropy_is_the_targets():
-    step, start = small_step({"robust_entropy": 1.0}, beta=None)
+    step, start = small_step({"robust_entropy": 1.0})
     _, logs = jax.jit(step)(start, batch())
-    outputs, _ = Tiny().apply(
-        {"params": start.g_params, "batch_stats": start.g_stats},
-        prepared_batch(batch(), None)["target_image"],
-        train=True,
-        mutable=["batch_stats"],
-    )
+    outputs, _ = in_training(start, prepared_batch(batch())["target_image"])
     p = np.float64(jax.nn.softmax(outputs["logits"]))
     entropy = -(p * np.log(p)).sum(-1) / np.log(19)
     np.testing.assert_allclose(logs["robust_entropy"], ((entropy**2 + 1e-8) ** 2).mean(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["dacs", "adversarial"])
-def test_every_method_with_a_target_is_watched(name, monkeypatch):
-    shrink(monkeypatch)
+def test_every_method_with_a_target_is_watched(name):
     chosen = config(name, "level=feature" if name == "adversarial" else "")
     stage = build.build(chosen)
     step = jax.jit(make_train_step(stage))
@@ -213,19 +151,13 @@ def test_every_method_with_a_target_is_watched(name, monkeypatch):
     ("statistics", "domains"), [("both", "st"), ("source", "s"), ("target", "t")]
 )
 def test_running_statistics_follow_the_policy(statistics, domains):
-    step, start = small_step(BOTH, statistics=statistics, beta=None)
+    step, start = small_step(BOTH, model__statistics=statistics)
     after, _ = jax.jit(step)(start, batch())
-    prepared = prepared_batch(batch(), None)
+    prepared = prepared_batch(batch())
     stats = start.g_stats
     for domain in domains:
         image = prepared["source_image" if domain == "s" else "target_image"]
-        _, new = Tiny().apply(
-            {"params": start.g_params, "batch_stats": stats},
-            image,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        stats = new["batch_stats"]
+        _, stats = in_training(start.replace(g_stats=stats), image)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), after.g_stats, stats
     )
@@ -234,7 +166,7 @@ def test_running_statistics_follow_the_policy(statistics, domains):
 @pytest.mark.parametrize("name", ["adv_output", "pseudo", "minent"])
 def test_a_term_of_weight_zero_is_not_traced(name):
     def flops(objective):
-        step, start = small_step(objective, beta=None)
+        step, start = small_step(objective)
         return jax.jit(step).lower(start, batch()).compile().cost_analysis()["flops"]
 
     assert flops({"seg": 1.0, name: 0.0}) < 0.7 * flops({"seg": 1.0, name: 0.1})
@@ -242,13 +174,12 @@ def test_a_term_of_weight_zero_is_not_traced(name):
 
 def test_pulls_are_the_gradients_at_the_outputs_of_each_view():
     weights = {"seg": 2.0, "pseudo": 0.5, "minent": 0.3}
-    step, start = small_step(weights, beta=None)
+    step, start = small_step(weights)
     _, logs = jax.jit(step)(start, batch())
-    prepared = prepared_batch(batch(), None)
+    prepared = prepared_batch(batch())
 
     def logits(image):
-        variables = {"params": start.g_params, "batch_stats": start.g_stats}
-        return Tiny().apply(variables, image, train=True, mutable=["batch_stats"])[0]["logits"]
+        return in_training(start, image)[0]["logits"]
 
     def cross_entropy(z, labels):
         counts = labels != 255
@@ -279,7 +210,7 @@ def test_pulls_are_the_gradients_at_the_outputs_of_each_view():
 
 
 def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
-    step, start = small_step({"seg": 1.0}, beta=None)
+    step, start = small_step({"seg": 1.0})
     nothing = batch(target=False)
     nothing["source_label"][:] = 255
     after, logs = jax.jit(step)(start, nothing)
@@ -293,7 +224,7 @@ def test_ignored_pixels_only_gives_zero_loss_and_moves_nothing_but_decay():
     )
 
 
-def test_steps_draw_differently_and_each_as_its_number_and_the_seed_say(tiny_networks):
+def test_steps_draw_differently_and_each_as_its_number_and_the_seed_say():
     method = build.build(config("source_only", "colour=0.5"))
     step, start = jax.jit(make_train_step(method)), build.initial_state(method)
     made = batch(target=False)
@@ -308,9 +239,7 @@ def test_steps_draw_differently_and_each_as_its_number_and_the_seed_say(tiny_net
     assert loss(0, jax.random.key(1)) != values[0]
 
 
-def test_statistics_of_the_target_are_those_of_its_other_views_where_it_is_not_read_itself(
-    tiny_networks,
-):
+def test_statistics_of_the_target_are_those_of_its_other_views_where_it_is_not_read_itself():
     method = build.build(config("dacs", model__statistics="target", mix__colour="none"))
     start, made = build.initial_state(method), batch()
     after, _ = jax.jit(make_train_step(method))(start, made)
@@ -318,37 +247,27 @@ def test_statistics_of_the_target_are_those_of_its_other_views_where_it_is_not_r
     labelled, _, _ = adapt_step.label_target(method, start.teacher, made)
     images = views.prepare(method.preparation, labelled, key, start)
     assert "target" not in terms.views(method.objective)
-    _, expected = method.generator.apply(
-        {"params": start.g_params, "batch_stats": start.g_stats},
-        images["mixed_image"],
-        train=True,
-        mutable=["batch_stats"],
-    )
+    _, expected = in_training(start, images["mixed_image"])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         after.g_stats,
-        expected["batch_stats"],
+        expected,
     )
 
 
 def test_statistics_of_a_source_without_a_target_are_the_sources():
-    step, start = small_step({"seg": 1.0}, statistics="target", beta=None)
+    step, start = small_step({"seg": 1.0}, model__statistics="target")
     after, _ = jax.jit(step)(start, batch(target=False))
-    _, expected = Tiny().apply(
-        {"params": start.g_params, "batch_stats": start.g_stats},
-        prepared_batch(batch(target=False), None)["source_image"],
-        train=True,
-        mutable=["batch_stats"],
-    )
+    _, expected = in_training(start, prepared_batch(batch(target=False))["source_image"])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         after.g_stats,
-        expected["batch_stats"],
+        expected,
     )
 
 
 def test_the_entropy_of_the_target_is_that_of_the_first_view_that_shows_it():
-    method = small_method({"seg": 1.0}, beta=None)
+    method = small_method({"seg": 1.0})
     rng = np.random.default_rng(6)
     maps = {
         view: {"logits": jnp.float32(rng.normal(0, scale, (2, 4, 6, 5)))}
@@ -374,14 +293,11 @@ def test_the_entropy_of_the_target_is_that_of_the_first_view_that_shows_it():
 
 
 def test_the_logged_accuracies_are_those_of_the_discriminator_before_the_step():
-    step, start = small_step(BOTH, beta=None)
+    step, start = small_step(BOTH)
     _, logs = jax.jit(step)(start, batch())
-    prepared = prepared_batch(batch(), None)
-    variables = {"params": start.g_params, "batch_stats": start.g_stats}
+    prepared = prepared_batch(batch())
     for domain, sign in (("source", -1), ("target", 1)):
-        outputs, _ = Tiny().apply(
-            variables, prepared[f"{domain}_image"], train=True, mutable=["batch_stats"]
-        )
+        outputs, _ = in_training(start, prepared[f"{domain}_image"])
         verdict = TinyDiscriminator().apply(
             {"params": start.d_params["output"]}, jax.nn.softmax(outputs["logits"])
         )

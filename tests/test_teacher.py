@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SIZE, Tiny, batch, config, softmax
+from helpers import SIZE, Tiny, batch, config, in_training, normalised, softmax
 
 from rtda_jax.adapt import build, teacher, views
 from rtda_jax.adapt import step as adapt_step
@@ -40,11 +40,6 @@ def dacs(**fields):
     chosen.objective.update({name: 0.0 for name in chosen.objective if "_aux" in name})
     method = build.build(chosen)
     return method, build.initial_state(method)
-
-
-def normalised(images):
-    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
-    return np.float32((np.float64(images) - mean) / std)
 
 
 def close(tree, expected):
@@ -220,12 +215,7 @@ def test_the_masked_view_is_the_hidden_target_trained_with_the_teachers_labels(t
     weight = np.zeros(p.shape[:3]) + (p.max(-1) >= 0.1).mean((1, 2), keepdims=True)
     weight[:, :4] = weight[:, :, -8:] = 0
     assert weight.max() > 0.05
-    logits, _ = method.generator.apply(
-        {"params": start.g_params, "batch_stats": start.g_stats},
-        made["masked_image"],
-        train=True,
-        mutable=["batch_stats"],
-    )
+    logits, _ = in_training(start, made["masked_image"], method.generator)
     q = softmax(np.float64(logits["logits"]))
     picked = np.take_along_axis(q, p.argmax(-1)[..., None], -1)[..., 0]
     _, logs = jax.jit(make_train_step(method))(start, indexed(0))

@@ -1,6 +1,7 @@
 """What the device makes of a batch: which part follows which, and from which key each draws."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,8 @@ from rtda_jax.augment.normalise import normalise
 from rtda_jax.data.labels import class_set
 
 KEY = jax.random.key(5)
-NOTHING = TrainState(*[None] * 7)
+EMPTY: list[Any] = [None] * 7
+NOTHING = TrainState(*EMPTY)
 
 
 def part_context(*seen, seed=0, **options):

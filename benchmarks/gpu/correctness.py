@@ -49,7 +49,7 @@ FDA_BOUND = 0.05  # grey levels of 255
 def apart(value: Any, reference: Any) -> float:
     """Returns the norm of the difference over the norm of the reference."""
     value, reference = (np.asarray(v, np.float64) for v in (value, reference))
-    return float(np.linalg.norm(value - reference) / max(np.linalg.norm(reference), 1e-30))
+    return float(np.linalg.norm(value - reference)) / max(float(np.linalg.norm(reference)), 1e-30)
 
 
 def verdict(errors: dict[str, float], bound: float) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def run(spec: dict[str, Any], record: Record) -> None:
     sizes = sizes_of(spec)
     record.run("about", ours.about)
     for precision in CONV_BOUNDS:
-        record.run(f"convolutions {precision}", lambda p=precision: convolutions(p))
+        record.run(f"convolutions {precision}", functools.partial(convolutions, precision))
     record.run("fda", lambda: fourier(sizes))
     kept: dict[str, Any] = {}
 
@@ -182,4 +182,4 @@ def run(spec: dict[str, Any], record: Record) -> None:
 
     record.run("step on the CPU", on_the_cpu)
     for precision in STEP_BOUNDS:
-        record.run(f"step {precision}", lambda p=precision: step(sizes, kept, precision=p))
+        record.run(f"step {precision}", functools.partial(step, sizes, kept, precision=precision))

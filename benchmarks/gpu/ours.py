@@ -1,6 +1,7 @@
 """Our programs on the accelerator: compiled ahead of time, run, timed."""
 
 import concurrent.futures
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -171,7 +172,7 @@ def ceiling(sizes: Sizes) -> dict[str, Any]:
     for name in ("bfloat16", "float32"):
         x, y = (jax.device_put(v).astype(name) for v in (a, b))
         product = jax.jit(lambda x, y: x @ y)
-        rates[name] = 2 * n**3 / queued(lambda p=product, x=x, y=y: p(x, y), count=10)
+        rates[name] = 2 * n**3 / queued(functools.partial(product, x, y), count=10)
     copy = jax.jit(lambda x: x + 1)
     x = jnp.zeros((4 * n, n), jnp.float32)
     rates["bytes_per_second"] = 2 * x.nbytes / queued(lambda: copy(x), count=10)
@@ -186,7 +187,7 @@ def run(spec: dict[str, Any], record: Record) -> None:
     sizes = sizes_of(spec)
     record.run("about", about)
     for program in programs(spec["model"], sizes):
-        record.run(program.name, lambda p=program: JOBS[p.job](p, sizes))
+        record.run(program.name, functools.partial(JOBS[program.job], program, sizes))
     record.run("ceiling", lambda: ceiling(sizes))
 
 
@@ -209,6 +210,7 @@ def compile_all(spec: dict[str, Any], record: Record) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(spec["threads"]) as pool:
         jobs = [
-            pool.submit(record.run, f"{p.model} {p.name}", lambda p=p: build(p)) for p in wanted
+            pool.submit(record.run, f"{p.model} {p.name}", functools.partial(build, p))
+            for p in wanted
         ]
         concurrent.futures.wait(jobs)

@@ -111,15 +111,14 @@ def pieces(sizes: Sizes) -> dict[str, Piece]:
         table[f"discriminator, with gradient of its input, {name}"] = Piece(
             pulled(_module(judge, full)), (full,)
         )
-        for label, x, kernel, options in (
-            ("3x3, 64 at 1/4", quarter, (3, 3, 64, 64), {"padding": 1}),
+        for label, x, kernel, stride, padding in (
+            ("3x3, 64 at 1/4", quarter, (3, 3, 64, 64), 1, 1),
             ("3x3, 256 at 1/16", like((b, h // 16, w // 16, 256), dtype), (3, 3, 256, 256),
-             {"padding": 1}),
-            ("7x7 stride 2, 3 to 64", like((b, h, w, 3), dtype), (7, 7, 3, 64),
-             {"stride": 2, "padding": 3}),
+             1, 1),
+            ("7x7 stride 2, 3 to 64", like((b, h, w, 3), dtype), (7, 7, 3, 64), 2, 3),
         ):  # fmt: skip
             weight = like(kernel, dtype)
-            conv = functools.partial(conv2d, **options)
+            conv = functools.partial(conv2d, stride=stride, padding=padding)
             out = jax.eval_shape(conv, x, weight)
             flops = 2.0 * out.size * kernel[0] * kernel[1] * kernel[2]
             table[f"convolution {label}, forward, {name}"] = Piece(
@@ -154,4 +153,4 @@ def run(spec: dict[str, Any], record: Record) -> None:
     """Times every piece."""
     record.run("about", ours.about)
     for name, piece in pieces(sizes_of(spec)).items():
-        record.run(name, lambda p=piece: time_of(p))
+        record.run(name, functools.partial(time_of, piece))

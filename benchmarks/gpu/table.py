@@ -218,7 +218,7 @@ def ceilings(report: dict[str, Any]) -> list[str]:
 def heading(report: dict[str, Any]) -> list[str]:
     """Writes device, versions, commit and sizes."""
     sizes = plan.SIZES[report["sizes"]]
-    ours = next(
+    ours: dict[str, Any] = next(
         (s["parts"]["about"] for s in report["sections"].values()
          if "devices" in s.get("parts", {}).get("about", {})), {},
     )  # fmt: skip

@@ -1,7 +1,9 @@
 """The PyTorch twins on the accelerator."""
 
+import functools
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -125,9 +127,9 @@ def run(spec: dict[str, Any], record: Record) -> None:
     prepare()
     record.run("about", about)
     for method in methods(spec):
-        record.run(f"train {method}", lambda m=method: train(spec, sizes, method=m))
+        record.run(f"train {method}", functools.partial(train, spec, sizes, method=method))
     for form in sizes.infer_forms:
-        record.run(f"infer {form}", lambda f=form: infer(spec, sizes, form=f))
+        record.run(f"infer {form}", functools.partial(infer, spec, sizes, form=form))
     record.run("ceiling", lambda: ceiling(sizes))
 
 
@@ -139,9 +141,9 @@ def compile_all(spec: dict[str, Any], record: Record) -> None:
     torch.backends.cudnn.benchmark = False
     record.run("about", about)
 
-    def first(value: dict[str, Any]) -> dict[str, Any]:
-        return {"first": value["first"]}
+    def first(measure: Callable[..., dict[str, Any]], **options: str) -> dict[str, Any]:
+        return {"first": measure(spec, sizes, **options)["first"]}
 
-    record.run("train fda", lambda: first(train(spec, sizes, method=methods(spec)[0])))
+    record.run("train fda", functools.partial(first, train, method=methods(spec)[0]))
     for form in sizes.infer_forms:
-        record.run(f"infer {form}", lambda f=form: first(infer(spec, sizes, form=f)))
+        record.run(f"infer {form}", functools.partial(first, infer, form=form))

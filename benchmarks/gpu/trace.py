@@ -111,7 +111,7 @@ def profile(sizes: Sizes, folder: pathlib.Path) -> dict[str, Any]:
     state = jax.device_put(training.filled(parts.state))
     state, logs = program(state, batch)
     jax.block_until_ready(logs)
-    text = program.as_text()
+    text = program.as_text() or ""
     (folder / "step.hlo.gz").write_bytes(gzip.compress(text.encode()))
     table = instructions(text)
     account: dict[str, Any] = {
@@ -132,33 +132,32 @@ def shares(
     rows: list[tuple[str, str, float]], table: dict[str, Instruction], folder: pathlib.Path
 ) -> dict[str, Any]:
     """Returns milliseconds per step by category, and of the longest operations; writes ops.json."""
-    total: collections.Counter = collections.Counter()
-    single: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0.0, 0])
+    total: dict[str, float] = collections.defaultdict(float)
+    single: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
     # Within a CUDA graph a kernel has lost its instruction, and still has its name.
     by_kernel = {name.replace(".", "_").replace("-", "_"): name for name in table}
     for kernel, name, nanoseconds in rows:
         name = name if name in table else by_kernel.get(kernel, name)
         origin = table[name].op_name if name in table else ""
         total[category(kernel, origin or name)] += nanoseconds
-        entry = single[kernel, name]
-        entry[0] += nanoseconds
-        entry[1] += 1
+        single[kernel, name].append(nanoseconds)
     ms = 1e-6 / STEPS
     operations = [
         {
-            "ms": ms * nanoseconds,
-            "count": count / STEPS,
+            "ms": ms * sum(times),
+            "count": len(times) / STEPS,
             "kernel": kernel[:160],
             "op": name,
             "shape": table[name].shape[:120] if name in table else "",
             "origin": table[name].op_name[-160:] if name in table else "",
         }
-        for (kernel, name), (nanoseconds, count) in single.items()
+        for (kernel, name), times in sorted(single.items(), key=lambda item: -sum(item[1]))
     ]
-    operations.sort(key=lambda row: -row["ms"])
     write_json(folder / "ops.json", operations)
     return {
-        "ms_by_category": {name: ms * t for name, t in total.most_common()},
+        "ms_by_category": {
+            name: ms * total[name] for name in sorted(total, key=lambda name: -total[name])
+        },
         "ms_of_kernels": ms * sum(total.values()),
         "kernels_per_step": len(rows) / STEPS,
         "longest": operations[:40],

@@ -30,7 +30,8 @@ class DeepLab(Trunk):
         if heads == 2:
             self.layer6 = Dilated(2048, k)
 
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    # The authors' network is its trunk: a submodule would change the names of the weights.
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
         """Returns logits [B,K,H,W] by head of images [B,3,H,W]."""
         size = tuple(x.shape[2:])
         layer3, layer4 = super().forward(x)[2:]

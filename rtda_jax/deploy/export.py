@@ -16,8 +16,8 @@ from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.activations import argmax
-from rtda_jax.ops.norm import fold
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import files, log
 from rtda_jax.run.workdir import claimed, read_json, write_json
@@ -60,10 +60,14 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
         *(f for form in formats.values() for f in form.files),
     ]
     with claimed(out, record=RECORD, results=results) as listed:
-        exported = lower(segmenter(chosen.models, size=size), size=size)
+        models = [
+            evaluate.Model(*fold_or_keep(m.module, m.variables, say=log.say), m.normalisation)
+            for m in chosen.models
+        ]
+        exported = lower(segmenter(models, size=size), size=size)
         program = bytes(exported.serialize())
         about = {
-            name: {"files": form.files, **form.write(chosen.models, out, size=size)}
+            name: {"files": form.files, **form.write(models, out, size=size)}
             for name, form in formats.items()
         }
         files.write_bytes(out / "model.stablehlo", program)
@@ -96,9 +100,9 @@ def segmenter(models: Sequence[evaluate.Model], *, size: Size) -> Segment:
     """Returns what evaluation does to an image as a jitted function of a batch.
 
     It maps uint8 [b,H,W,3] RGB to class numbers uint8 [b,H,W]. Normalisation, networks (several
-    are fused by their mean softmax), upsampling, argmax and the weights are inside.
+    are fused by their mean softmax), upsampling, argmax and the weights are inside. Folded
+    networks make it faster.
     """
-    models = [evaluate.Model(*fold(m.module, m.variables), m.normalisation) for m in models]
     # From the host, so that a file made of it records no devices.
     variables = [jax.device_get(model.variables) for model in models]
 

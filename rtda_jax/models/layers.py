@@ -72,7 +72,7 @@ def batch_norm_layer(
     Args:
       batch_norm: "batch" normalises by the statistics of the training batch and "frozen" by the
         running ones; "last" is "batch" with running statistics that are those of the last batch
-        alone, which measures a batch; "folded" is the bias that `rtda_jax.ops.norm.fold` leaves.
+        alone, which measures a batch; "folded" is the bias that `rtda_jax.models.fold.fold` leaves.
       axis_name: the device axis over which the statistics are shared, None for one device.
       dtype: of the output.
       momentum: weight of the old running statistics.

@@ -1,21 +1,15 @@
-"""Batch normalisation with PyTorch's running statistics, and folding it away for inference."""
+"""Batch normalisation with PyTorch's running statistics."""
 
 from functools import partial
-from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-
-Path = tuple[str, ...]
 
 AXES = (0, 1, 2)
 EPSILON = 1e-5
 MOMENTUM = 0.9  # weighs the old running statistics; PyTorch's 0.1 weighs the new ones
-PROBE = (1, 64, 64, 3)  # an image that every network accepts; nothing is computed on it
 
 
 def _mean(value: jax.Array, axis_name: str | None) -> jax.Array:
@@ -123,7 +117,7 @@ class BatchNorm(nn.Module):
 
 
 class FoldedNorm(nn.Module):
-    """What `fold` leaves of a BatchNorm behind its convolution: an added bias."""
+    """What folding leaves of a BatchNorm behind its convolution: an added bias."""
 
     dtype: jnp.dtype | None = None
 
@@ -134,70 +128,3 @@ class FoldedNorm(nn.Module):
             raise ValueError("batch_norm 'folded' is for inference, training needs batch or frozen")
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         return (x.astype(jnp.float32) + _row(bias)).astype(self.dtype or x.dtype)
-
-
-def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
-    """Returns the network without its normalisations, and the variables that it then has.
-
-    The kernel and the bias of each convolution are scaled by `scale / sqrt(var + epsilon)` of its
-    normalisation, of which only an added bias is left; the logits differ by rounding alone. A
-    network without running statistics, or without our `batch_norm`, is returned as it is.
-
-    Args:
-      module: a network of `rtda_jax.models`, called with images.
-      variables: its {"params", "batch_stats"}.
-
-    Raises:
-      ValueError: a normalisation has no convolution of its name (bn1 belongs to conv1,
-        downsample_bn to downsample_conv); the message names it.
-    """
-    statistics = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}))
-    if not statistics or not hasattr(module, "batch_norm"):
-        return module, jax.tree.map(jnp.asarray, variables)
-    params = dict(flax.traverse_util.flatten_dict(variables["params"]))
-    norms = sorted({path[:-1] for path in statistics})
-    convolutions = {norm: (*norm[:-1], norm[-1].replace("bn", "conv")) for norm in norms}
-    for norm, convolution in convolutions.items():
-        if convolution == norm or (*convolution, "kernel") not in params:
-            raise ValueError(f"{'/'.join(norm)} follows no convolution it could be folded into")
-    epsilons = _epsilons(module)
-    for norm, convolution in convolutions.items():
-        scale, shift = _scale_and_shift(params, statistics, norm, epsilon=epsilons[norm])
-        for leaf in ("kernel", "bias"):
-            if (*convolution, leaf) in params:
-                params[*convolution, leaf] = np.asarray(params[*convolution, leaf]) * scale
-        del params[*norm, "scale"]
-        params[*norm, "bias"] = shift
-    folded = {"params": flax.traverse_util.unflatten_dict(params)}
-    return module.clone(batch_norm="folded"), jax.tree.map(jnp.asarray, folded)
-
-
-def _epsilons(module: nn.Module) -> dict[Path, float]:
-    """Returns the epsilon of every normalisation by its path, from a trace of the network."""
-    epsilons: dict[Path, float] = {}
-
-    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, BatchNorm):
-            epsilons[context.module.path] = context.module.epsilon
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        # Of a pass in training, because the auxiliary heads are part of the variables too.
-        jax.eval_shape(
-            lambda images: module.init(jax.random.key(0), images, train=True),
-            jax.ShapeDtypeStruct(PROBE, jnp.float32),
-        )
-    return epsilons
-
-
-def _scale_and_shift(
-    params: dict[Path, Any], statistics: dict[Path, Any], norm: Path, *, epsilon: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what a normalisation multiplies by and then adds, [C] each.
-
-    Both are computed in float64 and rounded at the end.
-    """
-    mean, var = (np.asarray(statistics[*norm, name], np.float64) for name in ("mean", "var"))
-    scale, bias = (np.asarray(params[*norm, name], np.float64) for name in ("scale", "bias"))
-    factor = scale / np.sqrt(var + epsilon)
-    return factor.astype(np.float32), (bias - factor * mean).astype(np.float32)

@@ -34,7 +34,7 @@ from rtda_jax.data.sampling import read_npz
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model
-from rtda_jax.ops.norm import fold
+from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log
 from rtda_jax.run.binding import Fields, only
@@ -197,14 +197,16 @@ def predictor(
       heads: the outputs of each network.
       fusion: a key of `pseudo_labels.FUSIONS`.
     """
-    folded = [fold(m.module.clone(auxiliary="always"), m.variables) for m in models]
-    modules = [module for module, _ in folded]
+    whole = [m._replace(module=m.module.clone(auxiliary="always")) for m in models]
+    models = [
+        Model(*fold_or_keep(m.module, m.variables, say=log.say), m.normalisation) for m in whole
+    ]
 
     def maps(variables: Sequence[Any], image: jax.Array) -> list[jax.Array]:
         softmax = []
-        for model, module, v in zip(models, modules, variables, strict=True):
-            pixels = image[None].astype(jnp.float32)
-            outputs: Any = module.apply(v, normalise(pixels, name=model.normalisation), train=False)
+        for model, v in zip(models, variables, strict=True):
+            pixels = normalise(image[None].astype(jnp.float32), name=model.normalisation)
+            outputs: Any = model.module.apply(v, pixels, train=False)
             softmax += [jax.nn.softmax(outputs[h].astype(jnp.float32), axis=-1) for h in heads]
         # A DeepLab's "coarse" is resized as softmax (BDL, FDA), all others have the image's size.
         size = (image.shape[0], image.shape[1])
@@ -217,7 +219,7 @@ def predictor(
     def fused(variables: Sequence[Any], image: jax.Array) -> tuple[jax.Array, jax.Array]:
         return pseudo_labels.fuse(jnp.stack(maps(variables, image)), fusion=fusion)
 
-    variables = [v for _, v in folded]
+    variables = [model.variables for model in models]
     return lambda image: fused(variables, image)
 
 
