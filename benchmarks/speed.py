@@ -2,12 +2,14 @@
 
     python main.py --job=benchmark --config configs/fda.py:folders
     python main.py --job=benchmark --parts=networks  # inference of every network
+    python main.py --job=benchmark --config fda --config.speed.rounds=5
 
 Neither data nor TensorFlow is used. The two sides take turns, one process after the other, so that
 whatever else the machine does meets both; ratios are of neighbours. PyTorch runs in each of its
 forms once and in the fastest from then on.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -22,20 +24,14 @@ from ml_collections import ConfigDict
 from benchmarks import measure, networks, report, rounds, training
 from benchmarks.recipe import no_inference_twin, no_training_twin, recipe
 from rtda_jax.adapt import terms
+from rtda_jax.adapt.options import read
 from rtda_jax.errors import ConfigError
+from rtda_jax.run.files import write_bytes
 from rtda_jax.run.log import say
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools import cost, environment
-
-# Fields that `config.speed` may change.
-DEFAULTS = {
-    "rounds": 3,  # processes of each side
-    "train_steps": 2,  # timed in each, after two that are not
-    "infer_steps": 6,
-    "infer_size": (512, 1024),  # beside the training crop
-    "networks_size": (256, 512),
-}
+from rtda_jax.tools.cost import SpeedOptions
 
 PARTS = ("train", "infer", "networks")
 
@@ -46,7 +42,7 @@ def run(
     """Times the first train stage of a configuration; writes `speed.json`, `speed.md` and a table.
 
     Args:
-      config: of an experiment, see `configs/base.py`; `speed` may change `DEFAULTS`.
+      config: of an experiment, see `configs/base.py`; `config.speed` has the `SpeedOptions`.
       workdir: where the files go.
       parts: of `PARTS`, what to time: the training step, inference, inference of every network.
 
@@ -62,7 +58,7 @@ def run(
     if planned is None or planned.method is None:
         raise ConfigError("job benchmark times a train stage, and the configuration has none")
     stage, built = planned.config, planned.method
-    settings = {**DEFAULTS, **config.get("speed", {})}
+    settings = dataclasses.asdict(read(SpeedOptions, config.speed, "speed"))
     say(f"{cost.cost_table()}\n")
     found = {
         "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
@@ -92,10 +88,9 @@ def run(
             found[part] = bench.compare(part, reasons[part](stage))
     found["seconds"] = time.time() - found["begun"]
     found["load_after"] = os.getloadavg()
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "speed.json").write_text(json.dumps(found, indent=1) + "\n")
     table = report.markdown(found)
-    (workdir / "speed.md").write_text(table + "\n")
+    write_bytes(workdir / "speed.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_bytes(workdir / "speed.md", (table + "\n").encode())
     say(f"\n{table}\n\n{workdir / 'speed.json'}, {workdir / 'speed.md'}")
     return found
 

@@ -23,6 +23,7 @@ from rtda_jax.evaluate import Protocol
 from rtda_jax.losses import LossOptions
 from rtda_jax.stages.evaluate import EvalOptions
 from rtda_jax.stages.statistics import StatisticsOptions
+from rtda_jax.tools.cost import SpeedOptions
 from rtda_jax.train import LoopOptions
 
 HEADS = ("", "_aux16", "_aux32")  # ends of the names of terms: the main and both auxiliary heads
@@ -69,6 +70,8 @@ def make(benchmark: str) -> ConfigDict:
 
     # How a run is watched and kept: logs, checkpoints, nonfinite losses, stalls.
     config.update(section(LoopOptions))
+
+    config.speed = section(SpeedOptions)  # how the job benchmark measures
 
     # The experiment: named stages in order; each overrides fields above for itself.
     config.stages = ("train", "evaluate")

@@ -1,17 +1,20 @@
 """Segments images with an exported network: python run_exported.py EXPORT IMAGE...
 
-Needs jax, numpy and pillow, nothing else; writes the colours of IMAGE beside it.
+Needs jax, numpy and pillow, nothing else; writes the colours of IMAGE beside it. An exported
+network is a program for your device: run those of people you trust.
 """
 
 import json
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 from jax import export
 from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+MOST_PIXELS = 50_000_000
 
 
 def read(path: pathlib.Path) -> Image.Image:
@@ -22,6 +25,8 @@ def read(path: pathlib.Path) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         if image.mode in ("I", "F", "LAB"):
             raise SystemExit(f"{path}: save it with 8 bits of RGB")
+        if image.width * image.height > MOST_PIXELS:
+            raise SystemExit(f"{path}: above {MOST_PIXELS:,} pixels")
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -30,23 +35,51 @@ def read(path: pathlib.Path) -> Image.Image:
         return image.convert("RGB")
 
 
-folder = pathlib.Path(sys.argv[1])
-about = json.loads((folder / "model.json").read_text())
-network = export.deserialize(bytearray((folder / about["file"]).read_bytes()))
-height, width = about["size"]
+def describe(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what model.json says of the network: its file, its size (H, W) and the colours.
+
+    Exits with a sentence if that is no description of a network in this folder.
+    """
+    path = folder / "model.json"
+    try:
+        about = json.loads(path.read_bytes())
+        file, (height, width) = about["file"], about["size"]
+        colours = np.array(about["colours"], np.uint8)
+        right = (
+            pathlib.PurePath(file).name == file
+            and (folder / file).is_file()
+            and all(type(side) is int and side > 0 for side in (height, width))
+            and height * width <= MOST_PIXELS
+            and colours.shape[1:] == (3,)
+            and len(colours) <= 256
+        )
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise SystemExit(f"{path}: does not describe a network: {error!r}") from None
+    if not right:
+        raise SystemExit(f"{path}: does not describe a network of this folder")
+    return {"file": folder / file, "size": (height, width), "colours": colours}
 
 
-def segment(images: np.ndarray) -> np.ndarray:
-    """Returns the classes uint8 [B,H,W] of RGB images uint8 [B,H,W,3]."""
-    if images.dtype != np.uint8 or images.shape[1:] != (height, width, 3):
+def segment(network: export.Exported, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the classes uint8 [B,H,W] of RGB images uint8 [B,H,W,3] of the network's size."""
+    if images.dtype != np.uint8 or images.shape[1:] != (*size, 3):
         got = f"{images.dtype} {list(images.shape)}"
-        raise SystemExit(f"the network reads uint8 [B, {height}, {width}, 3], got {got}")
+        raise SystemExit(f"the network reads uint8 [B, {size[0]}, {size[1]}, 3], got {got}")
     return np.asarray(network.call(images))
 
 
-for path in map(pathlib.Path, sys.argv[2:]):
-    image = read(path).resize((width, height), Image.Resampling.BILINEAR)
-    classes = segment(np.asarray(image)[None])[0]
-    picture = Image.fromarray(classes).convert("P")
-    picture.putpalette(np.ravel(about["colours"]).tolist())
-    picture.save(path.with_name(path.stem + ".classes.png"))
+def main() -> None:
+    """Writes IMAGE.classes.png for every image of the command line."""
+    about = describe(pathlib.Path(sys.argv[1]))
+    network = export.deserialize(bytearray(about["file"].read_bytes()))
+    height, width = about["size"]
+    for path in map(pathlib.Path, sys.argv[2:]):
+        image = read(path).resize((width, height), Image.Resampling.BILINEAR)
+        classes = segment(network, np.asarray(image)[None], (height, width))[0]
+        picture = Image.fromarray(classes).convert("P")
+        picture.putpalette(about["colours"].ravel().tolist())
+        picture.save(path.with_name(path.stem + ".classes.png"))
+
+
+if __name__ == "__main__":
+    main()

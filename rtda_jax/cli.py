@@ -12,6 +12,7 @@ import os
 import pathlib
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -300,9 +301,29 @@ def join(values: flags.FlagValues) -> None:
     """Makes this process one of several, of which all but the first are silent."""
     from rtda_jax.run import parallel
 
-    parallel.join(values.coordinator, processes=values.num_processes, index=values.process_id)
+    # XLA would abort the process with a trace of its own if the others do not come.
+    alone = threading.Timer(parallel.PATIENCE, _alone, (values.coordinator, values.num_processes))
+    alone.daemon = True
+    alone.start()
+    try:
+        parallel.join(values.coordinator, processes=values.num_processes, index=values.process_id)
+    finally:
+        alone.cancel()
     if not parallel.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 it stays open to the end
+
+
+def _alone(coordinator: str, processes: int | None) -> None:
+    """Ends a process whose job has not come together."""
+    from rtda_jax.run import log, parallel
+
+    log.say(
+        f"\nConfigError: --coordinator={coordinator}: not all of {processes or 'the'} processes "
+        f"answered within {parallel.PATIENCE} seconds; is the address right, and is each "
+        "--process_id given once?",
+        to=sys.stderr,
+    )
+    os._exit(ConfigError.exit_code)
 
 
 def exit_code_of(job: Callable[[], None]) -> int:

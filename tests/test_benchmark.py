@@ -201,8 +201,8 @@ def test_what_did_not_run_is_said():
 @pytest.mark.slow
 def test_the_job_writes_its_numbers(tmp_path):
     config = made("fda", benchmark__crop=SIZE)
-    with config.unlocked():
-        config.speed = {"rounds": 1, "train_steps": 1, "infer_steps": 2, "infer_size": (32, 64)}
+    options = {"rounds": 1, "train_steps": 1, "infer_steps": 2, "infer_size": (32, 64)}
+    config.speed.update(options)
     result = speed.run(config, tmp_path)
     written = json.loads((tmp_path / "speed.json").read_text())
     assert written["macs"] == result["macs"]

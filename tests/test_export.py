@@ -55,7 +55,7 @@ def test_a_fresh_interpreter_gets_every_pixel_of_five_images(exported, tmp_path)
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     done = fresh(
-        f"import runpy; sys.argv[0] = 'run'; runpy.run_path({str(EXAMPLE)!r})",
+        f"import runpy; sys.argv[0] = 'run'; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')",
         workdir / "export",
         *(tmp_path / f"{i}.png" for i in range(5)),
         cwd=tmp_path,
@@ -81,7 +81,7 @@ def test_a_fresh_interpreter_gets_every_pixel_of_five_images(exported, tmp_path)
 def test_a_wrong_size_or_dtype_is_a_sentence(exported, tmp_path, images, said):
     done = fresh(
         "import runpy; import numpy as np; sys.argv[0] = 'run'; "
-        f"runpy.run_path({str(EXAMPLE)!r})['segment']({images})",
+        f"runpy.run_path({str(EXAMPLE)!r})['segment'](None, {images}, (32, 64))",
         exported[1] / "export",
         cwd=tmp_path,
     )

@@ -207,6 +207,32 @@ def test_processes_that_agree_hold_a_workdir_together(tmp_path):
     assert (tmp_path / "run" / "train" / "bound.json").exists()
 
 
+ALONE = """
+import sys
+from rtda_jax import cli
+from rtda_jax.run import parallel
+parallel.PATIENCE = 3
+sys.exit(cli.main(["--config=fda", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_whose_others_never_come_ends_with_a_sentence(index, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = [f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={index}"]
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, f"--workdir={tmp_path / 'run'}", *words],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert f"localhost:{port}: not all of 2 processes answered within 3 seconds" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_process_agrees_with_itself():
     assert parallel.gather_text("é") == ["é"]
     parallel.check_agreement({"a": 1, "b": None})

@@ -35,6 +35,7 @@ FREE = (
     "checkpoint_keep",
     "loggers",
     "on_not_finite",
+    "speed",
 )
 
 # Where the files of a benchmark lie: moved data are the same data, see `bind_data`.

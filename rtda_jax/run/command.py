@@ -2,12 +2,15 @@
 
 import argparse
 import ast
+import difflib
 import importlib.util
 import os
 import pathlib
+import re
 import sys
+import traceback
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -15,10 +18,12 @@ from ml_collections import ConfigDict, config_flags
 
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
+from rtda_jax.run.workdir import flat
 from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder
 
 DEFAULT_CONFIG = "fda_mbt"
+_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # what configurations are made with
 
 
@@ -134,16 +139,11 @@ def load_config(source: str) -> ConfigDict:
         other files of its own folder under `configs` as well.
 
     Raises:
-      ConfigError: there is no such configuration, or it refuses its argument.
+      ConfigError: there is no such configuration, it refuses its argument, or its file fails; the
+        message names the line.
     """
     name, colon, argument = source.partition(":")
-    if name.endswith(".py") or os.sep in name:
-        path = pathlib.Path(name).expanduser()
-        known = path.stem in config_names()
-        hint = f"; --config={path.stem} is the one that comes with rtda_jax" if known else ""
-        require(path.is_file(), f"no configuration file {name}{hint}")
-    else:
-        path = configs_folder() / f"{errors.one_of(name, config_names(), 'configuration')}.py"
+    path = _config_file(name)
     package = types.ModuleType("configs")
     # It has two folders, the shipped one and that of the user's file, so that the files of both can
     # be imported as `configs.NAME`.
@@ -152,8 +152,58 @@ def load_config(source: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"{path.stem}_config", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument) if colon else module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not callable(get_config := getattr(module, "get_config", None)):
+            raise ConfigError(f"{path}: has no function get_config")
+        config = get_config(argument) if colon else get_config()
+    except errors.ERRORS:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
+    _check_complete(config, path)
+    return config
+
+
+def _config_file(name: str) -> pathlib.Path:
+    if not (name.endswith(".py") or os.sep in name):
+        return configs_folder() / f"{errors.one_of(name, config_names(), 'configuration')}.py"
+    path = pathlib.Path(os.path.expanduser(name))
+    hint = ""
+    if path.stem in config_names():
+        hint = f"; --config={path.stem} is the one that comes with rtda_jax"
+    require(not path.is_dir(), f"--config={name} is a folder; expected a file of Python")
+    require(path.is_file(), f"no configuration file {name}{hint}")
+    require(path.suffix == ".py", f"--config={name}: the name of a file of Python ends in .py")
+    return path
+
+
+def _place(error: Exception, path: pathlib.Path) -> str:
+    """Returns the file of a configuration and the last line of it that an error passed."""
+    file = os.path.realpath(path)
+    passed = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        passed.append((error.filename or "", error.lineno))
+    lines = [line for name, line in passed if os.path.realpath(name) == file]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
+def _check_complete(config: Any, path: pathlib.Path) -> None:
+    """Refuses what is no configuration of an experiment, as a file of somebody else may make."""
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config returns a {type(config).__name__}, no ConfigDict")
+    from configs import base
+
+    lacking = sorted(fields(base.get_config()) - fields(config))
+    begin = "; begin with configs.base.get_config()"
+    require(not lacking, f"{path}: the configuration lacks {', '.join(lacking[:3])}{begin}")
+
+
+def fields(config: ConfigDict) -> set[str]:
+    """Returns the dotted names of a configuration's fields; of a benchmark and of stages none."""
+    return {
+        name for name in flat(config.to_dict()) if not name.startswith(("benchmark.", "stage."))
+    }
 
 
 def parse(words: Sequence[str], jobs: Mapping[str, Job]) -> tuple[Job, Command]:
@@ -167,20 +217,26 @@ def parse(words: Sequence[str], jobs: Mapping[str, Job]) -> tuple[Job, Command]:
       ConfigError: an unknown job, flag or field, or a value of another type.
     """
     words = list(words)
-    if words and words[0] in jobs:
-        words[0] = f"--job={words[0]}"
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    if words and not words[0].startswith("-") and "job" not in dict(_flags(words)):
+        words[0] = f"--job={errors.one_of(words[0], jobs, 'job')}"
+    check_once(words)
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     known.add_argument("--config")
-    config_flag, words = known.parse_known_args(words)
-    source = config_flag.config or DEFAULT_CONFIG
+    try:
+        config_flag, words = known.parse_known_args(words)
+    except argparse.ArgumentError:
+        raise ConfigError(f"--config names one of {', '.join(config_names())}, or a file") from None
+    source = DEFAULT_CONFIG if config_flag.config is None else config_flag.config
     values = define_flags()
     config = load_config(source)
+    check_fields(words, config)
     line = ["rtda-jax", *words]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=line)
         rest = values(line)[1:]
-    except (flags.Error, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{sentence(error)}\n(--help lists the flags)") from None
+    # What the two libraries of flags raise for words that they cannot read has no common class.
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{error}\n(--help lists the flags)") from None
     job = errors.lookup(jobs, values.job, "job")
     if job.positional_flag == "runs":
         values.runs.extend(rest)
@@ -227,12 +283,111 @@ def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pa
     return pathlib.Path("runs") / (pathlib.Path(file).stem + (f"-{argument}" if argument else ""))
 
 
-def sentence(error: Exception) -> str:
-    """Returns the reason in an error of the flag libraries, as a sentence without their quotes."""
-    text = str(error)
-    if not isinstance(error, AttributeError):
-        return text
-    if text[:1] in "'\"":
-        text = str(ast.literal_eval(text))
-    field, _, hint = text.strip().partition("\n")
-    return f"the configuration has no field {field.strip(chr(39))!r}. {hint}".strip()
+def check_once(words: Sequence[str]) -> None:
+    """Raises ConfigError for a flag that is given twice: the libraries take the last, or both."""
+    seen: set[str] = set()
+    for name, _ in _flags(words):
+        require(name not in seen, f"--{name} is given twice")
+        seen.add(name)
+
+
+def check_fields(words: Sequence[str], config: ConfigDict) -> None:
+    """Raises ConfigError for fields of the configuration that do not exist or cannot have a value.
+
+    Args:
+      words: a command line, in which `--config.optim.g_lr=0.01` sets a field.
+      config: has all fields.
+    """
+    for name, value in _flags(words):
+        if name.startswith("config."):
+            field = name.removeprefix("config.")
+            kind = type(_field(config, field))
+            if value is not None and kind in _READS and not _READS[kind](value):
+                raise ConfigError(f"--{name} must be {_KINDS[kind]}, got {value!r}")
+
+
+def _flags(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yields the name of each flag in a command line, and its value where there is one."""
+    for i, word in enumerate(words):
+        if word == "--":
+            return
+        if re.match(r"--?[A-Za-z]", word):
+            name, equals, value = word.lstrip("-").partition("=")
+            following = words[i + 1] if i + 1 < len(words) else None
+            yield name, value if equals else following
+
+
+def _field(config: ConfigDict, field: str) -> Any:
+    """Returns the value of a dotted field; ConfigError names the nearest if there is none."""
+    value: Any = config
+    names = field.split(".")
+    for depth, name in enumerate(names):
+        place = ".".join(names[:depth])
+        if not isinstance(value, ConfigDict):
+            raise ConfigError(f"--config.{field}: {place} has no fields, it is {value!r}")
+        bare, bracket, _ = name.partition("[")
+        if bare not in value:
+            raise ConfigError(f"the configuration has no field {field!r}{_nearest(config, field)}")
+        if hasattr(ConfigDict, bare):  # the library of flags would take the method for the field
+            raise ConfigError(f"--config.{field}: is set in the file of a configuration only")
+        value = value[bare]
+        if bracket:
+            raise ConfigError(
+                f"--config.{field}: values of a tuple are set together, as in "
+                f"--config.benchmark.crop=96,192; {'.'.join([*names[:depth], bare])} is {value!r}"
+            )
+    return value
+
+
+def _nearest(config: ConfigDict, field: str) -> str:
+    """Returns which field may have been meant, or which there are, to end a sentence with."""
+    known = list(flat(config.to_dict()))
+    last = field.rpartition(".")[2]
+    near = [name for name in known if name.rpartition(".")[2] == last]
+    near += difflib.get_close_matches(field, known, n=3, cutoff=0.75)
+    if near:
+        return f"; did you mean {' or '.join(dict.fromkeys(near[:3]))}?"
+    names = field.split(".")
+    section: Any = config
+    while names and isinstance(section.get(names[0]), ConfigDict):
+        section = section[names.pop(0)]
+    return f"; known: {', '.join(sorted(section))}"
+
+
+def _reads(kind: Callable[[str], Any]) -> Callable[[str], bool]:
+    def reads(text: str) -> bool:
+        try:
+            kind(text)
+        except (ValueError, SyntaxError):
+            return False
+        return True
+
+    return reads
+
+
+def _literal(text: str) -> Any:
+    """Reads a tuple as the library of flags does, which takes what has no brackets as texts."""
+    return ast.literal_eval(text) if text[:1] in tuple("([{'\"") else text
+
+
+def _dict(text: str) -> dict[Any, Any]:
+    value = ast.literal_eval(text)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "values with commas between them, such as 96,192 or \"('a','b')\"",
+    ConfigDict: "set by its fields, as in --config.optim.g_lr=0.01",
+}
+_READS: dict[type, Callable[[str], bool]] = {
+    int: _reads(int),
+    float: _reads(float),
+    bool: lambda text: text.startswith("-") or text.lower() in (*_TRUE, *_FALSE),
+    tuple: _reads(_literal),
+    ConfigDict: _reads(_dict),
+}

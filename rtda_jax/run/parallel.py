@@ -4,6 +4,7 @@ The train state has no device axis: it is replicated. A batch is split along its
 each process brings its share of it.
 """
 
+import functools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from rtda_jax.errors import ConfigError, printable
 AXIS = "batch"
 SHOWN = 20  # differences between processes that an error lists
 HEARTBEAT = 60  # seconds without a heartbeat after which a peer counts as dead
+PATIENCE = 300  # seconds that the processes of a job wait for each other at the start
 
 # Errors with these beginnings are a process's own fault, and those with these names a collective's.
 OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
@@ -50,9 +52,14 @@ def join(coordinator: str, *, processes: int | None = None, index: int | None = 
     Raises:
       ConfigError: an incomplete description.
     """
+    initialize = functools.partial(
+        jax.distributed.initialize,
+        initialization_timeout=2 * PATIENCE,  # the program gives up first, with a sentence
+        heartbeat_timeout_seconds=HEARTBEAT,
+    )
     if coordinator == "auto":
         try:
-            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
+            initialize()
         except ValueError as error:  # nothing here describes a job of several processes
             raise ConfigError(f"--coordinator=auto: {error}") from error
         return
@@ -61,7 +68,10 @@ def join(coordinator: str, *, processes: int | None = None, index: int | None = 
             f"--coordinator={coordinator} needs --num_processes and --process_id in "
             f"0..num_processes-1, got {processes} and {index}"
         )
-    jax.distributed.initialize(coordinator, processes, index, heartbeat_timeout_seconds=HEARTBEAT)
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.1:1234")
+    initialize(coordinator, processes, index)
 
 
 def joined() -> bool:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.errors import one_of
+from rtda_jax.errors import one_of, require
 from rtda_jax.models import DISCRIMINATORS, MODELS, create_discriminator, create_model
 from rtda_jax.models.discriminator import LeakyReLU, Upsample
 from rtda_jax.models.layers import Conv
@@ -31,6 +31,30 @@ UNUSED_IN_PYTORCH = {
     "bisenet_stdc1": 3_125_248,
     "bisenet_stdc2": 3_623_680,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedOptions:
+    """How the job `benchmark` measures time; it takes turns with PyTorch.
+
+    Attributes:
+      rounds: processes of each side.
+      train_steps: training steps that each process times, after two that it does not.
+      infer_steps: the same for inference.
+      infer_size: (H, W) of the images, beside those of the training crop.
+      networks_size: (H, W) of the images where every network is timed.
+    """
+
+    rounds: int = 3
+    train_steps: int = 2
+    infer_steps: int = 6
+    infer_size: tuple[int, int] = (512, 1024)
+    networks_size: tuple[int, int] = (256, 512)
+
+    def __post_init__(self) -> None:
+        counts = (self.rounds, self.train_steps, self.infer_steps)
+        for number in (*counts, *self.infer_size, *self.networks_size):
+            require(number >= 1, f"speed: counts and sizes must be 1 or more, got {number}")
 
 
 @dataclasses.dataclass(frozen=True)
