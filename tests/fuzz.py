@@ -14,13 +14,15 @@ import contextlib
 import faulthandler
 import hashlib
 import json
+import multiprocessing
+import os
 import pathlib
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
@@ -29,6 +31,7 @@ from rtda_jax.errors import ERRORS
 SECONDS = 5  # of work that reading one file may take
 MEBIBYTES = 500  # of memory that reading one file may take
 HANG = 60  # seconds, by the clock, after which a reader hangs
+FRESH = ("features", "dataset_info")  # readers that use TensorFlow, which does not survive a fork
 
 ROUND = settings(
     max_examples=200,
@@ -44,25 +47,27 @@ class TooMuch(Exception):
     """A file that costs more time or memory than it may."""
 
 
-def peak() -> int:
-    """Returns the most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+def memory(name: str) -> int:
+    """Returns a size of this process in MiB: VmRSS now, VmHWM at most since it was reset."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) >> 10
 
 
 @contextlib.contextmanager
 def limits(*, seconds: float = SECONDS, mebibytes: int = MEBIBYTES):
     """Raises TooMuch if the block takes more; an allocation of twice the memory fails in it."""
-    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * (mebibytes << 20), most[1]))
-    begin, before = time.process_time(), peak()
+    size = (memory("VmSize") + 2 * mebibytes) << 20
+    resource.setrlimit(resource.RLIMIT_AS, (size, most[1]))
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    begin, before = time.process_time(), memory("VmRSS")
     faulthandler.dump_traceback_later(HANG, exit=True)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
         resource.setrlimit(resource.RLIMIT_AS, most)
-    took, grew = time.process_time() - begin, peak() - before
+    took, grew = time.process_time() - begin, memory("VmHWM") - before
     if took > seconds or grew > mebibytes:
         raise TooMuch(f"{took:.1f} s and {grew} MiB")
 
@@ -87,25 +92,25 @@ def causes(error: BaseException | None):
         error = error.__cause__ or error.__context__
 
 
-def fuzz(name: str, *, seconds: float, start: int, keep: pathlib.Path) -> None:
-    """Tries one reader until its time is over; prints a line of JSON for each round."""
+def fuzz(name: str, folder: pathlib.Path, *, seconds: float, start: int) -> None:
+    """Tries one reader until its time is over; writes a line of JSON to `rows` for each round."""
     from readers import READERS
 
-    with tempfile.TemporaryDirectory() as folder:
-        reader = READERS[name](pathlib.Path(folder))
-        path = pathlib.Path(folder) / reader.name
+    os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    trial, tried, refused, most = folder / "trial", 0, 0, 0
+    with tempfile.TemporaryDirectory() as place, (folder / "rows").open("w") as rows:
+        reader = READERS[name](pathlib.Path(place))
+        path = pathlib.Path(place) / reader.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        trial = keep / name / "trial"
-        trial.parent.mkdir(parents=True, exist_ok=True)
-        tried = refused = 0
-        begun = peak()
+        begun = memory("VmRSS")
 
         def one(data: bytes) -> None:
-            nonlocal tried, refused
+            nonlocal tried, refused, most
             path.write_bytes(data)
             trial.write_bytes(data)
             tried += 1
             refused += bool(attempt(reader.read, path))
+            most = max(most, memory("VmHWM"))
 
         end, number = time.monotonic() + seconds, start
         while time.monotonic() < end:
@@ -113,70 +118,73 @@ def fuzz(name: str, *, seconds: float, start: int, keep: pathlib.Path) -> None:
             try:
                 seed(number)(ROUND(given(reader.files)(one)))()
             except Exception as error:
-                digest = hashlib.sha256(trial.read_bytes()).hexdigest()[:10]
-                trial.replace(trial.with_name(digest))
-                problem = f"{digest}: {''.join(traceback.format_exception(error)[-4:])}"
+                places = "".join(traceback.format_tb(error.__traceback__)[-3:])
+                problem = f"{keep(trial)}: {type(error).__name__}: {error}\n{places}"
             number += 1
-            row = {"tried": tried, "refused": refused, "grew": peak() - begun, "problem": problem}
-            print(json.dumps(row), flush=True)
-        trial.unlink(missing_ok=True)
+            row = {"tried": tried, "refused": refused, "grew": most - begun, "problem": problem}
+            print(json.dumps(row), file=rows, flush=True)
+    trial.unlink(missing_ok=True)
 
 
-def watch(name: str, *, seconds: float, start: int, keep: pathlib.Path) -> tuple[dict, list[str]]:
-    """Runs `fuzz` in processes of its own; returns the last row's counts and all problems."""
-    command = [sys.executable, __file__, "--child", name, "--keep", str(keep)]
-    problems, total = [], {"tried": 0, "refused": 0, "grew": 0}
+def keep(trial: pathlib.Path) -> str:
+    """Gives a file that failed a name of its own, and returns it."""
+    name = hashlib.sha256(trial.read_bytes()).hexdigest()[:10]
+    trial.replace(trial.with_name(name))
+    return name
+
+
+def watch(name: str, folder: pathlib.Path, *, seconds: float, start: int) -> dict[str, Any]:
+    """Runs `fuzz` in processes of its own; returns how much they tried, and all problems."""
+    folder.mkdir(parents=True, exist_ok=True)
+    total: dict[str, Any] = {"tried": 0, "refused": 0, "grew": 0, "problems": []}
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        words = [*command, "--seconds", f"{left:.0f}", "--seed", str(start)]
-        done = subprocess.run(words, capture_output=True, text=True)
-        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        last = rows[-1] if rows else {"tried": 0, "refused": 0, "grew": 0}
-        problems += [row["problem"] for row in rows if row["problem"]]
-        total["grew"] = max(total["grew"], last["grew"])
-        for count in ("tried", "refused"):
-            total[count] += last[count]
+        options = {"seconds": left, "start": start}
+        start_method = "spawn" if name in FRESH else "fork"
+        child = multiprocessing.get_context(start_method).Process(
+            target=fuzz, args=(name, folder), kwargs=options
+        )
+        (folder / "rows").unlink(missing_ok=True)
+        child.start()
+        child.join()
+        rows = [json.loads(line) for line in (folder / "rows").read_text().splitlines()]
+        total["problems"] += [row["problem"] for row in rows if row["problem"]]
+        for row in rows[-1:]:
+            total["tried"] += row["tried"]
+            total["refused"] += row["refused"]
+            total["grew"] = max(total["grew"], row["grew"])
         start += 1000
-        trial = keep / name / "trial"
-        if done.returncode and trial.exists():
-            digest = hashlib.sha256(trial.read_bytes()).hexdigest()[:10]
-            trial.replace(trial.with_name(digest))
-            problems.append(f"{digest}: ended with {done.returncode}\n{done.stderr[-1500:]}")
-        elif done.returncode:
-            problems.append(f"the reader does not start\n{done.stderr[-1500:]}")
-            break
-    return total, problems
+        if child.exitcode:
+            said = (folder / "stderr").read_text(errors="replace")[-1500:]
+            if not (folder / "trial").exists():
+                total["problems"].append(f"the reader does not start\n{said}")
+                break
+            name_of = keep(folder / "trial")
+            total["problems"].append(f"{name_of}: ended with {child.exitcode}\n{said}")
+    return total
 
 
 def main() -> int:
-    words = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    words.add_argument("--minutes", type=float, default=10, help="for all readers together")
-    words.add_argument("--only", nargs="+", default=[], help="names of readers")
-    words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--keep", type=pathlib.Path, default=pathlib.Path("fuzzed"))
-    words.add_argument("--child", help=argparse.SUPPRESS)
-    words.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
-    chosen = words.parse_args()
-    if chosen.child:
-        fuzz(chosen.child, seconds=chosen.seconds, start=chosen.seed, keep=chosen.keep)
-        return 0
+    """Fuzzes the readers that the command line names; returns 1 if a file failed."""
     from readers import READERS
 
-    names = chosen.only or list(READERS)
-    failed = 0
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("--minutes", type=float, default=10, help="for all readers together")
+    words.add_argument("--only", nargs="+", default=list(READERS), choices=READERS)
+    words.add_argument("--seed", type=int, default=0)
+    words.add_argument("--keep", type=pathlib.Path, default=pathlib.Path("fuzzed"))
+    chosen = words.parse_args()
+    share, failed = 60 * chosen.minutes / len(chosen.only), False
     print(f"{'reader':<16} {'files':>8} {'refused':>8} {'MiB':>6}  problems")
-    for name in names:
-        share = 60 * chosen.minutes / len(names)
-        total, problems = watch(name, seconds=share, start=chosen.seed, keep=chosen.keep)
+    for name in chosen.only:
+        total = watch(name, chosen.keep / name, seconds=share, start=chosen.seed)
+        problems = total["problems"]
         counts = f"{total['tried']:>8} {total['refused']:>8} {total['grew']:>6}"
-        print(f"{name:<16} {counts}  {len(problems)}")
+        print(f"{name:<16} {counts}  {len(problems)}", flush=True)
         for problem in problems:
-            print("    " + problem.replace("\n", "\n    "))
-        sys.stdout.flush()
-        failed += len(problems)
-    return int(failed > 0)
+            print("    " + problem.replace("\n", "\n    "), flush=True)
+        failed = failed or bool(problems)
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rtda_jax.data.class_sets import ClassSet, Labelling
-from rtda_jax.data.pictures import read_bytes
+from rtda_jax.run.files import read_bytes
 
 
 class Reader(Protocol):

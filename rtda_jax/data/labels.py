@@ -20,8 +20,8 @@ from rtda_jax.data.class_sets import (
     known_ids,
     stored,
 )
-from rtda_jax.data.pictures import read_bytes
 from rtda_jax.errors import DataError, lookup
+from rtda_jax.run.files import read_bytes
 
 __all__ = [
     "CLASS_SETS",

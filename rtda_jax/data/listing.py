@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple
 
 from rtda_jax.data.class_sets import DEFINITION_FILE
 from rtda_jax.data.dataset import Files
-from rtda_jax.data.pictures import EXTENSIONS, read_bytes, reason
+from rtda_jax.data.pictures import EXTENSIONS
 from rtda_jax.errors import DataError
-from rtda_jax.run.files import write_bytes
+from rtda_jax.run.files import read_bytes, reason, write_bytes
 
 # Name -> SHA-256 of splits/NAME.txt.
 LISTS = {

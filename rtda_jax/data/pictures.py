@@ -9,9 +9,9 @@ without it, which is one reason why TensorFlow decodes no picture here.
 """
 
 import contextlib
-import errno
 import io
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from rtda_jax.errors import DataError
+from rtda_jax.run.files import read_bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # as Pillow calls them
 EXTENSIONS = (
@@ -27,6 +28,7 @@ EXTENSIONS = (
     ".pgm", ".pnm",
 )  # fmt: skip
 MAX_PIXELS = 50_000_000  # of one picture; larger ones are refused before they are decoded
+_MOST_SCANS = 100  # of a JPEG, each of which costs as much as decoding all of its pixels
 # Pixels that are converted at a time, so that there is never a third copy of a large picture.
 _BAND = 2**22
 
@@ -38,6 +40,9 @@ _OTHERS = (
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000"), (0, b"\x76\x2f\x31\x01", "OpenEXR"),
     (0, b"version https://git-lfs", "a Git LFS pointer"),
 )  # fmt: skip
+# A marker of a JPEG: those with a segment behind them, and the end.
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]", re.DOTALL)
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _DEEP = {"I": "32-bit integers", "F": "floating-point numbers", "LAB": "CIELAB colours"}
 
 
@@ -117,6 +122,8 @@ def opened(data: bytes, where: str) -> Iterator[Image.Image]:
                 raise DataError(
                     f"{where}: {width}x{height} pixels; a picture may have 1 to {MAX_PIXELS:,}"
                 )
+            if image.format in ("JPEG", "MPO") and _scans(data) > _MOST_SCANS:
+                raise DataError(f"{where}: a JPEG of more than {_MOST_SCANS} scans")
             if image.format == "PNG":  # Pillow decodes a PNG without looking at its checksums
                 with Image.open(io.BytesIO(data), formats=("PNG",)) as copy:
                     copy.verify()
@@ -179,26 +186,6 @@ def jpeg(pixels: np.ndarray) -> bytes:
     return _encoded(pixels, "JPEG", quality=95, subsampling=0)
 
 
-def read_bytes(path: str | os.PathLike) -> bytes:
-    """Returns a file's content; DataError naming it if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise DataError(f"{os.fspath(path)}: {reason(path, error)}") from None
-
-
-def reason(path: str | os.PathLike, error: OSError) -> str:
-    """Returns why a file or folder cannot be read, in words."""
-    if error.errno == errno.ENOENT and os.path.islink(path):
-        return f"dangling link to {os.readlink(os.fspath(path))}"
-    return {
-        errno.ENOENT: "no such file",
-        errno.EACCES: "permission denied",
-        errno.EISDIR: "is a folder, not a file",
-    }.get(error.errno or 0, str(error.strerror))
-
-
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -228,6 +215,17 @@ def _unknown(data: bytes) -> str:
         f"neither {', '.join(FORMATS[:-1])} nor {FORMATS[-1]}, or cut in its header "
         f"(begins with {data[:8]!r})"
     )
+
+
+def _scans(data: bytes) -> int:
+    """Returns how many scans the first picture of a JPEG has, counted up to its end."""
+    count, place = 0, 2
+    while (found := _MARKER.search(data, place)) and found[0][1] != _END_OF_IMAGE:
+        if found[0][1] == _START_OF_SCAN:
+            count += 1
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        place = found.end() + max(length, 2)
+    return count
 
 
 def _lossless_webp(data: bytes) -> bool:

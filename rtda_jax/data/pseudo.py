@@ -12,6 +12,7 @@ from rtda_jax.data import pictures
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE
 from rtda_jax.errors import DataError
+from rtda_jax.run.files import read_bytes
 
 MANIFEST = "manifest.json"
 
@@ -39,7 +40,7 @@ class PseudoLabels:
           DataError: naming the file, whatever is wrong with it.
         """
         path = label_path(self.folder, self.keys[i])
-        data = pictures.read_bytes(path)
+        data = read_bytes(path)
         _size(data, path)
         with pictures.opened(data, path) as image:
             label = np.asarray(image)
@@ -58,7 +59,7 @@ class PseudoLabels:
           DataError: the file is not the one that its stage wrote.
         """
         path = label_path(self.folder, self.keys[i])
-        data = pictures.read_bytes(path)
+        data = read_bytes(path)
         if hashlib.sha256(data).hexdigest() != self.sha256[i]:
             raise DataError(
                 f"{path}: changed since it was written, its hash is not the manifest's; "
@@ -125,7 +126,7 @@ def load_pseudo(folder: str | os.PathLike, *, target: Dataset) -> PseudoLabels:
 
 def _manifest(path: pathlib.Path) -> dict:
     try:
-        manifest = json.loads(pictures.read_bytes(path))
+        manifest = json.loads(read_bytes(path))
         if set(manifest) >= {"classes", "data", "files"} and isinstance(manifest["files"], dict):
             return manifest
         problem = "classes, data and files are not all in it"

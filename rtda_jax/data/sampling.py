@@ -4,6 +4,7 @@ The draws themselves run inside the tf.data graph (`rtda_jax.data.pipeline`).
 """
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -17,8 +18,10 @@ from rtda_jax.data import decode
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE, known_ids
 from rtda_jax.errors import ConfigError, DataError, printable
+from rtda_jax.run import files
 from rtda_jax.run.files import replacing
 
+_LARGEST = 2**28  # bytes of a file of counts
 _SAMPLE = 32  # labels that `dataset_sentences` reads
 
 
@@ -102,7 +105,9 @@ def cached_class_counts(
 def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by name; none if the file is missing or damaged."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        data = files.read(path, most=_LARGEST)
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            files.Budget(16 * len(data)).check_archive(arrays.zip)
             return {name: arrays[name] for name in arrays.files}
     except Exception:  # NumPy and zipfile pass on whatever a damaged archive leads to
         return {}

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from rtda_jax.data.pictures import read_bytes
 from rtda_jax.errors import DataError
-from rtda_jax.run.files import LOCK, wait_for_lock
+from rtda_jax.run.files import LOCK, read_bytes, wait_for_lock
 
 ANEW = "delete the folder to prepare it anew"
 # TFDS imports the class that a data set's features name; only its own can come from a stranger.

@@ -14,16 +14,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rtda_jax.data.pictures import MAX_PIXELS
 from rtda_jax.errors import ConfigError, DataError
 from rtda_jax.run.files import replacing
 
 CODEC, QUALITY = "libx264", "18"  # constant rate factor: lower is better, 18 looks lossless
 FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf"  # as FFmpeg calls them
 FILES = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}  # options that open a file
+# Titles and the like are not read; PyAV would stop at one that is no UTF-8.
+_OF_A_FILE: dict[str, Any] = {"options": FILES, "metadata_errors": "ignore"}
 STREAM_FORMATS = f"{FORMATS},rtsp,rtp,sdp,hls,flv,live_flv,mjpeg,mpjpeg,h264,hevc"
 PROTOCOLS = ("http", "https", "rtmp", "rtsp", "rtsps", "tcp", "udp")  # of a stream's URL
 INNER_PROTOCOLS = "crypto,httpproxy,rtp,srtp,tls"  # that these use in turn
+# Pixels of a frame: 4096 x 4096. A decoder may keep 16 frames, and a few more for each thread.
+MAX_PIXELS = 2**24
+_THREADS = 2
 TIMEOUT = 10.0  # seconds to open a stream, and to wait for its next frame
 
 
@@ -59,7 +63,7 @@ def read(path: pathlib.Path) -> Iterator[Frame]:
         if not path.stat().st_size:
             raise DataError(f"{path}: zero bytes; expected a video")
         with path.open("rb") as file:
-            yield from _frames(lambda: av.open(file, options=FILES), str(path))
+            yield from _frames(lambda: av.open(file, **_OF_A_FILE), str(path))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
 
@@ -84,7 +88,9 @@ def stream(source: str) -> Iterator[Frame]:
         "format_whitelist": STREAM_FORMATS,
         "protocol_whitelist": f"{','.join(PROTOCOLS)},{INNER_PROTOCOLS}",
     }
-    return _frames(lambda: av.open(source, options=options, timeout=TIMEOUT), source)
+    return _frames(
+        lambda: av.open(source, timeout=TIMEOUT, options=options, metadata_errors="ignore"), source
+    )
 
 
 def _camera(number: str) -> tuple[str, str]:
@@ -111,7 +117,10 @@ def _frames(open_container: Any, where: str) -> Iterator[Frame]:
             if not container.streams.video:
                 raise DataError(f"{where}: has no pictures")
             pictures = container.streams.video[0]
-            pictures.thread_type = "AUTO"
+            _check_size(pictures, where)
+            decoder = pictures.codec_context
+            decoder.options = {"max_pixels": str(MAX_PIXELS)}
+            decoder.thread_type, decoder.thread_count = "AUTO", _THREADS
             rate = pictures.average_rate or pictures.base_rate or fractions.Fraction(25)
             base = pictures.time_base or 1 / rate
             step = max(1, round(1 / (rate * base)))
@@ -129,12 +138,16 @@ def _frames(open_container: Any, where: str) -> Iterator[Frame]:
 
 def _checked(frames: Iterable[Any], where: str) -> Iterator[Any]:
     for frame in frames:
-        if frame.height * frame.width > MAX_PIXELS:
-            raise DataError(
-                f"{where}: a frame of {frame.width}x{frame.height} is larger than {MAX_PIXELS:,} "
-                "pixels"
-            )
+        _check_size(frame, where)
         yield frame
+
+
+def _check_size(picture: Any, where: str) -> None:
+    if picture.height * picture.width > MAX_PIXELS:
+        raise DataError(
+            f"{where}: a frame of {picture.width}x{picture.height} is larger than {MAX_PIXELS:,} "
+            "pixels"
+        )
 
 
 def continuous(frames: Iterable[Any], *, step: int) -> Iterator[tuple[Any, int]]:
@@ -165,7 +178,7 @@ def length(path: pathlib.Path) -> int:
     """Returns how many frames a video claims; 1 if it does not say or cannot be read."""
     av = pyav()
     try:
-        with path.open("rb") as file, av.open(file, options=FILES) as container:
+        with path.open("rb") as file, av.open(file, **_OF_A_FILE) as container:
             pictures = container.streams.video[0]
             if not pictures.frames and pictures.duration and pictures.average_rate:
                 seconds = pictures.duration * pictures.time_base

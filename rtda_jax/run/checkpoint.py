@@ -26,11 +26,12 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from rtda_jax.errors import CheckpointError
-from rtda_jax.run import parallel
+from rtda_jax.run import files, parallel
 from rtda_jax.run.files import fsync, fsync_folder, write_bytes
 from rtda_jax.run.log import say
 
 MANIFEST = "sha256.json"
+_LARGEST_SEAL = 2**24  # bytes
 PARTIAL = "*.orbax-checkpoint-tmp*"  # orbax's name for a checkpoint that is not complete
 # Files that a seal does not list: itself, and two that orbax writes later and can do without.
 UNSEALED = (MANIFEST, "commit_success.txt", "_CHECKPOINT_METADATA")
@@ -214,11 +215,11 @@ def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
 
 def seal(folder: pathlib.Path) -> None:
     """Writes the size and SHA-256 of every file of a folder into it, all of it durably."""
-    files = {}
+    sums = {}
     for path in _files(folder):
         fsync(path)
-        files[str(path.relative_to(folder))] = [path.stat().st_size, _digest(path)]
-    write_bytes(folder / MANIFEST, json.dumps(files, indent=1).encode())
+        sums[str(path.relative_to(folder))] = [path.stat().st_size, _digest(path)]
+    write_bytes(folder / MANIFEST, json.dumps(sums, indent=1).encode())
     for path in (*folder.rglob("*"), folder.parent):
         if path.is_dir():
             fsync_folder(path)
@@ -243,7 +244,7 @@ def why_damaged(folder: pathlib.Path) -> str:
     if not is_sealed(folder):
         return ""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads(files.read(folder / MANIFEST, most=_LARGEST_SEAL))
         expected = {name: (int(size), str(digest)) for name, (size, digest) in manifest.items()}
     except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
         return f"{MANIFEST} cannot be read: {error}"

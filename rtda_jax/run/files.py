@@ -1,4 +1,4 @@
-"""Files that are whole, and folders with one writer at a time.
+"""Files that are whole, folders with one writer at a time, and limits on files from elsewhere.
 
 A reader of a file that was written here sees the old one or the new one, after a power cut too.
 Two jobs that write to the same folder by mistake do not mix their files: the second one is refused.
@@ -7,21 +7,90 @@ Nothing here imports JAX, so that data workers start quickly.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
 import re
 import secrets
 import shutil
+import stat
 import sys
+import zipfile
 from collections.abc import Iterator
 
 import filelock
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, DataError
 
 LOCK = ".lock"
 _PARTIAL = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.partial", re.DOTALL)
+_LARGEST = 2**29  # bytes of a file of a data set: more than the largest picture takes
+_GROWTH, _FLOOR = 4, 2**26  # a file may take four times its size, and 64 MiB however small it is
+
+
+def read(path: str | os.PathLike, *, most: int) -> bytes:
+    """Returns the content of a regular file; a pipe or a device could hang or never end.
+
+    Args:
+      path: of the file.
+      most: bytes that it may have.
+
+    Raises:
+      OSError: with the path, if it is no such file or cannot be read.
+    """
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    if status.st_size > most:
+        words = f"has {status.st_size:,} bytes; expected at most {most:,}"
+        raise OSError(errno.EFBIG, words, os.fspath(path))
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Returns the content of a file of a data set; DataError naming it if it cannot be read."""
+    try:
+        return read(path, most=_LARGEST)
+    except OSError as error:
+        raise DataError(f"{os.fspath(path)}: {reason(path, error)}") from None
+
+
+def reason(path: str | os.PathLike, error: OSError) -> str:
+    """Returns why a file or folder cannot be read, in words."""
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return f"dangling link to {os.readlink(os.fspath(path))}"
+    return {
+        errno.ENOENT: "no such file",
+        errno.EACCES: "permission denied",
+        errno.EISDIR: "is a folder, not a file",
+    }.get(error.errno or 0, str(error.strerror))
+
+
+class Budget:
+    """Bytes of memory that reading a file may take; what people store does not grow much."""
+
+    def __init__(self, file_size: int) -> None:
+        self.file_size = file_size
+        self.limit = self.left = _GROWTH * file_size + _FLOOR
+
+    def spend(self, size: int) -> None:
+        """Counts bytes before they are taken. Raises ValueError beyond the limit."""
+        self.left -= size
+        if self.left < 0:
+            raise ValueError(
+                f"it would take more than {self.limit >> 20} MiB of memory, which is more than "
+                "such a file does"
+            )
+
+    def check_archive(self, archive: zipfile.ZipFile) -> None:
+        """Raises ValueError for an archive that unpacks to more than the limit."""
+        # Reading an entry ends at the size that it claims.
+        if sum(entry.file_size for entry in archive.infolist()) > self.limit:
+            raise ValueError(f"its archive unpacks to more than {self.limit >> 20} MiB")
 
 
 def fsync(path: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from rtda_jax.errors import ConfigError, printable
+from rtda_jax.run import files
 from rtda_jax.run.files import write_bytes
 from rtda_jax.run.workdir import read_json, write_json
 
@@ -22,6 +23,7 @@ Metrics = Mapping[str, float]
 
 WIDTH = 98  # columns of a line that is indented by two, so that it fits into 100
 
+_LARGEST = 2**30  # bytes of a log
 _REDRAW_SECONDS = 0.2  # between two updates of a line on a terminal
 
 
@@ -64,7 +66,7 @@ def truncate(path: pathlib.Path, *, after: int) -> None:
     rows, damaged = _rows(path)
     if damaged and damaged != [len(rows) + 1]:
         aside = path.with_name(f"{path.name}.damaged")
-        write_bytes(aside, path.read_bytes())
+        write_bytes(aside, _content(path))
         say(
             f"  WARNING: {path}: {len(damaged)} damaged lines, line {damaged[0]} the first of "
             f"them, are dropped; the file as it was is {aside}"
@@ -77,7 +79,7 @@ def truncate(path: pathlib.Path, *, after: int) -> None:
 def _rows(path: pathlib.Path) -> tuple[list[tuple[bytes, dict[str, Any]]], list[int]]:
     """Returns the lines of a log that are rows, parsed beside them, and the numbers of others."""
     rows, damaged = [], []
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = _content(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -88,6 +90,13 @@ def _rows(path: pathlib.Path) -> tuple[list[tuple[bytes, dict[str, Any]]], list[
         else:
             damaged.append(number)
     return rows, damaged
+
+
+def _content(path: pathlib.Path) -> bytes:
+    try:
+        return files.read(path, most=_LARGEST)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
 
 
 def _is_step(value: object) -> bool:

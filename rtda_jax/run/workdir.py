@@ -20,6 +20,7 @@ from rtda_jax.run import files, parallel
 RESULT = "result.json"
 _NAMED = 3  # of many files, an error names so many and then "..."
 _EVERYTHING = ""  # among the results that a record lists: whatever its folder holds
+_LARGEST = 2**24  # bytes of a record
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -32,10 +33,14 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the object that `write_json` wrote.
 
     Raises:
-      ConfigError: names the file if it holds something else.
+      ConfigError: names the file if it holds something else, or is none that can be read.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(files.read(path, most=_LARGEST))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not the JSON this program writes there: {error}") from None
     if not isinstance(value, dict):

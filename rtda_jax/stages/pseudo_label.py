@@ -19,14 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from rtda_jax.adapt import pseudo_labels
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.adapt.state import output_shapes, sample_shape
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.data import Dataset, load
+from rtda_jax.data import Dataset, load, pictures
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pictures import png
 from rtda_jax.data.pseudo import MANIFEST, label_path
@@ -38,7 +37,7 @@ from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log
 from rtda_jax.run.binding import Fields, only
-from rtda_jax.run.files import write_bytes
+from rtda_jax.run.files import read_bytes, write_bytes
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 from rtda_jax.run.workdir import read_json, write_json
@@ -344,9 +343,10 @@ def _survey(
     """Returns what is on the disk: checksums, and the number of pixels of each class."""
     files, counts = {}, np.zeros(256, np.int64)
     for key in keys:
-        data = pathlib.Path(label_path(folder, key)).read_bytes()
+        path = label_path(folder, key)
+        data = read_bytes(path)
         files[key] = hashlib.sha256(data).hexdigest()
-        with Image.open(io.BytesIO(data)) as image:
+        with pictures.opened(data, path) as image:
             counts += np.bincount(np.asarray(image).ravel(), minlength=256)
         heartbeat()
     pixels = counts[:num_classes]

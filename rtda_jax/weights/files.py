@@ -12,8 +12,8 @@ from safetensors.numpy import save
 
 from rtda_jax.errors import ConfigError, printable
 from rtda_jax.run import files
+from rtda_jax.run.files import Budget
 from rtda_jax.weights import torch_file
-from rtda_jax.weights.torch_file import Budget
 from rtda_jax.weights.unpickle import Opaque, Tensor, is_float
 
 # What training scripts call the weights in a file or put in front of their names, in the order

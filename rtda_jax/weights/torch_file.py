@@ -19,41 +19,18 @@ from typing import IO, Any
 import numpy as np
 
 from rtda_jax.errors import ConfigError
+from rtda_jax.run.files import Budget
 from rtda_jax.weights import unpickle
 from rtda_jax.weights.unpickle import Storage, Tensor
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_GROWTH, _FLOOR = 4, 2**26  # a file may take four times its size, and 64 MiB however small it is
 
 # What the libraries that are used here raise for a damaged file.
 _DAMAGE = (
     *(ValueError, OSError, EOFError, KeyError, OverflowError, MemoryError),
     *(RuntimeError, NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error),
 )
-
-
-class Budget:
-    """Bytes of memory that reading a file may take; weights do not grow much when unpacked."""
-
-    def __init__(self, file_size: int) -> None:
-        self.file_size = file_size
-        self.limit = self.left = _GROWTH * file_size + _FLOOR
-
-    def spend(self, size: int) -> None:
-        """Counts bytes before they are taken. Raises ValueError beyond the limit."""
-        self.left -= size
-        if self.left < 0:
-            raise ValueError(
-                f"its weights would take more than {self.limit >> 20} MiB of memory, which is more "
-                "than those of such a file do"
-            )
-
-    def check_archive(self, archive: zipfile.ZipFile) -> None:
-        """Raises ValueError for an archive that unpacks to more than the limit."""
-        # Reading an entry ends at the size that it claims.
-        if sum(entry.file_size for entry in archive.infolist()) > self.limit:
-            raise ValueError(f"its archive unpacks to more than {self.limit >> 20} MiB")
 
 
 @dataclasses.dataclass
@@ -127,7 +104,7 @@ def _open_archive(archive: zipfile.ZipFile, budget: Budget) -> Checkpoint:
     if len(pickles) != 1:
         raise ValueError("the archive has no data.pkl")
     # PyTorch does not compress it; an archive that was packed again may hold a longer one.
-    longest = min(unpickle.LONGEST, _GROWTH * budget.file_size + 2**16)
+    longest = min(unpickle.LONGEST, 4 * budget.file_size + 2**16)
     if archive.getinfo(pickles[0]).file_size > longest:
         raise ValueError(f"its pickle is longer than {longest} bytes")
     root = pickles[0].removesuffix("data.pkl")
