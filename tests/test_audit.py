@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from rtda_jax.data import DataError
-from rtda_jax.errors import NotDeterministicError
-from rtda_jax.run import parallel
+from rtda_jax.errors import ConfigError, NotDeterministicError
+from rtda_jax.run import files, parallel
 from rtda_jax.tools import audit
 
 
@@ -54,6 +54,11 @@ def test_too_few_batches_are_no_audit():
 
     with tiny.stubs(), pytest.raises(DataError, match="gave only 2 of 3 batches"):
         audit.audit(tiny.config("fda"), two, name="train", steps=3)
+
+
+def test_a_workdir_in_use_is_not_audited(tmp_path):
+    with files.lock(tmp_path), pytest.raises(ConfigError, match="in use by another process"):
+        audit.run(tiny.config("fda"), tmp_path)
 
 
 def test_the_flag_reaches_the_compiler(monkeypatch):

@@ -11,6 +11,7 @@ from absl import logging
 from helpers import folder_fields, write_folders
 from PIL import Image
 
+from configs import benchmarks
 from rtda_jax import experiment
 from rtda_jax.cli import JOBS, main
 from rtda_jax.run import files
@@ -175,6 +176,23 @@ def test_no_mistyped_command_line_ends_in_a_traceback(line, place, capfd):
     assert LINES[line] in said
     assert "Traceback" not in said
     assert sorted(p for p in place.rglob("*") if "__pycache__" not in p.parts) == before
+
+
+def test_a_configuration_file_runs(tmp_path):
+    """Which is why one has to trust it."""
+    ran = tmp_path / "ran"
+    (tmp_path / "mine.py").write_text(
+        f"from configs.base import get_config\nopen({str(ran)!r}, 'w').close()\n"
+    )
+    config = load_config(f"{tmp_path}/mine.py:streets")
+    assert ran.exists() and config.benchmark.name == "streets"
+
+
+def test_a_bug_of_ours_is_no_mistake_of_a_configuration_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "get", lambda name: 1 / 0)
+    (tmp_path / "mine.py").write_text("from configs.base import get_config\n")
+    with pytest.raises(ZeroDivisionError):
+        load_config(f"{tmp_path}/mine.py:streets")
 
 
 def test_every_field_of_a_configuration_can_be_set_to_its_own_value():

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, DataError
 from rtda_jax.run import files
 
 
@@ -26,6 +26,34 @@ def test_a_file_is_replaced_whole(tmp_path):
         assert partial.parent == path.parent
     assert path.read_bytes() == b"new"
     assert names(path.parent) == ["a.json"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large"])
+def test_what_is_no_regular_file_or_too_large_is_not_read(kind, tmp_path):
+    path = tmp_path / "a.png"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "large":
+            path.write_bytes(b"")
+            os.truncate(path, 2**40)  # a hole: it takes no room
+    words = {
+        "folder": "is a folder, not a file",
+        "large": "has 1,099,511,627,776 bytes; expected at most",
+    }.get(kind, "is not a regular file")
+    with pytest.raises(DataError, match=rf"a\.png: {words}"):
+        files.read_bytes(path)
+
+
+def test_a_file_of_the_largest_size_is_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"1234")
+    assert files.read(tmp_path / "a", most=4) == b"1234"
+    with pytest.raises(OSError, match="has 4 bytes; expected at most 3"):
+        files.read(tmp_path / "a", most=3)
 
 
 def test_a_folder_replaces_a_folder_with_files(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rtda_jax.data import Candidates, DataError, count_labels, load
+from rtda_jax.data import Candidates, DataError, count_labels, load, sampling
 from rtda_jax.data.pipeline import visible_corner
 from rtda_jax.data.stream import train_stream
 from rtda_jax.errors import ConfigError
@@ -133,3 +133,13 @@ def test_a_crop_larger_than_the_image_is_refused(source, counts):
         batches(source, 1, **zoom, candidates=Candidates(counts, slots=1, probability=0.3))
     with pytest.raises(ConfigError, match="unknown target_moves 'twice'; known: each, once"):
         batches(source, 1, target_moves="twice")
+
+
+def test_counts_that_unpack_to_much_more_are_none(tmp_path):
+    """A file of 130 KB that claims 128 MiB is as good as no file."""
+    path = tmp_path / "class_counts.npz"
+    np.savez_compressed(path, counts=np.zeros(2**24))
+    assert path.stat().st_size < 150_000
+    assert sampling.read_npz(path) == {}
+    np.savez_compressed(path, counts=np.zeros(2**10))
+    assert sampling.read_npz(path)["counts"].shape == (1024,)

@@ -178,6 +178,22 @@ def test_a_playlist_of_a_stream_reads_no_file(tmp_path, classify, server):
         list(video.stream(f"{server}/list.m3u8"))
 
 
+@pytest.mark.parametrize("honest", [True, False])
+def test_large_frames_are_refused_before_they_are_decoded(honest, tmp_path, monkeypatch):
+    """Where the container tells their size, and where only the stream inside does."""
+    pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    write_video(path, [noise(48, 64)] * 3)
+    if not honest:
+        monkeypatch.setattr(video, "_check_size", lambda *_: None)
+    monkeypatch.setattr(video, "MAX_PIXELS", 48 * 64)
+    assert len(list(video.read(path))) == 3
+    monkeypatch.setattr(video, "MAX_PIXELS", 48 * 64 - 1)
+    words = "a frame of 64x48 is larger than 3,071 pixels" if honest else "no video that can be"
+    with pytest.raises(DataError, match=rf"clip\.mp4: {words}"):
+        list(video.read(path))
+
+
 def test_odd_sides_of_a_video_get_a_line(tmp_path):
     pytest.importorskip("av")
     write_video(tmp_path / "odd.mp4", [noise(33, 51)] * 2)

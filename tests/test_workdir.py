@@ -1,5 +1,7 @@
 """Records of a run, and evaluations of several protocols side by side."""
 
+import os
+
 import pytest
 
 from rtda_jax.errors import ConfigError
@@ -25,6 +27,20 @@ def test_other_files_are_refused_by_name(tmp_path, data):
     (tmp_path / "b.json").write_bytes(data)
     with pytest.raises(ConfigError, match=r"b\.json: "):
         read_json(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is not a regular file"),
+        (os.mkdir, "Is a directory"),
+        (lambda path: path.write_bytes(b" " * (2**24 + 1)), "has 16,777,217 bytes"),
+    ],
+)
+def test_a_record_is_a_file_of_some_size(make, words, tmp_path):
+    make(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match=rf"config\.json: {words}"):
+        read_json(tmp_path / "config.json")
 
 
 def test_only_the_main_process_writes(tmp_path, monkeypatch):

@@ -160,6 +160,8 @@ def load_config(source: str) -> ConfigDict:
     except errors.ERRORS:
         raise
     except Exception as error:
+        if _is_ours(error, path):
+            raise
         raise ConfigError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
     _check_complete(config, path)
     return config
@@ -176,6 +178,14 @@ def _config_file(name: str) -> pathlib.Path:
     require(path.is_file(), f"no configuration file {name}{hint}")
     require(path.suffix == ".py", f"--config={name}: the name of a file of Python ends in .py")
     return path
+
+
+def _is_ours(error: Exception, path: pathlib.Path) -> bool:
+    """Returns whether code of this package failed, and not that of a configuration's file."""
+    place = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    others = {path.resolve(), pathlib.Path(__file__).resolve()}
+    folders = (pathlib.Path(__file__).parents[1].resolve(), configs_folder().resolve())
+    return place not in others and any(place.is_relative_to(folder) for folder in folders)
 
 
 def _place(error: Exception, path: pathlib.Path) -> str:

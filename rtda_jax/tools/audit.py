@@ -16,6 +16,7 @@ from rtda_jax.data.batches import Batches, paired_batches, with_enet_weights
 from rtda_jax.errors import NotDeterministicError
 from rtda_jax.run import parallel
 from rtda_jax.run.log import say
+from rtda_jax.run.workdir import lock
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 
@@ -30,28 +31,31 @@ def run(config: Any, workdir: pathlib.Path) -> None:
 
     Raises:
       NotDeterministicError: names the stage, the step and the leaf where the two runs part.
+      ConfigError: another job works in the folder.
     """
-    for name, planned in make_plan(config, KINDS).items():
-        if planned.kind != "train" or planned.method is None:
-            continue
-        stage, needs_target = planned.config, planned.method.needs_target
-        pseudo_folder = workdir / stage.pseudo_labels if stage.pseudo_labels else None
-        if pseudo_folder is not None and not pseudo_folder.exists():
-            say(
-                f"[{name}] skipped: {pseudo_folder} does not hold its pseudo-labels yet (--job=run)"
+    plan = make_plan(config, KINDS)
+    with lock(workdir):
+        for name, planned in plan.items():
+            if planned.kind != "train" or planned.method is None:
+                continue
+            stage, needs_target = planned.config, planned.method.needs_target
+            pseudo_folder = workdir / stage.pseudo_labels if stage.pseudo_labels else None
+            if pseudo_folder is not None and not pseudo_folder.exists():
+                say(
+                    f"[{name}] skipped: {pseudo_folder} does not hold its pseudo-labels yet (--job=run)"
+                )
+                continue
+            say(f"[{name}] {STEPS} steps, twice")
+            (workdir / name).mkdir(parents=True, exist_ok=True)
+            if stage.loss.weighting == "enet":
+                stage = with_enet_weights(stage, workdir / name)
+            batches = paired_batches(
+                stage,
+                needs_target=needs_target,
+                folder=workdir / name,
+                pseudo_folder=pseudo_folder,
             )
-            continue
-        say(f"[{name}] {STEPS} steps, twice")
-        (workdir / name).mkdir(parents=True, exist_ok=True)
-        if stage.loss.weighting == "enet":
-            stage = with_enet_weights(stage, workdir / name)
-        batches = paired_batches(
-            stage,
-            needs_target=needs_target,
-            folder=workdir / name,
-            pseudo_folder=pseudo_folder,
-        )
-        say(f"  equal in every bit; SHA-256 of the state {audit(stage, batches, name=name)}")
+            say(f"  equal in every bit; SHA-256 of the state {audit(stage, batches, name=name)}")
 
 
 def audit(config: Any, batches: Batches, *, name: str, steps: int = STEPS) -> str:
