@@ -26,6 +26,7 @@ TESTS = {
     "A weight file": "weights_torch_file::attacks_are_refused_within_seconds_and_megabytes "
     "weights_files::npz_that_unpack_to_much_more_are_refused",
     "A `.safetensors` header": "weights_files::refused_safetensors",
+    "A published network": "publish::a_damaged_folder_is_refused",
     "ImageNet weights": "weights_download::https_trusts_known_certificates_only "
     "weights_download::https_is_not_left_by_a_redirect weights_imagenet::a_mirror",
     "A download": "weights_download::a_wrong_file_is_discarded",
@@ -56,6 +57,7 @@ TESTS = {
     "log::what_is_said_cannot_command_a_terminal",
     "No job overwrites": "predict::files_that_no_prediction_wrote_are_left_alone "
     "export::files_that_are_not_of_an_export_are_left_alone "
+    "publish::publishing_overwrites_nothing_of_the_user "
     "retrieve::files_that_no_retrieval_wrote_are_left_alone "
     "report::a_file_of_the_users_own_is_not_overwritten "
     "report::only_what_an_earlier_report_wrote_is_replaced_or_removed "

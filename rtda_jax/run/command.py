@@ -23,7 +23,6 @@ from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder
 
 DEFAULT_CONFIG = "fda_mbt"
-_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # what configurations are made with
 
 
@@ -312,10 +311,13 @@ def check_fields(words: Sequence[str], config: ConfigDict) -> None:
     """
     for name, value in _flags(words):
         if name.startswith("config."):
-            field = name.removeprefix("config.")
-            kind = type(_field(config, field))
-            if value is not None and kind in _READS and not _READS[kind](value):
-                raise ConfigError(f"--{name} must be {_KINDS[kind]}, got {value!r}")
+            current = _field(config, name.removeprefix("config."))
+            what, parse_value = _KINDS.get(type(current), ("", str))
+            try:
+                if value is not None:
+                    parse_value(value)
+            except (ValueError, SyntaxError):
+                raise ConfigError(f"--{name} must be {what}, got {value!r}") from None
 
 
 def _flags(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -366,40 +368,27 @@ def _nearest(config: ConfigDict, field: str) -> str:
     return f"; known: {', '.join(sorted(section))}"
 
 
-def _reads(kind: Callable[[str], Any]) -> Callable[[str], bool]:
-    def reads(text: str) -> bool:
-        try:
-            kind(text)
-        except (ValueError, SyntaxError):
-            return False
-        return True
-
-    return reads
-
-
-def _literal(text: str) -> Any:
-    """Reads a tuple as the library of flags does, which takes what has no brackets as texts."""
-    return ast.literal_eval(text) if text[:1] in tuple("([{'\"") else text
-
-
-def _dict(text: str) -> dict[Any, Any]:
-    value = ast.literal_eval(text)
-    if not isinstance(value, dict):
+def _bool(text: str) -> None:
+    if not text.startswith("-") and text.lower() not in ("true", "t", "1", "false", "f", "0"):
         raise ValueError
-    return value
 
 
-_KINDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    tuple: "values with commas between them, such as 96,192 or \"('a','b')\"",
-    ConfigDict: "set by its fields, as in --config.optim.g_lr=0.01",
-}
-_READS: dict[type, Callable[[str], bool]] = {
-    int: _reads(int),
-    float: _reads(float),
-    bool: lambda text: text.startswith("-") or text.lower() in (*_TRUE, *_FALSE),
-    tuple: _reads(_literal),
-    ConfigDict: _reads(_dict),
+def _tuple(text: str) -> None:
+    """Tries a tuple as the library of flags does, which takes what has no brackets as texts."""
+    if text.startswith(("(", "[", "{", "'", '"')):
+        ast.literal_eval(text)
+
+
+def _dict(text: str) -> None:
+    if not isinstance(ast.literal_eval(text), dict):
+        raise ValueError
+
+
+# What the value of a field is called, and what reads it or raises ValueError or SyntaxError.
+_KINDS: dict[type, tuple[str, Callable[[str], Any]]] = {
+    int: ("a whole number", int),
+    float: ("a number", float),
+    bool: ("true or false", _bool),
+    tuple: ("values with commas between them, such as 96,192 or \"('a','b')\"", _tuple),
+    ConfigDict: ("set by its fields, as in --config.optim.g_lr=0.01", _dict),
 }
