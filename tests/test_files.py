@@ -52,6 +52,7 @@ def test_what_is_no_regular_file_or_too_large_is_not_read(kind, tmp_path):
 def test_a_file_of_the_largest_size_is_read(tmp_path):
     (tmp_path / "a").write_bytes(b"1234")
     assert files.read(tmp_path / "a", most=4) == b"1234"
+    assert files.read(tmp_path / "a", most=2**60) == b"1234"  # is not allocated
     with pytest.raises(OSError, match="has 4 bytes; expected at most 3"):
         files.read(tmp_path / "a", most=3)
 

@@ -48,7 +48,7 @@ def read(path: str | os.PathLike, *, most: int) -> bytes:
         words = f"has {status.st_size:,} bytes; expected at most {most:,}"
         raise OSError(errno.EFBIG, words, os.fspath(path))
     with open(path, "rb") as file:
-        return file.read(most)
+        return file.read(status.st_size)  # `most` would be allocated
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
