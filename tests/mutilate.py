@@ -103,6 +103,8 @@ def changed(draw, text):
     tree = json.loads(text)
     for _ in range(draw(st.integers(1, 3))):
         found = places(tree)
+        if not found:  # nothing is left
+            break
         # Few of its values are at the top, where most is decided.
         top = [(container, key) for container, key in found if len(places(container[key])) > 20]
         container, key = draw(st.sampled_from(draw(st.sampled_from([found, top or found]))))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from configs import base
 from rtda_jax.data import DataError
 from rtda_jax.errors import ConfigError, NotDeterministicError
 from rtda_jax.run import files, parallel
@@ -58,7 +59,7 @@ def test_too_few_batches_are_no_audit():
 
 def test_a_workdir_in_use_is_not_audited(tmp_path):
     with files.lock(tmp_path), pytest.raises(ConfigError, match="in use by another process"):
-        audit.run(tiny.config("fda"), tmp_path)
+        audit.run(base.get_config(), tmp_path)
 
 
 def test_the_flag_reaches_the_compiler(monkeypatch):
