@@ -117,8 +117,10 @@ def _frames(open_container: Any, where: str) -> Iterator[Frame]:
             if not container.streams.video:
                 raise DataError(f"{where}: has no pictures")
             pictures = container.streams.video[0]
-            _check_size(pictures, where)
             decoder = pictures.codec_context
+            if decoder is None:
+                raise DataError(f"{where}: no video that can be read (unknown codec)")
+            _check_size(decoder, where)
             decoder.options = {"max_pixels": str(MAX_PIXELS)}
             decoder.thread_type, decoder.thread_count = "AUTO", _THREADS
             rate = pictures.average_rate or pictures.base_rate or fractions.Fraction(25)

@@ -246,7 +246,14 @@ def why_damaged(folder: pathlib.Path) -> str:
     try:
         manifest = json.loads(files.read(folder / MANIFEST, most=_LARGEST_SEAL))
         expected = {name: (int(size), str(digest)) for name, (size, digest) in manifest.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
+    except (
+        ArithmeticError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OSError,
+    ) as error:
         return f"{MANIFEST} cannot be read: {error}"
     for name in UNSEALED:
         expected.pop(name, None)
