@@ -31,7 +31,6 @@ from rtda_jax.errors import ERRORS
 SECONDS = 5  # of work that reading one file may take
 MEBIBYTES = 500  # of memory that reading one file may take
 HANG = 60  # seconds, by the clock, after which a reader hangs
-FRESH = ("features", "dataset_info")  # readers that use TensorFlow, which does not survive a fork
 
 ROUND = settings(
     max_examples=200,
@@ -140,8 +139,7 @@ def watch(name: str, folder: pathlib.Path, *, seconds: float, start: int) -> dic
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         options = {"seconds": left, "start": start}
-        start_method = "spawn" if name in FRESH else "fork"
-        child = multiprocessing.get_context(start_method).Process(
+        child = multiprocessing.get_context("fork").Process(
             target=fuzz, args=(name, folder), kwargs=options
         )
         (folder / "rows").unlink(missing_ok=True)

@@ -10,7 +10,6 @@ import itertools
 import json
 import pathlib
 import runpy
-import shutil
 import struct
 import zipfile
 import zlib
@@ -26,7 +25,17 @@ from PIL import Image
 from run_records import write_run
 
 from configs import base
-from rtda_jax.data import builders, decode, labels, listing, load, parts, pictures, pseudo, sampling
+from rtda_jax.data import (
+    decode,
+    labels,
+    listing,
+    load,
+    parts,
+    pictures,
+    pseudo,
+    sampling,
+    shards,
+)
 from rtda_jax.deploy import media, networks
 from rtda_jax.errors import ERRORS
 from rtda_jax.report import records, runs
@@ -153,11 +162,17 @@ def npz(folder: pathlib.Path) -> Reader:
 
 
 def features(folder: pathlib.Path) -> Reader:
-    return _prepared(folder, "features.json")
+    names = "tensorflow_datasets.core.features"
+    image = {"pythonClassName": f"{names}.image_feature.Image", "image": {"shape": {}}}
+    whole = {
+        "pythonClassName": f"{names}.features_dict.FeaturesDict",
+        "featuresDict": {"features": {"image": image, "type": {"content": {}}}},
+    }
 
+    def read(path):
+        shards.check_features(path.parent)
 
-def dataset_info(folder: pathlib.Path) -> Reader:
-    return _prepared(folder, "dataset_info.json")
+    return Reader("features.json", _json(json.dumps(whole)), read)
 
 
 def part_files(folder: pathlib.Path) -> Reader:
@@ -262,7 +277,6 @@ READERS: dict[str, Callable[[pathlib.Path], Reader]] = {
     "safetensors": safetensors_,
     "npz": npz,
     "features": features,
-    "dataset_info": dataset_info,
     "part_files": part_files,
     "configurations": configurations,
     "results": results,
@@ -348,23 +362,6 @@ def _videos() -> list[bytes]:
             container.mux(video.encode())
         videos.append(stream.getvalue())
     return videos
-
-
-def _prepared(folder: pathlib.Path, name: str) -> Reader:
-    """A file of a prepared data set, which is opened and read whole."""
-    spec = data_files.folders(folder / "data", count=2)
-    dataset = load(spec, data_dir=folder, classes="cityscapes19")
-    stored = builders.stored(dataset, data_dir=folder, workers=1)
-    shutil.copytree(stored.reader.folder, folder / "set")
-
-    def read(path):
-        from rtda_jax.data.shards import Shards
-
-        shards = Shards(folder / "set", builders.SPLIT)
-        for i in range(len(shards)):
-            shards.pair(i)
-
-    return Reader(f"set/{name}", _json((folder / "set" / name).read_text()), read)
 
 
 @st.composite
