@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import importlib
 import importlib.util
 import os
 import pathlib
@@ -201,8 +202,7 @@ def _check_complete(config: Any, path: pathlib.Path) -> None:
     """Refuses what is no configuration of an experiment, as a file of somebody else may make."""
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returns a {type(config).__name__}, no ConfigDict")
-    from configs import base
-
+    base = importlib.import_module("configs.base")  # from the folder where this one came from
     lacking = sorted(fields(base.get_config()) - fields(config))
     begin = "; begin with configs.base.get_config()"
     require(not lacking, f"{path}: the configuration lacks {', '.join(lacking[:3])}{begin}")
