@@ -187,7 +187,9 @@ def configurations(folder: pathlib.Path) -> Reader:
         def plan(folder):
             make_plan(networks.recorded(folder, defaults=base.get_config), KINDS)
 
-        _each(lambda read: read(folder), (plan, lambda folder: binding.claim(folder, config)))
+        _each(
+            lambda read: read(folder), (plan, lambda folder: binding.claim(folder, config, KINDS))
+        )
 
     return Reader("config.json", _json(json.dumps(config)), read)
 
@@ -262,7 +264,7 @@ def seals(folder: pathlib.Path) -> Reader:
     (folder / "4").mkdir()
     (folder / "4" / "a").write_bytes(b"x")
     text = '{"a": [1, "00"], "default/d/x": [3, "ff"]}'
-    return Reader(name, _json(text), lambda path: checkpoint.problem(path.parent))
+    return Reader(name, _json(text), lambda path: checkpoint.why_damaged(path.parent))
 
 
 READERS: dict[str, Callable[[pathlib.Path], Reader]] = {
