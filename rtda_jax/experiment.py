@@ -92,6 +92,7 @@ def checked_plan(config: ConfigDict) -> Plan:
                     f"processes can share: {', '.join(shared)}"
                 )
     pseudo_label.check_scored(plan)
+    evaluate_stage.check_images(plan)
     return plan
 
 

@@ -65,6 +65,7 @@ def test_every_defect_is_found_and_quarantined(broken):
     ]
     assert (manifest["count"], manifest["usable"]) == (10, 2)
     assert lines[0].endswith("2 of 10 examples are usable")
+    assert lines[1].endswith("; labels: cityscapes_ids, for cityscapes19")
     assert json.loads((root / "out" / "manifest.json").read_text()) == manifest
     with pytest.raises(DataError, match="no label"):
         load(spec, data_dir=root, classes="cityscapes19")
@@ -224,9 +225,11 @@ def test_a_benchmark_is_checked_role_by_role(tmp_path):
     benchmark = {"classes": "cityscapes19", "source": spec, "source_eval": None, "eval": spec,
                  "target": {**spec, "use": "unlabelled"}, "target_labelled": None}  # fmt: skip
     out = tmp_path / "out"
-    found = check_benchmark(benchmark, data_dir=tmp_path, out=out, say=lambda line: None)
+    lines = []
+    found = check_benchmark(benchmark, data_dir=tmp_path, out=out, say=lines.append)
     assert sorted(found) == ["eval", "source", "target"]
     assert found["target"]["labelling"] is None
+    assert "  images: 2 of 32x24; labels: not used" in lines
     assert all((out / role / "manifest.json").exists() for role in found)
 
 

@@ -139,6 +139,17 @@ def test_how_any_stage_is_watched_is_checked_before_the_first(root, stage, field
         experiment.checked_plan(made.lock())
 
 
+@pytest.mark.parametrize("field", ["images", "labels"])
+def test_an_evaluation_without_images_or_labels_is_refused_before_training(root, field):
+    made = folder_config(root)
+    made.benchmark.eval[field] = ""
+    message = r"stage eval_001: no images and labels.*stages=\('beta_001', 'beta_005'\)"
+    with pytest.raises(ConfigError, match=message):
+        experiment.checked_plan(made.lock())
+    made.stages = ("beta_001", "beta_005")
+    assert list(experiment.checked_plan(made.lock())) == ["beta_001", "beta_005"]
+
+
 def test_steps_may_grow_and_the_scores_of_both_stay(root, tmp_path):
     made = folder_config(root, name="source_only", steps=2)
     first = experiment.run(made.lock(), tmp_path)["stages"]

@@ -318,7 +318,7 @@ def test_a_workdir_of_several_seeds_names_them(tmp_path):
     for seed in ("seed0", "seed1"):
         (tmp_path / seed).mkdir()
         (tmp_path / seed / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=rf"2 seeds; .*--workdir={tmp_path}/seed0 --workdir="):
+    with pytest.raises(ConfigError, match=rf"2 seeds; .*--weights={tmp_path}/seed0 --weights="):
         recorded(tmp_path)
 
 

@@ -262,7 +262,8 @@ def _digest(entries: Mapping[str, Mapping[str, str]]) -> str:
 
 def _report(manifest: Mapping[str, Any], out: pathlib.Path) -> Iterator[str]:
     yield f"{manifest['name']}: {manifest['usable']} of {manifest['count']} examples are usable"
-    yield f"  sizes {manifest['sizes']}, labels {manifest['labelling']} -> {manifest['classes']}"
+    sizes = ", ".join(f"{count} of {size}" for size, count in manifest["sizes"].items())
+    yield f"  images: {sizes or 'none can be read'}; labels: {_labels(manifest)}"
     for key, reason in list(manifest["quarantine"].items())[:_NAMED]:
         yield f"  quarantined {key}: {reason}"
     for warning in manifest["warnings"][:_NAMED]:
@@ -275,9 +276,15 @@ def _report(manifest: Mapping[str, Any], out: pathlib.Path) -> Iterator[str]:
     yield f"  {out.resolve()}: manifest.json, quarantine.txt, sheet.png"
     if manifest["quarantine"]:
         yield (
-            "  to train without the quarantined ones set the specification's field quarantine to "
+            "  to train without these examples, set the field quarantine of this data set to "
             f"{out.resolve() / 'quarantine.txt'}"
         )
+
+
+def _labels(manifest: Mapping[str, Any]) -> str:
+    if manifest["labelling"] is None:
+        return "not used"
+    return f"{manifest['labelling']}, for {class_set(manifest['classes']).title}"
 
 
 def _row(dataset: Dataset, i: int) -> Image.Image:

@@ -93,9 +93,11 @@ def _record(workdir: pathlib.Path) -> pathlib.Path:
     if seeds:
         raise ConfigError(
             f"{workdir} holds the runs of {len(seeds)} seeds; name one of them: "
-            + " ".join(f"--workdir={seed}" for seed in seeds)
+            + " ".join(f"--weights={seed}" for seed in seeds)
         )
-    raise ConfigError(f"{workdir} holds no run; train it first (--job=run), or name --workdir")
+    raise ConfigError(
+        f"{workdir} holds no run; train it first (--job=run), or name another with --weights"
+    )
 
 
 def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = None) -> Networks:

@@ -69,6 +69,24 @@ def bound(fields: Fields) -> Fields:
     return only(fields, ())
 
 
+def check_images(plan: Plan) -> None:
+    """Refuses to train first and to find only then that the folders to evaluate on have no name.
+
+    Raises:
+      ConfigError: names the stage, the fields, and how to train without an evaluation.
+    """
+    trained = tuple(name for name, stage in plan.items() if stage.kind != "evaluate")
+    for name, stage in plan.items():
+        scored = stage.config.benchmark.eval
+        if stage.kind == "evaluate" and scored.name == "folders":
+            require(
+                bool(scored.images and scored.labels),
+                f"stage {name}: no images and labels to evaluate on; give "
+                "--config.benchmark.eval.images and --config.benchmark.eval.labels, or train "
+                f'without an evaluation: "--config.stages={trained}"',
+            )
+
+
 def padding_warning(protocol: Protocol, size: tuple[int, int]) -> str:
     """Returns a warning if "slide" reads images of a size in larger windows at every scale."""
     if protocol.mode != "slide" or protocol.window is None:
