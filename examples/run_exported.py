@@ -12,6 +12,7 @@ from jax import export
 from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def read(path: pathlib.Path) -> Image.Image:
@@ -34,6 +35,7 @@ folder = pathlib.Path(sys.argv[1])
 about = json.loads((folder / "model.json").read_text())
 network = export.deserialize(bytearray((folder / about["file"]).read_bytes()))
 height, width = about["size"]
+resampling = FILTERS[about["resize"].split()[0]]
 
 
 def segment(images: np.ndarray) -> np.ndarray:
@@ -45,7 +47,7 @@ def segment(images: np.ndarray) -> np.ndarray:
 
 
 for path in map(pathlib.Path, sys.argv[2:]):
-    image = read(path).resize((width, height), Image.Resampling.BILINEAR)
+    image = read(path).resize((width, height), resampling)
     classes = segment(np.asarray(image)[None])[0]
     picture = Image.fromarray(classes).convert("P")
     picture.putpalette(np.ravel(about["colours"]).tolist())

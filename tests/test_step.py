@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.optim import OptimOptions
-from rtda_jax.adapt.step import Method, make_train_step
+from rtda_jax.adapt.step import Method, forward, make_train_step
 from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import TermOptions
 from rtda_jax.adapt.views import PartContext, ViewOptions
@@ -26,6 +28,7 @@ def part_context(beta, **changes):
         "views": frozenset(),
         "names": class_set("cityscapes19").names,
         "size": SIZE,
+        "source_size": SIZE,
         "seed": 0,
     }
     return PartContext(**{**fields, **changes})
@@ -146,6 +149,32 @@ def test_loss_is_the_mean_over_all_valid_pixels_of_all_devices():
     valid = labels != 255
     picked = np.take_along_axis(log_p, np.where(valid, labels, 0)[..., None].astype(int), -1)
     np.testing.assert_allclose(logs["seg"], -picked[..., 0][valid].mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
+def test_source_and_target_may_have_sizes_of_their_own(batch_norm):
+    method = dataclasses.replace(small_method(BOTH, beta=None), batch_norm=batch_norm)
+    start = build.initial_state(method)
+    made, wide = batch(), batch(1)
+    made["source_image"] = np.concatenate([made["source_image"], wide["source_image"]], axis=2)
+    made["source_label"] = np.concatenate([made["source_label"], wide["source_label"]], axis=2)
+    views_of = views.prepare(method.preparation, made, jax.random.key(0), start)
+    outputs, _ = jax.jit(lambda b: forward(method, start.g_params, start.g_stats, b))(views_of)
+    stats = start.g_stats
+    for view in ("source", "target"):
+        alone, updated = method.generator.apply(
+            {"params": start.g_params, "batch_stats": stats},
+            views_of[f"{view}_image"],
+            train=True,
+            mutable=["batch_stats"],
+        )
+        stats = updated["batch_stats"]
+        np.testing.assert_allclose(outputs[view]["logits"], alone["logits"], rtol=1e-4, atol=1e-5)
+    _, logs = jax.jit(make_train_step(method))(start, made)
+    assert all(np.isfinite(value) for value in logs.values())
+    verdicts = method.adversary.judge(start.d_params, outputs["target"], size=SIZE)["output"]
+    expected = np.log1p(np.exp(np.float64(verdicts))).mean()  # as if from the source
+    np.testing.assert_allclose(logs["adv_output"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0])

@@ -52,10 +52,13 @@ UNREAD = (
 
 # The fields that stages of other kinds read. An evaluation records its protocol in its result.
 READ = {
-    "pseudo_label": ("kind", "models", "pseudo", "benchmark.classes", "benchmark.size"),
+    "pseudo_label": (
+        *("kind", "models", "pseudo"),
+        *("benchmark.classes", "benchmark.size", "benchmark.resize"),
+    ),
     "statistics": (
         *("kind", "models", "statistics", "seed", "batch_size", "normalisation"),
-        *("benchmark.classes", "benchmark.size", "benchmark.target"),
+        *("benchmark.classes", "benchmark.size", "benchmark.resize", "benchmark.target"),
     ),
     "evaluate": (),
 }

@@ -124,6 +124,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         stream = eval_stream(
             dataset,
             size=tuple(config.benchmark.eval_size),
+            resize=config.benchmark.resize,
             process_index=process_index,
             process_count=process_count,
         )
@@ -232,6 +233,8 @@ def describe(stage: Stage, protocol: Protocol) -> dict[str, Any]:
     # Older records do not have these fields, and were measured by their defaults.
     usual = Protocol()
     later = {k: fields[k] for k in ("output", "absent") if fields[k] != getattr(usual, k)}
+    if benchmark.resize != "bilinear":
+        later["resize"] = benchmark.resize
     return {
         "mode": protocol.mode,
         **window,
@@ -255,7 +258,9 @@ def examples(config: ConfigDict, rows: list[tuple], *, beta: float | None):
         config.benchmark.source, data_dir=config.data_dir, classes=config.benchmark.classes
     )
     cells = []
-    stream = eval_stream(source, size=tuple(config.benchmark.eval_size))
+    stream = eval_stream(
+        source, size=tuple(config.benchmark.eval_size), resize=config.benchmark.resize
+    )
     for (_, example, prediction), played in zip(rows, stream, strict=False):
         row = [played["image"]]
         if beta is not None:

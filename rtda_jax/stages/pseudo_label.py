@@ -98,8 +98,14 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
     def predictions(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = range(start, len(dataset))
-        size = tuple(benchmark.size)
-        for example in eval_stream(dataset, size=size, order=order, threads=config.threads):
+        stream = eval_stream(
+            dataset,
+            size=tuple(benchmark.size),
+            resize=benchmark.resize,
+            order=order,
+            threads=config.threads,
+        )
+        for example in stream:
             labels, confidence = predict(example["image"])
             yield np.asarray(labels), np.asarray(confidence)
 

@@ -134,6 +134,7 @@ def target_batches(config: Any) -> tuple[int, Iterator[np.ndarray]]:
     stream = eval_stream(
         dataset.unlabelled(),
         size=tuple(benchmark.size),
+        resize=benchmark.resize,
         order=order[: count * size].tolist(),
         threads=config.threads,
     )

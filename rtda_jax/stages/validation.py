@@ -177,7 +177,8 @@ def _source(
     head, reported = class_set(benchmark.classes), class_set(benchmark.eval_classes)
     dataset = load(benchmark.source_eval, data_dir=config.data_dir, classes=head.name)
     count = _images(config, len(dataset))
-    examples = itertools.islice(eval_stream(dataset, size=tuple(benchmark.eval_size)), count)
+    stream = eval_stream(dataset, size=tuple(benchmark.eval_size), resize=benchmark.resize)
+    examples = itertools.islice(stream, count)
     progress = Progress("  source validation", count)
 
     def watch(*_: object) -> None:
@@ -212,7 +213,8 @@ def _agreement(
     classes = class_set(benchmark.classes)
     dataset = load(benchmark.eval, data_dir=config.data_dir, classes=classes.name)
     count = _images(config, len(dataset))
-    examples = itertools.islice(eval_stream(dataset, size=tuple(benchmark.eval_size)), count)
+    stream = eval_stream(dataset, size=tuple(benchmark.eval_size), resize=benchmark.resize)
+    examples = itertools.islice(stream, count)
     predict = evaluate.predictor(models, protocol=protocol)
     colour = mean_colour(models[0].normalisation)
     total = np.zeros((len(classes), len(classes)), np.int64)
