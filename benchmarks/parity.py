@@ -69,7 +69,9 @@ def main(argv: list[str]) -> None:
     head, wanted = class_set(stage.benchmark.classes), class_set(stage.benchmark.eval_classes)
     dataset = load(stage.benchmark.eval, data_dir=stage.data_dir, classes=head.name)
     total = np.zeros((len(head), len(head)), np.int64)
-    for example in eval_stream(dataset, size=tuple(stage.benchmark.eval_size)):
+    for example in eval_stream(
+        dataset, size=tuple(stage.benchmark.eval_size), resize=stage.benchmark.resize
+    ):
         logits = twin.logits(np.array(example["image"]))
         logits = functional.interpolate(logits, example["label"].shape, mode="bilinear")
         classes = logits.argmax(1)[0].numpy()

@@ -14,8 +14,8 @@ and 12 only. And the optimizer lists a convolution of the trunk once for every m
 that each step moves it three or four times; --config.optim.g_repeats=none is the rule as it was
 meant. SGD 2.5e-4 with ten times that for the heads (VGG-16 has one rate), decay 5e-4; Adam 1e-4; a
 poly schedule of 250,000 iterations that stops at 150,000; one image of each domain, not mirrored;
-Caffe's mean on BGR; scores of the logits at 1/8, resized once to the labels. Both domains have the
-benchmark's size, where the authors read GTA5 at 720x1280 and Cityscapes at 512x1024.
+Caffe's mean on BGR; GTA5 at 720x1280, Cityscapes at 512x1024, both bicubic; scores of the logits at
+1/8, resized once to the labels.
 
 Papers: Tsai, Hung, Schulter, Sohn, Yang & Chandraker, Learning to adapt structured output space
 for semantic segmentation, CVPR 2018; Thukral, Khantwal & Agarwal, Domain adaptation for image
@@ -46,6 +46,15 @@ LAMBDA: dict[Preset, float] = {
 }
 
 
+# (H, W) that the authors resize the source to, where the target is Cityscapes at 512x1024. Other
+# benchmarks keep their own sizes.
+SOURCE_SIZES = {
+    "gta5_to_cityscapes": (720, 1280),
+    "synthia_to_cityscapes": (760, 1280),
+    "synthia_to_cityscapes_13": (760, 1280),
+}
+
+
 def deeplab(
     config: ConfigDict,
     *,
@@ -53,6 +62,7 @@ def deeplab(
     aspp: Literal["first_two", "all"],
     steps: int,
     schedule_steps: int = 250_000,
+    crop: tuple[int, int] | None = None,
 ) -> None:
     """Changes a configuration to DeepLabV2 as AdaptSegNet trains it, and its descendants after it.
 
@@ -63,7 +73,13 @@ def deeplab(
         the code of AdaptSegNet and DACS leaves of them.
       steps: the steps of a train stage.
       schedule_steps: the step at which the poly schedule would reach 0.
+      crop: the sides (H, W) of what is cut from the images of both domains on the benchmarks in
+        `SOURCE_SIZES`; None trains on whole images.
     """
+    benchmark = config.benchmark
+    if source_size := SOURCE_SIZES.get(benchmark.name):
+        benchmark.update({"crop": crop or benchmark.size, "resize": "bicubic"})
+        benchmark.update({"source_size": source_size, "source_crop": crop or source_size})
     config.model.name = "deeplab_resnet101" + ("_multi" if heads == 2 else "")
     config.model.options.aspp = aspp
     config.model.statistics = "both"

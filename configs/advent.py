@@ -10,7 +10,7 @@ objective(D) = 1/2 [BCE(D(I source), 0) + BCE(D(I target), 1)]           I_k = -
 
 The authors evaluate every 2,000 iterations on the validation set and report the best; ours is the
 last. The MinEnt network of their ensemble was trained with entropy ranges, for which no code was
-released. Both domains have the benchmark's size, where the authors read GTA5 at 720x1280.
+released.
 
 Paper: Vu, Jain, Bucher, Cord & Pérez, ADVENT: Adversarial entropy minimization for domain
 adaptation in semantic segmentation, CVPR 2019.

@@ -10,7 +10,7 @@ This is the half of BDL that is about labels; the other half translates the sour
 CycleGAN that learns with the segmentation network. The authors' translated images can stand in for
 GTA5's (benchmark.source). DeepLabV2 on ResNet-101 with all four dilations, all else as in
 configs/adaptsegnet.py, stopped at 80,000 of 250,000 iterations before there are labels, and at
-120,000 with them. Both domains have the benchmark's size, where the authors read GTA5 at 720x1280.
+120,000 with them.
 
 Paper: Li, Yuan & Vasconcelos, Bidirectional learning for domain adaptation of semantic
 segmentation, CVPR 2019.

@@ -12,6 +12,9 @@ defaults and the data sets are in rtda_jax/data/spec.py. All benchmarks have the
   eval             the labelled split of the target that scores are measured on
   size             (H, W) that images are resized to before the crop
   crop             (H, W) of a training batch
+  resize           how images are resized, "bilinear" or "bicubic"; labels go to the nearest pixel
+  source_size, source_crop, source_resize    the same for the source in training; they follow the
+                   three fields above until they are set
   eval_size        (H, W) that images are resized to for evaluation; labels keep their own size
   steps, batch_size, g_lr    length, images of each domain a step, and the generator's learning rate
 """
@@ -45,7 +48,7 @@ def _classes(head: str, evaluate: str | None = None) -> dict:
 
 
 def _sizes(size: tuple[int, int], crop: tuple[int, int] | None = None) -> dict:
-    return {"size": size, "crop": crop or size, "eval_size": size}
+    return {"size": size, "crop": crop or size, "resize": "bilinear", "eval_size": size}
 
 
 _SMALL = {"steps": 800, "batch_size": 4, "g_lr": 0.025}  # minutes on two CPU cores
@@ -166,8 +169,11 @@ def get(name: str) -> ConfigDict:
     # ConfigDict turns one dict in two places into one ConfigDict: an override would reach both.
     fields = {k: dict(v) if isinstance(v, dict) else v for k, v in declared.items()}
     benchmark = ConfigDict({"name": name, **fields})
-    for role in ("source", "target", "target_labelled"):
+    # What follows another field does so also where a config or the command line changes that.
+    for name in ("size", "crop", "resize"):
+        benchmark[f"source_{name}"] = benchmark.get_oneway_ref(name)
+    for role, prefix in (("source", "source_"), ("target", ""), ("target_labelled", "")):
         if benchmark[role] is not None and "store" in benchmark[role]:
-            # Shards have the benchmark's size, also where a config or the command line changes it.
-            benchmark[role].size = benchmark.get_oneway_ref("size")
+            for name in ("size", "resize"):  # of shards
+                benchmark[role][name] = benchmark.get_oneway_ref(f"{prefix}{name}")
     return benchmark

@@ -12,9 +12,10 @@ network of the paper has one head. preset=released is the authors' code on DeepL
 ResNet-101, which differs from their text: the unlabelled pixels are a class that can be cut out;
 the teacher averages the parameters alone and normalises by the target's batch; the share of sure
 pixels is that of the batch; colours are jittered by kornia's operations, among them the hue, for a
-whole batch or not at all. Two crops of 512x512 of each domain, 250,000 iterations, all else as in
-configs/adaptsegnet.py. The authors crop GTA5 from 720x1280, where ours has the benchmark's size,
-and score the student on labels of 512x1024, where ours have their own size.
+whole batch or not at all. Two crops of 512x512 of each domain, GTA5 at 720x1280 by bicubic and
+Cityscapes at 512x1024 by bilinear resizing, 250,000 iterations, all else as in
+configs/adaptsegnet.py. The authors score the student on labels of 512x1024, where ours have their
+own size.
 
 Paper: Tranheden, Olsson, Pinto & Svensson, DACS: Domain adaptation via cross-domain mixed
 sampling, WACV 2021.
@@ -60,11 +61,11 @@ def make(benchmark: str, *, preset: Literal["released"] | None = None) -> Config
 
 
 def _released(config: ConfigDict) -> None:
-    adaptsegnet.deeplab(config, heads=1, aspp="first_two", steps=250_000)
+    adaptsegnet.deeplab(config, heads=1, aspp="first_two", steps=250_000, crop=(512, 512))
+    if config.benchmark.name in adaptsegnet.SOURCE_SIZES:
+        config.benchmark.update({"resize": "bilinear", "source_resize": "bicubic"})
     config.batch_size = 2
     config.optim.g_repeats = "released"  # of the PyTorch of its day, 1.5 and later
-    if config.benchmark.crop == (512, 1024):
-        config.benchmark.crop = (512, 512)
     config.objective.update({"mix_aux16": 0.0, "mix_aux32": 0.0})
     config.teacher.update({"average": "parameters", "statistics": "batch", "share": "batch"})
     config.mix.update({"ignore": "class", "colour": "dacs_released"})

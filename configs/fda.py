@@ -16,9 +16,8 @@ configs/adaptsegnet.py, but all four dilations, and stopped at 100,000 of 150,00
                  pixel that is surer than 0.9
     then         three networks anew on source and labels, and their fusion
 
-The authors resize GTA5 to 720x1280 and crop 512x1024 from it, where ours has the benchmark's size;
-they draw the target image that lends its style and the one that is labelled separately, where ours
-are one.
+GTA5 is resized to 720x1280, of which 512x1024 are cut out. The authors draw the target image that
+lends its style and the one that is labelled separately, where ours are one.
 
 Papers: Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 2020;
 Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic segmentation.
@@ -71,7 +70,14 @@ def make(
 def released(benchmark: str) -> ConfigDict:
     """Returns the authors' recipe: three bands, their fusion, and one round of self-training."""
     config = base.make(benchmark)
-    adaptsegnet.deeplab(config, heads=1, aspp="all", steps=100_000, schedule_steps=150_000)
+    adaptsegnet.deeplab(
+        config,
+        heads=1,
+        aspp="all",
+        steps=100_000,
+        schedule_steps=150_000,
+        crop=(512, 1024),
+    )
     config.objective.robust_entropy_coarse = 0.005
     config.fda_window = "corners"
     if config.benchmark.eval.name == "cityscapes":

@@ -7,8 +7,7 @@ minent       = mean over pixels of -sum_k p_k log_K p_k, in [0, 1]
     preset=released   the authors' recipe on DeepLabV2 with ResNet-101, see configs/adaptsegnet.py;
                       all four dilations, stopped at 120,000 of 250,000 iterations
 
-The authors report the best of 60 checkpoints on the validation set; ours is the last. Both domains
-have the benchmark's size, where the authors read GTA5 at 720x1280.
+The authors report the best of 60 checkpoints on the validation set; ours is the last.
 
 Paper: Vu, Jain, Bucher, Cord & Pérez, ADVENT: Adversarial entropy minimization for domain
 adaptation in semantic segmentation, CVPR 2019.

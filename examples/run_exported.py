@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MOST_PIXELS = 50_000_000
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def read(path: pathlib.Path) -> Image.Image:
@@ -45,6 +46,7 @@ def describe(folder: pathlib.Path) -> dict[str, Any]:
         about = json.loads(path.read_bytes())
         file, (height, width) = about["file"], about["size"]
         colours = np.array(about["colours"], np.uint8)
+        resampling = FILTERS[about["resize"].split()[0]]
         right = (
             pathlib.PurePath(file).name == file
             and (folder / file).is_file()
@@ -57,7 +59,12 @@ def describe(folder: pathlib.Path) -> dict[str, Any]:
         raise SystemExit(f"{path}: does not describe a network: {error!r}") from None
     if not right:
         raise SystemExit(f"{path}: does not describe a network of this folder")
-    return {"file": folder / file, "size": (height, width), "colours": colours}
+    return {
+        "file": folder / file,
+        "size": (height, width),
+        "colours": colours,
+        "resampling": resampling,
+    }
 
 
 def segment(network: export.Exported, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -74,7 +81,7 @@ def main() -> None:
     network = export.deserialize(bytearray(about["file"].read_bytes()))
     height, width = about["size"]
     for path in map(pathlib.Path, sys.argv[2:]):
-        image = read(path).resize((width, height), Image.Resampling.BILINEAR)
+        image = read(path).resize((width, height), about["resampling"])
         classes = segment(network, np.asarray(image)[None], (height, width))[0]
         picture = Image.fromarray(classes).convert("P")
         picture.putpalette(about["colours"].ravel().tolist())

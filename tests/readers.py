@@ -321,7 +321,7 @@ def _arrays() -> dict[str, np.ndarray]:
 
 def _npz() -> bytes:
     stream = io.BytesIO()
-    np.savez_compressed(stream, **_arrays())
+    np.savez_compressed(stream, allow_pickle=False, **_arrays())
     return stream.getvalue()
 
 

@@ -93,12 +93,16 @@ def test_processes_that_prepare_at_once_share_the_work(tmp_path):
     assert len(list(tmp_path.glob("prepared/folders/*/*/dataset_info.json"))) == 1
 
 
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("image_format", ["png", "webp"])
-def test_shards_give_the_batches_that_files_give(tmp_path, image_format):
+def test_shards_give_the_batches_that_files_give(tmp_path, image_format, resize):
     spec = data_files.folders(tmp_path, count=6, size=(40, 60))
     store = {"store": "shards", "size": (20, 30), "format": image_format}
+    load({**spec, **store, "resize": "bilinear"}, data_dir=tmp_path, classes="cityscapes19")
+    store["resize"] = resize  # no shards of another resizing are taken for these
     sets = [load(s, data_dir=tmp_path, classes="cityscapes19") for s in (spec, {**spec, **store})]
     options = {"seed": 1, "batch_size": 4, "size": (20, 30), "crop": (16, 16), "flip": True}
+    options["resize"] = resize
     one, two = (itertools.islice(train_stream(data, data, **options), 3) for data in sets)
     for a, b in zip(one, two, strict=True):
         for name in a:

@@ -90,6 +90,26 @@ def test_resizing_is_pillows_within_a_level():
     assert np.abs(ours - theirs).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(17, 23), (40, 31), (61, 90)], ids=str)
+def test_bicubic_resizing_is_pillows_to_the_bit(size):
+    image = data_files.picture(0, (40, 60))
+    theirs = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    ours = geometry.resized(tf.constant(image), size, resize="bicubic").numpy()
+    np.testing.assert_array_equal(ours, theirs)
+    crop = (size[0] - 5, size[1] - 3)
+    cut, _ = moved(4, image=image, size=size, crop=crop, resize="bicubic")
+    corners = [(y, x) for y in range(6) for x in range(4)]
+    assert any(np.array_equal(cut, theirs[y : y + crop[0], x : x + crop[1]]) for y, x in corners)
+
+
+def test_bicubic_and_bilinear_differ_and_labels_do_not():
+    image, label = data_files.picture(0, (40, 60)), data_files.ids(0, range(19), (40, 60))
+    plain = moved(1, image=image, label=label, size=(17, 23))
+    cubic = moved(1, image=image, label=label, size=(17, 23), resize="bicubic")
+    assert np.abs(plain[0].astype(int) - cubic[0]).max() > 5
+    np.testing.assert_array_equal(plain[1], cubic[1])
+
+
 def test_labels_are_those_at_the_pixels_centres():
     label = data_files.ids(0, range(19), (30, 41))
     rows = (np.arange(13) + 0.5) * 30 / 13

@@ -31,6 +31,11 @@ def test_stage_overrides_apply_to_the_stage_alone():
         (lambda c: c.objective.update(seg=-1.0), r"objective\.seg must be at least 0, got -1"),
         (lambda c: c.adversary.update(d_factor=-3.0), r"adversary\.d_factor must be at least 0"),
         (lambda c: c.update(target_margins=(1, 0, 0, 0)), "they need mix or masked terms"),
+        (
+            lambda c: c.benchmark.update(resize="cubic"),
+            "unknown benchmark.resize 'cubic'; known: bi",
+        ),
+        (lambda c: c.benchmark.update(source_crop=(0, 9)), "benchmark.source_crop must be sides"),
         (lambda c: c.model.update(batch_norm="frozen"), "give `init` or model.pretrained"),
     ],
 )

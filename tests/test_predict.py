@@ -299,7 +299,7 @@ def test_the_image_is_resized_as_evaluation_resizes_it():
     from rtda_jax.data import geometry
 
     image = np.asarray(Image.fromarray(noise(90, 130)).resize((131, 91)))
-    ours = predict.resized(image, (32, 64)).astype(int)
+    ours = picture_files.resized(image, (32, 64)).astype(int)
     theirs = geometry.resized(image, (32, 64)).numpy().astype(int)
     assert np.abs(ours - theirs).max() <= 1
     assert (ours == theirs).mean() > 0.8

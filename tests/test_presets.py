@@ -2,6 +2,7 @@ import pytest
 from helpers import get, stages, trained
 
 from rtda_jax.adapt import build
+from rtda_jax.data import batches
 from rtda_jax.errors import ConfigError
 from rtda_jax.run.command import config_names
 from rtda_jax.stages import KINDS
@@ -63,6 +64,48 @@ def test_the_recipes_of_deeplab_as_released(name, arg, aspp, steps, schedule, re
     assert not config.augment.flip
 
 
+WHOLE = ((720, 1280), (720, 1280), (512, 1024), "bicubic", "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "expected"),
+    [
+        ("adaptsegnet", "preset=multi", WHOLE),
+        ("advent", "preset=released", WHOLE),
+        ("minent", "preset=released", WHOLE),
+        ("bdl", "", WHOLE),
+        ("fda", "preset=released", ((720, 1280), (512, 1024), (512, 1024), "bicubic", "bicubic")),
+        ("dacs", "preset=released", ((720, 1280), (512, 512), (512, 512), "bilinear", "bicubic")),
+    ],
+)
+def test_presets_read_images_at_the_authors_sizes(name, arg, expected):
+    def sizes(config):
+        pair = config.benchmark
+        assert pair.source.size == pair.source_size and pair.target.size == pair.size
+        assert pair.source.resize == pair.source_resize and pair.target.resize == pair.resize
+        return (
+            *(pair.source_size, pair.source_crop, pair.crop),
+            *(pair.resize, pair.source_resize),
+        )
+
+    config = get(name, f"gta5_to_cityscapes,{arg}")
+    assert sizes(config) == expected
+    assert config.benchmark.size == (512, 1024)
+    frame = batches.labelled_frame(config)
+    assert (frame.size, frame.crop, frame.resize) == (*expected[:2], expected[4])
+    config.labelled = "target"
+    frame = batches.labelled_frame(config)
+    assert (frame.size, frame.crop, frame.resize) == ((512, 1024), expected[2], expected[3])
+    synthia = get(name, f"synthia_to_cityscapes_13,{arg}").benchmark
+    assert (synthia.source_size, synthia.source_resize) == ((760, 1280), "bicubic")
+    small = get(name, f"streets,{arg}").benchmark
+    assert (small.source_size, small.source_crop, small.resize) == (
+        (96, 192),
+        (64, 128),
+        "bilinear",
+    )
+
+
 def test_fda_and_bdl_label_the_target_by_coarse_maps():
     fda, bdl = stages(get("fda", "preset=released")), stages(get("bdl"))
     for stage, cut in ((fda["label"], 0.66), (bdl["label"], 0.5)):
@@ -79,7 +122,6 @@ def test_fda_and_bdl_label_the_target_by_coarse_maps():
 
 def test_dacs_as_released_is_the_authors_code():
     config = get("dacs", "gta5_to_cityscapes,preset=released")
-    assert config.benchmark.crop == (512, 512)
     teacher = {key: config.teacher[key] for key in ("average", "update", "statistics", "share")}
     assert teacher == {
         "average": "parameters", "update": "after", "statistics": "batch", "share": "batch"

@@ -65,6 +65,7 @@ def test_missing_folders_say_what_to_do(tmp_path):
         ({"name": "folders", "image": "x"}, "unknown field of .* 'image'; known: .*images"),
         ({"name": "folders", "images": "x", "use": "maybe"}, "unknown use .maybe.; known: label"),
         ({"name": "folders", "images": "x", "store": "tape"}, "unknown store 'tape'; known: files"),
+        ({"name": "folders", "images": "x", "resize": "cubic"}, "unknown resize 'cubic'; known"),
         ({"name": "folders", "images": 3}, "field images .* must be like '', got 3"),
         ({"name": "folders", "images": "x", "count": "6"}, "field count .* like -1, got '6'"),
         ({"name": "folders", "images": "x", "size": 64}, r"field size .* like \(\), got 64"),

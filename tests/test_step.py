@@ -1,13 +1,15 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TinyDiscriminator, batch, config, in_training
+from helpers import SIZE, TinyDiscriminator, batch, config, in_training
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rtda_jax.adapt import build, terms, views
 from rtda_jax.adapt import step as adapt_step
-from rtda_jax.adapt.step import make_train_step
+from rtda_jax.adapt.step import forward, make_train_step
 from rtda_jax.run import parallel
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -91,6 +93,32 @@ def test_loss_is_the_mean_over_all_valid_pixels_of_all_devices():
     valid = labels != 255
     picked = np.take_along_axis(log_p, np.where(valid, labels, 0)[..., None].astype(int), -1)
     np.testing.assert_allclose(logs["seg"], -picked[..., 0][valid].mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
+def test_source_and_target_may_have_sizes_of_their_own(batch_norm):
+    method = dataclasses.replace(small_method(BOTH), batch_norm=batch_norm)
+    start = build.initial_state(method)
+    made, wide = batch(), batch(1)
+    made["source_image"] = np.concatenate([made["source_image"], wide["source_image"]], axis=2)
+    made["source_label"] = np.concatenate([made["source_label"], wide["source_label"]], axis=2)
+    views_of = views.prepare(method.preparation, made, jax.random.key(0), start)
+    outputs, _ = jax.jit(lambda b: forward(method, start.g_params, start.g_stats, b))(views_of)
+    stats = start.g_stats
+    for view in ("source", "target"):
+        alone, updated = method.generator.apply(
+            {"params": start.g_params, "batch_stats": stats},
+            views_of[f"{view}_image"],
+            train=True,
+            mutable=["batch_stats"],
+        )
+        stats = updated["batch_stats"]
+        np.testing.assert_allclose(outputs[view]["logits"], alone["logits"], rtol=1e-4, atol=1e-5)
+    _, logs = jax.jit(make_train_step(method))(start, made)
+    assert all(np.isfinite(value) for value in logs.values())
+    verdicts = method.adversary.judge(start.d_params, outputs["target"], size=SIZE)["output"]
+    expected = np.log1p(np.exp(np.float64(verdicts))).mean()  # as if from the source
+    np.testing.assert_allclose(logs["adv_output"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0])

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, PseudoLabels, RareClass, load
+from rtda_jax.data import DataError, PseudoLabels, RareClass, decode, load
 from rtda_jax.data.pseudo import label_path
-from rtda_jax.data.stream import eval_stream, train_stream
+from rtda_jax.data.stream import Frame, eval_stream, train_stream
+from rtda_jax.errors import ConfigError
 
 KEYS = ("source_image", "source_label", "source_index", "target_image", "target_index")
 
@@ -47,6 +48,63 @@ def test_batches_have_the_promised_arrays(pair):
     assert batch["source_label"].shape == (4, 16, 20)
     assert {batch[k].dtype.name for k in KEYS[:2]} == {"uint8"}
     assert batch["source_index"].dtype == batch["target_index"].dtype == np.int32
+
+
+def resized(dataset, index, size, resize):
+    image, label = decode.examine(dataset, index)
+    picture = Image.fromarray(image).resize(size[::-1], resize)
+    if label is not None:
+        rows, columns = (
+            (2 * np.arange(n) + 1) * side // (2 * n)
+            for n, side in zip(size, label.shape, strict=True)
+        )
+        label = label[rows][:, columns]
+    return np.asarray(picture), label
+
+
+@pytest.mark.parametrize("cache", [0, 1 << 20])
+def test_source_and_target_have_sizes_and_resizing_of_their_own(pair, cache):
+    (batch,) = batches(
+        pair,
+        1,
+        flip=False,
+        size=(20, 26),
+        crop=None,
+        resize="bicubic",
+        source_frame=Frame((36, 64), None, "bilinear"),
+        cache_bytes=cache,
+    )
+    for i in range(4):
+        image, label = resized(
+            pair[0], batch["source_index"][i], (36, 64), Image.Resampling.BILINEAR
+        )
+        assert np.abs(batch["source_image"][i].astype(int) - image).max() <= 1
+        np.testing.assert_array_equal(batch["source_label"][i], label)
+        image, _ = resized(pair[1], batch["target_index"][i], (20, 26), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(batch["target_image"][i], image)
+
+
+def test_crops_of_one_size_come_from_images_of_two(pair):
+    frames = {"size": (20, 26), "source_frame": Frame((36, 64), (16, 20), "bicubic")}
+    (batch,) = batches(pair, 1, flip=False, **frames)
+    assert batch["source_image"].shape == batch["target_image"].shape == (4, 16, 20, 3)
+    for i in range(4):
+        whole, _ = resized(pair[0], batch["source_index"][i], (36, 64), Image.Resampling.BICUBIC)
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (16, 20, 3))[:, :, 0]
+        assert (windows == batch["source_image"][i]).all((2, 3, 4)).any()
+
+
+def test_frames_that_cannot_be_used_are_refused_at_once(pair):
+    with pytest.raises(DataError, match="the crop 64x64 is larger"):
+        batches(pair, 0, size=(20, 26), source_frame=Frame((36, 64), (64, 64)))
+    with pytest.raises(ConfigError, match="unknown resize 'cubic'"):
+        batches(pair, 0, size=(20, 26), resize="cubic")
+
+
+def test_an_evaluation_can_be_bicubic(pair):
+    for example in eval_stream(pair[1], size=(20, 26), resize="bicubic"):
+        image, _ = resized(pair[1], example["index"], (20, 26), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(example["image"], image)
 
 
 @pytest.mark.parametrize(

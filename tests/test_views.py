@@ -18,6 +18,7 @@ from rtda_jax.augment.geometry import AffineOptions, MaskOptions
 from rtda_jax.augment.mixing import MixOptions
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data.labels import class_set
+from rtda_jax.errors import ConfigError
 
 KEY = jax.random.key(5)
 EMPTY: list[Any] = [None] * 7
@@ -28,7 +29,14 @@ def part_context(*seen, seed=0, **options):
     """The context of the parts of a method whose objective reads these views."""
     names = class_set("cityscapes19").names
     chosen = ViewOptions(**{"normalisation": "tensorflow", **options})
-    return PartContext(options=chosen, views=frozenset(seen), names=names, size=SIZE, seed=seed)
+    return PartContext(
+        options=chosen,
+        views=frozenset(seen),
+        names=names,
+        size=SIZE,
+        source_size=SIZE,
+        seed=seed,
+    )
 
 
 def indexed(step=0):
@@ -132,6 +140,14 @@ def test_the_source_is_stylised_in_the_chosen_window(window):
     image = fda.transfer(made["source_image"], made["target_image"], beta=0.2, window=window)
     expected = normalise(image, name="tensorflow")
     np.testing.assert_allclose(got["source_image"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("seen", "options"), [((), {"fda_beta": 0.2}), (("mixed",), {})])
+def test_where_source_and_target_meet_pixel_by_pixel_their_crops_are_equal(seen, options):
+    chosen = dataclasses.replace(part_context(*seen, **options), source_size=(SIZE[0], 2 * SIZE[1]))
+    with pytest.raises(ConfigError, match=r"needs crops of one size: benchmark\.source_crop is"):
+        views.preparation(chosen)
+    views.preparation(dataclasses.replace(part_context("target"), source_size=(96, 96)))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

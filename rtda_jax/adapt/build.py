@@ -171,6 +171,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
                 views=views_read,
                 names=classes.names,
                 size=size,
+                source_size=tuple(config.benchmark.source_crop),
                 seed=stage.seed,
                 reference_features=reference_features,
                 adapts_thresholds=terms.adapts_thresholds(objective, consistency),

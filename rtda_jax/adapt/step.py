@@ -204,6 +204,8 @@ def _all_views_at_once(
     method: Method, needed: Mapping[str, tuple[str, ...]], params: Any, stats: Any, batch: Batch
 ) -> tuple[Outputs, Any]:
     images = [batch[f"{view}_image"] for view in needed]
+    if len({x.shape[1:] for x in images}) > 1:
+        return _view_by_view(method, needed, params, stats, batch)
     raw_outputs, updated = _apply(method, params, stats, jnp.concatenate(images))
     heads_of_any_view = sorted(set().union(*needed.values()))
     joint = {head: _read(method, head, raw_outputs, updated) for head in heads_of_any_view}
@@ -229,8 +231,8 @@ def _view_by_view(
     return outputs, stats
 
 
-# How views go through the network: each by itself, or all in one pass where the output for an
-# image does not depend on the rest of its batch.
+# How views go through the network: each by itself, or all of one size in one pass where the output
+# for an image does not depend on the rest of its batch.
 BATCH_NORMS = {"batch": _view_by_view, "frozen": _all_views_at_once}
 
 

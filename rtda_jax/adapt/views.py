@@ -90,6 +90,7 @@ class PartContext:
       views: the views that the objective reads.
       names: the names of the K classes.
       size: the sides (H, W) of a crop.
+      source_size: those of a crop of the source, where they are others.
       seed: the seed of the run.
       reference_features: the function (variables, normalised images) -> [B,h,w,C] of the features
         that feature_distance compares with; None without that term.
@@ -101,10 +102,23 @@ class PartContext:
     views: frozenset[str]
     names: Sequence[str]
     size: tuple[int, int]
+    source_size: tuple[int, int]
     seed: int
     reference_features: Callable[[Any, jax.Array], jax.Array] | None = None
     adapts_thresholds: bool = False
     axis_name: str | None = None
+
+    def check_equal_sizes(self, words: str) -> None:
+        """Refuses crops of different sizes where source and target meet pixel by pixel.
+
+        Raises:
+          ConfigError: names the two fields and, in `words`, what needs them to be equal.
+        """
+        require(
+            self.source_size == self.size,
+            f"{words} needs crops of one size: benchmark.source_crop is {self.source_size}, "
+            f"benchmark.crop {self.size}",
+        )
 
 
 class Part(NamedTuple):
@@ -155,6 +169,7 @@ def stylise(context: PartContext) -> Part | None:
     beta, window = context.options.fda_beta, context.options.fda_window
     if beta is None:
         return None
+    context.check_equal_sizes("fda_beta")
     # A beta out of range and an unknown window are refused here, not at the first step.
     fda.target_share(*context.size, beta=beta, window=window)
 
@@ -177,6 +192,7 @@ def class_mix(context: PartContext) -> Part | None:
     if "mixed" not in context.views:
         require(not pastes, "long_tail pastes onto mixed images: give objective.mix a weight")
         return None
+    context.check_equal_sizes("objective.mix")
     by_threshold = pastes and options.long_tail.choice == "threshold"
     require(
         not by_threshold or context.adapts_thresholds,

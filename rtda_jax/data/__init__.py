@@ -82,6 +82,7 @@ def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) 
         dataset,
         data_dir=root / os.path.expanduser(fields["store_dir"]),
         size=tuple(fields["size"]),
+        resize=fields["resize"],
         image_format=fields["format"],
     )
 

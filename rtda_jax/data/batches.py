@@ -20,7 +20,7 @@ from rtda_jax.data.sampling import (
     frequencies,
     read_npz,
 )
-from rtda_jax.data.stream import TARGET_MOVES, Batch, Margins, padding, train_stream
+from rtda_jax.data.stream import TARGET_MOVES, Batch, Frame, Margins, padding, train_stream
 from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import begun, bind_data
@@ -99,6 +99,14 @@ def labelled_set(config: Any) -> Dataset:
     return load(spec, data_dir=config.data_dir, classes=benchmark.classes)
 
 
+def labelled_frame(config: Any) -> Frame:
+    """Returns the size, crop and resizing of the images of `labelled_set`."""
+    benchmark = config.benchmark
+    prefix = "source_" if config.labelled == "source" else ""
+    size, crop = (tuple(benchmark[f"{prefix}{name}"]) for name in ("size", "crop"))
+    return Frame(size, crop, benchmark[f"{prefix}resize"])
+
+
 def target_set(config: Any) -> Dataset:
     """Returns the set whose images are adapted to."""
     benchmark = config.benchmark
@@ -115,13 +123,12 @@ def introduction(config: Any, *, needs_target: bool) -> list[str]:
       config: a train stage's configuration.
       needs_target: whether target images are read at all.
     """
-    benchmark = config.benchmark
     lines = dataset_sentences(labelled_set(config))
     if needs_target:
         lines += dataset_sentences(target_set(config).unlabelled())
-    return lines + padding(
-        tuple(benchmark.size), tuple(benchmark.crop), tuple(config.augment.scale)
-    )
+    frame = labelled_frame(config)
+    assert frame.size is not None and frame.crop is not None
+    return lines + padding(frame.size, frame.crop, tuple(config.augment.scale))
 
 
 def stage_class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:
@@ -218,6 +225,8 @@ def paired_batches(
             batch_size=config.batch_size,
             size=tuple(benchmark.size),
             crop=tuple(benchmark.crop),
+            resize=benchmark.resize,
+            source_frame=labelled_frame(config),
             flip=config.augment.flip,
             scale=tuple(config.augment.scale),
             rare=rare,

@@ -145,11 +145,13 @@ class SceneConfig(tfds.core.BuilderConfig):
     Attributes:
       dataset: what is stored; None for the split `name` of a layout, from the manual_dir.
       size: (H, W) of the stored images and labels, empty: as they are.
+      resize: how images got it, a key of `pictures.FILTERS`.
       image_format: key of `IMAGES`.
     """
 
     dataset: Dataset | None = None
     size: tuple[int, ...] = ()
+    resize: str = "bilinear"
     image_format: str = "png"
 
 
@@ -182,7 +184,10 @@ class Folders(Parted):
         config = self.builder_config
         arguments = {
             f"{first:06d}": Job(
-                _part(source, first, first + parts.PART), config.size, config.image_format
+                _part(source, first, first + parts.PART),
+                config.size,
+                config.resize,
+                config.image_format,
             )
             for first in range(0, len(source), parts.PART)
         }
@@ -214,16 +219,17 @@ class Job(NamedTuple):
 
     dataset: Dataset
     size: tuple[int, ...]
+    resize: str
     image_format: str
 
 
 def stored_examples(job: Job) -> Iterator[Example]:
     """Yields the encoded examples of a job; DataError names a file that cannot be stored."""
-    dataset, size, image_format = job
+    dataset, size, resize, image_format = job
     for i, key in enumerate(dataset.keys):
         image, ids = decode.examine_ids(dataset, i)
         if size:
-            image = geometry.resized(tf.constant(image), size).numpy()
+            image = geometry.resized(tf.constant(image), size, resize=resize).numpy()
         if ids is None:
             ids = _NO_LABEL
         elif size:
@@ -236,6 +242,7 @@ def stored(
     *,
     data_dir: pathlib.Path,
     size: tuple[int, ...] = (),
+    resize: str = "bilinear",
     image_format: str = "png",
     workers: int | None = None,
 ) -> Dataset:
@@ -255,12 +262,15 @@ def stored(
     lookup(IMAGES, image_format, "image format")
     name, _, split = dataset.name.partition("/")
     resolution = f"{size[0]}x{size[1]}" if size else "original"
+    if size and resize != "bilinear":
+        resolution += f"-{resize}"
     use = "unlabelled" if dataset.labelling is None else "labelled"
     split = "".join(sign if sign.isascii() and sign.isalnum() else "_" for sign in split)[-60:]
     config = SceneConfig(
         name=f"{split}-{resolution}-{image_format}-{use}-{_digest(dataset)}",
         dataset=dataset,
         size=size,
+        resize=resize,
         image_format=image_format,
     )
     verbosity = logging.get_verbosity()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from rtda_jax.data.class_sets import IGNORE
 
@@ -27,7 +28,7 @@ class Moves:
     """The moves that are drawn from.
 
     Attributes:
-      size, crop, flip, scale: see `stream.train_stream`.
+      size, crop, resize, flip, scale: see `stream.train_stream`.
       at_least: the zoomed image is never smaller than this; smaller random zooms are replaced by
         the smallest one that suffices.
     """
@@ -37,6 +38,7 @@ class Moves:
     flip: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
     at_least: Size | None = None
+    resize: str = "bilinear"
 
 
 class Move(NamedTuple):
@@ -47,12 +49,14 @@ class Move(NamedTuple):
       start: row and column of the crop's first pixel in it, int32 [2]; None without a crop.
       crop: (h, w), or None for the whole image.
       mirrored: whether it is mirrored, bool; None if it never is.
+      resize: how the image is zoomed, a key of `pictures.FILTERS`.
     """
 
     shape: Tensor
     start: Tensor | None
     crop: Size | None
     mirrored: Tensor | None
+    resize: str = "bilinear"
 
 
 def draw(moves: Moves, key: Tensor, shape: Tensor) -> Move:
@@ -79,7 +83,8 @@ def draw(moves: Moves, key: Tensor, shape: Tensor) -> Move:
         room = tf.maximum(shape - crop, 0)
         start = tf.cast(tf.floor(numbers[1:3] * tf.cast(room + 1, tf.float32)), tf.int32)
         start = tf.minimum(start, room)
-    return Move(shape, start, crop, numbers[3] < 0.5 if moves.flip else None)
+    mirrored = numbers[3] < 0.5 if moves.flip else None
+    return Move(shape, start, crop, mirrored, moves.resize)
 
 
 def draw_showing(
@@ -128,7 +133,7 @@ def move_image(image: Tensor, move: Move) -> Tensor:
     Where the zoomed image is smaller than the crop it is padded below and to the right with black.
     """
     rows, columns = _window(move)
-    out = _finished(resized(image, move.shape)[rows, columns], move, fill=0)
+    out = _finished(resized(image, move.shape, resize=move.resize)[rows, columns], move, fill=0)
     return tf.ensure_shape(out, [*_static_size(move), 3])
 
 
@@ -149,17 +154,32 @@ def border(size: Size, margins: Margins) -> np.ndarray:
     return inside
 
 
-def resized(pixels: Tensor, size: Tensor) -> Tensor:
-    """Resizes uint8 [H,W,3] to uint8 [h,w,3], bilinearly with antialiasing.
+def resized(pixels: Tensor, size: Tensor, *, resize: str = "bilinear") -> Tensor:
+    """Resizes uint8 [H,W,3] to uint8 [h,w,3] with antialiasing, by a key of `RESIZES`.
 
     Pixels that have this size already stay as they are.
     """
+    return tf.cond(_same(pixels, size), lambda: pixels, lambda: RESIZES[resize](pixels, size))
 
-    def resize() -> Tensor:
-        out = tf.image.resize(pixels, size, method="bilinear", antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(out), 0, 255), tf.uint8)
 
-    return tf.cond(_same(pixels, size), lambda: pixels, resize)
+def _bilinear(pixels: Tensor, size: Tensor) -> Tensor:
+    out = tf.image.resize(pixels, size, method="bilinear", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(out), 0, 255), tf.uint8)
+
+
+def _bicubic(pixels: Tensor, size: Tensor) -> Tensor:
+    """Resizes with Pillow, as the authors of DeepLab's recipes did; TensorFlow rounds elsewhere."""
+    out = tf.numpy_function(
+        lambda x, s: np.asarray(Image.fromarray(x).resize((s[1], s[0]), Image.Resampling.BICUBIC)),
+        [pixels, size],
+        tf.uint8,
+        stateful=False,
+    )
+    return tf.ensure_shape(out, [None, None, 3])
+
+
+# By the names of `pictures.FILTERS`: functions of uint8 [H,W,3] and the size (h, w).
+RESIZES = {"bilinear": _bilinear, "bicubic": _bicubic}
 
 
 def resized_label(label: Tensor, size: Tensor, window: Window = WHOLE) -> Tensor:

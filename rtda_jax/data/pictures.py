@@ -27,6 +27,8 @@ EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm",
     ".pgm", ".pnm",
 )  # fmt: skip
+# How images are resized; both widen their kernel where images become smaller (antialiasing).
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MAX_PIXELS = 50_000_000  # of one picture; larger ones are refused before they are decoded
 _MOST_SCANS = 100  # of a JPEG, each of which costs as much as decoding all of its pixels
 # Pixels that are converted at a time, so that there is never a third copy of a large picture.
@@ -100,6 +102,16 @@ def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     image.close()
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int], *, resize: str = "bilinear") -> np.ndarray:
+    """Resizes uint8 [H,W,3] to `size` (h, w) with Pillow, by a key of `FILTERS`.
+
+    Pixels that have this size already stay as they are.
+    """
+    if pixels.shape[:2] == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], FILTERS[resize]))
 
 
 def read(path: str | os.PathLike) -> np.ndarray:

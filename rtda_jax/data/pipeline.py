@@ -23,11 +23,19 @@ class Examples:
     Args:
       dataset: what is read.
       size: (H, W) that image and label are resized to; None keeps the files' size.
+      resize: how images are, a key of `geometry.RESIZES`.
       limit: bytes of pixels that stay in memory; 0 keeps none.
     """
 
-    def __init__(self, dataset: Dataset, *, size: Size | None = None, limit: int = 0) -> None:
-        self.dataset, self.size, self.limit = dataset, size, limit
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        size: Size | None = None,
+        resize: str = "bilinear",
+        limit: int = 0,
+    ) -> None:
+        self.dataset, self.size, self.resize, self.limit = dataset, size, resize, limit
         self.cached: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.bytes = 0
         self._lock = threading.Lock()
@@ -40,7 +48,8 @@ class Examples:
         if label is None:
             label = np.zeros((0, 0), np.uint8)
         if self.size is not None:
-            image = geometry.resized(tf.constant(image), self.size).numpy()
+            pixels = tf.constant(image)
+            image = geometry.resized(pixels, self.size, resize=self.resize).numpy()
             if label.size:
                 label = geometry.resized_label(tf.constant(label), self.size).numpy()
         needed = image.nbytes + label.nbytes
@@ -126,14 +135,20 @@ def candidate_draws(candidates: Candidates, key: Tensor) -> tuple[Tensor, Tensor
 
 
 def candidate_crops(
-    candidates: Candidates, key: Tensor, *, size: Size, crop: Size, examples: Examples
+    candidates: Candidates,
+    key: Tensor,
+    *,
+    size: Size,
+    crop: Size,
+    resize: str,
+    examples: Examples,
 ) -> dict[str, Tensor]:
     """Returns the candidates of one example, as the keys `candidate_*` of a batch without B.
 
     Args:
       candidates: what is drawn.
       key: stateless seed [2].
-      size: that images are resized to.
+      size, resize: what images are resized to, and how.
       crop: of the batch, at most `size`.
       examples: of the source.
     """
@@ -141,7 +156,7 @@ def candidate_crops(
 
     def cut(slot: int) -> tuple[Tensor, Tensor]:
         image, label = examples(indices[slot])
-        image = geometry.resized(image, size)
+        image = geometry.resized(image, size, resize=resize)
         label = geometry.resized_label(label, size)
         shown = tf.equal(tf.cast(label, tf.int64), classes[slot])
         y, x = visible_corner(shown, crop=crop, number=numbers[slot])

@@ -11,6 +11,7 @@ from rtda_jax.data import listing
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import ClassSet, Labelling
 from rtda_jax.data.layouts import HINT, LAYOUTS, Split
+from rtda_jax.data.pictures import FILTERS
 from rtda_jax.errors import DataError, lookup, one_of, require
 
 _COMMON = {
@@ -19,6 +20,7 @@ _COMMON = {
     "store": "files",  # or "shards": decoded, resized and written once, then read from there
     "store_dir": "",  # where shards go, in its folder prepared; empty: data_dir
     "size": (),  # (H, W) of shards; empty: as the files are
+    "resize": "bilinear",  # how images in shards got this size, or "bicubic"
     "format": "png",  # of images in shards: png, webp (both lossless) or jpeg
 }
 _FILES = {
@@ -77,7 +79,7 @@ def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
     for field in spec:
         one_of(field, known, f"field of data set {name!r}")
     fields = {"name": name, **known, **spec}
-    for field, choices in (("use", USES), ("store", STORES)):
+    for field, choices in (("use", USES), ("store", STORES), ("resize", FILTERS)):
         if field in fields:
             one_of(fields[field], choices, field)
     for field, default in known.items():

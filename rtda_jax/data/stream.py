@@ -12,9 +12,10 @@ import numpy as np
 
 from rtda_jax.data import decode
 from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.pictures import FILTERS
 from rtda_jax.data.pseudo import PseudoLabels
 from rtda_jax.data.sampling import Candidates, RareClass
-from rtda_jax.errors import ConfigError, DataError, one_of, require
+from rtda_jax.errors import ConfigError, DataError, lookup, one_of, require
 
 if TYPE_CHECKING:  # an annotation only: processes that decode images do not load JAX
     from jax import Array
@@ -65,6 +66,15 @@ class Batch(TypedDict):
     candidate_classes: NotRequired["Array"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """How images get from the size of their files to that of a batch; see `train_stream`."""
+
+    size: Size | None = None
+    crop: Size | None = None
+    resize: str = "bilinear"
+
+
 def train_stream(
     source: Dataset,
     target: Dataset | None = None,
@@ -75,6 +85,8 @@ def train_stream(
     batch_size: int,
     size: Size | None = None,
     crop: Size | None = None,
+    resize: str = "bilinear",
+    source_frame: Frame | None = None,
     flip: bool = False,
     scale: tuple[float, float] = (1.0, 1.0),
     rare: RareClass | None = None,
@@ -90,11 +102,11 @@ def train_stream(
     """Returns endless batches; that of step n depends on (seed, n) alone, never on the threads.
 
     Every epoch is a permutation of the set, and both domains draw independently. Image and label
-    move together: they are resized to `size` times a random factor in `scale` (bilinearly with
-    antialiasing, labels to the nearest pixel), cropped at random, and mirrored half of the time if
-    `flip`. A source image that is smaller than the crop is padded with black and ignored pixels. A
-    target image is never padded, because every loss on the target would read the black: its zoom
-    is at least the smallest one that covers the crop.
+    move together: they are resized to `size` times a random factor in `scale` (with antialiasing,
+    labels to the nearest pixel), cropped at random, and mirrored half of the time if `flip`. A
+    source image that is smaller than the crop is padded with black and ignored pixels. A target
+    image is never padded, because every loss on the target would read the black: its zoom is at
+    least the smallest one that covers the crop.
 
     What is not asked for is not done: without `flip` and `scale` nothing is mirrored or zoomed. A
     run asks for what `batches.MoveOptions` and `batches.StreamOptions` say.
@@ -107,6 +119,8 @@ def train_stream(
       batch_size: images per domain over all processes.
       size: (H, W) before the crop; None keeps the files' size.
       crop: (h, w) of the batch; None is the whole image.
+      resize: how images are resized, a key of `pictures.FILTERS`.
+      source_frame: size, crop and resize of the source; None is those of the target.
       flip, scale: see above.
       rare: draws source examples by the classes they show instead of by epochs, and their crops
         until these show the class.
@@ -130,7 +144,11 @@ def train_stream(
     one_of(target_moves, TARGET_MOVES, "target_moves")
     if batch_size % process_count:
         raise DataError(f"batch_size {batch_size} is not divisible by {process_count} processes")
-    check_sizes(size, crop, scale, candidates)
+    frame = Frame(size, crop, resize)
+    frames = {"source": source_frame or frame, "target": frame}
+    for domain in sets:
+        lookup(FILTERS, frames[domain].resize, "resize")
+        check_sizes(frames[domain], scale, candidates if domain == "source" else None)
     if any(target_margins):
         check_margins(target_margins, size=None if target is None else size)
     share = batch_size // process_count
@@ -140,14 +158,21 @@ def train_stream(
 
     tf = pipeline.tf
     # A cache holds images at `size`, unless a random zoom starts from the files' own size.
-    cached_size = size if cache_bytes and scale == (1.0, 1.0) else None
+    resized_first = cache_bytes > 0 and scale == (1.0, 1.0)
     examples = {
-        domain: pipeline.Examples(dataset, size=cached_size, limit=cache_bytes)
+        domain: pipeline.Examples(
+            dataset,
+            size=frames[domain].size if resized_first else None,
+            resize=frames[domain].resize,
+            limit=cache_bytes,
+        )
         for domain, dataset in sets.items()
     }
-
-    moves = geometry.Moves(size=size, crop=crop, flip=flip, scale=scale)
-    moves_of = {"source": moves, "target": dataclasses.replace(moves, at_least=crop)}
+    moves_of = {
+        domain: geometry.Moves(**dataclasses.asdict(frame), flip=flip, scale=scale)
+        for domain, frame in frames.items()
+    }
+    moves_of["target"] = dataclasses.replace(moves_of["target"], at_least=crop)
 
     def index_of(domain: str, position: Tensor) -> Tensor:
         if domain == "source" and rare is not None:
@@ -188,11 +213,10 @@ def train_stream(
         batch: dict[str, Tensor] = {}
         for domain in sets:
             batch |= moved(domain, position)
-        if candidates is not None and size is not None and crop is not None:
+        if candidates is not None:
             key = pipeline.seed_of(seed, _PASTE, position)
-            batch |= pipeline.candidate_crops(
-                candidates, key, size=size, crop=crop, examples=examples["source"]
-            )
+            whole = dataclasses.asdict(frames["source"])
+            batch |= pipeline.candidate_crops(candidates, key, **whole, examples=examples["source"])
         return batch
 
     graph = tf.data.Dataset.range(start_step * share, _FOREVER)
@@ -220,6 +244,7 @@ def eval_stream(
     dataset: Dataset,
     *,
     size: Size | None = None,
+    resize: str = "bilinear",
     order: Sequence[int] | None = None,
     threads: int | None = None,
     prefetch: int = 4,
@@ -231,6 +256,7 @@ def eval_stream(
     Args:
       dataset: what is read.
       size: (H, W) that images are resized to; None keeps the files' size.
+      resize: how, a key of `pictures.FILTERS`.
       order: positions of the examples.
       threads, prefetch, process_index, process_count: see `train_stream`.
 
@@ -250,7 +276,7 @@ def eval_stream(
 
     def element(index: Tensor) -> dict[str, Tensor]:
         image, label = examples(index)
-        image = image if size is None else geometry.resized(image, size)
+        image = image if size is None else geometry.resized(image, size, resize=resize)
         return {"image": image, "index": index} | ({} if label is None else {"label": label})
 
     graph = pipeline.tf.data.Dataset.from_tensor_slices(chosen)
@@ -265,10 +291,7 @@ def eval_stream(
 
 
 def check_sizes(
-    size: Size | None,
-    crop: Size | None,
-    scale: tuple[float, float],
-    candidates: Candidates | None = None,
+    frame: Frame, scale: tuple[float, float], candidates: Candidates | None = None
 ) -> None:
     """Refuses sizes, crops and zooms that do not fit together.
 
@@ -276,6 +299,7 @@ def check_sizes(
       DataError: a zoom without a crop, a crop that neither `size` nor the largest zoom fills, or
         candidates whose crops are not within `size`.
     """
+    size, crop = frame.size, frame.crop
     if size is None and crop is None and scale != (1.0, 1.0):
         raise DataError("a random scale needs a crop: images of one batch must have one size")
     if size is not None and crop is not None:

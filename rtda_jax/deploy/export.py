@@ -291,7 +291,7 @@ def _interface(chosen: Networks, size: tuple[int, int]) -> dict[str, Any]:
         "size": list(size),
         "input": {"shape": ["b", *size, 3], "dtype": "uint8", "channels": "RGB"},
         "output": {"shape": ["b", *size], "dtype": "uint8", "means": "position in classes"},
-        "resize": "bilinear with antialiasing, to size",
+        "resize": f"{chosen.config.benchmark.resize} with antialiasing, to size",
         "classes": list(classes.names),
         "colours": [list(colour) for colour in classes.colours],
         "normalisation": {

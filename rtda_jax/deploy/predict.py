@@ -37,14 +37,6 @@ T = TypeVar("T")
 Prepared = tuple[np.ndarray, tuple[int, int]]  # what the network reads, and the answer's size
 
 
-def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes uint8 [H,W,3] to `size`, bilinear with antialiasing, as evaluation does."""
-    if pixels.shape[:2] == size:
-        return pixels
-    picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(picture)
-
-
 def padded(pixels: np.ndarray, *, multiple: int) -> np.ndarray:
     """Repeats the edge of uint8 [H,W,3] below and to the right, up to a multiple of the sides."""
     below, right = (-side % multiple for side in pixels.shape[:2])
@@ -53,7 +45,9 @@ def padded(pixels: np.ndarray, *, multiple: int) -> np.ndarray:
 
 def at_eval_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
     """Resizes an image as evaluation does; its classes are decided at its own size."""
-    return resized(pixels, tuple(config.benchmark.eval_size)), pixels.shape[:2]
+    benchmark = config.benchmark
+    read = pictures.resized(pixels, tuple(benchmark.eval_size), resize=benchmark.resize)
+    return read, pixels.shape[:2]
 
 
 def at_native_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:

@@ -74,7 +74,13 @@ def run(runs: Mapping[str, Networks], *, out: pathlib.Path) -> dict[str, Any]:
         classes = class_set(config.benchmark.classes)
         describers = {name: describer(chosen.models) for name, chosen in runs.items()}
         sides = [
-            gather(dataset, describers, name=name, size=tuple(config.benchmark.eval_size))
+            gather(
+                dataset,
+                describers,
+                name=name,
+                size=tuple(config.benchmark.eval_size),
+                resize=config.benchmark.resize,
+            )
             for name, dataset in _domains(config)
         ]
         record: dict[str, Any] = {
@@ -154,13 +160,14 @@ def gather(
     *,
     name: str,
     size: tuple[int, int],
+    resize: str,
 ) -> Side:
     """Describes the images of a domain, at most IMAGES of them evenly spaced, by every run."""
     every = -(-len(dataset) // IMAGES)
     features: dict[str, list[np.ndarray]] = {run: [] for run in describers}
     histograms, small, keys = [], [], []
     total = -(-len(dataset) // every)
-    for example in eval_stream(dataset, size=size, process_count=every):
+    for example in eval_stream(dataset, size=size, resize=resize, process_count=every):
         for run, describe in describers.items():
             features[run].append(describe(example["image"]))
         height = round(WIDTH * size[0] / size[1])

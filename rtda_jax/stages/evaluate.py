@@ -149,6 +149,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         stream = eval_stream(
             dataset,
             size=tuple(config.benchmark.eval_size),
+            resize=config.benchmark.resize,
             process_index=process_index,
             process_count=process_count,
         )
@@ -254,6 +255,8 @@ def protocol_record(stage: Stage, protocol: Protocol) -> dict[str, Any]:
     # here as well, so that they remain the same protocol.
     defaults = Protocol()
     added = {k: fields[k] for k in ("output", "absent") if fields[k] != getattr(defaults, k)}
+    if benchmark.resize != "bilinear":
+        added["resize"] = benchmark.resize
     return {
         "mode": protocol.mode,
         **window,
@@ -277,7 +280,9 @@ def examples(config: ConfigDict, rows: list[tuple], *, beta: float | None):
         config.benchmark.source, data_dir=config.data_dir, classes=config.benchmark.classes
     )
     cells = []
-    stream = eval_stream(source, size=tuple(config.benchmark.eval_size))
+    stream = eval_stream(
+        source, size=tuple(config.benchmark.eval_size), resize=config.benchmark.resize
+    )
     for (_, example, prediction), played in zip(rows, stream, strict=False):
         row = [played["image"]]
         if beta is not None:

@@ -22,6 +22,7 @@ from rtda_jax.adapt.step import Method
 from rtda_jax.adapt.teacher import OtherNetwork
 from rtda_jax.data.batches import StreamOptions
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.pictures import FILTERS
 from rtda_jax.errors import CheckpointError, ConfigError, lookup, require
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.binding import Traits
@@ -62,8 +63,9 @@ class BenchmarkOptions:
 
     Attributes:
       classes, eval_classes: names of class sets, or definitions of own classes.
-      size: (H, W) that images are resized to before the crop.
-      crop: (H, W) of a training batch.
+      size, source_size: (H, W) that images are resized to before the crop.
+      crop, source_crop: (H, W) of a training batch.
+      resize, source_resize: how images are resized, keys of `FILTERS`.
       eval_size: (H, W) that images are resized to for evaluation.
     """
 
@@ -71,10 +73,16 @@ class BenchmarkOptions:
     eval_classes: str
     size: tuple[int, int]
     crop: tuple[int, int]
+    resize: str
+    source_size: tuple[int, int]
+    source_crop: tuple[int, int]
+    source_resize: str
     eval_size: tuple[int, int]
 
     def __post_init__(self) -> None:
-        for name in ("size", "crop", "eval_size"):
+        for name in ("resize", "source_resize"):
+            lookup(FILTERS, getattr(self, name), f"benchmark.{name}")
+        for name in ("size", "crop", "source_size", "source_crop", "eval_size"):
             sides = getattr(self, name)
             valid = all(1 <= side <= LARGEST_SIDE for side in sides)
             require(

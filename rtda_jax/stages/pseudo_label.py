@@ -75,7 +75,7 @@ def check(plan: Plan, stage: Stage) -> None:
 
 def bound(fields: Fields) -> Fields:
     """Returns the fields of a stage that decide its labels, with those of the labelled split."""
-    names = ("kind", "models", "pseudo", "benchmark.classes", "benchmark.size")
+    names = ("kind", "models", "pseudo", "benchmark.classes", "benchmark.size", "benchmark.resize")
     return only(fields, (*names, f"benchmark.{fields.get('pseudo.split')}"))
 
 
@@ -103,8 +103,14 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
     def predictions(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = range(start, len(dataset))
-        size = tuple(benchmark.size)
-        for example in eval_stream(dataset, size=size, order=order, threads=config.threads):
+        stream = eval_stream(
+            dataset,
+            size=tuple(benchmark.size),
+            resize=benchmark.resize,
+            order=order,
+            threads=config.threads,
+        )
+        for example in stream:
             labels, confidence = predict(example["image"])
             yield np.asarray(labels), np.asarray(confidence)
 

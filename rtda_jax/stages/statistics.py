@@ -60,7 +60,10 @@ def check(plan: Plan, stage: Stage) -> None:
 def bound(fields: Fields) -> Fields:
     """Returns the fields of a stage that decide its statistics."""
     names = ("kind", "models", "statistics", "seed", "batch_size", "normalisation")
-    return only(fields, (*names, "benchmark.classes", "benchmark.size", "benchmark.target"))
+    return only(
+        fields,
+        (*names, "benchmark.classes", "benchmark.size", "benchmark.resize", "benchmark.target"),
+    )
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -141,6 +144,7 @@ def target_batches(config: Any) -> tuple[int, Iterator[np.ndarray]]:
     stream = eval_stream(
         dataset.unlabelled(),
         size=tuple(benchmark.size),
+        resize=benchmark.resize,
         order=order[: count * size].tolist(),
         threads=config.threads,
     )

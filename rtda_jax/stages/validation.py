@@ -222,7 +222,7 @@ def _first_examples(config: Any, spec: Any) -> tuple[Iterator[dict[str, Any]], i
     benchmark = config.benchmark
     dataset = load(spec, data_dir=config.data_dir, classes=class_set(benchmark.classes).name)
     count = min(config.eval.validator_images or len(dataset), len(dataset))
-    stream = eval_stream(dataset, size=tuple(benchmark.eval_size))
+    stream = eval_stream(dataset, size=tuple(benchmark.eval_size), resize=benchmark.resize)
     return itertools.islice(stream, count), count
 
 
