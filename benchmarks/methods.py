@@ -58,16 +58,17 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Where all runs go; default runs/m
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where data sets lie; default the cache.")
 
 
-def command(row: str, *, seeds: int, folder: pathlib.Path) -> list[str]:
+def command(
+    row: str, *, benchmark: str, seeds: int, folder: pathlib.Path, pretrained: str = ""
+) -> list[str]:
     """Returns the command line of the first seeds of a row, as a user would type it."""
     name, options = ROWS[row]
-    pretrained = f"pretrained={_PRETRAINED.value}" if _PRETRAINED.value else ""
-    argument = ",".join(part for part in (_BENCHMARK.value, options, pretrained) if part)
-    line = [sys.executable, "main.py", "--config", f"configs/{name}.py:{argument}"]
-    line += [f"--seeds={seeds}", "--workdir", str(folder / row)]
-    if _DATA_DIR.value:
-        line += ["--data_dir", str(pathlib.Path(_DATA_DIR.value).expanduser().resolve())]
-    return line
+    network = f"pretrained={pretrained}" if pretrained else ""
+    argument = ",".join(part for part in (benchmark, options, network) if part)
+    return [
+        *(sys.executable, "main.py", "--config", f"configs/{name}.py:{argument}"),
+        *(f"--seeds={seeds}", "--workdir", str(folder / row)),
+    ]
 
 
 def main(argv: list[str]) -> int:
@@ -75,9 +76,19 @@ def main(argv: list[str]) -> int:
     if unknown := [row for row in _ROWS.value if row not in ROWS]:
         raise app.UsageError(f"no row {', '.join(unknown)}; known: {', '.join(ROWS)}")
     folder = pathlib.Path(_WORKDIR.value or ROOT / "runs" / "methods").expanduser().resolve()
+    data = []
+    if _DATA_DIR.value:
+        data = ["--data_dir", str(pathlib.Path(_DATA_DIR.value).expanduser().resolve())]
     for seeds in range(1, _SEEDS.value + 1):
         for row in _ROWS.value:
-            line = command(row, seeds=seeds, folder=folder) + argv[1:]
+            line = command(
+                row,
+                benchmark=_BENCHMARK.value,
+                seeds=seeds,
+                folder=folder,
+                pretrained=_PRETRAINED.value,
+            )
+            line += data + argv[1:]
             print(f"\n##### {row}, {seeds} of {_SEEDS.value}: {' '.join(line[1:])}", flush=True)
             if code := subprocess.run(line, cwd=ROOT).returncode:
                 return code

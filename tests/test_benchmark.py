@@ -222,3 +222,8 @@ def test_every_row_of_the_table_of_methods_is_a_config(row, tmp_path):
     plain = module.get_config("synth_to_camvid")
     assert (config.to_dict() == plain.to_dict()) == (not methods.ROWS[row][1])
     assert line[-3:] == ["--seeds=2", "--workdir", str(tmp_path / row)]
+    line = methods.command(
+        row, benchmark="streets", seeds=1, folder=tmp_path, pretrained="bisenet_lite1"
+    )
+    argument = line[line.index("--config") + 1].partition(":")[2]
+    assert module.get_config(argument).model.name == "bisenet_lite1"
