@@ -9,7 +9,7 @@ from test_evaluate import images, models, softmax
 from rtda_jax import evaluate, experiment
 from rtda_jax.augment.normalise import NORMALISATIONS, normalise
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, DataError
 from rtda_jax.evaluate import Protocol
 from rtda_jax.stages import KINDS, validation
 from rtda_jax.stages.plan import make_plan
@@ -78,6 +78,15 @@ def test_evaluation_shows_its_softmax_and_decides_as_without(mode, count):
     for example, p in zip(data, seen, strict=True):
         expected = np.mean([softmax(model, example["image"]) for model in fused], 0)
         np.testing.assert_allclose(p[0], expected, rtol=2e-5, atol=1e-6)
+
+
+def test_predictions_that_are_not_finite_are_a_sentence():
+    made = config("source_only")
+    made.eval.validators = ("nuclear_norm",)
+    observer = validation.make_observer(made.eval.validators)
+    observer(jnp.full((1, 2, 3, 4), jnp.nan))
+    with pytest.raises(DataError, match="not finite"):
+        validation.report(made, [], observer, protocol=Protocol())
 
 
 def test_unknown_validators_are_refused_before_training():

@@ -18,7 +18,7 @@ from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data import load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import eval_stream
-from rtda_jax.errors import one_of
+from rtda_jax.errors import DataError, one_of
 from rtda_jax.evaluate import Model, Protocol
 from rtda_jax.run import parallel
 from rtda_jax.run.log import Progress
@@ -154,15 +154,21 @@ def report(
       `source_miou` is over the reported classes of the first `eval.validator_images` images of the
       benchmark's source_eval, and None where the benchmark has none. `masked_agreement` is over the
       first `eval.validator_images` images of the target.
+
+    Raises:
+      DataError: the networks' predictions are not finite.
     """
+    total = None if observer is None else observer.total
+    if total is not None and not np.isfinite(total.entropy):
+        raise DataError("the predictions are not finite, as after a training that diverged")
     scores: dict[str, float | int | None] = {}
     for name in config.eval.validators:
         if name == SOURCE:
             scores |= _source(config, models, protocol, heartbeat)
         elif name == MASKED:
             scores[name] = _agreement(config, models, protocol, heartbeat)
-        elif observer is not None and observer.total is not None:
-            scores[name] = VALIDATORS[name](observer.total)
+        elif total is not None:
+            scores[name] = VALIDATORS[name](total)
     return scores
 
 
