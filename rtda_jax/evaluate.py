@@ -201,26 +201,25 @@ def _whole(
     models: Sequence[Model], protocol: Protocol, on_softmax: Callable[[jax.Array], None] | None
 ) -> Predict:
     variables = [model.variables for model in models]
-
-    @functools.partial(jax.jit, static_argnames="size")
-    def whole(variables: Sequence[Any], image: jax.Array, *, size: Size) -> jax.Array:
-        score = scores(models, variables, image[None], protocol=protocol)
-        return decide(score, size=size, align=protocol.align)
-
-    if on_softmax is None:
-        return lambda image, *, size: whole(variables, image, size=tuple(size))
-
+    # Apart from the resize, so that the network is compiled once for answers of all sizes.
     read = jax.jit(functools.partial(scores, models, protocol=protocol))
     softmax = jax.jit(jax.nn.softmax)
-    notify = on_softmax
     sums_to_one = len(models) > 1 and protocol.fusion == "softmax"
 
-    def observed(image: np.ndarray, *, size: Size) -> jax.Array:
+    @jax.jit
+    def same_size(variables: Sequence[Any], image: jax.Array) -> jax.Array:
+        score = scores(models, variables, image[None], protocol=protocol)
+        return decide(score, size=(image.shape[0], image.shape[1]), align=protocol.align)
+
+    def predict(image: np.ndarray, *, size: Size) -> jax.Array:
+        if on_softmax is None and tuple(size) == image.shape[:2]:
+            return same_size(variables, image)
         score = read(variables, image[None])
-        notify(score if sums_to_one else softmax(score))
+        if on_softmax is not None:
+            on_softmax(score if sums_to_one else softmax(score))
         return decide(score, size=tuple(size), align=protocol.align)
 
-    return observed
+    return predict
 
 
 def _sliding(

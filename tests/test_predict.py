@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers import SIZE, config, write_workdir
+from helpers import SIZE, Pixelwise, config, write_workdir
 from PIL import Image
 from predictions import noise, result, run
 
@@ -200,6 +200,24 @@ def test_at_the_evaluations_size_the_result_has_the_images_size(tmp_path, classi
     assert result(out / "overlay" / "a.png").shape == (50, 30, 3)
     np.testing.assert_array_equal(made[:, :13], expected[:, :13])
     np.testing.assert_array_equal(made[:, 17:], expected[:, 17:])
+
+
+def test_a_picture_of_another_size_compiles_no_network(tmp_path, classify, monkeypatch):
+    traces = []
+    call = Pixelwise.__call__
+
+    def traced(module, images, **options):
+        traces.append(images.shape)
+        return call(module, images, **options)
+
+    monkeypatch.setattr(Pixelwise, "__call__", traced)
+    (tmp_path / "in").mkdir()
+    for side in range(40, 80, 8):
+        Image.fromarray(noise(side, 2 * side)).save(tmp_path / "in" / f"{side}.png")
+    out = run(tmp_path, tmp_path / "in", resolution="eval")
+    for side in range(40, 80, 8):
+        assert result(out / "train_ids" / f"{side}.png").shape == (side, 2 * side)
+    assert traces.count((1, *SIZE, 3)) == 1
 
 
 def test_a_sliding_window_reads_an_image_smaller_than_itself(tmp_path, classify):
