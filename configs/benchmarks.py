@@ -28,9 +28,10 @@ from rtda_jax.errors import lookup
 def _spec(name: str, split: str = "", use: str = "labelled") -> dict:
     """A data set with all of its fields, which the command line changes.
 
-    An example is --config.benchmark.source.quarantine=gta5.txt. `get` adds the field `size`.
+    An example is --config.benchmark.source.quarantine=gta5.txt. `get` adds the fields of shards,
+    `size` and `resize`, where they are read.
     """
-    defaults = {field: value for field, value in spec.FIELDS[name].items() if field != "size"}
+    defaults = {k: v for k, v in spec.FIELDS[name].items() if k not in ("size", "resize")}
     return {**defaults, "name": name, "use": use, **({"split": split} if split else {})}
 
 

@@ -61,7 +61,7 @@ def make(
         {
             "decay": chosen.teacher_decay,
             "average": "parameters",
-            "update": "before",
+            "follows": "before",
             "statistics": "batch",
             "share": "batch",
         }

@@ -28,6 +28,7 @@ from rtda_jax.run.command import (
     Job,
     config_names,
     define_flags,
+    find_workdir,
     parse,
 )
 from rtda_jax.tools import environment
@@ -71,7 +72,7 @@ def _predict(command: Command) -> None:
     predict.run(
         _trained(command),
         source=command.flags.input,
-        out=command.output(command.workdir / "predict"),
+        out=command.output("predict"),
         views=command.flags.view,
         resolution=command.flags.resolution,
     )
@@ -80,7 +81,7 @@ def _predict(command: Command) -> None:
 def _export(command: Command) -> None:
     from rtda_jax.deploy import export
 
-    out = command.output(command.workdir / "export")
+    out = command.output("export")
     export.run(_trained(command), out=out, also=command.flags.also)
 
 
@@ -89,7 +90,7 @@ def _publish(command: Command) -> None:
 
     publish.run(
         _trained(command),
-        out=command.output(command.workdir / "published"),
+        out=command.output("published"),
         repository=command.flags.repository,
         licence=command.flags.licence,
     )
@@ -101,9 +102,9 @@ def _retrieve(command: Command) -> None:
     runs = {"after": _trained(command)}
     before, stage = command.flags.before, command.flags.before_stage
     if before is not None or stage is not None:
-        workdir = pathlib.Path(before).expanduser() if before else command.workdir
+        workdir = find_workdir("", workdir=None, weights=before) if before else command.workdir
         runs = {"before": networks.choose(_recorded(workdir), workdir, stage=stage), **runs}
-    retrieve.run(runs, out=command.output(command.workdir / "retrieve"))
+    retrieve.run(runs, out=command.output("retrieve"))
 
 
 def _trained(command: Command) -> Any:
@@ -135,7 +136,7 @@ def _report(command: Command) -> None:
     from rtda_jax import report
 
     chosen = command.flags
-    out = command.output(pathlib.Path("report"))
+    out = pathlib.Path(chosen.output or "report").expanduser()
     page = report.write(chosen.runs, out, speeds=chosen.speed, published=chosen.published)
     print(f"{page}\n{page.with_suffix('.md')}")
 

@@ -22,7 +22,7 @@ from rtda_jax.run.workdir import plain, read_json, write_json
 from rtda_jax.stages import KINDS, pseudo_label
 from rtda_jax.stages import evaluate as evaluate_stage
 from rtda_jax.stages.plan import Kind, Plan, make_plan, naming
-from rtda_jax.tools import environment
+from rtda_jax.tools import environment, hub
 from rtda_jax.train import LoopOptions
 
 Job = Callable[[ConfigDict, pathlib.Path], dict[str, Any]]
@@ -66,7 +66,12 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _held(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
-    """Holds a workdir as `binding.hold` does, and says what changes in it."""
+    """Holds a workdir as `binding.hold` does, and says what changes in it.
+
+    Raises:
+      ConfigError: it is a published folder, or `binding.hold` refuses.
+    """
+    hub.check_unpublished(workdir)
     with binding.hold(workdir, plain(config), KINDS) as notes:
         for note in notes:
             log.say(note)

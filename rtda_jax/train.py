@@ -102,7 +102,9 @@ def train(
     mesh = parallel.mesh()
     parallel.check_batch(config.batch_size, mesh.size)
     workdir.mkdir(parents=True, exist_ok=True)
-    method = method or build.build(config, axis_name=parallel.AXIS)
+    if method is None:
+        require(not config.taught_by, "taught_by names a stage, which only an experiment has")
+        method = build.build(config, axis_name=parallel.AXIS)
     if config.loss.weighting == "enet":
         # The weights of the built method raise until they are counted; the objective is made
         # again with the numbers.

@@ -200,7 +200,7 @@ def results(folder: pathlib.Path) -> Reader:
 
     def read(path):
         workdir.find_result(folder, {"step": 1})
-        runs.load(folder)
+        runs.load(folder, KINDS)
 
     return Reader("results.json", _json(text), read)
 
@@ -215,7 +215,7 @@ def metrics(folder: pathlib.Path) -> Reader:
                 lambda read: read(),
                 (
                     lambda: log.read(path),
-                    lambda: runs.load(folder),
+                    lambda: runs.load(folder, KINDS),
                     lambda: log.truncate(path, after=10),
                 ),
             )
@@ -229,7 +229,7 @@ def sheets(folder: pathlib.Path) -> Reader:
     whole = (folder / "eval_mbt" / "predictions.png").read_bytes()
 
     def read(path):
-        records.read_cells(records.open_sheet(path), path)
+        records.read_cells(path)
 
     files = st.one_of(mutilated([whole]), _mutilated_chunks(whole))
     return Reader("eval_mbt/predictions.png", files, read)
@@ -252,7 +252,12 @@ def predictions(folder: pathlib.Path) -> Reader:
 
 
 def exported(folder: pathlib.Path) -> Reader:
-    about = {"file": "model.stablehlo", "size": [32, 64], "colours": [[1, 2, 3]] * 19}
+    about = {
+        "file": "model.stablehlo",
+        "size": [32, 64],
+        "colours": [[1, 2, 3]] * 19,
+        "resize": "bilinear with antialiasing, to size",
+    }
     (folder / "model.stablehlo").write_bytes(b"not read here")
     example = runpy.run_path(str(EXAMPLE))
 

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from configs import base
+from rtda_jax.adapt import build
 from rtda_jax.data import DataError
 from rtda_jax.errors import ConfigError, NotDeterministicError
 from rtda_jax.run import files, parallel
@@ -17,7 +18,12 @@ from rtda_jax.tools import audit
 
 def audited():
     with tiny.stubs():
-        return audit.audit(tiny.config("dacs"), helpers.batches, name="train", steps=3)
+        return audit.audit(
+            build.build(tiny.config("dacs"), axis_name=parallel.AXIS),
+            helpers.batches,
+            name="train",
+            steps=3,
+        )
 
 
 def test_the_same_bits_twice_and_the_same_hash_again():
@@ -46,7 +52,12 @@ def test_one_flipped_bit_is_found_where_it_is(monkeypatch):
     monkeypatch.setattr(parallel, "pmapped", flipping)
     said = r"after step 2 .* 1 of \d+ .*\['bias'\]"
     with tiny.stubs(), pytest.raises(NotDeterministicError, match=said):
-        audit.audit(tiny.config("adversarial"), helpers.batches, name="train", steps=3)
+        audit.audit(
+            build.build(tiny.config("adversarial"), axis_name=parallel.AXIS),
+            helpers.batches,
+            name="train",
+            steps=3,
+        )
 
 
 def test_too_few_batches_are_no_audit():
@@ -54,7 +65,9 @@ def test_too_few_batches_are_no_audit():
         return (helpers.batch(n) for n in range(2))
 
     with tiny.stubs(), pytest.raises(DataError, match="gave only 2 of 3 batches"):
-        audit.audit(tiny.config("fda"), two, name="train", steps=3)
+        audit.audit(
+            build.build(tiny.config("fda"), axis_name=parallel.AXIS), two, name="train", steps=3
+        )
 
 
 def test_a_workdir_in_use_is_not_audited(tmp_path):

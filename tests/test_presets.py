@@ -122,9 +122,9 @@ def test_fda_and_bdl_label_the_target_by_coarse_maps():
 
 def test_dacs_as_released_is_the_authors_code():
     config = get("dacs", "gta5_to_cityscapes,preset=released")
-    teacher = {key: config.teacher[key] for key in ("average", "update", "statistics", "share")}
+    teacher = {key: config.teacher[key] for key in ("average", "follows", "statistics", "share")}
     assert teacher == {
-        "average": "parameters", "update": "after", "statistics": "batch", "share": "batch"
+        "average": "parameters", "follows": "after", "statistics": "batch", "share": "batch"
     }  # fmt: skip
     mix = {key: config.mix[key] for key in ("among", "ignore", "colour")}
     assert mix == {"among": "image", "ignore": "class", "colour": "dacs_released"}

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from helpers import config, write_workdir
 
-from rtda_jax import evaluate
+from rtda_jax import evaluate, experiment
+from rtda_jax.cli import JOBS
 from rtda_jax.deploy import networks, predict, publish
 from rtda_jax.errors import ConfigError
-from rtda_jax.run.command import find_workdir
+from rtda_jax.run.command import find_workdir, parse
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.tools import hub
+from rtda_jax.tools import audit, hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -158,6 +159,44 @@ def test_publishing_overwrites_nothing_of_the_user(workdir, tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
+def test_own_classes_are_published_as_their_definition(tmp_path):
+    from rtda_jax.data.labels import class_set, define
+
+    (tmp_path / "labels.json").write_text(define(["road", "sky", "car"]))
+    made = config("fda")
+    with made.unlocked():
+        made.benchmark.classes = made.benchmark.eval_classes = str(tmp_path / "labels.json")
+    write_workdir(made.lock(), tmp_path / "run")
+    publish.run(choose(tmp_path / "run"), out=tmp_path / "out")
+    (tmp_path / "labels.json").unlink()
+    chosen = choose(tmp_path / "out")
+    assert class_set(chosen.config.benchmark.classes).names == ("road", "sky", "car")
+
+
+def test_a_given_configuration_must_be_the_published_one(workdir, published):
+    _, out = published
+    made = config("fda_mbt")
+    networks.check(made.lock(), out)
+    with made.unlocked():
+        made.normalisation = "caffe_bgr"
+    with pytest.raises(ConfigError, match="published with normalisation='imagenet'"):
+        networks.check(made.lock(), out)
+
+
+@pytest.mark.parametrize("job", [experiment.run, experiment.reevaluate, audit.run])
+def test_nothing_is_trained_or_evaluated_in_a_published_folder(published, job):
+    _, out = published
+    before = {path.name: path.read_bytes() for path in out.glob("*.*")}
+    with pytest.raises(ConfigError, match="is a published folder: predict, export"):
+        job(config("source_only").lock(), out)
+    assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
+
+
+def test_a_folder_published_again_keeps_its_score(published, tmp_path):
+    record, out = published
+    assert publish.run(choose(out), out=tmp_path)["score"] == record["score"]
+
+
 class FakeHub(http.server.BaseHTTPRequestHandler):
     """As much of the hub's interface as an upload and a download use."""
 
@@ -260,6 +299,11 @@ def test_what_was_uploaded_is_loaded_by_its_address(fake_hub, workdir, tmp_path)
     assert b"--weights hf://ann/streets" in fake_hub.files["README.md"]
     folder = find_workdir("fda_mbt", workdir=None, weights="hf://ann/streets")
     theirs = choose(folder)
+    line = ["predict", "x.png", "--weights=hf://ann/streets"]
+    command = parse(line, JOBS)[1]
+    assert command.output("predict") == pathlib.Path("runs/ann--streets/predict")
+    with pytest.raises(ConfigError, match="goes with predict, export, publish, retrieve, not run"):
+        parse(["run", line[-1]], JOBS)
     assert theirs.names == ("beta_001", "beta_005")
     image = np.random.default_rng(1).integers(0, 256, (32, 64, 3), np.uint8)
     np.testing.assert_array_equal(

@@ -101,15 +101,17 @@ def test_its_gradient_is_that_of_hinton_and_reaches_the_student_alone():
     assert not np.asarray(to_theirs).any()
 
 
-def test_the_term_averages_over_all_pixels_at_the_temperature_of_the_options():
+def test_the_term_averages_over_labelled_pixels_at_the_temperature_of_the_options():
     rng = np.random.default_rng(2)
     student, taught = (jnp.float32(x) for x in rng.normal(size=(2, 2, 3, 4, 5)))
     options = terms.TermOptions(lambda logits, labels: None, temperature=2.5)
     ((term, weight),) = terms.select({"distil_aux16": 0.5}, options).values()
     assert (weight, term.head, term.views) == (0.5, "aux16", {"target"}) and term.needs_teacher
-    sums = term.evaluate({"target": {"aux16": student}}, {"teacher_logits": taught})
+    labelled = jnp.array(rng.random((2, 3, 4)) < 0.5)
+    batch = {"teacher_logits": taught, "teacher_labelled": labelled}
+    sums = term.evaluate({"target": {"aux16": student}}, batch)
     expected = consistency.disagreement(student, taught, temperature=2.5)
-    assert float(sums.total / sums.count) == pytest.approx(float(expected.mean()), rel=1e-6)
+    assert float(sums.total / sums.count) == pytest.approx(float(expected[labelled].mean()), rel=1e-5)
 
 
 def test_the_teacher_is_the_network_of_the_stage_that_is_named_and_stays(whole, root):

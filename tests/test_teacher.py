@@ -16,7 +16,7 @@ from rtda_jax.run import parallel
 
 AS_RELEASED = {
     "teacher.average": "parameters",
-    "teacher.update": "before",
+    "teacher.follows": "before",
     "teacher.statistics": "batch",
     "teacher.share": "batch",
 }
@@ -26,7 +26,7 @@ def prepared(method, state, made):
     """What the step makes of a batch before it differentiates, by the same functions."""
     key = jax.random.fold_in(state.key, state.step)
     teacher = state.teacher
-    if method.teacher.update == "before":
+    if method.teacher.follows == "before":
         student = {"params": state.g_params, "batch_stats": state.g_stats}
         teacher = follow(teacher, student, state.step, options=method.teacher)
     made, _, _ = adapt_step.label_target(method, teacher, made)
@@ -75,7 +75,7 @@ def test_a_frozen_teacher_stays():
         ({"decay": 1.0}, r"teacher\.decay must lie in \[0, 1\), got 1"),
         ({"kind": "mean"}, r"known: ema, frozen, none"),
         ({"average": "some"}, r"teacher\.average 'some'; known: all, parameters"),
-        ({"update": "now"}, r"teacher\.update 'now'; known: after, before"),
+        ({"follows": "now"}, r"teacher\.follows 'now'; known: after, before"),
         ({"statistics": "own"}, r"teacher\.statistics 'own'; known: batch, running"),
         ({"share": "run"}, r"teacher\.share 'run'; known: batch, image"),
         ({"average": "parameters"}, r"it needs teacher\.statistics='batch'"),

@@ -47,7 +47,7 @@ FAMILIES = {
             "model.name": "bisenet_lite0",
             "model.pretrained": "imagenet",  # a stub as well
             "teacher.average": "parameters",
-            "teacher.update": "before",
+            "teacher.follows": "before",
             "teacher.statistics": "batch",
         },
     ),

@@ -31,6 +31,8 @@ def section(*classes: type, **overrides: Any) -> ConfigDict:
     for cls in classes:
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
+            if hasattr(ConfigDict, field.name):  # --config.SECTION.NAME would find the method
+                raise TypeError(f"the option {field.name} has the name of a method of ConfigDict")
             values[field.name] = _initial(field, hints[field.name])
     unknown = sorted(overrides.keys() - values.keys())
     if unknown:

@@ -107,7 +107,7 @@ def make_train_step(method: Method) -> TrainStep:
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
         key = jax.random.fold_in(state.key, state.step)
         teacher_variables = state.teacher
-        if method.teacher.update == "before":
+        if method.teacher.follows == "before":
             student = {"params": state.g_params, "batch_stats": state.g_stats}
             teacher_variables = teacher.follow(
                 teacher_variables, student, state.step, options=method.teacher
@@ -150,7 +150,7 @@ def make_train_step(method: Method) -> TrainStep:
             logs |= _psum({"d_loss": d_loss, **d_shares}, method)
             logs["d_grad_norm"] = optax.tree.norm(d_grads)
 
-        if method.teacher.update == "after":
+        if method.teacher.follows == "after":
             student = {"params": g_params, "batch_stats": stats}
             teacher_variables = teacher.follow(
                 teacher_variables, student, state.step, options=method.teacher

@@ -19,7 +19,7 @@ from rtda_jax.errors import one_of, require
 from rtda_jax.losses import Sum
 
 TEACHERS = ("none", "ema", "frozen")
-UPDATES = ("after", "before")
+FOLLOWS = ("after", "before")
 
 
 def _with_running_statistics(
@@ -89,7 +89,7 @@ class TeacherOptions:
       decay: the share of the teacher that stays in one update of "ema", in [0, 1).
       average: the variables that "ema" averages, a key of `AVERAGES`. Without the running
         statistics the teacher has its own, which its forward passes on the target update.
-      update: the moment when "ema" moves: "after" the student's step (the code of DACS), or
+      follows: the moment when "ema" moves: "after" the student's step (the code of DACS), or
         "before" the teacher labels (that of DAFormer and MIC).
       statistics: the statistics that its normalisations use, a key of `FORWARD_PASSES`.
       temperature: T of its soft labels, which distil terms read.
@@ -104,7 +104,7 @@ class TeacherOptions:
     kind: str = "none"
     decay: float = 0.99
     average: str = "all"
-    update: str = "after"
+    follows: str = "after"
     statistics: str = "running"
     temperature: float = 1.0
     threshold: float = 0.968
@@ -115,7 +115,7 @@ class TeacherOptions:
         one_of(self.kind, TEACHERS, "teacher.kind")
         require(0 <= self.decay < 1, f"teacher.decay must lie in [0, 1), got {self.decay:g}")
         one_of(self.average, AVERAGES, "teacher.average")
-        one_of(self.update, UPDATES, "teacher.update")
+        one_of(self.follows, FOLLOWS, "teacher.follows")
         one_of(self.statistics, FORWARD_PASSES, "teacher.statistics")
         require(
             self.average == "all" or self.statistics == "batch",
@@ -172,8 +172,8 @@ def label(
 
     Returns:
       - what the views read: "teacher_label" uint8 [B,H,W], the most probable class, and
-        "teacher_weight" float32 [B,H,W], the share of sure pixels, 0 where there is no label, and
-        "teacher_logits" [B,H,W,K];
+        "teacher_weight" float32 [B,H,W], the share of sure pixels, 0 where there is no label,
+        "teacher_labelled" bool [B,H,W], where there is one, and "teacher_logits" [B,H,W,K];
       - what to log: "teacher_sure", the share of pixels that the teacher is sure of, and
         "teacher_classes", over how many classes the labels of an image spread;
       - the teacher after the forward pass.
@@ -182,19 +182,25 @@ def label(
     probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
     share = confidence(probabilities, threshold=options.threshold)
     weight = SHARES[options.share](share, axis_name)[:, None, None]
-    weight = jnp.broadcast_to(weight, images.shape[:3])
+    labelled = jnp.ones(images.shape[:3], bool)
     if any(options.borders):
         height, width = images.shape[1:3]
-        weight = jnp.where(inside(height, width, options.borders), weight, 0.0)
+        labelled &= inside(height, width, options.borders)
     if unlabelled is not None:
-        weight = jnp.where(unlabelled == 0, weight, 0.0)
+        labelled &= unlabelled == 0
+    weight = jnp.where(labelled, weight, 0.0)
     labels = probabilities.argmax(axis=-1).astype(jnp.uint8)
     count = jnp.float32(len(images))
     logs = {
         "teacher_sure": Sum(share.sum(), count),
         "teacher_classes": Sum(spread(labels, num_classes=logits.shape[-1]).sum(), count),
     }
-    seen = {"teacher_label": labels, "teacher_weight": weight, "teacher_logits": logits}
+    seen = {
+        "teacher_label": labels,
+        "teacher_weight": weight,
+        "teacher_labelled": labelled,
+        "teacher_logits": logits,
+    }
     return seen, logs, teacher
 
 

@@ -128,14 +128,17 @@ def _by_teacher(view: str) -> Callable[[str, TermOptions], Term]:
 
 
 def _distil(head: str, options: TermOptions) -> Term:
-    """Returns the disagreement of the target's predictions with the teacher's soft labels."""
+    """Returns the disagreement of the target's predictions with the teacher's soft labels.
+
+    Pixels of borders and margins, which get no label, do not count.
+    """
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
-        return _over_all_pixels(
-            consistency.disagreement(
-                outputs["target"][head], batch["teacher_logits"], temperature=options.temperature
-            )
+        loss = consistency.disagreement(
+            outputs["target"][head], batch["teacher_logits"], temperature=options.temperature
         )
+        labelled = batch["teacher_labelled"]
+        return Sum(jnp.where(labelled, loss, 0.0).sum(), labelled.sum(dtype=jnp.float32))
 
     return Term(evaluate, frozenset({"target"}), head, needs_teacher=True)
 

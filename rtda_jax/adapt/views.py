@@ -12,6 +12,8 @@ These keys of a batch are added on the device; `data.stream.Batch` lists those o
   key                        what it is                              added by             read by
   teacher_label uint8        [B,H,W], 0..K-1                         step.label_target    views
   teacher_weight float32     [B,H,W], 0 without a label              step.label_target    views
+  teacher_labelled bool      [B,H,W], not in borders or margins      step.label_target    terms
+  teacher_logits             [B,H,W,K]                               step.label_target    terms
   mixed_image                [B,H,W,3]                               class_mix            step
   mixed_label uint8          [B,H,W], 255 where ignored              class_mix            terms
   mixed_weight float32       [B,H,W]                                 class_mix            terms

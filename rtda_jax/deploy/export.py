@@ -14,7 +14,7 @@ import numpy as np
 from rtda_jax import evaluate
 from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
-from rtda_jax.deploy import Networks
+from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.activations import argmax
@@ -307,6 +307,7 @@ def _run(chosen: Networks) -> dict[str, Any]:
     """Describes the run that trained the networks."""
     path = chosen.workdir / "results.json"
     results = read_json(path) if path.exists() else {}
+    score = publish.score(chosen) or {}
     return {
         "workdir": chosen.workdir.resolve().name,
         "stage": chosen.stage,
@@ -315,7 +316,7 @@ def _run(chosen: Networks) -> dict[str, Any]:
         "steps": chosen.config.steps,
         "seed": chosen.config.seed,
         "benchmark": chosen.config.benchmark.name,
-        "miou": results.get("stages", {}).get(chosen.stage, {}).get("miou"),
+        "miou": score.get("miou"),
         "config_sha256": files.sha256(chosen.workdir / "config.json"),
         "trained_at_commit": results.get("commit"),
         "exported_at_commit": environment.commit(),

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run.binding import FREE as RUN_FREE
-from rtda_jax.run.binding import check_bound
+from rtda_jax.run.binding import bound_fields, check_bound
 from rtda_jax.run.workdir import plain, read_json
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import load_network, make_plan, parse
@@ -80,8 +80,21 @@ def _check_stages(record: dict[str, Any]) -> None:
 
 def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Raises ConfigError, naming the fields, unless a workdir's run has this configuration."""
-    _record(workdir)
-    check_bound(workdir, plain(config), KINDS)
+    path = _record(workdir)
+    if not publish.is_published(workdir):
+        check_bound(workdir, plain(config), KINDS)
+        return
+    given, theirs = plain(config), read_json(path)
+    for name in read_json(workdir / publish.RECORD)["networks"]:
+        stage = parse(name)[0]
+        here, there = (bound_fields(tree, stage, KINDS) for tree in (given, theirs))
+        for field in sorted(here.keys() | there.keys()):
+            mine = publish.without_paths(publish.with_definitions({field: here.get(field)}))
+            require(
+                mine[field] == there.get(field),
+                f"{workdir} was published with {field}={there.get(field)!r} of stage {stage}, and "
+                f"--config has {here.get(field)!r}; without --config its own record is used",
+            )
 
 
 def _record(workdir: pathlib.Path) -> pathlib.Path:

@@ -6,7 +6,6 @@ scores), and `README.md`, the model card in the form of the Hugging Face Hub. `p
 and `retrieve` take such a folder for a workdir, and `hf://OWNER/NAME` for one on the hub.
 """
 
-import importlib.metadata
 import json
 import pathlib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import rtda_jax
 from rtda_jax import evaluate
 from rtda_jax.adapt import build
 from rtda_jax.data.labels import class_set
@@ -53,7 +53,8 @@ def run(
         for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
             path = out / weights[name]
             export_pretrained(model.variables, network, path, normalisation=model.normalisation)
-        write_json(out / "config.json", without_paths(read_json(chosen.workdir / "config.json")))
+        run_record = read_json(chosen.workdir / "config.json")
+        write_json(out / "config.json", without_paths(with_definitions(run_record)))
         record = {
             "format": 1,
             "stage": chosen.stage,
@@ -61,8 +62,8 @@ def run(
                 name: {"file": file, "sha256": files.sha256(out / file), "network": network}
                 for (name, file), network in zip(weights.items(), chosen.networks, strict=True)
             },
-            "score": _score(chosen),
-            "rtda_jax": importlib.metadata.version("rtda_jax"),
+            "score": score(chosen),
+            "rtda_jax": rtda_jax.__version__,
             "commit": environment.commit(),
             "results": listed,
         }
@@ -73,6 +74,20 @@ def run(
     if repository is not None:
         log.say(f"  uploaded to {hub.upload(out, repository, names=listed)}")
     return record
+
+
+def with_definitions(value: Any) -> Any:
+    """Returns a record in which the text of own classes stands for the file that defines them."""
+    if isinstance(value, list):
+        return [with_definitions(child) for child in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: class_set(child).name
+        if key.rpartition(".")[2] in ("classes", "eval_classes") and isinstance(child, str)
+        else with_definitions(child)
+        for key, child in value.items()
+    }
 
 
 def without_paths(value: Any) -> Any:
@@ -151,7 +166,7 @@ def model_card(
     chosen: Networks, record: dict[str, Any], *, repository: str | None, licence: str
 ) -> str:
     """Returns README.md: what the networks are, their score and protocol, and how to use them."""
-    config, score = chosen.config, record["score"]
+    config, measured = chosen.config, record["score"]
     classes = class_set(config.benchmark.classes).names
     title = f"{' + '.join(dict.fromkeys(chosen.networks))}, {config.benchmark.name}"
     address = f"{hub.HUB}{repository}" if repository else "FOLDER"
@@ -176,20 +191,20 @@ def model_card(
         "## Score",
         "",
     ]
-    if score is None:
+    if measured is None:
         lines += ["These networks were not evaluated before they were published.", ""]
     else:
         lines += [
-            f"{_percent(score['miou'])} mIoU and {_percent(score['pixel_accuracy'])} pixel "
-            f"accuracy on {score['images']} images, at step {score['step']}. Protocol:",
+            f"{_percent(measured['miou'])} mIoU and {_percent(measured['pixel_accuracy'])} pixel "
+            f"accuracy on {measured['images']} images, at step {measured['step']}. Protocol:",
             "",
             "```",
-            json.dumps(score["protocol"], indent=2),
+            json.dumps(measured["protocol"], indent=2),
             "```",
             "",
             "| class | IoU, % |",
             "| --- | --: |",
-            *(f"| {name} | {_percent(value)} |" for name, value in score["iou"].items()),
+            *(f"| {name} | {_percent(value)} |" for name, value in measured["iou"].items()),
             "",
         ]
     lines += [
@@ -214,12 +229,14 @@ def model_card(
     return "\n".join(lines)
 
 
-def _score(chosen: Networks) -> dict[str, Any] | None:
+def score(chosen: Networks) -> dict[str, Any] | None:
     """Returns what the run's evaluation of these networks measured, or None."""
+    if is_published(chosen.workdir):
+        return read_json(chosen.workdir / RECORD).get("score")
     path = chosen.workdir / "results.json"
     stages = read_json(path).get("stages", {}) if path.exists() else {}
     fields = ("miou", "pixel_accuracy", "iou", "images", "step", "protocol")
-    for result in stages.values():
+    for result in (stages.get(chosen.stage, {}), *stages.values()):
         if result.get("models") == list(chosen.names):
             return without_paths({field: result.get(field) for field in fields})
     return None

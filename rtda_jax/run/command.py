@@ -44,9 +44,13 @@ class Command(NamedTuple):
     workdir: pathlib.Path
     flags: flags.FlagValues
 
-    def output(self, default: pathlib.Path) -> pathlib.Path:
-        """Returns the folder that results go to: --output, or the default."""
-        return pathlib.Path(self.flags.output).expanduser() if self.flags.output else default
+    def output(self, name: str) -> pathlib.Path:
+        """Returns the folder that results go to: --output, or NAME in the workdir."""
+        if self.flags.output:
+            return pathlib.Path(self.flags.output).expanduser()
+        if hub.is_address(self.flags.weights):  # the workdir is the cache of the hub
+            return pathlib.Path("runs") / hub.local_name(self.flags.weights) / name
+        return self.workdir / name
 
 
 class Job(NamedTuple):
@@ -263,6 +267,10 @@ def parse(words: Sequence[str], jobs: Mapping[str, Job]) -> tuple[Job, Command]:
     if values.data_dir is not None:
         config.data_dir = values.data_dir
     overrides = config_flags.get_override_values(values["config"])
+    require(
+        values.job in hub.READERS or not hub.is_address(values.weights),
+        f"--weights={values.weights} goes with {', '.join(hub.READERS)}, not {values.job}",
+    )
     workdir = find_workdir(source, workdir=values.workdir, weights=values.weights)
     return job, Command(config, config_flag.config is not None, overrides, workdir, values)
 
@@ -273,15 +281,14 @@ def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pa
     Args:
       source: what --config names; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
       workdir: the value of --workdir, or None.
-      weights: the value of --weights, a folder, its name in ./runs, an address on
-        the hub, or None.
+      weights: the value of --weights, a folder, its name in ./runs, an address, or None.
 
     Raises:
       ConfigError: `weights` is neither, or both flags are given.
     """
     if weights is not None:
         require(workdir is None, "--weights and --workdir both name a trained workdir; give one")
-        if weights.startswith(hub.HUB):
+        if hub.is_address(weights):
             return hub.download(weights)
         places = [pathlib.Path(weights).expanduser(), pathlib.Path("runs") / weights]
         for place in places:
@@ -342,8 +349,6 @@ def _field(config: ConfigDict, field: str) -> Any:
         bare, bracket, _ = name.partition("[")
         if bare not in value:
             raise ConfigError(f"the configuration has no field {field!r}{_nearest(config, field)}")
-        if hasattr(ConfigDict, bare):  # the library of flags would take the method for the field
-            raise ConfigError(f"--config.{field}: is set in the file of a configuration only")
         value = value[bare]
         if bracket:
             raise ConfigError(

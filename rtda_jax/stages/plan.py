@@ -172,6 +172,11 @@ def _stage(
         check_beginning(plan, base, kinds)
         method = build.build(base, axis_name=parallel.AXIS)
         if base.taught_by:
+            require(
+                method.teaches,
+                f"taught_by={base.taught_by!r} is read by no term: give objective.distil, mix or "
+                "masked a weight",
+            )
             method = dataclasses.replace(method, other=_other_network(plan, base.taught_by))
     return Stage(name, kind_name, models, base, method)
 
@@ -206,6 +211,10 @@ def check_network(plan: Plan, network: str, kinds: Mapping[str, Kind]) -> None:
     require(
         weights == "student" or (has_teacher and not stage.changes_network),
         f"{network!r}: that stage trains no teacher",
+    )
+    require(
+        weights == "student" or stage.method is None or stage.method.other is None,
+        f"{network!r}: the teacher of that stage is {stage.config.taught_by!r}; name that",
     )
 
 

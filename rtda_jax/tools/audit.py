@@ -1,5 +1,6 @@
 """Runs the same steps twice, to see whether a stage computes the same bits, and where it parts."""
 
+import dataclasses
 import hashlib
 import itertools
 import pathlib
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from rtda_jax.adapt import build
-from rtda_jax.adapt.step import make_train_step
+from rtda_jax.adapt.step import Method, make_train_step
 from rtda_jax.data import DataError
 from rtda_jax.data.batches import Batches, paired_batches, with_enet_weights
 from rtda_jax.errors import NotDeterministicError
@@ -19,6 +20,7 @@ from rtda_jax.run.log import say
 from rtda_jax.run.workdir import lock
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
+from rtda_jax.tools.hub import check_unpublished
 
 STEPS = 5
 
@@ -34,6 +36,7 @@ def run(config: Any, workdir: pathlib.Path) -> None:
       ConfigError: another job works in the folder.
     """
     plan = make_plan(config, KINDS)
+    check_unpublished(workdir)
     with lock(workdir):
         for name, planned in plan.items():
             if planned.kind != "train" or planned.method is None:
@@ -48,22 +51,24 @@ def run(config: Any, workdir: pathlib.Path) -> None:
                 continue
             say(f"[{name}] {STEPS} steps, twice")
             (workdir / name).mkdir(parents=True, exist_ok=True)
+            method = planned.method
             if stage.loss.weighting == "enet":
-                stage = with_enet_weights(stage, workdir / name)
+                counted = with_enet_weights(stage, workdir / name)
+                method = dataclasses.replace(method, objective=build.make_objective(counted))
             batches = paired_batches(
                 stage,
                 needs_target=needs_target,
                 folder=workdir / name,
                 pseudo_folder=pseudo_folder,
             )
-            say(f"  equal in every bit; SHA-256 of the state {audit(stage, batches, name=name)}")
+            say(f"  equal in every bit; SHA-256 of the state {audit(method, batches, name=name)}")
 
 
-def audit(config: Any, batches: Batches, *, name: str, steps: int = STEPS) -> str:
+def audit(method: Method, batches: Batches, *, name: str, steps: int = STEPS) -> str:
     """Returns the SHA-256 of a stage's state after some steps, if a second run gives the same.
 
     Args:
-      config: a train stage's configuration.
+      method: what the stage trains; a teacher of another stage has no weights here, only shapes.
       batches: from a start step to an iterator of batches; called twice.
       name: what errors call the stage.
       steps: how many steps to take from a fresh state.
@@ -73,7 +78,6 @@ def audit(config: Any, batches: Batches, *, name: str, steps: int = STEPS) -> st
       DataError: there are too few batches.
     """
     mesh = parallel.mesh()
-    method = build.build(config, axis_name=parallel.AXIS)
     step = parallel.pmapped(make_train_step(method), mesh)
 
     def once() -> list[dict[str, str]]:

@@ -13,7 +13,19 @@ from rtda_jax.errors import ConfigError, require
 
 HUB = "hf://"
 RECORD = "published.json"  # of a published folder
+READERS = ("predict", "export", "publish", "retrieve")  # the jobs that read one
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?")
+
+
+def is_address(weights: str | None) -> bool:
+    """Returns whether --weights names a repository of the hub."""
+    return weights is not None and weights.startswith(HUB)
+
+
+def local_name(address: str) -> str:
+    """Returns the name of the folder for results of an address: OWNER--NAME."""
+    match = ADDRESS.fullmatch(address)
+    return (match[1] if match else address).replace("/", "--")
 
 
 def check(repository: str) -> None:
@@ -28,6 +40,19 @@ def check(repository: str) -> None:
         f"--repository must be OWNER/NAME, got {repository!r}",
     )
     _library()
+
+
+def check_unpublished(folder: pathlib.Path) -> None:
+    """Refuses a published folder as the workdir of a job that writes to it.
+
+    Raises:
+      ConfigError: names the folder and the jobs that read it.
+    """
+    require(
+        not (folder / RECORD).exists(),
+        f"{folder} is a published folder: {', '.join(READERS)} read it, and nothing is trained or "
+        "evaluated in it",
+    )
 
 
 def upload(folder: pathlib.Path, repository: str, *, names: Sequence[str]) -> str:
@@ -90,7 +115,7 @@ def _library() -> Any:
 
 def _errors(hub: Any) -> tuple[type[Exception], ...]:
     """Returns what the hub's package raises: OSError, and errors of its HTTP library."""
-    return (ValueError, *hub.errors.HfHubHTTPError.__bases__)
+    return (ValueError, OSError, *hub.errors.HfHubHTTPError.__bases__)
 
 
 def _first_line(error: Exception) -> str:
