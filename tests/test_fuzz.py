@@ -30,6 +30,13 @@ def test_the_corpus_is_of_readers():
     assert {path.parent.name for path in FILES} <= READERS.keys()
 
 
+# The child of a fork runs the reader alone and never JAX, which another test may have started here.
+forks = pytest.mark.filterwarnings(
+    "ignore:os.fork:RuntimeWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",  # how the warning of a callback arrives
+)
+
+
 def refuses(path):
     if b"a" in path.read_bytes():
         raise DataError(f"{path}: has an a")
@@ -71,6 +78,7 @@ def test_a_failing_file_is_noticed(read, error, tmp_path):
         fuzz.attempt(read, path, seconds=1, mebibytes=100)
 
 
+@forks
 def test_the_fuzzer_keeps_the_smallest_file_that_fails(tmp_path, monkeypatch):
     reader = Reader("file", st.binary(max_size=30), fails)
     monkeypatch.setitem(READERS, "bad", lambda folder: reader)
@@ -81,6 +89,7 @@ def test_the_fuzzer_keeps_the_smallest_file_that_fails(tmp_path, monkeypatch):
     assert (tmp_path / name).read_bytes() == b"a"
 
 
+@forks
 @pytest.mark.parametrize(
     ("read", "words"),
     [

@@ -179,7 +179,7 @@ def test_a_given_configuration_must_be_the_published_one(workdir, published):
     networks.check(made.lock(), out)
     with made.unlocked():
         made.normalisation = "caffe_bgr"
-    with pytest.raises(ConfigError, match="published with normalisation='imagenet'"):
+    with pytest.raises(ConfigError, match="published with normalisation='auto'"):
         networks.check(made.lock(), out)
 
 

@@ -111,7 +111,9 @@ def test_the_term_averages_over_labelled_pixels_at_the_temperature_of_the_option
     batch = {"teacher_logits": taught, "teacher_labelled": labelled}
     sums = term.evaluate({"target": {"aux16": student}}, batch)
     expected = consistency.disagreement(student, taught, temperature=2.5)
-    assert float(sums.total / sums.count) == pytest.approx(float(expected[labelled].mean()), rel=1e-5)
+    assert float(sums.total / sums.count) == pytest.approx(
+        float(expected[labelled].mean()), rel=1e-5
+    )
 
 
 def test_the_teacher_is_the_network_of_the_stage_that_is_named_and_stays(whole, root):
