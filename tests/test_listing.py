@@ -20,7 +20,7 @@ PIECES = st.sampled_from(
 )
 # Of surrogates a name has those of bytes that are no UTF-8 alone, U+DC80 to U+DCFF.
 SIGNS = st.one_of(
-    st.characters(exclude_characters="/\0", exclude_categories=("Cs",)),
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]),
     st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]),
 )
 NAMES = st.lists(st.one_of(PIECES, SIGNS), min_size=1, max_size=6).map("".join)
