@@ -154,6 +154,9 @@ def test_labels_and_weights_against_numpy(statistics, share):
     weight[hidden > 0] = 0
     np.testing.assert_array_equal(labels["teacher_label"], p.argmax(-1))
     assert labels["teacher_label"].dtype == np.uint8
+    labelled = np.zeros_like(sure)
+    labelled[:, 1:-2, 3:-4] = True
+    np.testing.assert_array_equal(labels["teacher_labelled"], labelled & (hidden == 0))
     np.testing.assert_allclose(labels["teacher_weight"], weight, rtol=1e-6)
     total, count = logs["teacher_sure"]
     np.testing.assert_allclose(total / count, sure.mean(), rtol=1e-6)

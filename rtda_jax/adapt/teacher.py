@@ -185,7 +185,7 @@ def label(
     labelled = jnp.ones(images.shape[:3], bool)
     if any(options.borders):
         height, width = images.shape[1:3]
-        labelled &= inside(height, width, options.borders)
+        labelled &= inside(height, width, options.borders)[None]
     if unlabelled is not None:
         labelled &= unlabelled == 0
     weight = jnp.where(labelled, weight, 0.0)
