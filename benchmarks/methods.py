@@ -30,7 +30,6 @@ ROWS = {
     "feature": ("adversarial", "level=feature"),
     "minent": ("minent", ""),
     "advent": ("advent", ""),
-    "fda": ("fda", ""),
     "fda_mbt": ("fda_mbt", ""),
     # The same two bands and their fusion, then self-training and its control.
     "fda_ssl": ("fda_ssl", "control=yes"),
@@ -38,6 +37,7 @@ ROWS = {
     "dacs": ("dacs", ""),
     "tufl_parts": ("tufl_parts", ""),
     "target_only": ("target_only", ""),
+    "fda": ("fda", ""),  # one band of fda_mbt
     # Modern self-training, an ingredient a row. These networks have ImageNet trunks.
     "rare": ("source_only", "rare=0.1"),
     "teacher": ("daformer", "distance=0"),

@@ -7,8 +7,11 @@ import json
 import pathlib
 import resource
 import struct
+import zipfile
+import zlib
 from typing import Any
 
+import data_files
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -115,3 +118,38 @@ def changed(draw, text):
         else:
             container[key] = copy.deepcopy(draw(st.sampled_from([*ODD, nested(90)])))
     return json.dumps(tree)
+
+
+@st.composite
+def mutilated_members(draw, data: bytes) -> bytes:
+    """Draws an archive, one of whose members is mutilated, deflated or not."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = draw(st.sampled_from(sorted(members)))
+    members[name] = draw(mutilated([members[name]]))
+    stream = io.BytesIO()
+    method = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+@st.composite
+def mutilated_chunks(draw, pictures: list[bytes]) -> bytes:
+    """Draws one of the PNGs, one of whose chunks is mutilated, with the right checksums."""
+    data = draw(st.sampled_from(pictures))
+    chunks, at = [], 8
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
+        at += length + 12
+    number = draw(st.integers(0, len(chunks) - 1))
+    name, body = chunks[number]
+    if name == b"IDAT" and draw(st.booleans()):
+        body = zlib.compress(draw(mutilated([zlib.decompress(body)])))
+    else:
+        body = draw(mutilated([body]))
+    other = draw(st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"PLTE", b"acTL"]))
+    chunks[number] = (draw(st.sampled_from([name, name, other])), body)
+    return data[:8] + b"".join(data_files.chunk(*chunk) for chunk in chunks)

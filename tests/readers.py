@@ -11,8 +11,6 @@ import json
 import pathlib
 import runpy
 import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -20,7 +18,7 @@ import data_files
 import numpy as np
 import safetensors.numpy
 from hypothesis import strategies as st
-from mutilate import JSONS, changed, encoded, mutilated
+from mutilate import JSONS, changed, encoded, mutilated, mutilated_chunks, mutilated_members
 from PIL import Image
 from run_records import write_run
 
@@ -67,7 +65,7 @@ def pictures_(folder: pathlib.Path) -> Reader:
         pictures.header(path.read_bytes(), str(path))
         pictures.read(path)
 
-    return Reader("a.png", st.one_of(mutilated(_pictures()), _mutilated_chunks()), read)
+    return Reader("a.png", st.one_of(mutilated(_pictures()), mutilated_chunks(_pngs())), read)
 
 
 def labels_(folder: pathlib.Path) -> Reader:
@@ -77,7 +75,7 @@ def labels_(folder: pathlib.Path) -> Reader:
             ("cityscapes_ids", "synthia_ids", "camvid32_colours", "synthia_ids_8bit"),
         )
 
-    return Reader("a.png", st.one_of(mutilated(_pictures()), _mutilated_chunks()), read)
+    return Reader("a.png", st.one_of(mutilated(_pictures()), mutilated_chunks(_pngs())), read)
 
 
 def pseudo_labels(folder: pathlib.Path) -> Reader:
@@ -85,7 +83,7 @@ def pseudo_labels(folder: pathlib.Path) -> Reader:
         pseudo.PseudoLabels(str(folder), ("a",), ("",), 19).decode(0)
 
     small = encoded(np.full((4, 6), 3, np.uint8), "PNG")
-    return Reader("labels/a.png", st.one_of(mutilated([small]), _mutilated_chunks()), read)
+    return Reader("labels/a.png", st.one_of(mutilated([small]), mutilated_chunks(_pngs())), read)
 
 
 def videos(folder: pathlib.Path) -> Reader:
@@ -136,7 +134,7 @@ def pth(folder: pathlib.Path) -> Reader:
     # Written by torch.save of {"conv.weight": ones(2, 3), "n": arange(4)}, as in PyTorch 2.
     whole = _corpus("pth", "zipped.pth")
     flat = _corpus("pth", "flat.pth")
-    files = st.one_of(mutilated([whole, flat]), _mutilated_members(whole))
+    files = st.one_of(mutilated([whole, flat]), mutilated_members(whole))
     return Reader("weights.pth", files, read_weights)
 
 
@@ -158,7 +156,7 @@ def npz(folder: pathlib.Path) -> Reader:
         read_weights(path)
 
     whole = _npz()
-    return Reader("weights.npz", st.one_of(mutilated([whole]), _mutilated_members(whole)), read)
+    return Reader("weights.npz", st.one_of(mutilated([whole]), mutilated_members(whole)), read)
 
 
 def features(folder: pathlib.Path) -> Reader:
@@ -231,7 +229,7 @@ def sheets(folder: pathlib.Path) -> Reader:
     def read(path):
         records.read_cells(path)
 
-    files = st.one_of(mutilated([whole]), _mutilated_chunks(whole))
+    files = st.one_of(mutilated([whole]), mutilated_chunks([whole]))
     return Reader("eval_mbt/predictions.png", files, read)
 
 
@@ -349,6 +347,11 @@ def _pictures() -> list[bytes]:
     return [*kinds, stream.getvalue()]
 
 
+def _pngs() -> list[bytes]:
+    grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
+    return [encoded(grey, "PNG"), _pictures()[0]]
+
+
 def _videos() -> list[bytes]:
     """Four frames in every container that is read."""
     import av
@@ -369,39 +372,3 @@ def _videos() -> list[bytes]:
             container.mux(video.encode())
         videos.append(stream.getvalue())
     return videos
-
-
-@st.composite
-def _mutilated_members(draw, data: bytes) -> bytes:
-    """An archive, one of whose members is mutilated, deflated or not."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    name = draw(st.sampled_from(sorted(members)))
-    members[name] = draw(mutilated([members[name]]))
-    stream = io.BytesIO()
-    method = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
-    with zipfile.ZipFile(stream, "w", method) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
-
-
-@st.composite
-def _mutilated_chunks(draw, data: bytes = b"") -> bytes:
-    """A PNG, one of whose chunks is mutilated, with the right checksums."""
-    grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
-    data = data or draw(st.sampled_from([encoded(grey, "PNG"), *_pictures()[:1]]))
-    chunks, at = [], 8
-    while at < len(data):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
-        at += length + 12
-    number = draw(st.integers(0, len(chunks) - 1))
-    name, body = chunks[number]
-    if name == b"IDAT" and draw(st.booleans()):
-        body = zlib.compress(draw(mutilated([zlib.decompress(body)])))
-    else:
-        body = draw(mutilated([body]))
-    other = draw(st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"PLTE", b"acTL"]))
-    chunks[number] = (draw(st.sampled_from([name, name, other])), body)
-    return data[:8] + b"".join(data_files.chunk(*chunk) for chunk in chunks)

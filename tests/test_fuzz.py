@@ -5,6 +5,7 @@ import time
 import fuzz
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from readers import CORPUS, READERS, Reader
 
@@ -20,6 +21,21 @@ def test_files_of_the_corpus_are_read_or_refused(file, tmp_path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(file.read_bytes())
     fuzz.attempt(reader.read, path)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_is_called_as_it_is_defined(name, tmp_path):
+    reader = READERS[name](tmp_path)
+    path = tmp_path / reader.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    @settings(max_examples=3, deadline=None, derandomize=True, database=None)
+    @given(content=reader.files)
+    def each(content):
+        path.write_bytes(content)
+        fuzz.attempt(reader.read, path)
+
+    each()
 
 
 def test_the_corpus_is_small():

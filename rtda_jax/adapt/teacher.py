@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.adapt.state import TrainState
+from rtda_jax.adapt.state import TrainState, sample_shape
 from rtda_jax.errors import one_of, require
 from rtda_jax.losses import Sum
 
@@ -247,7 +247,7 @@ class OtherNetwork(NamedTuple):
 
     def variables(self) -> Any:
         """Returns variables of its shapes, all zero, until those of the stage are read."""
-        images = jax.ShapeDtypeStruct((2, *self.size, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct(sample_shape(self.size), jnp.float32)
         shapes = jax.eval_shape(
             lambda x: self.module.init(jax.random.key(0), x, train=True), images
         )

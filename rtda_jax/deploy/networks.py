@@ -80,19 +80,27 @@ def _check_stages(record: dict[str, Any]) -> None:
 
 def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Raises ConfigError, naming the fields, unless a workdir's run has this configuration."""
-    path = _record(workdir)
-    if not publish.is_published(workdir):
+    _record(workdir)
+    if publish.is_published(workdir):
+        _check_published(config, workdir)
+    else:
         check_bound(workdir, plain(config), KINDS)
-        return
-    given, theirs = plain(config), read_json(path)
-    for name in read_json(workdir / publish.RECORD)["networks"]:
-        stage = parse(name)[0]
-        here, there = (bound_fields(tree, stage, KINDS) for tree in (given, theirs))
+
+
+def _check_published(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Checks that a configuration is the one that the networks of a published folder had.
+
+    Raises:
+      ConfigError: names the first field that differs, or the record is damaged.
+    """
+    given, theirs = plain(config), read_json(folder / "config.json")
+    for stage in dict.fromkeys(parse(name)[0] for name in publish.read(folder).networks):
+        here = publish.without_paths(publish.with_definitions(bound_fields(given, stage, KINDS)))
+        there = bound_fields(theirs, stage, KINDS)
         for field in sorted(here.keys() | there.keys()):
-            mine = publish.without_paths(publish.with_definitions({field: here.get(field)}))
             require(
-                mine[field] == there.get(field),
-                f"{workdir} was published with {field}={there.get(field)!r} of stage {stage}, and "
+                here.get(field) == there.get(field),
+                f"{folder} was published with {field}={there.get(field)!r} of stage {stage}, and "
                 f"--config has {here.get(field)!r}; without --config its own record is used",
             )
 
@@ -124,7 +132,7 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
       ConfigError: the stage does not exist, or one of its networks is not trained to its end.
     """
     plan = make_plan(config, KINDS)
-    if (workdir / publish.RECORD).is_file():
+    if publish.is_published(workdir):
         published = publish.load(workdir, plan)
         require(
             stage in (None, published.stage),

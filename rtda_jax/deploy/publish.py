@@ -9,7 +9,7 @@ and `retrieve` take such a folder for a workdir, and `hf://OWNER/NAME` for one o
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -104,6 +104,41 @@ def without_paths(value: Any) -> Any:
     return value
 
 
+class Published(NamedTuple):
+    """What `published.json` says.
+
+    Attributes:
+      stage: the stage whose networks they are.
+      networks: the file and its SHA-256 of each network, by its name, such as "train:teacher".
+      score: what the evaluation measured, or None.
+    """
+
+    stage: str
+    networks: dict[str, tuple[str, str]]
+    score: dict[str, Any] | None
+
+
+def read(folder: pathlib.Path) -> Published:
+    """Reads the record of a published folder.
+
+    Raises:
+      ConfigError: it is damaged.
+    """
+    record = read_json(folder / RECORD)
+    try:
+        score = record.get("score")
+        return Published(
+            str(record["stage"]),
+            {
+                str(name): (str(about["file"]), str(about["sha256"]))
+                for name, about in dict(record["networks"]).items()
+            },
+            None if score is None else dict(score),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder / RECORD}: the field {error} is missing or wrong") from None
+
+
 def load(folder: pathlib.Path, plan: Plan) -> Networks:
     """Loads the networks of a published folder.
 
@@ -115,14 +150,7 @@ def load(folder: pathlib.Path, plan: Plan) -> Networks:
       ConfigError: the record is damaged, names a file outside of the folder, or a file is not the
         one that was published.
     """
-    record = read_json(folder / RECORD)
-    try:
-        stage, networks = str(record["stage"]), dict(record["networks"])
-        described = {
-            name: (str(about["file"]), str(about["sha256"])) for name, about in networks.items()
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{folder / RECORD}: the field {error} is missing or wrong") from None
+    stage, described, _ = read(folder)
     require(
         stage in plan and all(parse(name)[0] in plan for name in described),
         f"{folder / RECORD} names stages that config.json beside it does not have",
@@ -232,7 +260,7 @@ def model_card(
 def score(chosen: Networks) -> dict[str, Any] | None:
     """Returns what the run's evaluation of these networks measured, or None."""
     if is_published(chosen.workdir):
-        return read_json(chosen.workdir / RECORD).get("score")
+        return read(chosen.workdir).score
     path = chosen.workdir / "results.json"
     stages = read_json(path).get("stages", {}) if path.exists() else {}
     fields = ("miou", "pixel_accuracy", "iou", "images", "step", "protocol")

@@ -163,7 +163,7 @@ def load_config(source: str) -> ConfigDict:
         config = get_config(argument) if colon else get_config()
     except errors.ERRORS:
         raise
-    except Exception as error:
+    except Exception as error:  # the file is a program of the user
         if _is_ours(error, path):
             raise
         raise ConfigError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error

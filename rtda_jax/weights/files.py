@@ -108,6 +108,7 @@ def _read_safetensors(path: pathlib.Path, key: str) -> WeightFile:
         raise ConfigError(f"{path}: its header claims {length} bytes; is it a .safetensors file?")
     try:
         with safe_open(path, framework="np") as file:
+            # The file has keys and is no mapping: it cannot be iterated.
             arrays = {name: _as_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             return _named(WeightFile(path, arrays, file.metadata() or {}), key)
     except (SafetensorError, ValueError, AttributeError, TypeError) as error:  # or an odd dtype
