@@ -62,6 +62,17 @@ def test_only_what_an_earlier_report_wrote_is_replaced_or_removed(undrawn, workd
     assert (now["figures/thesis.svg"], now["notes.md"]) == (b"mine", b"mine")
 
 
+def test_two_reports_do_not_write_into_one_folder(undrawn, workdirs, tmp_path):
+    out = tmp_path / "paper"
+    report.write(workdirs[:1], out)
+    earlier = contents_of(out)
+    with files.lock(out), pytest.raises(ConfigError, match="paper is in use by another process"):
+        report.write(workdirs[1:2], out)
+    assert contents_of(out) == earlier
+    report.write(workdirs[1:2], out)
+    assert contents_of(out)["report.md"] != earlier["report.md"]
+
+
 @pytest.mark.parametrize(
     "name", ["report.md", "report.html", "report.json", "figures/curve-loss.svg"]
 )

@@ -38,8 +38,8 @@ def write(
       The page.
 
     Raises:
-      ConfigError: a file or field that is missing or not a run's, by name, or a file in `out` that
-        no earlier report wrote; nothing is written then.
+      ConfigError: a file or field that is missing or not a run's, by name, a file in `out` that no
+        earlier report wrote, or another job that writes there; no file is replaced then.
     """
     for library in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(library) is None:
@@ -56,7 +56,9 @@ def write(
     )
     out = out.expanduser()
     text, drawings = page.markdown(document)
-    _replace(out, {**drawings, TEXT: text.encode(), PAGE: page.html(document).encode()})
+    texts_and_drawings = {**drawings, TEXT: text.encode(), PAGE: page.html(document).encode()}
+    with files.lock(out):
+        _replace(out, texts_and_drawings)
     return out / PAGE
 
 
