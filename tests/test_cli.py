@@ -72,6 +72,7 @@ MISTYPED = {  # under fda
     "--config.steps=1e400": "must be a whole number",
     "--config.optim.g_lr=fast": "--config.optim.g_lr must be a number, got 'fast'",
     "--config.optim.g_lr=1,2": "must be a number, got '1,2'",
+    "--config.steps=-99999999999999999999": "steps must fit into 64 bits",
     "--config.optim.g_lr=nan": "optim.g_lr must be finite, got nan",
     "--config.augment.flip=perhaps": "--config.augment.flip must be true or false, got 'perhaps'",
     "--config.optim=3": "--config.optim must be set by its fields",

@@ -87,7 +87,7 @@ def typed(value: Any, hint: Any, path: str) -> Any:
       path: names the value in errors.
 
     Raises:
-      ConfigError: the value has another type, or is a number that is not finite.
+      ConfigError: the value has another type, or is a number that is not finite or too large.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
@@ -105,6 +105,10 @@ def typed(value: Any, hint: Any, path: str) -> Any:
         number = _of(value, (int, float), "a number", path)
         require(abs(number) <= sys.float_info.max, f"{path} must be finite, got {number}")
         return float(number)
+    if hint is int:
+        whole = _of(value, (int,), _WORDS[int], path)
+        require(abs(whole) <= sys.maxsize, f"{path} must fit into 64 bits")
+        return whole
     return _of(value, (hint,), _WORDS[hint], path)
 
 
