@@ -18,6 +18,7 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # (above, below), (left, right)
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW_CHANNELS = 32  # of output; below it the convolution cannot fill its vectors
+MOST_ADDED = 4  # images whose products are added in one pass; more of them compile for longer
 PATCH_LIMIT = 2**22  # elements; XLA would make larger patch matrices early and keep them for long
 
 
@@ -113,6 +114,19 @@ def _over_pixels(
     product = lax.dot_general(b, a, over).reshape(*b_shape, *a_shape)
     n = len(b_shape)
     return product.transpose(*range(n, product.ndim), *range(n))
+
+
+def _sum_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Sums a * b, both [B,h,w,C], over all pixels, as [1,C].
+
+    XLA's own sum over leading axes runs without vectors, at a third of this speed: the products of
+    a few images are added up element by element, and what is left is summed by a matrix product.
+    """
+    images, channels = a.shape[0], a.shape[-1]
+    parts = max(n for n in range(1, MOST_ADDED + 1) if images % n == 0)
+    pairs = zip(jnp.split(a, parts), jnp.split(b, parts), strict=True)
+    rows = _total([x * y for x, y in pairs]).reshape(-1, channels)
+    return jnp.ones((1, rows.shape[0]), rows.dtype) @ rows
 
 
 def _spread(
@@ -236,7 +250,7 @@ def _cpu_kernel_gradient(
 ) -> jax.Array:
     channels, features = x.shape[3], dy.shape[3]
     if _depthwise(g, channels, features):
-        return jnp.stack([(w * dy).sum((0, 1, 2)) for w in _windows(x, g)]).reshape(shape)
+        return jnp.concatenate([_sum_pixels(w, dy) for w in _windows(x, g)]).reshape(shape)
     if _pointwise(g):
         return _over_pixels(_windows(x, g)[0], dy, a_shape=shape[:3], b_shape=shape[3:])
     if _narrow_output(g, channels, features):
