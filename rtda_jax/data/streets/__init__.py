@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from rtda_jax.data.streets.camera import CAMERA
 from rtda_jax.data.streets.canvas import Canvas, View, shade
 from rtda_jax.data.streets.domain import Dice
-from rtda_jax.data.streets.game import GAME
+from rtda_jax.data.streets.looks import CAMERA, GAME
 from rtda_jax.data.streets.scene import paint_scene
 from rtda_jax.errors import lookup
 
