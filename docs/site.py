@@ -22,6 +22,7 @@ REFERENCE = (
     "rtda_jax.train",
     "rtda_jax.evaluate",
     "rtda_jax.adapt.build",
+    "rtda_jax.adapt.method",
     "rtda_jax.adapt.step",
     "rtda_jax.adapt.terms",
     "rtda_jax.adapt.views",

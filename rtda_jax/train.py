@@ -9,9 +9,10 @@ from typing import Any
 import jax
 
 from rtda_jax.adapt import build
+from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
-from rtda_jax.adapt.step import Logs, Method, make_train_step
+from rtda_jax.adapt.step import Logs, make_train_step
 from rtda_jax.adapt.teacher import with_teacher
 from rtda_jax.data.batches import Batches, example_names, paired_batches, with_enet_weights
 from rtda_jax.data.stream import Batch
@@ -100,7 +101,7 @@ def train(
     workdir = pathlib.Path(workdir)
     options = read(LoopOptions, config, "")
     mesh = parallel.mesh()
-    parallel.check_batch(config.batch_size, mesh.size)
+    parallel.check_batch(config.batch_size, mesh.size, accumulate=config.optim.accumulate)
     workdir.mkdir(parents=True, exist_ok=True)
     if method is None:
         require(not config.taught_by, "taught_by names a stage, which only an experiment has")

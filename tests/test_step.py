@@ -4,12 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from helpers import SIZE, TinyDiscriminator, batch, config, in_training
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rtda_jax.adapt import build, terms, views
 from rtda_jax.adapt import step as adapt_step
-from rtda_jax.adapt.step import forward, make_train_step
+from rtda_jax.adapt.method import forward
+from rtda_jax.adapt.step import make_train_step
+from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -40,6 +43,7 @@ def uneven(step=0):
     """A batch whose ignored pixels lie almost all on one device's half."""
     made = batch(step)
     made["source_label"][:2, 2:] = 255
+    made["target_index"] = made["source_index"]
     return made
 
 
@@ -93,6 +97,83 @@ def test_loss_is_the_mean_over_all_valid_pixels_of_all_devices():
     valid = labels != 255
     picked = np.take_along_axis(log_p, np.where(valid, labels, 0)[..., None].astype(int), -1)
     np.testing.assert_allclose(logs["seg"], -picked[..., 0][valid].mean(), rtol=1e-4)
+
+
+def assert_states_agree(got, expected):
+    """Up to rounding, which Adam's first steps make as large as the learning rate."""
+    for field, tolerance in {"g_params": 1e-6, "g_stats": 1e-6, "d_params": 1e-4}.items():
+        jax.tree.map(
+            lambda a, b, atol=tolerance: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol),
+            getattr(got, field),
+            getattr(expected, field),
+        )
+
+
+# Methods whose means are over numbers of pixels that only labels, or the network itself, decide.
+ACCUMULATED = {
+    "adversarial": {"fda_beta": 0.05},
+    "dacs": {"teacher.share": "batch", "mix.among": "batch"},
+    "tufl": {
+        "consistency.threshold": "fixed",
+        "consistency.initial": 0.06,
+        "long_tail.probability": 0.0,
+    },
+}
+
+
+@pytest.mark.parametrize("family", ACCUMULATED)
+def test_micro_batches_learn_what_their_batch_does(family):
+    def two_steps(accumulate, mesh=None):
+        changes = {**ACCUMULATED[family], "optim.accumulate": accumulate}
+        chosen = tiny.config(family, **{"model.batch_norm": "frozen", **changes})
+        method = build.build(chosen, axis_name=mesh and parallel.AXIS)
+        state, step = build.initial_state(method), make_train_step(method)
+        if mesh:
+            state = parallel.replicate(state, mesh)
+        mapped = parallel.pmapped(step, mesh) if mesh else jax.jit(step)
+        return run(mapped, state, count=2)
+
+    expected, expected_logs = two_steps(1)
+    for got, logs in (two_steps(2), two_steps(2, parallel.mesh())):
+        assert_states_agree(got, expected)
+        assert logs.keys() == expected_logs.keys()
+        for name, value in expected_logs.items():
+            np.testing.assert_allclose(logs[name], value, rtol=2e-4, atol=1e-4, err_msg=name)
+
+
+def test_statistics_of_micro_batches_are_their_own_and_their_mean_goes_on():
+    """As of devices that do not share statistics; the running ones move once a step."""
+    accumulating, start = small_step(BOTH, optim__accumulate=2)
+    got, logs = jax.jit(accumulating)(start, uneven())
+    alone = dataclasses.replace(small_method(BOTH), axis_name=parallel.AXIS)
+    mesh = parallel.mesh()
+    apart = jax.pmap(
+        make_train_step(alone), parallel.AXIS, in_axes=(None, 0), devices=list(mesh.devices.flat)
+    )
+    halves, half_logs = apart(
+        start, jax.tree.map(lambda x: x.reshape(2, len(x) // 2, *x.shape[1:]), uneven())
+    )
+    first = jax.tree.map(lambda x: x[0], halves)
+    mean = jax.tree.map(lambda x: x.mean(0), halves.g_stats)
+    assert_states_agree(got, first.replace(g_stats=mean))
+    for name, values in half_logs.items():
+        np.testing.assert_allclose(logs[name], values[0], rtol=2e-4, atol=1e-4, err_msg=name)
+
+
+def test_micro_batches_need_less_memory():
+    def bytes_of(accumulate):
+        step, start = small_step(BOTH, optim__accumulate=accumulate)
+        made = jax.tree.map(lambda x: np.concatenate([x, x]), batch())
+        return jax.jit(step).lower(start, made).compile().memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(8) < 0.5 * bytes_of(1)
+
+
+def test_what_sorts_a_whole_batch_is_not_accumulated():
+    with pytest.raises(ConfigError, match=r"adaptive.* needs optim\.accumulate=1, got 2"):
+        build.build(tiny.config("tufl", optim__accumulate=2))
+    with pytest.raises(ConfigError, match=r"optim\.accumulate=3: use a multiple of 6"):
+        parallel.check_batch(8, 2, accumulate=3)
 
 
 @pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
@@ -295,7 +376,6 @@ def test_statistics_of_a_source_without_a_target_are_the_sources():
 
 
 def test_the_entropy_of_the_target_is_that_of_the_first_view_that_shows_it():
-    method = small_method({"seg": 1.0})
     rng = np.random.default_rng(6)
     maps = {
         view: {"logits": jnp.float32(rng.normal(0, scale, (2, 4, 6, 5)))}
@@ -311,13 +391,17 @@ def test_the_entropy_of_the_target_is_that_of_the_first_view_that_shows_it():
             "target_classes": np.exp(-(average * np.log(average)).sum()),
         }
 
+    def of_predictions(outputs):
+        sums = adapt_step.predictions(outputs)
+        return adapt_step.described({name: s.total / s.count for name, s in sums.items()})
+
     for view in ("target", "mixed", "masked"):
-        logs = adapt_step.predictions(maps, method)
+        logs = of_predictions(maps)
         assert logs.keys() == expected(view).keys()
         for name, value in expected(view).items():
             np.testing.assert_allclose(logs[name], value, rtol=1e-4, err_msg=view)
         del maps[view]
-    assert adapt_step.predictions(maps, method) == {}
+    assert of_predictions(maps) == {}
 
 
 def test_the_logged_accuracies_are_those_of_the_discriminator_before_the_step():

@@ -14,10 +14,10 @@ from rtda_jax.adapt import adversary, distance, optim, terms, views
 from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions, initial_thresholds
 from rtda_jax.adapt.distance import DistanceOptions
+from rtda_jax.adapt.method import BATCH_NORMS, UPDATING_VIEWS, Method
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState, create_state, output_shapes, sample_shape
-from rtda_jax.adapt.step import BATCH_NORMS, UPDATING_VIEWS, Method
 from rtda_jax.adapt.teacher import TeacherOptions, with_teacher
 from rtda_jax.adapt.terms import TermOptions
 from rtda_jax.adapt.views import PartContext, ViewOptions
@@ -79,7 +79,7 @@ class ModelOptions:
       name: the segmentation network, a key of `rtda_jax.models.MODELS`.
       options: further fields of that network.
       batch_norm: "batch" normalises by the batch, "frozen" by running statistics in training too.
-      statistics: the views that update the running statistics, a key of `step.UPDATING_VIEWS`; the
+      statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`; the
         papers' code has "both". A network that reads one view only takes that view's.
       pretrained: a weight file (.pth, .ckpt, .bin, .safetensors, .npz), or "imagenet" for weights
         that a package or a download brings; empty: from scratch.
@@ -145,7 +145,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
     if terms.uses_reference(objective):
         check_trunk_map(generator, distance_options.stage, size=size)
         reference_features = functools.partial(_trunk_map, generator, distance_options.stage)
-    if stage.batch_size == 1:
+    if stage.batch_size <= optimizers.accumulate:
         check_one_image(generator, size=size)
 
     levels_by_name = adversary.levels(adversary_options.view)
@@ -192,6 +192,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
         size=size,
         seed=stage.seed,
         needs_target=needs_target,
+        accumulate=optimizers.accumulate,
         axis_name=axis_name,
     )
 

@@ -52,6 +52,12 @@ class OptimOptions:
     """The section `optim` of a configuration; `g_` is the segmentation network's, `d_` the others'.
 
     Attributes:
+      accumulate: the number of micro-batches that each device cuts its share of a batch into; it
+        learns from one after the other, and one update follows with the sum of their gradients. A
+        step then needs the memory of a micro-batch. Losses are means over the whole batch all the
+        same. Only what looks at all images of a forward pass together sees a micro-batch (of all
+        devices): BatchNorm's statistics, and OHEM's choice of pixels. The running statistics move
+        once a step, by the mean over the micro-batches.
       g_optimizer: the optimizer of the segmentation network, a key of `OPTIMIZERS`.
       g_lr: the learning rate at the end of the warm-up.
       g_momentum: the momentum of SGD.
@@ -73,6 +79,7 @@ class OptimOptions:
         Bartoletti change it once an epoch, the others at every step.
     """
 
+    accumulate: int = 1
     g_optimizer: str = "sgd"
     g_lr: float = 0.01
     g_momentum: float = 0.9
@@ -104,6 +111,7 @@ class OptimOptions:
             "g_optimizer='sgd', g_decayed='all' and g_groups='one' or 'heads'",
         )
         for name, least in (
+            ("accumulate", 1),
             ("g_lr", 0),
             ("g_decay", 0),
             ("g_factor", 0),

@@ -209,12 +209,20 @@ def deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
-def check_batch(batch_size: int, devices: int) -> None:
-    """Raises ConfigError if a global batch cannot be split evenly over the devices."""
-    if batch_size % devices:
+def check_batch(batch_size: int, devices: int, *, accumulate: int = 1) -> None:
+    """Raises ConfigError if a global batch cannot be split evenly over devices and micro-batches.
+
+    Args:
+      batch_size: the images per domain over all devices.
+      devices: the number of devices.
+      accumulate: the number of micro-batches of each device.
+    """
+    parts = devices * accumulate
+    if batch_size % parts:
+        micro_batches = f" with optim.accumulate={accumulate}" if accumulate > 1 else ""
         raise ConfigError(
-            f"batch_size {batch_size} is not divisible by the {devices} devices: "
-            f"use a multiple of {devices}"
+            f"batch_size {batch_size} is not divisible by the {devices} devices{micro_batches}: "
+            f"use a multiple of {parts}"
         )
 
 

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from rtda_jax import evaluate
 from rtda_jax.adapt import build
 from rtda_jax.adapt.build import StageOptions
+from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
-from rtda_jax.adapt.step import Method
 from rtda_jax.adapt.teacher import OtherNetwork
 from rtda_jax.data.batches import StreamOptions
 from rtda_jax.data.labels import class_set

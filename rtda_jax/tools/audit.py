@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from rtda_jax.adapt import build
-from rtda_jax.adapt.step import Method, make_train_step
+from rtda_jax.adapt.method import Method
+from rtda_jax.adapt.step import make_train_step
 from rtda_jax.data import DataError
 from rtda_jax.data.batches import Batches, paired_batches, with_enet_weights
 from rtda_jax.errors import NotDeterministicError

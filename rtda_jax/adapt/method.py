@@ -1,0 +1,165 @@
+"""The method of a train stage: what its step closes over, and how views go through its network."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from rtda_jax.adapt import distance, terms, views
+from rtda_jax.adapt.adversary import Adversary
+from rtda_jax.adapt.consistency import ConsistencyOptions
+from rtda_jax.adapt.distance import DistanceOptions
+from rtda_jax.adapt.teacher import OtherNetwork, TeacherOptions
+from rtda_jax.adapt.terms import Objective, Outputs
+from rtda_jax.adapt.views import TARGET_VIEWS, VIEWS
+from rtda_jax.augment import Batch
+from rtda_jax.errors import require
+
+# The views whose forward passes update the running statistics, by `model.statistics`.
+UPDATING_VIEWS = {"both": VIEWS, "source": ("source",), "target": TARGET_VIEWS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Everything that a training step closes over, built once per stage by `build.build`.
+
+    Attributes:
+      generator: the segmentation network.
+      adversary: the discriminators, the levels that they judge and how they are trained.
+      objective: the active terms with their weights.
+      preparation: the parts that make views of a batch, see `views`.
+      consistency: the options of consistency terms.
+      teacher: the options of the teacher; its variables are `TrainState.teacher`.
+      other: the teacher's network where it is not the student's, but one of an earlier stage.
+      distance: the options of feature_distance.
+      normalisation: the normalisation of the images that the networks read.
+      statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`.
+      batch_norm: how views go through the network, a key of `BATCH_NORMS`.
+      g_tx, d_tx: the optimizers.
+      g_schedule, d_schedule: the learning rates of the optimizers by step.
+      num_classes: the number of classes, K.
+      size: the sides (H, W) of a training crop.
+      seed: the seed of the run.
+      needs_target: whether the target's images are read at all.
+      accumulate: the number of micro-batches whose gradients add up to that of a batch.
+      axis_name: the device axis of a mapped step, None under plain jit.
+    """
+
+    generator: nn.Module
+    adversary: Adversary
+    objective: Objective
+    preparation: Sequence[views.Part]
+    consistency: ConsistencyOptions
+    teacher: TeacherOptions
+    distance: DistanceOptions
+    normalisation: str
+    statistics: str
+    batch_norm: str
+    g_tx: optax.GradientTransformation
+    d_tx: optax.GradientTransformation
+    g_schedule: optax.Schedule
+    d_schedule: optax.Schedule
+    num_classes: int
+    size: tuple[int, int]
+    seed: int
+    needs_target: bool
+    accumulate: int = 1
+    axis_name: str | None = None
+    other: OtherNetwork | None = None
+
+    def __post_init__(self) -> None:
+        adapts = terms.adapts_thresholds(self.objective, self.consistency)
+        require(
+            self.accumulate == 1 or not adapts,
+            "consistency.threshold='adaptive' sorts the predictions of the whole batch: it needs "
+            f"optim.accumulate=1, got {self.accumulate}",
+        )
+
+    @property
+    def consistency_heads(self) -> list[str]:
+        """The heads that consistency terms compare, from the main one down."""
+        return terms.heads(self.objective, view="strong")
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a term reads what the teacher sees in the target."""
+        return any(term.needs_teacher for term, _ in self.objective.values())
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether feature_distance compares features with those of a frozen reference network."""
+        return terms.uses_reference(self.objective)
+
+
+def forward(method: Method, params: Any, stats: Any, batch: Batch) -> tuple[Outputs, Any]:
+    """Returns the outputs of every view that a term reads, and the new running statistics."""
+    needed = {view: heads for view in VIEWS if (heads := _heads_needed(view, method))}
+    return BATCH_NORMS[method.batch_norm](method, needed, params, stats, batch)
+
+
+def _all_views_at_once(
+    method: Method, needed: Mapping[str, tuple[str, ...]], params: Any, stats: Any, batch: Batch
+) -> tuple[Outputs, Any]:
+    images = [batch[f"{view}_image"] for view in needed]
+    if len({x.shape[1:] for x in images}) > 1:
+        return _view_by_view(method, needed, params, stats, batch)
+    raw_outputs, updated = _apply(method, params, stats, jnp.concatenate(images))
+    heads_of_any_view = sorted(set().union(*needed.values()))
+    joint = {head: _read(method, head, raw_outputs, updated) for head in heads_of_any_view}
+    ends = list(itertools.accumulate(len(x) for x in images))
+    outputs = {
+        view: {head: joint[head][end - len(x) : end] for head in heads}
+        for (view, heads), x, end in zip(needed.items(), images, ends, strict=True)
+    }
+    return outputs, stats
+
+
+def _view_by_view(
+    method: Method, needed: Mapping[str, tuple[str, ...]], params: Any, stats: Any, batch: Batch
+) -> tuple[Outputs, Any]:
+    # A network that sees one view only, such as source_only, takes the statistics of that view.
+    updating = UPDATING_VIEWS[method.statistics] if len(needed) > 1 else VIEWS
+    outputs = {}
+    for view, heads in needed.items():
+        raw_outputs, updated = _apply(method, params, stats, batch[f"{view}_image"])
+        outputs[view] = {head: _read(method, head, raw_outputs, updated) for head in heads}
+        if view in updating:
+            stats = updated["batch_stats"]
+    return outputs, stats
+
+
+# How views go through the network: each by itself, or all of one size in one pass where the output
+# for an image does not depend on the rest of its batch.
+BATCH_NORMS = {"batch": _view_by_view, "frozen": _all_views_at_once}
+
+
+def _apply(method: Method, params: Any, stats: Any, images: jax.Array) -> tuple[Any, Any]:
+    variables = {"params": params, "batch_stats": stats}
+    if not method.uses_reference:
+        return method.generator.apply(variables, images, train=True, mutable=["batch_stats"])
+    return method.generator.apply(
+        variables,
+        images,
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=distance.is_trunk,
+    )
+
+
+def _read(method: Method, head: str, outputs: Any, captured: Any) -> jax.Array:
+    if head == distance.HEAD:
+        return distance.maps_of(captured)[method.distance.stage]
+    return outputs[head]
+
+
+def _heads_needed(view: str, method: Method) -> tuple[str, ...]:
+    """Returns the heads of a view that are read, in alphabetical order; XLA drops the others."""
+    heads = {term.head for term, _ in method.objective.values() if view in term.views}
+    if heads and view != "source":
+        heads.add("logits")  # for `predictions`
+    return tuple(sorted(heads))
