@@ -169,6 +169,32 @@ def test_micro_batches_need_less_memory():
     assert bytes_of(8) < 0.5 * bytes_of(1)
 
 
+def test_what_is_computed_again_is_the_same_and_need_not_be_kept():
+    def learnt(remat):
+        step, start = small_step(BOTH, model__remat=remat)
+        return jax.jit(step)(start, uneven())
+
+    def kept(remat):
+        """The numbers that the backward pass of both views gets from their forward pass."""
+        method = small_method(BOTH, model__remat=remat)
+        start = build.initial_state(method)
+
+        def pull(params):
+            views = prepared_batch(batch())
+            of_params = lambda p: forward(method, p, start.g_stats, views)  # noqa: E731
+            return jax.vjp(of_params, params, has_aux=True)[1]
+
+        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(pull, start.g_params)))
+
+    expected, expected_logs = learnt("none")
+    for remat in ("norms", "views"):
+        got, logs = learnt(remat)
+        assert_states_agree(got, expected)
+        for name, value in expected_logs.items():
+            np.testing.assert_allclose(logs[name], value, rtol=2e-4, atol=1e-4, err_msg=name)
+    assert kept("views") < 0.7 * kept("norms") < 0.7 * 0.8 * kept("none")
+
+
 def test_what_sorts_a_whole_batch_is_not_accumulated():
     with pytest.raises(ConfigError, match=r"adaptive.* needs optim\.accumulate=1, got 2"):
         build.build(tiny.config("tufl", optim__accumulate=2))

@@ -14,7 +14,7 @@ from rtda_jax.adapt import adversary, distance, optim, terms, views
 from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions, initial_thresholds
 from rtda_jax.adapt.distance import DistanceOptions
-from rtda_jax.adapt.method import BATCH_NORMS, UPDATING_VIEWS, Method
+from rtda_jax.adapt.method import BATCH_NORMS, REMATS, UPDATING_VIEWS, Method
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState, create_state, output_shapes, sample_shape
@@ -81,6 +81,7 @@ class ModelOptions:
       batch_norm: "batch" normalises by the batch, "frozen" by running statistics in training too.
       statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`; the
         papers' code has "both". A network that reads one view only takes that view's.
+      remat: what the backward pass computes again to save memory, a key of `REMATS`.
       pretrained: a weight file (.pth, .ckpt, .bin, .safetensors, .npz), or "imagenet" for weights
         that a package or a download brings; empty: from scratch.
       pretrained_part: "backbone", or "all" for the whole network.
@@ -92,6 +93,7 @@ class ModelOptions:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     batch_norm: str = "batch"
     statistics: str = "target"
+    remat: str = "none"
     pretrained: str = ""
     pretrained_part: str = "backbone"
     pretrained_naming: str = ""
@@ -101,6 +103,7 @@ class ModelOptions:
         lookup(MODELS, self.name, "model.name")
         lookup(BATCH_NORMS, self.batch_norm, "model.batch_norm")
         lookup(UPDATING_VIEWS, self.statistics, "model.statistics")
+        lookup(REMATS, self.remat, "model.remat")
 
 
 def build(config: Any, *, axis_name: str | None = None) -> Method:
@@ -140,7 +143,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
         **model.options,
     )
     outputs = output_shapes(generator, image_shape=sample_shape(size))
-    check_heads(model.name, objective, outputs)
+    terms.check_heads(model.name, objective, outputs)
     reference_features = None
     if terms.uses_reference(objective):
         check_trunk_map(generator, distance_options.stage, size=size)
@@ -184,6 +187,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
         normalisation=view_options.normalisation,
         statistics=model.statistics,
         batch_norm=model.batch_norm,
+        remat=model.remat,
         g_tx=optim.generator_optimizer(optimizers, generator, g_schedule),
         d_tx=optim.discriminator_optimizer(optimizers, d_schedule),
         g_schedule=g_schedule,
@@ -274,20 +278,6 @@ def check_combination(
         "feature_distance compares features with those of a pretrained trunk: set "
         "model.pretrained, for example to 'imagenet'",
     )
-
-
-def check_heads(name: str, objective: terms.Objective, outputs: Mapping[str, Any]) -> None:
-    """Refuses terms that read an output which the network does not have.
-
-    Raises:
-      ConfigError: names the term and the outputs there are.
-    """
-    for term_name, (term, _) in objective.items():
-        if term.head not in outputs and term.head != distance.HEAD:
-            heads = ", ".join(head for head in outputs if head != "feature")
-            raise ConfigError(
-                f"term {term_name} needs the output {term.head!r}; {name} has: {heads}"
-            )
 
 
 def check_trunk_map(generator: nn.Module, index: int, *, size: tuple[int, int]) -> None:

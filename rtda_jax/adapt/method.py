@@ -1,8 +1,9 @@
 """The method of a train stage: what its step closes over, and how views go through its network."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,9 @@ from rtda_jax.adapt.terms import Objective, Outputs
 from rtda_jax.adapt.views import TARGET_VIEWS, VIEWS
 from rtda_jax.augment import Batch
 from rtda_jax.errors import require
+from rtda_jax.ops.conv import CONVOLUTION
+
+Network = Callable[[Any, jax.Array], tuple[Any, Any]]
 
 # The views whose forward passes update the running statistics, by `model.statistics`.
 UPDATING_VIEWS = {"both": VIEWS, "source": ("source",), "target": TARGET_VIEWS}
@@ -40,6 +44,7 @@ class Method:
       normalisation: the normalisation of the images that the networks read.
       statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`.
       batch_norm: how views go through the network, a key of `BATCH_NORMS`.
+      remat: what the backward pass computes again, a key of `REMATS`.
       g_tx, d_tx: the optimizers.
       g_schedule, d_schedule: the learning rates of the optimizers by step.
       num_classes: the number of classes, K.
@@ -60,6 +65,7 @@ class Method:
     normalisation: str
     statistics: str
     batch_norm: str
+    remat: str
     g_tx: optax.GradientTransformation
     d_tx: optax.GradientTransformation
     g_schedule: optax.Schedule
@@ -138,17 +144,30 @@ def _view_by_view(
 BATCH_NORMS = {"batch": _view_by_view, "frozen": _all_views_at_once}
 
 
+def _keep(network: Network) -> Network:
+    return network
+
+
+# What the backward pass of a view computes again instead of keeping it from the forward pass:
+# functions of (variables, images) -> (outputs, updated variables) that return such a function.
+REMATS: dict[str, Callable[[Network], Network]] = {
+    "none": _keep,
+    # All but the outputs of convolutions: normalisations, rectifiers, resizes; little work.
+    "norms": functools.partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLUTION)
+    ),
+    # The whole forward pass, so that the memory holds one view at a time.
+    "views": jax.checkpoint,
+}
+
+
 def _apply(method: Method, params: Any, stats: Any, images: jax.Array) -> tuple[Any, Any]:
-    variables = {"params": params, "batch_stats": stats}
-    if not method.uses_reference:
-        return method.generator.apply(variables, images, train=True, mutable=["batch_stats"])
-    return method.generator.apply(
-        variables,
-        images,
-        train=True,
-        mutable=["batch_stats", "intermediates"],
-        capture_intermediates=distance.is_trunk,
-    )
+    options: dict[str, Any] = {"train": True, "mutable": ["batch_stats"]}
+    if method.uses_reference:
+        options["mutable"] = ["batch_stats", "intermediates"]
+        options["capture_intermediates"] = distance.is_trunk
+    network = functools.partial(method.generator.apply, **options)
+    return REMATS[method.remat](network)({"params": params, "batch_stats": stats}, images)
 
 
 def _read(method: Method, head: str, outputs: Any, captured: Any) -> jax.Array:

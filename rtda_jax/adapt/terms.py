@@ -15,6 +15,7 @@ ignore different numbers of pixels.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.options import typed
 from rtda_jax.adapt.views import TEACHER_LABELLED_VIEWS
 from rtda_jax.augment import Batch
-from rtda_jax.errors import lookup, require
+from rtda_jax.errors import ConfigError, lookup, require
 from rtda_jax.losses import LossOptions, Sum
 
 Outputs = Mapping[str, Mapping[str, jax.Array]]
@@ -273,6 +274,20 @@ def select(weights: Mapping[str, float], options: TermOptions) -> dict[str, tupl
             objective[name] = (make(options), weight)
     require(bool(objective), "the objective has no term of non-zero weight")
     return objective
+
+
+def check_heads(name: str, objective: Objective, outputs: Mapping[str, Any]) -> None:
+    """Refuses terms that read an output which the network does not have.
+
+    Raises:
+      ConfigError: names the term and the outputs there are.
+    """
+    for term_name, (term, _) in objective.items():
+        if term.head not in outputs and term.head != distance.HEAD:
+            heads = ", ".join(head for head in outputs if head != "feature")
+            raise ConfigError(
+                f"term {term_name} needs the output {term.head!r}; {name} has: {heads}"
+            )
 
 
 def views(objective: Objective) -> frozenset[str]:

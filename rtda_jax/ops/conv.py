@@ -13,9 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # (above, below), (left, right)
+CONVOLUTION = "convolution"  # names what `conv2d` returns, for policies of jax.checkpoint
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW_CHANNELS = 32  # of output; below it the convolution cannot fill its vectors
 MOST_ADDED = 4  # images whose products are added in one pass; more of them compile for longer
@@ -328,6 +330,7 @@ def conv2d(
     g = Geometry(size, _pair(stride), _padding(padding), _pair(dilation), groups)
     if min(g.output(*x.shape[1:3])) < 1:
         raise ValueError(f"conv2d: kernel {kernel.shape} is larger than padded x {x.shape}")
-    if x.dtype == kernel.dtype == jnp.float32:
-        return _conv2d(x, kernel, g)
-    return plain_conv2d(x, kernel, g)
+    own = x.dtype == kernel.dtype == jnp.float32
+    return checkpoint_name(
+        _conv2d(x, kernel, g) if own else plain_conv2d(x, kernel, g), CONVOLUTION
+    )
