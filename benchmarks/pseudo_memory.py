@@ -15,7 +15,7 @@ import resource
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -50,8 +50,8 @@ def main() -> None:
     prediction(0, flags.height, flags.width)
     say(f"{flags.images} images of {flags.height}x{flags.width}; {peak():.0f} MB at the start")
 
-    def predictions(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return (prediction(i, flags.height, flags.width) for i in range(start, flags.images))
+    def predictions(order: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (prediction(i, flags.height, flags.width) for i in order)
 
     for scope in ("dataset", "image"):
         before, begin = peak(), time.perf_counter()

@@ -88,14 +88,6 @@ def checked_plan(config: ConfigDict) -> Plan:
     for name, stage in plan.items():
         with naming(name):  # its errors would come in the middle of a run otherwise
             read(LoopOptions, stage.config, "")
-    if parallel.process()[1] > 1:
-        shared = [name for name, kind in KINDS.items() if kind.several_processes]
-        for name, stage in plan.items():
-            if stage.kind not in shared:
-                raise ConfigError(
-                    f"stage {name}: kind {stage.kind!r} runs in one process only; several "
-                    f"processes can share: {', '.join(shared)}"
-                )
     pseudo_label.check_scored(plan)
     evaluate_stage.check_images(plan)
     return plan

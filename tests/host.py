@@ -1,6 +1,8 @@
 """One of several processes on the loopback interface, on stub networks.
 
 PYTHONPATH=. python tests/host.py PORT PROCESSES INDEX JOB WORKDIR [ARGUMENT]
+
+PORT is that of process 0, or "auto" where environment variables describe the job.
 """
 
 import os
@@ -13,14 +15,16 @@ from unittest import mock
 
 import helpers
 import jax
+import pytest
 import tiny
 
 from configs import base
 from rtda_jax import cli, experiment, train
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding, checkpoint, parallel
 from rtda_jax.run.workdir import plain
-from rtda_jax.stages import KINDS
+from rtda_jax.stages import KINDS, pseudo_label, statistics
 from rtda_jax.tools import environment
 
 
@@ -89,6 +93,43 @@ def experiment_config(root):
     return made.lock()
 
 
+def every_kind_config(root):
+    """A network is trained, labels the target, gets its statistics anew and is scored."""
+    made = helpers.config("adabn", "folders", steps=4, stall_seconds=0.0)
+    made.update_from_flattened_dict(helpers.folder_fields(pathlib.Path(root)))
+    made.pseudo.split = "eval"  # these folders have no other images
+    made.benchmark.source_eval = {**made.benchmark.source.to_dict()}
+    made.statistics.batches = 3
+    made.stages = ("source_only", "label", "adabn", "eval_source_only")
+    made.stage.label = {"kind": "pseudo_label", "models": ("source_only",)}
+    return made.lock()
+
+
+def every_kind(workdir, root):
+    """An experiment with a stage of every kind, on networks with real normalisations."""
+    with pytest.MonkeyPatch.context() as patch:
+        helpers.shrink(patch)
+        return experiment.run(every_kind_config(root), pathlib.Path(workdir))
+
+
+def lose_one_reading(workdir, root, stage, count):
+    """The last process is killed when a stage reads one more image than a number of them."""
+    module = {"label": pseudo_label, "adabn": statistics}[stage]
+    index, processes = parallel.process()
+
+    def mortal(*args, **options):
+        for n, example in enumerate(eval_stream(*args, **options)):
+            if n == int(count) and index == processes - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield example
+
+    with (
+        mock.patch.object(module, "eval_stream", mortal),
+        mock.patch.object(pseudo_label, "SAVE_EVERY", 1),
+    ):
+        every_kind(workdir, root)
+
+
 def hold(workdir, differing):
     """The last process has another configuration, another version, other data, another folder."""
     workdir = pathlib.Path(workdir)
@@ -138,6 +179,8 @@ JOBS = {
     "lose_one_saving": lose_one_saving,
     "stop_one": stop_one,
     "whole": whole,
+    "every_kind": every_kind,
+    "lose_one_reading": lose_one_reading,
     "hold": hold,
 }
 
@@ -171,7 +214,11 @@ def command(port, processes, index, workdir, root, unforeseen):
 def main(port, processes, index, job, *arguments):
     if job == "command":
         return command(port, processes, index, *arguments)
-    parallel.join(f"127.0.0.1:{port}", processes=int(processes), index=int(index))
+    if port == "auto":
+        parallel.join("auto")
+        assert parallel.process() == (int(index), int(processes))
+    else:
+        parallel.join(f"127.0.0.1:{port}", processes=int(processes), index=int(index))
     return cli.exit_code_of(lambda: JOBS[job](*arguments))
 
 

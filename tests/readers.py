@@ -31,13 +31,13 @@ from rtda_jax.data import (
     parts,
     pictures,
     pseudo,
-    sampling,
     shards,
 )
 from rtda_jax.deploy import media, networks
 from rtda_jax.errors import ERRORS
 from rtda_jax.report import records, runs
 from rtda_jax.run import binding, checkpoint, log, workdir
+from rtda_jax.run.files import read_npz
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.weights import read_weights
@@ -152,7 +152,7 @@ def safetensors_(folder: pathlib.Path) -> Reader:
 
 def npz(folder: pathlib.Path) -> Reader:
     def read(path):
-        sampling.read_npz(path)
+        read_npz(path)
         read_weights(path)
 
     whole = _npz()

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,17 +19,43 @@ import numpy as np
 import pytest
 import tiny
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, DataError
 from rtda_jax.run import parallel
+from rtda_jax.stages import KINDS, plan
 
 ROOT = pathlib.Path(__file__).parents[1]
+SLURM_PORTS = 65536 - 2**12  # JAX adds the job's number modulo 2^12
 GONE = 120  # seconds after which a process without its peers must have ended, see docs/trust.md
 
 
-def launch(count, job, *arguments):
+def free_port(lowest=0):
+    """A port that nothing listens on, at random or among those from the lowest one on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        while True:
+            try:
+                probe.bind(("127.0.0.1", lowest))
+                return probe.getsockname()[1]
+            except OSError:
+                lowest += 1
+
+
+def slurm(index, count, *, port):
+    """What srun tells each process of a job on one node; JAX takes the port from the job's number.
+
+    https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES
+    """
+    return {
+        "SLURM_JOB_ID": str(port - SLURM_PORTS),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+        "SLURM_STEP_NUM_NODES": "1",
+    }
+
+
+def launch(count, job, *arguments, scheduler=None):
+    port = free_port(SLURM_PORTS if scheduler else 0)
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -39,9 +66,10 @@ def launch(count, job, *arguments):
         subprocess.Popen(
             [
                 sys.executable, str(ROOT / "tests" / "host.py"),
-                *map(str, (port, count, index, job, *arguments)),
+                *map(str, ("auto" if scheduler else port, count, index, job, *arguments)),
             ],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment | (scheduler(index, count, port=port) if scheduler else {}),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for index in range(count)
     ]  # fmt: skip
@@ -173,6 +201,87 @@ def test_evaluation_is_summed(tmp_path):
     difference = np.abs(np.array(together["confusion"]) - np.array(alone["confusion"])).sum()
     assert difference <= 0.001 * alone["pixels"]
     assert (tmp_path / "several" / "evaluate" / "predictions.png").exists()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A workdir with a stage of every kind by one process, and its data."""
+    folder = tmp_path_factory.mktemp("every_kind")
+    helpers.write_folders(folder / "data", count=5)
+    host.every_kind(folder / "one", folder / "data")
+    return folder
+
+
+def after_training(alone, workdir):
+    """A copy of the workdir in which only the training is finished."""
+    shutil.copytree(alone / "one" / "source_only", workdir / "source_only")
+    shutil.copy(alone / "one" / "config.json", workdir)
+    return workdir
+
+
+def assert_equal_stages(one, other, data):
+    manifests = [json.loads((w / "label" / "manifest.json").read_text()) for w in (one, other)]
+    assert manifests[0] == manifests[1]
+    assert len(manifests[0]["files"]) == 5 and 0 < manifests[0]["coverage"] < 1
+    with pytest.MonkeyPatch.context() as patch:
+        helpers.shrink(patch)
+        stages = plan.make_plan(host.every_kind_config(data), KINDS)
+        networks = [plan.load_network(stages, "adabn", w) for w in (one, other)]
+        before = plan.load_network(stages, "source_only", one).variables["batch_stats"]
+    stats = [network.variables["batch_stats"] for network in networks]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *stats)
+    assert any(
+        (a != b).any() for a, b in zip(*map(jax.tree.leaves, (before, stats[0])), strict=True)
+    )
+    scores, expected = (
+        json.loads((w / "results.json").read_text())["stages"]["eval_source_only"]
+        for w in (other, one)
+    )
+    for exact in ("confusion", "miou", "images", "pixels"):
+        assert scores[exact] == expected[exact], exact
+    assert scores["validators"] == pytest.approx(expected["validators"], rel=1e-5)
+    for exact in ("source_miou", "masked_agreement", "source_images"):
+        assert scores["validators"][exact] == expected["validators"][exact], exact
+
+
+@pytest.mark.parametrize(
+    ("count", "scheduler"),
+    [
+        (2, None),
+        pytest.param(2, slurm, marks=pytest.mark.slow),
+        pytest.param(4, None, marks=pytest.mark.slow),
+    ],
+)
+def test_several_label_measure_and_score_as_one(count, scheduler, alone, tmp_path):
+    workdir = after_training(alone, tmp_path)
+    processes = launch(count, "every_kind", workdir, alone / "data", scheduler=scheduler)
+    rows = finish(processes)
+    assert [code for code, _ in rows] == [0] * count, rows
+    assert_equal_stages(alone / "one", workdir, alone / "data")
+
+
+# One of two is killed while it counts its second image, writes its first label, and reads a batch.
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "count"), [("label", 1), ("label", 2), ("adabn", 2)])
+def test_one_is_killed_in_a_stage_and_one_goes_on(stage, count, alone, tmp_path):
+    workdir = after_training(alone, tmp_path)
+    processes = launch(2, "lose_one_reading", workdir, alone / "data", stage, count)
+    rows = finish(processes, seconds=GONE)
+    assert [code for code, _ in rows] == [8, -signal.SIGKILL], rows
+    assert (workdir / "label" / "manifest.json").exists() == (stage == "adabn")
+    host.every_kind(workdir, alone / "data")
+    assert_equal_stages(alone / "one", workdir, alone / "data")
+
+
+def test_an_error_of_one_process_is_raised_in_all(monkeypatch):
+    def broken():
+        raise DataError("a.png: broken")
+
+    with pytest.raises(DataError, match=r"a\.png: broken"):
+        parallel.in_every_process(broken)
+    monkeypatch.setattr(parallel, "gather_text", lambda text: [text, "b.png: broken"])
+    with pytest.raises(DataError, match=r"b\.png: broken"):
+        parallel.in_every_process(lambda: 1)
 
 
 DIFFERENCES = {

@@ -27,8 +27,8 @@ def prediction(i, size=(12, 20)):
     return labels, rng.beta(3 + labels, 1.0).astype(np.float32)
 
 
-def predictions(start):
-    return (prediction(i) for i in range(start, len(KEYS)))
+def predictions(order):
+    return (prediction(i) for i in order)
 
 
 class Killed(Exception):
@@ -39,8 +39,8 @@ def killed_after(count):
     """Predictions of which this process sees `count` before it dies."""
     left = iter(range(count))
 
-    def stream(start):
-        for made in predictions(start):
+    def stream(order):
+        for made in predictions(order):
             if next(left, None) is None:
                 raise Killed
             yield made
@@ -71,7 +71,7 @@ def everything(folder):
 
 def test_thresholds_hold_over_the_whole_set(tmp_path):
     made = generate(tmp_path)
-    labels, confidence = (np.stack(x) for x in zip(*predictions(0), strict=True))
+    labels, confidence = (np.stack(x) for x in zip(*predictions(range(len(KEYS))), strict=True))
     for k in range(K):
         values = np.sort(confidence[labels == k])
         exact = min(values[int(0.66 * len(values))], 0.9) if len(values) else 0
@@ -131,7 +131,7 @@ def test_a_histogram_of_more_images_than_there_are_is_counted_again(tmp_path, ca
     path = tmp_path / "histogram.npz"
     with np.load(path) as saved:
         counts = saved["counts"]
-    np.savez_compressed(path, done=len(KEYS) + 1, counts=0 * counts)
+    np.savez_compressed(path, done=np.ones(len(KEYS) + 1, bool), counts=0 * counts)
     assert generate(tmp_path) == whole
     assert "histogram.npz is damaged" in capsys.readouterr().out
 
@@ -166,19 +166,19 @@ def test_a_signal_saves_the_count_and_what_is_done_is_not_done_again(tmp_path):
         generate(tmp_path, stop=stop)
     asked = []
 
-    def watched(start):
-        asked.append(start)
-        return predictions(start)
+    def watched(order):
+        asked.append(list(order))
+        return predictions(order)
 
     generate(tmp_path, watched)
-    assert asked == [1, 0]
+    assert asked == [list(range(1, len(KEYS))), list(range(len(KEYS)))]
 
 
 def test_a_signal_at_the_last_image_is_not_lost(tmp_path):
     stop = threading.Event()
 
-    def last(start):
-        for i, made in enumerate(predictions(start), start=start):
+    def last(order):
+        for i, made in zip(order, predictions(order), strict=True):
             if i == len(KEYS) - 1:
                 stop.set()
             yield made

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rtda_jax.data import Candidates, DataError, count_labels, load, sampling
+from rtda_jax.data import Candidates, DataError, count_labels, load
 from rtda_jax.data.pipeline import visible_corner
 from rtda_jax.data.stream import train_stream
 from rtda_jax.errors import ConfigError
+from rtda_jax.run import files
 
 CROP = (16, 20)
 
@@ -140,6 +141,6 @@ def test_counts_that_unpack_to_much_more_are_none(tmp_path):
     path = tmp_path / "class_counts.npz"
     np.savez_compressed(path, counts=np.zeros(2**24))
     assert path.stat().st_size < 150_000
-    assert sampling.read_npz(path) == {}
+    assert files.read_npz(path) == {}
     np.savez_compressed(path, counts=np.zeros(2**10))
-    assert sampling.read_npz(path)["counts"].shape == (1024,)
+    assert files.read_npz(path)["counts"].shape == (1024,)

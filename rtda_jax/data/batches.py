@@ -18,12 +18,12 @@ from rtda_jax.data.sampling import (
     dataset_sentences,
     enet_weights,
     frequencies,
-    read_npz,
 )
 from rtda_jax.data.stream import TARGET_MOVES, Batch, Frame, Margins, padding, train_stream
 from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import begun, bind_data
+from rtda_jax.run.files import read_npz
 from rtda_jax.run.workdir import write_json
 
 Batches = Callable[[int], Iterator[Batch]]

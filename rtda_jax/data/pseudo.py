@@ -1,10 +1,14 @@
-"""Pseudo-labels: what a network takes a set's images for, as PNG files and their manifest."""
+"""Pseudo-labels: what a network takes a set's images for, as PNG files and their manifest.
+
+The files of the histogram are here too, from which thresholds over the whole set come.
+"""
 
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,9 +16,10 @@ from rtda_jax.data import pictures
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE
 from rtda_jax.errors import DataError
-from rtda_jax.run.files import read_bytes
+from rtda_jax.run.files import read_bytes, read_npz, write_npz
 
 MANIFEST = "manifest.json"
+HISTOGRAM = "histogram.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,3 +138,49 @@ def _manifest(path: pathlib.Path) -> dict:
     except (ValueError, TypeError, RecursionError) as error:
         problem = str(error)
     raise DataError(f"{path}: not what a pseudo_label stage writes: {problem}")
+
+
+def part_of_histogram(process: int | str) -> str:
+    """Returns the name of the file of what a process counts beside the main one; "*" is any."""
+    return f"histogram-{process}.npz"
+
+
+def merge_histograms(
+    folder: pathlib.Path, *, images: int, shape: tuple[int, int], say: Callable[[str], object]
+) -> None:
+    """Adds what the other processes of an earlier job counted to the main one's `HISTOGRAM`.
+
+    Args:
+      folder: of the stage.
+      images: the number of images of the set.
+      shape: that of a histogram, classes by bins.
+      say: gets a sentence about a damaged file, which counts as none.
+    """
+
+    def read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+        done, counts = read_histogram(path, images=images, shape=shape)
+        if path.exists() and not done.any():
+            say(f"  {path} is damaged: confidences are counted again")
+        return done, counts
+
+    done, counts = read(folder / HISTOGRAM)
+    parts = sorted(folder.glob(part_of_histogram("*")))
+    for part in parts:
+        more_done, more_counts = read(part)
+        if not (done & more_done).any():  # otherwise a job was killed after it had added this part
+            done, counts = done | more_done, counts + more_counts
+    if parts:
+        write_npz(folder / HISTOGRAM, done=done, counts=counts)
+    for part in parts:
+        part.unlink()
+
+
+def read_histogram(
+    path: pathlib.Path, *, images: int, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which images are counted, bool [images], and their histogram; none if damaged."""
+    saved = read_npz(path)
+    shapes = {name: array.shape for name, array in saved.items()}
+    if shapes == {"done": (images,), "counts": shape}:
+        return saved["done"].astype(bool), saved["counts"].astype(np.int64)
+    return np.zeros(images, bool), np.zeros(shape, np.int64)

@@ -4,7 +4,6 @@ The draws themselves run inside the tf.data graph (`rtda_jax.data.pipeline`).
 """
 
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -18,10 +17,8 @@ from rtda_jax.data import decode
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE, known_ids
 from rtda_jax.errors import ConfigError, DataError, printable
-from rtda_jax.run import files
-from rtda_jax.run.files import replacing
+from rtda_jax.run.files import read_npz, write_npz
 
-_LARGEST = 2**28  # bytes of a file of counts
 _SAMPLE = 32  # labels that `dataset_sentences` reads
 
 
@@ -97,20 +94,8 @@ def cached_class_counts(
             f"stage began with, such as the label of {printable([*changed, *dataset.keys][0])}. "
             "Choose another --workdir, or give the labels it began with."
         )
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, counts=counts, **about)
+    write_npz(path, counts=counts, **about)
     return counts
-
-
-def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file by name; none if the file is missing or damaged."""
-    try:
-        data = files.read(path, most=_LARGEST)
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            files.Budget(16 * len(data)).check_archive(arrays.zip)
-            return {name: arrays[name] for name in arrays.files}
-    except Exception:  # NumPy and zipfile pass on whatever a damaged archive leads to
-        return {}
 
 
 def frequencies(counts: np.ndarray) -> np.ndarray:

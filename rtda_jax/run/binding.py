@@ -59,7 +59,6 @@ class Traits:
         a record, its objective tells.
       reads_networks: whether the stage names the networks it reads in `models`.
       leaves_network: whether later stages can read its network.
-      several_processes: whether several processes can share the stage.
     """
 
     bound: Callable[[Fields], Fields]
@@ -67,7 +66,6 @@ class Traits:
     sees_target: bool = False
     reads_networks: bool = False
     leaves_network: bool = False
-    several_processes: bool = False
 
 
 Kinds = Mapping[str, Traits]

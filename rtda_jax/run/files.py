@@ -9,6 +9,7 @@ Nothing here imports JAX, so that data workers start quickly.
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import pathlib
 import re
@@ -20,12 +21,14 @@ import zipfile
 from collections.abc import Iterator
 
 import filelock
+import numpy as np
 
 from rtda_jax.errors import ConfigError, DataError
 
 LOCK = ".lock"
 _PARTIAL = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.partial", re.DOTALL)
 _LARGEST = 2**29  # bytes of a file of a data set: more than the largest picture takes
+_UNPACKED = 16  # counts compress well
 _GROWTH, _FLOOR = 4, 2**26  # a file may take four times its size, and 64 MiB however small it is
 
 
@@ -140,6 +143,23 @@ def write_bytes(path: pathlib.Path, data: bytes) -> None:
     """Writes or replaces a file atomically and durably."""
     with replacing(path) as partial:
         partial.write_bytes(data)
+
+
+def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes or replaces a compressed file of arrays by name, atomically and durably."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file by name; none if the file is missing or damaged."""
+    try:
+        data = read(path, most=_LARGEST)
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            Budget(_UNPACKED * len(data)).check_archive(arrays.zip)
+            return {name: arrays[name] for name in arrays.files}
+    except Exception:  # NumPy and zipfile pass on whatever a damaged archive leads to
+        return {}
 
 
 @contextlib.contextmanager

@@ -8,14 +8,16 @@ import functools
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rtda_jax.errors import ConfigError, printable
+from rtda_jax.errors import ConfigError, DataError, printable
+
+T = TypeVar("T")
 
 AXIS = "batch"
 SHOWN = 20  # differences between processes that an error lists
@@ -142,6 +144,19 @@ def sum_floats(tree):
     return jax.tree.map(lambda x: np.asarray(x, np.float64).sum(0), gathered)
 
 
+def mean_of_processes(tree: Any, *, weight: int) -> Any:
+    """Returns the mean of a tree of arrays over the processes, to float32's accuracy.
+
+    Args:
+      tree: this process's own mean.
+      weight: the number of things that it is the mean of.
+    """
+    if jax.process_count() == 1:
+        return tree
+    total = sum_floats({"weight": weight, "tree": jax.tree.map(lambda x: weight * x, tree)})
+    return jax.tree.map(lambda x: np.float32(x / total["weight"]), total["tree"])
+
+
 def gather_text(text: str) -> list[str]:
     """Returns the text of every process, in the order of the processes."""
     if jax.process_count() == 1:
@@ -197,6 +212,22 @@ def on_main(action: Callable[[], None]) -> None:
     problem = gather_text(problem)[0]
     if problem:
         raise ConfigError(problem)
+
+
+def in_every_process(action: Callable[[], T]) -> T:
+    """Returns what an action returns in this process, once it has ended in all of them.
+
+    Raises:
+      DataError: in every process, if the action raised one in any.
+    """
+    problem, result = "", None
+    try:
+        result = action()
+    except DataError as error:
+        problem = str(error) or type(error).__name__
+    if problems := [text for text in gather_text(problem) if text]:
+        raise DataError(problems[0])
+    return cast(T, result)
 
 
 def deterministic() -> None:

@@ -11,7 +11,6 @@ KINDS = {
         record="training",
         sees_target=True,
         leaves_network=True,
-        several_processes=True,
     ),
     "pseudo_label": Kind(
         run=pseudo_label.run,
@@ -34,6 +33,5 @@ KINDS = {
         bound=evaluate.bound,
         record="scores",
         reads_networks=True,
-        several_processes=True,
     ),
 }

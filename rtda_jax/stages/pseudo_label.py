@@ -4,11 +4,11 @@ The label files come from a stream of predictions, in bounded memory and resumab
 Thresholds over the whole set need two passes. The first counts confidences in a histogram, which
 is saved now and then so that a killed pass can continue; its checksum tells when it is damaged.
 The second pass writes the files. It trusts files that are there, because each is a function of its
-image and the thresholds, and is moved into place whole.
+image and the thresholds, and is moved into place whole. Of several processes each labels every n-th
+image; what they counted adds up, also when fewer of them continue.
 """
 
 import hashlib
-import io
 import os
 import pathlib
 import threading
@@ -28,16 +28,22 @@ from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, load, pictures
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pictures import png
-from rtda_jax.data.pseudo import MANIFEST, label_path
-from rtda_jax.data.sampling import read_npz
+from rtda_jax.data.pseudo import (
+    HISTOGRAM,
+    MANIFEST,
+    label_path,
+    merge_histograms,
+    part_of_histogram,
+    read_histogram,
+)
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model
 from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.resize import upsample
-from rtda_jax.run import log
+from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import Fields, only
-from rtda_jax.run.files import read_bytes, write_bytes
+from rtda_jax.run.files import read_bytes, write_bytes, write_npz
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 from rtda_jax.run.workdir import read_json, write_json
@@ -45,9 +51,8 @@ from rtda_jax.stages.plan import Plan, Stage, load_network, method_of, parse
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
-# From the index of an image to the labels uint8 [H,W] and confidences float32 [H,W] of the images
-# from there on.
-Predictions = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
+# From the indices of images to the labels uint8 [H,W] and confidences float32 [H,W] of each.
+Predictions = Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 def check(plan: Plan, stage: Stage) -> None:
@@ -101,8 +106,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     classes = class_set(benchmark.classes)
     dataset = images(config)
 
-    def predictions(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        order = range(start, len(dataset))
+    def predictions(order: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         stream = eval_stream(
             dataset,
             size=tuple(benchmark.size),
@@ -240,8 +244,10 @@ def generate(
 ) -> dict[str, Any]:
     """Writes `labels/KEY.png` for every key, 255 where a pixel is not sure enough.
 
+    Every process of a job calls it and writes its share of the files.
+
     Args:
-      predictions: of the images in the order of the keys; the same at every call.
+      predictions: of the images that it is asked for; the same at every call.
       folder: where the files go; it may hold what an earlier, killed call wrote.
       keys: names of the images.
       options: which pixels keep their label.
@@ -257,20 +263,22 @@ def generate(
       Interrupted: the same call continues.
     """
 
-    def seen(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for prediction in predictions(start):
+    def seen(order: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for prediction in predictions(order):
             heartbeat()
             yield prediction
 
     folder.mkdir(parents=True, exist_ok=True)
+    process, processes = parallel.process()
+    share = range(process, len(keys), processes)
     limits = None
     if options.scope == "dataset":
-        limits = _dataset_thresholds(seen, folder, len(keys), options, num_classes, interrupted)
-    written = (
-        i for i, key in enumerate(keys) if not pathlib.Path(label_path(folder, key)).exists()
-    )
-    first = next(written, len(keys))
-    watched = _watched(seen, first, len(keys), "writing labels", interrupted)
+        counts = _count(seen, folder, len(keys), share, num_classes, interrupted)
+        limits = pseudo_labels.thresholds(
+            counts, cut=options.cut, cap=options.cap, index=options.index
+        )
+    missing = [i for i in share if not os.path.exists(label_path(folder, keys[i]))]
+    watched = _watched(seen, missing, len(share), "writing labels", interrupted)
     for i, (labels, confidence) in watched:
         if limits is None:
             image_limits = pseudo_labels.exact_thresholds(
@@ -287,74 +295,87 @@ def generate(
         write_bytes(path, png(pseudo_labels.assign(labels, confidence, image_limits)))
     return {
         "thresholds": None if limits is None else limits.tolist(),
-        **_survey(folder, keys, num_classes, heartbeat),
+        **_survey(folder, keys, share, num_classes, heartbeat),
     }
 
 
-def _dataset_thresholds(
+def _count(
     predictions: Predictions,
     folder: pathlib.Path,
     total: int,
-    options: PseudoLabelOptions,
+    share: range,
     num_classes: int,
     interrupted: threading.Event,
 ) -> np.ndarray:
-    path = folder / "histogram.npz"
-    done, counts = 0, np.zeros((num_classes, pseudo_labels.BINS), np.int64)
-    saved = read_npz(path)
-    fits = saved.keys() == {"done", "counts"} and saved["counts"].shape == counts.shape
-    if fits and saved["done"] <= total:
-        done, counts = int(saved["done"]), saved["counts"]
-    elif path.exists():
-        log.say(f"  {path} is damaged: confidences are counted again")
+    """Returns the histogram of confidences of all images, of which this process counts a share.
 
-    def save(images: int) -> None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, done=images, counts=counts)
-        write_bytes(path, buffer.getvalue())
+    The main process goes on with the histogram of earlier runs, and the others begin one each.
+    """
+    shape = (num_classes, pseudo_labels.BINS)
+    parallel.on_main(lambda: merge_histograms(folder, images=total, shape=shape, say=log.say))
+    path = folder / HISTOGRAM
+    done, counts = read_histogram(path, images=total, shape=shape)
+    order = [i for i in share if not done[i]]
+    if not parallel.is_main():
+        path = folder / part_of_histogram(share.start)
+        done, counts = np.zeros_like(done), np.zeros_like(counts)
 
-    watched = _watched(predictions, done, total, "counting confidences", interrupted, save)
-    for i, (labels, confidence) in watched:
+    def save() -> None:
+        write_npz(path, done=done, counts=counts)
+
+    watched = _watched(predictions, order, len(share), "counting confidences", interrupted, save)
+    for number, (i, (labels, confidence)) in enumerate(watched, start=1):
         counts += pseudo_labels.histogram(labels, confidence, num_classes=num_classes)
-        if (i + 1) % SAVE_EVERY == 0 or i + 1 == total:
-            save(i + 1)
-    return pseudo_labels.thresholds(counts, cut=options.cut, cap=options.cap, index=options.index)
+        done[i] = True
+        if number % SAVE_EVERY == 0 or number == len(order):
+            save()
+    return parallel.sum_counts(counts)
 
 
 def _watched(
     predictions: Predictions,
-    first: int,
+    order: Sequence[int],
     total: int,
     what: str,
     interrupted: threading.Event,
-    save: Callable[[int], None] = lambda done: None,
+    save: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-    """Yields numbered predictions from an image on, with progress; a signal ends them."""
-    if first == total:
+    """Yields the indices of images and their predictions, with progress; a signal ends them."""
+    if not order:
         return
-    progress = Progress(f"  {what}", total, first)
-    for done, prediction in enumerate(predictions(first), start=first + 1):
-        yield done - 1, prediction
+    progress = Progress(f"  {what}", total, total - len(order))
+    for i, prediction in zip(order, predictions(order), strict=True):
+        yield i, prediction
         progress.add(1)
         if interrupted.is_set():
-            save(done)
+            save()
             progress.end()
-            raise Interrupted(f"stopped after image {done}; the same command continues there")
+            raise Interrupted(f"stopped after image {i + 1}; the same command continues there")
     progress.end()
 
 
 def _survey(
-    folder: pathlib.Path, keys: Sequence[str], num_classes: int, heartbeat: Callable[[], object]
+    folder: pathlib.Path,
+    keys: Sequence[str],
+    share: Sequence[int],
+    num_classes: int,
+    heartbeat: Callable[[], object],
 ) -> dict[str, Any]:
-    """Returns what is on the disk: checksums, and the number of pixels of each class."""
-    files, counts = {}, np.zeros(256, np.int64)
-    for key in keys:
-        path = label_path(folder, key)
+    """Returns what is on the disk: checksums, and the number of pixels of each class.
+
+    Each process reads its share of the files, and all return the whole.
+    """
+    digests, counts = [], np.zeros(256, np.int64)
+    for i in share:
+        path = label_path(folder, keys[i])
         data = read_bytes(path)
-        files[key] = hashlib.sha256(data).hexdigest()
+        digests.append(hashlib.sha256(data).hexdigest())
         with pictures.opened(data, path) as image:
             counts += np.bincount(np.asarray(image).ravel(), minlength=256)
         heartbeat()
+    counts = parallel.sum_counts(counts)
+    rows = [text.split() for text in parallel.gather_text(" ".join(digests))]
+    files = {key: rows[i % len(rows)][i // len(rows)] for i, key in enumerate(keys)}
     pixels = counts[:num_classes]
     return {
         "coverage": float(pixels.sum() / counts.sum()),

@@ -23,7 +23,7 @@ from rtda_jax.data.batches import target_set
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.evaluate import Model
-from rtda_jax.run import checkpoint, log
+from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, watchdog
@@ -81,8 +81,9 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     log.say(f"[{name}] batch statistics of {reference} from {config.benchmark.target.name}")
     model = load_network(plan, reference, workdir)
     begin = time.perf_counter()
-    count, batches = target_batches(config)
-    progress = Progress("  batches", count, unit="batches")
+    process, processes = parallel.process()
+    count, batches = target_batches(config, process=process, processes=processes)
+    progress = Progress("  batches", len(range(process, count, processes)), unit="batches")
     with watchdog(config.stall_seconds) as heartbeat:
 
         def watched() -> Iterator[np.ndarray]:
@@ -93,9 +94,12 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
         stats = measure(model, watched())
     progress.end()
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a killed run left them
+    if parallel.is_main():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a killed run left them
+    parallel.barrier(f"checkpoints of {name}")
     with checkpoint.manager(folder / "checkpoints", keep=config.checkpoint_keep) as checkpoints:
         state = {"g_params": model.variables["params"], "g_stats": stats}
+        state = parallel.replicate(state, parallel.mesh())
         checkpoint.save(checkpoints, state, step=config.steps)
     record = {
         "models": list(stage.models),
@@ -109,6 +113,8 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
 def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
     """Returns the running statistics that batches of images uint8 [B,H,W,3] give a network.
+
+    Of several processes each brings batches of its own, and all return the average over all.
 
     Raises:
       ConfigError: the network has no batch normalisation.
@@ -126,14 +132,19 @@ def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
         return jax.tree.map(lambda m, x: m + (x - m) / number, mean, updated["batch_stats"])
 
     measured = compiling_first(average)
-    mean = jax.tree.map(jnp.zeros_like, model.variables["batch_stats"])
+    mean, number = jax.tree.map(jnp.zeros_like, model.variables["batch_stats"]), 0
     for number, images in enumerate(batches, start=1):
         mean = measured(model.variables["params"], mean, images, jnp.float32(number))
-    return mean
+    return parallel.mean_of_processes(mean, weight=number)
 
 
-def target_batches(config: Any) -> tuple[int, Iterator[np.ndarray]]:
-    """Returns the number of batches, and batches of whole target images in a seeded order."""
+def target_batches(
+    config: Any, *, process: int = 0, processes: int = 1
+) -> tuple[int, Iterator[np.ndarray]]:
+    """Returns the number of batches, and batches of whole target images in a seeded order.
+
+    Of several processes each gets every n-th batch, and all get the number of all batches.
+    """
     benchmark = config.benchmark
     dataset = target_set(config)
     size = config.batch_size
@@ -141,11 +152,12 @@ def target_batches(config: Any) -> tuple[int, Iterator[np.ndarray]]:
     random = np.random.default_rng(config.seed)
     epochs = -(-count * size // len(dataset))
     order = np.concatenate([random.permutation(len(dataset)) for _ in range(epochs)])
+    batches = order[: count * size].reshape(count, size)[process::processes]
     stream = eval_stream(
         dataset.unlabelled(),
         size=tuple(benchmark.size),
         resize=benchmark.resize,
-        order=order[: count * size].tolist(),
+        order=batches.ravel().tolist(),
         threads=config.threads,
     )
-    return count, (np.stack([next(stream)["image"] for _ in range(size)]) for _ in range(count))
+    return count, (np.stack([next(stream)["image"] for _ in range(size)]) for _ in batches)

@@ -4,7 +4,6 @@ They come from the same pass over the target's images as an evaluation, and from
 source that was not trained on.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -179,17 +178,23 @@ def _source(
     if not benchmark.source_eval:
         return {SOURCE: None}
     head, reported = class_set(benchmark.classes), class_set(benchmark.eval_classes)
-    examples, count = _first_examples(config, benchmark.source_eval)
-    progress = Progress("  source validation", count)
 
-    def count_image(*_: object) -> None:
-        heartbeat()
-        progress.add(1)
+    def count_share() -> tuple[np.ndarray, int]:
+        examples, share, count = _first_examples(config, benchmark.source_eval)
+        progress = Progress("  source validation", share)
 
-    confusion = evaluate.evaluate(
-        models, examples, num_classes=len(head), protocol=protocol, on_prediction=count_image
-    )
-    progress.end()
+        def count_image(*_: object) -> None:
+            heartbeat()
+            progress.add(1)
+
+        confusion = evaluate.evaluate(
+            models, examples, num_classes=len(head), protocol=protocol, on_prediction=count_image
+        )
+        progress.end()
+        return confusion, count
+
+    confusion, count = parallel.in_every_process(count_share)
+    confusion = parallel.sum_counts(confusion)
     scores = evaluate.report(
         confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
     )
@@ -207,29 +212,42 @@ def _agreement(
     """
     benchmark = config.benchmark
     classes = class_set(benchmark.classes)
-    examples, count = _first_examples(config, benchmark.eval)
     predict = evaluate.predictor(models, protocol=protocol)
     colour = mean_colour(models[0].normalisation)
-    total = np.zeros((len(classes), len(classes)), np.int64)
-    progress = Progress("  masked agreement", count)
-    for index, example in enumerate(examples):
-        size = example["label"].shape
-        hidden = hide(example["image"], index=index, colour=colour)
-        seen, guessed = (predict(image, size=size) for image in (example["image"], hidden))
-        total += np.asarray(metrics.confusion_matrix(seen, guessed, num_classes=len(classes)))
-        heartbeat()
-        progress.add(1)
-    progress.end()
-    return float(metrics.mean_iou(total, range(len(classes))))
+
+    def count_share() -> np.ndarray:
+        examples, share, _ = _first_examples(config, benchmark.eval)
+        confusion = np.zeros((len(classes), len(classes)), np.int64)
+        progress = Progress("  masked agreement", share)
+        for example in examples:
+            size = example["label"].shape
+            hidden = hide(example["image"], index=example["index"], colour=colour)
+            seen, guessed = (predict(image, size=size) for image in (example["image"], hidden))
+            pairs = metrics.confusion_matrix(seen, guessed, num_classes=len(classes))
+            confusion += np.asarray(pairs)
+            heartbeat()
+            progress.add(1)
+        progress.end()
+        return confusion
+
+    confusion = parallel.sum_counts(parallel.in_every_process(count_share))
+    return float(metrics.mean_iou(confusion, range(len(classes))))
 
 
-def _first_examples(config: Any, spec: Any) -> tuple[Iterator[dict[str, Any]], int]:
-    """Returns the first `eval.validator_images` examples of a split, and how many they are."""
+def _first_examples(config: Any, spec: Any) -> tuple[Iterator[dict[str, Any]], int, int]:
+    """Returns this process's share of the first `eval.validator_images` examples of a split.
+
+    Also returns the number of examples of the share, and that of all processes.
+    """
     benchmark = config.benchmark
     dataset = load(spec, data_dir=config.data_dir, classes=class_set(benchmark.classes).name)
     count = min(config.eval.validator_images or len(dataset), len(dataset))
-    stream = eval_stream(dataset, size=tuple(benchmark.eval_size), resize=benchmark.resize)
-    return itertools.islice(stream, count), count
+    process, processes = parallel.process()
+    share = range(process, count, processes)
+    stream = eval_stream(
+        dataset, size=tuple(benchmark.eval_size), resize=benchmark.resize, order=share
+    )
+    return stream, len(share), count
 
 
 def hide(image: np.ndarray, *, index: int, colour: np.ndarray) -> np.ndarray:
