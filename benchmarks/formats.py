@@ -45,12 +45,8 @@ def measured(options: Any, size: tuple[int, int], folder: pathlib.Path) -> Itera
     """Yields the lines of the table for the networks that the options name."""
     from rtda_jax import evaluate
     from rtda_jax.deploy import export
-    from rtda_jax.models.fold import fold_or_keep
 
-    models = [
-        evaluate.Model(*fold_or_keep(m.module, m.variables, say=print), m.normalisation)
-        for m in _models(options)
-    ]
+    models = evaluate.folded(_models(options))
     formats = [name for name, needs in NEEDS.items() if _installed(*needs)]
     for name in formats:
         export.FORMATS[name].write(models, folder, size=size)

@@ -10,9 +10,8 @@ from rtda_jax.augment import normalise
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import Networks, retrieve
 from rtda_jax.errors import ConfigError
-from rtda_jax.evaluate import Model
+from rtda_jax.evaluate import Model, folded
 from rtda_jax.models import create_model
-from rtda_jax.models.fold import fold
 from rtda_jax.tools import drawing
 
 
@@ -75,9 +74,9 @@ def test_a_network_is_described_without_its_normalisations(monkeypatch):
     feature = model.apply(variables, normalise.normalise(image[None], name="imagenet"))["feature"]
     mean = np.asarray(feature).mean((0, 1, 2))
     read = []
-    monkeypatch.setattr(retrieve, "fold_or_keep", lambda *m, say: read.append(fold(*m)) or read[-1])
+    monkeypatch.setattr(retrieve, "folded", lambda models: read.extend(folded(models)) or read)
     made = retrieve.describer([Model(model, variables, "imagenet")])(image)
-    assert [module.batch_norm for module, _ in read] == ["folded"]
+    assert [each.module.batch_norm for each in read] == ["folded"]
     np.testing.assert_allclose(made, mean / np.linalg.norm(mean), atol=1e-5)
 
 

@@ -16,7 +16,6 @@ from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, lookup
-from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.activations import argmax
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import files, log
@@ -60,10 +59,7 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
         *(f for form in formats.values() for f in form.files),
     ]
     with claimed(out, record=RECORD, results=results) as listed:
-        models = [
-            evaluate.Model(*fold_or_keep(m.module, m.variables, say=log.say), m.normalisation)
-            for m in chosen.models
-        ]
+        models = evaluate.folded(chosen.models)
         exported = lower(segmenter(models, size=size), size=size)
         program = bytes(exported.serialize())
         about = {

@@ -16,8 +16,7 @@ from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError
-from rtda_jax.evaluate import Model
-from rtda_jax.models.fold import fold_or_keep
+from rtda_jax.evaluate import Model, folded
 from rtda_jax.run import log
 from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing
@@ -136,9 +135,7 @@ def describer(models: Sequence[Model]) -> Callable[[np.ndarray], np.ndarray]:
     product of two descriptions is the cosine of the features, averaged over the networks. Batch
     normalisations are folded into the convolutions.
     """
-    models = [
-        Model(*fold_or_keep(m.module, m.variables, say=log.say), m.normalisation) for m in models
-    ]
+    models = folded(models)
 
     @jax.jit
     def describe(variables: Sequence[Any], image: jax.Array) -> jax.Array:

@@ -38,8 +38,7 @@ from rtda_jax.data.pseudo import (
 )
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, Interrupted, one_of
-from rtda_jax.evaluate import Model
-from rtda_jax.models.fold import fold_or_keep
+from rtda_jax.evaluate import Model, folded
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import Fields, only
@@ -206,10 +205,7 @@ def predictor(
       heads: the outputs of each network.
       fusion: a key of `pseudo_labels.FUSIONS`.
     """
-    whole = [m._replace(module=m.module.clone(auxiliary="always")) for m in models]
-    models = [
-        Model(*fold_or_keep(m.module, m.variables, say=log.say), m.normalisation) for m in whole
-    ]
+    models = folded([m._replace(module=m.module.clone(auxiliary="always")) for m in models])
 
     def maps(variables: Sequence[Any], image: jax.Array) -> list[jax.Array]:
         softmax = []
