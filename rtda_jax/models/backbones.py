@@ -6,6 +6,7 @@ dilations of DeepLab. EfficientNet-Lite has a file of its own.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -17,17 +18,36 @@ from rtda_jax.ops.activations import relu
 from rtda_jax.ops.pool import max_pool
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a residual, out of a true ReLU."""
+class ResidualBlock(nn.Module):
+    """What both blocks of a ResNet have: their fields, and the shortcut around the convolutions.
+
+    A block maps to expansion * width features. strided names the convolution of a Bottleneck that
+    has the stride; in a BasicBlock that is conv1.
+    """
+
+    expansion: ClassVar[int]
 
     width: int
     conv: Callable[..., Conv]
     norm: Callable[..., nn.Module]
     stride: int = 1
     dilation: int = 1
-    project: bool = False
     activation: Activation = relu
-    strided: str = "conv1"
+    strided: str = "conv2"
+
+    def shortcut(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns x, projected where the block changes its size or the number of features."""
+        features = self.expansion * self.width
+        if self.stride == 1 and x.shape[-1] == features:
+            return x
+        x = self.conv(features, 1, self.stride, name="downsample_conv")(x)
+        return self.norm(name="downsample_bn")(x, train=train)
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions and a residual, out of a true ReLU."""
+
+    expansion = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -36,23 +56,13 @@ class BasicBlock(nn.Module):
         y = self.activation(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.width, 3, dilation=self.dilation, name="conv2")(y)
         y = self.norm(name="bn2")(y, train=train)
-        if self.project:
-            x = self.conv(self.width, 1, self.stride, name="downsample_conv")(x)
-            x = self.norm(name="downsample_bn")(x, train=train)
-        return relu(x + y)
+        return relu(self.shortcut(x, train=train) + y)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1x1, 3x3, 1x1 and a residual; the stride is on conv2 (torchvision) or conv1 (Caffe)."""
 
-    width: int
-    conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
-    stride: int = 1
-    dilation: int = 1
-    project: bool = False
-    activation: Activation = relu
-    strided: str = "conv2"
+    expansion = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -63,17 +73,14 @@ class Bottleneck(nn.Module):
         y = self.activation(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.width, 3, second, dilation=self.dilation, name="conv2")(y)
         y = self.activation(self.norm(name="bn2")(y, train=train))
-        y = self.conv(4 * self.width, 1, name="conv3")(y)
+        y = self.conv(self.expansion * self.width, 1, name="conv3")(y)
         y = self.norm(name="bn3")(y, train=train)
-        if self.project:
-            x = self.conv(4 * self.width, 1, self.stride, name="downsample_conv")(x)
-            x = self.norm(name="downsample_bn")(x, train=train)
-        return relu(x + y)
+        return relu(self.shortcut(x, train=train) + y)
 
 
-RESNETS: dict[str, tuple[type[nn.Module], int, tuple[int, ...]]] = {
-    "resnet18": (BasicBlock, 1, (2, 2, 2, 2)),
-    "resnet101": (Bottleneck, 4, (3, 4, 23, 3)),
+RESNETS: dict[str, tuple[type[ResidualBlock], tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
 }
 
 
@@ -96,22 +103,19 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
         """Maps x [B,H,W,3] to four feature maps."""
-        block, expansion, counts = lookup(RESNETS, self.depth, "resnet")
+        block, counts = lookup(RESNETS, self.depth, "resnet")
         x = self.conv(64, 7, 2, name="conv1")(x)
         x = self.activation(self.norm(name="bn1")(x, train=train))
         x = max_pool(x, window=3, stride=2, padding=1, ceil_mode=self.pool_ceil)
         features = []
         for stage, count in enumerate(counts):
-            width = 64 * 2**stage
             for i in range(count):
-                stride = self.strides[stage] if i == 0 else 1
                 x = block(
-                    width=width,
+                    width=64 * 2**stage,
                     conv=self.conv,
                     norm=self.norm,
-                    stride=stride,
+                    stride=self.strides[stage] if i == 0 else 1,
                     dilation=self.dilations[stage],
-                    project=stride != 1 or x.shape[-1] != expansion * width,
                     activation=self.activation,
                     strided=self.strided,
                     name=f"layer{stage + 1}_{i}",
