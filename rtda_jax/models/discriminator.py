@@ -1,5 +1,6 @@
 """Fully convolutional domain discriminators (AdaptSegNet) and their light, separable variant."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -57,8 +58,10 @@ class Discriminator(nn.Module):
         """Scores x [B,H,W,in_channels]; positive logits mean the target domain (label 1)."""
         check_images(x, network="discriminator", stride=32, channels=self.in_channels)
         one_of(self.convolution, SEPARABLE, "convolution")
-        stride = self.output_stride
-        require(stride in (1, 32), f"unknown output_stride {stride}; known: 1, 32")
+        require(
+            self.output_stride in (1, 32),
+            f"output_stride must be 1 or 32, got {self.output_stride}",
+        )
         x = x.astype(self.dtype)
         for i, features in enumerate(WIDTHS):
             x = LeakyReLU(name=f"act{i + 1}")(self._conv(x, features, f"conv{i + 1}"))
@@ -66,14 +69,17 @@ class Discriminator(nn.Module):
         return logits if self.output_stride == 32 else Upsample(32, name="upsample")(logits)
 
     def _conv(self, x: jax.Array, features: int, name: str) -> jax.Array:
-        options = {
-            "use_bias": self.use_bias,
-            "kernel_init": TORCH_UNIFORM,
-            "bias_init": uniform_bias,
-            "dtype": self.dtype,
-        }
+        """Halves x, with one convolution or with a depthwise and a pointwise one."""
+        conv = functools.partial(
+            Conv,
+            use_bias=self.use_bias,
+            kernel_init=TORCH_UNIFORM,
+            bias_init=uniform_bias,
+            dtype=self.dtype,
+        )
+        halving = functools.partial(conv, size=4, stride=2, padding=1)
         if not SEPARABLE[self.convolution]:
-            return Conv(features, 4, 2, 1, name=name, **options)(x)
+            return halving(features, name=name)(x)
         channels = x.shape[-1]
-        x = Conv(channels, 4, 2, 1, groups=channels, name=f"{name}_depthwise", **options)(x)
-        return Conv(features, 1, name=f"{name}_pointwise", **options)(x)
+        x = halving(channels, groups=channels, name=f"{name}_depthwise")(x)
+        return conv(features, name=f"{name}_pointwise")(x)
