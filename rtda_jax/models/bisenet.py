@@ -23,6 +23,7 @@ from rtda_jax.models.layers import (
     global_mean,
     image_size,
     uniform_bias,
+    upsample_by,
 )
 from rtda_jax.ops.activations import relu
 from rtda_jax.ops.resize import upsample
@@ -89,7 +90,7 @@ class BiSeNet(Network):
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """Segments images [B,H,W,3]."""
         check_images(images, network="BiSeNet", stride=32)
-        height, width = image_size(images)
+        full_size = image_size(images)
         images = images.astype(self.dtype)
         conv = functools.partial(
             Conv, kernel_init=KAIMING, bias_init=uniform_bias, dtype=self.dtype
@@ -112,16 +113,15 @@ class BiSeNet(Network):
             jnp.concatenate([spatial, *context], -1), train=train
         )
         logits = conv(self.num_classes, use_bias=True, name="classifier")(feature)
-        logits = upsample(logits.astype(jnp.float32), size=(8 * size[0], 8 * size[1]))
         outputs = {
-            "logits": logits[:, :height, :width],
+            "logits": upsample_by(logits.astype(jnp.float32), 8, size=full_size),
             "feature": feature.astype(jnp.float32),
         }
         if self.computes_auxiliary(train=train):
             for scale in self.scales:
                 head = conv(self.num_classes, use_bias=True, name=f"aux{scale}")
                 aux = upsample(head(refined[scale]).astype(jnp.float32), size=size)
-                outputs[f"aux{scale}"] = upsample(aux, size=(height, width))
+                outputs[f"aux{scale}"] = upsample(aux, size=full_size)
         return outputs
 
     def group(self, path: tuple[str, ...]) -> Group:

@@ -26,6 +26,7 @@ from rtda_jax.models.layers import (
     check_images,
     global_mean,
     image_size,
+    upsample_by,
 )
 from rtda_jax.ops.activations import leaky_relu, relu
 from rtda_jax.ops.resize import ALIGNMENTS, upsample
@@ -246,8 +247,7 @@ class BiSeNetV1(Network):
     def _resize(self, x: jax.Array, *, factor: int, size: tuple[int, int]) -> jax.Array:
         if self.align == "corners":
             return upsample(x, size=size, align="corners")
-        x = upsample(x, size=(factor * x.shape[1], factor * x.shape[2]))
-        return x[:, : size[0], : size[1]]
+        return upsample_by(x, factor, size=size)
 
 
 class BiSeNetLite(Network):
@@ -267,7 +267,7 @@ class BiSeNetLite(Network):
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """Segments images [B,H,W,3]."""
         check_images(images, network="BiSeNetLite", stride=32)
-        height, width = image_size(images)
+        size = image_size(images)
         conv = functools.partial(Conv, kernel_init=KAIMING_LINEAR, dtype=self.dtype)
         norm = self.norm_layer()
         trunk_norm = self.norm_layer(
@@ -285,9 +285,7 @@ class BiSeNetLite(Network):
 
         def head(features: int, x: jax.Array, factor: int, name: str) -> jax.Array:
             module = Head(features, self.num_classes, conv, norm, relu, use_bias=True, name=name)
-            logits = module(x, train=train)
-            logits = upsample(logits, size=(factor * x.shape[1], factor * x.shape[2]))
-            return logits[:, :height, :width]
+            return upsample_by(module(x, train=train), factor, size=size)
 
         outputs = {
             "logits": head(self.width, feature, 8, "head"),

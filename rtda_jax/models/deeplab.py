@@ -107,8 +107,8 @@ class DeepLabVGG(Network):
 
     images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
     (align_corners resize), "coarse" [B,H//8,W//8,K] before the resize and "feature"
-    [B,H//8,W//8,1024], the output of fc7. axis_name,
-    batch_norm and auxiliary are accepted for uniformity: there is nothing they could change.
+    [B,H//8,W//8,1024], the output of fc7. axis_name, batch_norm and auxiliary are accepted for
+    uniformity: there is nothing they could change.
     """
 
     aspp: str = "all"

@@ -12,6 +12,7 @@ from rtda_jax.errors import ConfigError, lookup, one_of
 from rtda_jax.ops.activations import relu
 from rtda_jax.ops.conv import Padding, conv2d, same_padding
 from rtda_jax.ops.norm import EPSILON, MOMENTUM, BatchNorm, FoldedNorm
+from rtda_jax.ops.resize import upsample
 
 Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
@@ -186,12 +187,12 @@ class ConvNorm(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps x [B,H,W,C] to [B,h,w,features]."""
         x = self.conv(
-            self.features,
-            self.size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
+            features=self.features,
+            size=self.size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
             name="conv",
         )(x)
         x = self.norm(name="bn")(x, train=train)
@@ -206,6 +207,12 @@ def global_mean(x: jax.Array) -> jax.Array:
 def image_size(x: jax.Array) -> tuple[int, int]:
     """Returns the height and the width of x [B,H,W,C]."""
     return x.shape[1], x.shape[2]
+
+
+def upsample_by(x: jax.Array, factor: int, *, size: tuple[int, int]) -> jax.Array:
+    """Returns x [B,h,w,C] upsampled by exactly a factor and cropped to a size (H, W)."""
+    x = upsample(x, size=(factor * x.shape[1], factor * x.shape[2]))
+    return x[:, : size[0], : size[1]]
 
 
 def check_images(images: jax.Array, *, network: str, stride: int, channels: int = 3) -> None:
