@@ -42,13 +42,20 @@ def _normalise(
     return _normalise_forward(x, scale, bias, epsilon, axis_name)[0]
 
 
-def _normalise_forward(x, scale, bias, epsilon, axis_name):
+def _normalise_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
     mean, var = _statistics(x, axis_name)
     inverse = lax.rsqrt(var + epsilon)
     return (_affine(x, mean, inverse, scale, bias), mean, var), (x, scale, mean, inverse)
 
 
-def _normalise_backward(epsilon, axis_name, residuals, cotangents):
+def _normalise_backward(
+    epsilon: float,
+    axis_name: str | None,
+    residuals: tuple[jax.Array, ...],
+    cotangents: tuple[jax.Array, jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, mean, inverse = residuals
     dy = cotangents[0].astype(jnp.float32)  # the statistics only feed the running averages
     count = x.size // x.shape[-1]
@@ -97,19 +104,17 @@ class BatchNorm(nn.Module):
             x = x.astype(self.dtype)
         if self.frozen or not train:
             return _affine(x, mean.value, lax.rsqrt(var.value + self.epsilon), scale, bias)
-        axis_name = None if self.is_initializing() else self.axis_name
-        count = x.size // channels
-        if axis_name is not None:
-            count *= lax.axis_size(axis_name)
         if self.is_initializing():
             return _normalise(x, scale, bias, self.epsilon, None)[0]
+        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+        count = devices * x.size // channels
         if count == 1:
             raise ValueError(
                 f"{'/'.join(self.path) or 'BatchNorm'}: one value per channel (input {x.shape}) "
                 "has no variance to train on; use a larger batch or crop, set axis_name to share "
                 "statistics between devices, or frozen=True"
             )
-        y, batch_mean, batch_var = _normalise(x, scale, bias, self.epsilon, axis_name)
+        y, batch_mean, batch_var = _normalise(x, scale, bias, self.epsilon, self.axis_name)
         keep = self.momentum
         mean.value = keep * mean.value + (1 - keep) * batch_mean
         var.value = keep * var.value + (1 - keep) * batch_var * (count / (count - 1))
