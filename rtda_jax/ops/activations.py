@@ -16,12 +16,12 @@ def _rectify(x: jax.Array, slope: float) -> jax.Array:
     return jnp.maximum(x, 0) if slope == 0 else jnp.where(x > 0, x, slope * x)
 
 
-def _rectify_forward(x, slope):
+def _rectify_forward(x: jax.Array, slope: float) -> tuple[jax.Array, jax.Array]:
     y = _rectify(x, slope)
     return y, y
 
 
-def _rectify_backward(slope, y, dy):
+def _rectify_backward(slope: float, y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     return (jnp.where(y > 0, dy, slope * dy if slope else jnp.zeros_like(dy)),)
 
 
@@ -47,12 +47,12 @@ def relu6(x: jax.Array) -> jax.Array:
     return jnp.clip(x, 0, 6)
 
 
-def _relu6_forward(x):
+def _relu6_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     y = relu6(x)
     return y, y
 
 
-def _relu6_backward(y, dy):
+def _relu6_backward(y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     return (jnp.where((y > 0) & (y < 6), dy, jnp.zeros_like(dy)),)
 
 

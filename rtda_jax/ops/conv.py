@@ -113,9 +113,9 @@ def _over_pixels(
     over = (((0,), (0,)), ((), ()))
     if a.shape[1] <= b.shape[1]:
         return lax.dot_general(a, b, over).reshape(*a_shape, *b_shape)
-    product = lax.dot_general(b, a, over).reshape(*b_shape, *a_shape)
+    transposed = lax.dot_general(b, a, over).reshape(*b_shape, *a_shape)
     n = len(b_shape)
-    return product.transpose(*range(n, product.ndim), *range(n))
+    return transposed.transpose(*range(n, transposed.ndim), *range(n))
 
 
 def _sum_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -205,8 +205,8 @@ def _cpu_forward(x: jax.Array, kernel: jax.Array, *, g: Geometry) -> jax.Array:
     if _pointwise(g):
         return _windows(x, g)[0] @ kernel[0, 0]
     if _overhangs(g, height, width):
-        product = _patches(x, g) @ kernel.reshape(-1, features)
-        return product.reshape(-1, *g.output(height, width), features)
+        pixels = _patches(x, g) @ kernel.reshape(-1, features)
+        return pixels.reshape(-1, *g.output(height, width), features)
     if _narrow_output(g, channels, features):
         taps = len(g.taps())
         flat = kernel.transpose(2, 0, 1, 3).reshape(channels, taps * features)
@@ -267,14 +267,14 @@ def _cpu_kernel_gradient(
     # XLA's own form is slower by two to five on large maps, and faster on a map of a few pixels.
     if g.groups == 1 and (max(g.stride) > 1 or dy.size // features >= channels // 2):
 
-        def product(x: jax.Array, dy: jax.Array) -> jax.Array:
+        def over_patches(x: jax.Array, dy: jax.Array) -> jax.Array:
             return _over_pixels(_patches(x, g), dy, a_shape=shape[:3], b_shape=shape[3:])
 
         if dy.size // features * channels * len(g.taps()) <= PATCH_LIMIT:
-            return product(x, dy)
+            return over_patches(x, dy)
 
         def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-            return total + product(pair[0][None], pair[1][None]), None
+            return total + over_patches(pair[0][None], pair[1][None]), None
 
         return lax.scan(add, jnp.zeros(shape, x.dtype), (x, dy))[0]
     like = jax.ShapeDtypeStruct(shape, x.dtype)
@@ -287,11 +287,15 @@ def _conv2d(x: jax.Array, kernel: jax.Array, g: Geometry) -> jax.Array:
     return lax.platform_dependent(x, kernel, cpu=partial(_cpu_forward, g=g), default=plain)
 
 
-def _forward(x, kernel, g):
+def _forward(
+    x: jax.Array, kernel: jax.Array, g: Geometry
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _conv2d(x, kernel, g), (x, kernel)
 
 
-def _backward(g, residuals, dy):
+def _backward(
+    g: Geometry, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, ...]:
     x, kernel = residuals
 
     def plain(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:

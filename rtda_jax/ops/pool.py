@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]  # (above, below), (left, right)
 
 
 def _pair(value: int | Pair) -> Pair:
@@ -29,7 +30,7 @@ def _output_length(length: int, window: int, stride: int, padding: int, ceil_mod
 
 def _geometry(
     shape: tuple[int, ...], window: Pair, stride: Pair, padding: Pair, ceil_mode: bool
-) -> tuple[Pair, tuple[Pair, Pair]]:
+) -> tuple[Pair, Pads]:
     """Returns the output size and the explicit (low, high) padding that yields it."""
     sizes, pads = [], []
     for n, k, s, p in zip(shape[1:3], window, stride, padding, strict=True):
@@ -61,7 +62,7 @@ def _taps(x: jax.Array, size: Pair, window: Pair, stride: Pair) -> list[jax.Arra
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _max_pool(x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: tuple) -> jax.Array:
+def _max_pool(x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: Pads) -> jax.Array:
     """Returns the maxima alone, without their places, which only a gradient needs."""
 
     def plain(x: jax.Array) -> jax.Array:
@@ -75,7 +76,9 @@ def _max_pool(x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: tuple)
     return lax.platform_dependent(x, cpu=tuned, default=plain)
 
 
-def _max_pool_forward(x, window, stride, size, pads):
+def _max_pool_forward(
+    x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: Pads
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     padded = lax.pad(x, _lowest(x.dtype), ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
     taps = _taps(padded, size, window, stride)
     best, where = taps[0], jnp.zeros(taps[0].shape, jnp.int8)
@@ -87,7 +90,14 @@ def _max_pool_forward(x, window, stride, size, pads):
     return best, (where, jnp.zeros((0, *x.shape[1:3]), x.dtype))
 
 
-def _max_pool_backward(window, stride, size, pads, residuals, dy):
+def _max_pool_backward(
+    window: Pair,
+    stride: Pair,
+    size: Pair,
+    pads: Pads,
+    residuals: tuple[jax.Array, jax.Array],
+    dy: jax.Array,
+) -> tuple[jax.Array]:
     where, like = residuals
     _, height, width = like.shape
     batch, _, _, channels = dy.shape

@@ -34,11 +34,11 @@ def _resize(x: jax.Array, axis: int, size: int, align: str) -> jax.Array:
     return low + (high - low) * _column(weight, axis, x.dtype)
 
 
-def _forward(x, axis, size, align):
+def _forward(x: jax.Array, axis: int, size: int, align: str) -> tuple[jax.Array, int]:
     return _resize(x, axis, size, align), x.shape[axis]
 
 
-def _backward(axis, size, align, length, dy):
+def _backward(axis: int, size: int, align: str, length: int, dy: jax.Array) -> tuple[jax.Array]:
     if length == size:
         return (dy,)
     # Every input gathers the outputs that it fed. A scatter would be ten times slower on a CPU.
@@ -69,9 +69,9 @@ def _check(x: jax.Array, size: tuple[int, int]) -> None:
 def upsample(x: jax.Array, *, size: tuple[int, int], align: str = "half_pixel") -> jax.Array:
     """Resizes x [B,H,W,C] bilinearly to size (H, W), up or down, without antialiasing.
 
-    `align` is "half_pixel" (PyTorch's align_corners=False) or "corners" (True), which whoever reads
-    it from a configuration checks. It is computed in
-    the dtype of x, one axis after the other, and has reverse-mode gradients only.
+    `align` is "half_pixel" (PyTorch's align_corners=False) or "corners" (True); whoever reads it
+    from a configuration checks it. The resize is computed in the dtype of x, one axis after the
+    other, and has reverse-mode gradients only.
     """
     _check(x, size)
     return ALIGNMENTS[align](x, (size[0], size[1]))
