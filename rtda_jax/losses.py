@@ -35,6 +35,11 @@ def valid(labels: jax.Array) -> jax.Array:
     return labels != IGNORE
 
 
+def _as_classes(labels: jax.Array) -> jax.Array:
+    """Returns labels int32 with class 0 for ignored pixels, so that they index logits safely."""
+    return jnp.where(valid(labels), labels, 0).astype(jnp.int32)
+
+
 def label_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
     """Returns the weight of each pixel's class, float32 [B,H,W], 0 where ignored.
 
@@ -42,9 +47,8 @@ def label_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
       labels: integer [B,H,W] in 0..K-1, or 255 where the pixel is ignored.
       class_weights: float [K].
     """
-    counts = valid(labels)
-    safe = jnp.where(counts, labels, 0).astype(jnp.int32)
-    return jnp.where(counts, jnp.take(jnp.asarray(class_weights, jnp.float32), safe), 0.0)
+    weights = jnp.take(jnp.asarray(class_weights, jnp.float32), _as_classes(labels))
+    return jnp.where(valid(labels), weights, 0.0)
 
 
 def cross_entropy(
@@ -60,11 +64,11 @@ def cross_entropy(
     Returns:
       float32 [B,H,W], 0 where ignored.
     """
-    counts = valid(labels)
     # The label is replaced before the loss, since a mask after it would keep the NaN of class 255.
-    safe = jnp.where(counts, labels, 0).astype(jnp.int32)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), safe)
-    loss = jnp.where(counts, loss, 0.0)
+    loss = optax.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), _as_classes(labels)
+    )
+    loss = jnp.where(valid(labels), loss, 0.0)
     return loss if class_weights is None else loss * label_weights(labels, class_weights)
 
 
@@ -113,13 +117,13 @@ def hardest(
     flat = lax.stop_gradient(loss).ravel()
     descending = jnp.sort(flat, descending=True)
     n_min = N_MIN_RULES[rule](labels)
+    boundary = descending[n_min]
     loss_bound = -jnp.log(jnp.float32(probability))
     beyond = flat > loss_bound
     # Ranks count from 0: "pixels" compares the first loss past n_min, as its original does.
     bound_is_enough = (
-        descending[n_min] > loss_bound if rule == "pixels" else beyond.sum(dtype=jnp.int32) >= n_min
+        boundary > loss_bound if rule == "pixels" else beyond.sum(dtype=jnp.int32) >= n_min
     )
-    boundary = descending[n_min]
     above, tied = flat > boundary, flat == boundary
     remaining = (n_min - above.sum(dtype=jnp.int32)).astype(jnp.float32)
     share_of_ties = remaining / jnp.maximum(tied.sum(dtype=jnp.float32), 1.0)
