@@ -24,12 +24,13 @@ def read(path: pathlib.Path) -> Image.Image:
     The EXIF orientation is applied, alpha is dropped, and of 16 bits the upper 8 stay.
     """
     with Image.open(path, formats=FORMATS) as image:
-        if image.mode in ("I", "F", "LAB"):
+        grey_16 = image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")
+        if image.mode in ("I", "F", "LAB") and not grey_16:
             raise SystemExit(f"{path}: save it with 8 bits of RGB")
         if image.width * image.height > MOST_PIXELS:
             raise SystemExit(f"{path}: above {MOST_PIXELS:,} pixels")
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
+        if grey_16:
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         if image.mode == "RGBa" or "transparency" in image.info:
             image = image.convert("RGBA")

@@ -1,6 +1,7 @@
 """Examples of plain folders, decoded; every defect of a file is called by the file's name."""
 
 import io
+import json
 import pathlib
 
 import data_files
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rtda_jax.data import DataError, decode, load
+from rtda_jax.data.check import check_data
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import eval_stream, train_stream
 
@@ -75,6 +77,83 @@ def test_grey_labels_of_few_bits_are_indices(root, bits):
     data_files.save_grey(label(root), raw, bits)
     lut = class_set(CLASSES).lut("cityscapes_ids")
     np.testing.assert_array_equal(only(root)[1], lut[raw])
+
+
+def pgm(path, numbers, white):
+    """A binary PGM whose white is any number, as tools write that take the largest id for it."""
+    stored = numbers.astype(np.uint8 if white < 256 else ">u2")
+    height, width = numbers.shape
+    path.write_bytes(b"P5\n%d %d\n%d\n" % (width, height, white) + stored.tobytes())
+
+
+# How whole numbers are stored, and the largest of them.
+STORES = {
+    "png of 8 bits": (255, lambda path, x: Image.fromarray(x.astype(np.uint8)).save(path, "PNG")),
+    "png of 16 bits": (65535, lambda path, x: data_files.save_16bit(path, x[..., None])),
+    "tiff of 16 bits": (
+        65535,
+        lambda path, x: Image.fromarray(x.astype(np.uint16)).save(path, "TIFF"),
+    ),
+    "tiff of 32 bits": (
+        65535,
+        lambda path, x: Image.fromarray(x.astype(np.int32)).save(path, "TIFF"),
+    ),
+    "tiff of floats": (
+        65535,
+        lambda path, x: Image.fromarray(x.astype(np.float32)).save(path, "TIFF"),
+    ),
+    "pgm of few levels": (20, lambda path, x: pgm(path, x, 20)),
+    "pgm of 10 bits": (1023, lambda path, x: pgm(path, x, 1023)),
+    "pgm of 16 bits": (65535, lambda path, x: pgm(path, x, 65535)),
+}
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_whole_numbers_are_the_same_ids_however_they_are_stored(root, store):
+    """What no byte can hold is not cut down to one: it is another id, or an error."""
+    largest, save = STORES[store]
+    listed = [number for number in (0, 3, 7, 20, 255, 263, 1023, 65535) if number <= largest]
+    definition = root / "labels.json"
+    rows = [{"name": f"c{number}", "ids": [number]} for number in listed]
+    definition.write_text(json.dumps({"classes": rows}))
+    positions = data_files.ids(5, range(len(listed)))
+    save(label(root), np.array(listed)[positions])
+    spec = {"name": "folders", "images": "images", "labels": "labels"}
+    data = load(spec, data_dir=root, classes=str(definition))
+    np.testing.assert_array_equal(decode.examine(data, 0)[1], positions)
+    definition.write_text(json.dumps({"classes": rows[:3]}))
+    data = load(spec, data_dir=root, classes=str(definition))
+    with pytest.raises(
+        DataError, match=r"labels.000\.\w+: \d+ label pixels \((ids )?\d+.*\) outside"
+    ):
+        decode.examine(data, 0)
+
+
+@pytest.mark.parametrize("shift", [-1, 0.5, 256])
+def test_pixels_that_are_no_byte_are_refused(root, shift):
+    numbers = data_files.ids(5, range(34)) + np.float32(shift)
+    Image.fromarray(numbers).save(label(root), "TIFF")
+    with pytest.raises(DataError, match=r"label pixels \(.*\) outside the ids of 'cityscapes_ids'"):
+        only(root)
+
+
+def test_ids_above_255_are_stored_and_reported_as_they_are(root):
+    definition = root / "labels.json"
+    rows = [{"name": "road", "ids": [300]}, {"name": "car", "ids": [7, 900]}]
+    definition.write_text(json.dumps({"classes": rows, "ignore": [65535]}))
+    numbers = np.array([300, 7, 900, 65535])[data_files.ids(5, range(4))]
+    data_files.save_16bit(label(root), numbers[..., None])
+    spec = {"name": "folders", "images": "images", "labels": "labels", "store": "shards"}
+    classes = np.select([numbers == 300, numbers == 65535], [0, 255], 1)
+    data = load(spec, data_dir=root, classes=str(definition))
+    np.testing.assert_array_equal(decode.examine(data, 0)[1], classes)
+    manifest = check_data(
+        spec | {"store": "files"}, data_dir=root, classes=str(definition), out=root / "out",
+        say=lambda line: None,
+    )  # fmt: skip
+    assert manifest["raw_ids"] == {str(i): int((numbers == i).sum()) for i in np.unique(numbers)}
+    with pytest.raises(DataError, match="are numbers above 255, not label ids"):
+        data.classes.label_ids()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +233,7 @@ DEFECTS = {
     "dangling image": (image, link, r"images.000\.png: dangling link to .*gone\.png"),
     "dangling label": (label, link, r"labels.000\.png: dangling link to .*gone\.png"),
     "colour label": (label, lambda p: reencode(p, "RGB"), r"labels.000\.png: label has 3 channels"),
-    "deep label": (label, sixteen, r"labels.000\.png: 16-bit label, .*synthia_ids"),
+    "deep label": (label, sixteen, r"labels.000\.png: 16-bit label of 3 .*synthia_ids"),
     "jpeg label": (label, jpeg, r"labels.000\.png: a JPEG cannot hold labels"),
     "sizes": (
         label,

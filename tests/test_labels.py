@@ -204,16 +204,19 @@ def test_classes_of_a_config_file_are_text():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": [{"name": "a"}]}, "2 to 250 different names"),
-        ({"classes": [{"name": "a"}, {"name": "a"}]}, "2 to 250 different names"),
+        ({"classes": [{"name": "a"}]}, "2 to 250 classes, got 1"),
+        ({"classes": [{"name": f"{i}"} for i in range(256)]}, "2 to 250 classes, got 256"),
+        ({"classes": [{"name": "a"}, {"name": "a"}]}, "'a' is listed twice"),
         ({"classes": [{"name": "a"}, {}]}, "every class needs a name"),
         ({"classes": [{"name": "a", "color": 3}]}, "unknown field color; known: .*colour"),
         ({"classes": {"a": 1}}, "a list 'classes'"),
         ({"ignored": [3]}, "unknown field ignored; known: .*ignore"),
         ({"ignore": [4]}, "4 is listed twice"),
         ({"ignore": 4}, "ignore must be a list"),
-        ({"ignore": [256]}, "a number from 0 to 255, got 256"),
-        ({"ignore": [True]}, "a number from 0 to 255, got True"),
+        ({"ignore": [65536]}, "a number from 0 to 65535, got 65536"),
+        ({"ignore": [256], "encoding": "red"}, "a number from 0 to 255, got 256"),
+        ({"ignore": [*range(300, 600)]}, "with one above 255 there may be 254"),
+        ({"ignore": [True]}, "a number from 0 to 65535, got True"),
         ({"encoding": "hex"}, "encoding must be index, red or rgb, got 'hex'"),
         ({"encoding": "rgb"}, "'label_colours', not 'ids'"),
         ({"classes": [{"name": "a", "ids": [3]}, {"name": "b"}]}, "no ids or label colours for b"),
@@ -225,7 +228,10 @@ def test_mistakes_in_a_definition_are_named(change, message):
         labels.parse(json.dumps({**YARD, **change}), "x.json")
 
 
-@pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "3", "null", "{}", "x" * 1_000_001])
+TWICE = '{"classes": [{"name": "a"}, {"name": "b", "name": "c"}]}'
+
+
+@pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "3", "{}", "x" * 1_000_001, TWICE])
 def test_what_is_no_definition_is_refused(text):
     with pytest.raises(DataError, match=r"x\.json: "):
         labels.parse(text, "x.json")

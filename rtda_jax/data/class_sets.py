@@ -21,7 +21,8 @@ DEFINITION_FILE = "labels.json"  # a definition of own classes
 Colour = tuple[int, int, int]
 
 ENCODINGS = {
-    "index": "one 8-bit channel or a palette",
+    "index": "one channel or a palette",
+    "wide": "numbers above 255",
     "red": "the red channel of an RGB picture",
     "rgb": "colours",
     "first16": "the first channel of a 16-bit PNG",
@@ -165,6 +166,7 @@ class Labelling:
       ids: the raw ids that may occur.
       cityscapes: raw id -> Cityscapes id, where that makes sense.
       colours: with the encoding "rgb"; a raw id is the position of its colour.
+      numbers: with the encoding "wide", number in the files -> raw id.
       classes: raw id -> name of its class, of own definitions.
     """
 
@@ -173,7 +175,12 @@ class Labelling:
     ids: tuple[int, ...] = ()
     cityscapes: Mapping[int, int] = dataclasses.field(default_factory=dict)
     colours: tuple[Colour, ...] = ()
+    numbers: Mapping[int, int] = dataclasses.field(default_factory=dict)
     classes: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+    def number(self, raw: int) -> int:
+        """Returns the number that stands in label files for a raw id; of colours their position."""
+        return next((number for number, i in self.numbers.items() if i == raw), raw)
 
 
 _IDS = tuple(range(34))
@@ -209,7 +216,7 @@ def stored(meaning: Labelling) -> Labelling:
     if meaning.name in _STORED:
         return LABELLINGS[_STORED[meaning.name]]
     ids = meaning.ids if IGNORE in meaning.ids else (*meaning.ids, IGNORE)
-    return dataclasses.replace(meaning, encoding="index", ids=ids, colours=())
+    return dataclasses.replace(meaning, encoding="index", ids=ids, colours=(), numbers={})
 
 
 @dataclasses.dataclass(frozen=True)

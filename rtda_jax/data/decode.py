@@ -6,8 +6,10 @@ import numpy as np
 
 from rtda_jax.data import labels, pictures
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.labels import IGNORE, OUTSIDE, Labelling
+from rtda_jax.data.labels import DEFINITION_FILE, IGNORE, OUTSIDE, Labelling
 from rtda_jax.errors import DataError
+
+_NAMED = 4  # of many numbers, a sentence names so many and then "..."
 
 
 def examine(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -62,13 +64,42 @@ def raw_ids(data: bytes, where: str, meaning: Labelling) -> np.ndarray:
 
 
 def _indices(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -> np.ndarray:
-    """Reads one 8-bit channel or a palette's indices."""
-    del meaning
+    """Reads the whole numbers of one channel, with any number of bits, or a palette's indices."""
+    values = _values(data, where, header)
+    ids = np.clip(values, 0, IGNORE).astype(np.uint8)
+    _refuse(values[ids != values], where, meaning)
+    return ids
+
+
+def _wide(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -> np.ndarray:
+    """Reads the numbers of one channel, some of which are above 255, as the raw ids they have."""
+    values = _values(data, where, header)
+    numbers = np.array(sorted(meaning.numbers))
+    place = np.minimum(np.searchsorted(numbers, values), len(numbers) - 1)
+    _refuse(values[numbers[place] != values], where, meaning)
+    return np.array([meaning.numbers[number] for number in numbers.tolist()], np.uint8)[place]
+
+
+def _values(data: bytes, where: str, header: pictures.Header) -> np.ndarray:
+    """Reads one channel as it is stored."""
     with pictures.opened(data, where) as image:
-        ids = pictures.upright(np.asarray(image).astype(np.uint8), image)
-    # Pillow spreads grey values of 2 and 4 bits over 0..255.
-    grey = not header.palette and 1 < header.bits < 8
-    return ids // (255 // (2**header.bits - 1)) if grey else ids
+        values = pictures.upright(np.asarray(image), image)
+    if header.white:  # Pillow spread them over 0..255 or 0..65535
+        full = 65535 if header.bits == 16 else 255
+        values = np.rint(values * (header.white / full))
+    return values
+
+
+def _refuse(strange: np.ndarray, where: str, meaning: Labelling) -> None:
+    """Refuses the values of pixels that are no id, if there are any."""
+    if strange.size:
+        numbers = [f"{value:g}" for value in np.unique(strange).tolist()]
+        shown = ", ".join(numbers[:_NAMED]) + (", ..." if len(numbers) > _NAMED else "")
+        ids = _ranges(sorted(meaning.numbers)) if meaning.numbers else f"0..{IGNORE}"
+        raise DataError(
+            f"{where}: {strange.size} label pixels ({shown}) outside the ids of {meaning.name!r} "
+            f"({ids})"
+        )
 
 
 def _first_of_16_bits(
@@ -104,6 +135,7 @@ def _colours(data: bytes, where: str, header: pictures.Header, meaning: Labellin
 
 _DECODERS = {
     "index": _indices,
+    "wide": _wide,
     "first16": _first_of_16_bits,
     "red": _red,
     "rgb": _colours,
@@ -116,29 +148,27 @@ def _check_storage(header: pictures.Header, where: str, meaning: Labelling) -> N
     if header.lossy:
         name = header.format if header.format != "WEBP" else "lossy WebP"
         raise DataError(f"{where}: a {name} cannot hold labels exactly; expected PNG")
-    if encoding == "index":
-        if header.bits == 16:
+    if encoding in ("index", "wide"):
+        if header.bits == 16 and header.channels > 1:
             raise DataError(
-                f"{where}: 16-bit label, but {labelling!r} is 8-bit; "
-                "SYNTHIA's original files are labelling 'synthia_ids'"
+                f"{where}: 16-bit label of {header.channels} channels, but {labelling!r} is one "
+                "channel; SYNTHIA's original files are labelling 'synthia_ids'"
             )
         if header.channels != 1:
             raise DataError(
                 f"{where}: label has {header.channels} channels, but {labelling!r} is one channel "
-                "or a palette; a colour picture of the labels cannot be used in its place"
+                "or a palette; a colour picture of the labels cannot be used in its place, but "
+                f"with the encoding 'red' or 'rgb' of a {DEFINITION_FILE}"
             )
     elif encoding == "first16" and (header.bits != 16 or header.format != "PNG"):
         raise DataError(
             f"{where}: {header.bits}-bit label, but {labelling!r} is a 16-bit PNG; "
             "files converted to 8 bits are labelling 'synthia_ids_8bit'"
         )
-    elif encoding in ("red", "rgb"):
-        colours = header.channels in (3, 4) or (header.palette and encoding == "rgb")
-        if not colours or header.bits == 16:
-            raise DataError(
-                f"{where}: label has {header.channels} channels of {header.bits} bits, but "
-                f"{labelling!r} is read from RGB pixels"
-            )
+    elif encoding in ("red", "rgb") and header.bits == 16:
+        raise DataError(f"{where}: label of 16 bits, but {labelling!r} is read from 8-bit colours")
+    elif encoding == "red" and header.palette:  # the colour of an index is not the index
+        raise DataError(f"{where}: label has a palette, but {labelling!r} is read from RGB pixels")
 
 
 def _classes(dataset: Dataset, ids: np.ndarray) -> np.ndarray:

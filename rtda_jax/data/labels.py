@@ -43,6 +43,8 @@ __all__ = [
 MOST_CLASSES = 250
 _OWN_ENCODINGS = ("index", "red", "rgb")
 _LARGEST = 1_000_000  # bytes of a definition
+_DEEPEST = 65535  # number in a label file of 16 bits
+_MOST_NUMBERS = 254  # that raw ids can stand for, beside IGNORE and OUTSIDE
 
 
 def labelling(name: str) -> Labelling:
@@ -92,7 +94,8 @@ def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
         so that GTA5, SYNTHIA or Cityscapes can be its source (default: the id of the same name).
       ignore: the raw ids (of "rgb": colours) that count nowhere; 255 is ignored unless it is a
         class. All others are an error that names the file.
-      encoding: how label files are stored: "index" (default), "red" or "rgb".
+      encoding: how label files are stored: "index" (default), "red" or "rgb". The ids of "index"
+        go to 65535; if any is above 255, the labelling's raw ids are their positions.
 
     Args:
       text: the JSON.
@@ -107,6 +110,7 @@ def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
         raise DataError(f"{where}: encoding must be index, red or rgb, got {encoding!r}")
     names = tuple(row["name"] for row in rows)
     colours = _colours(rows, where)
+    palette, numbers = list[Colour](), dict[int, int]()
     ignored = content.get("ignore", [])
     if encoding == "rgb":
         if any("ids" in row for row in rows):
@@ -119,22 +123,37 @@ def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
         of_class = [n for n, group in zip(names, groups, strict=True) for _ in group]
         ids, meanings = tuple(range(len(palette))), dict(enumerate(of_class))
     else:
-        palette = []
         if any("label_colours" in row for row in rows):
             raise DataError(f"{where}: 'label_colours' need encoding 'rgb'")
         numbered = not any("ids" in row for row in rows)
         groups = [[k] if numbered else row.get("ids", []) for k, row in enumerate(rows)]
-        listed = [_byte(i, where) for group in (*groups, ignored) for i in group]
+        largest = _DEEPEST if encoding == "index" else 255
+        listed = [_number(i, where, largest) for group in (*groups, ignored) for i in group]
         _once(listed, where)
-        meanings = {i: n for n, group in zip(names, groups, strict=True) for i in group}
-        ids = tuple(sorted({*listed, IGNORE}))
+        numbers = {i: i for i in listed}
+        if max(listed, default=0) > 255:
+            encoding, numbers = "wide", {i: k for k, i in enumerate(sorted(listed))}
+            if len(listed) > _MOST_NUMBERS:
+                raise DataError(
+                    f"{where}: {len(listed)} ids; with one above 255 there may be {_MOST_NUMBERS}"
+                )
+            numbers.setdefault(IGNORE, IGNORE)
+        meanings = {numbers[i]: n for n, group in zip(names, groups, strict=True) for i in group}
+        ids = tuple(sorted({*numbers.values(), IGNORE}))
     empty = [name for name, group in zip(names, groups, strict=True) if not group]
     if empty:
         raise DataError(f"{where}: no ids or label colours for {', '.join(empty)}")
-    raw = Labelling(where, encoding, ids, {}, tuple(palette), meanings)
+    raw = Labelling(
+        where,
+        encoding,
+        ids,
+        colours=tuple(palette),
+        numbers=numbers if encoding == "wide" else {},
+        classes=meanings,
+    )
     by_name = {row.name: [row.id] for row in CITYSCAPES}
     cities = [row.get("cityscapes", by_name.get(row["name"], [])) for row in rows]
-    _once([_byte(i, where) for group in cities for i in group], where)
+    _once([_number(i, where) for group in cities for i in group], where)
     return (
         ClassSet(
             json.dumps(content, ensure_ascii=False, separators=(",", ":")),
@@ -168,7 +187,7 @@ def _content(text: str | bytes, where: str) -> dict[str, Any]:
     if len(text) > _LARGEST:
         raise DataError(f"{where}: {len(text)} bytes are no definition of classes")
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is no JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
@@ -184,9 +203,18 @@ def _content(text: str | bytes, where: str) -> dict[str, Any]:
     names = [row.get("name") for row in rows]
     if not all(isinstance(name, str) and name and name.isprintable() for name in names):
         raise DataError(f"{where}: every class needs a name, got {names}")
-    if len(set(names)) != len(names) or not 2 <= len(names) <= MOST_CLASSES:
-        raise DataError(f"{where}: expected 2 to {MOST_CLASSES} different names, got {names}")
+    _once(names, where)
+    if not 2 <= len(names) <= MOST_CLASSES:
+        raise DataError(f"{where}: expected 2 to {MOST_CLASSES} classes, got {len(names)}")
     return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON; of a field that stands in it twice, Python would take the last."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"a field stands twice in {', '.join(name for name, _ in pairs)}")
+    return fields
 
 
 def _colours(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[Colour, ...]:
@@ -206,17 +234,17 @@ def _hue(k: int) -> Colour:
 def _colour(value: Any, where: str) -> Colour:
     if not isinstance(value, list) or len(value) != 3:
         raise DataError(f"{where}: a colour is [r, g, b], got {value!r}")
-    r, g, b = (_byte(v, where) for v in value)
+    r, g, b = (_number(v, where) for v in value)
     return r, g, b
 
 
-def _byte(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
-        raise DataError(f"{where}: expected a number from 0 to 255, got {value!r}")
+def _number(value: Any, where: str, largest: int = 255) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+        raise DataError(f"{where}: expected a number from 0 to {largest}, got {value!r}")
     return value
 
 
 def _once(values: Sequence[Any], where: str) -> None:
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
-        raise DataError(f"{where}: {twice[0]} is listed twice")
+        raise DataError(f"{where}: {twice[0]!r} is listed twice")

@@ -25,7 +25,7 @@ from rtda_jax.run.files import read_bytes
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # as Pillow calls them
 EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm",
-    ".pgm", ".pnm",
+    ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
 # How images are resized; both widen their kernel where images become smaller (antialiasing).
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -46,6 +46,7 @@ _OTHERS = (
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]", re.DOTALL)
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _DEEP = {"I": "32-bit integers", "F": "floating-point numbers", "LAB": "CIELAB colours"}
+_DEEP_PPM = ("PPM", "I")  # grey values of 16 bits, which Pillow keeps in 32
 
 
 class Header(NamedTuple):
@@ -57,6 +58,8 @@ class Header(NamedTuple):
       channels: 1 to 4; 1 for a palette.
       bits: per channel.
       palette: whether the pixels are indices of colours.
+      white: the largest value that the file can hold, where Pillow spreads its grey values over
+        all values of 8 or 16 bits; 0 where it keeps them.
       lossy: whether the pixels can differ from those that were saved.
     """
 
@@ -66,6 +69,7 @@ class Header(NamedTuple):
     channels: int
     bits: int
     palette: bool
+    white: int
     lossy: bool
 
 
@@ -84,7 +88,7 @@ def rgb(data: bytes, where: str) -> np.ndarray:
         have no range of their own (32-bit integers, floating-point numbers).
     """
     with opened(data, where) as image:
-        if image.mode in _DEEP:
+        if image.mode in _DEEP and (image.format, image.mode) != _DEEP_PPM:
             raise DataError(f"{where}: its pixels are {_DEEP[image.mode]}; save it with 8 bits")
         width, height = image.size
         rows = max(_BAND // width, 1)
@@ -158,13 +162,7 @@ def header(data: bytes, where: str) -> Header:
     """Returns what a picture says about itself; DataError naming `where` if it is none."""
     with opened(data, where) as image:
         name = image.format or ""
-        bits = 8
-        if name == "PNG":
-            bits = data[24]
-        elif name == "TIFF":
-            bits = _tag(image, 258, 8)
-        elif image.mode.startswith("I;16"):
-            bits = 16
+        bits, white = _depth(image, data)
         lossy = (
             name in ("JPEG", "MPO")
             or (name == "WEBP" and not _lossless_webp(data))
@@ -177,6 +175,7 @@ def header(data: bytes, where: str) -> Header:
             channels=len(image.getbands()),
             bits=bits,
             palette=image.mode == "P",
+            white=white,
             lossy=lossy,
         )
 
@@ -211,7 +210,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 def _rgb(image: Image.Image) -> np.ndarray:
     """Converts pixels to 8-bit RGB, uint8 [H,W,3]."""
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):  # of 16 bits
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode == "RGBa" or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -249,6 +248,20 @@ def _lossless_webp(data: bytes) -> bool:
             return kind == b"VP8L"
         place += 8 + length + length % 2
     return False
+
+
+def _depth(image: Any, data: bytes) -> tuple[int, int]:
+    """Returns the bits of a channel as the file has them, and the `white` of a `Header`."""
+    if image.format == "PPM":
+        bits = {"1": 1, "I": 16, "F": 32}.get(image.mode, 8)
+        coding = image.tile[0].args  # (layout, white), or the layout of values that fill all bits
+        return bits, coding[1] if isinstance(coding, tuple) and bits > 1 else 0
+    bits = 8
+    if image.format == "PNG":
+        bits = data[24]
+    elif image.format == "TIFF":
+        bits = _tag(image, 258, 8)
+    return bits, 2**bits - 1 if image.mode == "L" and bits < 8 else 0
 
 
 def _tag(image: Any, number: int, default: int) -> int:

@@ -133,7 +133,9 @@ def contents(dataset: Dataset, raw: np.ndarray) -> dict[str, Any]:
     total = max(int(raw.sum()), 1)
     names = dataset.classes.names
     return {
-        "raw_ids": {str(i): int(raw[i]) for i in np.flatnonzero(raw)},
+        "raw_ids": {
+            str(dataset.labelling.number(i)): int(raw[i]) for i in np.flatnonzero(raw).tolist()
+        },
         "ignored": float(1 - counts.sum() / total),
         "frequencies": dict(zip(names, frequency.tolist(), strict=True)),
         "enet_weights": dict(zip(names, weights.tolist(), strict=True)),
@@ -197,7 +199,7 @@ def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
     if ignored > 0.5 and not doubts:
         table = classes.lut(meaning)
         lost = [i for i in np.argsort(-raw) if raw[i] and table[i] >= len(classes)]
-        shares = ", ".join(f"id {i} {raw[i] / total:.0%}" for i in lost[:4])
+        shares = ", ".join(f"id {meaning.number(int(i))} {raw[i] / total:.0%}" for i in lost[:4])
         doubts.append(
             f"labelling {meaning.name!r}: {ignored:.0%} of the pixels are ignored ({shares}); is "
             "this what the labels mean?"
@@ -209,7 +211,9 @@ def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
         )
     unused = set(known_ids(meaning, classes)) - occurring
     if meaning.classes and not doubts and len(unused) > len(occurring):
-        doubts.append(f"{meaning.name}: only the ids {sorted(occurring)} occur")
+        doubts.append(
+            f"{meaning.name}: only the ids {sorted(map(meaning.number, occurring))} occur"
+        )
     return doubts
 
 
