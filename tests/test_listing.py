@@ -228,6 +228,13 @@ def test_lists_of_names_as_people_and_editors_write_them(tmp_path, keys, end, en
         ("a\tbroken for some reason", ["a"], "a"),
         ('"quoted"name.png', ['"quoted"name'], '"quoted"name'),
         ("v1.2", ["v1.2", "v1"], "v1.2"),
+        ("x\\a.png", ["x/a", "y/a"], "x/a"),
+        ("C:\\data\\x\\a.png \t", ["x/a", "y/a"], "x/a"),
+        ("x\\a.png", ["x\\a", "x/a"], "x\\a"),
+        ("/data/images/x/a.png", ["a", "x/a", "z/x/b"], "x/a"),
+        ("./x/a.png", ["x/a", "y/x/b"], "x/a"),
+        ("x/a.png", ["a", "y/x/a"], "y/x/a"),
+        ("#12.png", ["x/#12", "y/12"], "x/#12"),
     ],
 )
 def test_what_a_line_means(line, keys, chosen):
@@ -235,7 +242,14 @@ def test_what_a_line_means(line, keys, chosen):
 
 
 @pytest.mark.parametrize(
-    ("line", "count"), [("frame 1.png", "no image"), ("v1.3", "no image"), ("a", "2 images")]
+    ("line", "count"),
+    [
+        ("frame 1.png", "no image"),
+        ("v1.3", "no image"),
+        ("a", "2 images"),
+        ("z/a.png", "no image"),  # the image of that name lies in another folder
+        ("z\\a.png", "no image"),
+    ],
 )
 def test_a_line_that_names_no_image_or_several_is_an_error(line, count):
     keys = ["frame", "v1", "x/a", "y/a"]
@@ -244,7 +258,7 @@ def test_a_line_that_names_no_image_or_several_is_an_error(line, count):
 
 
 def test_comments_and_empty_lines_name_nothing():
-    assert listing.choose(["a"], ["# a", "", "  ", "#b.png", "a"], what="l") == ["a"]
+    assert listing.choose(["a"], ["# a", "", "  ", "#b.png", "#x/a.png", "a"], what="l") == ["a"]
 
 
 def test_no_text_is_refused(tmp_path):

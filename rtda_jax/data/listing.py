@@ -1,8 +1,9 @@
 """The files of a data set: found, paired by name and chosen by lists, none dropped in silence.
 
 A list has one name a line. What `write_list` writes, `choose` reads back exactly, whatever signs a
-name has. Of other lists, a name is the path of an image or its end, with or without its extension;
-text behind a tab and lines that begin with `#` are comments, unless an image has that very name.
+name has. Of other lists, a name is the path of an image, from any folder above it, or the end of
+that path, with or without its extension; text behind a tab and lines that begin with `#` are
+comments, unless an image has that very name.
 """
 
 import codecs
@@ -373,21 +374,31 @@ def _names(line: str) -> list[str]:
     first = name.split()[0] if name.split() else ""
     if first.lower().endswith(EXTENSIONS):  # a line "images/a.png labels/a.png"
         names.append(first)
-    return names
+    return names + [name.replace("\\", "/") for name in names if "\\" in name]  # of Windows
 
 
 def _matches(
     names: Sequence[str], whole: set[str], by_end: Mapping[str, list[str]], suffix: str
 ) -> list[str]:
-    """Returns the keys of a name: the whole one, else those that end in it."""
+    """Returns the keys of a name: the whole one, else those that agree with it in most folders."""
     forms = [form for name in names for form in _forms(name, suffix)]
     for form in forms:
         if form in whole:
             return [form]
     for form in forms:
-        if os.path.basename(form) in by_end:
-            return by_end[os.path.basename(form)]
+        agreeing = {key: _agreement(form, key) for key in by_end.get(os.path.basename(form), ())}
+        most = max(agreeing.values(), default=0)
+        if most:
+            return [key for key, parts in agreeing.items() if parts == most]
     return []
+
+
+def _agreement(name: str, key: str) -> int:
+    """Returns how many last parts two paths have in common if one is the end of the other, or 0."""
+    ours, theirs = pathlib.PurePosixPath(name).parts, pathlib.PurePosixPath(key).parts
+    # A comment may name an image that is not to be used, with its folders.
+    common = len(ours) if name.startswith("#") else min(len(ours), len(theirs))
+    return common if ours[-common:] == theirs[-common:] else 0
 
 
 def _forms(name: str, suffix: str) -> list[str]:
