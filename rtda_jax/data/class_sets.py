@@ -208,15 +208,6 @@ LABELLINGS = {
 }
 _NUMBERED = {"classes": 0, "classes_from_1": 1}  # -> the raw id of class 0
 _AS_COLOURS = {"camvid32_ids": "camvid32_colours"}
-_STORED = {"synthia_ids": "synthia_ids_8bit", "camvid32_colours": "camvid32_ids"}
-
-
-def stored(meaning: Labelling) -> Labelling:
-    """Returns what the raw ids of a labelling are called once they are stored in one channel."""
-    if meaning.name in _STORED:
-        return LABELLINGS[_STORED[meaning.name]]
-    ids = meaning.ids if IGNORE in meaning.ids else (*meaning.ids, IGNORE)
-    return dataclasses.replace(meaning, encoding="index", ids=ids, colours=(), numbers={})
 
 
 @dataclasses.dataclass(frozen=True)

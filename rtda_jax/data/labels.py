@@ -1,6 +1,7 @@
 """What labels mean: class sets and labellings by name, and one's own classes as JSON."""
 
 import colorsys
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,6 @@ from rtda_jax.data.class_sets import (
     Colour,
     Labelling,
     known_ids,
-    stored,
 )
 from rtda_jax.errors import DataError, lookup
 from rtda_jax.run.files import read_bytes
@@ -44,6 +44,7 @@ MOST_CLASSES = 250
 _OWN_ENCODINGS = ("index", "red", "rgb")
 _LARGEST = 1_000_000  # bytes of a definition
 _DEEPEST = 65535  # number in a label file of 16 bits
+_STORED = {"synthia_ids": "synthia_ids_8bit", "camvid32_colours": "camvid32_ids"}
 _MOST_NUMBERS = 254  # that raw ids can stand for, beside IGNORE and OUTSIDE
 
 
@@ -81,6 +82,14 @@ def define(
     rows = [{"name": row} if isinstance(row, str) else dict(row) for row in classes]
     content = {"classes": rows, "ignore": list(ignore), "encoding": encoding}
     return parse(json.dumps(content), "classes")[0].name
+
+
+def stored(meaning: Labelling) -> Labelling:
+    """Returns what the raw ids of a labelling are called once they are stored in one channel."""
+    if meaning.name in _STORED:
+        return LABELLINGS[_STORED[meaning.name]]
+    ids = meaning.ids if IGNORE in meaning.ids else (*meaning.ids, IGNORE)
+    return dataclasses.replace(meaning, encoding="index", ids=ids, colours=(), numbers={})
 
 
 def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:

@@ -133,9 +133,8 @@ def sentences(left_out: Iterable[LeftOut]) -> tuple[str, ...]:
     of_reason = collections.defaultdict(list)
     for item in left_out:
         of_reason[item.why].append(item.path)
-    return tuple(
-        f"{len(paths)} left out, {why}: {named(paths)}" for why, paths in of_reason.items()
-    )
+    rows = of_reason.items()
+    return tuple(f"{len(paths)} left out, {why}: {named(paths)}" for why, paths in rows)
 
 
 def named(paths: Sequence[str]) -> str:
@@ -224,8 +223,7 @@ def complete(pairs: Pairs, keys: Collection[str], *, labelled: bool) -> Files:
 def packaged(name: str) -> tuple[str, ...]:
     """Returns the names in a list of this package."""
     path = pathlib.Path(__file__).parent / "splits" / f"{name}.txt"
-    lines = read_list(path, sha256=LISTS[name])
-    return tuple(line for line in lines if line and not line.startswith("#"))
+    return tuple(x for x in read_list(path, sha256=LISTS[name]) if x and not x.startswith("#"))
 
 
 def read_list(path: str | os.PathLike, *, sha256: str = "") -> tuple[str, ...]:
@@ -239,8 +237,7 @@ def read_list(path: str | os.PathLike, *, sha256: str = "") -> tuple[str, ...]:
       DataError: the file is missing, is no text, or is not the one whose SHA-256 was given.
     """
     data = read_bytes(path)
-    digest = hashlib.sha256(data).hexdigest()
-    if sha256 and digest != sha256:
+    if sha256 and (digest := hashlib.sha256(data).hexdigest()) != sha256:
         raise DataError(f"{path}: SHA-256 is {digest}, expected {sha256}: another list")
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -280,9 +277,9 @@ def choose(keys: Sequence[str], lines: Sequence[str], *, what: str, suffix: str 
       DataError: a line that names no image, or several.
     """
     whole = set(keys)
-    by_end: dict[str, list[str]] = {}
+    by_end = collections.defaultdict[str, list[str]](list)
     for key in keys:
-        by_end.setdefault(os.path.basename(key), []).append(key)
+        by_end[os.path.basename(key)].append(key)
     chosen = []
     for line in lines:
         if not line.strip():
@@ -317,7 +314,6 @@ def _examine(
 
 
 def _of_other_kind(path: str) -> LeftOut:
-    """Returns that a file is left out for its extension."""
     extension = os.path.splitext(path)[1].lower() or "a name without extension"
     return LeftOut(path, f"{extension} is not read", other_kind=True)
 
@@ -336,10 +332,10 @@ def _literal(root: str, pattern: str) -> tuple[str, str]:
 
 def _glob(base: str, pattern: str) -> Walk:
     """Finds the files of a pattern below a folder; each real one once, by its shortest path."""
-    search = os.path.join(glob.escape(base), pattern)
+    paths = glob.iglob(os.path.join(glob.escape(base), pattern), recursive=True)
     files: dict[tuple[str, str], str] = {}
     left_out = []
-    for path in sorted(glob.iglob(search, recursive=True), key=lambda p: (p.count(os.sep), p)):
+    for path in sorted(paths, key=lambda p: (p.count(os.sep), p)):
         extension = os.path.splitext(path)[1].lower()
         if os.path.isdir(path):
             continue
@@ -353,11 +349,8 @@ def _glob(base: str, pattern: str) -> Walk:
 
 
 def _by_key(pictures: Pictures, suffix: str) -> dict[str, str]:
-    return {
-        stem.removesuffix(suffix): path
-        for stem, path in pictures.files.items()
-        if stem.endswith(suffix)
-    }
+    files = pictures.files.items()
+    return {stem.removesuffix(suffix): path for stem, path in files if stem.endswith(suffix)}
 
 
 def _names(line: str) -> list[str]:
@@ -386,10 +379,9 @@ def _matches(
         if form in whole:
             return [form]
     for form in forms:
-        agreeing = {key: _agreement(form, key) for key in by_end.get(os.path.basename(form), ())}
-        most = max(agreeing.values(), default=0)
-        if most:
-            return [key for key, parts in agreeing.items() if parts == most]
+        alike = {key: _agreement(form, key) for key in by_end.get(os.path.basename(form), ())}
+        if most := max(alike.values(), default=0):
+            return [key for key, parts in alike.items() if parts == most]
     return []
 
 
