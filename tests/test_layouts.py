@@ -6,8 +6,9 @@ import data_files
 import numpy as np
 import pytest
 
-from rtda_jax.data import DataError, decode, labels, layouts, listing, load
+from rtda_jax.data import DataError, decode, labels, layouts, load
 from rtda_jax.data.class_sets import CAMVID32
+from rtda_jax.data.spec import packaged
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError
 
@@ -98,7 +99,7 @@ def test_camvid32_reads_colours(tmp_path):
 
 
 def test_camvid32_splits_by_the_lists_of_the_package(tmp_path):
-    named = [listing.packaged(name)[0] for name in ("camvid_train", "camvid_val")]
+    named = [packaged(name)[0] for name in ("camvid_train", "camvid_val")]
     for name in (*named, "Seq05VD_f00000"):
         data_files.save(tmp_path / f"camvid/701_StillsRaw_full/{name}.png", data_files.picture(0))
     with pytest.raises(DataError, match=r"lists '.*', but no image has that name"):
@@ -109,11 +110,11 @@ def test_camvid32_splits_by_the_lists_of_the_package(tmp_path):
 
 
 def test_packaged_lists_are_what_the_layouts_say():
-    train, val = (set(listing.packaged(f"camvid_{use}")) for use in ("train", "val"))
+    train, val = (set(packaged(f"camvid_{use}")) for use in ("train", "val"))
     counts = {name: split.count for name, split in layouts.LAYOUTS["camvid32"].splits.items()}
     assert (len(train), len(val), not train & val) == (counts["train"], counts["val"], True)
     assert counts["all"] == counts["train"] + counts["val"] + counts["test"]
-    omitted = listing.packaged("gta5_iast_omitted")
+    omitted = packaged("gta5_iast_omitted")
     gta5 = layouts.LAYOUTS["gta5"].splits
     assert gta5["all"].count - len(set(omitted)) == gta5["iast"].count
 

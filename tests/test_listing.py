@@ -223,6 +223,10 @@ def test_lists_of_names_as_people_and_editors_write_them(tmp_path, keys, end, en
         (" lead", [" lead", "lead"], " lead"),
         (" lead", ["lead"], "lead"),
         ("images/a.png labels/a.png", ["a", "b"], "a"),
+        ("images/a.png labels/b.png", ["a", "b"], "a"),
+        ("images/a.png,labels/b.png", ["a", "b"], "a"),
+        ("a,b.png", ["a,b", "a"], "a,b"),
+        ("cafe\u0301.png", ["caf\u00e9"], "caf\u00e9"),
         ("a.png", ["a.png", "a"], "a.png"),
         ("x/a_leftImg8bit.png", ["x/a", "y/b"], "x/a"),
         ("a\tbroken for some reason", ["a"], "a"),
@@ -273,6 +277,22 @@ def test_repeated_lines_are_used_once_and_said(tmp_path):
     data = load({**spec, "list": "l.txt"}, data_dir=tmp_path, classes="cityscapes19")
     assert data.keys == ("000", "001")
     assert any("2 lines repeat an image" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("text", ["", "\n \r\n\t\n", "# 000\n"])
+def test_a_list_of_nothing_is_refused(tmp_path, text):
+    spec = data_files.folders(tmp_path, count=2)
+    (tmp_path / "l.txt").write_text(text)
+    with pytest.raises(DataError, match="the list names none of its 2 images"):
+        load({**spec, "list": "l.txt"}, data_dir=tmp_path, classes="cityscapes19")
+
+
+def test_names_that_look_the_same_are_a_pair(tmp_path):
+    """As when the images were packed by macOS, which writes an accent as a sign of its own."""
+    data_files.save(tmp_path / "images" / "cafe\u0301.png", data_files.picture(0))
+    data_files.save(tmp_path / "labels" / "caf\u00e9.png", data_files.ids(0, [7]))
+    spec = {"name": "folders", "images": "images", "labels": "labels"}
+    assert load(spec, data_dir=tmp_path, classes="cityscapes19").keys == ("caf\u00e9",)
 
 
 @pytest.mark.parametrize("name", ["#12", " lead", "trail ", '"q"', "tab\there", "a\nb", "frame 1"])

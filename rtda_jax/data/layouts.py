@@ -14,7 +14,7 @@ class Split:
       images, labels: folders, relative to the data set's; no labels in an unlabelled split.
       count: the number of examples it must have; 0 for any number.
       only: the first folders below `images` that belong to it (Cityscapes' cities); empty for all.
-      names: a list of this package, key of `listing.LISTS`, of the examples that belong to it.
+      names: a list of this package, key of `spec.LISTS`, of the examples that belong to it.
       without: lists of this package of the examples that do not.
       listed: a list file that comes with the data, relative to the data set's folder.
     """

@@ -13,7 +13,9 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import stat
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -22,13 +24,6 @@ from rtda_jax.data.dataset import Files
 from rtda_jax.data.pictures import EXTENSIONS
 from rtda_jax.errors import DataError
 from rtda_jax.run.files import read_bytes, reason, write_bytes
-
-# Name -> SHA-256 of splits/NAME.txt.
-LISTS = {
-    "camvid_train": "0f2b2149e1c9f0df5c4740d2532d6418b8163c47bd2994f198fc05a8a2108507",
-    "camvid_val": "f80b1b93a53eb17ca8cdd58b5d6e8b0301f1efe0e3a17a7f63454d8c6473150d",
-    "gta5_iast_omitted": "5a97f10491e83c1ffbb1f9b8e81d540a32c8faa16c17858dad973efa897557b6",
-}
 
 _NAMED = 3  # of many files, a sentence names so many and then "..."
 
@@ -168,7 +163,7 @@ def find(root: pathlib.Path, pattern: str, *, how_to_get: str) -> Pictures:
         raise DataError(f"{missing}: no such folder (looking for {pattern!r}); {how_to_get}")
     files: dict[str, str] = {}
     for path in paths:
-        stem = os.path.splitext(os.path.relpath(path, folder))[0]
+        stem = composed(os.path.splitext(os.path.relpath(path, folder))[0])
         if stem in files:
             raise DataError(
                 f"{path}: has the same name as {files[stem]}; choose one kind by a pattern, "
@@ -182,6 +177,11 @@ def find(root: pathlib.Path, pattern: str, *, how_to_get: str) -> Pictures:
             + f"; {how_to_get}"
         )
     return Pictures(folder, files, left_out)
+
+
+def composed(name: str) -> str:
+    """Returns a name with accents as one sign each; macOS writes two, and shows the same name."""
+    return unicodedata.normalize("NFC", name)
 
 
 def pair(
@@ -218,12 +218,6 @@ def complete(pairs: Pairs, keys: Collection[str], *, labelled: bool) -> Files:
             f"as {pairs.pattern}; --job=check_data writes a quarantine list that leaves them out"
         )
     return Files(tuple(pairs.images[key] for key in keys), tuple(pairs.labels[key] for key in keys))
-
-
-def packaged(name: str) -> tuple[str, ...]:
-    """Returns the names in a list of this package."""
-    path = pathlib.Path(__file__).parent / "splits" / f"{name}.txt"
-    return tuple(x for x in read_list(path, sha256=LISTS[name]) if x and not x.startswith("#"))
 
 
 def read_list(path: str | os.PathLike, *, sha256: str = "") -> tuple[str, ...]:
@@ -364,21 +358,22 @@ def _names(line: str) -> list[str]:
             pass  # a plain name that begins with a quotation mark
     name = line.split("\t")[0]
     names = [name, name.strip()]
-    first = name.split()[0] if name.split() else ""
-    if first.lower().endswith(EXTENSIONS):  # a line "images/a.png labels/a.png"
+    first = re.split(r"[\s,;]", name.strip(), maxsplit=1)[0]
+    if first.lower().endswith(EXTENSIONS):  # a line "images/a.png labels/a.png", or with a comma
         names.append(first)
-    return names + [name.replace("\\", "/") for name in names if "\\" in name]  # of Windows
+    names += [name.replace("\\", "/") for name in names if "\\" in name]  # of Windows
+    return list(dict.fromkeys([*names, *map(composed, names)]))
 
 
 def _matches(
     names: Sequence[str], whole: set[str], by_end: Mapping[str, list[str]], suffix: str
 ) -> list[str]:
     """Returns the keys of a name: the whole one, else those that agree with it in most folders."""
-    forms = [form for name in names for form in _forms(name, suffix)]
-    for form in forms:
+    for form in (form for name in names for form in _forms(name, suffix)):
         if form in whole:
             return [form]
-    for form in forms:
+    # Of a line "images/a.png labels/b.png", the end of the whole is the label's.
+    for form in (form for name in reversed(names) for form in _forms(name, suffix)):
         alike = {key: _agreement(form, key) for key in by_end.get(os.path.basename(form), ())}
         if most := max(alike.values(), default=0):
             return [key for key, parts in alike.items() if parts == most]

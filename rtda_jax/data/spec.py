@@ -29,6 +29,13 @@ _FILES = {
     "count": -1,  # examples there must be; 0: any number, -1: as the data set is known
 }
 
+# Name -> SHA-256 of splits/NAME.txt.
+LISTS = {
+    "camvid_train": "0f2b2149e1c9f0df5c4740d2532d6418b8163c47bd2994f198fc05a8a2108507",
+    "camvid_val": "f80b1b93a53eb17ca8cdd58b5d6e8b0301f1efe0e3a17a7f63454d8c6473150d",
+    "gta5_iast_omitted": "5a97f10491e83c1ffbb1f9b8e81d540a32c8faa16c17858dad973efa897557b6",
+}
+
 # The data sets that TFDS prepares; `survey` finds the files of all others.
 PREPARED = ("streets", "cityscapes_tfds")
 
@@ -117,6 +124,8 @@ def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> 
         images, labels, image_suffix=place.image_suffix, label_suffix=place.label_suffix
     )
     keys, notes = _chosen(tuple(pairs.images), place, fields)
+    if not keys:
+        raise DataError(f"{place.name}: the list names none of its {len(pairs.images)} images")
     # A list of the user is another split: the known count does not hold for it.
     known = 0 if fields["list"] else split.count
     count = known if fields["count"] < 0 else fields["count"]
@@ -134,6 +143,13 @@ def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> 
         place.lenient,
         (*pairs.notes, *notes),
     )
+
+
+def packaged(name: str) -> tuple[str, ...]:
+    """Returns the names in a list of this package."""
+    path = pathlib.Path(__file__).parent / "splits" / f"{name}.txt"
+    lines = listing.read_list(path, sha256=LISTS[name])
+    return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +227,7 @@ def _chosen(
     split, notes = place.split, []
     if split.only:
         keys = tuple(key for key in keys if key.split(os.sep)[0] in split.only)
-    chosen_by = [(split.names, listing.packaged(split.names))] if split.names else []
+    chosen_by = [(split.names, packaged(split.names))] if split.names else []
     if split.listed:
         path = place.folder / split.listed
         chosen_by.append((str(path), listing.read_list(path)))
@@ -225,5 +241,5 @@ def _chosen(
             notes.append(f"{what}: {repeated} lines repeat an image; each image is used once")
         members = set(chosen)
         keys = tuple(key for key in keys if key in members)
-    omitted = {name for listed in split.without for name in listing.packaged(listed)}
+    omitted = {name for listed in split.without for name in packaged(listed)}
     return tuple(key for key in keys if key not in omitted), tuple(notes)
