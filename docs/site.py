@@ -63,9 +63,8 @@ def linked(text: str) -> str:
     text = re.sub(r"\]\((?:\.\./)?docs/", "](", text)
     text = re.sub(rf"\]\(\.\./({'|'.join(ALSO)})", r"](\1", text)
     # What is no page is named without a link.
-    return re.sub(
-        r"\[([^\]]+)\]\((?:\.\./)?(?:notebooks|examples|benchmarks|configs)/[^)]*\)", r"\1", text
-    )
+    folders = "notebooks|examples|benchmarks|configs|rtda_jax"
+    return re.sub(rf"\[([^\]]+)\]\((?:\.\./)?(?:{folders})/[^)]*\)", r"\1", text)
 
 
 def methods() -> str:
