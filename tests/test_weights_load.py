@@ -45,6 +45,21 @@ def test_export_reads_with_the_safetensors_package(tmp_path):
     np.testing.assert_array_equal(arrays["conv1.weight"], kernel.transpose(3, 2, 0, 1))
 
 
+def test_weights_in_half_the_precision_are_rounded_or_refused(tmp_path):
+    variables = random_variables("fcd")
+    path = tmp_path / "half.safetensors"
+    export_pretrained(variables, "fcd", path, precision="float16")
+    assert all(array.dtype in (np.float16, np.int64) for array in load_file(path).values())
+    loaded, _ = load_pretrained(path, "fcd", random_variables("fcd", seed=1), part="all")
+    rounded = jax.tree.map(lambda a: np.asarray(a).astype(np.float16).astype(np.float32), variables)
+    assert_same(loaded, rounded)
+    variables["params"]["conv1"]["kernel"] = np.full_like(rounded["params"]["conv1"]["kernel"], 1e5)
+    with pytest.raises(ConfigError, match=r"conv1\.weight has numbers that float16 cannot hold"):
+        export_pretrained(variables, "fcd", tmp_path / "other.safetensors", precision="float16")
+    with pytest.raises(ConfigError, match="unknown precision 'int8'; known: float16, float32"):
+        export_pretrained(variables, "fcd", path, precision="int8")
+
+
 @pytest.fixture(scope="module")
 def trunk():
     """Weights of an ImageNet ResNet-18 in torchvision's names, and the variables they stand for."""

@@ -13,23 +13,30 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 import rtda_jax
 from rtda_jax import evaluate
 from rtda_jax.adapt import build
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import Networks
-from rtda_jax.errors import ConfigError, require
+from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.run import files, log
 from rtda_jax.run.workdir import claimed, read_json, write_json
 from rtda_jax.stages.plan import Plan, parse
 from rtda_jax.tools import environment, hub
 from rtda_jax.tools.hub import RECORD
 from rtda_jax.weights import export_pretrained, load_pretrained
+from rtda_jax.weights.load import PRECISIONS
 
 
 def run(
-    chosen: Networks, *, out: pathlib.Path, repository: str | None = None, licence: str = ""
+    chosen: Networks,
+    *,
+    out: pathlib.Path,
+    repository: str | None = None,
+    licence: str = "",
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Writes the folder, and uploads it where a repository is named.
 
@@ -38,13 +45,16 @@ def run(
       out: folder, created where it does not exist.
       repository: OWNER/NAME on the hub, made where it does not exist; None uploads nothing.
       licence: of the weights, as the hub names it, such as "cc-by-nc-4.0"; empty says nothing.
+      precision: of the numbers in the files, a key of `weights.load.PRECISIONS`.
 
     Returns:
       The content of `published.json`.
 
     Raises:
-      ConfigError: the folder holds files of others, or the hub cannot be reached or refuses.
+      ConfigError: the folder holds files of others, the precision is unknown or too coarse, or the
+        hub cannot be reached or refuses.
     """
+    one_of(precision, PRECISIONS, "precision")
     if repository is not None:
         hub.check(repository)  # before anything is written
     weights = {name: f"{name.replace(':', '-')}.safetensors" for name in chosen.names}
@@ -52,12 +62,19 @@ def run(
     with claimed(out, record=RECORD, results=results) as listed:
         for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
             path = out / weights[name]
-            export_pretrained(model.variables, network, path, normalisation=model.normalisation)
+            export_pretrained(
+                model.variables,
+                network,
+                path,
+                normalisation=model.normalisation,
+                precision=precision,
+            )
         run_record = read_json(chosen.workdir / "config.json")
         write_json(out / "config.json", without_paths(with_definitions(run_record)))
         record = {
             "format": 1,
             "stage": chosen.stage,
+            "precision": precision,
             "networks": {
                 name: {"file": file, "sha256": files.sha256(out / file), "network": network}
                 for (name, file), network in zip(weights.items(), chosen.networks, strict=True)
@@ -195,6 +212,8 @@ def model_card(
 ) -> str:
     """Returns README.md: what the networks are, their score and protocol, and how to use them."""
     config, measured = chosen.config, record["score"]
+    rounded = record["precision"] == "float16"
+    start = without_paths(config.model.pretrained)
     classes = class_set(config.benchmark.classes).names
     title = f"{' + '.join(dict.fromkeys(chosen.networks))}, {config.benchmark.name}"
     address = f"{hub.HUB}{repository}" if repository else "FOLDER"
@@ -208,8 +227,8 @@ def model_card(
     lines += [f"# {title}", ""]
     lines += [
         "Real-time semantic segmentation, trained by unsupervised domain adaptation: on "
-        f"labels of `{config.benchmark.source.name}` and images of "
-        f"`{config.benchmark.target.name}` without labels. Written by "
+        f"labels of {_named(config.benchmark.source)} and images of "
+        f"{_named(config.benchmark.target)} without labels. Written by "
         f"rtda_jax {record['rtda_jax']}; `config.json` is the whole configuration.",
         "",
         "```",
@@ -224,7 +243,9 @@ def model_card(
     else:
         lines += [
             f"{_percent(measured['miou'])} mIoU and {_percent(measured['pixel_accuracy'])} pixel "
-            f"accuracy on {measured['images']} images, at step {measured['step']}. Protocol:",
+            f"accuracy on {measured['images']} images, at step {measured['step']}"
+            + (", before the weights were rounded to float16" if rounded else "")
+            + ". Protocol:",
             "",
             "```",
             json.dumps(measured["protocol"], indent=2),
@@ -243,6 +264,11 @@ def model_card(
         "software and no part of a safety system.",
         "- The licences of the data sets hold for what was learnt from them: many forbid "
         "commercial use.",
+        *(
+            [f"- Training began from the weights `{start}`, whose terms hold as well."]
+            if start
+            else []
+        ),
         "",
         "## Files",
         "",
@@ -268,6 +294,11 @@ def score(chosen: Networks) -> dict[str, Any] | None:
         if result.get("models") == list(chosen.names):
             return without_paths({field: result.get(field) for field in fields})
     return None
+
+
+def _named(spec: ConfigDict) -> str:
+    """Returns the name of a data set, and of the part of it where it has several."""
+    return f"`{spec.name}`" + (f" (`{spec.split}`)" if spec.get("split") else "")
 
 
 def _percent(share: float | None) -> str:

@@ -10,7 +10,7 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.errors import ConfigError, one_of, printable
+from rtda_jax.errors import ConfigError, lookup, one_of, printable
 from rtda_jax.models import DISCRIMINATORS, MODELS
 from rtda_jax.weights import imagenet
 from rtda_jax.weights.files import WeightFile, read_weights, write_weights
@@ -24,6 +24,7 @@ from rtda_jax.weights.match import (
 )
 
 PARTS = ("backbone", "all")
+PRECISIONS = {"float32": np.float32, "float16": np.float16}  # of a file that is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,10 +234,11 @@ def export_pretrained(
     path: str | pathlib.Path,
     *,
     normalisation: str | None = None,
+    precision: str = "float32",
 ) -> None:
     """Writes variables to a .safetensors file in the first public naming of the network.
 
-    Importing the file gives the same variables bit for bit.
+    Importing a file of float32 gives the same variables bit for bit.
 
     Args:
       variables: of the network.
@@ -244,8 +246,17 @@ def export_pretrained(
       path: of the file.
       normalisation: a key of NORMALISATIONS that is recorded in the file and reported when it is
         loaded.
+      precision: of the numbers in the file, a key of PRECISIONS; float16 halves it.
+
+    Raises:
+      ConfigError: an unknown precision, or a weight that is too large for it.
     """
-    arrays = torch_arrays(variables, model_name)
+    dtype = lookup(PRECISIONS, precision, "precision")
+    with np.errstate(over="ignore"):  # what overflows is named below
+        arrays = {k: v.astype(dtype) for k, v in torch_arrays(variables, model_name).items()}
+    for name, array in arrays.items():
+        if not np.all(np.isfinite(array)):
+            raise ConfigError(f"{path}: {name} has numbers that {precision} cannot hold")
     for name in [n for n in arrays if n.endswith(".running_mean")]:
         arrays[re.sub("running_mean$", "num_batches_tracked", name)] = np.zeros((), np.int64)
     metadata = {"model": model_name, "naming": next(iter(namings_of(model_name, "all")))}
