@@ -38,6 +38,7 @@ WIDTH = 100  # columns of the help
 
 UNFORESEEN = 1  # exit code, as of any Python program
 PEER_DIED = 8  # exit code
+FILE_FAILED = 74  # exit code, EX_IOERR of sysexits.h
 AGAIN = "The same command, with any number of processes, continues from the newest checkpoint"
 
 
@@ -93,6 +94,7 @@ def _publish(command: Command) -> None:
         out=command.output("published"),
         repository=command.flags.repository,
         licence=command.flags.licence,
+        precision=command.flags.precision,
     )
 
 
@@ -340,7 +342,7 @@ def exit_code_of(job: Callable[[], None]) -> int:
         if isinstance(error, errors.ERRORS):
             return end(f"{type(error).__name__}: {error}", error.exit_code)
         if isinstance(error, OSError):  # a full disk, a folder that may not be written
-            return end(f"OSError: {error}", os.EX_IOERR)
+            return end(f"OSError: {error}", FILE_FAILED)
         if not parallel.joined():
             raise
         # The interpreter's own end would wait for the other processes, which wait for this one.

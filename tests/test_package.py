@@ -42,7 +42,8 @@ def test_the_metadata_and_the_contents_are_complete(built):
     call(sys.executable, "-m", "twine", "check", "--strict", *built.iterdir(), cwd=built)
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"rtda_jax/configs/{name}.py" for name in (*config_names(), *CONFIG_HELPERS)}
-    data = {"rtda_jax/py.typed", "rtda_jax/report/page.css"}
+    trained = "rtda_jax/deploy/trained/streets/published.json"
+    data = {"rtda_jax/py.typed", "rtda_jax/report/page.css", trained}
     assert configs | data <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"rtda_jax"}
@@ -67,10 +68,12 @@ def test_an_installed_package_trains_evaluates_and_predicts(built, tmp_path, kin
         "    return source_only.get_config(arg)\n"
     )
     assert "predict photo.jpg" in call(python, "-m", "rtda_jax", cwd=tmp_path)
+    Image.new("RGB", (64, 32)).save(tmp_path / "photo.png")
+    call(program, "predict", "photo.png", "--weights=streets", cwd=tmp_path)
+    assert (tmp_path / "runs" / "streets" / "predict" / "overlay" / "photo.png").is_file()
     run = ("--config=mine.py", *SHORT)
     call(program, *run, cwd=tmp_path)
     call(program, "evaluate", *run, cwd=tmp_path)
-    Image.new("RGB", (64, 32)).save(tmp_path / "photo.png")
     call(program, "predict", "photo.png", "--weights", "mine", "--output=out", cwd=tmp_path)
     assert (tmp_path / "out" / "overlay" / "photo.png").is_file()
     call(program, "benchmark", "--config=fda", cwd=tmp_path, code=2)  # its twins stay in the clone

@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import http.server
+import io
 import json
 import pathlib
 import re
@@ -9,14 +10,18 @@ import threading
 import numpy as np
 import pytest
 from helpers import config, write_workdir
+from PIL import Image
 
 from rtda_jax import evaluate, experiment
 from rtda_jax.cli import JOBS
+from rtda_jax.data.builders import rendered
+from rtda_jax.data.class_sets import IGNORE, TRAIN_IDS
 from rtda_jax.deploy import networks, predict, publish
 from rtda_jax.errors import ConfigError
 from rtda_jax.run.command import find_workdir, parse
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.tools import audit, hub
+from rtda_jax.tools.environment import trained_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -99,6 +104,7 @@ def test_the_card_states_score_protocol_classes_caveats_and_the_command(publishe
         "| road | 90.0 |",
         "| car | n/a |",
         '"mode": "whole"',
+        "labels of `streets` (`game_train`) and images of `streets` (`camera_train`)",
         "rtda-jax predict photo.jpg --weights FOLDER",
         "forbid commercial use",
         hashlib.sha256((out / "beta_001.safetensors").read_bytes()).hexdigest(),
@@ -195,6 +201,58 @@ def test_nothing_is_trained_or_evaluated_in_a_published_folder(published, job):
 def test_a_folder_published_again_keeps_its_score(published, tmp_path):
     record, out = published
     assert publish.run(choose(out), out=tmp_path)["score"] == record["score"]
+
+
+def test_weights_of_half_the_size_predict_almost_every_pixel_alike(workdir, published, tmp_path):
+    _, whole = published
+    record = publish.run(choose(workdir), out=tmp_path, precision="float16")
+    assert record["precision"] == "float16"
+    assert "before the weights were rounded to float16" in (tmp_path / "README.md").read_text()
+    assert "rounded" not in (whole / "README.md").read_text()
+    sizes = [(folder / "beta_001.safetensors").stat().st_size for folder in (tmp_path, whole)]
+    assert sizes[0] == pytest.approx(sizes[1] / 2, rel=0.01)
+    image = np.random.default_rng(2).integers(0, 256, (32, 64, 3), np.uint8)
+    rounded, exact = (
+        np.asarray(evaluate.predictor(choose(folder).models)(image, size=(32, 64)))
+        for folder in (tmp_path, whole)
+    )
+    assert np.mean(rounded == exact) > 0.99
+    with pytest.raises(ConfigError, match="unknown precision 'int8'"):
+        publish.run(choose(workdir), out=tmp_path / "out", precision="int8")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_network_of_the_package_predicts_as_well_as_its_card_says():
+    """On fewer images than the card's, so that a wrong class or normalisation would show."""
+    folder = find_workdir("fda_mbt", workdir=None, weights="streets")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
+    card = (folder / "README.md").read_text()
+    assert "Training began from the weights `imagenet`" in card
+    chosen = choose(folder)
+    predict_image = evaluate.predictor(chosen.models)
+    right = labelled = 0
+    train_ids = np.full(256, IGNORE, np.uint8)
+    train_ids[list(TRAIN_IDS)] = list(TRAIN_IDS.values())
+    for example in rendered(("camera_val", 0, 12)):
+        image, ids = (np.asarray(Image.open(io.BytesIO(data))) for data in example[1:])
+        labels = train_ids[ids]
+        classes = np.asarray(predict_image(image, size=labels.shape))
+        right += np.sum(classes == labels)
+        labelled += np.sum(labels != IGNORE)
+    score = read_json(folder / "published.json")["score"]
+    assert abs(right / labelled - score["pixel_accuracy"]) < 0.1
+
+
+def test_a_network_of_the_package_is_found_last_and_its_results_go_to_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = parse(["predict", "x.png", "--weights=streets"], JOBS)[1]
+    assert command.workdir == trained_folder() / "streets"
+    assert command.output("predict") == pathlib.Path("runs/streets/predict")
+    (tmp_path / "runs" / "streets").mkdir(parents=True)
+    command = parse(["predict", "x.png", "--weights=streets"], JOBS)[1]
+    assert command.workdir == pathlib.Path("runs/streets")
+    with pytest.raises(ConfigError, match=r"no such folder.*with rtda_jax come: streets"):
+        parse(["predict", "x.png", "--weights=street"], JOBS)
 
 
 class FakeHub(http.server.BaseHTTPRequestHandler):
@@ -353,8 +411,6 @@ def test_without_the_package_a_sentence_says_what_to_install(monkeypatch):
 
 
 def test_predict_takes_a_published_folder(published, tmp_path):
-    from PIL import Image
-
     _, out = published
     path = tmp_path / "photo.png"
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(path)

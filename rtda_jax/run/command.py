@@ -48,9 +48,7 @@ class Command(NamedTuple):
         """Returns the folder that results go to: --output, or NAME in the workdir."""
         if self.flags.output:
             return pathlib.Path(self.flags.output).expanduser()
-        if hub.is_address(self.flags.weights):  # the workdir is the cache of the hub
-            return pathlib.Path("runs") / hub.local_name(self.flags.weights) / name
-        return self.workdir / name
+        return hub.results_folder(self.workdir, self.flags.weights) / name
 
 
 class Job(NamedTuple):
@@ -103,7 +101,8 @@ def define_flags() -> flags.FlagValues:
     text(
         "weights",
         None,
-        "predict, export, publish, retrieve: a trained workdir, its name in ./runs, or hf://OWNER/NAME.",
+        "predict, export, publish, retrieve: a trained workdir, its name in ./runs, "
+        "hf://OWNER/NAME, or streets, a small network that comes with rtda_jax.",
     )
     text("stage", None, "predict, export, retrieve: whose networks; default the last evaluation.")
     text(
@@ -119,6 +118,7 @@ def define_flags() -> flags.FlagValues:
     text("resolution", "eval", "predict: images at the benchmark's eval size, or native.")
     text("repository", None, "publish: OWNER/NAME on the Hugging Face Hub; default: no upload.")
     text("licence", "", "publish: of the weights, such as cc-by-nc-4.0.")
+    text("precision", "float32", "publish: of the weights in the files, float32 or float16.")
     names("also", [], "export: further formats: onnx, saved_model, tflite.")
     text("before", None, "retrieve: another workdir to compare with.")
     text("before_stage", None, "retrieve: whose networks of it, or of WORKDIR.")
@@ -281,20 +281,15 @@ def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pa
     Args:
       source: what --config names; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
       workdir: the value of --workdir, or None.
-      weights: the value of --weights, a folder, its name in ./runs, an address, or None.
+      weights: the value of --weights: a folder, its name in ./runs or among the networks that come
+        with the package, an address, or None.
 
     Raises:
-      ConfigError: `weights` is neither, or both flags are given.
+      ConfigError: `weights` is none of these, or both flags are given.
     """
     if weights is not None:
         require(workdir is None, "--weights and --workdir both name a trained workdir; give one")
-        if hub.is_address(weights):
-            return hub.download(weights)
-        places = [pathlib.Path(weights).expanduser(), pathlib.Path("runs") / weights]
-        for place in places:
-            if place.is_dir():
-                return place
-        raise ConfigError(f"--weights={weights}: no such folder, and none in runs/ of that name")
+        return hub.find(weights)
     if workdir is not None:
         return pathlib.Path(workdir).expanduser()
     file, _, argument = source.partition(":")

@@ -78,6 +78,11 @@ def configs_folder() -> pathlib.Path:
     return next(p for p in (package / "configs", package.parent / "configs") if p.is_dir())
 
 
+def trained_folder() -> pathlib.Path:
+    """Returns the folder of the trained networks that come with the package, each published."""
+    return pathlib.Path(rtda_jax.__file__).parent / "deploy" / "trained"
+
+
 def code_digest() -> str:
     """Returns a hash of the package's and the configurations' source files.
 

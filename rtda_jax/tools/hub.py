@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: published networks go there and come from there.
+"""Where trained networks are: in folders, in this package, and on the Hugging Face Hub.
 
 Everything that speaks to the hub is the package huggingface_hub, which keeps the user's login, a
 cache that also serves without a network, and resumes what was interrupted.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rtda_jax.errors import ConfigError, require
+from rtda_jax.tools.environment import trained_folder
 
 HUB = "hf://"
 RECORD = "published.json"  # of a published folder
@@ -22,10 +23,42 @@ def is_address(weights: str | None) -> bool:
     return weights is not None and weights.startswith(HUB)
 
 
-def local_name(address: str) -> str:
-    """Returns the name of the folder for results of an address: OWNER--NAME."""
-    match = ADDRESS.fullmatch(address)
-    return (match[1] if match else address).replace("/", "--")
+def find(weights: str) -> pathlib.Path:
+    """Returns the folder that --weights names.
+
+    Args:
+      weights: a folder, its name in ./runs or among those of the package, or an address.
+
+    Raises:
+      ConfigError: it is none of these.
+    """
+    if is_address(weights):
+        return download(weights)
+    trained = trained_folder()
+    for place in (pathlib.Path(weights).expanduser(), pathlib.Path("runs", weights)):
+        if place.is_dir():
+            return place
+    names = sorted(path.name for path in trained.iterdir())
+    require(
+        weights in names,
+        f"--weights={weights}: no such folder, and none of that name in runs/; with rtda_jax come: "
+        + ", ".join(names),
+    )
+    return trained / weights
+
+
+def results_folder(workdir: pathlib.Path, weights: str | None) -> pathlib.Path:
+    """Returns the folder for the results of a network: its own, or one in ./runs.
+
+    Nothing is written into the cache of the hub, which is runs/OWNER--NAME here, nor into the
+    package.
+    """
+    if weights is not None and is_address(weights):
+        match = ADDRESS.fullmatch(weights)
+        return pathlib.Path("runs", (match[1] if match else weights).replace("/", "--"))
+    if workdir.resolve().parent == trained_folder().resolve():
+        return pathlib.Path("runs", workdir.name)
+    return workdir
 
 
 def check(repository: str) -> None:
