@@ -1,4 +1,4 @@
-"""The layout of the package: no import circles, no long files, TensorFlow in rtda_jax/data only."""
+"""The layout of the package: no import circles, no long files, what is imported where."""
 
 import ast
 import graphlib
@@ -9,6 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LONGEST = 400  # lines of a file
 TENSORFLOW = ("tensorflow", "tensorflow_datasets")
+UNIX = ("fcntl", "grp", "pty", "pwd", "resource", "termios")  # modules that Windows lacks
 
 
 def module_name(path):
@@ -75,6 +76,16 @@ def tensorflow_modules(texts):
     ]
 
 
+def unix_modules(texts):
+    """Returns the modules that import what Windows lacks, or take an exit code of os, anywhere."""
+    return [
+        module
+        for module, text in texts.items()
+        if not {name.partition(".")[0] for name in imported(text, module)}.isdisjoint(UNIX)
+        or "os.EX_" in text
+    ]
+
+
 def test_modules_do_not_import_one_another_in_a_circle():
     ring = circle(sources())
     assert not ring, " imports ".join(ring)
@@ -88,6 +99,10 @@ def test_files_are_not_long():
 def test_tensorflow_is_imported_by_the_data_alone():
     modules = tensorflow_modules(sources())
     assert not modules, f"import TensorFlow: {', '.join(modules)}"
+
+
+def test_nothing_is_imported_that_windows_lacks():
+    assert unix_modules(sources()) == []
 
 
 @pytest.mark.parametrize(
@@ -110,6 +125,8 @@ def test_tensorflow_is_imported_by_the_data_alone():
             tensorflow_modules,
             {"rtda_jax.losses"},
         ),
+        ({"rtda_jax.fda": "import os\nimport fcntl\n"}, unix_modules, {"rtda_jax.fda"}),
+        ({"rtda_jax.cli": "import os\nCODE = os.EX_IOERR\n"}, unix_modules, {"rtda_jax.cli"}),
     ],
 )
 def test_a_house_that_is_broken_once_is_named(changed, check, modules):
