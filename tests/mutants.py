@@ -80,6 +80,14 @@ def pytest(tests: str, root: pathlib.Path) -> int:
     return result.returncode
 
 
+def copied(root: pathlib.Path) -> pathlib.Path:
+    """Copies what the tests need into an empty folder and returns it."""
+    for part in PARTS:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, root / part)
+    return root
+
+
 def survives(mutant: Mutant, root: pathlib.Path) -> bool:
     """Returns whether the tests of a mutant pass although its bug is in the copy."""
     path = root / mutant.path
@@ -100,10 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     mutants = chosen(read(), only=options.only, sample=options.sample, seed=options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        root = pathlib.Path(folder)
-        for part in PARTS:
-            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-            copy(ROOT / part, root / part)
+        root = copied(pathlib.Path(folder))
         for tests in dict.fromkeys(mutant.tests for mutant in mutants):
             if pytest(tests, root) != PASSED:
                 print(f"{tests} fails without any bug")
