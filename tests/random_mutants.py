@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import difflib
 import functools
+import gc
 import itertools
 import json
 import multiprocessing
@@ -79,7 +80,16 @@ ARITHMETIC = {"arith_expr", "term", "expr", "and_expr", "shift_expr", "power", "
 EXCEPTIONS = {"except_clause", "testlist_comp"}
 # Messages are for people, and a cache or `jit` changes only the speed.
 LEFT_OUT = {"fstring", "raise_stmt", "tfpdef", "import_name", "import_from", "decorator"}
-HEAVY = ("jax", "flax.linen", "optax", "orbax.checkpoint", "ml_collections", "tensorflow", "torch")
+HEAVY = (
+    "jax",
+    "flax.linen",
+    "optax",
+    "orbax.checkpoint",
+    "ml_collections",
+    "tensorflow",
+    "torch",
+    "hypothesis",
+)
 CPU_SECONDS = 300  # of one mutant's tests
 
 
@@ -207,8 +217,19 @@ def _child(tests: str, root: pathlib.Path, log: pathlib.Path) -> None:
     sys.dont_write_bytecode = True
     import pytest
 
-    arguments = ["-n", "0", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *shlex.split(tests)]
-    code = int(pytest.main(arguments))
+    # Hypothesis works without its plugin, which would compile all of it again.
+    options = [
+        "-n",
+        "0",
+        "-x",
+        "-q",
+        "--tb=no",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:hypothesispytest",
+    ]
+    code = int(pytest.main([*options, *shlex.split(tests)]))
     sys.stdout.flush()
     os._exit(code)
 
@@ -275,6 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             __import__(name)
         except ModuleNotFoundError:
             print(f"without {name}")
+    gc.freeze()  # no child walks through these modules again
     with tempfile.TemporaryDirectory() as folder, options.log.open("a", buffering=1) as log:
         root = mutants.copied(pathlib.Path(folder))
         for mutant in sample:
