@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import pathlib
 import random
+import re
 import resource
 import shlex
 import signal
@@ -91,6 +92,9 @@ HEAVY = (
     "hypothesis",
 )
 CPU_SECONDS = 300  # of one mutant's tests
+# Exit codes of pytest: all tests passed, or their modules could not be imported. 1: one failed.
+PASSED, INTERRUPTED = 0, 2
+BROKEN = 70  # pytest itself failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,21 +221,14 @@ def _child(tests: str, root: pathlib.Path, log: pathlib.Path) -> None:
     sys.dont_write_bytecode = True
     import pytest
 
-    # Hypothesis works without its plugin, which would compile all of it again.
-    options = [
-        "-n",
-        "0",
-        "-x",
-        "-q",
-        "--tb=no",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:hypothesispytest",
-    ]
-    code = int(pytest.main([*options, *shlex.split(tests)]))
-    sys.stdout.flush()
-    os._exit(code)
+    # Without the plugin and rewritten assertions hypothesis is not compiled again.
+    options = "-n 0 -x -q --tb=no --assert=plain -p no:cacheprovider -p no:hypothesispytest"
+    code = BROKEN
+    try:
+        code = int(pytest.main([*options.split(), *shlex.split(tests)]))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def tried(tests: str, root: pathlib.Path) -> dict[str, Any]:
@@ -250,11 +247,14 @@ def tried(tests: str, root: pathlib.Path) -> dict[str, Any]:
         os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
         return {"killed": True, "by": "time", "seconds": seconds}
-    reports = [s for s in log.read_text(errors="replace").splitlines() if s.startswith("FAILED ")]
-    reports += [s for s in log.read_text(errors="replace").splitlines() if s.startswith("ERROR ")]
+    text = log.read_text(errors="replace")
+    code = process.exitcode or PASSED
+    if code > INTERRUPTED:
+        raise RuntimeError(f"pytest {tests} could not be run:\n{text}")
+    report = re.search(r"^(FAILED|ERROR) (\S+)", text, re.MULTILINE)
     return {
-        "killed": process.exitcode != mutants.PASSED,
-        "by": (reports or [f"exit code {process.exitcode}"])[0][:200],
+        "killed": code != PASSED,
+        "by": report[2] if report else f"exit code {code}",
         "seconds": seconds,
     }
 
