@@ -1,8 +1,8 @@
 """AdaBN: the source-only network with the batch statistics of the target.
 
 objective(G) = seg + seg_aux16 + seg_aux32          inputs = source
-statistics   = those of every batch normalisation, averaged over one epoch of target batches;
-               nothing else of the network changes
+statistics   = mean and variance of every batch normalisation, averaged over one epoch of target
+               batches; nothing else in the network changes
 
 Paper: Li, Wang, Shi, Liu & Hou, Revisiting batch normalization for practical domain adaptation,
 arXiv 1603.04779, 2016.

@@ -1,4 +1,4 @@
-"""AdaptSegNet on DeepLabV2 by its authors' recipe, and the sweep of lambda of Thukral et al.
+"""AdaptSegNet on DeepLabV2 with its authors' recipe, and the sweep of lambda of Thukral et al.
 
 objective(G) = seg + lambda_seg seg_aux16 + adv(preset)           seg_aux16 is the head on layer3
 objective(D) = 1/2 [BCE(D(softmax source), 0) + BCE(D(softmax target), 1)]     for each level
@@ -9,13 +9,15 @@ objective(D) = 1/2 [BCE(D(softmax source), 0) + BCE(D(softmax target), 1)]     f
     preset=ls        lambda adv_output, least squares instead of BCE              lambda 0.01
     preset=feature   lambda adv_feature                                           lambda 0.001
 
-Two things are as the released code has them and in no paper. The classifier adds up dilations 6
-and 12 only. And the optimizer lists a convolution of the trunk once for every module around it, so
-that each step moves it three or four times; --config.optim.g_repeats=none is the rule as it was
-meant. SGD 2.5e-4 with ten times that for the heads (VGG-16 has one rate), decay 5e-4; Adam 1e-4; a
-poly schedule of 250,000 iterations that stops at 150,000; one image of each domain, not mirrored;
-Caffe's mean on BGR; GTA5 at 720x1280, Cityscapes at 512x1024, both bicubic; scores of the logits at
-1/8, resized once to the labels.
+Two details follow the released code and are in no paper. The classifier adds up only dilations 6
+and 12. The optimizer lists a convolution of the trunk once for every module that contains it, so
+that each step updates it three or four times; --config.optim.g_repeats=none updates it once.
+
+The recipe: SGD with a learning rate of 2.5e-4, ten times that for the heads (VGG-16 has one rate),
+and a decay of 5e-4; Adam with 1e-4; a poly schedule of 250,000 iterations that stops at 150,000;
+one image of each domain, without mirroring; Caffe's mean subtracted from BGR; GTA5 at 720x1280 and
+Cityscapes at 512x1024, both bicubic. For evaluation, the logits at 1/8 are resized once to the size
+of the labels.
 
 Papers: Tsai, Hung, Schulter, Sohn, Yang & Chandraker, Learning to adapt structured output space
 for semantic segmentation, CVPR 2018; Thukral, Khantwal & Agarwal, Domain adaptation for image
@@ -25,8 +27,8 @@ segmentation, which tries lambda = 0.0005, 0.001 and 0.004.
         --config.model.pretrained=DeepLab_resnet_pretrained_init-f81d91e8.pth
 
 Needs GTA5, Cityscapes and the authors' file of initial weights. Published for GTA5 to Cityscapes
-with ResNet-101: 42.4 mIoU multi, 41.4 single. We have not run it at this length; what was compared
-with the authors' code is in docs/faithful.md.
+with ResNet-101: 42.4 mIoU multi, 41.4 single. We have not trained it to the end; docs/faithful.md
+says what we compared with the authors' code.
 """
 
 from typing import Literal
@@ -46,7 +48,7 @@ LAMBDA: dict[Preset, float] = {
 }
 
 
-# (H, W) that the authors resize the source to, where the target is Cityscapes at 512x1024. Other
+# (H, W) to which the authors resize the source when the target is Cityscapes at 512x1024. Other
 # benchmarks keep their own sizes.
 SOURCE_SIZES = {
     "gta5_to_cityscapes": (720, 1280),
@@ -64,17 +66,17 @@ def deeplab(
     schedule_steps: int = 250_000,
     crop: tuple[int, int] | None = None,
 ) -> None:
-    """Changes a configuration to DeepLabV2 as AdaptSegNet trains it, and its descendants after it.
+    """Gives a configuration DeepLabV2 and the training recipe of AdaptSegNet and its successors.
 
     Args:
       config: the configuration of any method.
-      heads: 2 adds the head on layer3, whose labels count a tenth.
-      aspp: the dilations that the classifier adds up: "first_two" is what the early return in
-        the code of AdaptSegNet and DACS leaves of them.
+      heads: 2 adds the head on layer3, whose supervised loss has a weight of 0.1.
+      aspp: the dilations that the classifier adds up. In the code of AdaptSegNet and DACS, an
+        early return leaves only the "first_two".
       steps: the steps of a train stage.
       schedule_steps: the step at which the poly schedule would reach 0.
-      crop: the sides (H, W) of what is cut from the images of both domains on the benchmarks in
-        `SOURCE_SIZES`; None trains on whole images.
+      crop: (H, W) of the crops from both domains on the benchmarks in `SOURCE_SIZES`; None trains
+        on whole images.
     """
     benchmark = config.benchmark
     if source_size := SOURCE_SIZES.get(benchmark.name):
@@ -112,7 +114,7 @@ def make(
       benchmark: a key of `BENCHMARKS`.
       preset: the adversarial terms; None is multi, or single for VGG-16, which has one head.
       network: the trunk of DeepLabV2.
-      lambda_: weight of the main adversarial term; None is the preset's.
+      lambda_: weight of the main adversarial term; None uses the preset's weight.
     """
     preset = preset or ("multi" if network == "resnet101" else "single")
     weight = LAMBDA[preset] if lambda_ is None else lambda_

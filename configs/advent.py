@@ -6,11 +6,11 @@ objective(D) = 1/2 [BCE(D(I source), 0) + BCE(D(I target), 1)]           I_k = -
 
     preset=released   the authors' recipe on DeepLabV2 with ResNet-101, see configs/adaptsegnet.py;
                       all four dilations, stopped at 120,000 of 250,000 iterations
-    preset=ensemble   the same, the authors' MinEnt besides, and the mean logits of both networks
+    preset=ensemble   the same and the authors' MinEnt, fused by the mean of their logits
 
-The authors evaluate every 2,000 iterations on the validation set and report the best; ours is the
-last. The MinEnt network of their ensemble was trained with entropy ranges, for which no code was
-released.
+The authors evaluate on the validation set every 2,000 iterations and report the best checkpoint;
+here it is the last one. The MinEnt network of their ensemble was trained with entropy ranges, for
+which no code was released.
 
 Paper: Vu, Jain, Bucher, Cord & Pérez, ADVENT: Adversarial entropy minimization for domain
 adaptation in semantic segmentation, CVPR 2019.
@@ -21,7 +21,7 @@ adaptation in semantic segmentation, CVPR 2019.
 
 Expected on `streets`: 19.9 ± 0.5 mIoU, seeds 0 to 2 (docs/results.md). The presets need GTA5,
 Cityscapes and the authors' file of initial weights. Published for GTA5 to Cityscapes: 43.8 mIoU
-AdvEnt, 45.5 the ensemble. We have not run them at this length; see docs/faithful.md.
+AdvEnt, 45.5 the ensemble. We have not trained them to the end; see docs/faithful.md.
 """
 
 from typing import Literal
@@ -41,7 +41,7 @@ def make(
 
     Args:
       benchmark: a key of `BENCHMARKS`.
-      preset: the authors' recipe, alone or fused with MinEnt; None is a real-time network.
+      preset: the authors' recipe, alone or fused with MinEnt; None trains a real-time network.
       network: the discriminators.
     """
     config = adversarial.make(benchmark, level="multi", network=network)

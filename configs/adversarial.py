@@ -1,4 +1,4 @@
-"""Adversarial adaptation: the network learns to deceive a discriminator of source and target.
+"""Adversarial adaptation: the network learns to fool a discriminator of source and target.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + adv(level)
 objective(D) = 1/2 [BCE(D(view source), 0) + BCE(D(view target), 1)]     for each level
@@ -9,8 +9,8 @@ objective(D) = 1/2 [BCE(D(view source), 0) + BCE(D(view target), 1)]     for eac
     level=feature   0.001 adv_feature                            view = features, at image size
 
 Paper: Tsai, Hung, Schulter, Sohn, Yang & Chandraker, Learning to adapt structured output space for
-semantic segmentation (AdaptSegNet), CVPR 2018; on BiSeNet as in the loss study of Brunstein & De
-Souza Coelho, Nikiforos et al. and Bartoletti et al.
+semantic segmentation (AdaptSegNet), CVPR 2018. Brunstein & De Souza Coelho, Nikiforos et al. and
+Bartoletti et al. use it with BiSeNet, as is done here.
 
     python main.py --config configs/adversarial.py
     python main.py --config configs/adversarial.py:level=multi,network=fcd_light

@@ -5,7 +5,7 @@ description of its arguments. A keyword that Python reserves ends in an undersco
 and is written without it: `lambda=0.004` sets `lambda_`.
 
 Every config also takes `pretrained=NETWORK`, which trains that network from ImageNet's weights with
-the optimizer of `recipes.py`. A `make` whose signature has it decides by itself what that means.
+the optimizer of `recipes.py`. A `make` that has this argument itself decides what it means.
 """
 
 import inspect
@@ -43,10 +43,10 @@ def parse(make: Callable[..., ConfigDict], arg: str) -> tuple[str, dict[str, Any
     Args:
       make: a function of a benchmark and of keyword-only arguments that are annotated with float,
         int, str or a Literal, or with one of these and None.
-      arg: what follows the colon of --config; without a benchmark it means the default one.
+      arg: what follows the colon of --config. If it names no benchmark, the default one is used.
 
     Raises:
-      ConfigError: an argument is unknown, given twice, or has a value that it cannot have.
+      ConfigError: an argument is unknown, is given twice, or has an invalid value.
     """
     hints = {PRETRAINED: (PRETRAINED, recipes.Network)} | {
         name.rstrip("_"): (name, hint)

@@ -1,14 +1,15 @@
-"""Bartoletti et al. by their recipe: adversarial adaptation and self-training, four-scale BiSeNet.
+"""The recipe of Bartoletti et al.: adversarial adaptation and self-training, four-scale BiSeNet.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output                            adversarial
                the same + pseudo + pseudo_aux16 + pseudo_aux32                           ssl
 objective(D) = 1/2 [BCE(D(softmax source), 0) + BCE(D(softmax target), 1)]  upsampled to the image
 
-SGD 0.025, decay 1e-4, a poly schedule that moves once an epoch, 100 epochs of 500 images (name the
-authors' subset in a file with --config.benchmark.source.list), batches of 4, ImageNet weights by
---config.model.pretrained. The RGB mean of Cityscapes is subtracted from BGR, as the authors do.
-They report the best epoch on the validation set; here it is the last one. Their report describes
-BiSeNet; their code has the four-scale variant that is used here.
+The recipe: SGD with a learning rate of 0.025 and a decay of 1e-4, a poly schedule that changes once
+per epoch, 100 epochs of 500 images (list the authors' subset in a file and pass it with
+--config.benchmark.source.list), batches of 4, and ImageNet weights from --config.model.pretrained.
+The RGB mean of Cityscapes is subtracted from BGR images, as in the authors' code. The authors
+report the best epoch on the validation set; here it is the last one. Their report describes
+BiSeNet, and their code has the four-scale variant that is used here.
 
 Paper (Bartoletti): Bartoletti, Bulfamante & Sciortino, Multiple layer self supervised learning for
 real-time semantic segmentation, Politecnico di Torino.
@@ -39,9 +40,9 @@ def make(
 
     Args:
       benchmark: a key of `BENCHMARKS`.
-      backbone: ResNet of the network.
+      backbone: the depth of the ResNet trunk.
       layers: how many layers label the target for self-training; 0 is adversarial adaptation alone.
-      discriminator: fcd_light has no biases here: 189,424 parameters.
+      discriminator: the network that judges; fcd_light has no biases here, so 189,424 parameters.
     """
     if layers == 0:
         config = adversarial.make(benchmark, network=discriminator)

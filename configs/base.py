@@ -26,7 +26,7 @@ from rtda_jax.stages.statistics import StatisticsOptions
 from rtda_jax.tools.cost import SpeedOptions
 from rtda_jax.train import LoopOptions
 
-HEADS = ("", "_aux16", "_aux32")  # ends of the names of terms: the main and both auxiliary heads
+HEADS = ("", "_aux16", "_aux32")  # suffixes of terms: the main head and both auxiliary heads
 
 
 def make(benchmark: str) -> ConfigDict:
@@ -35,13 +35,13 @@ def make(benchmark: str) -> ConfigDict:
     config = ConfigDict()
 
     config.benchmark = pair  # source -> target pair: data, classes, sizes (benchmarks.py)
-    config.data_dir = ""  # where data sets lie; empty: --data_dir, $RTDA_JAX_DATA, ~/.cache
+    config.data_dir = ""  # the root of the data sets; empty: --data_dir, $RTDA_JAX_DATA, ~/.cache
     # seed, steps, batch_size, dtype, labelled, pixel_loss, init, taught_by, pseudo_labels
     config.update(section(StageOptions, steps=pair.steps, batch_size=pair.batch_size))
 
     # What is trained: the network, its optimizers, and the objective as weighted named terms. A
-    # term of weight 0 is not traced. TERMS lists them: `seg` learns from labels, `adv_*` deceives
-    # a discriminator, `pseudo` and `mix` learn from pseudo-labels; `_aux16` is an auxiliary head.
+    # term of weight 0 is not traced. TERMS lists them: `seg` learns from labels, `adv_*` fools a
+    # discriminator, `pseudo` and `mix` learn from pseudo-labels; `_aux16` is an auxiliary head.
     config.model = section(ModelOptions)
     config.optim = section(OptimOptions, g_lr=pair.g_lr)
     config.objective = ConfigDict(dict.fromkeys(TERMS, 0.0))
@@ -50,7 +50,7 @@ def make(benchmark: str) -> ConfigDict:
     config.adversary = section(AdversaryOptions)  # the discriminators of adv_* terms
     config.consistency = section(ConsistencyOptions)  # strong views against weak ones (TUFL)
     config.teacher = section(TeacherOptions)  # labels the target of mixed and masked images
-    config.distance = section(DistanceOptions)  # features near the pretrained ones
+    config.distance = section(DistanceOptions)  # keeps features near the pretrained ones
 
     # What the networks read: the stream of batches, and the views that the device makes of them
     # (normalisation, FDA, colours, class mixing, long-tail pasting, the strong view).
@@ -58,22 +58,22 @@ def make(benchmark: str) -> ConfigDict:
     # normalisation, fda_*, and the sections mix (MixOptions), long_tail (LongTailOptions), affine
     # (AffineOptions) and masked (MaskOptions)
     config.update(section(ViewOptions))
-    # Two modules read augment: the host moves images, the device colours them. This takes the place
-    # of the section that ViewOptions has for the device.
+    # Two modules read `augment`: the host moves images, and the device changes their colours. This
+    # section replaces the one that ViewOptions declares for the device alone.
     config.augment = section(MoveOptions, ColourOptions)
 
-    # What the other kinds of stages do.
+    # Options of the other kinds of stages.
     config.pseudo = section(PseudoLabelOptions)  # how a pseudo_label stage labels
     config.statistics = section(StatisticsOptions)  # what a statistics stage averages
     stride = tuple((5 * side + 5) // 6 for side in pair.crop)
     config.eval = section(Protocol, EvalOptions, window=pair.crop, stride=stride)
 
-    # How a run is watched and kept: logs, checkpoints, nonfinite losses, stalls.
+    # How a run is monitored and saved: logs, checkpoints, nonfinite losses, stalls.
     config.update(section(LoopOptions))
 
     config.speed = section(SpeedOptions)  # how the job benchmark measures
 
-    # The experiment: named stages in order; each overrides fields above for itself.
+    # The experiment: named stages in order. Each may override the fields above for itself.
     config.stages = ("train", "evaluate")
     config.stage = ConfigDict()
     config.stage.train = ConfigDict({"kind": "train"})

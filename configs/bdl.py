@@ -1,16 +1,16 @@
-"""BDL's self-training, by its authors' recipe: adapt, label the target, train anew on both.
+"""BDL's self-training, with its authors' recipe: adapt, label the target, train again on both.
 
 objective(G) = seg + 0.001 adv_output                                                adversarial
                the same + pseudo                                                     ssl
 objective(D) = 1/2 [BCE(D(softmax source), 0) + BCE(D(softmax target), 1)]
-labels       = of each class, over the whole set, the surer half, and every pixel that is surer
-               than 0.9, by the softmax of the logits at 1/8
+labels       = the more confident half of the pixels of each class over the whole set, and every
+               pixel above 0.9; confidence is the softmax of the logits at 1/8
 
-This is the half of BDL that is about labels; the other half translates the source images by a
-CycleGAN that learns with the segmentation network. The authors' translated images can stand in for
-GTA5's (benchmark.source). DeepLabV2 on ResNet-101 with all four dilations, all else as in
-configs/adaptsegnet.py, stopped at 80,000 of 250,000 iterations before there are labels, and at
-120,000 with them.
+This is only the self-training of BDL. The other half of the method translates the source images
+with a CycleGAN that is trained together with the segmentation network. You can use the authors'
+translated images in place of GTA5's (benchmark.source). The network is DeepLabV2 on ResNet-101 with
+all four dilations. The first stage stops at 80,000 of 250,000 iterations, the stage with labels at
+120,000. Everything else is as in configs/adaptsegnet.py.
 
 Paper: Li, Yuan & Vasconcelos, Bidirectional learning for domain adaptation of semantic
 segmentation, CVPR 2019.
@@ -18,7 +18,7 @@ segmentation, CVPR 2019.
     python main.py --config configs/bdl.py:gta5_to_cityscapes --config.model.pretrained=FILE.pth
 
 Needs GTA5, Cityscapes and the authors' file of initial weights. Published for GTA5 to Cityscapes:
-48.5 mIoU, with translated images and two rounds of labels. We have not run it at this length; see
+48.5 mIoU, with translated images and two rounds of labels. We have not trained it to the end; see
 docs/faithful.md.
 """
 

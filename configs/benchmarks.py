@@ -4,7 +4,7 @@ A specification names a data set, a split and whether its labels are read. Its f
 defaults and the data sets are in rtda_jax/data/spec.py. All benchmarks have the same fields:
 
   classes          the classes that the head predicts, a key of rtda_jax.data.labels.CLASS_SETS
-  eval_classes     those of them that are reported
+  eval_classes     the classes that are reported
   source           the labelled training set
   source_eval      a labelled split of the source that is not trained on; None if there is none
   target           the training images of the target, whose labels are never opened
@@ -16,7 +16,7 @@ defaults and the data sets are in rtda_jax/data/spec.py. All benchmarks have the
   source_size, source_crop, source_resize    the same for the source in training; they follow the
                    three fields above until they are set
   eval_size        (H, W) that images are resized to for evaluation; labels keep their own size
-  steps, batch_size, g_lr    length, images of each domain a step, and the generator's learning rate
+  steps, batch_size, g_lr    training steps, images of each domain per step, generator's rate
 """
 
 from ml_collections import ConfigDict
@@ -26,17 +26,17 @@ from rtda_jax.errors import lookup
 
 
 def _spec(name: str, split: str = "", use: str = "labelled") -> dict:
-    """A data set with all of its fields, which the command line changes.
+    """Returns a data set with all of its fields, so that the command line can change each of them.
 
-    An example is --config.benchmark.source.quarantine=gta5.txt. `get` adds the fields of shards,
-    `size` and `resize`, where they are read.
+    An example is --config.benchmark.source.quarantine=gta5.txt. `get` adds `size` and `resize`,
+    which shards need, to the roles that may be stored as shards.
     """
     defaults = {k: v for k, v in spec.FIELDS[name].items() if k not in ("size", "resize")}
     return {**defaults, "name": name, "use": use, **({"split": split} if split else {})}
 
 
 def _target(name: str, train: str, evaluate: str) -> dict:
-    """A target whose training split has labels, which only the oracle reads."""
+    """Returns the roles of a target whose training split has labels, for the oracle only."""
     return {
         "target": _spec(name, train, "unlabelled"),
         "target_labelled": _spec(name, train),
@@ -167,10 +167,11 @@ def get(name: str) -> ConfigDict:
       ConfigError: the name is unknown.
     """
     declared = lookup(BENCHMARKS, name, "benchmark")
-    # ConfigDict turns one dict in two places into one ConfigDict: an override would reach both.
+    # Without a copy, a dict that occurs twice would become one ConfigDict, and an override would
+    # change both places.
     fields = {k: dict(v) if isinstance(v, dict) else v for k, v in declared.items()}
     benchmark = ConfigDict({"name": name, **fields})
-    # What follows another field does so also where a config or the command line changes that.
+    # References instead of copies: these fields follow a later change by a config or a flag.
     for name in ("size", "crop", "resize"):
         benchmark[f"source_{name}"] = benchmark.get_oneway_ref(name)
     for role, prefix in (("source", "source_"), ("target", ""), ("target_labelled", "")):

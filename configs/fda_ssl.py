@@ -3,11 +3,11 @@
 objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output            beta_001, beta_005
                the same + pseudo + pseudo_aux16 + pseudo_aux32           ssl
 inputs       = fda(source, target, beta), target                         0.01, 0.05; ssl: 0.01
-labels       = classes of the mean softmax of both networks: of each class, over the whole set, the
-               third that is surest, and every pixel that is surer than 0.9
+labels       = classes of the mean softmax of both networks: the most confident third of each class
+               over the whole set, and every pixel above 0.9
 
-The last stage starts from the networks of beta_001, discriminator included, at half of the
-learning rates. Nikiforos et al. do not halve the discriminator's loss:
+The last stage starts from the networks of beta_001, including the discriminator, with half the
+learning rates. Nikiforos et al. do not halve the discriminator's loss; to do the same, set
 --config.adversary.d_factor=1.0.
 
 Papers: Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic segmentation;
@@ -16,7 +16,7 @@ Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 20
     python main.py --config configs/fda_ssl.py
     python main.py --config configs/fda_ssl.py:control=yes
 
-Expected on `synth_to_camvid`: 25.1 mIoU after 21.1 of both bands fused, seed 0 (docs/results.md).
+Expected on `synth_to_camvid`: 25.1 mIoU; both bands fused have 21.1; seed 0 (docs/results.md).
 """
 
 from typing import Literal
@@ -31,7 +31,7 @@ def make(benchmark: str, *, control: Literal["no", "yes"] = "no") -> ConfigDict:
 
     Args:
       benchmark: a key of `BENCHMARKS`.
-      control: whether a further stage trains like `ssl` but without the labels.
+      control: "yes" adds a stage that trains like `ssl` but without the labels.
     """
     config = fda_mbt.make(benchmark)
 

@@ -1,6 +1,6 @@
 """The loss study of Brunstein & De Souza Coelho: losses, trunks and discriminators compared.
 
-objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output            seg by loss=
+objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output            loss= selects seg
 objective(D) = 1/2 [BCE(D(softmax source), 0) + BCE(D(softmax target), 1)]
 
     loss=ce          cross-entropy
@@ -8,9 +8,10 @@ objective(D) = 1/2 [BCE(D(softmax source), 0) + BCE(D(softmax target), 1)]
     loss=focal       preset=code: ENet's class weights, gamma 2, the mean over all pixels
                      preset=paper: no weights and gamma 1, as in the text
 
-The poly schedule moves once an epoch, both learning rates are 2.5e-4, and Caffe's mean is
+The poly schedule changes once per epoch, both learning rates are 2.5e-4, and Caffe's mean is
 subtracted from BGR. The paper writes its formulas with log2; its code and this one use the natural
-logarithm. Its code also resizes images to 512 wide and 1024 high; here they keep their shape.
+logarithm. Its code also resizes images to a width of 512 and a height of 1024; here they keep their
+shape.
 
 Paper (Brunstein): Brunstein & De Souza Coelho, Analysis of loss function impact on real-time domain
 adaptation in semantic segmentation, Politecnico di Torino.
@@ -27,7 +28,7 @@ from ml_collections import ConfigDict
 
 from configs import adversarial, arguments
 
-IMAGES = 500  # of GTA5, the authors' subset
+IMAGES = 500  # the size of the authors' subset of GTA5
 
 
 def make(
@@ -44,9 +45,9 @@ def make(
     Args:
       benchmark: a key of `BENCHMARKS`.
       loss: the loss of the supervised terms.
-      backbone: ResNet of BiSeNet; batches have 8 images with ResNet-18 and 4 with ResNet-101.
-      epochs: length of the training in epochs of 500 images; to draw from so many only, name them
-        in a file with --config.benchmark.source.list.
+      backbone: the depth of BiSeNet's ResNet; batches have 8 images with 18 layers and 4 with 101.
+      epochs: length of the training in epochs of 500 images; to train on a subset of 500 images,
+        list them in a file and pass it with --config.benchmark.source.list.
       discriminator: the network that judges the main output.
       preset: whether the focal loss is that of the authors' code or of their text.
     """

@@ -1,8 +1,8 @@
-"""Masked image consistency (MIC) on DAFormer's training, on a real-time network.
+"""Masked image consistency (MIC): DAFormer's training and masked images, on a real-time network.
 
 objective(G) = that of configs/daformer.py + masked, on the main and both auxiliary heads
-masked       = cross-entropy of target images of which random blocks are hidden, by the labels and
-               weights of the same teacher: the network has to tell what is hidden from its context
+masked       = cross-entropy of target images with random blocks hidden, on the labels and weights
+               of the same teacher: the network has to infer hidden parts from their context
 
 Paper: Hoyer, Dai, Wang & Van Gool, MIC: Masked image consistency for context-enhanced domain
 adaptation, CVPR 2023.
@@ -26,13 +26,13 @@ def make(
     distance: float = daformer.DISTANCE,
     fda: float | None = None,
 ) -> ConfigDict:
-    """Returns MIC on a benchmark, with the recipe and the arguments of `daformer.make`.
+    """Returns MIC on a benchmark; recipe and arguments are those of `daformer.make`.
 
     Args:
       benchmark: a key of `benchmarks.BENCHMARKS`.
       pretrained: the network, whose trunk has ImageNet weights.
       distance: weight of the feature distance.
-      fda: share of the spectrum that the source takes from the target; None: nothing.
+      fda: beta of the band that the source takes from the target; None leaves the source as it is.
     """
     config = daformer.make(benchmark, pretrained=pretrained, distance=distance, fda=fda)
     chosen = recipes.recipe(config)

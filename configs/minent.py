@@ -7,7 +7,7 @@ minent       = mean over pixels of -sum_k p_k log_K p_k, in [0, 1]
     preset=released   the authors' recipe on DeepLabV2 with ResNet-101, see configs/adaptsegnet.py;
                       all four dilations, stopped at 120,000 of 250,000 iterations
 
-The authors report the best of 60 checkpoints on the validation set; ours is the last.
+The authors report the best of 60 checkpoints on the validation set; here it is the last one.
 
 Paper: Vu, Jain, Bucher, Cord & Pérez, ADVENT: Adversarial entropy minimization for domain
 adaptation in semantic segmentation, CVPR 2019.
@@ -18,7 +18,7 @@ adaptation in semantic segmentation, CVPR 2019.
 
 Expected on `streets`: 20.3 ± 0.5 mIoU, seeds 0 to 2 (docs/results.md). The preset needs GTA5,
 Cityscapes and the authors' file of initial weights. Published for GTA5 to Cityscapes: 42.3 mIoU. We
-have not run it at this length; see docs/faithful.md.
+have not trained it to the end; see docs/faithful.md.
 """
 
 from typing import Literal
@@ -35,7 +35,7 @@ def make(benchmark: str, *, preset: Literal["released"] | None = None) -> Config
 
     Args:
       benchmark: a key of `BENCHMARKS`.
-      preset: the authors' recipe; None is a real-time network.
+      preset: the authors' recipe; None trains a real-time network.
     """
     config = base.make(benchmark)
     config.objective.update(WEIGHTS)

@@ -1,19 +1,22 @@
-"""The table of Nikiforos et al. by their recipe: adversarial, FDA and MBT on BiSeNet-STDC1.
+"""The table of Nikiforos et al. with their recipe: adversarial, FDA and MBT on BiSeNet-STDC1.
 
 objective(G) = seg + seg_aux16 + seg_aux32 [+ 0.001 adv_output]
 objective(D) = BCE(D(softmax source), 0) + BCE(D(softmax target), 1)
 
-    preset=code      the rows augmented and adversarial change colours and mirror half of the source
-                     images, the others nothing; FDA exchanges a square
-    preset=paper     the row adversarial changes nothing; FDA exchanges beta H by beta W, as in its
-                     formula; objective(D) is halved, as in AdaptSegNet, on which the text builds
+    preset=code      the rows augmented and adversarial change the colours of half of the source
+                     images and mirror half of them, other rows do not; FDA exchanges a square
+    preset=paper     the row adversarial does not change images; FDA exchanges beta H by beta W, as
+                     in its formula; objective(D) is halved, as in AdaptSegNet, which the text
+                     follows
 
-SGD 0.01, decay 1e-4, Adam 1e-4, poly moving once an epoch, 50 epochs of 2,000 images,
-ImageNet weights by --config.model.pretrained. The authors draw from 2,000 images of GTA5 (name them
-in a file with --config.benchmark.source.list), crop 512x1024 of native images where these are
-resized (720x1280 where the domains are not stylised), fuse the checkpoints of epoch 25 in MBT, and
-mirror the image but not its label; here both are mirrored. Their oracle is configs/target_only.py,
-their self-training configs/fda_ssl.py.
+The recipe: SGD with a learning rate of 0.01 and a decay of 1e-4, Adam with 1e-4, a poly schedule
+that changes once per epoch, 50 epochs of 2,000 images, and ImageNet weights from
+--config.model.pretrained. The authors differ in some points. They draw from 2,000 images of GTA5
+(list them in a file and pass it with --config.benchmark.source.list). They crop 512x1024 from
+images of native size, whereas here images are resized first (to 720x1280 where the domains are not
+stylised). MBT fuses their checkpoints of epoch 25. They mirror the image but not its label; here
+both are mirrored. Their oracle is configs/target_only.py, and their self-training is
+configs/fda_ssl.py.
 
 Paper (Nikiforos): Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic
 segmentation, Politecnico di Torino.
@@ -46,7 +49,7 @@ def make(
       benchmark: a key of `BENCHMARKS`.
       row: the method.
       beta: the band of the row fda.
-      preset: whether the authors' code or their text decides where the two differ.
+      preset: whether to follow the authors' code or their text where the two differ.
     """
     rows = {
         "source": lambda: source_only.make(benchmark),

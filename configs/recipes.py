@@ -1,8 +1,8 @@
 """Recipes for real-time networks with an ImageNet trunk: the optimizer, the teacher, the masks.
 
-`use_pretrained` changes a configuration of any method. `SMALL` is for small pairs of images and a
-few hundred steps, where the numbers of DAFormer and MIC would not leave the warm-up; it was chosen
-by a trial in PyTorch and is not tuned. `FULL` has the numbers of DAFormer and MIC.
+`use_pretrained` changes a configuration of any method. `FULL` has the hyperparameters of DAFormer
+and MIC. `SMALL` is for small data sets and a few hundred steps, for which the warm-up of DAFormer
+and MIC would be too long. It was chosen by a trial in PyTorch and is not tuned.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 Network = Literal["bisenet_lite0", "bisenet_lite1", "bisenet_lite2", "bisenet_resnet18"]
 
-LONG = 10_000  # steps from which a run is trained by the recipe FULL
+LONG = 10_000  # runs of at least this many steps use the recipe FULL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Recipe:
       heads_factor: how many times faster the heads learn.
       warmup_steps: the steps of the linear warm-up.
       power: the exponent of the poly schedule; 1 is linear.
-      rare_temperature: the temperature of rare class sampling. At FULL's, a short run would see the
-        rarest class alone.
+      rare_temperature: the temperature of rare class sampling. With that of FULL, a short run would
+        see images of the rarest class only.
       jitter: the change of colours of source images, a key of `rtda_jax.augment.colour.RECOLOURS`.
-        A short run on few images gains from it; DAFormer and MIC change the mixed images alone.
-      teacher_decay: the share of the averaged teacher that stays in one update.
+        It helps short runs on few images; DAFormer and MIC change only the mixed images.
+      teacher_decay: the weight of the old average when the averaged teacher is updated.
       block: the side of the blocks of a masked view, in pixels.
       hidden_share: the share of these blocks that is hidden.
     """
@@ -69,12 +69,12 @@ FULL = Recipe(
 
 
 def recipe(config: ConfigDict) -> Recipe:
-    """Returns the recipe for the length of the benchmark's runs."""
+    """Returns the recipe that suits the number of steps."""
     return FULL if config.steps >= LONG else SMALL
 
 
 def use_pretrained(config: ConfigDict, network: str) -> None:
-    """Changes a configuration to a network with ImageNet's trunk, to AdamW and to its colours.
+    """Gives a configuration a network with an ImageNet trunk, AdamW and the recipe's jitter.
 
     Args:
       config: the configuration of any method.

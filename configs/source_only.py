@@ -2,10 +2,10 @@
 
 objective(G) = seg + seg_aux16 + seg_aux32          inputs = source, [colour(p)]
 
-The three cross-entropies weigh the same, as in the BiSeNet of Brunstein & De Souza Coelho. Only
-source images update the batch statistics, so that the gain of other methods over this one includes
-their statistics of the target; configs/adabn.py measures that part alone. colour=0.5 is the
-augmentation of Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic
+The three cross-entropies have equal weights, as in the BiSeNet of Brunstein & De Souza Coelho. Only
+source images update the batch statistics. The gain of other methods over this one therefore
+includes the effect of target statistics; configs/adabn.py measures that part alone. colour=0.5 is
+the augmentation of Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic
 segmentation: strong contrast and saturation on half of the source images.
 
     python main.py --config configs/source_only.py
@@ -29,8 +29,8 @@ def make(
 
     Args:
       benchmark: a key of `BENCHMARKS`.
-      colour: probability that contrast and saturation of a source image change strongly.
-      rare: temperature of drawing images by their rare classes, such as 0.1; None: uniformly.
+      colour: probability that contrast and saturation of a source image are strongly changed.
+      rare: temperature of rare class sampling, such as 0.1; None draws images uniformly.
     """
     config = base.make(benchmark)
     config.augment.colour = colour

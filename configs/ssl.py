@@ -1,17 +1,18 @@
-"""Self-training after adversarial adaptation: adapt, label the target, train anew on both.
+"""Self-training after adversarial adaptation: adapt, label the target, train again on both.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output                            adversarial
                the same + pseudo + pseudo_aux16 + pseudo_aux32                           ssl
-labels       = classes of the layer that is surest of each pixel: of every image and class the surer
-               half, and every pixel that is surer than 0.9
+labels       = the class of the most confident layer at each pixel: in every image, the more
+               confident half of the pixels of each class, and every pixel above 0.9
 
     layers=1         the main output
     layers=2         the main output and the 1/32 head
     layers=3         the main output, the 1/16 and the 1/32 head
 
-The second network starts where the first one did, not from it. The paper's text calls the choice
-between layers majority voting, but its code takes the most confident layer, as is done here;
---config.stage.label.pseudo.fusion=majority lets three layers vote, =mean averages their softmax.
+The second network starts from the same initial weights as the first one, not from its result. The
+paper's text calls the choice between layers majority voting, but its code takes the most confident
+layer, as is done here. --config.stage.label.pseudo.fusion=majority lets three layers vote, and
+=mean averages their softmax.
 
 Paper (Bartoletti): Bartoletti, Bulfamante & Sciortino, Multiple layer self supervised learning for
 real-time semantic segmentation, Politecnico di Torino.
@@ -38,13 +39,13 @@ OUTPUTS: dict[Layers, tuple[str, ...]] = {  # that label the target
 
 
 def label(layers: Layers) -> dict:
-    """Returns a stage that labels the target by the surest of so many layers of one network."""
+    """Returns a stage that labels the target by the most confident layer of one network."""
     rule = {"heads": OUTPUTS[layers], "fusion": "most_confident", "scope": "image"}
     return {"kind": "pseudo_label", "models": ("adversarial",), "pseudo": rule}
 
 
 def learn(labels: str) -> dict:
-    """Returns a train stage that also learns the target, by the labels of an earlier stage."""
+    """Returns a train stage that also trains on the labels of an earlier stage."""
     terms = {f"pseudo{head}": 1.0 for head in base.HEADS}
     return {"kind": "train", "pseudo_labels": labels, "objective": terms}
 

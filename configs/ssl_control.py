@@ -1,12 +1,12 @@
-"""The control of self-training: as many steps in total, without its labels.
+"""The control of self-training: the same number of steps in total, without pseudo-labels.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output                            both stages
 
-    way=longer       one run of twice the steps: the second stage of configs/ssl.py starts anew, and
-                     without labels it would repeat the first (Bartoletti et al.)
+    way=longer       one run of twice the steps, because the second stage of configs/ssl.py starts
+                     from scratch and would repeat the first without labels (Bartoletti et al.)
     way=continued    a second run that starts from the networks of the first (Nikiforos et al.)
 
-What self-training gains over `eval_control` is what its labels are worth. The papers are those of
+The gain of self-training over `eval_control` is due to its labels alone. The papers are those of
 configs/ssl.py and configs/fda_ssl.py; neither has such a control.
 
     python main.py --config configs/ssl_control.py
@@ -23,7 +23,7 @@ from configs import adversarial, arguments
 
 
 def longer(config: ConfigDict) -> dict:
-    """Returns a train stage of twice the steps, also where the command line changes them."""
+    """Returns a train stage of twice the steps; it follows a change of `steps` by a flag."""
     return {"kind": "train", "steps": 2 * config.get_oneway_ref("steps")}
 
 

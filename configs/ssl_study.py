@@ -1,9 +1,9 @@
-"""Self-training by one, two and three layers and its control, in one workdir.
+"""Self-training with labels of one, two and three layers, and its control, in one workdir.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output              adversarial, control
                the same + pseudo + pseudo_aux16 + pseudo_aux32             ssl_1, ssl_2, ssl_3
 
-The stages are those of configs/ssl.py and configs/ssl_control.py; all labels come from the one
+The stages are those of configs/ssl.py and configs/ssl_control.py; all labels come from the same
 adversarial network.
 
 Paper (Bartoletti): Bartoletti, Bulfamante & Sciortino, Multiple layer self supervised learning for
@@ -11,8 +11,8 @@ real-time semantic segmentation, Politecnico di Torino.
 
     python main.py --config configs/ssl_study.py --seeds 3
 
-Expected on `streets`: one layer 19.0 ± 0.8, two 20.4 ± 2.0, three 20.7 ± 2.0 mIoU; the control, of
-as many steps, 24.3 ± 0.5; seeds 0 to 2 (docs/results.md).
+Expected on `streets`: one layer 19.0 ± 0.8, two 20.4 ± 2.0, three 20.7 ± 2.0 mIoU; the control
+with the same number of steps 24.3 ± 0.5; seeds 0 to 2 (docs/results.md).
 """
 
 from typing import Any

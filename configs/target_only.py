@@ -1,4 +1,4 @@
-"""Target only: the upper bound (oracle), trained on the target's own labels. Not a method.
+"""Target only: the upper bound (oracle), trained on the target's own labels; no adaptation method.
 
 objective(G) = seg + seg_aux16 + seg_aux32          inputs = target, with its labels
 

@@ -4,17 +4,17 @@ objective(G) = seg/3                                stage `source`, over three h
              = seg/3 + 0.08 consistency/3           `one`, from `source`, statistics frozen
              = seg/3 + 0.08 consistency/3 + 0.5 mix `two`, from `one`, which is also its teacher
 consistency  = unsupervised focal loss of a strong view of the target (colours, shadow, noise,
-               blur, affine) where a weak view is surer than its class's threshold, which adapts
+               blur, affine) where the weak view's confidence exceeds its class's adaptive threshold
 mix          = cross-entropy of target images with half of the source's classes pasted on them and,
                in some batches, rare classes of other source images; the teacher labels the rest
 
-    preset=paper     the method as the text describes it
-    preset=code      as the released code does: one fixed threshold, d = |p - q|, no rare classes;
-                     in `one` and `two` every learning rate is ten times higher; noise, blur and the
-                     target's moves are drawn once a run
+    preset=paper     the method as described in the text
+    preset=code      the method of the released code: one fixed threshold, d = |p - q|, no rare
+                     classes; in `one` and `two` every learning rate is ten times higher; noise,
+                     blur and the target's moves are drawn once per run
 
-The rate, the crop and the steps of stage `source` are our choice: it trains from scratch, or from
---config.model.pretrained. configs/tufl_parts.py measures what each part adds.
+The learning rate, the crop and the number of steps of stage `source` are our choice. It trains from
+scratch or from --config.model.pretrained. configs/tufl_parts.py measures what each part adds.
 
 Paper (tufl): Yan, Qian, Wang & Yang, Threshold-adaptive unsupervised focal loss for domain adaptive
 semantic segmentation, arXiv 2208.10716.
@@ -48,15 +48,15 @@ _SYNTHIA = {
     "sky": 6.1880, "person": 7.4364, "rider": 10.0266, "car": 7.4412, "bus": 8.7787,
     "motorcycle": 10.2429, "bicycle": 10.2690,
 }  # fmt: skip
-# Classes whose weight the authors double in the table that they train with, "middle".
+# Classes whose weight the authors double in the table "middle", which they train with.
 _TWICE = {
     "cityscapes19": (_CITYSCAPES, ("rider", "train", "motorcycle", "bicycle")),
     "crosscity13": (_CITYSCAPES, ("rider", "motorcycle", "bicycle")),
     "synthia16": (_SYNTHIA, ("rider", "car", "bus", "motorcycle", "bicycle")),
 }
 
-# The benchmarks that the authors train on, by their names without the city: (H, W) of both domains
-# before the zoom, the range of the zoom, and (H, W) for evaluation. Others keep their own sizes.
+# The authors' sizes, by benchmark without the city: (H, W) of both domains before the zoom, the
+# range of the zoom, and (H, W) for evaluation. Other benchmarks keep their own sizes.
 _AUTHORS = {
     "cityscapes_to_crosscity": ((640, 1280), (1.0, 1.5), (647, 1280)),
     "gta5_to_cityscapes": ((1024, 2048), (0.75, 1.5), (1024, 2048)),
@@ -66,7 +66,7 @@ _AUTHORS = {
 
 
 def weights(classes: str, names: tuple[str, ...]) -> tuple[float, ...]:
-    """Returns the weight of each class: the authors', or 1 for a class that they do not have."""
+    """Returns the authors' weight of each class, or 1 for a class that they do not have."""
     table, twice = _TWICE.get(classes, ({}, ()))
     return tuple(table.get(name, 1.0) * (2 if name in twice else 1) for name in names)
 
@@ -82,7 +82,7 @@ def make(
     Args:
       benchmark: a key of `BENCHMARKS`.
       network: BiSeNet with three heads or DeepLabV2 with one.
-      preset: whether the authors' text or their code decides where the two differ.
+      preset: whether to follow the authors' text or their code where the two differ.
     """
     config = base.make(benchmark)
     full = config.benchmark.name not in benchmarks.SMALL
@@ -107,7 +107,7 @@ def make(
 
     config.optim.update({"g_decay": 5e-4, "g_decayed": "kernels", "g_groups": "heads"})
     source_lr = config.optim.g_lr
-    steps = config.get_oneway_ref("steps")  # of small pairs; it follows the command line
+    steps = config.get_oneway_ref("steps")  # of small pairs; it follows a flag
     config.optim.g_lr = 5e-6 if full else 2.5e-4
     if full:
         config.batch_size, config.augment.scale = 2, (1.0, 1.5)
@@ -128,9 +128,9 @@ def make(
     alone = {f"consistency{head}": 0.0 for head in heads}
     config.stages = ("source", "one", "two", "eval_source", "eval_one", "eval_two")
     if config.benchmark.eval_classes == "synthia16":
-        config.stages += ("eval_13",)  # papers report both, of one network
+        config.stages += ("eval_13",)  # papers report both for the same network
     if full:
-        config.stages += ("eval_scales",)  # tens of windows an image: long on a CPU
+        config.stages += ("eval_scales",)  # tens of windows per image: slow on a CPU
     config.stage = ConfigDict(
         {
             "source": {

@@ -1,10 +1,10 @@
-"""What each part of TUFL adds: fixed thresholds, adaptive ones, class mixing, rare classes.
+"""What each part of TUFL adds: fixed and adaptive thresholds, class mixing, rare classes.
 
 objective(G) = that of configs/tufl.py, in these stages:
   source     the labelled source alone
   fixed      from `source`: consistency above one fixed threshold
-  adaptive   from `source`: consistency above a threshold for each class that adapts
-  longer     from `adaptive`: the same for as many more steps as the next two stages have (control)
+  adaptive   from `source`: consistency above an adaptive threshold for each class
+  longer     from `adaptive`: the same again, for the number of steps of the next stages (control)
   mixing     from `adaptive`: class mixing as well, with that stage as the frozen teacher
   long_tail  from `adaptive`: class mixing with rare classes pasted on the source
 
@@ -27,7 +27,7 @@ TRAINED = ("source", "fixed", "adaptive", "longer", "mixing", "long_tail")
 
 
 def like(stage: ConfigDict) -> dict:
-    """Returns the fields of a stage; those that follow the command line still do."""
+    """Returns the fields of a stage; fields that follow another field keep doing so."""
     return {
         name: like(value) if isinstance(value, ConfigDict) else stage.get_oneway_ref(name)
         for name, value in stage.items()
