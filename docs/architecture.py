@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 NODES = {
     "cli": "command line",
     "configs": "a method is a function",
-    "report": "one page about any runs",
+    "report": "one page about any number of runs",
     "deploy": "predict, export, retrieve",
     "experiment": "the ordered stages of a run",
     "stages": "the kinds of stages",

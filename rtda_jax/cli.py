@@ -110,10 +110,10 @@ def _retrieve(command: Command) -> None:
 
 
 def _trained(command: Command) -> Any:
-    """Returns the networks of the workdir, by its record, which a given --config must agree with.
+    """Returns the networks of a workdir from its record; a given --config must agree with it.
 
     Raises:
-      ConfigError: the folder holds no trained run, or one of another configuration.
+      ConfigError: the folder holds no trained run, or a run of another configuration.
     """
     from rtda_jax.deploy import networks
 
@@ -212,7 +212,7 @@ JOBS = {
     ),
     "report": Job(
         _report,
-        "Makes one page about any runs.",
+        "Makes one page about any number of runs.",
         "report runs/* --output report",
         positional_flag="runs",
     ),
@@ -223,7 +223,7 @@ JOBS = {
     ),
     "summary": Job(_summary, "Lists the networks by module.", "summary --config fda"),
     "audit": Job(
-        _audit, "Takes the same steps twice and compares every hash.", "audit --config fda"
+        _audit, "Runs the same steps twice and compares every hash.", "audit --config fda"
     ),
     "benchmark": Job(
         _benchmark, "Measures speed against PyTorch.", "benchmark --config fda:folders"
@@ -232,7 +232,7 @@ JOBS = {
 
 
 def usage(program: str) -> str:
-    """Returns what the program says when it is called alone: the jobs, with an example each."""
+    """Returns what the program prints without arguments: the jobs, each with an example."""
     lines = [f"Usage: {program} [JOB] [--config CONFIG] [flags]", ""]
     for name, job in JOBS.items():
         lines += [f"  {name:<11} {job.purpose}", f"  {'':<11} $ {program} {job.example}"]
@@ -264,10 +264,10 @@ def help_text(program: str) -> str:
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the job that the command line names and returns the exit code of the program.
 
-    Errors of the user end with a sentence and not with a traceback.
+    Errors of the user end with a message instead of a traceback.
 
     Args:
-      words: the command line without the program; default that of this process.
+      words: the command line without the program; by default that of this process.
     """
     words = sys.argv[1:] if words is None else words
     program = environment.program()
@@ -301,10 +301,10 @@ def _start(words: Sequence[str]) -> None:
 
 
 def join(values: flags.FlagValues) -> None:
-    """Makes this process one of several, of which all but the first are silent."""
+    """Joins this process to the others of its job; all processes but the first print nothing."""
     from rtda_jax.run import parallel
 
-    # XLA would abort the process with a trace of its own if the others do not come.
+    # If the other processes do not answer, XLA would abort this one with a trace of its own.
     alone = threading.Timer(parallel.PATIENCE, _alone, (values.coordinator, values.num_processes))
     alone.daemon = True
     alone.start()
@@ -317,7 +317,7 @@ def join(values: flags.FlagValues) -> None:
 
 
 def _alone(coordinator: str, processes: int | None) -> None:
-    """Ends a process whose job has not come together."""
+    """Ends a process whose peers have not answered."""
     from rtda_jax.run import log, parallel
 
     log.say(
@@ -341,17 +341,18 @@ def exit_code_of(job: Callable[[], None]) -> int:
             return end(text, PEER_DIED)
         if isinstance(error, errors.ERRORS):
             return end(f"{type(error).__name__}: {error}", error.exit_code)
-        if isinstance(error, OSError):  # a full disk, a folder that may not be written
+        if isinstance(error, OSError):  # a full disk, a read-only folder
             return end(f"OSError: {error}", FILE_FAILED)
         if not parallel.joined():
             raise
-        # The interpreter's own end would wait for the other processes, which wait for this one.
+        # A normal exit of the interpreter would wait for the other processes, which wait for this
+        # one.
         return end(traceback.format_exc(), UNFORESEEN)
     return 0
 
 
 def end(text: str, code: int) -> int:
-    """Prints why the job ends; among several processes it ends at once, without the others."""
+    """Prints why the job ends; one of several processes does not wait for the others."""
     from rtda_jax.run import log, parallel, signals
 
     log.say(f"\n{text}", to=sys.stderr)

@@ -13,7 +13,7 @@ class ConfigError(ValueError):
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and what was expected of it.
 
-    Names from files stand in the message as any terminal can print them.
+    Names from files are escaped in the message, so that any terminal can print them.
     """
 
     exit_code = 4
@@ -46,7 +46,7 @@ class Interrupted(Exception):
     exit_code = 75
 
 
-# Errors that end the program with a sentence instead of a traceback.
+# Errors that end the program with a message instead of a traceback.
 ERRORS = (
     ConfigError,
     DataError,
@@ -88,13 +88,13 @@ def require(condition: bool, message: str) -> None:
 def printable(text: object, *, limit: int | None = 200) -> str:
     """Returns text that came from a file, such as a name, as one line that is safe to print.
 
-    A terminal obeys control characters, so they are escaped as Python escapes them in a string,
-    and so are line breaks, marks that reverse the direction of writing, and bytes of a file name
-    that are not UTF-8.
+    A terminal would obey control characters, so they are escaped as in a Python string. So are line
+    breaks, marks that reverse the direction of writing, and bytes of a file name that are not
+    UTF-8.
 
     Args:
       text: anything; it is converted by `str`.
-      limit: the longest text that is not cut in its middle; None never cuts.
+      limit: the maximum length; a longer text is cut in its middle. None never cuts.
     """
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
     if limit is not None and len(line) > limit:

@@ -32,7 +32,7 @@ def _logits(stacked: jax.Array) -> jax.Array:
     return stacked
 
 
-# What is averaged over several networks: functions of their logits [M,B,h,w,K].
+# Fusions of several networks: functions of their logits [M,B,h,w,K].
 FUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softmax": jax.nn.softmax,  # multi-band transfer (FDA, Nikiforos)
     "logits": _logits,  # the ensemble of ADVENT
@@ -41,7 +41,7 @@ FUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How an image is read and its prediction is brought to the labels' resolution.
+    """How an image is read, and how its prediction is resized to the labels' resolution.
 
     Attributes:
       mode: "whole" reads an image at once, "slide" reads it in overlapping windows.
@@ -51,9 +51,9 @@ class Protocol:
       mirror: whether "slide" reads every window mirrored as well.
       align: the alignment of all resizes, "half_pixel" or "corners" (PyTorch's align_corners:
         AdaptSegNet, TUFL).
-      output: what is brought to the labels' resolution: "logits", which have the image's size, or
-        "coarse", the map that a DeepLab makes them of, as the evaluations of AdaptSegNet, ADVENT
-        and FDA do; "whole" reads it.
+      output: what is resized to the labels' resolution: "logits", which have the image's size, or
+        "coarse", the smaller map from which a DeepLab computes them, as in the evaluations of
+        AdaptSegNet, ADVENT and FDA; only mode "whole" supports "coarse".
       fusion: the fusion of several networks, a key of `FUSIONS`.
       absent: what a class without any pixel adds to the mean IoU, a key of
         `rtda_jax.metrics.ABSENT`.
@@ -148,10 +148,10 @@ def predictor(
 ) -> Predict:
     """Returns a function (image uint8 [h,w,3], *, size) -> classes uint8 [H,W] at `size`.
 
-    The logits of a single network are upsampled before the argmax, and so is, of several networks,
-    the mean of their softmax or logits (`protocol.fusion`). "slide" adds up softmax over windows,
-    scales and mirrored copies (`slide`). Batch normalisations are folded into the convolutions
-    once, here.
+    Before the argmax, the logits of a single network are upsampled, or the mean softmax or mean
+    logits of several networks (`protocol.fusion`). Mode "slide" adds up softmax over windows,
+    scales and mirrored copies (`slide`). This function also folds batch normalisations into the
+    convolutions, once.
 
     Args:
       models: one network, or several to fuse.
@@ -181,7 +181,7 @@ def scores(
     """Returns the logits of one network, or the fusion of several, [B,h,w,K].
 
     Args:
-      models: whose own variables are not read.
+      models: the networks; their own variables are not used.
       variables: the variables of each model.
       images: [B,h,w,3] in [0,255].
       protocol: `output` and `fusion` are read.
@@ -206,7 +206,7 @@ def _whole(
     models: Sequence[Model], protocol: Protocol, on_softmax: Callable[[jax.Array], None] | None
 ) -> Predict:
     variables = [model.variables for model in models]
-    # Apart from the resize, so that the network is compiled once for answers of all sizes.
+    # The resize is compiled separately, so that the network is compiled once for all output sizes.
     read = jax.jit(functools.partial(scores, models, protocol=protocol))
     softmax = jax.jit(jax.nn.softmax)
     sums_to_one = len(models) > 1 and protocol.fusion == "softmax"
@@ -258,7 +258,7 @@ def _probabilities(module: nn.Module, variables: Any, images: jax.Array) -> jax.
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """Returns where the windows along one side begin, the last one flush with the end."""
+    """Returns where the windows along one side begin; the last window ends at the edge."""
     if window > length:
         raise ValueError(f"evaluation window {window} is larger than the image side {length}")
     count = 1 + math.ceil((length - window) / stride)
@@ -271,8 +271,9 @@ def slide(
     """Returns sums of softmax over windows, scales and mirrored copies, float32 [1,H,W,K].
 
     At each scale the image is resized, padded with zeros where it is smaller than the window, and
-    read in overlapping windows whose probabilities add up; the sum is resized to `size`. Both
-    resizes are bilinear. Where windows overlap a scale counts more than once, as in TUFL's code.
+    read in overlapping windows whose probabilities are added up; the sum is resized to `size`.
+    Both resizes are bilinear. A pixel counts once for every window that covers it, as in TUFL's
+    code.
 
     Args:
       predict: from normalised images [1,h,w,3] of the window's size to probabilities [1,h,w,K].
@@ -306,7 +307,7 @@ def slide(
 def _resize_and_pad(
     image: jax.Array, *, shape: Size, window: Size, align: str
 ) -> tuple[jax.Array, Size]:
-    """Returns the image at a shape, with zeros around it up to the window, and where it begins."""
+    """Resizes an image, pads it with zeros to the window, and returns it and where it begins."""
     short = [max(w - s, 0) for w, s in zip(window, shape, strict=True)]
     before = (short[0] // 2, short[1] // 2)
     return _padded(image, shape=shape, pads=(tuple(short), before), align=align), before
@@ -346,13 +347,13 @@ def report(
     rows: Sequence[int],
     absent: str = "left_out",
 ) -> dict[str, Any]:
-    """Returns what results.json says of a confusion matrix; null where a class is absent.
+    """Returns the entry of results.json for a confusion matrix; null where a class is absent.
 
     Args:
       confusion: [K,K] over the head's classes.
       names: the names of the reported classes.
-      rows: where they stand among the head's classes; a pixel that the network takes for one of
-        the other classes still counts against them.
+      rows: their positions among the head's classes. A pixel of a reported class that the network
+        assigns to any other class still counts as wrong.
       absent: a key of `rtda_jax.metrics.ABSENT`.
     """
     iou = metrics.iou_per_class(confusion)[list(rows)]

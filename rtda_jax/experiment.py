@@ -43,11 +43,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates a trained workdir again, without training.
 
-    A result by the same protocol is replaced when the new one is there; others stay beside it.
+    A result under the same protocol is replaced once the new one is complete; others are kept.
 
     Raises:
       ConfigError: the workdir is not trained to its end, or it belongs to another configuration
-        or another process; the earlier results are as they were.
+        or another process; the earlier results are unchanged.
     """
     if not (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
@@ -66,7 +66,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _held(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
-    """Holds a workdir as `binding.hold` does, and says what changes in it.
+    """Locks a workdir with `binding.hold` and prints what changes in it.
 
     Raises:
       ConfigError: it is a published folder, or `binding.hold` refuses.
@@ -79,14 +79,14 @@ def _held(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
 
 
 def checked_plan(config: ConfigDict) -> Plan:
-    """Returns the plan of an experiment; what cannot be done is refused before anything runs.
+    """Returns the plan of an experiment, after checking every stage before anything runs.
 
     Raises:
       ConfigError: names the stage.
     """
     plan = make_plan(config, KINDS)
     for name, stage in plan.items():
-        with naming(name):  # its errors would come in the middle of a run otherwise
+        with naming(name):  # otherwise its errors would appear in the middle of a run
             read(LoopOptions, stage.config, "")
     pseudo_label.check_scored(plan)
     evaluate_stage.check_images(plan)
@@ -111,7 +111,7 @@ def _run(
         sentence = f"stopped in stage {name}; the same command goes on from what is finished"
         with stop_at_once(sentence):
             results["stages"][name] = kinds[stage.kind].run(plan, name, workdir)
-        # What an earlier command measured stays until the new result is there.
+        # The result of an earlier command stays until the new one is complete.
         stages = {**{k: earlier[k] for k in plan if k in earlier}, **results["stages"]}
         write_json(workdir / "results.json", results | {"stages": stages})
     tables = {name: record for name, record in results["stages"].items() if "iou" in record}
@@ -123,7 +123,7 @@ def _run(
 
 
 def earlier_results(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns what results.json holds; nothing before the first stage has ended."""
+    """Returns the content of results.json, which is empty before the first stage has ended."""
     path = workdir / "results.json"
     return read_json(path) if path.exists() else {}
 
@@ -136,12 +136,12 @@ def first_command(workdir: pathlib.Path) -> str:
 def run_seeds(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job) -> dict[str, Any]:
     """Runs or resumes seeds 0..count-1 in `workdir/seed<k>` and writes `workdir/summary.json`.
 
-    The compiled programs do not depend on the seed, unless augment.draw is "run". With the
-    persistent cache only the first seed compiles.
+    The compiled programs do not depend on the seed unless augment.draw is "run", so that only the
+    first seed compiles and the others read the persistent cache.
 
     Args:
       config: the experiment's configuration.
-      workdir: gets one folder a seed.
+      workdir: gets one folder per seed.
       count: how many seeds.
       job: runs or evaluates one seed, `run` or `reevaluate`.
 
@@ -167,7 +167,7 @@ def run_seeds(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job
 
 
 def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns mean, sample standard deviation (None of one seed) and each seed's value of scores.
+    """Returns the mean, sample standard deviation (None for one seed) and values of every score.
 
     Args:
       results: what `run` returned, for each seed.

@@ -57,10 +57,11 @@ WINDOWS: dict[str, Callable[[int, int, float], np.ndarray]] = {
 def target_share(height: int, width: int, *, beta: float, window: str) -> np.ndarray:
     """Returns how much of each amplitude is the target's, float32 [H,W//2+1] of 0, 1/2 and 1.
 
-    An inverse transform to real images reads the columns 0..W/2 only, and a column that is its own
-    opposite (0, and W/2 of an even W) by its Hermitian part: where a window holds only one of a
-    frequency and its opposite there, the amplitude is the mean of both. This is what the irfft of
-    the authors' PyTorch makes of the window "corners"; the other windows are symmetric.
+    An inverse transform to real images reads only the columns 0..W/2. Of a column that is its own
+    opposite (0, and W/2 if W is even) it uses the Hermitian part. If a window contains a frequency
+    of such a column but not its opposite, the resulting amplitude is therefore the mean of source
+    and target. This is how the irfft of the authors' PyTorch treats the window "corners"; the other
+    windows are symmetric.
 
     Args:
       height: the images' height, H.
@@ -84,8 +85,8 @@ def transfer(
 ) -> jax.Array:
     """Returns the source with the target's amplitude in a window of low frequencies.
 
-    The phase stays the source's, and nothing is clipped. Apply it before a mean is subtracted: a
-    channel mean that changes sign flips the phase of the constant term.
+    The phase of the source is kept, and nothing is clipped. Call this before a mean is subtracted,
+    because a channel mean that changes its sign flips the phase of the constant term.
 
     Args:
       source: float [B,H,W,3] in [0,255].

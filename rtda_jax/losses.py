@@ -1,7 +1,7 @@
-"""Losses of each pixel, and the sums of them that a training step averages.
+"""Per-pixel losses, and the sums of them that a training step averages.
 
-The functions up to `least_squares` are unreduced and use natural logarithms; an ignored pixel costs
-0 and has no gradient. `pixel_loss` chooses a loss by name and says what its sum is divided by.
+The functions up to `least_squares` are unreduced and use natural logarithms. The loss of an ignored
+pixel is 0, without gradient. `pixel_loss` selects a loss by name, with the divisor of its sum.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ IGNORE = 255
 
 
 class Sum(NamedTuple):
-    """A sum over pixels and how many pixels it counts.
+    """A sum over pixels and the number of pixels that it counts.
 
-    The step adds up both over all devices before it divides: a mean of the devices' own means is
-    wrong where they ignore different numbers of pixels.
+    The step adds up both over all devices before it divides. A mean of the devices' own means would
+    be wrong where they ignore different numbers of pixels.
     """
 
     total: jax.Array
@@ -103,15 +103,15 @@ def hardest(
 ) -> Sum:
     """Sums the loss of the hardest pixels (online hard example mining).
 
-    It keeps every pixel with p_y < probability, and at least the n_min hardest. The ranking is over
-    the arrays given, so that each of several devices keeps its own hardest pixels, as in the
-    distributed originals. Pixels that tie at the boundary share what is left of n_min: the value is
-    exact and the gradient does not depend on an order.
+    It keeps every pixel with p_y < probability, and at least the n_min hardest. Only the given
+    arrays are ranked, so that each of several devices keeps its own hardest pixels, as in the
+    distributed originals. Pixels that tie at the boundary share the rest of n_min equally, so that
+    the value is exact and the gradient does not depend on their order.
 
     Args:
       loss: float [B,H,W], 0 where ignored.
       labels: integer [B,H,W].
-      probability: the probability of the true class from which on a pixel is easy, in (0, 1).
+      probability: a pixel is easy if the probability of its true class is at least this, in (0, 1).
       rule: the rule that gives n_min, a key of `N_MIN_RULES`.
     """
     flat = lax.stop_gradient(loss).ravel()
@@ -140,9 +140,9 @@ def _sixteenth_of_valid(labels: jax.Array) -> jax.Array:
     return valid(labels).sum(dtype=jnp.int32) // 16
 
 
-# How many pixels hard example mining keeps at least: functions labels [B,H,W] -> n_min.
+# The least number of pixels that hard example mining keeps: functions labels [B,H,W] -> n_min.
 N_MIN_RULES: dict[str, Callable[[jax.Array], jax.Array]] = {
-    # Ignored pixels rank as losses of 0: STDC, TUFL, older code of CoinCheung's BiSeNet.
+    # Ignored pixels are ranked with a loss of 0: STDC, TUFL, older code of CoinCheung's BiSeNet.
     "pixels": _sixteenth_of_all,
     "valid": _sixteenth_of_valid,  # today's code of CoinCheung's BiSeNet
 }
@@ -165,24 +165,26 @@ def entropy(logits: jax.Array) -> jax.Array:
 def robust_entropy(logits: jax.Array, *, eta: float = 2.0) -> jax.Array:
     """Computes (e^2 + 1e-8)^eta of the entropy e (FDA, Yang & Soatto 2020, eq. 5).
 
-    Their ln 19 is ln K here.
+    ln K replaces the ln 19 of the paper.
     """
     return (entropy(logits) ** 2 + 1e-8) ** eta
 
 
 # Detail aggregation (STDC-Seg, Fan et al. 2021): strides of the Laplacian, the weight of each scale
-# and the threshold of every cut. The weights are the 1x1 convolution that the authors declare as a
-# parameter; the cut behind it lets no gradient through, so that it never leaves where it starts.
+# and the threshold of every cut. The authors declare the weights as a 1x1 convolution with
+# trainable parameters, but the cut after it has no gradient, so that they keep their initial
+# values.
 DETAIL_SCALES, DETAIL_CUT = {1: 0.6, 2: 0.3, 4: 0.1}, 0.1
 
 
 def detail_targets(labels: jax.Array) -> jax.Array:
     """Returns 1 on the class boundaries of labels [B,H,W] and 0 elsewhere, float32 [B,H,W].
 
-    The labels are convolved with a Laplacian of eight neighbours (zeros outside of the image) at
-    strides 1, 2 and 4; what is positive counts, brought to full size by repetition, and the scales
-    are summed up. As released, 255 is a label like the others, a boundary lies on the side of the
-    larger number only, and the third scale alone does not pass.
+    The labels are convolved with a Laplacian of eight neighbours (zeros outside the image) at
+    strides 1, 2 and 4. Each scale is enlarged to full size by repetition and cut to 0 or 1, and so
+    is the weighted sum of the scales. As in the released code, 255 is a label like any other, only
+    the side with the larger number is marked as boundary, and the third scale alone does not reach
+    the cut.
     """
     height, width = labels.shape[1:]
     kernel = jnp.full((3, 3, 1, 1), -1.0).at[1, 1].set(8.0)
@@ -197,7 +199,7 @@ def detail_targets(labels: jax.Array) -> jax.Array:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=lax.Precision.HIGHEST,
         )[..., 0]
-        # Nearest as PyTorch has it, floor(i h / H).
+        # Nearest neighbour as in PyTorch: floor(i h / H).
         rows, columns = (
             jnp.arange(side) * short // side
             for side, short in zip((height, width), edges.shape[1:], strict=True)
@@ -214,7 +216,7 @@ def detail(logits: jax.Array, labels: jax.Array) -> jax.Array:
     image with a smoothing of 1.
 
     Args:
-      logits: float [B,H,W,1], of a boundary.
+      logits: float [B,H,W,1], positive where the network sees a boundary.
       labels: integer [B,H,W].
     """
     z, target = logits[..., 0].astype(jnp.float32), detail_targets(labels)
@@ -243,8 +245,8 @@ class LossOptions:
     """The fields of `config.loss`: what a labelled pixel costs.
 
     Attributes:
-      weighting: the origin of class weights: "none", "given" in `weights`, or "enet", which
-        training counts in the labelled set and then replaces by "given".
+      weighting: the origin of class weights: "none", "given" in `weights`, or "enet", for which
+        training counts the labelled set and then sets `weights` and "given".
       weights: the weight of each class.
       enet_c: the constant c of the weights 1 / ln(c + frequency) (ENet, Paszke et al. 2016).
       reduction: the divisor of the summed loss, a key of `REDUCTIONS`.
@@ -283,14 +285,14 @@ def class_weights(options: LossOptions, *, num_classes: int) -> jax.Array | None
     """Returns the class weights, float32 [K], or None for 1.
 
     Raises:
-      ConfigError: they are not computed yet, or there is not one for each class.
+      ConfigError: the weights are not computed yet, or their number is not K.
     """
     check_weights(options, num_classes=num_classes)
     return WEIGHTINGS[options.weighting](options)
 
 
 def check_weights(options: LossOptions, *, num_classes: int) -> None:
-    """Raises ConfigError if the given weights are not one for each class."""
+    """Raises ConfigError unless there is one given weight for each class."""
     require(
         options.weighting != "given" or len(options.weights) == num_classes,
         f"loss.weights has {len(options.weights)} numbers, the class set has {num_classes} classes",
@@ -374,11 +376,10 @@ PIXEL_LOSSES: dict[str, Callable[[jax.Array, jax.Array, jax.Array | None, LossOp
 def pixel_loss(
     name: str, options: LossOptions, *, num_classes: int
 ) -> Callable[[jax.Array, jax.Array], Sum]:
-    """Returns the function (logits [B,H,W,K], labels [B,H,W]) -> Sum of that name.
+    """Returns the loss of that name, a function (logits [B,H,W,K], labels [B,H,W]) -> Sum.
 
-    The class weights are read when the function is called, so that a configuration whose weights
-    are still to be counted can be checked. `rtda_jax.train` counts them and makes the function
-    again.
+    The class weights are read when the function is called, so that a configuration can be checked
+    before its weights are counted. `rtda_jax.train` counts them and builds the function again.
 
     Args:
       name: a key of `PIXEL_LOSSES`.

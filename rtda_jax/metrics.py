@@ -1,4 +1,4 @@
-"""Scores of a segmentation, all from one confusion matrix that was summed over a whole data set."""
+"""Scores of a segmentation, all computed from one confusion matrix over a whole data set."""
 
 from collections.abc import Callable, Sequence
 
@@ -46,10 +46,10 @@ def _left_out(iou: np.ndarray) -> np.ndarray:
     return iou[~np.isnan(iou)]
 
 
-# What a class that is neither true nor predicted adds to the mean: functions of the IoU [R] with
-# nan for such a class, which return what is averaged.
+# How a class that is neither true nor predicted enters the mean: functions of the IoU [R], with nan
+# for such a class, which return the values to average.
 ABSENT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "left_out": _left_out,  # the benchmark of Cityscapes, AdaptSegNet and its descendants
+    "left_out": _left_out,  # the benchmark of Cityscapes, AdaptSegNet and its successors
     "zero": np.nan_to_num,  # taveraantonio/BiseNetv1 and its forks: Brunstein, Bartoletti
 }
 
@@ -57,12 +57,12 @@ ABSENT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def mean_iou(
     confusion: np.ndarray, rows: Sequence[int] | None = None, *, absent: str = "left_out"
 ) -> float:
-    """Computes the mean IoU, by default of the classes that occur; nan of none.
+    """Computes the mean IoU, by default over the classes that occur; nan if there are none.
 
     Args:
       confusion: counts [K,K], rows the truth.
-      rows: the classes to average, all by default. Pixels of the other classes still count where
-        they are predicted as one of these.
+      rows: the classes to average, all by default. Pixels of other classes that are predicted as
+        one of these still count as errors.
       absent: what an absent class adds, a key of `ABSENT`.
     """
     iou = lookup(ABSENT, absent, "eval.absent")(iou_per_class(confusion)[_classes(confusion, rows)])
@@ -70,7 +70,7 @@ def mean_iou(
 
 
 def pixel_accuracy(confusion: np.ndarray, rows: Sequence[int] | None = None) -> float:
-    """Computes the share of pixels that are right, nan if there are none.
+    """Computes the share of pixels that are classified correctly; nan if there are no pixels.
 
     Args:
       confusion: counts [K,K], rows the truth.

@@ -1,4 +1,4 @@
-"""The loop of one train stage: batches in, steps, logs and checkpoints; it can always resume."""
+"""The resumable loop of one train stage: batches, steps, logs and checkpoints."""
 
 import dataclasses
 import functools
@@ -27,22 +27,23 @@ from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 AHEAD = 4
 CONTINUES = "the same command continues there"
 
-# From a state to the same state with other weights, and a sentence about them.
+# A function from a state to the same state with other weights, and a sentence about them.
 Initialiser = Callable[[TrainState], tuple[TrainState, str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """The fields of a configuration that decide how a run is watched and kept.
+    """The fields of a configuration that decide how a run is monitored and saved.
 
     Attributes:
       log_every_steps: the steps between two rows of metrics.jsonl, which hold means over them.
       loggers: the loggers beside metrics.jsonl, such as "tensorboard".
       checkpoint_every_steps: the steps between two checkpoints.
-      checkpoint_keep: the number of newest checkpoints that stay, 2 or more: one may get damaged.
-      on_not_finite: what follows a nonfinite loss or gradient, "stop" or "skip" that update.
+      checkpoint_keep: how many of the newest checkpoints are kept; 2 or more, in case one is
+        damaged.
+      on_not_finite: what to do after a nonfinite loss or gradient: "stop", or "skip" the update.
       stall_seconds: the seconds without progress after which the process prints its stacks and
-        ends with exit code 6; 0: never.
+        ends with exit code 6; 0 means never.
     """
 
     log_every_steps: int = 20
@@ -75,16 +76,16 @@ def train(
     taught_by: Initialiser | None = None,
     pseudo_folder: pathlib.Path | None = None,
 ) -> TrainState:
-    """Trains one stage to its last step, from wherever its workdir stands.
+    """Trains one stage to its last step, continuing from its newest checkpoint if there is one.
 
     Args:
       config: the stage's configuration, see `configs/base.py`.
       workdir: the stage's folder; gets `metrics.jsonl` and `checkpoints/`.
-      method: what `build.build` made of the configuration, if that is done.
-      batches: the function start step -> iterator of batches; default the benchmark's paired
+      method: the result of `build.build` for the configuration; by default it is built here.
+      batches: the function start step -> iterator of batches; by default the benchmark's paired
         stream.
-      start_from: the initialiser of a fresh state's weights; default `model.pretrained`, or from
-        scratch.
+      start_from: the initialiser of a fresh state's weights; by default it reads
+        `model.pretrained`, if that is set.
       taught_by: the initialiser of a teacher that is another network.
       pseudo_folder: the folder of labels for the target's images, see `data.load_pseudo`.
 
@@ -107,8 +108,8 @@ def train(
         require(not config.taught_by, "taught_by names a stage, which only an experiment has")
         method = build.build(config, axis_name=parallel.AXIS)
     if config.loss.weighting == "enet":
-        # The weights of the built method raise until they are counted; the objective is made
-        # again with the numbers.
+        # The class weights of the built method raise an error until they are counted, so the
+        # objective is made again with the numbers.
         counted = with_enet_weights(config, workdir)
         method = dataclasses.replace(method, objective=build.make_objective(counted))
     names = health.example_numbers if batches else functools.partial(example_names, config)
@@ -146,8 +147,8 @@ def train(
                 if log_due or save_due:
                     journal.write_row(step)
                 if save_due or stop:
-                    # The leftovers first: a checkpoint without them would write another row after
-                    # a resume.
+                    # Save the leftovers first: from a checkpoint without them, a resumed run would
+                    # write a different row.
                     journal.save_leftovers(step, checkpoints)
                     checkpoint.save(checkpoints, state, step=step)
                 if stop:
@@ -163,7 +164,7 @@ def _begin(
     initialisers: Sequence[Initialiser],
     taught_by: Initialiser | None,
 ) -> tuple[int, TrainState]:
-    """Returns the number of steps that are done and the state after them, on all devices."""
+    """Returns the number of finished steps and the state after them, on all devices."""
     if checkpoints.latest_step():
         fresh = jax.eval_shape(lambda: build.initial_state(method))
         abstract = checkpoint.abstract(fresh, parallel.replicated(mesh))
@@ -174,7 +175,7 @@ def _begin(
     for initialise in initialisers:
         state, sentence = initialise(state)
         log.say(f"  {sentence}")
-    # The teacher is copied anew, because the initialisers changed the student.
+    # The teacher is copied again, because the initialisers changed the student.
     state = with_teacher(state, method.teacher, other=method.other)
     if taught_by is not None:
         state, sentence = taught_by(state)
@@ -188,8 +189,9 @@ class Journal:
     Args:
       workdir: the stage's folder.
       config: the stage's configuration.
-      options: the options of the loop: how often rows are due and which further loggers get them.
-      method: the method, of which the objective and the learning rates are written.
+      options: the options of the loop: how often rows are written, and which other loggers get
+        them.
+      method: the method, whose objective and learning rates are written.
       names: the function (domain, positions in its set) -> names of examples.
       start_step: the step that training continues after, 0 for a fresh stage.
     """
@@ -226,12 +228,12 @@ class Journal:
         self._loggers.__exit__(None, None, None)
 
     def wait_for(self, stream: Iterator[Batch]) -> Batch:
-        """Returns the next batch, and counts the time that it took to come."""
+        """Returns the next batch and measures how long the loop waited for it."""
         with self._clock.waiting():
             return next(stream)
 
     def add(self, step: int, logs: Logs, batch: Batch) -> None:
-        """Takes the logs of one step, which may still be on their way from the device."""
+        """Adds the logs of one step, which may not have arrived from the device yet."""
         self._pending.add(step, logs, batch, ahead=AHEAD)
         if step == self._start_step + 1:
             jax.block_until_ready(logs)
@@ -239,7 +241,7 @@ class Journal:
             self._clock.restart(step)
 
     def write_row(self, step: int) -> None:
-        """Writes the means since the last row, and warns of what looks like a collapse."""
+        """Writes the means since the last row and warns if training seems to collapse."""
         metrics = {"step": step, **self._pending.means()}
         metrics["g_lr"] = float(self._method.g_schedule(step - 1))
         if self._method.adversary.networks:

@@ -1,1 +1,1 @@
-"""Adaptation: terms, views, adversaries, teachers, pseudo-labels, and the step that joins them."""
+"""Adaptation: terms, views, adversaries, teachers, pseudo-labels, and the training step."""

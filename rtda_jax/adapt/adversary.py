@@ -1,8 +1,8 @@
 """The adversary: which output each discriminator judges, and how it tells the domains apart.
 
-A level names the place where a discriminator looks. A discriminator reads a map made of one of the
-segmentation network's outputs, of the source and of the target, and learns to label the source 0
-and the target 1. The segmentation network is trained to make it take the target for the source.
+A level names the output that a discriminator judges. The discriminator reads a map that is computed
+from this output, for the source and for the target, and learns to label the source 0 and the target
+1. The segmentation network is trained so that the discriminator takes the target for the source.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ def _self_information(logits: jax.Array, size: Size) -> jax.Array:
 
 
 def _features(feature: jax.Array, size: Size) -> jax.Array:
-    """Returns the features in front of the classifier at image size (Tsai et al. 2018)."""
+    """Returns the input features of the classifier, resized to the image (Tsai et al. 2018)."""
     return upsample(feature, size=size)
 
 
-# What the discriminators of logits read.
+# The maps that discriminators of logits read.
 MAPS = {
     "softmax": _softmax,  # Tsai et al. 2018
     "self_information": _self_information,  # AdvEnt, Vu et al. 2019
@@ -78,8 +78,8 @@ class Level(NamedTuple):
     """The place of one discriminator.
 
     Attributes:
-      number: the level's number, fixed so that its initial weights do not depend on which other
-        levels exist.
+      number: the level's number. It is fixed, so that the initial weights of the discriminator do
+        not depend on which other levels exist.
       head: the output of the segmentation network that the discriminator judges.
       read: the function (that output [B,h,w,C], image size (H, W)) -> what the discriminator reads.
     """
@@ -121,8 +121,8 @@ class Adversary:
     """All discriminators of a method.
 
     Attributes:
-      networks: the discriminators by level; empty where the method has no adversary.
-      levels: the places of the discriminators, by the same names.
+      networks: the discriminators by level; empty if the method has no adversary.
+      levels: the levels of the discriminators, by the same names.
       options: the options of their training.
     """
 

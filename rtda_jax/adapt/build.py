@@ -45,9 +45,9 @@ class StageOptions:
       dtype: the type of the computation, a key of `DTYPES`; parameters are always float32.
       labelled: the domain whose labels supervise; "target" is the oracle.
       pixel_loss: the loss of seg terms, a key of `rtda_jax.losses.PIXEL_LOSSES`.
-      init: the earlier stage whose networks this one starts from; empty: fresh ones.
-      taught_by: the network of an earlier stage, as "STAGE" or "STAGE:teacher", that is the frozen
-        teacher; empty: the stage's own.
+      init: the earlier stage whose networks this one starts from; if empty, they are new.
+      taught_by: the network of an earlier stage that is the frozen teacher, as "STAGE" or
+        "STAGE:teacher"; if empty, the stage has a teacher of its own.
       pseudo_labels: the earlier pseudo_label stage whose labels pseudo terms read.
     """
 
@@ -80,12 +80,12 @@ class ModelOptions:
       options: further fields of that network.
       batch_norm: "batch" normalises by the batch, "frozen" by running statistics in training too.
       statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`; the
-        papers' code has "both". A network that reads one view only takes that view's.
+        papers' code has "both". If the network reads only one view, that view updates them.
       remat: what the backward pass computes again to save memory, a key of `REMATS`.
       pretrained: a weight file (.pth, .ckpt, .bin, .safetensors, .npz), or "imagenet" for weights
-        that a package or a download brings; empty: from scratch.
+        from an installed package or a download; if empty, training starts from scratch.
       pretrained_part: "backbone", or "all" for the whole network.
-      pretrained_naming: the naming of the file's tensors, where it is ambiguous; empty: recognised.
+      pretrained_naming: the naming of the file's tensors; needed only if it is ambiguous.
       pretrained_key: the part of a file that holds several networks, such as "ema_model".
     """
 
@@ -111,7 +111,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
 
     Args:
       config: the stage's configuration, see `configs/base.py`.
-      axis_name: the device axis when the step will be mapped over devices.
+      axis_name: the device axis, if the step will be mapped over devices.
 
     Raises:
       ConfigError: names the field that cannot be built.
@@ -204,7 +204,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
 def normalisation_of(config: Any) -> str:
     """Returns the normalisation of a train stage's images, a key of `NORMALISATIONS`.
 
-    "auto" is that of the ImageNet weights which model.pretrained names, else "imagenet".
+    "auto" means that of the ImageNet weights which model.pretrained names, otherwise "imagenet".
     """
     if config.normalisation != AUTO:
         return config.normalisation
@@ -216,7 +216,7 @@ def make_objective(config: Any) -> dict[str, tuple[terms.Term, float]]:
     """Returns the active terms of a train stage's configuration, with their weights.
 
     Raises:
-      ConfigError: names the field that a term cannot be made of.
+      ConfigError: names the field that is invalid for a term.
     """
     loss = read(LossOptions, config.loss, "loss")
     names = class_set(config.benchmark.classes).names
@@ -248,7 +248,7 @@ def check_combination(
     teacher: TeacherOptions,
     needs_target: bool,
 ) -> None:
-    """Refuses what cannot be combined.
+    """Refuses options that cannot be combined.
 
     Raises:
       ConfigError: names the fields.
@@ -328,14 +328,14 @@ def initial_state(method: Method) -> TrainState:
         image_shape=sample_shape(method.size),
         memory=memory,
     )
-    # The teacher stands here for its shapes, which a resumed run restores; training copies it
-    # again once the student has its first weights.
+    # The teacher is here for its shapes, which restoring a checkpoint needs. Training copies it
+    # again once the student has its initial weights.
     state = with_teacher(state, method.teacher, other=method.other)
     return with_reference(state) if method.uses_reference else state
 
 
 def with_reference(state: TrainState) -> TrainState:
-    """Returns the state with a copy of its segmentation network, as it is now, as reference."""
+    """Returns the state with a copy of its current segmentation network as the reference."""
     network = {"params": state.g_params, "batch_stats": state.g_stats}
     return state.replace(memory={**state.memory, "reference": jax.tree.map(jnp.copy, network)})
 

@@ -1,18 +1,18 @@
-"""Consistency: a strong view should agree with what the network is sure of on a weak view (TUFL).
+"""Consistency: a strong view should agree with confident predictions on a weak view (TUFL).
 
-Unsupervised focal loss. Per pixel, let p be the softmax of the weak view's logits, q that of the
-strong view's, p' = p without gradient and k = argmax p':
+This is the unsupervised focal loss. Per pixel, let p be the softmax of the weak view's logits, q
+that of the strong view's, p' = p without gradient and k = argmax p':
 
   loss = sum_c w_c [ p'_c (ln p'_c - d^gamma ln q_c) - p_c ln p_c ]
 
 Its value is the focal cross-entropy -d^gamma sum_c w_c p'_c ln q_c, because the other terms cancel.
-For the strong view, its gradient is that of this cross-entropy, through d as well. For the weak
-view, it is the gradient of the entropy of p and nothing else.
+Its gradient with respect to the strong view is that of this cross-entropy, including the gradient
+of d. Its gradient with respect to the weak view is that of the entropy of p alone.
 
-Only pixels count whose weak prediction is surer than a threshold. Thresholds are fixed, or they
-adapt for each class while the network trains (Mei et al., IAST, 2020, in the form of TUFL). The
-adaptive thresholds theta [K] are state: a checkpoint stores them, and a resumed run goes on with
-the same ones.
+A pixel counts only if the confidence of its weak prediction exceeds a threshold. Thresholds are
+fixed, or they adapt for each class while the network trains (Mei et al., IAST, 2020, in the form of
+TUFL). The adaptive thresholds theta [K] belong to the train state: a checkpoint stores them, and a
+resumed run continues with them.
 """
 
 import dataclasses
@@ -53,10 +53,11 @@ class ConsistencyOptions:
       temperature: the number that the weak view's logits are divided by.
       threshold: "fixed" at `initial` for all classes, or "adaptive" for each class.
       initial: the threshold of every class at the first step, in (0, 1).
-      alpha: the share of the old threshold that stays, in [0, 1].
-      beta: the share of a class's pixels that pass before `d` lowers it, in (0, 1].
-      d: how much fewer pass while the threshold is low: the share is beta theta^d.
-      decay: above 0, the share that stays grows with the step t as 1 - alpha exp(-decay t).
+      alpha: the weight of the old threshold in an update, in [0, 1].
+      beta: the largest share of a class's pixels that pass, in (0, 1].
+      d: the exponent that lowers this share while the threshold is low, to beta theta^d.
+      decay: if above 0, the weight of the old threshold grows with the step t as
+        1 - alpha exp(-decay t).
     """
 
     form: str = "difference"
@@ -101,7 +102,7 @@ def focal(
     """Computes the unsupervised focal loss of each pixel.
 
     Args:
-      weak: logits [B,H,W,K] of the weak view, moved to where the strong view sees them.
+      weak: logits [B,H,W,K] of the weak view, moved to the pixels of the strong view.
       strong: logits [B,H,W,K] of the strong view.
       form: a key of `FORMS`.
       gamma: focusing exponent; between 0 and 1 its gradient would be infinite at d = 0.
@@ -125,7 +126,7 @@ def focal(
         jnp.take_along_axis(jnp.exp(log_q), winner, axis=-1),
     )
     entropy = -p * log_p
-    # The value keeps the cross-entropy only, the weak view's gradient keeps the entropy only.
+    # The value contains only the cross-entropy, the weak view's gradient only the entropy.
     loss = -(d**gamma) * pseudo * log_q + (entropy - lax.stop_gradient(entropy))
     if class_weights is not None:
         loss = loss * jnp.asarray(class_weights, jnp.float32).reshape(1, 1, 1, -1)
@@ -133,11 +134,11 @@ def focal(
 
 
 def sure(weak: jax.Array, threshold: jax.Array | float) -> jax.Array:
-    """Returns the pixels whose weak prediction is surer than the threshold, bool [B,H,W].
+    """Returns where the confidence of the weak prediction exceeds the threshold, bool [B,H,W].
 
     Args:
       weak: logits [B,H,W,K].
-      threshold: one number, or float [K] of which the predicted class decides.
+      threshold: one number, or float [K] with one threshold for each predicted class.
     """
     confidence, labels = predict(weak)
     threshold = jnp.asarray(threshold, jnp.float32)
@@ -172,12 +173,12 @@ def compare(
 ) -> tuple[dict[str, Any], dict[str, jax.Array], dict[str, Sum]]:
     """Prepares the weak view for its comparison with the strong one, and adapts the thresholds.
 
-    Outside the moved image the logits are zero, so that the prediction is uniform and never sure.
-    As in the original, these pixels still count as class 0 where thresholds adapt.
+    Outside the moved image the logits are zero, so that the prediction is uniform and never exceeds
+    a threshold. As in the original, the adaptation of thresholds counts these pixels as class 0.
 
     Args:
       outputs: the outputs by view; the target's are the weak view's.
-      matrices: [B,2,3], how the strong view was moved.
+      matrices: [B,2,3], the affine maps that moved the strong view.
       memory: what the method keeps between steps; "theta" where thresholds adapt.
       heads: the outputs that consistency terms read. One theta serves all of them and adapts to
         each in this order, as in the original.
@@ -188,7 +189,7 @@ def compare(
     Returns:
       "weak" and "threshold" by head, to be added to the outputs; the new memory; what to log.
     """
-    # All heads move at once: one look-up of each pixel's place.
+    # All heads are moved in one call, so that the source positions are computed once.
     logits = [outputs["target"][head] for head in heads]
     moved = warp(jnp.concatenate(logits, axis=-1), matrices) / options.temperature
     weak = dict(zip(heads, jnp.split(moved, len(heads), axis=-1), strict=True))
@@ -218,10 +219,11 @@ def adapt(
     step: jax.Array | int = 0,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Returns the thresholds after a look at one batch of predictions.
+    """Returns the thresholds after an update by one batch of predictions.
 
     The confidences of a class's pixels, and theta itself, are sorted from high to low. Theta moves
-    towards the value at place floor(n beta theta^d). A class that is not predicted stays as it is.
+    towards the value at position floor(n beta theta^d). The threshold of a class that is not
+    predicted does not change.
 
     Args:
       theta: float [K].
@@ -229,11 +231,11 @@ def adapt(
       labels: int [B,H,W], the class of that probability.
       options: the constants of the adaptation.
       step: the step, counted from 0, which the decay depends on.
-      axis_name: the device axis. With it, the batch is that of all devices, and so is theta; the
-        original keeps one theta on each device.
+      axis_name: the device axis. If given, theta adapts to the batch of all devices and is shared
+        by them; the original keeps one theta on each device.
 
     Returns:
-      float32 [K], below 1: what reaches 1 becomes 0.999.
+      float32 [K], below 1: a threshold that reaches 1 becomes 0.999.
     """
     classes = theta.shape[0]
     number = labels.ravel().astype(jnp.uint32)
@@ -275,8 +277,8 @@ def _bits_of_one() -> jax.Array:
 def disagreement(logits: jax.Array, taught: jax.Array, *, temperature: float) -> jax.Array:
     """Computes T^2 KL(softmax(taught / T) || softmax(logits / T)) of each pixel, in nats.
 
-    T^2 keeps the size of the gradient while T changes (Hinton, Vinyals & Dean, Distilling the
-    knowledge in a neural network, 2015). No gradient reaches `taught`.
+    The factor T^2 makes the size of the gradient independent of T (Hinton, Vinyals & Dean,
+    Distilling the knowledge in a neural network, 2015). No gradient reaches `taught`.
 
     Args:
       logits: float [B,H,W,K] of the student.

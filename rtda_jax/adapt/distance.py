@@ -1,4 +1,4 @@
-"""Feature distance: where the source shows things, the trunk stays near its ImageNet self.
+"""Feature distance: on things in the source, the trunk stays near its ImageNet features.
 
 A frozen copy of the pretrained network, the reference, sees the same source images. The distance
 of a cell of the feature map is the L2 norm between the two networks' features. Its mean is over the
@@ -18,7 +18,7 @@ from rtda_jax.losses import IGNORE, Sum
 
 HEAD = "trunk"  # the output that the term reads
 
-# Names of classes that are things, countable objects, in the class sets that are known here.
+# Names of classes that are things, that is countable objects, in the class sets of this package.
 THINGS = {
     *("traffic light", "traffic sign", "sign", "person", "pedestrian", "rider", "bicyclist"),
     *("car", "truck", "bus", "train", "motorcycle", "bicycle", "living things", "vehicles"),
@@ -30,7 +30,7 @@ class DistanceOptions:
     """The section `distance` of a configuration.
 
     Attributes:
-      stage: the index of the trunk's feature map that is compared, from 0, or back from -1.
+      stage: the index of the trunk's feature map that is compared; -1 is the last one.
       ratio: the share of a cell that one class has to fill, in (0, 1].
       classes: the names of the classes that count; empty for those of `THINGS`.
     """
@@ -84,7 +84,7 @@ def is_trunk(module: nn.Module, method: str) -> bool:
 
 
 def maps_of(captured: Any) -> tuple[jax.Array, ...]:
-    """Returns the trunk's feature maps of what flax captured."""
+    """Returns the trunk's feature maps from what flax captured."""
     if "backbone" not in captured.get("intermediates", {}):
         raise ConfigError("feature_distance needs a network whose trunk is called 'backbone'")
     (maps,) = captured["intermediates"]["backbone"]["__call__"]
@@ -112,7 +112,8 @@ def distance(
     things = cells(labels, size=size, classes=classes, ratio=ratio)
     difference = features.astype(jnp.float32) - reference.astype(jnp.float32)
     squares = (difference**2).sum(axis=-1)
-    # At 0, where a run begins, the root has no finite gradient: it is 0 there, as in PyTorch.
+    # At the distance 0, from which a run starts, the gradient of the root is infinite. It is set to
+    # 0 there, as in PyTorch.
     apart = squares > 0
     norms = jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1.0)), 0.0)
     return Sum(jnp.where(things, norms, 0.0).sum(), things.sum(dtype=jnp.float32))
@@ -123,8 +124,8 @@ def cells(
 ) -> jax.Array:
     """Returns the cells that one of the classes fills to at least `ratio`, bool [B,h,w].
 
-    A cell has ceil(H/h) rows and ceil(W/w) columns of pixels. Where the map is not a divisor of
-    the image, the last cells reach beyond it, and what is outside counts as ignored.
+    A cell has ceil(H/h) rows and ceil(W/w) columns of pixels. If the size of the map does not
+    divide that of the image, the last cells extend beyond it; the pixels outside count as ignored.
 
     Args:
       labels: uint8 [B,H,W], 255 where ignored.

@@ -34,12 +34,12 @@ class Method:
 
     Attributes:
       generator: the segmentation network.
-      adversary: the discriminators, the levels that they judge and how they are trained.
+      adversary: the discriminators, the levels that they judge and the options of their training.
       objective: the active terms with their weights.
       preparation: the parts that make views of a batch, see `views`.
       consistency: the options of consistency terms.
       teacher: the options of the teacher; its variables are `TrainState.teacher`.
-      other: the teacher's network where it is not the student's, but one of an earlier stage.
+      other: the teacher's network if it comes from an earlier stage; None if it is the student's.
       distance: the options of feature_distance.
       normalisation: the normalisation of the images that the networks read.
       statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`.
@@ -139,7 +139,7 @@ def _view_by_view(
     return outputs, stats
 
 
-# How views go through the network: each by itself, or all of one size in one pass where the output
+# How views go through the network: separately, or all views of one size in one pass if the output
 # for an image does not depend on the rest of its batch.
 BATCH_NORMS = {"batch": _view_by_view, "frozen": _all_views_at_once}
 

@@ -1,8 +1,9 @@
 """The two optimizers: SGD or AdamW for the segmentation network, Adam for the discriminators.
 
-Both learning rates decay by the poly rule. Parameter groups of the segmentation network may learn
-at different rates, and some parameters of some networks are not trained at all. `REPEATS` holds
-what the released code of AdaptSegNet and its descendants really does with the trunk of DeepLab.
+Both learning rates decay by the poly rule. Parameter groups of the segmentation network may have
+different learning rates, and some parameters of some networks are not trained at all. `REPEATS`
+selects how often the trunk of DeepLab is updated in a step; the released code of AdaptSegNet and
+its successors does so several times.
 """
 
 import dataclasses
@@ -27,22 +28,22 @@ DECAYED: dict[str, Callable[[Any], Any] | None] = {
     ),
 }
 
-# The groups, of "trunk" and "heads", that learn `g_factor` times faster.
+# The groups, among "trunk" and "heads", whose learning rate is multiplied by `g_factor`.
 GROUPS: dict[str, tuple[str, ...]] = {
     "one": (),  # one learning rate: Brunstein, Nikiforos, Bartoletti
-    "heads": ("heads",),  # AdaptSegNet, STDC-Seg, CoinCheung, DAFormer; what TUFL's text says
-    "all": ("trunk", "heads"),  # what TUFL's released code does
+    "heads": ("heads",),  # AdaptSegNet, STDC-Seg, CoinCheung, DAFormer; TUFL's text
+    "all": ("trunk", "heads"),  # TUFL's released code
 }
 
-# What a parameter's gradient is when it is updated again in the same step: functions of the
-# gradient before and after weight decay was added. `get_1x_lr_params_NOscale` of AdaptSegNet,
-# ADVENT, BDL, FDA and DACS lists a convolution once for every module that encloses it, and PyTorch
-# updates it as often in every step, see `visits`.
+# The gradient of a parameter when it is updated again in the same step: functions of the gradient
+# before and after weight decay was added. `get_1x_lr_params_NOscale` of AdaptSegNet, ADVENT, BDL,
+# FDA and DACS lists a convolution once for every module that contains it, and PyTorch updates it
+# that often in every step, see `visits`.
 REPEATS: dict[str, Callable[[jax.Array, jax.Array], jax.Array] | None] = {
     "none": None,  # every parameter is updated once, as the papers say
-    "released": lambda gradient, decayed: gradient,  # PyTorch from 1.5 on: DACS
-    # PyTorch up to 1.4 adds the decay to the gradient in place, where the next update finds it:
-    # AdaptSegNet, ADVENT, BDL, FDA.
+    "released": lambda gradient, decayed: gradient,  # PyTorch 1.5 and later: DACS
+    # PyTorch up to 1.4 adds the decay to the gradient in place, so that the next update of the
+    # same step adds it once more: AdaptSegNet, ADVENT, BDL, FDA.
     "released_04": lambda gradient, decayed: decayed,
 }
 
@@ -68,13 +69,13 @@ class OptimOptions:
       g_factor: how many times faster these groups learn.
       g_repeats: whether SGD updates the trunk of DeepLab several times in a step, a key of
         `REPEATS`.
-      warmup: the curve by which g_lr rises at first, a key of `WARMUPS`.
-      warmup_steps: the steps of the warm-up; 0 is without.
+      warmup: the curve of the warm-up of g_lr, a key of `WARMUPS`.
+      warmup_steps: the steps of the warm-up; 0 means none.
       warmup_start: the learning rate at the beginning of the warm-up.
       d_lr: the learning rate of the discriminators.
       d_betas: the betas of the discriminators' Adam.
       power: the exponent of both poly schedules; 1 is linear.
-      schedule_steps: the step at which poly reaches zero; 0 is the last step of the stage.
+      schedule_steps: the step at which poly reaches zero; 0 means the last step of the stage.
       schedule_every_steps: the steps between two changes of poly. Brunstein, Nikiforos and
         Bartoletti change it once an epoch, the others at every step.
     """
@@ -147,7 +148,8 @@ def poly(learning_rate: float, *, steps: int, power: float, every: int = 1) -> o
 
     def schedule(step: jax.Array) -> jax.Array:
         step = step // every * every
-        # A compiled t/steps may exceed 1 by a rounding at the end, and optax's polynomial schedule
+        # At the end, a compiled t/steps may exceed 1 by a rounding error. optax's polynomial
+        # schedule
         # would then return nan, the power of a negative base.
         return learning_rate * jnp.maximum(1.0 - step / steps, 0.0) ** power
 
@@ -155,12 +157,12 @@ def poly(learning_rate: float, *, steps: int, power: float, every: int = 1) -> o
 
 
 def _exponential(step: jax.Array, *, start: float, end: float, steps: int) -> jax.Array:
-    """Returns start (end/start)^(t/steps), as TUFL, STDC-Seg and CoinCheung have it."""
+    """Returns start (end/start)^(t/steps), as in TUFL, STDC-Seg and CoinCheung."""
     return start * (end / start) ** (step / steps)
 
 
 def _linear(step: jax.Array, *, start: float, end: float, steps: int) -> jax.Array:
-    """Returns start + (end - start) t/steps, as DAFormer has it."""
+    """Returns start + (end - start) t/steps, as in DAFormer."""
     return start + (end - start) * (step / steps)
 
 
@@ -170,7 +172,7 @@ WARMUPS: dict[str, Callable[..., jax.Array]] = {"exponential": _exponential, "li
 def with_warmup(
     schedule: optax.Schedule, *, warmup: str, learning_rate: float, start: float, steps: int
 ) -> optax.Schedule:
-    """Returns the schedule with a warm-up in front of it, where `steps` is above 0.
+    """Returns the schedule, preceded by a warm-up if `steps` is above 0.
 
     Args:
       schedule: the schedule that follows, counted from 0 at the end of the warm-up.
@@ -208,7 +210,7 @@ def schedules(options: OptimOptions, *, steps: int) -> tuple[optax.Schedule, opt
 
 
 def sgd(schedule: optax.Schedule, options: OptimOptions) -> optax.GradientTransformation:
-    """Returns SGD as PyTorch has it: decay before the momentum, the learning rate last."""
+    """Returns SGD as in PyTorch: decay before the momentum, the learning rate last."""
     return optax.chain(
         optax.add_decayed_weights(options.g_decay, mask=DECAYED[options.g_decayed]),
         optax.sgd(schedule, momentum=options.g_momentum),
@@ -225,10 +227,10 @@ class RepeatedState(NamedTuple):
 def repeated_sgd(schedule: optax.Schedule, options: OptimOptions) -> optax.GradientTransformation:
     """Returns SGD that updates a parameter as often in a step as `visits` says.
 
-    All updates of a step have the gradient and the learning rate of that step. Each of them decays
-    the momentum, adds the weight decay of where the parameter stands by then, and moves it. PyTorch
-    up to 1.8 does so from the first step on; 1.9 and later start the momentum anew in each update
-    of the very first step.
+    All updates of a step use the gradient and the learning rate of that step. Each of them decays
+    the momentum, adds the weight decay of the parameter's current value, and moves the parameter.
+    PyTorch up to 1.8 does so from the first step on; 1.9 and later reset the momentum in each
+    update of the very first step.
     """
     again = REPEATS[options.g_repeats]
     assert again is not None
@@ -258,11 +260,11 @@ def repeated_sgd(schedule: optax.Schedule, options: OptimOptions) -> optax.Gradi
 
 
 def visits(path: tuple[str, ...]) -> int:
-    """Returns how often the released optimizers list the parameter at the path of a DeepLab.
+    """Returns how often the released optimizers list the parameter at this path of a DeepLab.
 
-    A convolution of a block stands there once for itself, once for its block and once for its
-    layer, that of a shortcut also for the sequence around it: 3 and 4 times. The first convolution
-    and the heads stand there once.
+    A convolution of a block is listed three times: for itself, for its block and for its layer. A
+    convolution of a shortcut is listed four times, because a sequence contains it as well. The
+    first convolution and the heads are listed once.
     """
     if path[0] != "backbone" or not path[1].startswith("layer"):
         return 1
@@ -286,7 +288,8 @@ def generator_optimizer(
     """Returns the optimizer of the segmentation network, for the parameters that it trains.
 
     Raises:
-      ConfigError: the options repeat updates, and the network is not the one that was released so.
+      ConfigError: the options repeat updates, and the network is not the one that was released
+        with this optimizer.
     """
     require(
         options.g_repeats == "none" or isinstance(network, DeepLab),
@@ -316,12 +319,12 @@ def with_factors(
     group_of: Callable[[tuple[str, ...]], str],
     factors: Mapping[str, float],
 ) -> optax.GradientTransformation:
-    """Returns the transform with its steps multiplied by the factor of each parameter's group.
+    """Returns the transform with its updates multiplied by the factor of each parameter's group.
 
     Args:
       transform: the transform, learning rate included, so that the factor multiplies it.
       group_of: the function path of a parameter -> its group.
-      factors: the factors by group; groups that are not named have 1.
+      factors: the factors by group; other groups have the factor 1.
     """
     if all(factor == 1 for factor in factors.values()):
         return transform
@@ -340,8 +343,8 @@ def restricted_to(
 ) -> optax.GradientTransformation:
     """Returns the transform restricted to the parameters where `trained` is True.
 
-    `trained` maps the parameters to a tree of bool. The others are neither moved nor decayed, and
-    they cost no memory in the optimizer's state.
+    `trained` maps the parameters to a tree of bool. The other parameters are neither updated nor
+    decayed, and they take no memory in the optimizer's state.
     """
 
     def labels(params: Any) -> Any:

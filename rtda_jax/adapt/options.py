@@ -1,8 +1,8 @@
 """Option dataclasses and the sections of a configuration that hold their values.
 
-Every pure module owns a frozen dataclass of its options. That is the only place where a default
-stands and where a value is validated. `section` makes a part of `configs/base.py` from such
-dataclasses; `read` makes a dataclass from that part and what the user changed in it.
+Every pure module owns a frozen dataclass of its options, the only place that holds defaults and
+validates values. `section` makes a part of `configs/base.py` from such dataclasses. `read` makes a
+dataclass from that part, including the user's changes.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ def section(*classes: type, **overrides: Any) -> ConfigDict:
 
 
 def _initial(field: dataclasses.Field, hint: Any) -> Any:
-    """Returns what a section holds at first, so that an override keeps the declared type."""
+    """Returns the initial value of a field in a section, so that an override keeps its type."""
     if dataclasses.is_dataclass(hint):
         return section(typing.cast(type, hint))
     if field.default_factory is not dataclasses.MISSING:
@@ -60,7 +60,7 @@ def read(cls: type[Options], values: Any, path: str) -> Options:
     Args:
       cls: the dataclass; fields of the section that belong to another one are left alone.
       values: the section of a stage's configuration.
-      path: the place of the section, such as "loss", or "" for the top; errors begin with it.
+      path: the name of the section, such as "loss", or "" for the top; errors begin with it.
 
     Raises:
       ConfigError: a value has another type than its field declares, or the dataclass refuses it.
@@ -76,10 +76,10 @@ def read(cls: type[Options], values: Any, path: str) -> Options:
 
 
 def typed(value: Any, hint: Any, path: str) -> Any:
-    """Returns a value as a type hint declares it: plain, immutable, whole numbers as floats.
+    """Returns a value with the type that a hint declares, immutable; whole numbers become floats.
 
-    The configuration library lets None stand for a value of any type, and a recorded configuration
-    can hold anything.
+    The configuration library accepts None for a field of any type, and a recorded configuration can
+    hold anything.
 
     Args:
       value: what the configuration holds.
@@ -116,7 +116,7 @@ _WORDS = {bool: "True or False", int: "a whole number", str: "a text"}
 
 
 def _of(value: Any, classes: tuple[type, ...], words: str, path: str) -> Any:
-    # To Python a bool is an int, to a user it is a mistake.
+    # In Python a bool is an int, but in a configuration it is a mistake.
     if not isinstance(value, classes) or (isinstance(value, bool) and bool not in classes):
         raise ConfigError(f"{path} must be {words}, got {value!r}")
     return value

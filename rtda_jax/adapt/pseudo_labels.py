@@ -1,10 +1,10 @@
 """Pseudo-labels: fuse predictions, choose a threshold for each class, ignore pixels below it.
 
-The threshold of a class is the `cut` quantile of the confidences of its pixels, at most `cap`. So
-the surer part of every class keeps its label, and so does every pixel that is surer than `cap` (Li
-et al. 2019, BDL: cut 0.5; Yang and Soatto 2020, FDA: 0.66; cap 0.9 in both). Over a data set the
-quantile comes from a histogram, so that memory does not grow with the set; of a single image
-(Bartoletti) it is exact.
+The threshold of a class is the `cut` quantile of the confidences of its pixels, but at most `cap`.
+The more confident pixels of every class therefore keep their labels, and so does every pixel above
+`cap` (Li et al. 2019, BDL: cut 0.5; Yang and Soatto 2020, FDA: 0.66; cap 0.9 in both). Over a data
+set the quantile comes from a histogram, so that memory does not grow with the set. For a single
+image (Bartoletti) it is exact.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ def _mean(maps: jax.Array) -> jax.Array:
 
 
 def _most_confident(maps: jax.Array) -> jax.Array:
-    """Returns the map with the highest maximum at each pixel; the first of equals."""
+    """Returns the map with the highest maximum at each pixel, the first one among equals."""
     surest = maps.max(axis=-1).argmax(axis=0)[None, ..., None]
     return jnp.take_along_axis(maps, surest, axis=0)[0]
 
 
 def _majority(maps: jax.Array) -> jax.Array:
-    """Returns a score for the class that most maps vote for; the surest voter breaks ties.
+    """Returns a score for the class that most maps vote for; the most confident map breaks ties.
 
-    The winner's score is the confidence of its surest voter, all other scores are 0.
+    The winner's score is the confidence of its most confident map; all other scores are 0.
     """
     votes = jax.nn.one_hot(maps.argmax(axis=-1), maps.shape[-1])
     surest = (votes * maps).max(axis=0)
@@ -44,8 +44,8 @@ def _majority(maps: jax.Array) -> jax.Array:
 
 FUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "mean": _mean,  # FDA's multi-band transfer
-    "most_confident": _most_confident,  # what Bartoletti computes and calls majority voting
-    "majority": _majority,  # what Bartoletti describes
+    "most_confident": _most_confident,  # Bartoletti's code, which calls it majority voting
+    "majority": _majority,  # Bartoletti's text
 }
 
 
@@ -63,8 +63,8 @@ def fuse(maps: jax.Array, *, fusion: str) -> tuple[jax.Array, jax.Array]:
     return fused.argmax(axis=-1).astype(jnp.uint8), fused.max(axis=-1)
 
 
-# Which of n sorted confidences the cut falls on. FDA, BDL and Bartoletti round (half to even),
-# Nikiforos floors.
+# The position of the cut among n sorted confidences. FDA, BDL and Bartoletti round (half to even),
+# Nikiforos rounds down.
 INDICES: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor}
 
 
@@ -79,12 +79,12 @@ class PseudoLabelOptions:
     Attributes:
       heads: the outputs of every model whose softmax is fused.
       fusion: a key of `FUSIONS`.
-      scope: thresholds per class over the whole "dataset", or of each "image".
+      scope: whether the thresholds per class are for the whole "dataset" or for each "image".
       cut: the quantile of a class's confidences that is its threshold, in [0, 1).
       cap: the highest threshold, in (0, 1].
       index: how the quantile is rounded to a position, a key of `INDICES`.
-      split: the benchmark's images that are labelled, "target", or "eval" for the very images that
-        scores are measured on.
+      split: the images of the benchmark that are labelled: "target", or "eval", on which scores are
+        measured.
     """
 
     heads: tuple[str, ...] = ("logits",)
@@ -134,7 +134,7 @@ def histogram(
       labels: uint8 [H,W].
       confidence: float [H,W] in [0,1].
       num_classes: K.
-      bins: the number of bins of equal width; 1 falls into the last.
+      bins: the number of bins of equal width; the confidence 1 falls into the last one.
     """
     where = np.minimum((confidence * np.float32(bins)).astype(np.int64), bins - 1)
     flat = labels.astype(np.int64) * bins + where
@@ -144,7 +144,8 @@ def histogram(
 def thresholds(counts: np.ndarray, *, cut: float, cap: float, index: str) -> np.ndarray:
     """Returns the threshold of each class from a histogram, float64 [K]; 0 for an absent class.
 
-    It is the lower edge of the bin that holds the exact threshold, so less than a bin below it.
+    It is the lower edge of the bin that contains the exact threshold, so it is too low by less than
+    a bin.
     """
     bins = counts.shape[1]
     limits = np.zeros(len(counts))
@@ -176,5 +177,5 @@ def exact_thresholds(
 
 
 def assign(labels: np.ndarray, confidence: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Returns the labels uint8 [H,W], 255 where a pixel is less sure than its class's limit."""
+    """Returns the labels uint8 [H,W], 255 where the confidence is below the class's threshold."""
     return np.where(confidence < limits[labels], np.uint8(IGNORE), labels)

@@ -27,8 +27,8 @@ class TrainState(flax.struct.PyTreeNode):
       memory: what a method keeps between steps, often nothing. `build.initial_state` puts in:
         "theta", float32 [K], the adaptive thresholds, which `consistency.compare` changes at every
         step; absent unless consistency terms have consistency.threshold="adaptive";
-        "reference", {"params", "batch_stats"} of the frozen network that feature_distance compares
-        with, which `views.reference_features` reads; absent without that term.
+        "reference", {"params", "batch_stats"} of the frozen network with which feature_distance
+        compares and which `views.reference_features` reads; absent without that term.
     """
 
     step: jax.Array

@@ -111,8 +111,8 @@ def learn(method: Method, state: TrainState, batch: Batch, counts: Logs | None =
       counts: the numbers that means over the whole batch are divided by, from `count`; None where
         `batch` is this device's whole share.
     """
-    # The gradient is taken in two steps, at the outputs and then at the parameters: the first
-    # shows how hard each view pulls, and the discriminators read the same outputs.
+    # The gradient is computed in two steps, first at the outputs and then at the parameters. The
+    # first gives the strength of each view's gradient, and the discriminators read the same outputs.
     outputs, vjp, stats = jax.vjp(
         lambda params: forward(method, params, state.g_stats, batch), state.g_params, has_aux=True
     )
@@ -129,8 +129,7 @@ def learn(method: Method, state: TrainState, batch: Batch, counts: Logs | None =
             state.d_params, method, lax.stop_gradient(outputs), batch, counts
         )
         shares |= {"d_loss": d_loss, **d_shares}
-    # Every device differentiates its share of the loss, so that the sum over devices is the
-    # gradient.
+    # Every device differentiates its share of the loss, so the sum over devices is the gradient.
     return Learned(vjp(output_grads)[0], d_grads, shares, squares, stats, memory)
 
 
@@ -181,7 +180,7 @@ def count(method: Method, state: TrainState, batch: Batch) -> Logs:
 def label_target(
     method: Method, teacher_variables: Any, batch: Batch
 ) -> tuple[Batch, Any, dict[str, Sum]]:
-    """Adds what the teacher sees in the target to a batch, where a term reads it.
+    """Adds the teacher's predictions for the target to a batch, if a term reads them.
 
     Returns:
       The batch, the teacher's variables after its forward pass, and sums to log.

@@ -1,9 +1,9 @@
 """The teacher: a second set of the student's variables that labels the target's images.
 
-A teacher averages the student (Tarvainen and Valpola 2017), or stays as it started. What it sees
-on a target image becomes a pseudo-label with a weight for each pixel, which mixed and masked views
-are trained with. The options say what the code of DACS, DAFormer and MIC does and what their
-texts say, where the two differ.
+A teacher is a moving average of the student (Tarvainen and Valpola 2017), or it is frozen. Its
+predictions for a target image become pseudo-labels with a weight for each pixel; mixed and masked
+views are trained on them. Where the code of DACS, DAFormer and MIC differs from their texts, an
+option offers both.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ def _with_batch_statistics(
     return outputs["logits"], {**variables, **updated}
 
 
-# What the teacher's normalisations use: functions (generator, variables, images [B,H,W,3]) ->
-# logits [B,H,W,K] and the variables after it.
+# The statistics that the teacher's normalisations use: functions (generator, variables, images
+# [B,H,W,3]) -> logits [B,H,W,K] and the variables after the forward pass.
 FORWARD_PASSES: dict[str, Callable[[nn.Module, Any, jax.Array], tuple[jax.Array, Any]]] = {
     "running": _with_running_statistics,
     # The code of DACS, DAFormer and MIC: the teacher is in training mode.
@@ -54,7 +54,7 @@ def _average_parameters(averaged: Any, teacher: Any) -> Any:
     return {**averaged, "batch_stats": teacher["batch_stats"]}
 
 
-# What follows the student: functions (average, teacher before it) -> the new teacher.
+# The variables that follow the student: functions (average, previous teacher) -> the new teacher.
 AVERAGES: dict[str, Callable[[Any, Any], Any]] = {
     "all": _average_all,
     "parameters": _average_parameters,
@@ -72,7 +72,7 @@ def _share_of_the_batch(share: jax.Array, axis_name: str | None) -> jax.Array:
     return jnp.broadcast_to(everywhere, share.shape)
 
 
-# Over which images the share of sure pixels is taken: functions (share of each image [B],
+# The images over which the share of confident pixels is taken: functions (share of each image [B],
 # axis_name) -> float32 [B].
 SHARES: dict[str, Callable[[jax.Array, str | None], jax.Array]] = {
     "image": _share_of_each_image,  # French et al. 2020
@@ -85,20 +85,20 @@ class TeacherOptions:
     """The section `teacher` of a configuration.
 
     Attributes:
-      kind: "none", "ema" (the average of the student) or "frozen" (the network as it started).
-      decay: the share of the teacher that stays in one update of "ema", in [0, 1).
-      average: the variables that "ema" averages, a key of `AVERAGES`. Without the running
-        statistics the teacher has its own, which its forward passes on the target update.
-      follows: the moment when "ema" moves: "after" the student's step (the code of DACS), or
-        "before" the teacher labels (that of DAFormer and MIC).
+      kind: "none", "ema" (a moving average of the student) or "frozen" (the initial network).
+      decay: the weight of the old teacher in one update of "ema", in [0, 1).
+      average: the variables that "ema" averages, a key of `AVERAGES`. If running statistics are not
+        averaged, the teacher's forward passes on the target update its own.
+      follows: when "ema" is updated: "after" the student's step (the code of DACS), or "before" the
+        teacher labels (the code of DAFormer and MIC).
       statistics: the statistics that its normalisations use, a key of `FORWARD_PASSES`.
       temperature: T of its soft labels, which distil terms read.
-      threshold: the probability from which on the teacher is sure of a pixel.
+      threshold: the teacher is sure of a pixel if its probability is at least this.
       share: the images over which the share of sure pixels is taken, a key of `SHARES`. This share
         is the weight of every pseudo-label.
       borders: the rows or columns at the top, bottom, left and right of a target crop that get no
-        pseudo-label; DAFormer leaves out 15 and 120 rows of 512. The field target_margins does the
-        same for the whole image and moves with the crop.
+        pseudo-label; DAFormer leaves out 15 and 120 rows of 512. The field target_margins does so
+        for the borders of the whole image, wherever the crop is.
     """
 
     kind: str = "none"
@@ -138,10 +138,10 @@ class TeacherOptions:
 
 
 def follow(teacher: Any, student: Any, step: jax.Array, *, options: TeacherOptions) -> Any:
-    """Returns the teacher after it followed the student.
+    """Returns the teacher after its update by the student.
 
-    An "ema" teacher moves with decay min(1 - 1/(t+1), decay) at step t = 0, 1, ... (DACS), so that
-    it copies the student first; the others stay.
+    The decay of an "ema" teacher is min(1 - 1/(t+1), decay) at step t = 0, 1, ... (DACS), so that
+    it begins as a copy of the student. Other teachers do not change.
     """
     if options.kind != "ema":
         return teacher
@@ -173,7 +173,8 @@ def label(
     Returns:
       - what the views read: "teacher_label" uint8 [B,H,W], the most probable class, and
         "teacher_weight" float32 [B,H,W], the share of sure pixels, 0 where there is no label,
-        "teacher_labelled" bool [B,H,W], where there is one, and "teacher_logits" [B,H,W,K];
+        "teacher_labelled" bool [B,H,W], True where there is a label, and "teacher_logits"
+        [B,H,W,K];
       - what to log: "teacher_sure", the share of pixels that the teacher is sure of, and
         "teacher_classes", over how many classes the labels of an image spread;
       - the teacher after the forward pass.
@@ -207,7 +208,7 @@ def label(
 def spread(labels: jax.Array, *, num_classes: int) -> jax.Array:
     """Returns over how many classes the labels [B,H,W] of each image spread, float32 [B].
 
-    It is the exponential of the entropy of their shares, 1 where one class has taken all.
+    It is the exponential of the entropy of the classes' shares, and 1 if there is only one class.
     """
     pixels = labels.shape[1] * labels.shape[2]
     count = jax.vmap(lambda image: jnp.bincount(image.ravel(), length=num_classes))
@@ -233,12 +234,12 @@ def inside(height: int, width: int, borders: tuple[int, int, int, int]) -> jax.A
 
 
 class OtherNetwork(NamedTuple):
-    """A teacher's network that is not the student's: one that an earlier stage trained.
+    """The network of a teacher that an earlier stage trained, instead of the student's.
 
     Attributes:
       module: the network, of any architecture with the student's classes.
       normalisation: the normalisation of the images that it reads.
-      size: the sides (H, W) of a training crop, by which its shapes are found.
+      size: the sides (H, W) of a training crop, from which its shapes are derived.
     """
 
     module: nn.Module
@@ -246,7 +247,7 @@ class OtherNetwork(NamedTuple):
     size: tuple[int, int]
 
     def variables(self) -> Any:
-        """Returns variables of its shapes, all zero, until those of the stage are read."""
+        """Returns zeros of the shapes of its variables, until those of the stage are read."""
         images = jax.ShapeDtypeStruct(sample_shape(self.size), jnp.float32)
         shapes = jax.eval_shape(
             lambda x: self.module.init(jax.random.key(0), x, train=True), images
@@ -260,7 +261,7 @@ def with_teacher(
 ) -> TrainState:
     """Returns the state with a teacher that equals the student, if the method has a teacher.
 
-    A teacher that is another network has that network's shapes, and its values are read later.
+    A teacher with another network has the shapes of that network; its values are read later.
     """
     if options.kind == "none":
         return state

@@ -1,10 +1,10 @@
 """The named terms of an objective: pure functions that sum a loss over pixels.
 
-A term reads what the networks made of one batch:
+A term reads the outputs of the networks for one batch:
 
     outputs[view][head]            the segmentation network's output for batch[f"{view}_image"]
-    outputs["weak"][head]          the target's, moved to where the strong view sees it
-    outputs["threshold"][head]     how sure the weak view must be, see `consistency.compare`
+    outputs["weak"][head]          the target's output, moved to the pixels of the strong view
+    outputs["threshold"][head]     the confidence that counts, see `consistency.compare`
     outputs["verdicts"][level]     a discriminator's logits [B,h,w,1] for the target
 
 It returns its loss summed over pixels together with the number of pixels, so that the step can
@@ -42,8 +42,8 @@ class Term:
       evaluate: the function (outputs, batch) -> sum of the loss and number of pixels.
       views: the views that have to go through the segmentation network.
       head: the output that the term reads.
-      level: the level of the discriminator that the term needs; None without one.
-      needs_teacher: whether the term reads what the teacher sees in the target.
+      level: the level of the discriminator that the term needs; None if it needs none.
+      needs_teacher: whether the term reads the teacher's predictions for the target.
     """
 
     evaluate: Callable[[Outputs, Batch], Sum]
@@ -64,8 +64,8 @@ class TermOptions:
       pixel_loss: the loss of the labelled domain, (logits, labels) -> Sum.
       class_weights: the function () -> class weights, float32 [K] or None. It is called when the
         step is traced, because a method is built before the labelled set is counted.
-      loss: the options of losses, of which robust_entropy reads eta.
-      consistency: the options of consistency terms, of which these read form and gamma.
+      loss: the options of losses; robust_entropy reads eta.
+      consistency: the options of consistency; consistency terms read form and gamma.
       adversary: the options of the adversary: the GAN loss and what the discriminators read.
       distance: the options of feature_distance.
       temperature: the temperature of the soft labels that distil terms read.
@@ -83,12 +83,12 @@ class TermOptions:
 
 
 def _over_all_pixels(loss: jax.Array) -> Sum:
-    """Sums a loss over all pixels, of which ignored ones count too."""
+    """Sums a loss over all pixels; ignored pixels are counted too."""
     return Sum(loss.sum(), jnp.float32(loss.size))
 
 
 def _supervised(head: str, options: TermOptions) -> Term:
-    """Returns the loss of the labelled domain by its labels."""
+    """Returns the supervised loss of the labelled domain."""
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         return options.pixel_loss(outputs["source"][head], batch["source_label"])
@@ -97,7 +97,7 @@ def _supervised(head: str, options: TermOptions) -> Term:
 
 
 def _pseudo(head: str, options: TermOptions) -> Term:
-    """Returns the cross-entropy of target images by the labels of a pseudo_label stage."""
+    """Returns the cross-entropy of target images on the labels of a pseudo_label stage."""
     del options
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
@@ -109,7 +109,7 @@ def _pseudo(head: str, options: TermOptions) -> Term:
 
 
 def _by_teacher(view: str) -> Callable[[str, TermOptions], Term]:
-    """Returns the family of a view whose pixels have labels and weights by the teacher's labels.
+    """Returns the family of terms of a view that is trained on the teacher's labels.
 
     Its terms are cross-entropies, weighted for each pixel and averaged over all pixels.
     """
@@ -131,7 +131,7 @@ def _by_teacher(view: str) -> Callable[[str, TermOptions], Term]:
 def _distil(head: str, options: TermOptions) -> Term:
     """Returns the disagreement of the target's predictions with the teacher's soft labels.
 
-    Pixels of borders and margins, which get no label, do not count.
+    Pixels of borders and margins, which have no label, do not count.
     """
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
@@ -145,7 +145,7 @@ def _distil(head: str, options: TermOptions) -> Term:
 
 
 def _consistency(head: str, options: TermOptions) -> Term:
-    """Returns the disagreement of the strong view where the weak one is sure, averaged there."""
+    """Returns the disagreement of both views, averaged over pixels where the weak view is sure."""
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
@@ -213,7 +213,7 @@ def _detail(options: TermOptions) -> Term:
 
 
 def _deceive(level: str, options: TermOptions) -> Term:
-    """Returns the generator's side: the discriminator should take the target for the source."""
+    """Returns the generator's loss: the discriminator should take the target for the source."""
     gan_loss = adversary.GAN_LOSSES[options.adversary.gan_loss]
     head = adversary.levels(options.adversary.view)[level].head
 
@@ -221,7 +221,7 @@ def _deceive(level: str, options: TermOptions) -> Term:
         del batch
         return _over_all_pixels(gan_loss(outputs["verdicts"][level], domain=adversary.SOURCE))
 
-    # The source too: the discriminator's own loss reads it.
+    # The source is a view of this term too, because the discriminator's own loss reads it.
     return Term(evaluate, frozenset({"source", "target"}), head, level)
 
 
@@ -312,5 +312,5 @@ def heads(objective: Objective, *, view: str) -> list[str]:
 
 
 def formula(objective: Objective) -> str:
-    """Returns the objective in one line, for people."""
+    """Returns the objective as one readable line."""
     return " + ".join(f"{weight:g}·{name}" for name, (_, weight) in objective.items())

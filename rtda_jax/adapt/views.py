@@ -1,10 +1,10 @@
-"""Views: what the device makes of a batch of bytes before the networks read it.
+"""Views: the images that the device makes from a batch of bytes for the networks to read.
 
-A view is an image that goes through the segmentation network: `source`, `target`, and what parts
-of the preparation add. A part is a pure function (batch, key, state) -> batch. Images are float32
-[B,H,W,3] in [0,255] until the part that normalises them. The parts stand in `PARTS` in the order
-in which they run; each decides by the options, and by what the objective reads, whether it is
-needed. To add a view, write its part here, add it to `PARTS` and its name to `VIEWS`; if the
+A view is an image that goes through the segmentation network: `source`, `target`, and those that
+parts of the preparation add. A part is a pure function (batch, key, state) -> batch. Images are
+float32 [B,H,W,3] in [0,255] until the part that normalises them. `PARTS` lists the parts in the
+order in which they run. The options and the objective decide which of them are needed. To add a
+view, write its part here, add it to `PARTS` and its name to `VIEWS`; if the
 teacher labels its pixels, name its term in `TEACHER_LABELLED_VIEWS`.
 
 These keys of a batch are added on the device; `data.stream.Batch` lists those of the host:
@@ -42,7 +42,7 @@ from rtda_jax.errors import lookup, require
 
 # Views go through the network in this order, which decides whose statistics come last.
 VIEWS = ("source", "target", "strong", "mixed", "masked")
-TARGET_VIEWS = VIEWS[1:]  # images of the target, as they are, changed or mixed
+TARGET_VIEWS = VIEWS[1:]  # images of the target: unchanged, changed or mixed
 
 # From the name of a term to its view, whose `<view>_label` and `<view>_weight` come from the
 # teacher's labels of the target.
@@ -53,13 +53,13 @@ Change = Callable[[Batch, jax.Array, TrainState], dict[str, jax.Array]]
 
 @dataclasses.dataclass(frozen=True)
 class ViewOptions:
-    """The fields of a configuration that decide what the device makes of a batch.
+    """The fields of a configuration that decide how the device prepares a batch.
 
     Attributes:
       normalisation: the normalisation of images, a key of
         `rtda_jax.augment.normalise.NORMALISATIONS`, or "auto": that of the ImageNet weights which
         model.pretrained names, and "imagenet" without them.
-      fda_beta: the share of the spectrum that the source takes from the target (FDA); None: none.
+      fda_beta: beta of the band that the source takes from the target (FDA); None means no FDA.
       fda_window: the window of frequencies, a key of `rtda_jax.fda.WINDOWS`.
       augment: the colours and textures of the source and of the strong view.
       mix: the options of class mixing.
@@ -92,12 +92,12 @@ class PartContext:
       views: the views that the objective reads.
       names: the names of the K classes.
       size: the sides (H, W) of a crop.
-      source_size: those of a crop of the source, where they are others.
+      source_size: the sides of a crop of the source, which may differ.
       seed: the seed of the run.
       reference_features: the function (variables, normalised images) -> [B,h,w,C] of the features
         that feature_distance compares with; None without that term.
       adapts_thresholds: whether consistency terms adapt thresholds, `memory["theta"]` of the state.
-      axis_name: the device axis of a mapped step, for what looks at the whole batch.
+      axis_name: the device axis of a mapped step, for parts that need the whole batch.
     """
 
     options: ViewOptions
@@ -111,10 +111,10 @@ class PartContext:
     axis_name: str | None = None
 
     def check_equal_sizes(self, words: str) -> None:
-        """Refuses crops of different sizes where source and target meet pixel by pixel.
+        """Refuses crops of different sizes where source and target are combined pixel by pixel.
 
         Raises:
-          ConfigError: names the two fields and, in `words`, what needs them to be equal.
+          ConfigError: names the two fields and, with `words`, what needs them to be equal.
         """
         require(
             self.source_size == self.size,
@@ -127,7 +127,7 @@ class Part(NamedTuple):
     """One part of a preparation.
 
     Attributes:
-      summary: a few words that tell people what it does; "" leaves it unmentioned.
+      summary: a few words for the log about what the part does; "" leaves it unmentioned.
       apply: the function (batch, key, state) -> batch.
     """
 
@@ -142,7 +142,7 @@ def _images(batch: Batch) -> dict[str, jax.Array]:
 
 
 def to_float(context: PartContext) -> Part:
-    """Makes float32 of bytes."""
+    """Converts bytes to float32."""
     del context
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
@@ -167,12 +167,12 @@ def recolour_source(context: PartContext) -> Part | None:
 
 
 def stylise(context: PartContext) -> Part | None:
-    """Gives the source the low frequencies of the target at the same batch position (FDA)."""
+    """Gives each source image the low frequencies of the target image at its position (FDA)."""
     beta, window = context.options.fda_beta, context.options.fda_window
     if beta is None:
         return None
     context.check_equal_sizes("fda_beta")
-    # A beta out of range and an unknown window are refused here, not at the first step.
+    # An invalid beta or window is refused here, before the first step.
     fda.target_share(*context.size, beta=beta, window=window)
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
@@ -184,10 +184,10 @@ def stylise(context: PartContext) -> Part | None:
 
 
 def class_mix(context: PartContext) -> Part | None:
-    """Adds the view `mixed`: classes of the source pasted on the target (DACS, TUFL).
+    """Adds the view `mixed`: classes of the source pasted onto the target (DACS, TUFL).
 
-    `mixed_label` uint8 [B,H,W] is the source's where it is pasted and the teacher's elsewhere.
-    `mixed_weight` float32 [B,H,W] is 1 on pasted pixels, elsewhere that of the teacher's label.
+    `mixed_label` uint8 [B,H,W] is the source's label on pasted pixels and the teacher's elsewhere.
+    `mixed_weight` float32 [B,H,W] is 1 on pasted pixels and the teacher's weight elsewhere.
     """
     options = context.options
     pastes = options.long_tail.probability > 0
@@ -227,7 +227,7 @@ def class_mix(context: PartContext) -> Part | None:
 
 
 def texture(context: PartContext) -> Part | None:
-    """Changes colours and textures of the source, after classes were cut from it (TUFL)."""
+    """Changes colours and textures of the source, after classes have been cut from it (TUFL)."""
     options = context.options.augment
     if options.texture == "none":
         return None
@@ -264,7 +264,7 @@ def strong_view(context: PartContext) -> Part | None:
 def masked_view(context: PartContext) -> Part | None:
     """Adds the view `masked`: the target in other colours, labelled by the teacher (MIC).
 
-    What `hide` covers later, the network has to tell from what is around it.
+    `hide` later covers blocks of it, which the network has to infer from their surroundings.
     """
     if "masked" not in context.views:
         return None
@@ -285,7 +285,7 @@ def masked_view(context: PartContext) -> Part | None:
 
 
 def normalised(context: PartContext) -> Part:
-    """Makes of every view what the network reads."""
+    """Normalises every view for the network."""
     name = context.options.normalisation
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
@@ -296,7 +296,7 @@ def normalised(context: PartContext) -> Part:
 
 
 def warp(context: PartContext) -> Part | None:
-    """Moves the normalised strong view, so that what comes from outside is the mean colour."""
+    """Moves the normalised strong view, so that pixels from outside get the mean colour."""
     if "strong" not in context.views:
         return None
 
@@ -309,7 +309,7 @@ def warp(context: PartContext) -> Part | None:
 
 
 def hide(context: PartContext) -> Part | None:
-    """Hides blocks of the normalised masked view, so that what is hidden is the mean colour."""
+    """Hides blocks of the masked view; after normalisation, so that they get the mean colour."""
     if "masked" not in context.views:
         return None
 
@@ -324,7 +324,7 @@ def hide(context: PartContext) -> Part | None:
 
 
 def reference_features(context: PartContext) -> Part | None:
-    """Adds `reference_feature`, what the frozen pretrained network makes of the source."""
+    """Adds `reference_feature`, the features of the frozen pretrained network for the source."""
     features = context.reference_features
     if features is None:
         return None
@@ -369,8 +369,8 @@ def prepare(
 ) -> dict[str, jax.Array]:
     """Returns the batch after all parts, each of which draws from a key of its own.
 
-    A part's key depends on its place among the active parts. The draws of the same seed therefore
-    differ when a part before it is switched on or off.
+    The key of a part depends on its position among the active parts. With the same seed, its draws
+    therefore change when an earlier part is switched on or off.
     """
     for number, part in enumerate(parts):
         batch = part.apply(batch, jax.random.fold_in(key, number), state)
@@ -378,5 +378,5 @@ def prepare(
 
 
 def describe(parts: Sequence[Part]) -> str:
-    """Returns in a few words what the device does to the images."""
+    """Describes in a few words what the device does to the images."""
     return ", ".join(part.summary for part in parts if part.summary) or "as they are"
