@@ -1,8 +1,8 @@
-"""What a workdir is bound to: a stage that has begun continues only with what it began with.
+"""Binds a workdir to its configuration: a stage that has begun continues only with the same fields.
 
-A workdir is bound to what was trained in it, and to no more. What watches or evaluates a run may
-change, data may move, a train stage may be given more steps, and a stage that has not begun may be
-corrected. Each stage that is bound records its fields in its own folder.
+A workdir is bound only to what was trained in it. Fields that monitor or evaluate a run may change,
+data may move, a train stage may be given more steps, and a stage that has not begun may be changed.
+Each stage that has begun records its fields in its own folder.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from rtda_jax.tools import environment
 
 RECORD = "bound.json"
 CURRENT = f"release {rtda_jax.__version__}"
-EXAMPLES = 100  # of a data set whose sizes in bytes are part of its fingerprint
+EXAMPLES = 100  # images of a data set whose sizes in bytes are part of its fingerprint
 
 # Fields that may differ between the processes of one job.
 HOST = ("data_dir", "threads", "cache_gib", "stall_seconds")
 
-# Fields that change how a run is watched, but not what it computes as long as all goes well.
+# Fields that change how a run is monitored, but not what it computes unless something fails.
 FREE = (
     *HOST,
     "log_every_steps",
@@ -38,10 +38,10 @@ FREE = (
     "speed",
 )
 
-# Where the files of a benchmark lie: moved data are the same data, see `bind_data`.
+# The places of a benchmark's files: moved data are the same data, see `bind_data`.
 PLACES = ("images", "labels", "list", "quarantine", "store_dir")
 
-# What a stage derives from its configuration and its data before it begins.
+# Files that a stage derives from its configuration and its data before it begins.
 DERIVED = ("class_counts.npz", "class_weights.json", "data.json")
 
 
@@ -50,14 +50,15 @@ Fields = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What is known of a kind of stage without running one.
+    """The properties of a kind of stage that are known without running one.
 
     Attributes:
-      bound: returns those of a stage's flat fields that decide what it computes.
-      record: what results.json says of it: "training", "scores", or "" of what no report shows.
-      sees_target: whether what it leaves depends on the target's images; of a training that has
-        a record, its objective tells.
-      reads_networks: whether the stage names the networks it reads in `models`.
+      bound: returns the flat fields of a stage that decide what it computes.
+      record: the kind of its record in results.json: "training", "scores", or "" if no report
+        shows it.
+      sees_target: whether its result depends on the target's images; for a training with a
+        record, the objective decides this.
+      reads_networks: whether the stage names the networks that it reads in `models`.
       leaves_network: whether later stages can read its network.
     """
 
@@ -74,12 +75,12 @@ Kinds = Mapping[str, Traits]
 def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
     """Binds a workdir, and every stage of a configuration, to that configuration.
 
-    It becomes the workdir's `config.json`. A train stage that is given more steps is no longer
-    finished. What a stage derived from a configuration that is corrected before it began is
-    removed.
+    The configuration becomes the workdir's `config.json`. A train stage that is given more steps is
+    no longer finished. If the configuration of a stage is changed before the stage has begun, the
+    files that were derived from the old one are removed.
 
     Args:
-      workdir: created if need be; held by this job.
+      workdir: created if it does not exist; locked by this job.
       config: nested plain values, see `workdir.plain`.
       kinds: the table of all kinds of stages.
 
@@ -106,11 +107,11 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
 
 
 def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
-    """Refuses a configuration that differs from what a stage of the workdir began with.
+    """Refuses a configuration that differs from the one with which a stage of the workdir began.
 
     Returns:
       Sentences for the user: about train stages that are given more steps, and about fields that
-      the release that began a stage did not have.
+      did not exist in the release with which a stage began.
 
     Raises:
       ConfigError: names every differing field with both values, or a damaged record.
@@ -150,13 +151,14 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
 
 @contextlib.contextmanager
 def hold(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> Iterator[list[str]]:
-    """Holds a workdir for one job, binds it to the job's configuration, and yields what is new.
+    """Locks a workdir for one job, binds it to the job's configuration, and yields what changes.
 
     All processes of the job must have the same configuration, code and packages, and see the same
     folder. Only the main process locks and claims it, so that they do not race.
 
     Raises:
-      ConfigError: in every process; they differ, another job holds the folder, or `claim` refuses.
+      ConfigError: in every process; the processes differ, another job holds the folder, or `claim`
+        refuses.
     """
     parallel.check_agreement(
         {f"config.{field}": value for field, value in shared_fields(config).items()}
@@ -173,7 +175,7 @@ def hold(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> Iterator[list[s
 
 
 def begun(folder: pathlib.Path) -> bool:
-    """Returns whether a stage left anything that it would continue from."""
+    """Returns whether a stage has left files from which it would continue."""
     steps = [path for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
     return bool(steps) or (folder / "done.json").exists() or any((folder / "labels").glob("*"))
 
@@ -182,7 +184,7 @@ def bound_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
     """Returns the fields that decide what a stage computes, by dotted name.
 
     Raises:
-      ConfigError: the configuration is not one of an experiment, or of an unknown kind of stage.
+      ConfigError: the configuration is not that of an experiment, or a kind of stage is unknown.
     """
     fields = _stage_fields(config, name, kinds)
     fields = lookup(kinds, fields["kind"], "kind").bound(fields)
@@ -192,17 +194,17 @@ def bound_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
 
 
 def shared_fields(config: Fields) -> Fields:
-    """Returns the fields that the processes of one job must have in common, by dotted name."""
+    """Returns the fields in which the processes of one job must agree, by dotted name."""
     return {k: v for k, v in flat(config).items() if not (among(k, HOST) or _is_place(k))}
 
 
 def only(fields: Fields, names: Sequence[str]) -> Fields:
-    """Returns the fields that are among the names, or lie in groups of those names."""
+    """Returns the fields that have one of the names or belong to a group of that name."""
     return {field: value for field, value in fields.items() if among(field, names)}
 
 
 def among(field: str, names: Sequence[str]) -> bool:
-    """Returns whether a dotted field is one of the names, or lies in a group of that name."""
+    """Returns whether a dotted field has one of the names or belongs to a group of that name."""
     return any(field == name or field.startswith(f"{name}.") for name in names)
 
 
@@ -210,7 +212,7 @@ def stage_names(config: Fields) -> list[str]:
     """Returns the stages of a configuration in their order.
 
     Raises:
-      ConfigError: the configuration is not one of an experiment.
+      ConfigError: the configuration is not that of an experiment.
     """
     names, stages = config.get("stages"), config.get("stage")
     if not isinstance(names, list) or not isinstance(stages, dict):
@@ -223,14 +225,14 @@ def stage_names(config: Fields) -> list[str]:
 
 
 class Images(Protocol):
-    """The part of a data set that its fingerprint is made of."""
+    """The part of a data set from which its fingerprint is made."""
 
     @property
     def keys(self) -> Sequence[str]:
         """A unique name for each example."""
 
     def where(self, i: int) -> str:
-        """The path of an example's image, or another name of it where it is in no file."""
+        """The path of an example's image, or another name if the image has no file of its own."""
 
 
 def fingerprint(images: Images) -> str:
@@ -247,7 +249,7 @@ def fingerprint(images: Images) -> str:
 
 
 def bind_data(folder: pathlib.Path, sets: Mapping[str, Images]) -> None:
-    """Binds a stage to its data, wherever they lie, or refuses if it began with other data.
+    """Binds a stage to its data, wherever they are stored; refuses if it began with other data.
 
     All processes of a job must have the same data.
 
@@ -276,9 +278,9 @@ def bind_data(folder: pathlib.Path, sets: Mapping[str, Images]) -> None:
 
 
 def _stage_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
-    """Returns the flat fields of a stage: the experiment's with those that the stage overrides.
+    """Returns the flat fields of a stage: the experiment's fields with the stage's overrides.
 
-    A stage that changes the network of another one has the fields of that one.
+    A stage that changes the network of another stage has the fields of that stage.
     """
     names = stage_names(config)
     stage, models = config["stage"][name], config["stage"][name].get("models")
@@ -293,9 +295,9 @@ def _stage_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
 
 
 def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fields]:
-    """Returns the release that began a stage, and the fields that it began with.
+    """Returns the release that began a stage, and the fields with which the stage began.
 
-    Releases before stages had records of their own bound the workdir as a whole.
+    Early releases had no record for each stage and bound the workdir as a whole.
     """
     path = workdir / name / RECORD
     if path.exists():
@@ -313,7 +315,7 @@ def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fiel
 
 
 def _readers(config: Fields, name: str, kinds: Kinds) -> list[str]:
-    """Returns the stages that compute something from what a stage leaves."""
+    """Returns the stages that read the result of a stage."""
     readers = []
     for other in stage_names(config):
         fields = _stage_fields(config, other, kinds)

@@ -3,9 +3,10 @@
 A checkpoint's seal lists the size and SHA-256 of its files. It is written before the checkpoint
 gets its final name, so that no complete checkpoint lacks it.
 
-A stage trains with `manager`, whose `recover` leaves a healthy checkpoint as the newest one; there
-`save` writes states and `resume` restores the newest. Who reads a finished stage opens a `reader`,
-asks `newest_healthy` for a step and takes the fields of its state with `restore_only`.
+A training stage opens a `manager`, which calls `recover` so that the newest checkpoint is healthy;
+`save` then writes states, and `resume` restores the newest one. Code that only reads a finished
+stage opens a `reader`, asks `newest_healthy` for a step, and reads fields of its state with
+`restore_only`.
 
 Importing this module silences the warnings of orbax.
 """
@@ -33,12 +34,13 @@ from rtda_jax.run.log import say
 MANIFEST = "sha256.json"
 _LARGEST_SEAL = 2**24  # bytes
 PARTIAL = "*.orbax-checkpoint-tmp*"  # orbax's name for a checkpoint that is not complete
-# Files that a seal does not list: itself, and two that orbax writes later and can do without.
+# Files that a seal does not list: the seal itself, and two that orbax writes later and can do
+# without.
 UNSEALED = (MANIFEST, "commit_success.txt", "_CHECKPOINT_METADATA")
 DAMAGED_FOLDER = "damaged"
 
-# What orbax logs as an error is also raised, and `_writing` makes a sentence of it; its warnings
-# are about its own defaults. Of its tasks, asyncio logs the same errors once more.
+# Errors that orbax logs are also raised, and `_writing` turns them into messages. Its warnings are
+# about its own defaults. asyncio would log the errors of orbax's tasks a second time.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
@@ -50,8 +52,8 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
     The newest checkpoint is complete and verified, see `recover`.
 
     Args:
-      directory: the folder of the checkpoints; created if need be.
-      keep: how many of them stay, 2 or more: with one, none would be left if it is damaged.
+      directory: the folder of the checkpoints; created if it does not exist.
+      keep: how many of them are kept; 2 or more, so that one is left if another is damaged.
 
     Raises:
       CheckpointError: a write failed, or no checkpoint is healthy.
@@ -64,7 +66,7 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.LatestN(keep),
         create=True,
-        # Called when all files are written and just before their folder gets its name.
+        # Called when all files are written, just before their folder gets its final name.
         async_options=ocp.options.AsyncOptions(
             post_finalization_callback=functools.partial(seal_partial, directory)
         ),
@@ -73,7 +75,7 @@ def manager(directory: pathlib.Path, *, keep: int) -> Iterator[ocp.CheckpointMan
     try:
         yield orbax
     except BaseException as error:
-        if not parallel.peer_died(error):  # otherwise its writes wait for a process that is gone
+        if not parallel.peer_died(error):  # otherwise close() would wait for a dead process
             with contextlib.suppress(Exception):  # the error that ended the block is raised
                 orbax.close()
         raise
@@ -89,7 +91,7 @@ def reader(directory: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
     `newest_healthy` says which of its steps to read.
 
     Raises:
-      CheckpointError: the folder holds something else.
+      CheckpointError: the folder does not hold checkpoints.
     """
     orbax = _open(directory.resolve(), ocp.CheckpointManagerOptions(read_only=True, create=False))
     try:
@@ -121,10 +123,10 @@ def finish(orbax: ocp.CheckpointManager) -> None:
 
 @contextlib.contextmanager
 def _writing(directory: Any) -> Iterator[None]:
-    """Turns whatever orbax raises for a full disk or the like into a sentence."""
+    """Turns whatever orbax raises, for example on a full disk, into a CheckpointError."""
     try:
         yield
-    except Exception as error:  # orbax passes on whatever its storage raises
+    except Exception as error:  # orbax passes on any error of its storage
         raise CheckpointError(
             f"{directory}: a checkpoint could not be written: {_reason(error)}\n"
             "Earlier ones are as they were; the same command continues from the newest"
@@ -132,18 +134,19 @@ def _writing(directory: Any) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the last line of an error, whose text may be a traceback from a thread of orbax."""
+    """Returns the last line of an error; its text may be a traceback from a thread of orbax."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def restore(orbax: ocp.CheckpointManager, abstract: Any, *, step: int | None = None) -> Any:
-    """Returns the state of a step (default the newest), laid out on devices as `abstract` is.
+    """Returns the state of a step (by default the newest), placed on devices like `abstract`.
 
     Fields that are empty may be missing from the checkpoint, because an earlier release did not
     have them.
 
     Raises:
-      CheckpointError: it holds another state, or is damaged and has no seal that would have told.
+      CheckpointError: the checkpoint holds another state, or it is damaged and has no seal that
+        would have shown this earlier.
     """
     step = orbax.latest_step() if step is None else step
     with _reading(orbax, step):
@@ -175,7 +178,7 @@ def resume(orbax: ocp.CheckpointManager, abstract: Any) -> tuple[int, Any]:
             return step, restore(orbax, abstract, step=step)
         except CheckpointError as error:
             folder = pathlib.Path(orbax.directory) / str(step)
-            # Of several processes, another one may have restored it.
+            # Another process of the job may have restored it.
             if is_sealed(folder) or parallel.process()[1] > 1:
                 raise
             problems.append(set_aside(folder, why=str(error)))
@@ -209,12 +212,12 @@ def _reading(orbax: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
 
 
 def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Returns the shapes and types of a state with the sharding it shall be restored to."""
+    """Returns the shapes and types of a state, with the sharding that it is restored to."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
 def seal(folder: pathlib.Path) -> None:
-    """Writes the size and SHA-256 of every file of a folder into it, all of it durably."""
+    """Durably writes a seal into a folder: the size and SHA-256 of every file in it."""
     sums = {}
     for path in _files(folder):
         fsync(path)
@@ -237,7 +240,7 @@ def is_sealed(folder: pathlib.Path) -> bool:
 
 
 def why_damaged(folder: pathlib.Path) -> str:
-    """Returns what is wrong with a sealed folder, naming the first file; empty if nothing is.
+    """Returns what is wrong with a sealed folder, naming the first damaged file; "" if intact.
 
     A folder without a seal comes from a release before seals and has no known problem.
     """
@@ -286,7 +289,7 @@ def set_aside(folder: pathlib.Path, *, why: str) -> str:
 
 
 def recover(directory: pathlib.Path) -> None:
-    """Makes the newest checkpoint a healthy one: removes partial ones, sets damaged ones aside.
+    """Ensures that the newest checkpoint is healthy: removes partial ones, sets damaged ones aside.
 
     Damaged checkpoints are moved to `damaged/` beside the directory, never deleted.
 
@@ -313,7 +316,7 @@ def recover(directory: pathlib.Path) -> None:
 def newest_healthy(directory: pathlib.Path) -> int | None:
     """Returns the newest step with a healthy checkpoint, or None; moves and deletes nothing.
 
-    Prints which checkpoints are passed over. Another process may be writing there.
+    Prints which checkpoints are skipped. Another process may be writing in the same folder.
     """
     for step in _steps(directory):
         why = why_damaged(directory / str(step))
@@ -330,7 +333,7 @@ def none_healthy(directory: pathlib.Path, problems: list[str]) -> str:
 
 
 def is_damaged(directory: pathlib.Path) -> bool:
-    """Returns whether the newest checkpoint fails its verification, or was set aside for that.
+    """Returns whether the newest checkpoint fails its verification or was set aside as damaged.
 
     A directory that never had checkpoints, or whose checkpoints were deleted, is not damaged.
     """
@@ -354,5 +357,5 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
-    """Returns the steps that have a checkpoint, the newest first."""
+    """Returns the steps that have a checkpoint, newest first."""
     return sorted((int(p.name) for p in directory.glob("*") if p.name.isdecimal()), reverse=True)

@@ -24,7 +24,7 @@ from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder
 
 DEFAULT_CONFIG = "fda_mbt"
-CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # what configurations are made with
+CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # modules that others import
 
 
 class Command(NamedTuple):
@@ -45,7 +45,7 @@ class Command(NamedTuple):
     flags: flags.FlagValues
 
     def output(self, name: str) -> pathlib.Path:
-        """Returns the folder that results go to: --output, or NAME in the workdir."""
+        """Returns the folder for results: --output, or NAME in the workdir."""
         if self.flags.output:
             return pathlib.Path(self.flags.output).expanduser()
         return hub.results_folder(self.workdir, self.flags.weights) / name
@@ -57,9 +57,9 @@ class Job(NamedTuple):
     Attributes:
       run: the function that does the job.
       purpose: one sentence for the help.
-      example: an example of what follows the name of the program.
-      positional_flag: the flag that words without a name fill; "" where there may be none.
-      repeats: whether --seeds and --coordinator go with the job.
+      example: an example of the words after the name of the program.
+      positional_flag: the flag to which words without a flag belong; "" if there may be none.
+      repeats: whether the job accepts --seeds and --coordinator.
     """
 
     run: Callable[[Command], None]
@@ -72,7 +72,7 @@ class Job(NamedTuple):
 def define_flags() -> flags.FlagValues:
     """Returns the flags of all jobs; --config and its fields are added when it is loaded."""
     values = flags.FlagValues()
-    values.set_gnu_getopt(True)  # flags may follow words
+    values.set_gnu_getopt(True)  # flags may come after other words
 
     def text(name: str, default: str | None, about: str) -> None:
         flags.DEFINE_string(name, default, about, flag_values=values)
@@ -139,12 +139,12 @@ def load_config(source: str) -> ConfigDict:
 
     Args:
       source: NAME[:ARGUMENT] of a configuration that comes with the package, or
-        FILE.py[:ARGUMENT] of any other. A file may import `configs.base` and its neighbours, and
-        other files of its own folder under `configs` as well.
+        FILE.py[:ARGUMENT] of any other. Such a file may import `configs.base` and other modules of
+        `configs`. It may import files of its own folder as modules of `configs`, too.
 
     Raises:
-      ConfigError: there is no such configuration, it refuses its argument, or its file fails; the
-        message names the line.
+      ConfigError: there is no such configuration, it refuses its argument, or its file raises an
+        error; the message names the line.
     """
     name, colon, argument = source.partition(":")
     path = _config_file(name)
@@ -163,7 +163,7 @@ def load_config(source: str) -> ConfigDict:
         config = get_config(argument) if colon else get_config()
     except errors.ERRORS:
         raise
-    except Exception as error:  # the file is a program of the user
+    except Exception as error:  # the file is the user's program and may raise anything
         if _is_ours(error, path):
             raise
         raise ConfigError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
@@ -185,7 +185,7 @@ def _config_file(name: str) -> pathlib.Path:
 
 
 def _is_ours(error: Exception, path: pathlib.Path) -> bool:
-    """Returns whether code of this package failed, and not that of a configuration's file."""
+    """Returns whether the error arose in this package and not in the file of a configuration."""
     place = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     others = {path.resolve(), pathlib.Path(__file__).resolve()}
     folders = (pathlib.Path(__file__).parents[1].resolve(), configs_folder().resolve())
@@ -193,7 +193,7 @@ def _is_ours(error: Exception, path: pathlib.Path) -> bool:
 
 
 def _place(error: Exception, path: pathlib.Path) -> str:
-    """Returns the file of a configuration and the last line of it that an error passed."""
+    """Returns the file of a configuration and the last of its lines in an error's traceback."""
     file = os.path.realpath(path)
     passed = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
@@ -203,17 +203,17 @@ def _place(error: Exception, path: pathlib.Path) -> str:
 
 
 def _check_complete(config: Any, path: pathlib.Path) -> None:
-    """Refuses what is no configuration of an experiment, as a file of somebody else may make."""
+    """Refuses a result of `get_config` that is not the configuration of an experiment."""
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returns a {type(config).__name__}, no ConfigDict")
-    base = importlib.import_module("configs.base")  # from the folder where this one came from
+    base = importlib.import_module("configs.base")  # from the folder that this one came from
     lacking = sorted(fields(base.get_config()) - fields(config))
     begin = "; begin with configs.base.get_config()"
     require(not lacking, f"{path}: the configuration lacks {', '.join(lacking[:3])}{begin}")
 
 
 def fields(config: ConfigDict) -> set[str]:
-    """Returns the dotted names of a configuration's fields; of a benchmark and of stages none."""
+    """Returns the dotted names of a configuration's fields, except for benchmark and stages."""
     return {
         name
         for name in flatten_dict(config.to_dict(), sep=".")
@@ -222,7 +222,7 @@ def fields(config: ConfigDict) -> set[str]:
 
 
 def parse(words: Sequence[str], jobs: Mapping[str, Job]) -> tuple[Job, Command]:
-    """Returns the job that the words of a command line name, and what it is to work on.
+    """Returns the job and the parsed command for the words of a command line.
 
     Args:
       words: the command line without the program.
@@ -249,7 +249,7 @@ def parse(words: Sequence[str], jobs: Mapping[str, Job]) -> tuple[Job, Command]:
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=line)
         rest = values(line)[1:]
-    # What the two libraries of flags raise for words that they cannot read has no common class.
+    # The errors that the two flag libraries raise for invalid words have no common class.
     except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{error}\n(--help lists the flags)") from None
     job = errors.lookup(jobs, values.job, "job")
@@ -297,7 +297,7 @@ def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pa
 
 
 def check_once(words: Sequence[str]) -> None:
-    """Raises ConfigError for a flag that is given twice: the libraries take the last, or both."""
+    """Raises ConfigError if a flag is given twice; the libraries would use the last, or both."""
     seen: set[str] = set()
     for name, _ in _flags(words):
         require(name not in seen, f"--{name} is given twice")
@@ -305,7 +305,7 @@ def check_once(words: Sequence[str]) -> None:
 
 
 def check_fields(words: Sequence[str], config: ConfigDict) -> None:
-    """Raises ConfigError for fields of the configuration that do not exist or cannot have a value.
+    """Raises ConfigError for fields that do not exist and for values that do not fit their fields.
 
     Args:
       words: a command line, in which `--config.optim.g_lr=0.01` sets a field.
@@ -334,7 +334,7 @@ def _flags(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _field(config: ConfigDict, field: str) -> Any:
-    """Returns the value of a dotted field; ConfigError names the nearest if there is none."""
+    """Returns the value of a dotted field; the ConfigError for an unknown one suggests names."""
     value: Any = config
     names = field.split(".")
     for depth, name in enumerate(names):
@@ -354,7 +354,7 @@ def _field(config: ConfigDict, field: str) -> Any:
 
 
 def _nearest(config: ConfigDict, field: str) -> str:
-    """Returns which field may have been meant, or which there are, to end a sentence with."""
+    """Returns the end of an error message: similar names, or all known names of the section."""
     known = list(flatten_dict(config.to_dict(), sep="."))
     last = field.rpartition(".")[2]
     near = [name for name in known if name.rpartition(".")[2] == last]
@@ -374,7 +374,7 @@ def _bool(text: str) -> None:
 
 
 def _tuple(text: str) -> None:
-    """Tries a tuple as the library of flags does, which takes what has no brackets as texts."""
+    """Parses a tuple as the flag library does, which reads values without brackets as strings."""
     if text.startswith(("(", "[", "{", "'", '"')):
         ast.literal_eval(text)
 
@@ -384,7 +384,8 @@ def _dict(text: str) -> None:
         raise ValueError
 
 
-# What the value of a field is called, and what reads it or raises ValueError or SyntaxError.
+# By type: what errors call a value, and a function that parses it or raises ValueError or
+# SyntaxError.
 _KINDS: dict[type, tuple[str, Callable[[str], Any]]] = {
     int: ("a whole number", int),
     float: ("a number", float),

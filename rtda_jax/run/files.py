@@ -1,8 +1,8 @@
-"""Files that are whole, folders with one writer at a time, and limits on files from elsewhere.
+"""Atomic writes, folders with one writer at a time, and limits on files from elsewhere.
 
-A reader of a file that was written here sees the old one or the new one, after a power cut too.
-Two jobs that write to the same folder by mistake do not mix their files: the second one is refused.
-Two jobs that need the same file wait for each other, so that it is made once.
+A reader of a file that was written here sees either the old or the new content, even after a power
+cut. If two jobs write to the same folder by mistake, the second one is refused, so that their files
+are not mixed. Two jobs that need the same file wait for each other, so that it is made only once.
 Nothing here imports JAX, so that data workers start quickly.
 """
 
@@ -33,14 +33,14 @@ _GROWTH, _FLOOR = 4, 2**26  # a file may take four times its size, and 64 MiB ho
 
 
 def read(path: str | os.PathLike, *, most: int) -> bytes:
-    """Returns the content of a regular file; a pipe or a device could hang or never end.
+    """Returns the content of a regular file; refuses a pipe or a device, which could hang.
 
     Args:
-      path: of the file.
-      most: bytes that it may have.
+      path: the file.
+      most: the largest size in bytes.
 
     Raises:
-      OSError: with the path, if it is no such file or cannot be read.
+      OSError: with the path, if it is not a regular file, is too large or cannot be read.
     """
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
@@ -74,14 +74,14 @@ def reason(path: str | os.PathLike, error: OSError) -> str:
 
 
 class Budget:
-    """Bytes of memory that reading a file may take; what people store does not grow much."""
+    """The bytes of memory that reading a file may take; ordinary files stay far below."""
 
     def __init__(self, file_size: int) -> None:
         self.file_size = file_size
         self.limit = self.left = _GROWTH * file_size + _FLOOR
 
     def spend(self, size: int) -> None:
-        """Counts bytes before they are taken. Raises ValueError beyond the limit."""
+        """Counts bytes before they are allocated. Raises ValueError beyond the limit."""
         self.left -= size
         if self.left < 0:
             raise ValueError(
@@ -97,7 +97,7 @@ class Budget:
 
 
 def fsync(path: pathlib.Path) -> None:
-    """Waits until a file's bytes, or a folder's list of names, are on the disk."""
+    """Waits until the content of a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -106,17 +106,18 @@ def fsync(path: pathlib.Path) -> None:
 
 
 def fsync_folder(path: pathlib.Path) -> None:
-    """Waits until a folder's list of names is on the disk, where its file system supports that."""
+    """Waits until the list of names in a folder is on the disk, if the file system can do so."""
     with contextlib.suppress(OSError):
         fsync(path)
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a path beside `path`; what the block wrote there becomes `path` when it ends.
+    """Yields a temporary path beside `path`, which is renamed to `path` at the end of the block.
 
-    Write, fsync, rename. The name is unique, so that two writers of one file do not mix, and it is
-    removed if the block raises. The block may also make a folder, which then replaces a folder.
+    The steps are write, fsync, rename. The temporary name is unique, so that two writers of one
+    file do not mix, and it is removed if the block raises. The block may also make a folder, which
+    then replaces a folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
@@ -164,10 +165,10 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def lock(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder, which is created if need be, for one writer.
+    """Locks a folder for one writer; creates it if it does not exist.
 
-    The system releases the lock however the process ends. Files that an earlier writer left
-    half-written in the folder, because it was killed, are removed.
+    The system releases the lock however the process ends. Half-written files of an earlier writer
+    that was killed are removed.
 
     Raises:
       ConfigError: another process, or another job of this one, holds the folder.
@@ -188,9 +189,9 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
 
 
 def wait_for_lock(path: pathlib.Path, message: str) -> contextlib.AbstractContextManager[object]:
-    """Acquires the lock file at a path, and returns a context at whose end it is released.
+    """Acquires the lock file at a path, and returns a context that releases it at its end.
 
-    Where another process holds it, the message is printed to stderr and the call waits.
+    If another process holds it, the message is printed to stderr and the call waits.
 
     Raises:
       OSError: the lock file cannot be written.
@@ -217,7 +218,7 @@ def _replace_folder(path: pathlib.Path, new: pathlib.Path) -> None:
 
 
 def _partial(path: pathlib.Path) -> pathlib.Path:
-    """Returns a fresh name beside a path, short enough for a file system whatever its name."""
+    """Returns a new name beside a path, short enough for any file system."""
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f".{path.name[:50]}.{unique}.partial")
 

@@ -1,4 +1,4 @@
-"""Health of a run: updates that are not finite are refused or skipped, collapse is warned of."""
+"""Health of a run: refuses or skips nonfinite updates, and warns of a collapse."""
 
 import collections
 import math
@@ -25,11 +25,11 @@ def unguarded(step: Callable) -> Callable:
 
 
 def skip_nonfinite(step: Callable) -> Callable:
-    """Returns a step that applies no update whose logs are not finite, and logs `skipped` 0 or 1.
+    """Returns a step that skips an update if its logs are not finite, and logs `skipped` 0 or 1.
 
-    A skipped step changes only `state.step`: parameters, statistics and optimizers, with their own
-    counters, keep every bit. The logs hold all losses and the norms of all gradients and are equal
-    on every device, so that all devices decide alike.
+    A skipped step changes only `state.step`. Parameters, statistics and optimizers, including their
+    own counters, stay the same bit for bit. The logs hold all losses and the norms of all gradients
+    and are equal on every device, so that all devices decide in the same way.
     """
 
     def guarded(state: Any, batch: dict) -> tuple[Any, dict[str, jax.Array]]:
@@ -51,7 +51,7 @@ class PendingSteps:
 
     Args:
       names: maps a domain and the indices of its examples to their names.
-      leftovers: what `leftovers` returned when the state was saved that the run continues from.
+      leftovers: what `leftovers` returned when the restored state was saved.
     """
 
     def __init__(self, names: ExampleNames, leftovers: Mapping[str, Any] | None = None) -> None:
@@ -73,7 +73,7 @@ class PendingSteps:
     def means(self) -> dict[str, float]:
         """Returns the mean of every log over the applied steps, and clears them.
 
-        `skipped` counts the skipped steps and is absent where there were none.
+        `skipped` is the number of skipped steps; it is absent if there were none.
 
         Raises:
           NotFiniteError: names the first bad step, its logs and the examples of its batch; under
@@ -109,7 +109,8 @@ class PendingSteps:
             if applied:
                 raise NotFiniteError(f"{event}; no checkpoint was written after it")
             self._skipped, self._in_a_row = self._skipped + 1, self._in_a_row + 1
-            # Every process reports its own examples, so this goes to stderr, which all keep.
+            # Every process reports its own examples, so this goes to stderr, which is never
+            # silenced.
             say(f"  {event}; the update was skipped", to=sys.stderr)
             if self._in_a_row == MAX_SKIPPED_IN_A_ROW:
                 raise NotFiniteError(
@@ -133,17 +134,17 @@ def example_numbers(domain: str, indices: np.ndarray) -> list[str]:
 PATIENCE = 3  # log rows in a row before a warning
 
 DISCRIMINATOR_CERTAIN = 0.99  # a discriminator this often right on both domains teaches nothing
-ENTROPY_COLLAPSED = 0.01  # of the target, below which the network is sure of everything
-SINGLE_CLASS = 1.5  # effective classes of the target's predictions below which one takes all
+ENTROPY_COLLAPSED = 0.01  # target entropy below which the network is sure of everything
+SINGLE_CLASS = 1.5  # effective number of predicted classes below which one dominates
 OVERPOWERED = 10.0  # a view's share of the gradient at the outputs, relative to the source's
 
 
 def symptoms(metrics: Metrics) -> dict[str, str]:
-    """Returns what is wrong in one log row: a sentence by the name of the symptom.
+    """Returns what is wrong in one log row, as a message for each symptom.
 
     Args:
-      metrics: the means of a log row as `rtda_jax.adapt.step` names them; a missing one counts as
-        healthy.
+      metrics: the means of a log row, by the names of `rtda_jax.adapt.step`; a missing value
+        counts as healthy.
     """
     sentences = {}
     for level, rates in accuracies(metrics).items():

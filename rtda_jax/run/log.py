@@ -1,4 +1,4 @@
-"""What a run reports: metrics as JSON lines, one line a log step for people, progress and rates."""
+"""What a run reports: metrics as JSON lines, a readable line for each, progress and rates."""
 
 import contextlib
 import json
@@ -21,21 +21,21 @@ LEFTOVERS_FILE = "leftovers.json"
 # The values of one log row by name; "step" is among them.
 Metrics = Mapping[str, float]
 
-WIDTH = 98  # columns of a line that is indented by two, so that it fits into 100
+WIDTH = 98  # columns of a line; with an indent of two it fits into 100
 
 _LARGEST = 2**30  # bytes of a log
 _REDRAW_SECONDS = 0.2  # between two updates of a line on a terminal
 
 
 def say(text: str = "", *, to: TextIO | None = None) -> None:
-    """Prints lines at once, to a terminal and to a log file alike.
+    """Prints lines and flushes them, on a terminal as in a log file.
 
-    Control characters are escaped, as names of files may hold any, and so is what the encoding of
-    the stream lacks.
+    Control characters are escaped, because names of files may contain any of them. So are
+    characters that the encoding of the stream lacks.
 
     Args:
-      text: may have several lines.
-      to: where it goes; default stdout.
+      text: one or several lines.
+      to: the stream; by default stdout.
     """
     stream = to or sys.stdout
     text = "\n".join(printable(line, limit=None) for line in text.split("\n"))
@@ -44,9 +44,9 @@ def say(text: str = "", *, to: TextIO | None = None) -> None:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the rows of a run; none where there is no file.
+    """Returns the rows of a run; none if there is no file.
 
-    A torn last line, of a run that was killed or is being written, is left out.
+    An incomplete last line, of a run that was killed or is still being written, is left out.
 
     Raises:
       ConfigError: names the file and the line if another line is damaged.
@@ -58,10 +58,10 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def truncate(path: pathlib.Path, *, after: int) -> None:
-    """Drops the rows of later steps than the one a run resumes from, and lines that are damaged.
+    """Drops the rows after the step from which a run resumes, and damaged lines.
 
-    A torn last line is what a killed run leaves. Other damaged lines are reported, and the whole
-    file stays beside the repaired one as `metrics.jsonl.damaged`.
+    An incomplete last line is normal after a run was killed. Other damaged lines are reported, and
+    the original file is kept beside the repaired one as `metrics.jsonl.damaged`.
     """
     rows, damaged = _rows(path)
     if damaged and damaged != [len(rows) + 1]:
@@ -77,7 +77,7 @@ def truncate(path: pathlib.Path, *, after: int) -> None:
 
 
 def _rows(path: pathlib.Path) -> tuple[list[tuple[bytes, dict[str, Any]]], list[int]]:
-    """Returns the lines of a log that are rows, parsed beside them, and the numbers of others."""
+    """Returns the valid lines of a log, their parsed rows, and the numbers of damaged lines."""
     rows, damaged = [], []
     lines = _content(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -104,7 +104,7 @@ def _is_step(value: object) -> bool:
 
 
 def append(path: pathlib.Path, metrics: Metrics) -> None:
-    """Adds one row; values that are not finite become null, because JSON has no name for them."""
+    """Appends one row; values that are not finite become null, because JSON cannot express them."""
     row = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()
     }
@@ -120,10 +120,10 @@ def save_leftovers(
 ) -> None:
     """Saves the metrics since the last log row, so that a resumed run writes the same row.
 
-    Called before the checkpoint of the step is written, which may be between two rows.
+    Call this before the checkpoint of the step is written, which may be between two rows.
 
     Args:
-      path: the file; it is absent as long as no checkpoint has leftovers.
+      path: the file; it does not exist as long as no checkpoint has leftovers.
       leftovers: plain values by name, see `PendingSteps.leftovers`.
       step: the step of the checkpoint.
       steps: the steps that already have a checkpoint; entries of all others are dropped.
@@ -137,12 +137,12 @@ def save_leftovers(
 
 
 def read_leftovers(path: pathlib.Path, *, step: int) -> dict[str, Any]:
-    """Returns the leftovers of a checkpoint's step; empty where there are none."""
+    """Returns the leftovers of a checkpoint's step; empty if there are none."""
     return _leftovers(path).get(str(step), {})
 
 
 def _leftovers(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Returns the leftovers by step; of a damaged file none, because one log row is not a run."""
+    """Returns the leftovers by step; none if the file is damaged, which costs only one log row."""
     if not path.exists():
         return {}
     with contextlib.suppress(ConfigError):
@@ -154,11 +154,11 @@ def _leftovers(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def line(metrics: Metrics, *, steps: int, objective: Sequence[str]) -> str:
-    """Returns a log row for people, at most `WIDTH` columns wide.
+    """Returns a log row as a readable line, at most `WIDTH` columns wide.
 
-    Step, loss, speed and time left are always there; the discriminators' accuracies on source and
-    target, terms, learning rates and the share of waiting follow as far as they fit. Everything is
-    in metrics.jsonl.
+    It always has step, loss, speed and time left. The discriminators' accuracies on source and
+    target, terms, learning rates and the share of waiting follow as far as they fit. metrics.jsonl
+    has everything.
     """
     width = len(str(steps))
     start = [f"step {metrics['step']:>{width}}/{steps}", f"loss {metrics['loss']:.3f}"]
@@ -195,7 +195,7 @@ def accuracies(metrics: Metrics) -> dict[str, tuple[float, float]]:
 
 
 def duration(seconds: float) -> str:
-    """Returns seconds as people read them: 42s, 3m07s, 2h05m."""
+    """Returns seconds in a readable form: 42s, 3m07s, 2h05m."""
     whole = max(round(seconds), 0)
     if whole < 60:
         return f"{whole}s"
@@ -230,7 +230,7 @@ class Clock:
     def lap(self, step: int) -> dict[str, float]:
         """Returns the rates of the interval that ends at a step, and begins the next one.
 
-        Speed and time left are nan in an interval without a step, as after compilation.
+        Speed and time left are nan in an interval without steps, such as the one after compilation.
         """
         seconds, steps = max(self.elapsed(), 1e-9), step - self.step
         rates = {
@@ -243,14 +243,14 @@ class Clock:
 
 
 class Progress:
-    """Shows how far a job is: redrawn on a terminal, one line every quarter in a log file.
+    """Shows the progress of a job: redrawn on a terminal, a line for every quarter in a log file.
 
     Args:
-      what: begins the line.
+      what: the beginning of the line.
       total: how many items there are.
       done: how many of them an earlier run finished.
       unit: the unit of the rate.
-      to: where the line goes; default stderr.
+      to: the stream; by default stderr.
     """
 
     def __init__(

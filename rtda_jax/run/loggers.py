@@ -1,6 +1,7 @@
-"""Other places that show a run's metrics while it trains; metrics.jsonl is always written.
+"""Loggers that show a run's metrics while it trains, besides metrics.jsonl, which is always
+written.
 
-A logger never decides anything and never ends a run: one that fails is left out with a warning.
+A logger never influences or ends a run: one that fails is dropped with a warning.
 """
 
 import functools
@@ -24,20 +25,20 @@ SPEED = ("images_per_second", "data_wait", "seconds_left")
 
 
 class Logger(Protocol):
-    """Gets each row that metrics.jsonl gets."""
+    """Receives each row that is written to metrics.jsonl."""
 
     def write(self, metrics: Metrics) -> None:
-        """Takes one row, in which "step" is among the names."""
+        """Receives one row, which has a value named "step"."""
 
     def close(self) -> None:
-        """Writes out what is held back; no row follows."""
+        """Writes buffered rows; no row follows."""
 
 
 class TensorBoard:
     """Writes TensorBoard's event files to `<stage>/tensorboard`.
 
-    They are written anew from metrics.jsonl when a run starts or continues, so that no step is in
-    them twice, and a run that began without them has all of its steps.
+    They are rewritten from metrics.jsonl when a run starts or continues, so that no step is in them
+    twice, and a run that began without this logger has all of its steps.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -45,7 +46,7 @@ class TensorBoard:
         folder = folder / "tensorboard"
         for events in folder.glob("events.out.tfevents.*"):
             events.unlink()
-        # purge_step makes a TensorBoard that is already looking forget the steps of old files.
+        # purge_step makes a TensorBoard that is already running forget the steps of old files.
         self.writer = module.SummaryWriter(str(folder), purge_step=0)
         for row in log.read(folder.parent / log.METRICS_FILE):
             self.write(row)
@@ -56,7 +57,7 @@ class TensorBoard:
             self.writer.add_scalar(name, value, metrics["step"])
 
     def close(self) -> None:
-        """Writes out what is held back."""
+        """Writes buffered rows."""
         self.writer.close()
 
 
@@ -71,8 +72,8 @@ class Session(NamedTuple):
 class Service:
     """Sends rows to a tracking service, each step once.
 
-    `<stage>/<service>.json` records the service's run and the last step it has. A run that
-    continues, or that began without the service, first sends the rows of metrics.jsonl after it.
+    `<stage>/<service>.json` records the service's run and the last step that it has received. A run
+    that continues, or that began without the service, first sends the later rows of metrics.jsonl.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Service:
             self.write(row)
 
     def write(self, metrics: Metrics) -> None:
-        """Sends a row, unless the service has its step."""
+        """Sends a row, unless the service already has its step."""
         step = int(metrics["step"])
         if step > self.last:
             self.session.log(_numbers(metrics), step)
@@ -112,7 +113,7 @@ def wandb(folder: pathlib.Path, identifier: str | None) -> Session:
 
 
 def trackio(folder: pathlib.Path, identifier: str | None) -> Session:
-    """Starts or continues a run of trackio, which stores on this machine unless told otherwise."""
+    """Starts or continues a run of trackio, which stores it on this machine by default."""
     module = _module("trackio", "trackio")
     name = identifier or f"{_label(folder)} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     run = module.init(project=PROJECT, name=name, config=_fields(folder), resume="allow")
@@ -173,7 +174,7 @@ class Loggers:
                 ) from error
 
     def write(self, metrics: Metrics) -> None:
-        """Hands a row to each logger; one that fails gets no further ones."""
+        """Sends a row to each logger; a logger that fails gets no further rows."""
         self._each(lambda logger: logger.write(metrics))
 
     def __enter__(self) -> "Loggers":

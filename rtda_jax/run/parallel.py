@@ -1,7 +1,7 @@
-"""One program on one or many devices, in one or many processes; no other module names devices.
+"""Runs one program on one or many devices, in one or many processes; no other module names devices.
 
 The train state has no device axis: it is replicated. A batch is split along its leading axis, and
-each process brings its share of it.
+each process provides its share of it.
 """
 
 import functools
@@ -20,13 +20,14 @@ from rtda_jax.errors import ConfigError, DataError, printable
 T = TypeVar("T")
 
 AXIS = "batch"
-SHOWN = 20  # differences between processes that an error lists
+SHOWN = 20  # the most differences between processes that an error lists
 HEARTBEAT = 60  # seconds without a heartbeat after which a peer counts as dead
 PATIENCE = 300  # seconds that the processes of a job wait for each other at the start
 
-# Errors with these beginnings are a process's own fault, and those with these names a collective's.
+# Errors that begin with these words are a process's own fault; errors with these names come from a
+# collective.
 OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
-COLLECTIVES = ("Gloo", "NCCL")  # jax raises these as ValueError where a program is dispatched
+COLLECTIVES = ("Gloo", "NCCL")  # jax raises these as ValueError when a program is dispatched
 
 
 def mesh(devices: list | None = None) -> Mesh:
@@ -40,14 +41,14 @@ def local_mesh() -> Mesh:
 
 
 def join(coordinator: str, *, processes: int | None = None, index: int | None = None) -> None:
-    """Makes this process one of several of a job; must come before any device is used.
+    """Joins this process to the others of a job; call it before any device is used.
 
-    A peer that hangs or dies ends the others after a minute, when they miss its heartbeat, or
+    If a process hangs or dies, the others end: after a minute, when they miss its heartbeat, or
     earlier, when a collective fails.
 
     Args:
-      coordinator: HOST:PORT of process 0, or "auto" where SLURM, Open MPI, Kubernetes or a TPU
-        pod describes the whole job.
+      coordinator: HOST:PORT of process 0, or "auto" if SLURM, Open MPI, Kubernetes or a TPU pod
+        describes the whole job.
       processes: how many there are.
       index: which one this is, from 0.
 
@@ -56,7 +57,7 @@ def join(coordinator: str, *, processes: int | None = None, index: int | None = 
     """
     initialize = functools.partial(
         jax.distributed.initialize,
-        initialization_timeout=2 * PATIENCE,  # the program gives up first, with a sentence
+        initialization_timeout=2 * PATIENCE,  # the program gives up first, with a message
         heartbeat_timeout_seconds=HEARTBEAT,
     )
     if coordinator == "auto":
@@ -77,15 +78,15 @@ def join(coordinator: str, *, processes: int | None = None, index: int | None = 
 
 
 def joined() -> bool:
-    """Returns whether this process is one of several, or of a job that was to have several."""
+    """Returns whether this process belongs to a job that has, or was meant to have, several."""
     return jax.distributed.is_initialized()
 
 
 def peer_died(error: BaseException | None) -> bool:
     """Returns whether an error means that another process of the job is gone or does not answer.
 
-    Then a collective or a barrier failed, and libraries may have wrapped the error that JAX raised
-    for it. Errors of this process's own making (memory, programs) do not count.
+    In that case a collective or a barrier fails, and libraries may have wrapped the error that JAX
+    raised. Errors that this process caused itself (memory, programs) do not count.
     """
     while joined() and error is not None:
         text = str(error)
@@ -99,7 +100,7 @@ def peer_died(error: BaseException | None) -> bool:
 
 
 def process() -> tuple[int, int]:
-    """Returns which process this is, and of how many."""
+    """Returns the index of this process and the number of processes."""
     return jax.process_index(), jax.process_count()
 
 
@@ -117,8 +118,8 @@ def barrier(name: str) -> None:
 def any_process(flag: bool, *, now: bool) -> bool:
     """Returns whether the flag is set in any process.
 
-    Several processes ask each other only at steps where `now` is true in all of them, and
-    otherwise get False.
+    The processes communicate only if `now` is true, which must be so in all of them; otherwise the
+    result is False.
     """
     if jax.process_count() == 1:
         return flag
@@ -129,7 +130,8 @@ def sum_counts(x: np.ndarray) -> np.ndarray:
     """Returns the exact int64 sum of an integer array over the processes."""
     if jax.process_count() == 1:
         return x
-    # Summed as two halves, because without x64 a device holds no integer beyond 32 bits.
+    # The halves of each number are summed separately, because a device without x64 has no integers
+    # beyond 32 bits.
     low, high = x.astype(np.int64) & 0xFFFF, x.astype(np.int64) >> 16
     halves = multihost_utils.process_allgather(np.stack([low, high]).astype(np.int32))
     low, high = halves.astype(np.int64).sum(0)
@@ -173,10 +175,10 @@ def gather_text(text: str) -> list[str]:
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:
-    """Refuses to go on unless all processes of the job pass the same facts.
+    """Refuses to continue unless all processes of the job pass the same facts.
 
     Args:
-      facts: plain values by name; floats are compared by all of their digits.
+      facts: plain values by name; floats are compared with all of their digits.
 
     Raises:
       ConfigError: in every process; names each fact that differs, with its value in the main
@@ -198,7 +200,7 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
 
 
 def on_main(action: Callable[[], None]) -> None:
-    """Runs an action in the main process while the others wait; all of them see how it ended.
+    """Runs an action in the main process while the others wait; all of them learn how it ended.
 
     Raises:
       ConfigError: in every process, if the action raised one in the main process.
@@ -231,9 +233,9 @@ def in_every_process(action: Callable[[], T]) -> T:
 
 
 def deterministic() -> None:
-    """Restricts the compiler to GPU kernels that repeat their bits; before any device is used.
+    """Restricts the compiler to deterministic GPU kernels; call it before any device is used.
 
-    CPU programs repeat theirs anyway. This also switches autotuning off, which may choose other
+    CPU programs are deterministic anyway. This also switches off autotuning, which may choose other
     kernels in another process.
     """
     flags = os.environ.get("XLA_FLAGS", "")
@@ -258,12 +260,12 @@ def check_batch(batch_size: int, devices: int, *, accumulate: int = 1) -> None:
 
 
 def replicated(over: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole."""
+    """Returns the sharding of arrays that every device holds as a whole."""
     return NamedSharding(over, PartitionSpec())
 
 
 def replicate(tree, over: Mesh):
-    """Puts a tree on every device; without it the first call of a mapped step compiles twice."""
+    """Puts a tree on every device; without this, the first call of a mapped step compiles twice."""
     if jax.process_count() == 1:
         return jax.device_put(tree, replicated(over))
 
@@ -278,20 +280,21 @@ def replicate(tree, over: Mesh):
 def compile_step(step: Callable, over: Mesh) -> Callable:
     """Returns a step (state, batch) -> (state, logs) that runs on every device.
 
-    One process maps the step by `jax.pmap`, to which a batch in NumPy is enough. Of several
-    processes none has the whole batch: they map the step by `jax.shard_map` over global arrays, to
-    which each brings its share. In both cases the state has no device axis.
+    A single process maps the step with `jax.pmap`, which accepts a batch of NumPy arrays. Among
+    several processes, none has the whole batch: they map the step with `jax.shard_map` over global
+    arrays, to which each process contributes its share. In both cases the state has no device axis.
 
     Args:
       step: a step written with `axis_name=AXIS`.
-      over: the devices. The returned step takes this process's share of the batch and donates the
-        state.
+      over: the devices.
+
+    The returned step takes this process's share of the batch and donates the state.
     """
     return (pmapped if jax.process_count() == 1 else shard_mapped)(step, over)
 
 
 def shard_mapped(step: Callable, over: Mesh) -> Callable:
-    """Returns the step of `compile_step` on global arrays, as several processes need them."""
+    """Returns the step of `compile_step` on global arrays, for several processes."""
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     mapped = jax.jit(
         jax.shard_map(
@@ -311,7 +314,7 @@ def shard_mapped(step: Callable, over: Mesh) -> Callable:
 
 
 def pmapped(step: Callable, over: Mesh) -> Callable:
-    """Returns the step of `compile_step` on the devices of one process."""
+    """Returns the step of `compile_step` for the devices of one process."""
     devices = list(over.devices.flat)
     # in_axes None replicates the state, and out_axes None returns it without a device axis.
     mapped = jax.pmap(

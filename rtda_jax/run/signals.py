@@ -1,7 +1,8 @@
-"""Graceful shutdown on SIGTERM and SIGINT, and a watchdog for a run that no longer moves.
+"""Graceful shutdown on SIGTERM and SIGINT, and a watchdog for a run that makes no progress.
 
 Python runs a signal handler only between two of its own instructions in the main thread. Work that
-stays inside a library for long, such as compiling, therefore runs in a thread: see `compiling`.
+stays inside a library for a long time, such as compiling, therefore runs in another thread: see
+`compiling`.
 """
 
 import concurrent.futures
@@ -23,7 +24,7 @@ from rtda_jax.run.log import say
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
-PATIENCE = 2.0  # seconds of compiling after which it is said
+PATIENCE = 2.0  # seconds of compiling after which a message says so
 _compiling: list[threading.Thread] = []
 
 STALLED = 6  # exit code of a process that the watchdog ended
@@ -38,8 +39,8 @@ STALLED_SENTENCE = (
 def shutdown_event() -> Iterator[threading.Event]:
     """Yields an event that the first SIGTERM or SIGINT sets.
 
-    A second signal acts as it would outside, so that a user who presses Ctrl-C twice is obeyed.
-    Outside the main thread, where Python allows no signal handlers, the event is never set.
+    A second signal has its usual effect, so that pressing Ctrl-C twice ends the program. Outside
+    the main thread, where Python allows no signal handlers, the event is never set.
     """
     event = threading.Event()
     with _handle_first(event.set):
@@ -50,12 +51,12 @@ def shutdown_event() -> Iterator[threading.Event]:
 def stop_at_once(sentence: str) -> Iterator[None]:
     """Raises `Interrupted` inside the block as soon as SIGTERM or SIGINT arrives.
 
-    For work that is simply done again when its files are missing, and that writes them whole. A
-    second signal acts as it would outside.
+    Use this for work that writes its files atomically and is simply repeated when they are missing.
+    A second signal has its usual effect.
 
     Raises:
-      Interrupted: with `sentence`, also if the work swallowed what the signal raised or turned it
-        into an error of its own.
+      Interrupted: with `sentence`, even if the work swallowed the signal's exception or turned it
+        into another error.
     """
     arrived = False
 
@@ -69,7 +70,7 @@ def stop_at_once(sentence: str) -> Iterator[None]:
             yield
         except Interrupted:
             raise
-        except Exception as error:  # libraries wrap what the signal raised inside them
+        except Exception as error:  # libraries may wrap the signal's exception
             if arrived:
                 raise Interrupted(sentence) from error
             raise
@@ -79,7 +80,7 @@ def stop_at_once(sentence: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handle_first(action: Callable[[], None]) -> Iterator[None]:
-    """Calls `action` on the first SIGTERM or SIGINT; then the earlier handlers are back."""
+    """Calls `action` on the first SIGTERM or SIGINT, then restores the earlier handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -104,20 +105,20 @@ def _handle_first(action: Callable[[], None]) -> Iterator[None]:
 def compiling(
     work: Callable[[], Result], *, stop: threading.Event | None = None, sentence: str = ""
 ) -> Result:
-    """Returns what `work` returns, and heeds signals while it compiles.
+    """Returns what `work` returns, and reacts to signals while it compiles.
 
-    Says so if it takes longer than `PATIENCE`. Of several processes none stops here, because the
-    others would wait for it; they stop together after their first step.
+    Prints a message if this takes longer than `PATIENCE`. One of several processes never stops
+    here, because the others would wait for it; they stop together after their first step.
 
     Args:
-      work: takes its first call's time, such as a jitted function with its arguments.
-      stop: an event of `shutdown_event` that ends the waiting. What `stop_at_once` raises ends it
-        in any case.
-      sentence: what `Interrupted` says.
+      work: a function that compiles when it is called, such as the first call of a jitted function.
+      stop: an event of `shutdown_event` that ends the waiting. An exception of `stop_at_once` ends
+        it in any case.
+      sentence: the message of `Interrupted`.
 
     Raises:
-      Interrupted: the event is set. The work goes on in its thread until the process ends, which
-        must then not wait for it: see `leave`.
+      Interrupted: the event is set. The work continues in its thread until the process ends, and
+        the process must not wait for it: see `leave`.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
@@ -149,7 +150,7 @@ def compiling_first(
     stop: threading.Event | None = None,
     sentence: str = "",
 ) -> Callable[Arguments, Result]:
-    """Returns a function that makes its first call, in which it compiles, by `compiling`."""
+    """Returns a function whose first call, in which it compiles, runs inside `compiling`."""
     called = False
 
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -166,7 +167,7 @@ def compiling_first(
 def leave(code: int) -> int:
     """Returns the exit code, or ends the process with it at once if a compilation still runs.
 
-    The interpreter's own end would wait for the compiler, or take its memory away while it works.
+    A normal exit would wait for the compiler, or free its memory while it works.
     """
     if any(thread.is_alive() for thread in _compiling):
         sys.stdout.flush()
@@ -181,8 +182,8 @@ def watchdog(
 ) -> Iterator[Callable[[], None]]:
     """Yields a heartbeat; the process ends with `STALLED` if it is not called for `seconds`.
 
-    A thread watches, because the main one may wait forever inside a library: for input that does
-    not come, or for a peer that died. Checkpoints are left as they are.
+    The watchdog is a thread, because the main thread may wait forever inside a library: for input
+    that does not arrive, or for a process that died. It does not change any checkpoints.
 
     Args:
       seconds: 0 switches the watchdog off.

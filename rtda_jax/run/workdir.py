@@ -1,8 +1,8 @@
-"""Folders that jobs write to: records in JSON, locks, claimed files, evaluations side by side.
+"""Folders that jobs write to: records in JSON, locks, lists of results, and several evaluations.
 
 A job lists its results in its record (predict.json, model.json, retrieve.json) before it writes the
-first of them, so that a job that is killed knows its own files when it is started again. Nothing is
-overwritten that no earlier job wrote.
+first of them, so that a job that was killed recognises its own files when it is started again. A
+job overwrites only files that an earlier job wrote.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.run import files, parallel
 
 RESULT = "result.json"
-_NAMED = 3  # of many files, an error names so many and then "..."
-_EVERYTHING = ""  # among the results that a record lists: whatever its folder holds
+_NAMED = 3  # an error names at most this many files and then "..."
+_EVERYTHING = ""  # in the list of a record: everything in its folder
 _LARGEST = 2**24  # bytes of a record
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes or replaces a JSON file atomically; of several processes, the main one writes."""
+    """Writes or replaces a JSON file atomically, in the main process only."""
     if parallel.is_main():
         files.write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
@@ -33,7 +33,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the object that `write_json` wrote.
 
     Raises:
-      ConfigError: names the file if it holds something else, or is none that can be read.
+      ConfigError: names the file if it cannot be read or does not hold a JSON object.
     """
     try:
         value = json.loads(files.read(path, most=_LARGEST))
@@ -49,7 +49,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
-    """Returns a configuration as nested plain values, as reading its JSON gives them."""
+    """Returns a configuration as nested plain values, as if it had been read from JSON."""
     return json.loads(config.to_json_best_effort())
 
 
@@ -65,7 +65,7 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds a workdir for one job; of several processes of that job, the main one holds it.
+    """Locks a workdir for one job; if the job has several processes, the main one locks it.
 
     Raises:
       ConfigError: in every process; another job holds the workdir.
@@ -77,21 +77,21 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed(out: pathlib.Path, *, record: str, results: Iterable[str]) -> Iterator[list[str]]:
-    """Holds a folder for one job and lists its results in the record.
+    """Locks a folder for one job and lists the results of the job in the record.
 
     Args:
-      out: the folder, created where it does not exist.
-      record: name of the record, in the folder.
-      results: files that the job may write, relative to the folder; one that ends in a slash is a
-        folder that belongs to the job with all that is in it.
+      out: the folder; created if it does not exist.
+      record: the name of the record in the folder.
+      results: the files that the job may write, relative to the folder. A name that ends in a slash
+        is a folder that belongs to the job with all of its content.
 
     Yields:
       The list that the record must have under "results" when the job replaces it: the job's own
       files and those of earlier jobs that are still there.
 
     Raises:
-      ConfigError: another job holds the folder, or it has files of these names that no earlier
-        job listed.
+      ConfigError: another job holds the folder, or the folder has files of these names that no
+        earlier job listed.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def claimed(out: pathlib.Path, *, record: str, results: Iterable[str]) -> Iterat
 
 
 def written(record: pathlib.Path) -> set[str]:
-    """Returns the results that a record lists, relative to its folder; none if it is no record."""
+    """Returns the results that a record lists, relative to its folder; none without a record."""
     try:
         known: dict[str, Any] = read_json(record) if record.is_file() else {}
     except (ConfigError, OSError):
@@ -127,7 +127,7 @@ def written(record: pathlib.Path) -> set[str]:
 
 
 def covers(results: set[str], name: str) -> bool:
-    """Tells whether a list of results names a file, or a folder that the file lies in."""
+    """Returns whether a list of results names a file, or a folder that contains the file."""
     path = pathlib.PurePosixPath(name)
     return bool({_EVERYTHING, str(path), f"{path}/", *(f"{p}/" for p in path.parents)} & results)
 
@@ -152,8 +152,8 @@ def save_result(
 ) -> None:
     """Writes what an evaluate stage measured to `result.json`, its newest result.
 
-    An earlier result under another identity moves to `result-HASH.json`, so that all of them stay
-    side by side.
+    An earlier result under another identity is moved to `result-HASH.json`, so that all of them are
+    kept.
     """
     record, path = json.loads(json.dumps(dict(record))), folder / RESULT
     if parallel.is_main() and path.exists():
