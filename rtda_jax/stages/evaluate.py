@@ -1,4 +1,4 @@
-"""An evaluate stage: scores, the protocol they were measured by, and a picture grid."""
+"""An evaluate stage: scores, the protocol under which they were measured, and a picture grid."""
 
 import dataclasses
 import pathlib
@@ -32,8 +32,8 @@ class EvalOptions:
 
     Attributes:
       pictures: rows of the picture grid.
-      validators: scores that read no target label, see `validation`.
-      validator_images: how many images source_miou and masked_agreement read; 0: all.
+      validators: the scores without target labels to compute, see `validation`.
+      validator_images: how many images source_miou and masked_agreement read; 0 means all.
     """
 
     pictures: int = 4
@@ -70,7 +70,7 @@ def bound(fields: Fields) -> Fields:
 
 
 def check_images(plan: Plan) -> None:
-    """Refuses to train first and to find only then that the folders to evaluate on have no name.
+    """Refuses missing folders for the evaluation before training instead of after it.
 
     Raises:
       ConfigError: names the stage, the fields, and how to train without an evaluation.
@@ -102,9 +102,9 @@ def padding_warning(protocol: Protocol, size: tuple[int, int]) -> str:
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
-    """Evaluates the stage's networks, unless that is done, and returns what results.json says.
+    """Evaluates the stage's networks, unless that is done, and returns the entry of results.json.
 
-    Results by other protocols, or of fewer steps, stay beside it and are its `others`.
+    Results under other protocols or of fewer steps are kept as `others` of the entry.
     """
     identity = identify(plan, name)
     record = find_result(workdir / name, identity)
@@ -120,7 +120,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
-    """Evaluates the stage's networks, also if that is done, and returns what results.json says."""
+    """Evaluates the stage's networks, even if done before; returns the entry of results.json."""
     stage, config, identity = plan[name], plan[name].config, identify(plan, name)
     log.say(f"[{name}] {' + '.join(stage.models)} on {config.benchmark.name}")
     models = [load_network(plan, reference, workdir) for reference in stage.models]
@@ -199,7 +199,7 @@ def validate(
     protocol: Protocol,
     heartbeat: Callable[[], object],
 ) -> dict[str, Any]:
-    """Returns the validators; without the data that one reads, says so and returns none."""
+    """Returns the scores of the validators; warns and returns none if data are missing."""
     try:
         return validation.report(config, models, observer, protocol=protocol, heartbeat=heartbeat)
     except DataError as error:
@@ -210,7 +210,7 @@ def validate(
 def save_pictures(
     config: ConfigDict, rows: list[tuple], folder: pathlib.Path, *, beta: float | None
 ) -> None:
-    """Writes `predictions.png`; without the source's images, says so and writes none."""
+    """Writes `predictions.png`; prints a warning and writes none if the source is missing."""
     path, sheet = folder / "predictions.png", None
     try:
         if rows:
@@ -224,7 +224,7 @@ def save_pictures(
 
 
 def identify(plan: Plan, name: str) -> dict[str, Any]:
-    """Returns what decides the numbers of an evaluate stage: protocol, networks and their steps."""
+    """Returns what determines the scores of a stage: protocol, networks and their steps."""
     stage = plan[name]
     return {
         "protocol": protocol_record(stage, read(Protocol, stage.config.eval, "eval")),
@@ -243,7 +243,7 @@ def with_others(
 
 
 def protocol_record(stage: Stage, protocol: Protocol) -> dict[str, Any]:
-    """Returns everything that decides an evaluation's numbers besides the weights."""
+    """Returns everything that determines the scores of an evaluation besides the weights."""
     benchmark = stage.config.benchmark
     slides = protocol.mode == "slide"
     fields = {
@@ -251,8 +251,8 @@ def protocol_record(stage: Stage, protocol: Protocol) -> dict[str, Any]:
     }
     window = {k: fields[k] for k in ("window", "stride", "scales", "mirror")} if slides else {}
     averaged = f"mean {protocol.fusion}" if len(stage.models) > 1 or slides else "logits"
-    # Older records do not have these fields and were measured by their defaults, which are left out
-    # here as well, so that they remain the same protocol.
+    # Older records lack these fields and were measured with their defaults. The defaults are left
+    # out here as well, so that the protocols are equal.
     defaults = Protocol()
     added = {k: fields[k] for k in ("output", "absent") if fields[k] != getattr(defaults, k)}
     if benchmark.resize != "bilinear":

@@ -1,7 +1,7 @@
 """The plan of an experiment: every stage with its own configuration, built and checked.
 
-A stage names the networks of earlier ones as "STAGE" or "STAGE:teacher"; here the names are
-checked, and the networks are read once those stages are finished.
+A stage names the networks of earlier stages as "STAGE" or "STAGE:teacher". This module checks the
+names, and reads the networks once those stages are finished.
 """
 
 import contextlib
@@ -37,7 +37,8 @@ class Stage:
       kind: the kind of the stage, a key of `rtda_jax.stages.KINDS`.
       models: the networks that it reads, "STAGE" or "STAGE:teacher" each.
       config: the experiment's fields with the stage's overrides.
-      method: the method that it trains, or that of the network it changes; None for other kinds.
+      method: the method that it trains, or that of the network which it changes; None for other
+        kinds.
     """
 
     name: str
@@ -54,15 +55,15 @@ class Stage:
 
 Plan = dict[str, Stage]
 
-LARGEST_SIDE = 2**16  # no image format or device holds more, and shapes stay machine integers
+LARGEST_SIDE = 2**16  # enough for any image, and small enough for shapes to be machine integers
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkOptions:
-    """The fields that every benchmark has, beside the specifications of its data.
+    """The fields of every benchmark except the specifications of its data.
 
     Attributes:
-      classes, eval_classes: names of class sets, or definitions of own classes.
+      classes, eval_classes: names of class sets, or definitions of the user's own classes.
       size, source_size: (H, W) that images are resized to before the crop.
       crop, source_crop: (H, W) of a training batch.
       resize, source_resize: how images are resized, keys of `FILTERS`.
@@ -97,9 +98,9 @@ class Kind(Traits):
     """One kind of stage.
 
     Attributes:
-      run: runs the stage of a plan in a workdir, or says that it is finished; returns what
-        results.json says of it.
-      check: refuses, with a ConfigError, a stage that cannot be run after those of the plan.
+      run: runs the stage of a plan in a workdir, or prints that it is finished; returns its entry
+        of results.json.
+      check: raises a ConfigError if a stage cannot be run after those of the plan.
     """
 
     run: Callable[[Plan, str, pathlib.Path], dict[str, Any]]
@@ -163,7 +164,8 @@ def _stage(
         with base.unlocked():
             del base["stages"], base["stage"]
     _override(base.lock(), overrides)
-    # Read for their errors: what is wrong is refused before any stage runs.
+    # These are read only for their errors, so that an invalid field is refused before any stage
+    # runs.
     read(StageOptions, base, "")
     read(StreamOptions, base, "")
     read(BenchmarkOptions, base.benchmark, "benchmark")
@@ -182,7 +184,7 @@ def _stage(
 
 
 def _override(config: ConfigDict, overrides: dict[str, Any]) -> None:
-    """Changes fields of a stage's configuration; the configuration library names what is wrong."""
+    """Changes fields of a stage's configuration; errors of the configuration library name them."""
     try:
         config.update(overrides)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
@@ -198,7 +200,7 @@ def parse(network: str) -> tuple[str, str]:
 
 
 def check_network(plan: Plan, network: str, kinds: Mapping[str, Kind]) -> None:
-    """Refuses the name of a network that no earlier stage of the plan leaves.
+    """Refuses the name of a network that no earlier stage of the plan produces.
 
     Raises:
       ConfigError: names the network.
@@ -232,7 +234,7 @@ def check_earlier(plan: Plan, network: str, kinds: tuple[str, ...]) -> None:
 
 
 def check_beginning(plan: Plan, config: ConfigDict, kinds: Mapping[str, Kind]) -> None:
-    """Refuses a train stage that starts from, or learns from, what no earlier stage leaves.
+    """Refuses a train stage whose networks or labels no earlier stage produces.
 
     Raises:
       ConfigError: names the field.
@@ -286,11 +288,11 @@ def start_from(
     """Returns a fresh state with the networks that the stage starts from, and a sentence.
 
     These are the segmentation network of the stage that `init` names, with its batch statistics,
-    and the discriminators of the levels that both stages train. The optimizers stay fresh.
+    and the discriminators of the levels that both stages train. The optimizers start fresh.
 
     Raises:
       ConfigError: that stage is not finished, its networks have another shape, or they read images
-        of another normalisation.
+        with another normalisation.
     """
     network, normalisation = stage.config.init, stage.config.normalisation
     model = load_network(plan, network, workdir)
@@ -338,7 +340,7 @@ def _other_network(plan: Plan, network: str) -> OtherNetwork:
 
 
 def method_of(stage: Stage) -> Method:
-    """Returns the method of a stage whose kind leaves a network."""
+    """Returns the method of a stage that produces a network."""
     assert stage.method is not None
     return stage.method
 

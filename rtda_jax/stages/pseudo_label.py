@@ -1,11 +1,11 @@
 """A pseudo_label stage: finished networks label the training images of the target.
 
-The label files come from a stream of predictions, in bounded memory and resumable after a kill.
-Thresholds over the whole set need two passes. The first counts confidences in a histogram, which
-is saved now and then so that a killed pass can continue; its checksum tells when it is damaged.
-The second pass writes the files. It trusts files that are there, because each is a function of its
-image and the thresholds, and is moved into place whole. Of several processes each labels every n-th
-image; what they counted adds up, also when fewer of them continue.
+The label files come from a stream of predictions, in bounded memory, and can be resumed after a
+kill. Thresholds over the whole set need two passes. The first pass counts confidences in a
+histogram, which is saved from time to time so that a killed pass can continue; a checksum detects
+damage. The second pass writes the files. It keeps the files that already exist, because each of
+them depends only on its image and the thresholds and was written atomically. With n processes, each
+one labels every n-th image. What they counted adds up, even if fewer of them continue.
 """
 
 import hashlib
@@ -50,15 +50,16 @@ from rtda_jax.stages.plan import Plan, Stage, load_network, method_of, parse
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
-# From the indices of images to the labels uint8 [H,W] and confidences float32 [H,W] of each.
+# A function from the indices of images to an iterator over their labels uint8 [H,W] and confidences
+# float32 [H,W].
 Predictions = Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses, before anything is trained, a rule or outputs that the stage cannot work with.
+    """Refuses invalid rules or outputs before anything is trained.
 
     Raises:
-      ConfigError: names the field, the outputs there are, or target images that are scored.
+      ConfigError: names the field, the available outputs, or target images that are scored.
     """
     config = stage.config
     options = read(PseudoLabelOptions, config.pseudo, "pseudo")
@@ -78,7 +79,7 @@ def check(plan: Plan, stage: Stage) -> None:
 
 
 def bound(fields: Fields) -> Fields:
-    """Returns the fields of a stage that decide its labels, with those of the labelled split."""
+    """Returns the fields of a stage, and of the labelled split, that decide its labels."""
     names = ("kind", "models", "pseudo", "benchmark.classes", "benchmark.size", "benchmark.resize")
     return only(fields, (*names, f"benchmark.{fields.get('pseudo.split')}"))
 
@@ -170,7 +171,7 @@ def check_scored(plan: Plan) -> None:
 
 
 def _refuse_scored(name: str, config: Any) -> None:
-    """Refuses images that are scored, by whatever list or folder they get into the target."""
+    """Refuses images that are scored, whichever list or folder brings them into the target."""
     scored = load(
         {**config.benchmark.eval, "use": "unlabelled"},
         data_dir=config.data_dir,
@@ -213,7 +214,8 @@ def predictor(
             pixels = normalise(image[None].astype(jnp.float32), name=model.normalisation)
             outputs: Any = model.module.apply(v, pixels, train=False)
             softmax += [jax.nn.softmax(outputs[h].astype(jnp.float32), axis=-1) for h in heads]
-        # A DeepLab's "coarse" is resized as softmax (BDL, FDA), all others have the image's size.
+        # The softmax of a DeepLab's "coarse" is resized (BDL, FDA); all others have the image's
+        # size.
         size = (image.shape[0], image.shape[1])
         return [
             p[0] if p.shape[1:3] == size else upsample(p, size=size, align="corners")[0]
@@ -243,12 +245,12 @@ def generate(
     Every process of a job calls it and writes its share of the files.
 
     Args:
-      predictions: of the images that it is asked for; the same at every call.
-      folder: where the files go; it may hold what an earlier, killed call wrote.
+      predictions: the predictions of given images; equal at every call.
+      folder: the folder of the files; it may hold files of an earlier call that was killed.
       keys: names of the images.
       options: which pixels keep their label.
       num_classes: K.
-      interrupted: ends the work between two images.
+      interrupted: an event that ends the work between two images.
       heartbeat: called after every image that was predicted or read again.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A statistics stage: measures a network's batch statistics anew on the target (AdaBN).
+"""A statistics stage: measures the batch statistics of a network on the target (AdaBN).
 
 Li et al. (2016) replace the running mean and variance of every batch normalisation by those of the
 target. As in PyTorch's `update_bn`, they are the averages of the statistics of N batches that pass
@@ -36,7 +36,7 @@ class StatisticsOptions:
     """The section `statistics` of a configuration.
 
     Attributes:
-      batches: how many target batches are averaged; 0 is one epoch.
+      batches: how many target batches are averaged; 0 means one epoch.
     """
 
     batches: int = 0
@@ -46,7 +46,7 @@ class StatisticsOptions:
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses more than one network, or a number of batches that makes no sense.
+    """Refuses more than one network, or an invalid number of batches.
 
     Raises:
       ConfigError: names the field.
@@ -69,7 +69,7 @@ def bound(fields: Fields) -> Fields:
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Stores the network with the target's statistics and returns the record of the stage.
 
-    It takes one forward pass over the target at most, so a stage that was killed begins anew.
+    It needs at most one forward pass over the target, so a stage that was killed starts again.
     """
     stage, folder = plan[name], workdir / name
     config = stage.config
@@ -112,7 +112,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
-    """Returns the running statistics that batches of images uint8 [B,H,W,3] give a network.
+    """Returns the running statistics of a network on batches of images uint8 [B,H,W,3].
 
     Of several processes each brings batches of its own, and all return the average over all.
 

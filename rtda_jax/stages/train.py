@@ -17,7 +17,8 @@ from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import Plan, Stage, method_of, start_from, taught_by
 from rtda_jax.train import train
 
-# Fields that a train stage does not read, beside FREE; the numbers of a benchmark are defaults.
+# Fields that a train stage does not read, besides FREE. The numbers of a benchmark are only
+# defaults.
 UNREAD = (
     "eval",
     "pseudo",
@@ -33,14 +34,14 @@ UNREAD = (
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses a zoom, moves or margins that the stream of batches cannot make.
+    """Refuses an invalid zoom, invalid moves and invalid margins.
 
     Raises:
       ConfigError: names the field.
     """
     del plan
     config = stage.config
-    # Read for its errors.
+    # Read only for its errors.
     read(MoveOptions, config.augment, "augment")
     margins = tuple(config.target_margins)
     if any(margins):
@@ -59,7 +60,7 @@ def bound(fields: Fields) -> Fields:
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
-    """Trains the stage to its end, from wherever it stands, and returns its record."""
+    """Trains the stage to its end, or continues it, and returns its record."""
     stage, folder = plan[name], workdir / name
     config, method = stage.config, method_of(stage)
     done = folder / "done.json"

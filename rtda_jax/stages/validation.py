@@ -1,6 +1,6 @@
 """Validation without target labels: scores that may choose between settings and methods.
 
-They come from the same pass over the target's images as an evaluation, and from a split of the
+They are computed in the same pass over the target's images as an evaluation, and on a split of the
 source that was not trained on.
 """
 
@@ -24,7 +24,7 @@ from rtda_jax.run.log import Progress
 
 
 class Statistics(NamedTuple):
-    """Sums over pixels that are enough for every score below and add up over images.
+    """Sums over pixels from which every score below follows; they can be added over images.
 
     Attributes:
       pixels: N.
@@ -66,15 +66,15 @@ def add(a: Statistics, b: Statistics) -> Statistics:
 
 
 def entropy(s: Statistics) -> float:
-    """Returns the mean entropy of a pixel in nats, [0, log K]; low if sure (Vu et al. 2019)."""
+    """Returns the mean entropy of a pixel in nats, [0, log K]; low is sure (Vu et al. 2019)."""
     return s.entropy / s.pixels
 
 
 def information_maximisation(s: Statistics) -> float:
     """Returns the entropy of the mean softmax minus the mean entropy, in nats, [0, log K].
 
-    It is high where a network is sure of each pixel and yet uses many classes (Krause et al. 2010;
-    Liang et al. 2020).
+    It is high if a network is confident at each pixel and yet uses many classes (Krause et al.
+    2010; Liang et al. 2020).
     """
     mean = s.probability / s.pixels
     used = mean[mean > 0]
@@ -84,22 +84,22 @@ def information_maximisation(s: Statistics) -> float:
 def nuclear_norm(s: Statistics) -> float:
     """Returns the nuclear norm of the softmax matrix [N,K] over its bound sqrt(N K), in (0, 1].
 
-    It is high where predictions are discriminable and diverse at once (Cui et al. 2020, batch
-    nuclear-norm maximisation). Here it covers every pixel of the set.
+    It is high if predictions are both confident and diverse (Cui et al. 2020, batch nuclear-norm
+    maximisation). Here it covers every pixel of the set.
     """
     eigenvalues = np.linalg.eigvalsh(s.gram)
     return float(np.sqrt(np.maximum(eigenvalues, 0)).sum() / np.sqrt(s.pixels * len(s.gram)))
 
 
-# Scores from the target's images alone.
+# Scores that need only the target's images.
 VALIDATORS = {
     "entropy": entropy,
     "information_maximisation": information_maximisation,
     "nuclear_norm": nuclear_norm,
 }
-# The score from images and labels of a source split that was not trained on.
+# The score on images and labels of a source split that was not trained on.
 SOURCE = "source_miou"
-# How well a network agrees with itself when parts of the image are hidden.
+# The agreement of a network with itself when parts of the image are hidden.
 MASKED = "masked_agreement"
 BLOCKS = 4  # along an image's shorter side
 HIDDEN = 0.5  # share of the blocks
@@ -117,18 +117,18 @@ class Observer:
         self.total = image if self.total is None else add(self.total, image)
 
     def gather(self) -> None:
-        """Adds up what all processes were called with."""
+        """Adds up the statistics of all processes."""
         self.total = parallel.sum_floats(self.total)
 
 
 def check(names: Sequence[str]) -> None:
-    """Raises ConfigError for a validator that is unknown."""
+    """Raises ConfigError if a validator is unknown."""
     for name in names:
         one_of(name, (SOURCE, MASKED, *VALIDATORS), "name in eval.validators:")
 
 
 def make_observer(names: Sequence[str]) -> Observer | None:
-    """Returns the observer that these validators need, to be called by an evaluation, or None."""
+    """Returns the observer that these validators need during an evaluation, or None."""
     return Observer() if any(name in VALIDATORS for name in names) else None
 
 
@@ -146,13 +146,13 @@ def report(
       config: an evaluate stage's configuration.
       models: the networks that were evaluated.
       observer: the statistics of their predictions for the target.
-      protocol: that of the evaluation, so that source and target are read alike.
+      protocol: that of the evaluation, so that source and target are read in the same way.
       heartbeat: called after each image.
 
     Returns:
-      `source_miou` is over the reported classes of the first `eval.validator_images` images of the
-      benchmark's source_eval, and None where the benchmark has none. `masked_agreement` is over the
-      first `eval.validator_images` images of the target.
+      `source_miou` is the mIoU of the reported classes on the first `eval.validator_images` images
+      of the benchmark's source_eval, and None if the benchmark has no such split.
+      `masked_agreement` is computed on the first `eval.validator_images` images of the target.
 
     Raises:
       DataError: the networks' predictions are not finite.
@@ -206,9 +206,9 @@ def _agreement(
 ) -> float:
     """Returns the mean IoU, in [0,1], between predictions of the target with and without masks.
 
-    It asks of a network what masked consistency (MIC, Hoyer et al. 2023) trains: to tell what is
-    hidden from its context. The masks depend on the number of an image alone, so that networks
-    are compared under the same ones, and hide with the mean colour of the first network's input.
+    It tests what masked consistency (MIC, Hoyer et al. 2023) trains: inferring hidden parts from
+    their context. The masks depend only on the index of an image, so that all networks are compared
+    under the same masks. Hidden blocks have the mean colour of the first network's input.
     """
     benchmark = config.benchmark
     classes = class_set(benchmark.classes)
@@ -251,7 +251,7 @@ def _first_examples(config: Any, spec: Any) -> tuple[Iterator[dict[str, Any]], i
 
 
 def hide(image: np.ndarray, *, index: int, colour: np.ndarray) -> np.ndarray:
-    """Returns an image uint8 [h,w,3] with random blocks in one colour, those of its number."""
+    """Returns an image uint8 [h,w,3] with random blocks, which its index selects, in one colour."""
     size = (image.shape[0], image.shape[1])
     options = MaskOptions(block=max(1, round(min(size) / BLOCKS)), ratio=HIDDEN)
     visible = block_mask(jax.random.key(0), jnp.array([index]), size=size, options=options)[0]
@@ -259,7 +259,7 @@ def hide(image: np.ndarray, *, index: int, colour: np.ndarray) -> np.ndarray:
 
 
 def mean_colour(normalisation: str) -> np.ndarray:
-    """Returns the colour, uint8 [3] in RGB, that a normalisation takes to zero."""
+    """Returns the colour, uint8 [3] in RGB, that a normalisation maps to zero."""
     chosen = NORMALISATIONS[normalisation]
     mean = np.zeros(3)
     mean[list(chosen.order)] = chosen.mean
