@@ -1,7 +1,7 @@
-"""Data sets and their labels, of which `rtda_jax.data.stream` makes batches.
+"""Data sets and their labels, from which `rtda_jax.data.stream` makes batches.
 
-TensorFlow is used in this package only, and importing the package does not import it: the first
-stream or prepared data set does.
+Only this package uses TensorFlow. Importing the package does not import it; the first stream or
+prepared data set does.
 """
 
 import os
@@ -40,24 +40,24 @@ __all__ = [
     "root_of",
 ]
 
-# TensorFlow reads these when it is loaded. Without them it logs to stderr before logging can be
-# configured; no operation that is used here has a oneDNN variant.
+# TensorFlow reads these variables when it is loaded. Without them it logs to stderr before logging
+# can be configured. No operation that is used here has a oneDNN variant.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) -> Dataset:
-    """Returns the data set of a specification; its pairs are there, but nothing is decoded yet.
+    """Returns the data set of a specification; all files exist, but none is decoded yet.
 
     Args:
       spec: {"name": ..., "split": ..., "use": "labelled" | "unlabelled", ...}; `spec.FIELDS` has
         all fields and their defaults. Paths are relative to data_dir, or absolute.
-      data_dir: where the data sets lie; empty is $RTDA_JAX_DATA or ~/.cache/rtda_jax.
+      data_dir: the root of the data sets; if empty, $RTDA_JAX_DATA or ~/.cache/rtda_jax.
       classes: the class set that labels are mapped to, see `labels.class_set`.
 
     Raises:
-      DataError: a missing folder (the message says how to get the data) or pair, or labels that
-        have no map to the classes.
+      DataError: a folder (the message says how to get the data), an image or a label is missing, or
+        the labels have no map to the classes.
       ConfigError: unknown names.
     """
     fields = checked(spec)
@@ -88,12 +88,12 @@ def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) 
 
 
 def root_of(data_dir: str | os.PathLike) -> pathlib.Path:
-    """Returns the folder that relative paths start from."""
+    """Returns the folder to which relative paths refer."""
     return pathlib.Path(data_dir).expanduser() if str(data_dir) else default_dir()
 
 
 def default_dir() -> pathlib.Path:
-    """Returns where data sets lie if nothing else is said: $RTDA_JAX_DATA or ~/.cache/rtda_jax."""
+    """Returns the default root of the data sets: $RTDA_JAX_DATA or ~/.cache/rtda_jax."""
     return pathlib.Path(os.environ.get("RTDA_JAX_DATA") or "~/.cache/rtda_jax").expanduser()
 
 
@@ -104,7 +104,7 @@ def _prepared(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) 
     name, split = fields["name"], fields["split"]
     meaning = labelling("cityscapes_ids") if fields["use"] == "labelled" else None
     if meaning is not None:
-        classes.lut(meaning)  # fails early where there is no map
+        classes.lut(meaning)  # fails early if there is no map
     readers = {"streets": builders.streets, "cityscapes_tfds": builders.cityscapes}
     reader = readers[name](root, split)
     return Dataset(f"{name}/{split}", reader.keys, classes, meaning, reader)

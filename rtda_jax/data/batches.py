@@ -34,16 +34,16 @@ class StreamOptions:
     """The fields of a configuration that decide which images are read, and how.
 
     Attributes:
-      rare_class: the temperature of sampling images by their rare classes, such as .01; None:
-        uniform.
-      rare_min_pixels: the pixels of a class in the label file of an image that is drawn for it; a
-        crop shows the class with more than half as many. DAFormer: 3000, for crops of 512x512.
-      rare_crops: the crops that are drawn of such an image at most, until one shows the class. 1
-        takes any crop; DAFormer's code draws 11.
+      rare_class: the temperature of rare class sampling, such as 0.01; None samples uniformly.
+      rare_min_pixels: the least number of pixels of a class in the label file of an image that is
+        drawn for it; a crop shows the class with more than half as many. DAFormer: 3000, for crops
+        of 512x512.
+      rare_crops: the largest number of crops that are drawn from such an image until one shows the
+        class. With 1, any crop is used; DAFormer's code draws 11.
       target_margins: the margins at the top, bottom, left and right of the target's images that get
         no pseudo-labels of the teacher, in pixels of `benchmark.size`. HRDA: 30, 240, 30, 30 of
-        1024x2048. They follow the image through zoom and crop, where `teacher.borders` are those of
-        every crop.
+        1024x2048. They follow the image through zoom and crop, whereas `teacher.borders` are the
+        borders of every crop.
       cache_gib: the GiB of decoded images that each domain may keep in memory.
       threads: the threads of the input pipeline, 0 for one per core; the data do not depend on it.
     """
@@ -108,7 +108,7 @@ def labelled_frame(config: Any) -> Frame:
 
 
 def target_set(config: Any) -> Dataset:
-    """Returns the set whose images are adapted to."""
+    """Returns the set of the target's training images."""
     benchmark = config.benchmark
     return load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
 
@@ -116,8 +116,8 @@ def target_set(config: Any) -> Dataset:
 def introduction(config: Any, *, needs_target: bool) -> list[str]:
     """Returns sentences about the data of a train stage, for the start of its log.
 
-    They say what was found and left out, what the labels mean in a sample of them, and how much of
-    the source's crops is padding. Doubts begin with "warning:".
+    They say which files were found and left out, which classes occur in a sample of the labels, and
+    how much of the source's crops is padding. Doubts begin with "warning:".
 
     Args:
       config: a train stage's configuration.
@@ -132,14 +132,14 @@ def introduction(config: Any, *, needs_target: bool) -> list[str]:
 
 
 def stage_class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:
-    """Returns the pixels of each class in each labelled example, int64 [N,K].
+    """Returns the number of pixels of each class in each labelled example, int64 [N,K].
 
-    They are counted once and kept in the stage's folder. Of several processes the main one counts,
-    and the others read its file.
+    They are counted once and kept in the stage's folder. The main process counts, and the others
+    read its file.
 
     Raises:
       ConfigError: in every process; labels have changed since the stage began, so that it would
-        draw other images and weigh classes otherwise.
+        draw other images and use other class weights.
     """
     path = folder / "class_counts.npz"
 
@@ -156,13 +156,12 @@ def stage_class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -
 def with_enet_weights(config: Any, folder: pathlib.Path) -> Any:
     """Returns the configuration with ENet's class weights as numbers (loss.weighting="enet").
 
-    The labels of the training set are counted once, streamed. The weights are also written to
-    `class_weights.json` for people to look at; an interrupted stage computes them again from the
-    counts.
+    The labels of the training set are counted once, as a stream. The weights are also written to
+    `class_weights.json` for information; an interrupted stage computes them again from the counts.
 
     Args:
       config: a train stage's configuration.
-      folder: the stage's, where the counts are kept.
+      folder: the stage's folder, in which the counts are kept.
     """
     counts = stage_class_counts(config, labelled_set(config), folder=folder)
     weights = enet_weights(frequencies(counts), c=config.loss.enet_c).tolist()
@@ -185,7 +184,7 @@ def paired_batches(
     Args:
       config: a train stage's configuration.
       needs_target: whether target images are read at all.
-      folder: the stage's, where class counts are kept.
+      folder: the stage's folder, in which class counts are kept.
       pseudo_folder: labels for the target's images, see `data.load_pseudo`.
     """
     benchmark = config.benchmark

@@ -31,7 +31,7 @@ STREETS_SPLITS = {"game_train": 500, "game_val": 100, "camera_train": 500, "came
 
 SPLIT = "examples"  # a configuration holds one split of its source; TFDS reserves the name "all"
 IMAGES = {"png": pictures.png, "webp": pictures.webp, "jpeg": pictures.jpeg}
-# Part of the names of stored data sets: other pixels from the same files are another data set.
+# Part of the names of stored data sets: if the reader gives other pixels, it is another data set.
 _READER = 2
 _NO_LABEL = np.full((1, 1), labels.IGNORE, np.uint8)  # fills the label of unlabelled examples
 
@@ -64,7 +64,7 @@ class Parted(tfds.core.GeneratorBasedBuilder):
     def _finished(
         self, split: str, maker: Maker, arguments: dict[str, Any], total: int
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Makes the parts, then hands their examples to TFDS."""
+        """Makes the parts, then passes their examples to TFDS."""
         folder = self._parts / split
         parts.make(
             folder,
@@ -107,7 +107,7 @@ def _renderer() -> str:
 class Streets(Parted):
     """The built-in pair of procedural street scenes, a "game" and a "camera"."""
 
-    # Pictures drawn by another version of the renderer are another data set.
+    # Pictures from another version of the renderer belong to another data set.
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=f"{STREETS_SIZE[0]}x{STREETS_SIZE[1]}-{_renderer()}")
     ]
@@ -143,9 +143,9 @@ class SceneConfig(tfds.core.BuilderConfig):
     """How a data set of files is stored.
 
     Attributes:
-      dataset: what is stored; None for the split `name` of a layout, from the manual_dir.
-      size: (H, W) of the stored images and labels, empty: as they are.
-      resize: how images got it, a key of `pictures.FILTERS`.
+      dataset: the data set to store; None for the split `name` of a layout, from the manual_dir.
+      size: (H, W) of the stored images and labels; if empty, they keep their sizes.
+      resize: how images were resized, a key of `pictures.FILTERS`.
       image_format: key of `IMAGES`.
     """
 
@@ -156,7 +156,7 @@ class SceneConfig(tfds.core.BuilderConfig):
 
 
 class Folders(Parted):
-    """Images, and labels if there are any, that lie in files.
+    """Images in files, with labels if there are any.
 
     A subclass for each known layout reads its splits from TFDS's manual_dir.
     """
@@ -172,7 +172,7 @@ class Folders(Parted):
         split = self.builder_config.name
         use = "labelled" if LAYOUTS[self.layout].splits[split].labels else "unlabelled"
         fields = spec.checked({"name": self.layout, "split": split, "use": use})
-        # Raw ids are stored: the class set plays no part.
+        # Raw ids are stored, so the class set does not matter.
         classes = labels.class_set("cityscapes19")
         survey = spec.survey(fields, pathlib.Path(dl_manager.manual_dir), classes)
         return survey.dataset(survey.keys)
@@ -215,7 +215,7 @@ BUILDERS = {"folders": Folders} | {name: _builder(name) for name in LAYOUTS}
 
 
 class Job(NamedTuple):
-    """A part of a data set that is stored at a size (empty: its own) in an image format."""
+    """A part of a data set to store at a size (if empty, its own) in an image format."""
 
     dataset: Dataset
     size: tuple[int, ...]
@@ -224,7 +224,7 @@ class Job(NamedTuple):
 
 
 def stored_examples(job: Job) -> Iterator[Example]:
-    """Yields the encoded examples of a job; DataError names a file that cannot be stored."""
+    """Yields the encoded examples of a job; a DataError names a file that cannot be stored."""
     dataset, size, resize, image_format = job
     for i, key in enumerate(dataset.keys):
         image, ids = decode.examine_ids(dataset, i)
@@ -249,13 +249,13 @@ def stored(
     """Returns the same examples from array_record shards, which the first call writes.
 
     Images and labels are resized to `size` and stored below `data_dir/prepared`; labels keep their
-    raw ids. The shards' name holds a digest of what they were made from, so that changed files are
-    stored anew.
+    raw ids. The name of the shards contains a digest of their origin, so that changed files are
+    stored again.
 
     Raises:
-      DataError: naming a file that cannot be stored; only finished parts are left behind, with
-        which the next call continues.
-      ConfigError: an unknown image format.
+      DataError: names a file that cannot be stored; only finished parts are left behind, from which
+        the next call continues.
+      ConfigError: the image format is unknown.
     """
     if not isinstance(dataset.reader, Files):
         raise DataError(f"{dataset.name}: is stored already")
@@ -296,7 +296,7 @@ def streets(data_dir: pathlib.Path, split: str) -> shards.Shards:
 
 
 def cityscapes(data_dir: pathlib.Path, split: str) -> shards.Shards:
-    """Returns Cityscapes as TFDS's own builder prepares it from archives in downloads/manual."""
+    """Returns Cityscapes as prepared by TFDS's own builder from archives in downloads/manual."""
     archives = tfds.builder_cls("cityscapes")
     # TFDS would look for checksum files with a package that it does not require.
     fields = {"name": archives.name, "code_path": None}
@@ -328,7 +328,7 @@ def _part(dataset: Dataset, first: int, last: int) -> Dataset:
 
 
 def _digest(dataset: Dataset) -> str:
-    """Digests the reader's version, the keys, the labelling, and sizes and times of the files."""
+    """Returns a digest of the reader's version, keys, labelling, and sizes and times of files."""
     labelled = dataset.labelling is not None
     about = (
         _READER,

@@ -1,4 +1,4 @@
-"""Looks at every file of a data set: what is wrong, what is in it, and what it is exactly."""
+"""Checks every file of a data set: finds broken files, counts classes and records hashes."""
 
 import collections
 import hashlib
@@ -22,7 +22,7 @@ from rtda_jax.run.files import write_bytes
 
 _LOOKAHEAD = 4  # examples in flight per thread
 _NAMED = 20  # findings that the report shows; the manifest has all
-_DARK = 32  # a picture without any brighter value is almost black
+_DARK = 32  # a picture whose largest value is at most this is almost black
 
 # Of the contact sheet.
 _WIDTH = 320  # pixels of a panel
@@ -34,16 +34,16 @@ _MIX = 0.55  # share of the label's colour in the overlay
 
 
 class Finding(NamedTuple):
-    """What one example is.
+    """The result of checking one example.
 
     Attributes:
-      key: of the example.
+      key: the key of the example.
       problem: why training cannot use it; empty if it can.
-      image_sha256, label_sha256: of the files.
-      pixels_sha256: of the decoded image.
+      image_sha256, label_sha256: the hashes of the files.
+      pixels_sha256: the hash of the decoded image.
       size: (H, W).
       brightest: the largest value of any pixel.
-      raw: pixels of each raw id, int64 [256]; None without labels.
+      raw: the number of pixels of each raw id, int64 [256]; None without labels.
     """
 
     key: str
@@ -65,24 +65,25 @@ def check_data(
     threads: int | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Decodes every example of a specification and writes down what was found.
+    """Decodes every example of a specification and writes a report about them.
 
-    `out` gets `manifest.json` (counts, hashes, histograms, class frequencies, ENet weights),
-    `quarantine.txt` (a specification's field `quarantine` takes it, and `load` then leaves the
-    listed examples out) and `sheet.png` (images with their labels, for people to look at).
+    It writes three files to `out`: `manifest.json` (counts, hashes, histograms, class frequencies,
+    ENet weights), `quarantine.txt` (a list for a specification's field `quarantine`, so that `load`
+    leaves the listed examples out) and `sheet.png` (images with their labels, to look at).
 
     Args:
       spec: see `rtda_jax.data.load`; its own quarantine is not applied, its store is "files".
       data_dir, classes: see `rtda_jax.data.load`.
-      out: folder, created if need be.
-      threads: of decoding; default one per core.
+      out: the folder; created if it does not exist.
+      threads: the threads that decode; by default one per core.
       say: receives the lines of the report.
 
     Returns:
       The manifest.
 
     Raises:
-      DataError: there is nothing to look at, such as a missing folder. Broken files do not raise.
+      DataError: there is nothing to check, for example because a folder is missing. Broken files
+        do not raise.
       ConfigError: unknown names.
     """
     dataset, missing = _everything(spec, data_dir, classes)
@@ -127,7 +128,7 @@ def check_data(
         "examples": entries,
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    # Bytes of names that are no UTF-8 become the escapes that JSON has for them.
+    # Bytes of names that are not UTF-8 become JSON escapes.
     write_bytes(out / "manifest.json", text.encode(errors="backslashreplace"))
     listing.write_list(
         out / "quarantine.txt", quarantine, title="examples that training leaves out: key, reason"
@@ -150,8 +151,8 @@ def check_benchmark(
 ) -> dict[str, dict[str, Any]]:
     """Runs `check_data` for every set of a benchmark (`configs/benchmarks.py`), into `out/ROLE`.
 
-    The training images of the target are looked at with their labels where there are any, since
-    this job trains nothing.
+    The training images of the target are checked with their labels, if there are any, because this
+    job does not train.
     """
     manifests = {}
     for role in ("source", "source_eval", "target_labelled", "target", "eval"):
@@ -176,14 +177,14 @@ def contact_sheet(
 ) -> None:
     """Writes a PNG of evenly chosen examples: image, label over image, label, and the legend.
 
-    Ignored pixels are black in the label and untouched in the overlay. Unlabelled sets show their
-    images only.
+    Ignored pixels are black in the label and unchanged in the overlay. Sheets of unlabelled sets
+    show only the images.
 
     Args:
-      dataset: what is shown.
-      path: of the file.
+      dataset: the data set.
+      path: the path of the PNG.
       indices: the examples that can be read.
-      rows: how many are shown.
+      rows: how many examples are shown.
     """
     places = np.linspace(0, len(indices) - 1, min(rows, len(indices))).round().astype(int)
     strips = [_row(dataset, indices[place]) for place in places]
@@ -200,7 +201,7 @@ def contact_sheet(
 def _everything(
     spec: Mapping[str, Any], data_dir: str | os.PathLike, classes: str
 ) -> tuple[Dataset, dict[str, str]]:
-    """Returns the examples that have both files, and key -> problem of those that have not."""
+    """Returns the examples that have both files, and key -> problem of the others."""
     fields = specs.checked(spec)
     if fields["name"] in specs.PREPARED:
         return load(spec, data_dir=data_dir, classes=classes), {}
@@ -214,7 +215,7 @@ def _everything(
 
 
 def _findings(dataset: Dataset, threads: int) -> Iterator[Finding]:
-    """Yields what every example is, in order; few are in memory at a time."""
+    """Yields the finding for every example, in order; few examples are in memory at a time."""
     with ThreadPoolExecutor(threads) as pool:
         running: collections.deque[Future[Finding]] = collections.deque()
         for i in range(len(dataset)):

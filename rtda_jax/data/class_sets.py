@@ -1,9 +1,10 @@
-"""The known labellings and class sets, and the published tables that they are made of.
+"""The known labellings and class sets, and the published tables from which they are made.
 
-A *labelling* is what the pixels of a label file mean (Cityscapes ids, SYNTHIA ids, CamVid
-colours, ...). A *class set* is what the head of a network predicts, 0..K-1. Whatever has no class
-is `IGNORE`; a raw id that its labelling does not list is `OUTSIDE`, which is an error and never a
-class. Look both up in `rtda_jax.data.labels`, which knows one's own classes as well.
+A *labelling* says what the pixels of a label file mean (Cityscapes ids, SYNTHIA ids, CamVid
+colours, ...). A *class set* lists the classes 0..K-1 that the head of a network predicts. A pixel
+without a class is `IGNORE`. A raw id that its labelling does not list is `OUTSIDE`, which is an
+error and never a class. Look up both in `rtda_jax.data.labels`, which also knows the user's own
+classes.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from rtda_jax.errors import DataError, lookup
 
 IGNORE = 255
 OUTSIDE = 254
-DEFINITION_FILE = "labels.json"  # a definition of own classes
+DEFINITION_FILE = "labels.json"  # a definition of the user's own classes
 
 Colour = tuple[int, int, int]
 
@@ -90,7 +91,7 @@ TO_IDDLITE7 = {7: 0, 9: 0, 8: 1, 10: 1, 22: 1, 24: 2, 25: 2, 26: 3, 27: 3, 28: 3
                 31: 3, 32: 3, 33: 3, 4: 4, 12: 4, 13: 4, 14: 4, 17: 4, 18: 4, 19: 4, 20: 4, 11: 5,
                 15: 5, 16: 5, 21: 5, 23: 6}  # fmt: skip
 
-# In the dataset's alphabetical order: the position is the raw id of `camvid32_colours`.
+# In the alphabetical order of the data set: the position is the raw id of `camvid32_colours`.
 CAMVID32 = (
     ("Animal", (64, 128, 64)),
     ("Archway", (192, 0, 128)),
@@ -126,7 +127,7 @@ CAMVID32 = (
     ("Wall", (64, 192, 0)),
 )
 
-# SegNet's eleven: class -> (colour of the 11-class release, members among the 32).
+# SegNet's eleven classes: class -> (colour of the 11-class release, members among the 32).
 CAMVID11 = {
     "sky": ((128, 128, 128), {"Sky"}),
     "building": ((128, 0, 0), {"Building", "Bridge", "Wall", "Tunnel", "Archway"}),
@@ -142,7 +143,7 @@ CAMVID11 = {
 }
 
 # The nine classes that Thukral reports on CamVid: class -> (Cityscapes id, CamVid-32 class).
-# The paper does not print its map; this is the natural one.
+# The paper does not print its map; this is our choice.
 THUKRAL9 = {
     "road": (7, "Road"),
     "sidewalk": (8, "Sidewalk"),
@@ -158,16 +159,16 @@ THUKRAL9 = {
 
 @dataclasses.dataclass(frozen=True)
 class Labelling:
-    """What the pixels of a label file mean.
+    """The meaning of the pixels of a label file.
 
     Attributes:
-      name: key of `LABELLINGS`, or what errors call a definition of one's own.
+      name: key of `LABELLINGS`, or the name of a user's definition in errors.
       encoding: key of `ENCODINGS`.
       ids: the raw ids that may occur.
-      cityscapes: raw id -> Cityscapes id, where that makes sense.
-      colours: with the encoding "rgb"; a raw id is the position of its colour.
+      cityscapes: raw id -> Cityscapes id, where there is one.
+      colours: with the encoding "rgb", the colour of each raw id.
       numbers: with the encoding "wide", number in the files -> raw id.
-      classes: raw id -> name of its class, of own definitions.
+      classes: raw id -> name of its class, for definitions of users.
     """
 
     name: str
@@ -215,12 +216,12 @@ class ClassSet:
     """The K classes that a head predicts.
 
     Attributes:
-      name: what `class_set` makes this set of: key of `CLASS_SETS`, or a definition's text.
-      title: what errors and reports call it.
+      name: the argument of `class_set` for this set: a key of `CLASS_SETS` or a definition's text.
+      title: its name in errors and reports.
       names, colours: K of each.
       cityscapes: Cityscapes id -> class.
       native: labelling -> {raw id: class}, for labellings that do not pass through Cityscapes.
-      official: the labelling in which results are handed in to a benchmark's server.
+      official: the labelling in which results are submitted to a benchmark's server.
     """
 
     name: str
@@ -245,7 +246,7 @@ class ClassSet:
         return (*_NUMBERED, *sorted({*via, *native}))
 
     def lut(self, raw: str | Labelling) -> np.ndarray:
-        """Returns raw id -> class, uint8 [256]: IGNORE without a class, OUTSIDE if not listed.
+        """Returns raw id -> class, uint8 [256]; IGNORE for no class, OUTSIDE for an unlisted id.
 
         Args:
           raw: a labelling or its name.
@@ -262,16 +263,16 @@ class ClassSet:
         return table
 
     def label_ids(self, raw: str | Labelling | None = None) -> np.ndarray:
-        """Returns class -> raw id, uint8 [K]: what a benchmark's server expects in a result.
+        """Returns class -> raw id, uint8 [K], as a benchmark's server expects it in a result.
 
-        Where several raw ids have one class, the one of the same name stands for it, and of an own
-        definition the one that is listed first.
+        If several raw ids have one class, the id with the same name is used, and for a user's
+        definition the id that is listed first.
 
         Args:
-          raw: a labelling; default the set's `official` one.
+          raw: a labelling; by default the `official` one of the set.
 
         Raises:
-          DataError: a class has no raw id or none that stands out, or the raw ids are colours.
+          DataError: a class has no raw id or no unique one, or the raw ids are colours.
         """
         raw = self.official if raw is None else raw
         raw = lookup(LABELLINGS, raw, "labelling") if isinstance(raw, str) else raw
@@ -294,14 +295,14 @@ class ClassSet:
         return np.array(ids, np.uint8)
 
     def rows(self, subset: "ClassSet") -> tuple[int, ...]:
-        """Returns where the classes of `subset` stand in this set; DataError if one is absent."""
+        """Returns the positions of the classes of `subset` in this set; DataError if one is not."""
         absent = [name for name in subset.names if name not in self.names]
         if absent:
             raise DataError(f"classes {self.title!r} lack {', '.join(absent)} of {subset.title!r}")
         return tuple(self.names.index(name) for name in subset.names)
 
     def _mapping(self, raw: Labelling) -> Mapping[int, int]:
-        """Returns raw id -> class of the raw ids that have one."""
+        """Returns raw id -> class for the raw ids that have one."""
         if raw.name in _NUMBERED:
             return {number + _NUMBERED[raw.name]: number for number in range(len(self))}
         if raw.classes:

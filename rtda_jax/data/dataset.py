@@ -11,7 +11,7 @@ from rtda_jax.run.files import read_bytes
 
 
 class Reader(Protocol):
-    """Random access to encoded bytes, and to what errors call them."""
+    """Random access to encoded bytes, and to their names in errors."""
 
     def __len__(self) -> int: ...
 
@@ -24,7 +24,7 @@ class Reader(Protocol):
         ...
 
     def pair(self, i: int) -> tuple[bytes, bytes]:
-        """Returns both, in one access where they lie together."""
+        """Returns both, in one access if they are stored together."""
         ...
 
     def where(self, i: int) -> tuple[str, str]:
@@ -38,7 +38,7 @@ class Reader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Image and label files, read when they are asked for."""
+    """Image and label files, read when they are requested."""
 
     images: tuple[str, ...]
     labels: tuple[str, ...] = ()
@@ -73,13 +73,13 @@ class Dataset:
     """Images of one split, and their labels unless `labelling` is None.
 
     Attributes:
-      name: what errors and reports call it.
-      keys: a name for each example, unique.
+      name: its name in errors and reports.
+      keys: a unique name for each example.
       classes: the class set that labels are mapped to.
-      labelling: what the label files' pixels mean; None if there are no labels.
+      labelling: the meaning of the label files' pixels; None if there are no labels.
       reader: random access to the bytes.
-      lenient: keys of known faulty files, whose label pixels outside of the table are ignored.
-      notes: sentences about what was found and left out, for people to read.
+      lenient: keys of files with known faults, whose label pixels outside the table are ignored.
+      notes: sentences for the user about what was found and left out.
     """
 
     name: str
@@ -103,9 +103,9 @@ class Dataset:
 
 
 def _state(path: str) -> tuple[int, int]:
-    """Returns size and time of modification, (-1, -1) of a file that cannot be had."""
+    """Returns size and time of modification, or (-1, -1) if the file cannot be accessed."""
     try:
         status = os.stat(path)
-    except OSError:  # whoever reads the file names what is wrong with it
+    except OSError:  # reading the file later names the problem
         return (-1, -1)
     return status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""From a data set's files to arrays: the pixels, raw ids and classes of one example."""
+"""Decodes a data set's files to arrays: the pixels, raw ids and classes of one example."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def examine(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
       None for unlabelled sets.
 
     Raises:
-      DataError: naming the file, whatever is wrong with it.
+      DataError: names the file that cannot be used.
     """
     image, ids = examine_ids(dataset, i)
     return image, None if ids is None else _classes(dataset, ids)
@@ -124,7 +124,7 @@ def _red(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -
 
 
 def _colours(data: bytes, where: str, header: pictures.Header, meaning: Labelling) -> np.ndarray:
-    """Returns the position of each pixel's colour in the labelling's list."""
+    """Returns the position of each pixel's colour in the list of the labelling."""
     del header
     codes = np.array(meaning.colours) @ (65536, 256, 1)
     order = np.argsort(codes)
@@ -172,13 +172,13 @@ def _check_storage(header: pictures.Header, where: str, meaning: Labelling) -> N
 
 
 def _classes(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
-    """Maps known raw ids to classes; what has no class is IGNORE."""
+    """Maps known raw ids to classes; an id without a class becomes IGNORE."""
     table = dataset.classes.lut(_labelling(dataset))
     return np.take(np.where(table == OUTSIDE, np.uint8(IGNORE), table), ids)
 
 
 def _known(dataset: Dataset, i: int, ids: np.ndarray) -> np.ndarray:
-    """Refuses ids outside of the labelling's table; in lenient files they become IGNORE."""
+    """Refuses ids outside the labelling's table; in lenient files they become IGNORE."""
     meaning = _labelling(dataset)
     listed = labels.known_ids(meaning, dataset.classes)
     known = np.zeros(256, bool)

@@ -1,7 +1,7 @@
 """Resizing, cropping and mirroring of an image and its label together, inside a tf.data graph.
 
-Whatever runs TensorFlow takes `tf` from here: it works on the CPU and never sees the GPU, so that
-JAX has the GPU's memory to itself. No module outside of `rtda_jax.data` needs it to be imported.
+Modules that use TensorFlow import `tf` from here. It is restricted to the CPU, so that all of the
+GPU's memory belongs to JAX. No module outside `rtda_jax.data` needs TensorFlow.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ WHOLE: Window = (slice(None), slice(None))
 
 @dataclasses.dataclass(frozen=True)
 class Moves:
-    """The moves that are drawn from.
+    """The range of moves to draw from.
 
     Attributes:
       size, crop, resize, flip, scale: see `stream.train_stream`.
@@ -42,10 +42,10 @@ class Moves:
 
 
 class Move(NamedTuple):
-    """A move that was drawn: what an image and everything that lies on it go through alike.
+    """A move that was drawn; it applies to an image and to everything that belongs to it.
 
     Attributes:
-      shape: of the zoomed image, int32 [2].
+      shape: the size of the zoomed image, int32 [2].
       start: row and column of the crop's first pixel in it, int32 [2]; None without a crop.
       crop: (h, w), or None for the whole image.
       mirrored: whether it is mirrored, bool; None if it never is.
@@ -63,9 +63,9 @@ def draw(moves: Moves, key: Tensor, shape: Tensor) -> Move:
     """Draws a move.
 
     Args:
-      moves: what is drawn from.
+      moves: the range to draw from.
       key: stateless seed [2].
-      shape: of the image, int32 [2]; only read without `moves.size`.
+      shape: the size of the image, int32 [2]; only used without `moves.size`.
     """
     crop, scale, at_least = moves.crop, moves.scale, moves.at_least
     numbers = tf.random.stateless_uniform([4], seed=key, alg="philox")
@@ -99,14 +99,14 @@ def draw_showing(
 ) -> Move:
     """Draws moves until the crop shows a class, and returns the last one.
 
-    The first move is the one that `draw` gives for `key`, the n-th after it the one for `key`
-    folded with n. Only the label is looked at.
+    The first move is that of `draw` for `key`, and the n-th after it is that for `key` folded with
+    n. Only the label is examined.
 
     Args:
       moves, key, shape: see `draw`.
       label: classes uint8 [H,W], of any size.
       shown_class: the class, int64.
-      crops: how many are drawn at most; the last one is taken unseen.
+      crops: the largest number of crops that are drawn; the last one is used without a check.
       pixels: a crop shows the class with more than half as many of its pixels.
     """
 
@@ -130,7 +130,7 @@ def draw_showing(
 def move_image(image: Tensor, move: Move) -> Tensor:
     """Returns an image, uint8 [H,W,3], zoomed, cropped and mirrored.
 
-    Where the zoomed image is smaller than the crop it is padded below and to the right with black.
+    If the zoomed image is smaller than the crop, it is padded below and to the right with black.
     """
     rows, columns = _window(move)
     out = _finished(resized(image, move.shape, resize=move.resize)[rows, columns], move, fill=0)
@@ -138,7 +138,7 @@ def move_image(image: Tensor, move: Move) -> Tensor:
 
 
 def move_label(label: Tensor, move: Move) -> Tensor:
-    """Returns what lies on an image, uint8 [H,W] of any size, moved as the image is.
+    """Returns the label of an image, uint8 [H,W] of any size, moved in the same way as the image.
 
     Padding is IGNORE.
     """
@@ -147,7 +147,7 @@ def move_label(label: Tensor, move: Move) -> Tensor:
 
 
 def border(size: Size, margins: Margins) -> np.ndarray:
-    """Returns uint8 [H,W]: 255 within the margins (top, bottom, left, right), 0 inside of them."""
+    """Returns uint8 [H,W]: 255 in the margins (top, bottom, left, right), 0 elsewhere."""
     top, bottom, left, right = margins
     inside = np.full(size, 255, np.uint8)
     inside[top : size[0] - bottom, left : size[1] - right] = 0
@@ -157,7 +157,7 @@ def border(size: Size, margins: Margins) -> np.ndarray:
 def resized(pixels: Tensor, size: Tensor, *, resize: str = "bilinear") -> Tensor:
     """Resizes uint8 [H,W,3] to uint8 [h,w,3] with antialiasing, by a key of `RESIZES`.
 
-    Pixels that have this size already stay as they are.
+    Pixels that already have this size are not changed.
     """
     return tf.cond(_same(pixels, size), lambda: pixels, lambda: RESIZES[resize](pixels, size))
 
@@ -168,7 +168,7 @@ def _bilinear(pixels: Tensor, size: Tensor) -> Tensor:
 
 
 def _bicubic(pixels: Tensor, size: Tensor) -> Tensor:
-    """Resizes with Pillow, as the authors of DeepLab's recipes did; TensorFlow rounds elsewhere."""
+    """Resizes with Pillow, as in the authors' DeepLab recipes; TensorFlow rounds differently."""
     out = tf.numpy_function(
         lambda x, s: np.asarray(Image.fromarray(x).resize((s[1], s[0]), Image.Resampling.BICUBIC)),
         [pixels, size],
@@ -185,7 +185,7 @@ RESIZES = {"bilinear": _bilinear, "bicubic": _bicubic}
 def resized_label(label: Tensor, size: Tensor, window: Window = WHOLE) -> Tensor:
     """Resizes uint8 [H,W] to uint8 [h,w], nearest at pixel centres.
 
-    Only the window of the result, slices of its rows and columns, is computed and returned.
+    Only the requested window of the result, given by slices of rows and columns, is computed.
     """
 
     def resize() -> Tensor:
@@ -223,7 +223,7 @@ def _finished(pixels: Tensor, move: Move, *, fill: int) -> Tensor:
     if move.crop is not None:
         short = tf.maximum(move.crop - move.shape, 0)
         padding = [[0, short[0]], [0, short[1]], *[[0, 0]] * (len(pixels.shape) - 2)]
-        fits = tf.reduce_all(short == 0)  # padding by nothing would copy all the same
+        fits = tf.reduce_all(short == 0)  # padding by nothing would still copy
         window = pixels
         pixels = tf.cond(
             fits, lambda: window, lambda: tf.pad(window, padding, constant_values=fill)
@@ -234,7 +234,7 @@ def _finished(pixels: Tensor, move: Move, *, fill: int) -> Tensor:
 
 
 def _static_size(move: Move) -> tuple[int | None, int | None]:
-    """Returns the size of what is moved, as far as it is known without the data."""
+    """Returns the size of a moved image, as far as it is known without the data."""
     known = tf.get_static_value(move.shape) if move.crop is None else move.crop
     return (None, None) if known is None else (int(known[0]), int(known[1]))
 

@@ -1,4 +1,4 @@
-"""What labels mean: class sets and labellings by name, and one's own classes as JSON."""
+"""The meaning of labels: class sets and labellings by name, and the user's own classes as JSON."""
 
 import colorsys
 import dataclasses
@@ -49,17 +49,17 @@ _MOST_NUMBERS = 254  # that raw ids can stand for, beside IGNORE and OUTSIDE
 
 
 def labelling(name: str) -> Labelling:
-    """Returns the labelling of that name, of a definition's file (`.json`) or of its text."""
+    """Returns a labelling by its name, by a definition's file (`.json`) or by its text."""
     if _is_definition(name):
         return _definition(name)[1]
     return lookup(LABELLINGS, name, f"labelling (or {DEFINITION_FILE} of your own)")
 
 
 def class_set(name: str) -> ClassSet:
-    """Returns a class set by its name, or of an own definition's file (`.json`) or text.
+    """Returns a class set by its name, or by the file (`.json`) or text of a user's definition.
 
-    The `name` of an own set is its definition's text: a run that records it no longer needs the
-    file.
+    The `name` of a user's set is the text of its definition, so that a run that records it no
+    longer needs the file.
     """
     if _is_definition(name):
         return _definition(name)[0]
@@ -72,11 +72,11 @@ def define(
     ignore: Sequence[int] | Sequence[Colour] = (),
     encoding: str = "index",
 ) -> str:
-    """Returns the definition of own classes as text, for `benchmark.classes` in a config file.
+    """Returns the definition of the user's classes as text, for `benchmark.classes` in a config.
 
     Args:
       classes: names, or mappings with the fields that `parse` describes.
-      ignore: raw ids (of "rgb": colours) that count nowhere.
+      ignore: raw ids (colours with "rgb") that are ignored.
       encoding: "index", "red" or "rgb".
     """
     rows = [{"name": row} if isinstance(row, str) else dict(row) for row in classes]
@@ -93,7 +93,8 @@ def stored(meaning: Labelling) -> Labelling:
 
 
 def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
-    """Reads a definition of own classes: a JSON object, beside the data as `labels.json`.
+    """Reads a definition of the user's classes: a JSON object, stored with the data as
+    `labels.json`.
 
     Its fields:
       classes: a list of objects, one per class, in the order of the network's outputs. `name`;
@@ -111,7 +112,7 @@ def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
       where: its name in errors.
 
     Raises:
-      DataError: naming the field that is wrong.
+      DataError: names the invalid field.
     """
     content = _content(text, where)
     rows, encoding = content["classes"], content.get("encoding", "index")
@@ -235,7 +236,7 @@ def _colours(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[Colour, ...
 
 def _hue(k: int) -> Colour:
     """Returns the colour of class k, whose hue is far from those of its neighbours."""
-    golden = 0.618034  # the turn that keeps neighbours apart
+    golden = 0.618034  # of a turn: keeps neighbours apart
     r, g, b = colorsys.hsv_to_rgb(k * golden % 1, 0.65, 0.9)
     return round(255 * r), round(255 * g), round(255 * b)
 

@@ -1,4 +1,4 @@
-"""Where the files of each data set lie, how it is split, and where to get it."""
+"""The layout of each known data set: its folders, its splits, and where to get it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,10 +12,11 @@ class Split:
 
     Attributes:
       images, labels: folders, relative to the data set's; no labels in an unlabelled split.
-      count: the number of examples it must have; 0 for any number.
-      only: the first folders below `images` that belong to it (Cityscapes' cities); empty for all.
-      names: a list of this package, key of `spec.LISTS`, of the examples that belong to it.
-      without: lists of this package of the examples that do not.
+      count: the required number of examples; 0 for any number.
+      only: the folders directly below `images` that belong to the split (Cityscapes' cities);
+        empty for all.
+      names: the list of examples that belong to the split, a key of `spec.LISTS`.
+      without: lists of examples that do not belong to it, keys of `spec.LISTS`.
       listed: a list file that comes with the data, relative to the data set's folder.
     """
 
@@ -37,12 +38,12 @@ class Layout:
 
     Attributes:
       title: one line about it.
-      folder: of the data set, relative to the data directory.
+      folder: the data set's folder, relative to the data directory.
       labelling: key of `labels.LABELLINGS`.
       splits: name -> split.
-      how_to_get: where the files come from and where they go.
-      image_suffix, label_suffix: ends of the file names that the keys lack.
-      lenient: keys of known faulty files, whose label pixels outside of the table are ignored.
+      how_to_get: where to get the files and where to put them.
+      image_suffix, label_suffix: the ends of the file names, which keys do not contain.
+      lenient: keys of files with known faults, whose label pixels outside the table are ignored.
     """
 
     title: str
@@ -96,7 +97,7 @@ LAYOUTS = {
         label_suffix="_gtFine_labelIds",
         how_to_get=_CITYSCAPES_GET,
     ),
-    # The subset as its authors received it: train ids, other folder names.
+    # The subset as its authors received it, with train ids and other folder names.
     "cityscapes_nikiforos": Layout(
         title="The Cityscapes subset of Nikiforos et al.",
         folder="Cityspaces",
@@ -131,7 +132,7 @@ LAYOUTS = {
         labelling="gta5_ids",
         splits={
             "all": Split("images", "labels", 24966),
-            # IAST trains on all but 25 frames it found unusable.
+            # IAST trains on all but 25 frames, which its authors found unusable.
             "iast": Split("images", "labels", 24941, without=("gta5_iast_omitted",)),
             "brunstein_train": Split("images", "labels", 500, listed="train.txt"),
         },

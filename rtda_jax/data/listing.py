@@ -1,9 +1,10 @@
-"""The files of a data set: found, paired by name and chosen by lists, none dropped in silence.
+"""Finds the files of a data set, pairs them by name and selects them by lists, dropping none
+silently.
 
-A list has one name a line. What `write_list` writes, `choose` reads back exactly, whatever signs a
-name has. Of other lists, a name is the path of an image, from any folder above it, or the end of
-that path, with or without its extension; text behind a tab and lines that begin with `#` are
-comments, unless an image has that very name.
+A list has one name per line. `choose` reads back exactly what `write_list` wrote, whatever
+characters a name contains. In other lists, a name is the path of an image, starting at any folder
+above it, or the end of that path, with or without its extension. Text after a tab and lines that
+begin with `#` are comments, unless an image has exactly this name.
 """
 
 import codecs
@@ -25,7 +26,7 @@ from rtda_jax.data.pictures import EXTENSIONS
 from rtda_jax.errors import DataError
 from rtda_jax.run.files import read_bytes, reason, write_bytes
 
-_NAMED = 3  # of many files, a sentence names so many and then "..."
+_NAMED = 3  # a sentence names at most this many files and then "..."
 
 
 class LeftOut(NamedTuple):
@@ -34,7 +35,7 @@ class LeftOut(NamedTuple):
     Attributes:
       path: where it is.
       why: words that follow "left out".
-      other_kind: whether it is a file with another extension than those that are looked for.
+      other_kind: whether it is a file whose extension is not among the requested ones.
     """
 
     path: str
@@ -50,7 +51,7 @@ class Walk(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """Pictures below a folder: path relative to it without extension -> whole path."""
+    """Pictures below a folder: path relative to it without extension -> full path."""
 
     folder: str
     files: dict[str, str]
@@ -58,11 +59,11 @@ class Pictures(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Key -> image, key -> label (none for unlabelled sets), and what to know about them.
+    """Key -> image and key -> label (none for unlabelled sets), with notes.
 
     Attributes:
-      images, labels: paths.
-      pattern: where labels were looked for, in words.
+      images, labels: the paths.
+      pattern: where labels were searched, in words.
       notes: sentences about what was left out.
     """
 
@@ -80,13 +81,13 @@ def walk(
 ) -> Walk:
     """Finds the files with some extensions at any depth of a folder.
 
-    Every real folder is read once, however many links lead to it, and under its own path rather
-    than a link's where it has one. Hidden files and folders are left out.
+    Every real folder is read once, however many links lead to it, and under its own path instead of
+    a link's path if possible. Hidden files and folders are left out.
 
     Args:
-      folder: where to look.
+      folder: the folder to search.
       extensions: in lower case, with their dots.
-      without: a folder that is not entered and not mentioned, such as that of results.
+      without: a folder that is neither entered nor mentioned, such as that of the results.
     """
     files: list[str] = []
     left_out: list[LeftOut] = []
@@ -124,7 +125,7 @@ def walk(
 
 
 def sentences(left_out: Iterable[LeftOut]) -> tuple[str, ...]:
-    """Says what was left out: one sentence for each reason, which names the first few files."""
+    """Describes what was left out: a sentence for each reason, which names the first few files."""
     of_reason = collections.defaultdict(list)
     for item in left_out:
         of_reason[item.why].append(item.path)
@@ -138,18 +139,19 @@ def named(paths: Sequence[str]) -> str:
 
 
 def find(root: pathlib.Path, pattern: str, *, how_to_get: str) -> Pictures:
-    """Finds the pictures that a path or a pattern means.
+    """Finds the pictures of a path or a pattern.
 
-    An existing path is taken as it is, whatever signs are in it: a folder means the pictures at any
-    depth of it, a file itself. Otherwise `*`, `?` and `[...]` are those of a glob.
+    A path that exists is never a pattern, whatever characters it contains: a folder stands for the
+    pictures at any depth below it, and a file for itself. Otherwise `*`, `?` and `[...]` have their
+    meaning as in a glob.
 
     Args:
-      root: stands before relative paths.
+      root: the folder to which relative paths refer.
       pattern: the path or pattern.
       how_to_get: a sentence about the data, for the error.
 
     Raises:
-      DataError: nothing is there, or two pictures have one name.
+      DataError: nothing was found, or two pictures have the same name.
     """
     base, rest = _literal(os.fspath(root), os.path.expanduser(pattern))
     if not rest and os.path.isdir(base):
@@ -187,9 +189,9 @@ def composed(name: str) -> str:
 def pair(
     images: Pictures, labels: Pictures | None, *, image_suffix: str = "", label_suffix: str = ""
 ) -> Pairs:
-    """Pairs images and labels whose names agree but for the suffixes.
+    """Pairs images and labels whose names agree except for the suffixes.
 
-    Label files that do not end in their suffix are other products of the data set.
+    Label files without the suffix are other products of the data set and are left out.
     """
     of_key = _by_key(images, image_suffix)
     if not of_key:
@@ -221,14 +223,14 @@ def complete(pairs: Pairs, keys: Collection[str], *, labelled: bool) -> Files:
 
 
 def read_list(path: str | os.PathLike, *, sha256: str = "") -> tuple[str, ...]:
-    """Returns the lines of a list, as they are.
+    """Returns the lines of a list, unchanged.
 
     Args:
-      path: a text file, UTF-8 or UTF-16; bytes of names that are no UTF-8 stay as they are.
-      sha256: of the file, if another one is an error.
+      path: a text file, UTF-8 or UTF-16; bytes of names that are not UTF-8 are kept.
+      sha256: the required SHA-256 of the file, if any.
 
     Raises:
-      DataError: the file is missing, is no text, or is not the one whose SHA-256 was given.
+      DataError: the file is missing, is not text, or has another SHA-256.
     """
     data = read_bytes(path)
     if sha256 and (digest := hashlib.sha256(data).hexdigest()) != sha256:
@@ -253,7 +255,7 @@ def write_list(path: pathlib.Path, rows: Mapping[str, str], *, title: str) -> No
 
 
 def quoted(name: str) -> str:
-    """Returns a name as it stands in a list: plain, or as a JSON string where that is not safe."""
+    """Returns a name as it is written to a list: plain if that is safe, or as a JSON string."""
     plain = name.isprintable() and name == name.strip() and not name.startswith(("#", '"'))
     return name if plain and name else json.dumps(name)
 
@@ -262,13 +264,13 @@ def choose(keys: Sequence[str], lines: Sequence[str], *, what: str, suffix: str 
     """Returns the key that each line of a list names.
 
     Args:
-      keys: of all examples.
-      lines: of the list.
+      keys: the keys of all examples.
+      lines: the lines of the list.
       what: the list's name in errors.
-      suffix: that image names have and keys lack.
+      suffix: the suffix of image names that keys do not contain.
 
     Raises:
-      DataError: a line that names no image, or several.
+      DataError: a line names no image or several images.
     """
     whole = set(keys)
     by_end = collections.defaultdict[str, list[str]](list)
@@ -296,7 +298,7 @@ def _examine(
     try:
         mode = entry.stat().st_mode
     except OSError as error:
-        # A picture's dangling link is an error of the picture, when it is read.
+        # A dangling link with a picture's name becomes an error when the picture is read.
         return "file" if extension in extensions else LeftOut(entry.path, reason(entry.path, error))
     if entry.name.startswith("."):
         return LeftOut(entry.path, "hidden")
@@ -313,7 +315,7 @@ def _of_other_kind(path: str) -> LeftOut:
 
 
 def _literal(root: str, pattern: str) -> tuple[str, str]:
-    """Splits a path below a root into what exists by that very name, and the rest."""
+    """Splits a path below a root into the part that exists literally, and the rest."""
     parts = pathlib.PurePath(root, pattern).parts
     base = parts[0] if os.path.isabs(os.path.join(root, pattern)) else ""
     parts = parts[1:] if base else parts
@@ -348,7 +350,7 @@ def _by_key(pictures: Pictures, suffix: str) -> dict[str, str]:
 
 
 def _names(line: str) -> list[str]:
-    """Returns what a line may mean by its name, the likeliest first."""
+    """Returns the possible names in a line, the likeliest first."""
     if line.startswith('"'):
         try:
             name, end = json.JSONDecoder().raw_decode(line)

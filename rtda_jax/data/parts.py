@@ -1,8 +1,8 @@
-"""Making the examples of a data set in parallel, in parts that survive an interruption.
+"""Makes the examples of a data set in parallel, in parts that survive an interruption.
 
-Worker processes are started without the current folder on their path (`python -P`), so that no
-`json.py` that lies there is run, and without importing the caller's main module, as a
-multiprocessing pool would.
+Worker processes are started without the current folder on their path (`python -P`), so that they
+never run a `json.py` in that folder. Unlike the workers of a multiprocessing pool, they do not
+import the caller's main module.
 """
 
 import contextlib
@@ -48,20 +48,20 @@ def make(
     what: str,
     workers: int | None = None,
 ) -> None:
-    """Lets worker processes write the examples `maker(argument)` to a file for each argument.
+    """Writes the examples `maker(argument)` to one file per argument, in worker processes.
 
-    Parts that are there already stay, so that an interrupted run continues.
+    Existing parts are kept, so that an interrupted run continues.
 
     Args:
-      folder: of the parts; created if need be.
+      folder: the folder of the parts; created if it does not exist.
       maker: a function of a module that workers can import.
       arguments: name of the part -> argument, which can be pickled.
-      total: examples in all parts, for the progress line.
-      what: begins the progress line on stderr.
-      workers: processes; default one per core.
+      total: the number of examples in all parts, for the progress line.
+      what: the beginning of the progress line on stderr.
+      workers: the number of processes; by default one per core.
 
     Raises:
-      DataError: what a maker raised, or a worker that died.
+      DataError: a maker raised an error, or a worker died.
     """
     folder.mkdir(parents=True, exist_ok=True)
     todo = [
@@ -76,13 +76,13 @@ def make(
         else:
             _run_workers(maker, [todo[n::workers] for n in range(workers)], progress, what)
     finally:
-        for partial in folder.glob(".*.partial"):  # of workers that were killed
+        for partial in folder.glob(".*.partial"):  # left by workers that were killed
             partial.unlink(missing_ok=True)
         progress.end()
 
 
 def write(path: str | os.PathLike, examples: Iterable[Example]) -> int:
-    """Writes one part, whole or not at all; returns the number of its examples.
+    """Writes one part atomically and returns the number of its examples.
 
     The file is one line of JSON, [[key, bytes of the image, bytes of the label], ...], and then
     all of these bytes.
@@ -101,7 +101,7 @@ def read(path: str | os.PathLike) -> Iterator[Example]:
     """Yields the examples of a part.
 
     Raises:
-      DataError: the file is no part, or its header does not say its true size.
+      DataError: the file is not a part, or its size does not agree with its header.
     """
     with open(path, "rb") as file:
         line = file.readline(_LONGEST_HEADER)
@@ -203,9 +203,9 @@ def _run_workers(
 
 
 def _supervise(process: subprocess.Popen, task: bytes, count: Callable[[int], None]) -> None:
-    """Hands a worker its task and counts what it reports, until it ends."""
+    """Sends a worker its task and counts the parts that it reports, until it ends."""
     assert process.stdin is not None and process.stdout is not None
-    # A worker that died at once closed its end; its exit code tells the rest.
+    # A worker that died at once has closed the pipe; its exit code is read later.
     with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(task)
     for line in process.stdout:

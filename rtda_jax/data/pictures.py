@@ -1,11 +1,11 @@
 """One reader of pictures: the same file gives the same pixels wherever it is read.
 
-Training, evaluation, prediction and the checks all call `rgb`; `examples/run_exported.py` states
-the same rule once more, because it must run without this package, and a test compares the two. The
-rule: the content of a file decides its format, its EXIF orientation is applied, and its pixels
-become 8-bit RGB (see `rgb`). Pillow decodes JPEG with the accurate integer transform;
-`tf.io.decode_jpeg` does so only with dct_method="INTEGER_ACCURATE" and differs by up to 17 levels
-without it, which is one reason why TensorFlow decodes no picture here.
+Training, evaluation, prediction and the checks all call `rgb`. `examples/run_exported.py` repeats
+the same rule, because it must run without this package, and a test compares the two. The rule: the
+content of a file decides its format, its EXIF orientation is applied, and its pixels become 8-bit
+RGB (see `rgb`). Pillow decodes JPEG with the accurate integer transform. `tf.io.decode_jpeg` does
+so only with dct_method="INTEGER_ACCURATE" and otherwise differs by up to 17 levels, which is one
+reason why TensorFlow does not decode pictures here.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm",
     ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
-# How images are resized; both widen their kernel where images become smaller (antialiasing).
+# How images are resized; both filters widen their kernel when images become smaller (antialiasing).
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-MAX_PIXELS = 50_000_000  # of one picture; larger ones are refused before they are decoded
+MAX_PIXELS = 50_000_000  # of a picture; larger ones are refused before they are decoded
 _MOST_SCANS = 100  # of a JPEG, each of which costs as much as decoding all of its pixels
 # Pixels that are converted at a time, so that there is never a third copy of a large picture.
 _BAND = 2**22
 
-# What people have beside the formats above, by where and with what its content begins.
+# Common formats that are not read, by the position and bytes with which their content begins.
 _OTHERS = (
     (4, b"ftypheic", "HEIC"), (4, b"ftypheix", "HEIC"), (4, b"ftypmif1", "HEIF"),
     (4, b"ftypavif", "AVIF"), (0, b"%!PS", "PostScript"), (0, b"\xc5\xd0\xd3\xc6", "EPS"),
@@ -42,7 +42,7 @@ _OTHERS = (
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000"), (0, b"\x76\x2f\x31\x01", "OpenEXR"),
     (0, b"version https://git-lfs", "a Git LFS pointer"),
 )  # fmt: skip
-# A marker of a JPEG: those with a segment behind them, and the end.
+# Markers of a JPEG: those that are followed by a segment, and the end.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]", re.DOTALL)
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _DEEP = {"I": "32-bit integers", "F": "floating-point numbers", "LAB": "CIELAB colours"}
@@ -50,7 +50,7 @@ _DEEP_PPM = ("PPM", "I")  # grey values of 16 bits, which Pillow keeps in 32
 
 
 class Header(NamedTuple):
-    """What a picture's file says before its pixels are decoded.
+    """The properties of a picture's file that are known before its pixels are decoded.
 
     Attributes:
       format: one of `FORMATS`.
@@ -76,16 +76,16 @@ class Header(NamedTuple):
 def rgb(data: bytes, where: str) -> np.ndarray:
     """Decodes a picture to uint8 [H,W,3] RGB, upright.
 
-    Grey values are repeated, palettes looked up, CMYK converted, alpha is dropped (not blended), 16
-    bits keep the upper 8, and of several frames the first is read.
+    Grey values are repeated, palettes are looked up, CMYK is converted and alpha is dropped (not
+    blended). Only the upper 8 of 16 bits and only the first of several frames are read.
 
     Args:
       data: the encoded picture.
       where: its name in errors.
 
     Raises:
-      DataError: empty or damaged, in no format that is read, above MAX_PIXELS, or with pixels that
-        have no range of their own (32-bit integers, floating-point numbers).
+      DataError: the picture is empty or damaged, in a format that is not read, above MAX_PIXELS, or
+        has pixels without a defined range (32-bit integers, floating-point numbers).
     """
     with opened(data, where) as image:
         if image.mode in _DEEP and (image.format, image.mode) != _DEEP_PPM:
@@ -102,7 +102,7 @@ def rgb(data: bytes, where: str) -> np.ndarray:
 
 
 def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Turns the pixels [H,W,...] of a picture as its EXIF orientation says, and closes it."""
+    """Returns the pixels [H,W,...] of a picture, rotated by its EXIF orientation, and closes it."""
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     image.close()
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
@@ -111,7 +111,7 @@ def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
 def resized(pixels: np.ndarray, size: tuple[int, int], *, resize: str = "bilinear") -> np.ndarray:
     """Resizes uint8 [H,W,3] to `size` (h, w) with Pillow, by a key of `FILTERS`.
 
-    Pixels that have this size already stay as they are.
+    Pixels that already have this size are not changed.
     """
     if pixels.shape[:2] == size:
         return pixels
@@ -119,15 +119,15 @@ def resized(pixels: np.ndarray, size: tuple[int, int], *, resize: str = "bilinea
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
-    """Reads the picture of a file as `rgb` does."""
+    """Reads the picture of a file, like `rgb`."""
     return rgb(read_bytes(path), os.fspath(path))
 
 
 @contextlib.contextmanager
 def opened(data: bytes, where: str) -> Iterator[Image.Image]:
-    """Opens an encoded picture whose size and checksums are right; its pixels may be damaged still.
+    """Opens an encoded picture after checking its size and checksums; pixels may still be damaged.
 
-    What goes wrong inside of the context becomes the DataError of this picture.
+    Any error inside the context becomes a DataError about this picture.
     """
     if not data:
         raise DataError(f"{where}: zero bytes; expected a picture")
@@ -140,7 +140,7 @@ def opened(data: bytes, where: str) -> Iterator[Image.Image]:
                 )
             if image.format in ("JPEG", "MPO") and _scans(data) > _MOST_SCANS:
                 raise DataError(f"{where}: a JPEG of more than {_MOST_SCANS} scans")
-            if image.format == "PNG":  # Pillow decodes a PNG without looking at its checksums
+            if image.format == "PNG":  # Pillow decodes a PNG without checking its checksums
                 with Image.open(io.BytesIO(data), formats=("PNG",)) as copy:
                     copy.verify()
             yield image
@@ -153,13 +153,13 @@ def opened(data: bytes, where: str) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         raise DataError(f"{where}: {_unknown(data)}") from None
     except Exception as error:
-        # What Pillow raises for damaged files has no common class, and it decodes, and reads EXIF
-        # and tags, only when the context asks. The cause stays, should it ever be a bug of ours.
+        # Pillow's errors for damaged files have no common class, and it decodes, and reads EXIF and
+        # tags, only inside the context. The cause is kept in case it is a bug of ours.
         raise DataError(f"{where}: truncated or damaged ({error})") from error
 
 
 def header(data: bytes, where: str) -> Header:
-    """Returns what a picture says about itself; DataError naming `where` if it is none."""
+    """Returns the header of a picture; a DataError names `where` if it is not a picture."""
     with opened(data, where) as image:
         name = image.format or ""
         bits, white = _depth(image, data)
@@ -182,13 +182,13 @@ def header(data: bytes, where: str) -> Header:
 
 def png(pixels: np.ndarray) -> bytes:
     """Encodes uint8 [H,W] or [H,W,3] as PNG."""
-    # Level 6 compresses a tenth better and takes four times as long.
+    # Level 6 would compress a tenth better and take four times as long.
     return _encoded(pixels, "PNG", compress_level=3)
 
 
 def webp(pixels: np.ndarray) -> bytes:
     """Encodes uint8 [H,W,3] as lossless WebP."""
-    # The quality of a lossless WebP is its effort: the least still beats PNG in size and time.
+    # The quality of a lossless WebP is the effort: even the least beats PNG in size and time.
     return _encoded(pixels, "WEBP", lossless=True, method=0, quality=0)
 
 
@@ -218,7 +218,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def _unknown(data: bytes) -> str:
-    """Says what a file is that is in none of the formats."""
+    """Describes a file that is in none of the formats, for an error."""
     for offset, magic, name in _OTHERS:
         if data[offset : offset + len(magic)] == magic:
             return f"is {name}, which is not read; save it as PNG or JPEG"
@@ -229,7 +229,7 @@ def _unknown(data: bytes) -> str:
 
 
 def _scans(data: bytes) -> int:
-    """Returns how many scans the first picture of a JPEG has, counted up to its end."""
+    """Returns the number of scans in the first picture of a JPEG."""
     count, place = 0, 2
     while (found := _MARKER.search(data, place)) and found[0][1] != _END_OF_IMAGE:
         if found[0][1] == _START_OF_SCAN:

@@ -18,13 +18,13 @@ DOMAINS = ("source", "target")
 
 
 class Examples:
-    """Decoded examples of a set; the first ones stay in memory, up to a number of bytes.
+    """Decoded examples of a set; the first ones are kept in memory, up to a number of bytes.
 
     Args:
-      dataset: what is read.
+      dataset: the data set.
       size: (H, W) that image and label are resized to; None keeps the files' size.
-      resize: how images are, a key of `geometry.RESIZES`.
-      limit: bytes of pixels that stay in memory; 0 keeps none.
+      resize: how images are resized, a key of `geometry.RESIZES`.
+      limit: the bytes of pixels that are kept in memory; 0 keeps none.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Examples:
         self._lock = threading.Lock()
 
     def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns image uint8 [H,W,3] and classes uint8 [H,W] ([0,0] of unlabelled sets)."""
+        """Returns image uint8 [H,W,3] and classes uint8 [H,W] ([0,0] for unlabelled sets)."""
         if i in self.cached:
             return self.cached[i]
         image, label = decode.examine(self.dataset, i)
@@ -60,7 +60,7 @@ class Examples:
         return image, label
 
     def __call__(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns image and label of an example as tensors; no label of unlabelled sets."""
+        """Returns image and label of an example as tensors; no label for unlabelled sets."""
         image, label = tf.numpy_function(
             lambda i: self.get(int(i)), [index], [tf.uint8, tf.uint8], stateful=False
         )
@@ -102,7 +102,7 @@ def rare_example(rare: RareClass, key: Tensor) -> tuple[Tensor, Tensor]:
     first = np.cumsum(sizes) - sizes
     bounds = np.cumsum(rare.probabilities())
     numbers = tf.random.stateless_uniform([2], seed=key, dtype=tf.float64, alg="philox")
-    # Rounding may leave the last bound below 1: the last class that occurs takes the rest.
+    # Rounding may leave the last bound below 1: the last class that occurs gets the rest.
     last = int(np.flatnonzero(sizes)[-1])
     drawn = tf.searchsorted(tf.constant(bounds), numbers[:1] * bounds[-1], side="right")[0]
     drawn = tf.minimum(drawn, last)
@@ -146,11 +146,11 @@ def candidate_crops(
     """Returns the candidates of one example, as the keys `candidate_*` of a batch without B.
 
     Args:
-      candidates: what is drawn.
+      candidates: how candidates are drawn.
       key: stateless seed [2].
-      size, resize: what images are resized to, and how.
-      crop: of the batch, at most `size`.
-      examples: of the source.
+      size, resize: the size that images are resized to, and the filter.
+      crop: (h, w) of the batch, at most `size`.
+      examples: the examples of the source.
     """
     present, classes, indices, numbers = candidate_draws(candidates, key)
 
@@ -185,7 +185,7 @@ def candidate_crops(
 
 
 def visible_corner(shown: Tensor, *, crop: Size, number: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the corner (y, x), int32, of a crop with a pixel that is shown; of any if none is.
+    """Returns the corner (y, x), int32, of a crop with a shown pixel; of any crop if none is shown.
 
     Args:
       shown: bool [H,W], at least as large as the crop.
@@ -208,7 +208,7 @@ def visible_corner(shown: Tensor, *, crop: Size, number: Tensor) -> tuple[Tensor
 
 
 def _place(number: Tensor, count: Tensor) -> Tensor:
-    """Turns a number in [0,1) into a place in 0..count-1."""
+    """Converts a number in [0,1) to a position in 0..count-1."""
     return tf.minimum(tf.cast(number * tf.cast(count, tf.float64), tf.int64), count - 1)
 
 
@@ -217,9 +217,10 @@ def arrays(graph: Any, diagnose: Any, *, start: int, threads: int) -> Iterator[d
 
     Args:
       graph: a tf.data.Dataset of dictionaries.
-      diagnose: called with the number of an element that failed; raises what broke it, by name.
-      start: number of the first element.
-      threads: of decoding.
+      diagnose: called with the number of an element that failed; raises an error that names the
+        file.
+      start: the number of the first element.
+      threads: the threads that decode.
     """
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads

@@ -24,12 +24,12 @@ HISTOGRAM = "histogram.npz"
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLabels:
-    """Label files, one for each image of the set that they were made for.
+    """Label files, one for each image of the set for which they were made.
 
     Attributes:
-      folder: of the stage that wrote them.
-      keys: of the images.
-      sha256: of each file.
+      folder: the folder of the stage that wrote them.
+      keys: the keys of the images.
+      sha256: the SHA-256 of each file.
       classes: the number of classes, K.
     """
 
@@ -42,7 +42,7 @@ class PseudoLabels:
         """Decodes label i to classes, uint8 [H,W]: 0..K-1, and 255 for ignored pixels.
 
         Raises:
-          DataError: naming the file, whatever is wrong with it.
+          DataError: names the file that cannot be used.
         """
         path = label_path(self.folder, self.keys[i])
         data = read_bytes(path)
@@ -73,7 +73,7 @@ class PseudoLabels:
         return _size(data, path)
 
     def examine(self, i: int) -> np.ndarray:
-        """Decodes label i as `decode` does, after its hash was compared with the manifest's."""
+        """Decodes label i like `decode`, after comparing its hash with the manifest."""
         self.check(i)
         return self.decode(i)
 
@@ -86,7 +86,7 @@ def _size(data: bytes, path: str) -> tuple[int, int]:
 
 
 def label_path(folder: str | os.PathLike, key: str) -> str:
-    """Returns the path of the label of the image of that key."""
+    """Returns the path of the label for an image."""
     return os.path.join(folder, "labels", f"{key}.png")
 
 
@@ -94,12 +94,12 @@ def load_pseudo(folder: str | os.PathLike, *, target: Dataset) -> PseudoLabels:
     """Returns the labels in a finished pseudo_label stage's folder, after checking every file.
 
     Args:
-      folder: the one with `manifest.json` and `labels/`.
+      folder: the folder with `manifest.json` and `labels/`.
       target: the images that will be trained on.
 
     Raises:
       DataError: there is no manifest, or it describes other images or classes; a file is missing,
-        is not the one that was written, or differs in size from the others.
+        has been changed, or differs in size from the others.
     """
     path = pathlib.Path(folder) / MANIFEST
     if not path.exists():

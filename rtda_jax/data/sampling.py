@@ -1,4 +1,4 @@
-"""Class counts of a labelled set: what they say of its labels, and what is drawn by them.
+"""Class counts of a labelled set: what they say about its labels, and sampling that uses them.
 
 The draws themselves run inside the tf.data graph (`rtda_jax.data.pipeline`).
 """
@@ -56,27 +56,27 @@ def cached_class_counts(
     threads: int | None = None,
     expected: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns the pixels of each class in each labelled example, cached in a file.
+    """Returns the number of pixels of each class in each labelled example, cached in a file.
 
-    The labels are counted anew (`count_labels`) if the file is damaged or describes other examples,
-    other classes or label files that have changed since.
+    The labels are counted again (`count_labels`) if the file is damaged or describes other
+    examples, other classes or label files that have changed since.
 
     Args:
       dataset: a labelled set.
       path: the cache, `.npz`.
-      threads: of decoding; default one per core.
-      expected: int64 [N,K], counts that something began with; None where nothing did.
+      threads: the threads that decode; by default one per core.
+      expected: int64 [N,K], the counts with which the stage began; None if it has not begun.
 
     Returns:
       int64 [N,K].
 
     Raises:
-      ConfigError: the labels were counted anew and the counts are not the expected ones; the cache
-        stays as it is.
+      ConfigError: the labels were counted again and the counts are not the expected ones; the cache
+        is not changed.
     """
     about = {
         "name": np.array(dataset.name),
-        "keys": np.array([json.dumps(key) for key in dataset.keys]),  # any name as ASCII
+        "keys": np.array([json.dumps(key) for key in dataset.keys]),  # escapes every name to ASCII
         "classes": np.array(dataset.classes.names),
         "labels": np.array([repr(dataset.labelling), dataset.reader.fingerprint(labels=True)]),
     }
@@ -114,15 +114,15 @@ def enet_weights(frequency: np.ndarray, *, c: float = 1.02) -> np.ndarray:
 
 
 def contents(dataset: Dataset, raw: np.ndarray) -> dict[str, Any]:
-    """Returns what a histogram of raw ids means: shares of classes, and the weights that follow.
+    """Returns class frequencies and class weights from a histogram of raw ids.
 
     Args:
-      dataset: whose labels were counted.
-      raw: pixels of each raw id, int64 [256].
+      dataset: the data set whose labels were counted.
+      raw: the number of pixels of each raw id, int64 [256].
 
     Returns:
       raw_ids: raw id -> pixels; ignored: share of all pixels; frequencies and enet_weights: class
-      name -> number. Nothing of an unlabelled set.
+      name -> number. Empty for an unlabelled set.
     """
     if dataset.labelling is None:
         return {}
@@ -145,9 +145,9 @@ def contents(dataset: Dataset, raw: np.ndarray) -> dict[str, Any]:
 def dataset_sentences(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
     """Returns sentences about a data set for the start of a training run.
 
-    They say how many images there are, what was left out, and, of a labelled set, which share of
-    the pixels is ignored and which classes occur in a sample of evenly spaced labels. Doubts about
-    the labelling begin with "warning:".
+    They say how many images there are and what was left out. For a labelled set they also say which
+    share of the pixels is ignored and which classes occur in a sample of evenly spaced labels.
+    Doubts about the labelling begin with "warning:".
 
     Raises:
       DataError: a label that cannot be read.
@@ -177,11 +177,11 @@ def dataset_sentences(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
 
 
 def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
-    """Returns what the raw ids that occur say against the labelling that was named.
+    """Returns reasons to doubt the configured labelling, from the raw ids that occur.
 
     Args:
-      dataset: whose labels were counted.
-      raw: pixels of each raw id, int64 [256].
+      dataset: the data set whose labels were counted.
+      raw: the number of pixels of each raw id, int64 [256].
     """
     meaning, total = dataset.labelling, int(raw.sum())
     if meaning is None or not total:
@@ -227,17 +227,17 @@ class RareClass:
     """Draws source images by class: a class, rare ones more often, then an image that shows it.
 
     P(c) is proportional to exp((1 - f_c) / temperature), where f_c is the share of class c in the
-    valid pixels (Hoyer et al., DAFormer, 2022, eq. 9). With `crops` above 1 the crop of the image
-    is drawn again until it shows the class too. DAFormer's code draws 11 crops at most and wants
+    valid pixels (Hoyer et al., DAFormer, 2022, eq. 9). With `crops` above 1, the crop of the image
+    is drawn again until it shows the class too. DAFormer's code draws at most 11 crops and requires
     more than 1500 of their 512x512 pixels, half of 3000.
 
     Attributes:
       counts: pixels of each class in each example, int [N,K].
-      temperature: above 0. Towards 0 only the rarest class is drawn, towards infinity all classes
-        equally often.
-      min_pixels: an example shows a class if its label file has at least so many pixels of it, a
-        crop if it has more than half as many.
-      crops: how many are drawn at most; the last one is taken whatever it shows.
+      temperature: above 0. Near 0 only the rarest class is drawn; for a large temperature all
+        classes are drawn equally often.
+      min_pixels: an example shows a class if its label file has at least this many pixels of it; a
+        crop shows it if it has more than half as many.
+      crops: the largest number of crops that are drawn; the last one is used whatever it shows.
     """
 
     counts: np.ndarray
@@ -265,18 +265,18 @@ class RareClass:
 class Candidates:
     """Source crops offered for long-tail class pasting (Zheng et al., TUFL).
 
-    Each candidate is drawn from (seed, position in the stream) alone: a class, uniformly; an
-    example that shows it, uniformly; and a crop of that example, uniformly among the crops that
-    show the class. The original code draws images and crops until the class is visible, at most
-    1000 times; counting the visible crops needs one draw. Which candidates are pasted is decided
-    on the device (`rtda_jax.augment`).
+    Each candidate depends only on (seed, position in the stream): a class is drawn uniformly, then
+    an example that shows it, and then a crop of that example among those that show the class. The
+    original code draws images and crops until the class is visible, at most 1000 times; here the
+    visible crops are counted, and a single draw is enough. The device decides which candidates are
+    pasted (`rtda_jax.augment`).
 
     Attributes:
       counts: pixels of each class in each example, int [N,K].
       slots: candidates per example, S.
-      probability: of an example being offered any.
-      classes: the classes drawn from; empty for all that some example shows.
-      min_pixels: an example shows a class if it has at least so many pixels of it.
+      probability: the probability that an example is offered any candidates.
+      classes: the classes to draw from; if empty, all classes that some example shows.
+      min_pixels: an example shows a class if it has at least this many pixels of it.
     """
 
     counts: np.ndarray
@@ -300,6 +300,6 @@ class Candidates:
 
     @property
     def drawn(self) -> np.ndarray:
-        """Returns the classes that are drawn from: those asked for that some example shows."""
+        """Returns the classes to draw from: the requested ones that some example shows."""
         present = np.flatnonzero((self.counts >= self.min_pixels).any(axis=0))
         return np.intersect1d(present, self.classes) if self.classes else present

@@ -1,4 +1,4 @@
-"""Prepared data sets: TFDS directories of array_record shards, made once, read by index."""
+"""Prepared data sets: TFDS directories of array_record shards, written once and read by index."""
 
 import contextlib
 import io
@@ -14,13 +14,13 @@ from rtda_jax.errors import DataError
 from rtda_jax.run.files import LOCK, read_bytes, wait_for_lock
 
 ANEW = "delete the folder to prepare it anew"
-# TFDS imports the class that a data set's features name; only its own can come from a stranger.
+# TFDS imports the class that a data set's features name; only TFDS's own classes are allowed.
 _TRUSTED = "tensorflow_datasets.core.features."
 _CLASS_FIELDS = ("pythonClassName", "python_class_name", "type")
 
 
 class Names(NamedTuple):
-    """What the features of a prepared data set are called."""
+    """The names of the features of a prepared data set."""
 
     image: str = "image"
     label: str = "label"
@@ -31,10 +31,10 @@ _OURS = Names()
 
 
 def prepare(builder: Any, *, manual_dir: pathlib.Path | None = None) -> pathlib.Path:
-    """Returns the directory of a TFDS builder's finished data set, generated unless it is there.
+    """Returns the directory of a TFDS builder's data set; generates it unless it exists.
 
-    One process generates it and others wait. TFDS writes beside the directory and renames at the
-    end, so that a directory that exists is whole.
+    One process generates it and others wait. TFDS writes to a temporary directory and renames it at
+    the end, so that a directory that exists is complete.
     """
     final = pathlib.Path(builder.data_dir)
     if final.exists():
@@ -57,7 +57,7 @@ def _generate(builder: Any, manual_dir: pathlib.Path | None) -> None:
 
 
 def _hold(folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
-    """Returns a context in which this process alone prepares a folder; it waits for another."""
+    """Returns a context in which only this process prepares a folder; others wait."""
     message = f"{folder}: waiting for another process to prepare it"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,10 +75,10 @@ class Shards:
     Args:
       folder: the directory of one version.
       split: one of its splits.
-      names: of its features.
+      names: the names of its features.
 
     Raises:
-      DataError: no such split; damaged files; features that would import code.
+      DataError: there is no such split, files are damaged, or features would import code.
     """
 
     def __init__(self, folder: pathlib.Path, split: str, names: Names = _OURS) -> None:
@@ -143,10 +143,10 @@ class Shards:
 
 
 def check_features(folder: pathlib.Path) -> None:
-    """Refuses a prepared data set whose features name classes outside of TFDS.
+    """Refuses a prepared data set whose features name classes outside TFDS.
 
     Raises:
-      DataError: naming the class, before anything of it is imported.
+      DataError: names the class, before anything is imported.
     """
     path = folder / "features.json"
     try:
@@ -160,7 +160,7 @@ def check_features(folder: pathlib.Path) -> None:
             waiting += value
         elif isinstance(value, dict):
             waiting += value.values()
-            if isinstance(value.get("content"), str):  # JSON inside of JSON, of an old TFDS
+            if isinstance(value.get("content"), str):  # JSON inside JSON, from an old TFDS
                 raise DataError(f"{path}: written by an old version of TFDS; {ANEW}")
             for name in _CLASS_FIELDS:
                 named = value.get(name)
@@ -173,7 +173,7 @@ def check_features(folder: pathlib.Path) -> None:
 
 
 class _Keys(Sequence[str]):
-    """Keys that stand in the records only, read one by one when they are asked for."""
+    """Keys that are stored only in the records; each is read when it is requested."""
 
     def __init__(self, shards: Shards) -> None:
         self.shards = shards
@@ -191,7 +191,7 @@ class _Keys(Sequence[str]):
 
 
 def _checked(key: Any, folder: pathlib.Path) -> str:
-    """Returns a key unless it leads out of the folder that files of its name go to."""
+    """Returns a key; refuses one with which a file name would leave its folder."""
     if not isinstance(key, str) or not key or "\0" in key:
         raise DataError(f"{folder}: {key!r} cannot be the key of an image; {ANEW}")
     path = pathlib.PurePath(key)

@@ -1,4 +1,4 @@
-"""Specifications of data sets in a config: their fields, and the files that they mean."""
+"""Specifications of data sets in a config: their fields, and the files that they refer to."""
 
 import dataclasses
 import os
@@ -60,7 +60,7 @@ STORES = ("files", "shards")
 
 
 class Survey(NamedTuple):
-    """What a specification finds on disk, before any pair is asked for."""
+    """The files of a specification on disk, before their pairs are required."""
 
     name: str
     keys: tuple[str, ...]
@@ -71,7 +71,7 @@ class Survey(NamedTuple):
     notes: tuple[str, ...]
 
     def dataset(self, keys: Sequence[str]) -> Dataset:
-        """Returns the data set of some of the keys; DataError names images that have no label."""
+        """Returns the data set of some keys; a DataError names images that have no label."""
         reader = listing.complete(self.pairs, keys, labelled=self.labelling is not None)
         return Dataset(
             self.name, keys, self.classes, self.labelling, reader, self.lenient, self.notes
@@ -79,7 +79,7 @@ class Survey(NamedTuple):
 
 
 def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the specification with every field; ConfigError names a wrong one."""
+    """Returns the specification with every field; a ConfigError names an invalid one."""
     spec = dict(spec)
     name = spec.pop("name", "")
     known = lookup(FIELDS, name, "data set")
@@ -106,10 +106,10 @@ def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Survey:
-    """Finds the files of a checked specification, paired by name; pairs may still be missing.
+    """Finds the files of a checked specification, paired by name; labels may still be missing.
 
     Raises:
-      DataError: missing folders, lists that do not fit, a wrong number of images.
+      DataError: a folder is missing, a list does not fit, or the number of images is wrong.
     """
     place = (
         _own_folders(fields, root, classes) if fields["name"] == "folders" else _known(fields, root)
@@ -154,7 +154,7 @@ def packaged(name: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where the files of a specification lie and what they mean."""
+    """The place of a specification's files, and their meaning."""
 
     name: str
     folder: pathlib.Path
@@ -185,7 +185,7 @@ def _own_folders(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSe
 
 
 def _own_labelling(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Labelling:
-    """Returns what the labels of folders mean; see the field `labelling`."""
+    """Returns the labelling of folders; see the field `labelling`."""
     name = fields["labelling"]
     if name.endswith(".json"):
         return meanings.labelling(str(root / os.path.expanduser(name)))

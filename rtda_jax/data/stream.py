@@ -17,7 +17,7 @@ from rtda_jax.data.pseudo import PseudoLabels
 from rtda_jax.data.sampling import Candidates, RareClass
 from rtda_jax.errors import ConfigError, DataError, lookup, one_of, require
 
-if TYPE_CHECKING:  # an annotation only: processes that decode images do not load JAX
+if TYPE_CHECKING:  # for annotations only: processes that decode images do not load JAX
     from jax import Array
 
 Tensor = Any
@@ -51,7 +51,7 @@ class Batch(TypedDict):
         if there are margins (`target_margins`).
       candidate_images: uint8 [B,S,h,w,3] RGB, source crops that may be pasted (long-tail pasting).
       candidate_labels: uint8 [B,S,h,w], with candidate_images; 255 everywhere if there is none.
-      candidate_classes: uint8 [B,S], the class each candidate was drawn for; 255 if there is none.
+      candidate_classes: uint8 [B,S], the class for which each candidate was drawn; 255 for none.
     """
 
     source_image: "Array"
@@ -68,7 +68,7 @@ class Batch(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """How images get from the size of their files to that of a batch; see `train_stream`."""
+    """The size, crop and resizing of a domain's images; see `train_stream`."""
 
     size: Size | None = None
     crop: Size | None = None
@@ -99,45 +99,45 @@ def train_stream(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Returns endless batches; that of step n depends on (seed, n) alone, never on the threads.
+    """Returns endless batches; that of step n depends only on (seed, n), never on the threads.
 
-    Every epoch is a permutation of the set, and both domains draw independently. Image and label
-    move together: they are resized to `size` times a random factor in `scale` (with antialiasing,
-    labels to the nearest pixel), cropped at random, and mirrored half of the time if `flip`. A
-    source image that is smaller than the crop is padded with black and ignored pixels. A target
-    image is never padded, because every loss on the target would read the black: its zoom is at
-    least the smallest one that covers the crop.
+    Every epoch is a permutation of the set, and both domains are drawn independently. Image and
+    label are moved together: they are resized to `size` times a random factor in `scale` (with
+    antialiasing; labels to the nearest pixel), cropped at random, and mirrored half of the time if
+    `flip` is set. A source image that is smaller than the crop is padded with black, which its
+    label ignores. A target image is never padded, because every loss on the target would read the
+    black: its zoom is at least the smallest one that covers the crop.
 
-    What is not asked for is not done: without `flip` and `scale` nothing is mirrored or zoomed. A
-    run asks for what `batches.MoveOptions` and `batches.StreamOptions` say.
+    Without `flip` and `scale`, nothing is mirrored or zoomed. A run takes its arguments from
+    `batches.MoveOptions` and `batches.StreamOptions`.
 
     Args:
       source: the labelled set.
-      target: its images only; its labels are never opened.
-      pseudo_labels: pseudo-labels of the target's images, moved as these are.
+      target: the target set; its labels are never opened.
+      pseudo_labels: pseudo-labels of the target's images, which are moved with the images.
       seed, start_step: the first batch is that of step `start_step`, counted from 0.
       batch_size: images per domain over all processes.
       size: (H, W) before the crop; None keeps the files' size.
-      crop: (h, w) of the batch; None is the whole image.
+      crop: (h, w) of the batch; None means the whole image.
       resize: how images are resized, a key of `pictures.FILTERS`.
-      source_frame: size, crop and resize of the source; None is those of the target.
+      source_frame: size, crop and resize of the source; None means those of the target.
       flip, scale: see above.
-      rare: draws source examples by the classes they show instead of by epochs, and their crops
-        until these show the class.
+      rare: draws source examples by the classes that they show instead of in epochs, and draws
+        crops until one shows the class.
       candidates: offers further source crops for long-tail class pasting.
-      target_moves: "each" image of the target is moved by numbers of its own, or "once" all of the
-        run by the same ones (as TUFL's released code does).
+      target_moves: whether a move is drawn for "each" image of the target, or "once" for the whole
+        run (as in TUFL's released code).
       target_margins: top, bottom, left and right, in pixels of the target's images at `size`. The
         batch says where they are after zoom, crop and mirror.
-      cache_bytes: of decoded images that each domain may keep in memory.
-      threads: of decoding; default one per core.
-      prefetch: batches that are ready ahead of time; with `threads` it bounds the memory.
+      cache_bytes: the bytes of decoded images that each domain may keep in memory.
+      threads: the threads that decode; by default one per core.
+      prefetch: how many batches are prepared in advance; with `threads` it bounds the memory.
       process_index, process_count: this process yields its share of every batch.
 
     Raises:
-      DataError: at once for sets and arguments that cannot be used; while iterating, for the file
-        that broke the batch.
-      ConfigError: an unknown `target_moves`, or margins that cannot be.
+      DataError: immediately, for sets and arguments that cannot be used; while iterating, for a
+        file that cannot be read.
+      ConfigError: `target_moves` is unknown, or the margins are invalid.
     """
     sets = {"source": source} | ({} if target is None else {"target": target.unlabelled()})
     _check_sets(sets, pseudo_labels, rare)
@@ -254,15 +254,15 @@ def eval_stream(
     """Yields every example once, in order and one at a time; or those of `order`.
 
     Args:
-      dataset: what is read.
+      dataset: the data set.
       size: (H, W) that images are resized to; None keeps the files' size.
-      resize: how, a key of `pictures.FILTERS`.
-      order: positions of the examples.
+      resize: how images are resized, a key of `pictures.FILTERS`.
+      order: the positions of the examples.
       threads, prefetch, process_index, process_count: see `train_stream`.
 
     Yields:
-      image uint8 [h,w,3]; label uint8 [H,W] in classes at the label file's own size, absent from
-      unlabelled sets; key; index.
+      image uint8 [h,w,3]; label uint8 [H,W] in classes at the label file's own size, if the set has
+      labels; key; index.
 
     Raises:
       DataError: naming the file that cannot be read.
@@ -315,7 +315,7 @@ def check_sizes(
 
 
 def check_margins(margins: Margins, *, size: Size | None) -> None:
-    """Refuses margins of target images that are not read, or of which nothing would remain.
+    """Refuses margins if no target images are read, or if nothing of the images would remain.
 
     Args:
       margins: top, bottom, left, right, not all of them 0.
@@ -341,7 +341,7 @@ def padded_share(size: Size, crop: Size, scale: tuple[float, float]) -> float:
 
 
 def padding(size: Size, crop: Size, scale: tuple[float, float]) -> list[str]:
-    """Returns a sentence about the padding of source crops, or none where there is none."""
+    """Returns a sentence about the padding of source crops; none if there is no padding."""
     mean = padded_share(size, crop, scale)
     most = padded_share(size, crop, (scale[0], scale[0]))
     if mean < 0.005:

@@ -18,8 +18,8 @@ def render(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Renders scene `index` of a domain.
 
-    The scene is a function of (seed, domain, index) alone; the size only samples it. Any aspect
-    ratio works, 1:2 is what the scenes are composed for.
+    The scene depends only on (seed, domain, index); the size only says how finely it is sampled.
+    Any aspect ratio works, but the scenes are composed for 1:2.
 
     Args:
       domain: a key of `DOMAINS`.
@@ -43,7 +43,7 @@ def render(
     layout_seed, sensor_seed = np.random.SeedSequence([seed, style.number, index]).spawn(2)
     dice = Dice(np.random.Generator(np.random.PCG64(layout_seed)))
     layout = style.layout
-    # Two by two samples a pixel: colours are averaged, the label is that of the first sample.
+    # Each pixel has two by two samples: colours are averaged, the label is that of the first one.
     rows, columns = 2 * height, 2 * width
     view = View(
         rows=rows,

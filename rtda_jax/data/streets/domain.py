@@ -1,4 +1,4 @@
-"""What a domain of streets is made of: draws, textures, and its layout, palette and optics."""
+"""The components of a domain of streets: random draws, textures, layout, palette and optics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -202,7 +202,7 @@ class Domain:
       facades: colour and surface of buildings.
       textures: surface -> texture.
       sun: how much brighter the sunny sides are.
-      shadow: what a shadow leaves of the ground's brightness.
+      shadow: the factor of the ground's brightness in a shadow.
       hood: probability that the hood of our own car is in view.
       finish: (colour, depth, labels, dice, generator) -> image: the camera that turns linear
         colour [H, W, 3] in 0 to 255 into uint8 [H, W, 3].

@@ -81,7 +81,8 @@ def _optics_and_sensor(
 ) -> np.ndarray:
     """Applies haze, lens, glare, sensor noise and chroma subsampling, in the order of the light."""
     height, width = depth.shape
-    # depth / (depth + reach) stands in for 1 - exp(-depth / reach): exact on every machine.
+    # depth / (depth + reach) replaces 1 - exp(-depth / reach), because it is exact on every
+    # machine.
     haze = depth / (depth + np.float32(dice.uniform(160, 320)))
     haze[labels == LABEL_IDS["sky"]] = 0
     veil = np.array((190, 202, 216), np.float32)

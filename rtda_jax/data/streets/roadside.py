@@ -1,4 +1,4 @@
-"""What stands along a street: buildings, walls, fences, green, trees, poles, signs and bins."""
+"""Objects along a street: buildings, walls, fences, green, trees, poles, signs and bins."""
 
 from rtda_jax.data.streets.canvas import Canvas
 from rtda_jax.data.streets.domain import PATTERNS, Dice, Windows, bank

@@ -1,4 +1,4 @@
-"""One street scene: lays out the street, decides what stands where and paints from far to near."""
+"""One street scene: lays out the street, places objects, and paints from far to near."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def paint_scene(canvas: Canvas, dice: Dice) -> None:
     paint_ground(canvas, dice, street, rails=rails)
     _skyline(canvas, dice)
     queue: Queue = []
-    taken: list[tuple[float, float, float]] = []  # offset, near and far end of what is on the road
+    taken: list[tuple[float, float, float]] = []  # objects: offset, near and far end
     for side in (-1, 1):
         _line_street(canvas, dice, queue, street, side)
         _furnish(canvas, dice, queue, street, side)

@@ -1,4 +1,4 @@
-"""Who moves along a street: cars, trucks, buses and trains, people on foot and on two wheels."""
+"""Moving objects of a street: cars, trucks, buses and trains, people on foot and on two wheels."""
 
 from rtda_jax.data.streets.canvas import Canvas
 from rtda_jax.data.streets.domain import TYRE, Colour, Dice, Windows
