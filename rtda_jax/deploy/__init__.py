@@ -9,7 +9,7 @@ from rtda_jax.evaluate import Model
 
 
 class Networks(NamedTuple):
-    """Networks that predict together, and where they come from.
+    """Networks that predict together, and their origin.
 
     `config` is the stage's configuration; `names` are the stages that left the models, such as
     "train" or "train:teacher"; `networks` are the models' keys of `rtda_jax.models.MODELS`.

@@ -24,10 +24,10 @@ from rtda_jax.tools import environment
 from rtda_jax.weights import export_pretrained
 
 PLATFORMS = ("cpu", "cuda")
-LARGEST_DIFFERENCE = 1e-4  # share of the pixels that may change their class in another format
+LARGEST_DIFFERENCE = 1e-4  # the share of pixels whose class may differ in another format
 RECORD = "model.json"
 
-Segment = jax.stages.Wrapped  # what jax.jit returns
+Segment = jax.stages.Wrapped  # the result of jax.jit
 Size = tuple[int, int]
 
 
@@ -35,16 +35,16 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
     """Writes model.stablehlo, its description model.json, and each network as .safetensors.
 
     Args:
-      chosen: what networks.choose returned.
-      out: folder, created where it does not exist.
+      chosen: the result of networks.choose.
+      out: the folder; created if it does not exist.
       also: keys of FORMATS.
 
     Returns:
       The content of model.json.
 
     Raises:
-      ConfigError: an unknown format, a network that cannot be exported, or files in the folder
-        that no earlier export wrote.
+      ConfigError: a format is unknown, a network cannot be exported, or the folder has files of
+        these names that no earlier export wrote.
     """
     formats = {name: lookup(FORMATS, name, "format") for name in also}
     config = chosen.config
@@ -93,13 +93,13 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
 
 
 def segmenter(models: Sequence[evaluate.Model], *, size: Size) -> Segment:
-    """Returns what evaluation does to an image as a jitted function of a batch.
+    """Returns the segmentation of an evaluation as a jitted function of a batch.
 
-    It maps uint8 [b,H,W,3] RGB to class numbers uint8 [b,H,W]. Normalisation, networks (several
-    are fused by their mean softmax), upsampling, argmax and the weights are inside. Folded
-    networks make it faster.
+    It maps uint8 [b,H,W,3] RGB to class numbers uint8 [b,H,W]. It contains normalisation, networks
+    (several are fused by their mean softmax), upsampling, argmax and the weights. It is faster with
+    folded networks.
     """
-    # From the host, so that a file made of it records no devices.
+    # Variables from the host, so that a file that is made from them records no devices.
     variables = [jax.device_get(model.variables) for model in models]
 
     @jax.jit
@@ -111,7 +111,7 @@ def segmenter(models: Sequence[evaluate.Model], *, size: Size) -> Segment:
 
 
 def lower(segment: Segment, *, size: tuple[int, int]) -> jax.export.Exported:
-    """Lowers the function for any b and for each of PLATFORMS, none of which need be present.
+    """Lowers the function for any b and for each of PLATFORMS, whether or not it is present.
 
     Raises:
       ConfigError: an operation of the network has no stable form.
@@ -133,7 +133,7 @@ def write_saved_model(
     function = _tensorflow_function(segmenter(models, size=size), batch=None, size=size)
     signatures = {"serving_default": function.get_concrete_function()}
     with files.replacing(out / "saved_model") as partial:
-        # The function as an attribute of the module would write the weights a second time.
+        # If the function were an attribute of the module, the weights would be written twice.
         tf.saved_model.save(tf.Module(), str(partial), signatures=signatures)
     return {}
 
@@ -146,7 +146,7 @@ def write_tflite(
 
     segment = segmenter(_in_float32(models), size=size)
     module = tf.Module()
-    # LiteRT knows convolutions in the plain form of other platforms than the CPU.
+    # LiteRT supports convolutions only in their plain form, that of platforms other than the CPU.
     function = _tensorflow_function(segment, batch=1, size=size, platforms=("cuda",))
     concrete = function.get_concrete_function()
     model = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert()
@@ -163,7 +163,7 @@ def tflite_runner(
 
     Args:
       model: the content of the file.
-      threads: that it may use; None leaves it to the runtime.
+      threads: the number of threads; None leaves it to the runtime.
     """
     from rtda_jax.data.geometry import tf
 
@@ -208,15 +208,15 @@ class Format(NamedTuple):
     """A further format.
 
     Attributes:
-      write: writes it and returns what model.json says of it.
-      files: that it writes; one with a slash at the end is a folder.
+      write: writes it and returns its entry in model.json.
+      files: the names of its files; a name with a slash at the end is a folder.
     """
 
     write: Callable[..., dict[str, Any]]
     files: tuple[str, ...]
 
 
-# Beside model.stablehlo, which is always written.
+# Formats besides model.stablehlo, which is always written.
 FORMATS = {
     "onnx": Format(write_onnx, ("model.onnx", "model.batch1.onnx")),
     "saved_model": Format(write_saved_model, ("saved_model/",)),
@@ -245,7 +245,7 @@ def _tensorflow_function(
 
 
 def _in_float32(models: Sequence[evaluate.Model]) -> list[evaluate.Model]:
-    """Returns networks that compute in float32, which every runtime knows, unlike bfloat16."""
+    """Returns networks that compute in float32, which, unlike bfloat16, every runtime supports."""
     return [
         model._replace(module=model.module.clone(dtype=jnp.float32))
         if getattr(model.module, "dtype", jnp.float32) != jnp.float32
@@ -267,7 +267,7 @@ def _check(
     segment: Segment,
     batches: Sequence[np.ndarray],
 ) -> float:
-    """Returns the share of pixels of the same class; ConfigError where too many differ."""
+    """Returns the share of pixels with the same class; raises ConfigError if too many differ."""
     equal = [run(images) == np.asarray(segment(images)) for images in batches]
     share = float(np.mean([part.mean() for part in equal]))
     log.say(f"  {name}: {100 * share:.3f}% of the pixels have the same class")
@@ -280,7 +280,7 @@ def _check(
 
 
 def _interface(chosen: Networks, size: tuple[int, int]) -> dict[str, Any]:
-    """Describes what the exported function reads and returns."""
+    """Describes the input and output of the exported function."""
     classes = class_set(chosen.config.benchmark.classes)
     normalisation = chosen.models[0].normalisation
     return {

@@ -28,15 +28,15 @@ VIDEOS = (
     ".m2ts", ".wmv",
 )  # fmt: skip
 RECORD = "predict.json"  # lists the results of an earlier prediction
-OPACITY = 0.5  # of the class colours in an overlay
+OPACITY = 0.5  # opacity of the class colours in an overlay
 
 
 class Input(NamedTuple):
-    """One thing to predict.
+    """An image, a video or a stream to predict.
 
     Attributes:
-      source: path of a file; or the number of a camera or the URL of a stream, as it was given.
-      name: of its results, a relative path without suffix.
+      source: the path of a file, or the number of a camera or the URL of a stream as it was given.
+      name: the name of its results, a relative path without suffix.
       kind: "image", "video" or "stream".
     """
 
@@ -46,23 +46,23 @@ class Input(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What there is to predict, in the order of names, and what was left out."""
+    """The inputs to predict, in the order of their names, and the files that were left out."""
 
     inputs: tuple[Input, ...]
     left_out: tuple[LeftOut, ...] = ()
 
 
 def find(source: str, *, out: pathlib.Path) -> Found:
-    """Finds what a command line names.
+    """Finds the inputs that a command line names.
 
     Args:
       source: a file; a folder, which is searched at any depth; the number of a camera; or the URL
         of a stream.
       out: the folder of results. It is not entered, and neither are the results of an earlier
-        prediction, wherever in the folder they lie.
+        prediction, wherever they are in the folder.
 
     Raises:
-      DataError: nothing is there.
+      DataError: nothing was found.
     """
     path = pathlib.Path(source).expanduser()
     if not path.exists() and re.fullmatch(r"\d+", source):
@@ -108,7 +108,7 @@ def _in_folder(folder: pathlib.Path, out: pathlib.Path) -> Found:
 
 
 def kind_of(path: str | pathlib.Path) -> str:
-    """Tells by a file's suffix whether it is an "image" or a "video"."""
+    """Returns "image" or "video" by the suffix of a file."""
     return "video" if pathlib.Path(path).suffix.lower() in VIDEOS else "image"
 
 
@@ -120,7 +120,7 @@ class Key(NamedTuple):
 
 
 def train_ids(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
-    """Returns the classes themselves, uint8 [H,W]; of the 19 of Cityscapes these are train ids."""
+    """Returns the classes themselves, uint8 [H,W]; for the 19 of Cityscapes these are train ids."""
     return classes
 
 
@@ -130,7 +130,7 @@ def colours(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
-    """Lays the colours over the image, half transparent, uint8 [H,W,3]."""
+    """Blends the colours over the image, half transparent, uint8 [H,W,3]."""
     blend = OPACITY * colours(image, classes, key) + (1 - OPACITY) * image
     return drawing.as_bytes(blend)
 
@@ -157,7 +157,7 @@ VIEWS: dict[str, View] = {
 }
 
 
-FOLDERS = ("train_ids",)  # of numbered PNGs for a video, whose compression would change classes
+FOLDERS = ("train_ids",)  # a video's results as PNGs: compression would change classes
 
 
 def files_of(item: Input, views: Iterable[str]) -> list[str]:
@@ -171,13 +171,13 @@ def files_of(item: Input, views: Iterable[str]) -> list[str]:
 
 
 def distinct(items: Sequence[Input], views: Iterable[str]) -> list[Input]:
-    """Returns the inputs under names for which no result is another one or lies inside of it.
+    """Returns the inputs with names for which no result equals or contains another one.
 
     a.png and a.jpg, or clip.mp4 and a folder clip of frames, keep their suffixes in the names of
-    their results. Names that some file systems do not tell apart count as the same.
+    their results. Names that some file systems do not distinguish count as equal.
 
     Raises:
-      DataError: two inputs whose results cannot be told apart.
+      DataError: two inputs have results that cannot be distinguished.
     """
     views, items = tuple(views), list(items)
     suffixed: set[int] = set()
@@ -209,9 +209,9 @@ def _folded(name: str) -> str:
 
 
 class Picture(NamedTuple):
-    """An image or frame: its own pixels, what the network reads, and the size of the answer.
+    """An image or frame: its own pixels, the network's input, and the size of the answer.
 
-    A file that cannot be read has a problem instead of pixels; `last` marks the end of a file.
+    A file that cannot be read has a problem instead of pixels. `last` marks the end of a file.
     """
 
     item: Input
@@ -225,9 +225,9 @@ class Picture(NamedTuple):
 
 
 class Writer:
-    """Writes the chosen views of pictures, which come in order from one thread.
+    """Writes the chosen views of pictures, which arrive in order from one thread.
 
-    Inside of its context; a video that is not at its end there leaves no file.
+    Use it as a context. A video that is incomplete at the end of the context leaves no file.
     """
 
     def __init__(self, out: pathlib.Path, *, views: Mapping[str, View], key: Key) -> None:
@@ -242,7 +242,7 @@ class Writer:
         self._open.__exit__(*error)
 
     def write(self, prediction: tuple[Picture, Any]) -> None:
-        """Writes every view of a picture and its classes; raises DataError if the disk refuses."""
+        """Writes every view of a picture and its classes; raises DataError if that fails."""
         picture, classes = prediction
         try:
             if picture.pixels is not None:

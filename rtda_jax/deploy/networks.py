@@ -14,7 +14,7 @@ from rtda_jax.run.workdir import plain, read_json
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import load_network, make_plan, parse
 
-# Fields that may differ from the run's: those of watching it, and how predictions are made.
+# Fields that may differ from the run's: those that monitor it or decide how predictions are made.
 FREE = (*RUN_FREE, "eval")
 
 
@@ -27,9 +27,9 @@ def recorded(
     """Returns the configuration that a workdir records, with some fields overridden.
 
     Args:
-      workdir: folder of a run.
-      defaults: maps a benchmark's name to a configuration whose values stand in for the fields
-        that a run of an older release did not record.
+      workdir: the folder of a run.
+      defaults: maps a benchmark's name to a configuration with values for fields that a run of an
+        older release did not record.
       overrides: dotted field -> value; only fields in FREE.
 
     Raises:
@@ -44,7 +44,7 @@ def recorded(
             config.stage = ConfigDict(record["stage"])
             config.update(record)
         config.lock().update_from_flattened_dict(dict(overrides or {}))
-    # A record from elsewhere can hold anything, and ConfigDict raises all of these.
+    # A foreign record can hold anything, and ConfigDict may raise any of these.
     except (
         ValueError,
         TypeError,
@@ -64,7 +64,7 @@ def recorded(
 
 
 def _check_stages(record: dict[str, Any]) -> None:
-    """Checks the types of the one part of a configuration for which there are no defaults."""
+    """Checks the types of the stages, the one part of a configuration that has no defaults."""
     names, fields = record["stages"], record["stage"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("stages must be a list of names")
@@ -106,7 +106,7 @@ def _check_published(config: ConfigDict, folder: pathlib.Path) -> None:
 
 
 def _record(workdir: pathlib.Path) -> pathlib.Path:
-    """Returns the path of a workdir's configuration, or raises ConfigError that says what to do."""
+    """Returns the path of a workdir's configuration; a ConfigError says what to do without one."""
     path = workdir / "config.json"
     if path.exists():
         return path
@@ -124,9 +124,9 @@ def _record(workdir: pathlib.Path) -> pathlib.Path:
 def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = None) -> Networks:
     """Loads the networks of a stage.
 
-    They are those that an evaluate stage names, which predict together, or the single one that
-    another stage left. By default the stage is the last evaluate stage. A published folder holds
-    those of one stage.
+    For an evaluate stage, these are the networks that it names, which predict together. For another
+    stage, it is the single network that it trained. By default the stage is the last evaluate
+    stage. A published folder holds the networks of one stage.
 
     Raises:
       ConfigError: the stage does not exist, or one of its networks is not trained to its end.

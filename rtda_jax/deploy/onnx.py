@@ -1,7 +1,7 @@
 """Converts a JAX function of images to an ONNX model, and runs it.
 
-The function's jaxpr is translated equation by equation by the rules of onnx_rules. Convolutions
-and pools are taken in the plain form that they have on every platform but the CPU.
+The function's jaxpr is translated equation by equation with the rules of onnx_rules. Convolutions
+and pools are read in the plain form that they have on all platforms except the CPU.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def _resize(graph: Graph, equation: Any, x: Operand, **attributes: Any) -> Tenso
     source, target = (ordered_shape(v, NCHW) for v in (equation.invars[0], equation.outvars[0]))
     name = graph.whole(x, equation.invars[0], NCHW)
     factors = [t / s for s, t in zip(source[2:], target[2:], strict=True)]
-    # A fraction as a scale may miss the size by one; a size needs that of the batch beside it.
+    # A fractional scale may miss the size by one, so an exact size is given; it includes the batch.
     if all(factor.is_integer() for factor in factors):
         scales = graph.constant([1, 1, *factors], np.float32)
         return result(graph.node("Resize", name, "", scales, **attributes), NCHW, equation)
@@ -60,7 +60,7 @@ def _linear(mode: str) -> Callable[..., Tensor]:
 
 
 def _double(graph: Graph, equation: Any, x: Operand) -> Tensor:
-    """Doubles by repeating pixels, less the last row or column of an odd size."""
+    """Doubles by repeating pixels, and drops the last row or column of an odd size."""
     name = graph.whole(x, equation.invars[0], NCHW)
     scales = graph.constant([1, 1, 2, 2], np.float32)
     how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -70,7 +70,7 @@ def _double(graph: Graph, equation: Any, x: Operand) -> Tensor:
     return result(graph.node("Slice", name, *bounds), NCHW, equation)
 
 
-# Functions that are translated as a whole, by the names they are jitted under.
+# Functions that are translated as a whole, by the names under which they are jitted.
 FUNCTIONS: dict[str, Callable[..., Operand]] = {
     "resize_half_pixel": _linear("half_pixel"),
     "resize_corners": _linear("align_corners"),
@@ -79,12 +79,12 @@ FUNCTIONS: dict[str, Callable[..., Operand]] = {
 
 
 def convert(function: Callable, images: jax.ShapeDtypeStruct) -> onnx.ModelProto:
-    """Converts a function of images, whose first side may be symbolic.
+    """Converts a function of images, whose first dimension may be symbolic.
 
     The input of the model is called `images` and its output `classes`.
 
     Raises:
-      ConfigError: naming a primitive that has no rule.
+      ConfigError: names a primitive that has no rule.
     """
     closed = jax.make_jaxpr(function)(images)
     (source,), (target,) = closed.jaxpr.invars, closed.jaxpr.outvars
@@ -97,11 +97,11 @@ def convert(function: Callable, images: jax.ShapeDtypeStruct) -> onnx.ModelProto
 def runner(
     model: onnx.ModelProto, *, threads: int = 0
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Returns the model as a function in onnxruntime, or None where that is not installed.
+    """Returns the model as a function in onnxruntime, or None if that is not installed.
 
     Args:
-      model: has an input `images`.
-      threads: that it may use; 0 leaves it to the runtime.
+      model: a model with an input `images`.
+      threads: the number of threads; 0 leaves it to the runtime.
     """
     try:
         import onnxruntime
@@ -116,7 +116,7 @@ def runner(
 
 
 def _translate(graph: Graph, closed: Any, operands: Sequence[Operand]) -> list[Operand]:
-    """Translates the equations of a jaxpr and returns what it returns."""
+    """Translates the equations of a jaxpr and returns its outputs."""
     jaxpr = closed.jaxpr
     values: dict[Any, Operand] = dict(zip(jaxpr.invars, operands, strict=True))
     values.update(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
@@ -134,9 +134,9 @@ def _translate(graph: Graph, closed: Any, operands: Sequence[Operand]) -> list[O
 
 
 def _outputs(graph: Graph, equation: Any, operands: list[Operand]) -> Sequence[Operand]:
-    """Returns the outputs of an equation: translated, or computed where all of it is constant."""
+    """Returns the outputs of an equation: computed if all inputs are constant, else translated."""
     primitive, parameters = equation.primitive.name, equation.params
-    if primitive == "platform_index":  # the branch that an unnamed platform takes
+    if primitive == "platform_index":  # the branch for all other platforms
         return [np.asarray(parameters["platforms"].index(None), np.int32)]
     if primitive == "cond" and isinstance(operands[0], np.ndarray):
         return _translate(graph, parameters["branches"][int(operands[0])], operands[1:])

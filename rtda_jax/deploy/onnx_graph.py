@@ -1,9 +1,9 @@
-"""An ONNX graph in the making, whose tensors stand for the arrays of a jaxpr.
+"""An ONNX graph under construction, whose tensors represent the arrays of a jaxpr.
 
-JAX's images are [B,H,W,C] and ONNX's [B,C,H,W]. An array is therefore held as a tensor together
-with the order of its axes: a convolution asks for its own order, everything else takes the order
-that comes, and a Transpose is written only where the two meet. ONNX broadcasts, so that repeated
-values are not written out either, before an operator needs them.
+Images are [B,H,W,C] in JAX and [B,C,H,W] in ONNX. An array is therefore represented by a tensor and
+the order of its axes. A convolution requires its own order, all other operators accept the order of
+their input, and a Transpose is written only where the orders differ. Because ONNX broadcasts,
+repeated values are expanded only when an operator needs them.
 """
 
 import numbers
@@ -15,16 +15,16 @@ import onnx
 from onnx import helper, numpy_helper
 
 NCHW = (0, 3, 1, 2)  # the order of the axes of an image in ONNX
-OPSET, IR_VERSION = 17, 8  # what onnxruntime has read since 1.12 and TensorRT since 8.5
+OPSET, IR_VERSION = 17, 8  # supported by onnxruntime since 1.12 and TensorRT since 8.5
 
 
 class Tensor(NamedTuple):
-    """A tensor of the graph that stands for an array of the jaxpr.
+    """A tensor of the graph that represents an array of the jaxpr.
 
     Attributes:
-      name: of the tensor.
-      axes: for each axis of the tensor, the axis of the array that it holds.
-      shape: of the tensor, 1 where the array only repeats its values.
+      name: the name of the tensor.
+      axes: for each axis of the tensor, the corresponding axis of the array.
+      shape: the shape of the tensor, 1 where the array only repeats its values.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Tensor(NamedTuple):
     shape: tuple[Any, ...]
 
 
-Operand = Tensor | np.ndarray  # constants are arrays, 1 long where they only repeat their values
+Operand = Tensor | np.ndarray  # constants are arrays, with length 1 where values repeat
 
 
 class Graph:
@@ -50,7 +50,7 @@ class Graph:
         return name
 
     def producer(self, operand: Operand, operator: str) -> onnx.NodeProto | None:
-        """Returns the node that an operand is the output of, if it is of that operator."""
+        """Returns the node whose output is an operand, if the node has that operator."""
         node = self.nodes.get(operand.name) if isinstance(operand, Tensor) else None
         return node if node is not None and node.op_type == operator else None
 
@@ -61,11 +61,11 @@ class Graph:
         return name
 
     def integers(self, values: Sequence[Any]) -> str:
-        """Adds a constant int64 and returns its name; -1 stands for a symbolic side."""
+        """Adds an int64 constant and returns its name; -1 stands for a symbolic dimension."""
         return self.constant([v if is_known(v) else -1 for v in values], np.int64)
 
     def sizes(self, shape: Sequence[Any]) -> str:
-        """Returns the name of a shape as a tensor; a symbolic side is that of the batch."""
+        """Returns the name of a shape as a tensor; a symbolic dimension is that of the batch."""
         if all(is_known(side) for side in shape):
             return self.integers(shape)
         bounds = self.integers([0]), self.integers([1])
@@ -93,12 +93,12 @@ class Graph:
         return self.node("Expand", name, self.sizes(shape))
 
     def model(self, source: Any, answer: Any, name: str) -> onnx.ModelProto:
-        """Returns the checked model of what the answer depends on.
+        """Returns the checked model, with only the nodes that the answer depends on.
 
         Args:
-          source: the variable that the input `images` stands for.
-          answer: the variable that the output `classes` stands for.
-          name: of the tensor that holds the answer.
+          source: the variable of the input `images`.
+          answer: the variable of the output `classes`.
+          name: the name of the tensor that holds the answer.
         """
         needed = {name}
         for output, node in reversed(self.nodes.items()):
@@ -131,7 +131,7 @@ def _interface(name: str, variable: Any) -> onnx.ValueInfoProto:
 
 
 def is_known(side: Any) -> bool:
-    """Tells whether a side is a number and no symbol."""
+    """Returns whether a dimension is a number and not a symbol."""
     return isinstance(side, numbers.Integral)
 
 

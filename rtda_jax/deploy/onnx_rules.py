@@ -28,7 +28,7 @@ def _refuse(equation: Any, reason: str) -> ConfigError:
 
 
 def _elementwise(operator: str) -> Callable[..., Tensor]:
-    """Makes the rule of an operator that treats all elements alike."""
+    """Makes the rule of an elementwise operator."""
 
     def rule(graph: Graph, equation: Any, *operands: Operand) -> Tensor:
         orders = [operand.axes for operand in operands if isinstance(operand, Tensor)]
@@ -47,7 +47,7 @@ def _long(side: Any) -> bool:
 
 
 def _add(graph: Graph, equation: Any, a: Operand, b: Operand) -> Tensor:
-    """Makes a constant that is added to each channel of a convolution its bias."""
+    """Turns a constant that is added to each channel of a convolution into its bias."""
     for x, bias in ((a, b), (b, a)):
         node = graph.producer(x, "Conv")
         if node is None or not isinstance(x, Tensor) or not isinstance(bias, np.ndarray):
@@ -56,7 +56,7 @@ def _add(graph: Graph, equation: Any, a: Operand, b: Operand) -> Tensor:
         if bias.ndim == 4 and bias.size == bias.shape[channel] == features:
             total = sum((graph.constants[name] for name in node.input[2:]), bias.reshape(-1))
             attributes = {part.name: helper.get_attribute_value(part) for part in node.attribute}
-            # The node without it is left out in the end, unless something else reads it.
+            # The node without the bias is left out at the end, unless another node reads it.
             name = graph.node("Conv", *node.input[:2], graph.constant(total), **attributes)
             return x._replace(name=name)
     return _elementwise("Add")(graph, equation, a, b)
@@ -135,7 +135,7 @@ def _transpose(graph: Graph, equation: Any, x: Tensor) -> Tensor:
 
 
 def _broadcast(graph: Graph, equation: Any, x: Operand) -> Operand:
-    """Adds axes of length 1; an operator that needs the repeated values writes them out."""
+    """Adds axes of length 1; operators that need the repeated values expand them."""
     places = equation.params["broadcast_dimensions"]
     added = tuple(a for a in range(equation.outvars[0].aval.ndim) if a not in places)
     if isinstance(x, np.ndarray):
@@ -149,7 +149,7 @@ def _broadcast(graph: Graph, equation: Any, x: Operand) -> Operand:
 
 
 def _reshape(graph: Graph, equation: Any, x: Tensor) -> Tensor:
-    """Keeps the order of the axes where only axes of length 1 come or go."""
+    """Keeps the order of the axes if only axes of length 1 are added or removed."""
     old, new = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
     before, after = ([a for a, side in enumerate(s) if _long(side)] for s in (old, new))
     source, target = tuple(range(len(old))), tuple(range(len(new)))
@@ -190,9 +190,9 @@ def _slice(graph: Graph, equation: Any, x: Tensor) -> Tensor:
 
 
 def _gather(graph: Graph, equation: Any, x: Tensor, indices: Operand) -> Tensor:
-    """Translates slices at known places, and the choice of known places along one axis.
+    """Translates slices at known positions, and the selection of known positions along one axis.
 
-    JAX makes gathers of the slices of an array that has a symbolic side.
+    JAX turns slices of an array with a symbolic dimension into gathers.
     """
     numbers, lengths = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     collapsed, kept = numbers.collapsed_slice_dims, iter(numbers.offset_dims)
@@ -242,7 +242,7 @@ def _reverse(graph: Graph, equation: Any, x: Tensor) -> Tensor:
 
 
 def _left(axes: tuple[int, ...], removed: Sequence[int]) -> tuple[int, ...]:
-    """Returns the order of the axes that are left, numbered anew."""
+    """Returns the order of the remaining axes, renumbered."""
     left = [axis for axis in axes if axis not in removed]
     return tuple(sorted(left).index(axis) for axis in left)
 
@@ -254,7 +254,7 @@ def _reduce(operator: str) -> Callable[..., Tensor]:
         removed = equation.params["axes"]
         places = [x.axes.index(axis) for axis in removed]
         name = graph.whole(x, equation.invars[0], x.axes)
-        if operator == "ReduceSum":  # whose axes are an input, unlike those of the others
+        if operator == "ReduceSum":  # its axes are an input, unlike those of the others
             name = graph.node(operator, name, graph.integers(places), keepdims=0)
         else:
             name = graph.node(operator, name, axes=places, keepdims=0)

@@ -28,13 +28,13 @@ from rtda_jax.run.log import Progress
 from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing
 
-DEPTH = 4  # pictures that wait in front of the network, and as many behind it
-MULTIPLE = 32  # native sizes are padded to it: the coarsest stride of the networks
+DEPTH = 4  # pictures that may wait for the network, and as many that may wait to be written
+MULTIPLE = 32  # native sizes are padded to a multiple of this, the coarsest stride of the networks
 REPEAT_FOR = 1.0  # seconds, to measure the network alone
 REPORT_EVERY = 10.0  # seconds, of a stream
 
 T = TypeVar("T")
-Prepared = tuple[np.ndarray, tuple[int, int]]  # what the network reads, and the answer's size
+Prepared = tuple[np.ndarray, tuple[int, int]]  # the network's input, and the size of the answer
 
 
 def padded(pixels: np.ndarray, *, multiple: int) -> np.ndarray:
@@ -44,14 +44,14 @@ def padded(pixels: np.ndarray, *, multiple: int) -> np.ndarray:
 
 
 def at_eval_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
-    """Resizes an image as evaluation does; its classes are decided at its own size."""
+    """Resizes an image as in evaluation; the answer has the image's own size."""
     benchmark = config.benchmark
     read = pictures.resized(pixels, tuple(benchmark.eval_size), resize=benchmark.resize)
     return read, pixels.shape[:2]
 
 
 def at_native_size(pixels: np.ndarray, config: ConfigDict) -> Prepared:
-    """Leaves an image at its own size; read whole, it is padded to what the network needs."""
+    """Keeps an image at its own size; pads it for the network if it is read as a whole."""
     if config.eval.mode == "slide":
         return pixels, pixels.shape[:2]
     whole = padded(pixels, multiple=MULTIPLE)
@@ -69,24 +69,24 @@ def run(
     views: Sequence[str],
     resolution: str,
 ) -> dict[str, Any]:
-    """Predicts every picture of the input and names at the end what could not be read.
+    """Predicts every picture of the input, and finally names the files that could not be read.
 
     Writes OUT/VIEW/NAME.png, for a video OUT/VIEW/NAME.mp4 (train_ids: a folder of PNGs), all at
     the size of the input, and OUT/legend.png and OUT/predict.json, which is returned.
 
     Args:
-      chosen: what networks.choose returned.
+      chosen: the result of networks.choose.
       source: an image, a video, a folder, the number of a camera or the URL of a stream.
-      out: folder, created where it does not exist.
+      out: the folder; created if it does not exist.
       views: keys of media.VIEWS.
-      resolution: key of RESOLUTIONS: what the network reads.
+      resolution: key of RESOLUTIONS: the size at which the network reads images.
 
     Raises:
-      ConfigError: unknown names, a video without PyAV, or files in the folder that would be
-        overwritten and that no earlier prediction wrote.
-      DataError: naming the files that could not be read, after all others are done.
-      Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete. A recording of
-        a camera or stream ends in this way, without an error.
+      ConfigError: a name is unknown, PyAV is missing for a video, or the folder has files of these
+        names that no earlier prediction wrote.
+      DataError: names the files that could not be read, after all others are done.
+      Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete. For a camera or
+        a stream, this is the normal end of the recording and not an error.
     """
     shown = {view: lookup(media.VIEWS, view, "view") for view in views}
     prepare = lookup(RESOLUTIONS, resolution, "resolution")
@@ -154,12 +154,12 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """What came of a prediction.
+    """The outcome of a prediction.
 
     Attributes:
-      count: of pictures.
-      failed: source -> why it could not be read whole.
-      rate: pictures a second with reading and writing, without the first; None of one picture.
+      count: the number of pictures.
+      failed: source -> why it could not be read completely.
+      rate: pictures per second with reading and writing, after the first; None for one picture.
       example: a picture to measure the network with.
     """
 
@@ -272,7 +272,7 @@ def ahead(items: Iterable[T], *, depth: int) -> Iterator[T]:
 
 @contextlib.contextmanager
 def behind(write: Callable[[T], None], *, depth: int) -> Iterator[Callable[[T], None]]:
-    """Returns a function that passes items to a thread, which writes them in order.
+    """Yields a function that passes items to a thread, which writes them in order.
 
     The function waits while `depth` items are unwritten. An error of `write` is raised by a later
     call, or at the end of the context.
@@ -291,7 +291,7 @@ def behind(write: Callable[[T], None], *, depth: int) -> Iterator[Callable[[T], 
 
 
 def _rate(classify: Callable[[Picture], Any], picture: Picture) -> float:
-    """Measures pictures a second without reading and writing, on one picture."""
+    """Measures pictures per second without reading and writing, on one picture."""
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < REPEAT_FOR:
         np.asarray(classify(picture))

@@ -1,9 +1,9 @@
-"""Trained networks as a folder that others load: weights, record, model card; on a hub if asked.
+"""Publishes trained networks as a folder: weights, record and model card; on a hub on request.
 
 The folder holds `config.json` (how the networks were trained, without paths of this machine), each
 network as `.safetensors`, `published.json` (which file is which network, with its SHA-256, and the
 scores), and `README.md`, the model card in the form of the Hugging Face Hub. `predict`, `export`
-and `retrieve` take such a folder for a workdir, and `hf://OWNER/NAME` for one on the hub.
+and `retrieve` accept such a folder in place of a workdir, and `hf://OWNER/NAME` for one on the hub.
 """
 
 import json
@@ -38,21 +38,21 @@ def run(
     licence: str = "",
     precision: str = "float32",
 ) -> dict[str, Any]:
-    """Writes the folder, and uploads it where a repository is named.
+    """Writes the folder, and uploads it if a repository is named.
 
-    Args:
-      chosen: what networks.choose returned.
-      out: folder, created where it does not exist.
-      repository: OWNER/NAME on the hub, made where it does not exist; None uploads nothing.
-      licence: of the weights, as the hub names it, such as "cc-by-nc-4.0"; empty says nothing.
-      precision: of the numbers in the files, a key of `weights.load.PRECISIONS`.
+        Args:
+              chosen: what networks.choose returned.
+          out: folder, created where it does not exist.
+          repository: OWNER/NAME on the hub, made where it does not exist; None uploads nothing.
+          licence: of the weights, as the hub names it, such as "cc-by-nc-4.0"; empty says nothing.
+          precision: of the numbers in the files, a key of `weights.load.PRECISIONS`.
+    
+        Returns:
+          The content of `published.json`.
 
-    Returns:
-      The content of `published.json`.
-
-    Raises:
-      ConfigError: the folder holds files of others, the precision is unknown or too coarse, or the
-        hub cannot be reached or refuses.
+        Raises:
+          ConfigError: the folder holds files of others, the precision is unknown or too coarse, or the
+            hub cannot be reached or refuses.
     """
     one_of(precision, PRECISIONS, "precision")
     if repository is not None:
@@ -94,7 +94,7 @@ def run(
 
 
 def with_definitions(value: Any) -> Any:
-    """Returns a record in which the text of own classes stands for the file that defines them."""
+    """Returns a record in which files of the user's classes are replaced by their content."""
     if isinstance(value, list):
         return [with_definitions(child) for child in value]
     if not isinstance(value, Mapping):
@@ -108,9 +108,9 @@ def with_definitions(value: Any) -> Any:
 
 
 def without_paths(value: Any) -> Any:
-    """Returns a record in which every absolute path has become its last part.
+    """Returns a record in which every absolute path is replaced by its last part.
 
-    What lies where on the machine that trained is nobody's business and of no use elsewhere.
+    The folders of the machine that trained are private and of no use elsewhere.
     """
     if isinstance(value, Mapping):
         return {key: without_paths(child) for key, child in value.items()}
@@ -122,12 +122,12 @@ def without_paths(value: Any) -> Any:
 
 
 class Published(NamedTuple):
-    """What `published.json` says.
+    """The content of `published.json`.
 
     Attributes:
-      stage: the stage whose networks they are.
-      networks: the file and its SHA-256 of each network, by its name, such as "train:teacher".
-      score: what the evaluation measured, or None.
+      stage: the stage to which the networks belong.
+      networks: file and SHA-256 of each network, by its name, such as "train:teacher".
+      score: the scores of the evaluation, or None.
     """
 
     stage: str
@@ -139,7 +139,7 @@ def read(folder: pathlib.Path) -> Published:
     """Reads the record of a published folder.
 
     Raises:
-      ConfigError: it is damaged.
+      ConfigError: the record is damaged.
     """
     record = read_json(folder / RECORD)
     try:
@@ -160,11 +160,11 @@ def load(folder: pathlib.Path, plan: Plan) -> Networks:
     """Loads the networks of a published folder.
 
     Args:
-      folder: that `run` wrote.
-      plan: of its configuration.
+      folder: a folder that `run` wrote.
+      plan: the plan of its configuration.
 
     Raises:
-      ConfigError: the record is damaged, names a file outside of the folder, or a file is not the
+      ConfigError: the record is damaged or names a file outside the folder, or a file is not the
         one that was published.
     """
     stage, described, _ = read(folder)
@@ -210,7 +210,7 @@ def is_published(folder: pathlib.Path) -> bool:
 def model_card(
     chosen: Networks, record: dict[str, Any], *, repository: str | None, licence: str
 ) -> str:
-    """Returns README.md: what the networks are, their score and protocol, and how to use them."""
+    """Returns the content of README.md: networks, scores, protocol, and how to use them."""
     config, measured = chosen.config, record["score"]
     rounded = record["precision"] == "float16"
     start = without_paths(config.model.pretrained)
@@ -284,7 +284,7 @@ def model_card(
 
 
 def score(chosen: Networks) -> dict[str, Any] | None:
-    """Returns what the run's evaluation of these networks measured, or None."""
+    """Returns the scores of these networks in the run's evaluation, or None."""
     if is_published(chosen.workdir):
         return read(chosen.workdir).score
     path = chosen.workdir / "results.json"

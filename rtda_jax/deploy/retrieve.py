@@ -1,4 +1,4 @@
-"""Retrieves across domains (thukral): the nearest images of the other domain by their features."""
+"""Cross-domain retrieval (thukral): the nearest images of the other domain by their features."""
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,22 +22,22 @@ from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing
 
 NEIGHBOURS = 5
-IMAGES = 500  # of a domain at most, evenly spaced
+IMAGES = 500  # images of a domain at most, evenly spaced
 QUERIES, WIDTH, BAR = 6, 240, 10  # rows of a sheet, pixels of an image and of its bar
 RECORD = "retrieve.json"
 
 
 class Side(NamedTuple):
-    """The images of one domain, "source" or "target", and what the networks make of them.
+    """The images of one domain, "source" or "target", with the features of the networks.
 
     Attributes:
-      name: of the domain.
-      data: name of the data set.
+      name: the name of the domain.
+      data: the name of the data set.
       features: run -> float32 [N,D], rows of length 1.
-      histograms: float64 [N,K], each class's share of the label pixels that count, NaN where none
-        does; None without labels.
-      small: the images, uint8 [h,WIDTH,3], to be looked at.
-      keys: of the images in the data set.
+      histograms: float64 [N,K], each class's share of the valid label pixels, NaN if there are
+        none; None without labels.
+      small: the images, uint8 [h,WIDTH,3], for display.
+      keys: the keys of the images in the data set.
     """
 
     name: str
@@ -51,17 +51,18 @@ class Side(NamedTuple):
 def run(runs: Mapping[str, Networks], *, out: pathlib.Path) -> dict[str, Any]:
     """Retrieves with the features of one run, or of several on the same images.
 
-    Writes OUT/retrieve.json and, for every run, OUT/RUN_source_to_target.png and the way back: some
-    queries with their nearest images, the cosines and, of labelled images, bars of their classes.
+    Writes OUT/retrieve.json and, for every run, OUT/RUN_source_to_target.png and the sheet of the
+    opposite direction: some queries with their nearest images, the cosines and, for labelled
+    images, bars of their classes.
 
     Args:
       runs: name ("before", "after") -> networks; the last one's configuration names the data.
-      out: folder, created where it does not exist.
+      out: the folder; created if it does not exist.
 
     Raises:
       ConfigError: the runs read images of different sizes, or the folder has files of these names
         that no earlier retrieval wrote.
-      DataError: data that cannot be read.
+      DataError: the data cannot be read.
     """
     config = list(runs.values())[-1].config
     sizes = {name: tuple(r.config.benchmark.eval_size) for name, r in runs.items()}
@@ -131,8 +132,8 @@ def _domains(config: ConfigDict) -> Iterator[tuple[str, Dataset]]:
 def describer(models: Sequence[Model]) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function that describes an image uint8 [h,w,3] by a vector float32 [D] of length 1.
 
-    Each network's "feature" is averaged over the image and scaled to length 1, so that the dot
-    product of two descriptions is the cosine of the features, averaged over the networks. Batch
+    The "feature" of each network is averaged over the image and scaled to length 1. The dot product
+    of two descriptions is therefore the cosine of the features, averaged over the networks. Batch
     normalisations are folded into the convolutions.
     """
     models = folded(models)
@@ -159,7 +160,7 @@ def gather(
     size: tuple[int, int],
     resize: str,
 ) -> Side:
-    """Describes the images of a domain, at most IMAGES of them evenly spaced, by every run."""
+    """Describes at most IMAGES evenly spaced images of a domain with the features of every run."""
     every = -(-len(dataset) // IMAGES)
     features: dict[str, list[np.ndarray]] = {run: [] for run in describers}
     histograms, small, keys = [], [], []
@@ -185,24 +186,24 @@ def gather(
 
 
 def histogram(label: np.ndarray, *, classes: int) -> np.ndarray:
-    """Returns each class's share of the pixels of a label [H,W] that count, float64 [K]."""
+    """Returns each class's share of the valid pixels of a label [H,W], float64 [K]."""
     counts = np.bincount(label[label < classes].ravel(), minlength=classes)
     return counts / counts.sum() if counts.any() else np.full(classes, np.nan)
 
 
 def neighbours(query: np.ndarray, gallery: np.ndarray, *, count: int) -> np.ndarray:
-    """Returns the nearest of gallery [M,D] for each of query [N,D], nearest first, [N,count]."""
+    """Returns the nearest rows of gallery [M,D] for each row of query [N,D], sorted, [N,count]."""
     return np.argsort(-(query @ gallery.T), axis=1, kind="stable")[:, :count]
 
 
 def agreement(
     query: np.ndarray | None, gallery: np.ndarray | None, nearest: np.ndarray
 ) -> dict[str, float] | None:
-    """Measures how alike the class histograms of queries and neighbours are; None without labels.
+    """Measures how similar the classes of queries and neighbours are; None without labels.
 
-    The measure is the intersection sum_k min(q_k, g_k), from 0 to 1. "first" is that of the nearest
-    neighbour, "all" the mean over all neighbours, "chance" that of a random image (the mean over
-    all pairs) and "best" that of the most alike image there is.
+    The measure is the intersection of class histograms, sum_k min(q_k, g_k), from 0 to 1. "first"
+    is that of the nearest neighbour, "all" the mean over all neighbours, "chance" that of a random
+    image (the mean over all pairs) and "best" that of the most similar image.
     """
     if query is None or gallery is None:
         return None
@@ -220,7 +221,8 @@ def agreement(
 def mixing(query: np.ndarray, gallery: np.ndarray, *, count: int) -> dict[str, float]:
     """Returns the share of the other domain among a query's nearest images of both domains.
 
-    "chance" is the share if features told nothing of the domain. A query is not its own neighbour.
+    "chance" is the share if the features did not depend on the domain. A query is not its own
+    neighbour.
     """
     similarity = query @ np.concatenate([gallery, query]).T
     np.fill_diagonal(similarity[:, len(gallery) :], -np.inf)
@@ -257,7 +259,7 @@ def _sheet(
 
 
 def with_bar(side: Side, index: int, colours: np.ndarray) -> np.ndarray:
-    """Returns an image with a bar below of its classes' shares, grey where it has no label."""
+    """Returns an image above a bar with the shares of its classes, grey if it has no label."""
     shares = None if side.histograms is None else side.histograms[index]
     bar = np.full((WIDTH, 3), 128, np.uint8)
     if shares is not None and not np.isnan(shares).any():

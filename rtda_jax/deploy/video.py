@@ -1,7 +1,8 @@
 """Reads and writes video frames with PyAV, whose wheels bring FFmpeg.
 
-A file's content decides who decodes it, but only among video formats: a playlist that calls itself
-.mp4 would have other files read. A stream may use network protocols and no files.
+The content of a file decides its decoder, but only video formats are allowed, because a playlist
+that is named .mp4 could make the reader open other files. A stream may use network protocols but
+cannot open files.
 """
 
 import contextlib
@@ -18,9 +19,9 @@ from rtda_jax.errors import ConfigError, DataError
 from rtda_jax.run.files import replacing
 
 CODEC, QUALITY = "libx264", "18"  # constant rate factor: lower is better, 18 looks lossless
-FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf"  # as FFmpeg calls them
+FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf"  # by their names in FFmpeg
 FILES = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}  # options that open a file
-# Titles and the like are not read; PyAV would stop at one that is no UTF-8.
+# Titles and similar texts are not read, because PyAV fails if one is not UTF-8.
 _OF_A_FILE: dict[str, Any] = {"options": FILES, "metadata_errors": "ignore"}
 STREAM_FORMATS = f"{FORMATS},rtsp,rtp,sdp,hls,flv,live_flv,mjpeg,mpjpeg,h264,hevc"
 PROTOCOLS = ("http", "https", "rtmp", "rtsp", "rtsps", "tcp", "udp")  # of a stream's URL
@@ -56,7 +57,7 @@ def read(path: pathlib.Path) -> Iterator[Frame]:
     """Yields the frames of a video's first picture stream, one at a time.
 
     Raises:
-      DataError: naming the file; the frames before the damage come first.
+      DataError: names the file, after the frames before the damage have been yielded.
     """
     av = pyav()
     try:
@@ -73,7 +74,7 @@ def stream(source: str) -> Iterator[Frame]:
 
     Raises:
       DataError: there is no such camera, or nothing answers at the URL.
-      ConfigError: a URL of another protocol.
+      ConfigError: the URL has another protocol.
     """
     av = pyav()
     if "://" not in source:
@@ -94,7 +95,7 @@ def stream(source: str) -> Iterator[Frame]:
 
 
 def _camera(number: str) -> tuple[str, str]:
-    """Returns what FFmpeg calls a camera, and the format that reads it."""
+    """Returns the name of a camera in FFmpeg, and the format that reads it."""
     system = platform.system()
     if system == "Darwin":
         return number, "avfoundation"
@@ -110,7 +111,7 @@ def _camera(number: str) -> tuple[str, str]:
 
 
 def _frames(open_container: Any, where: str) -> Iterator[Frame]:
-    """Yields the frames of what is opened; DataError says how many came before it failed."""
+    """Yields the frames of an opened source; a DataError says how many came before a failure."""
     av, number = pyav(), 0
     try:
         with open_container() as container:
@@ -155,12 +156,12 @@ def _check_size(picture: Any, where: str) -> None:
 def continuous(frames: Iterable[Any], *, step: int) -> Iterator[tuple[Any, int]]:
     """Yields frames with times that begin at 0 and only go forward.
 
-    Where the timestamps of joined recordings start again, as those of a dash cam do, the next
-    recording follows one frame after the last.
+    If timestamps start again, as in joined recordings of a dash cam, the next recording follows one
+    frame after the last.
 
     Args:
-      frames: have a timestamp `pts`, or None.
-      step: how much time passes between two frames.
+      frames: frames with a timestamp `pts` or None.
+      step: the time between two frames.
     """
     last = offset = None
     for frame in frames:
@@ -177,7 +178,7 @@ def continuous(frames: Iterable[Any], *, step: int) -> Iterator[tuple[Any, int]]
 
 
 def length(path: pathlib.Path) -> int:
-    """Returns how many frames a video claims; 1 if it does not say or cannot be read."""
+    """Returns the number of frames that a video declares; 1 if it has none or cannot be read."""
     av = pyav()
     try:
         with path.open("rb") as file, av.open(file, **_OF_A_FILE) as container:
@@ -196,15 +197,15 @@ def writing(
 ) -> Iterator[Callable[[np.ndarray, Frame], None]]:
     """Yields a function that appends a picture uint8 [H,W,3] to an MP4 file (H.264, no sound).
 
-    A picture is shown at the time of a frame. H.264 halves the resolution of colours, so that an
-    odd side gets one more line of its edge.
+    A picture is shown at the time of its frame. H.264 halves the resolution of colours, so an odd
+    side is extended by repeating the edge.
 
     Args:
-      path: appears when the file is complete, and not at all if the block raises.
+      path: the file, which appears when it is complete, and not at all if the block raises.
       like: a frame that tells the rate and the unit of time.
       size: (H, W) of the first picture; later ones of another size are scaled to it.
-      live: writes to the path itself, in fragments of a second, so that the recording can be
-        watched while it grows and survives whatever ends it.
+      live: whether to write to the path itself, in fragments of a second, so that the recording can
+        be watched while it grows and is kept however the process ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if live else {}
