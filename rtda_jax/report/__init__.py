@@ -1,4 +1,4 @@
-"""One page about any number of runs, from what they wrote and nothing else."""
+"""One page about any number of runs, made only from the files that they wrote."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ def write(
     speeds: Sequence[str] = (),
     published: Sequence[str] = (),
 ) -> pathlib.Path:
-    """Writes `report.html`, `report.md`, the latter's `figures/`, and `report.json`, their list.
+    """Writes `report.html`, `report.md` with its `figures/`, and `report.json`, the list of files.
 
     The same records give the same bytes: there are no dates in them, and the order in which runs
     are named does not matter. Only files that an earlier report's list names are replaced or
@@ -30,16 +30,16 @@ def write(
 
     Args:
       patterns: workdirs, or globs of them.
-      out: the folder, made if need be.
+      out: the folder; created if it does not exist.
       speeds: `speed.json` files of --job=benchmark.
-      published: papers to show besides those whose data the runs are on, see published.toml.
+      published: papers to show in addition to those with the runs' own data, see published.toml.
 
     Returns:
       The page.
 
     Raises:
-      ConfigError: a file or field that is missing or not a run's, by name, a file in `out` that no
-        earlier report wrote, or another job that writes there; no file is replaced then.
+      ConfigError: names a file or field that is missing or invalid, a file in `out` that no earlier
+        report wrote, or another job that writes there; in these cases no file is replaced.
     """
     for library in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(library) is None:
@@ -63,14 +63,14 @@ def write(
 
 
 def _replace(out: pathlib.Path, contents: Mapping[str, bytes]) -> None:
-    """Puts files into a folder in the place of those that an earlier report put there."""
+    """Writes files to a folder and removes those of an earlier report."""
     if (out / FOLDER).is_symlink():
         raise ConfigError(f"{out / FOLDER} is a link to elsewhere; choose another --output")
     earlier = _listed(out)
     for path in sorted(contents.keys() - earlier):
         if (out / path).exists() or (out / path).is_symlink():
             raise ConfigError(f"{out / path} is not an earlier report's; choose another --output")
-    # The list comes first: whatever is there after an interruption can be replaced.
+    # The list is written first, so that all files can be replaced after an interruption.
     _list(out, contents.keys() | earlier)
     for path, data in sorted(contents.items()):
         files.write_bytes(out / path, data)
@@ -85,7 +85,7 @@ def _list(out: pathlib.Path, paths: Iterable[str]) -> None:
 
 
 def _listed(out: pathlib.Path) -> set[str]:
-    """Returns the files that an earlier report says to have written; none that it cannot have."""
+    """Returns the files that an earlier report lists, except for impossible ones."""
     if not (out / LISTING).exists():
         return set()
     try:

@@ -1,4 +1,4 @@
-"""What stands behind the scores: speed, cost, commands, machines, repeats, and papers' numbers."""
+"""Sections about the background of the scores: speed, cost, commands, machines, papers' numbers."""
 
 import functools
 import pathlib
@@ -27,7 +27,7 @@ def papers() -> dict[str, dict[str, Any]]:
 
 
 def run_id(run: Run) -> str:
-    """Returns where links to a run lead."""
+    """Returns the id that links to a run refer to."""
     return anchor("run", run.name)
 
 
@@ -41,7 +41,7 @@ def shown(score: Summary | float | None, scale: float = 100, digits: int = 1) ->
 
 
 def speed(board: Board, speeds: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    """Returns score against the time of an image, where a network of the board was timed."""
+    """Returns the section on score against time per image, if a network of the board was timed."""
     panel = figures.against_speed(board, speeds)
     if panel is None:
         return []
@@ -89,7 +89,7 @@ def _times(seconds: Iterable[float]) -> Cell:
 def provenance(
     trained: Sequence[Series], boards: Sequence[Board], runs: Sequence[Run], others: Sequence[str]
 ) -> list[Block]:
-    """Returns a fold for each run, and whatever about their grouping has to be said."""
+    """Returns a fold for each run, and notes about how runs were grouped."""
     blocks: list[Block] = []
     repeats = []
     for series in (series for board in boards for series in board.rows):
@@ -120,7 +120,7 @@ def _value(value: Any) -> str:
 
 
 def _run(run: Run) -> Details:
-    """Returns everything about a run: what it is, how to repeat it, what it scored, where."""
+    """Returns everything about a run: configuration, command, scores and machine."""
     state = "complete" if not run.missing else f"not yet: {', '.join(run.missing)}"
     title = f"{run.name} · seed {run.seed} · commit {run.commit or 'unknown'} · {state}"
     scores = []
@@ -157,10 +157,10 @@ def _differing(evaluation: Evaluation, other: Mapping[str, Any]) -> str:
 
 
 def published(benchmarks: Sequence[str], named: Sequence[str]) -> list[Block]:
-    """Returns the tables of the papers that are named, and of those on the benchmarks' own data.
+    """Returns the tables of the named papers and of papers with the benchmarks' own data.
 
     Raises:
-      ConfigError: a paper is not known.
+      ConfigError: a paper is unknown.
     """
     wanted = {one_of(name, papers(), "paper") for name in named}
     blocks: list[Block] = []

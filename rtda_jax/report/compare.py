@@ -1,8 +1,9 @@
 """Groups the stages of runs by configuration, and decides which numbers may be compared.
 
-Stages of one configuration are one series wherever they lie, also in experiments of different
-names. Two numbers stand in one table if they share the benchmark and the protocol; the best is
-marked, and the gap is measured, only among those of the same number of training steps.
+Stages with the same configuration are one series, wherever they are stored and whatever their
+experiments are called. Two numbers are in the same table if they share the benchmark and the
+protocol. Only among those with the same number of training steps is the best marked and the gap
+measured.
 """
 
 import dataclasses
@@ -17,18 +18,18 @@ import numpy as np
 from rtda_jax.report.runs import Evaluation, Run, Training
 from rtda_jax.run.binding import Traits
 
-# Parts of a protocol that two numbers must share to stand in one table.
+# The parts of a protocol that two numbers must share to be in the same table.
 PROTOCOL = (
     *("split", "classes", "head_classes", "mode", "window", "stride", "scales", "mirror"),
     *("input_size", "resolution", "align"),
 )
-COLOURS = 8  # that the page has
+COLOURS = 8  # colours of the page
 REFERENCES = ("init", "taught_by", "pseudo_labels")  # fields that may name an earlier stage
-IMAGES, LABELS = "images", "labels"  # what of the target a network has seen
+IMAGES, LABELS = "images", "labels"  # what a network has seen of the target
 
 
 class Summary(NamedTuple):
-    """Values of several seeds: mean and sample standard deviation (None of a single value)."""
+    """Values of several seeds: mean and sample standard deviation (None for a single value)."""
 
     mean: float
     spread: float | None
@@ -40,10 +41,11 @@ class Stage:
     """A stage of a run.
 
     Attributes:
-      fields: flat, what decides its result; an earlier stage stands as the number of its series.
-      budget: training steps behind it: of its own and of the stages that it builds on, one after
-        the other; of several fused networks the longest.
-      seen: what of the target its network has seen, IMAGES or LABELS.
+      fields: the flat fields that decide its result; an earlier stage is represented by the number
+        of its series.
+      budget: the training steps behind it: its own and those of the stages that it builds on, one
+        after the other; for several fused networks, the longest.
+      seen: what its network has seen of the target, IMAGES or LABELS.
     """
 
     run: Run
@@ -54,12 +56,12 @@ class Stage:
 
     @property
     def kind(self) -> Traits:
-        """What is known of stages of its kind."""
+        """The traits of its kind of stage."""
         return self.run.kinds[self.name]
 
     @property
     def evaluation(self) -> Evaluation:
-        """What it measured, if it is an evaluation that is finished."""
+        """Its scores, if it is a finished evaluation."""
         return self.run.evaluations[self.name]
 
     @property
@@ -69,20 +71,20 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """The experiment's name, and the stage's where there are several of its kind."""
+        """The experiment's name, followed by the stage's name if there are several of its kind."""
         several = list(self.run.kinds.values()).count(self.kind) > 1
         return f"{self.run.experiment} · {self.name}" if several else self.run.experiment
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Stages that differ in their seed only.
+    """Stages that differ only in their seed.
 
     Attributes:
-      label: what the report calls it; distinct among those it stands with.
+      label: its name in the report; unique within its table.
       stages: one for each seed, in the order of seeds.
-      repeats: others of the same configuration and seed, which do not count.
-      colour, dash: numbers of how it is drawn; stages of an experiment differ in the dash.
+      repeats: other stages of the same configuration and seed, which are not counted.
+      colour, dash: the numbers of its colour and dash; stages of an experiment differ in the dash.
     """
 
     label: str
@@ -93,12 +95,12 @@ class Series:
 
     @property
     def evaluations(self) -> dict[int, Evaluation]:
-        """What evaluate stages measured, by seed."""
+        """The results of evaluate stages, by seed."""
         return {s.run.seed: s.evaluation for s in self.stages}
 
     @property
     def trainings(self) -> dict[int, Training]:
-        """What train stages recorded, by seed."""
+        """The records of train stages, by seed."""
         return {s.run.seed: s.run.trainings[s.name] for s in self.stages}
 
     @property
@@ -108,7 +110,7 @@ class Series:
 
     @property
     def oracle(self) -> bool:
-        """Whether labels of the target supervise it."""
+        """Whether it is trained on labels of the target."""
         return any(LABELS in stage.seen for stage in self.stages)
 
     @property
@@ -129,23 +131,24 @@ class Series:
 
     @property
     def unshared(self) -> list[str]:
-        """Fields that not all of its runs' versions know."""
+        """Fields that do not exist in all versions of the code that its runs used."""
         known = [stage.fields.keys() for stage in (*self.stages, *self.repeats)]
         return sorted(set().union(*known) - set(known[0]).intersection(*known))
 
 
 @dataclasses.dataclass(frozen=True)
 class Board:
-    """Evaluations whose numbers may stand in one table: one benchmark, one protocol."""
+    """Evaluations whose numbers may be in the same table: one benchmark, one protocol."""
 
     benchmark: str
     protocol: Mapping[str, Any]
     rows: Sequence[Series]
 
     def best(self, budget: int) -> Series | None:
-        """Returns the highest mean of several seeds at a budget that no target label helped.
+        """Returns the row with the highest mean of several seeds at a budget, without target
+        labels.
 
-        None where there is nothing to compare it with.
+        None if there is nothing to compare it with.
         """
         fair = [
             (row.miou.mean, row)
@@ -155,9 +158,10 @@ class Board:
         return max(fair, key=lambda pair: pair[0])[1] if len(fair) > 1 else None
 
     def ends(self, budget: int) -> tuple[Series | None, Series | None]:
-        """Returns source only and the oracle at a budget: the only one of its kind, or so called.
+        """Returns the rows of source only and of the oracle at a budget.
 
-        A row is called by its label, else by its stage where that is `eval_` and the name.
+        It is the only row of its kind, or the one with that name. A row is named by its label, or
+        else by its stage if that is `eval_` and the name.
         """
         rows = [row for row in self.rows if row.budget == budget]
         lower = [row for row in rows if row.source_only]
@@ -165,9 +169,10 @@ class Board:
         return _only(lower, "source_only"), _only(upper, "target_only")
 
     def gap_closed(self, row: Series) -> float | None:
-        """Returns the share of the way from source only to the oracle, of mean mIoU.
+        """Returns which share of the gap between source only and oracle a mean mIoU closes.
 
-        None where the way is no longer than the two ends' spreads together: it would be noise.
+        None if the gap is not larger than the sum of both standard deviations, because the share
+        would then be noise.
         """
         lower, upper = self.ends(row.budget)
         if lower is None or upper is None or row in (lower, upper):
@@ -189,7 +194,7 @@ def _only(rows: Sequence[Series], label: str) -> Series | None:
 
 
 def summarise(values: Sequence[float | None]) -> Summary | None:
-    """Returns mean and spread of the values there are; None of none."""
+    """Returns mean and standard deviation of the values that are not None, if there are any."""
     known = tuple(v for v in values if v is not None and math.isfinite(v))
     if not known:
         return None
@@ -198,9 +203,9 @@ def summarise(values: Sequence[float | None]) -> Summary | None:
 
 
 def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Returns Spearman's rank correlation, ties sharing the mean of their ranks.
+    """Returns Spearman's rank correlation; ties share the mean of their ranks.
 
-    None of fewer than three pairs or where one side is constant.
+    None for fewer than three pairs or if one side is constant.
     """
     if len(pairs) < 3 or any(len({pair[i] for pair in pairs}) == 1 for i in (0, 1)):
         return None
@@ -214,8 +219,8 @@ def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
 def series(runs: Sequence[Run]) -> tuple[list[Series], list[Board]]:
     """Returns the trainings, and the boards of evaluations, of runs in the order of their names.
 
-    Runs of one name under several versions of the code are one configuration where they agree in
-    every field that both know; `Series.unshared` names the fields that not all of them know.
+    Runs with the same name from different versions of the code have the same configuration if they
+    agree in every field that both versions have; `Series.unshared` names the other fields.
     """
     groups: list[list[Stage]] = []
     for run in runs:
@@ -242,7 +247,7 @@ def series(runs: Sequence[Run]) -> tuple[list[Series], list[Board]]:
 
 
 def _stage(run: Run, name: str, earlier: Mapping[str, tuple[int, Stage]]) -> Stage:
-    """Returns a planned stage; `earlier` has the ones before it and the numbers of their groups."""
+    """Returns a planned stage; `earlier` has earlier stages and the numbers of their series."""
     kind, training, evaluation = run.kinds[name], run.trainings.get(name), run.evaluations.get(name)
     fields = {k: v for k, v in run.fields[name].items() if k != "seed"}
     models = fields.pop("models", [])
@@ -276,7 +281,7 @@ def _stage(run: Run, name: str, earlier: Mapping[str, tuple[int, Stage]]) -> Sta
 
 
 def _alike(stage: Stage, others: Sequence[Stage]) -> bool:
-    """Tells whether a stage is of the configuration of others, under any seed."""
+    """Returns whether a stage has the same configuration as others, whatever their seeds."""
     known = False
     for other in others:
         same = stage.fields == other.fields
@@ -294,7 +299,8 @@ def _gather(
 ) -> list[Series]:
     """Returns the series of the stages that have a result of a kind.
 
-    The experiment of the fewest stages names a series, and its stage counts where others repeat it.
+    A series is named after its experiment with the fewest stages. If several stages have the same
+    seed, the one of this experiment is used.
     """
     gathered = []
     for group in groups:
@@ -310,14 +316,14 @@ def _gather(
         repeats = [stage for stage in stages if stage not in counted]
         trained = [name for name, k in home.run.kinds.items() if k.record == "training"]
         colour = experiments.index(home.run.experiment)
-        # Colours come round again; a dash tells experiments of one colour apart as well.
+        # Colours repeat; a dash distinguishes experiments with the same colour.
         dash = colour // COLOURS + (trained.index(home.name) if record == "training" else 0)
         gathered.append(Series(home.label, counted, repeats, colour, dash))
     return gathered
 
 
 def _distinct(rows: Sequence[Series]) -> list[Series]:
-    """Returns rows whose labels differ: those of one label get their runs' names, or numbers."""
+    """Returns rows with unique labels: rows with equal labels get their runs' names, or numbers."""
     labels = [row.label for row in rows]
     for i, row in enumerate(rows):
         if [r.label for r in rows].count(row.label) > 1:
@@ -330,13 +336,13 @@ def _distinct(rows: Sequence[Series]) -> list[Series]:
 
 
 def _order(row: Series) -> tuple[int, int, float, str]:
-    """Orders by budget: source only, then what adapts by its score, then the oracle."""
+    """Orders by budget: first source only, then adapted rows by score, then the oracle."""
     end = 2 if row.oracle else 1 - row.source_only
     return (row.budget, end, -1.0 if row.miou is None else row.miou.mean, row.label)
 
 
 def differences(trained: Sequence[Series]) -> dict[str, list[Any]]:
-    """Returns field -> its value in each series, for the fields that are not the same in all."""
+    """Returns field -> its value in each series, for fields that differ between series."""
     tables = [row.stages[0].fields for row in trained]
     fields = sorted(set().union(*tables) - set(REFERENCES) - {"kind"})
     values = {field: [table.get(field, "absent") for table in tables] for field in fields}

@@ -1,4 +1,4 @@
-"""The sections of a report, in the order people ask: how good, what does it look like, why, how."""
+"""The sections of a report: scores, then pictures, explanations, and how to repeat the runs."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ from rtda_jax.report.page import (
 )
 from rtda_jax.report.runs import Run
 
-MOST_DRAWINGS = 120  # of a kind; the rest is counted in words
+MOST_DRAWINGS = 120  # drawings of a kind; a sentence gives the number of the rest
 TARGET, TRUTH, PREDICTION = "target", "truth", "prediction"  # titles of a sheet's columns
 SHOWN = 6  # images of each method
 LARGEST_SIDE = 1024  # pixels of an image
-DIRECTION = {  # of validators: whether they rise or fall where scores rise
+DIRECTION = {  # whether a validator rises or falls when scores rise
     "source_miou": 1,
     "entropy": -1,
     "information_maximisation": 1,
@@ -43,16 +43,16 @@ def document(
     papers: Sequence[str],
     others: Sequence[str] = (),
 ) -> Document:
-    """Returns everything there is to say about runs.
+    """Returns the whole report about runs.
 
     Args:
-      runs: in the order of their names.
-      speeds: network -> what `runs.speeds` read.
-      papers: to show besides those whose data the runs are on.
+      runs: the runs in the order of their names.
+      speeds: network -> the result of `runs.speeds`.
+      papers: the papers to show in addition to those with the runs' own data.
       others: folders that were named but hold no run.
 
     Raises:
-      ConfigError: a paper is not known, or a picture is not a run's.
+      ConfigError: a paper is unknown, or a picture is not a run's.
     """
     trained, boards = compare.series(runs)
     names = sorted({run.benchmark for run in runs})
@@ -87,7 +87,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _places(boards: Sequence[Board]) -> list[str]:
-    """Returns what headings add for each board: nothing for the only one, else its benchmark."""
+    """Returns what each board's headings add: its benchmark, or nothing if it is the only board."""
     if len(boards) == 1:
         return [""]
     names = [board.benchmark for board in boards]
@@ -98,7 +98,7 @@ def _places(boards: Sequence[Board]) -> list[str]:
 
 
 def _facts(boards: Sequence[Board]) -> list[tuple[str, str]]:
-    """Returns the numbers to be seen first, of the budget that most rows have."""
+    """Returns the main numbers, those of the budget that most rows have."""
     if len(boards) != 1:
         return []
     board = boards[0]
@@ -144,7 +144,7 @@ def _scores(board: Board, where: str) -> list[Block]:
     pairs = enumerate(itertools.pairwise(board.rows), 1)
     ruled = {i for i, (above, below) in pairs if above.budget != below.budget}
     about = ", ".join(f"{k} {_words(v)}" for k, v in sorted(board.protocol.items()))
-    about = about.replace("`", "'")  # which would set code
+    about = about.replace("`", "'")  # a backtick would mark code
     counts = sorted({e.images for series in board.rows for e in series.evaluations.values()})
     small = f" {WORDS['streets']}" if board.benchmark == "streets" else ""
     return [
@@ -173,9 +173,9 @@ def _predictions(board: Board) -> list[Block]:
 
 
 def gallery(board: Board) -> Gallery:
-    """Returns target, truth and each row's prediction, of its first seed that has a picture.
+    """Returns target, truth and each row's prediction, from its first seed that has a picture.
 
-    A picture that does not say what its cells are, or that shows other images than the first, is
+    A picture without a description of its cells, or with other images than the first picture, is
     left out.
 
     Raises:
@@ -203,7 +203,7 @@ def _same(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
 
 
 def _small(image: np.ndarray) -> np.ndarray:
-    """Returns a copy of an image, reduced where a side is longer than `LARGEST_SIDE`."""
+    """Returns a copy of an image, reduced if a side is longer than `LARGEST_SIDE`."""
     step = -(-max(image.shape[:2]) // LARGEST_SIDE)
     return image[::step, ::step].copy()
 
@@ -255,7 +255,7 @@ def _discriminators(trained: Sequence[Series]) -> list[Block]:
 
 
 def _late(series: Series, key: str) -> float | None:
-    """Returns the mean over seeds and the last quarter of training of a logged number."""
+    """Returns the mean of a logged number over seeds and the last quarter of training."""
     values: list[float] = []
     for training in series.trainings.values():
         last = max((line["step"] for line in training.rows), default=0)
@@ -264,7 +264,7 @@ def _late(series: Series, key: str) -> float | None:
 
 
 def reading(balanced: float) -> str:
-    """Returns what a discriminator's balanced accuracy says."""
+    """Returns the interpretation of a discriminator's balanced accuracy."""
     if balanced < 0.55:
         return "at chance: deceived, or not learning"
     return "saturated" if balanced > 0.95 else "contested"
@@ -296,7 +296,7 @@ def _validation(board: Board) -> list[Block]:
 
 
 def correlation(name: str, board: Board) -> tuple[str, str, str]:
-    """Returns a validator, its rank correlation with the target's mIoU, and of how many scores."""
+    """Returns a validator, its rank correlation with target mIoU, and the number of scores."""
     both = [
         (e.validators.get(name), e.miou)
         for series in board.rows

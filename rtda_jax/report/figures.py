@@ -1,7 +1,7 @@
-"""Draws what a report shows, with matplotlib, as SVG that takes its colours from the page.
+"""Draws the figures of a report with matplotlib, as SVG that takes its colours from the page.
 
 Inks are written as custom properties of CSS (`var(--ink)`), so that a drawing follows light and
-dark mode; what a mark stands for is its `<title>`, which a browser shows as a tooltip.
+dark mode. The `<title>` of a mark describes it, and a browser shows it as a tooltip.
 """
 
 import io
@@ -25,7 +25,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.report.compare import COLOURS, Board, Series, Summary, summarise
 from rtda_jax.report.runs import ACCURACY, HEALTH
 
-# Each ink is drawn in a colour that nothing else has, and then replaced by its name.
+# Each ink is drawn in a unique colour, which is then replaced by the ink's name.
 INKS = {
     name: f"#0bad{i:02x}"
     for i, name in enumerate(
@@ -38,13 +38,13 @@ DOMAINS = {"source": 5, "target": 4}  # colours of a discriminator's curves
 LONGEST, SHORT = 60, 24  # characters of a label inside a drawing, of a class's name
 MOST_CELLS = 4000  # of a confusion matrix
 STYLESHEET = pathlib.Path(__file__).with_name("page.css")
-POINTS = 160  # of a curve at most: more would not be visible
+POINTS = 160  # points of a curve at most; more would not be visible
 BESIDE: Any = {"textcoords": "offset points", "va": "center"}
 MARK: Any = {"color": INKS["ink"], "clip_on": False}
 STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # labels come from names of folders
-    "font.family": ["DejaVu Sans"],  # measures only: the page's own font is shown
+    "font.family": ["DejaVu Sans"],  # only for measuring: the page's own font is shown
     "font.size": 10,
     "axes.spines.left": False,
     "axes.spines.right": False,
@@ -62,7 +62,7 @@ STYLE: Any = {
     "lines.solid_capstyle": "round",
     "lines.linewidth": 1.8,
 }
-# What matplotlib writes into an SVG and a page has no use for, and what stands instead of it.
+# Parts of matplotlib's SVG that a page does not need, and their replacements.
 SLIMMER = (
     (r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", ""),
     (r"<svg .*?(viewBox=\S+ \S+ \S+ \S+)[^>]*", r'<svg \1 role="img"'),
@@ -78,7 +78,7 @@ SLIMMER = (
 
 
 class Panel(NamedTuple):
-    """One drawing: its name, which becomes a file's, its SVG, its title, and whose it is."""
+    """One drawing: its name, which is also that of its file, its SVG, its title, and its method."""
 
     name: str
     svg: str
@@ -87,7 +87,7 @@ class Panel(NamedTuple):
 
 
 class Key(NamedTuple):
-    """An entry of a legend: what a colour and a dash of lines stand for."""
+    """An entry of a legend: the meaning of a colour and a dash."""
 
     label: str
     colour: int
@@ -95,7 +95,7 @@ class Key(NamedTuple):
 
 
 def ink(colour: int) -> str:
-    """Returns the ink of a number of a colour."""
+    """Returns the ink of the colour with a number."""
     return INKS[f"c{colour % COLOURS}"]
 
 
@@ -109,17 +109,17 @@ def canvas(height: float, margins: Sequence[float], *, width: float = WIDTH) -> 
 
 
 def tip(artists: Sequence[Artist], words: str, *, method: str = "") -> None:
-    """Gives marks a tooltip, and the name of the method that the page's filter looks for."""
+    """Gives marks a tooltip, and the name of the method for the page's filter."""
     for artist in artists:
-        artist.set_gid(f"tip\x1f{method}\x1f{words}\x1f")  # no text of a run has such a character
+        artist.set_gid(f"tip\x1f{method}\x1f{words}\x1f")  # no text of a run contains \x1f
 
 
 def render(axes: Axes, title: str) -> str:
-    """Returns axes as an SVG element with inks and tooltips, and without what no page needs."""
+    """Returns axes as an SVG element with inks and tooltips, without unneeded parts."""
     stream = io.StringIO()
     figure = axes.get_figure(root=True)
     with matplotlib.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters that the font which measures them lacks
+        warnings.simplefilter("ignore")  # letters that the measuring font lacks
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(figure).print_svg(stream, metadata=nothing)
     text = stream.getvalue()
@@ -132,7 +132,7 @@ def render(axes: Axes, title: str) -> str:
 
 
 def _shorter(tag: re.Match[str]) -> str:
-    """Returns a tag with numbers of two decimals, and without spaces that say nothing."""
+    """Returns a tag with numbers of two decimals and without superfluous spaces."""
     number = re.compile(r"-?\d+\.\d{3,}")
     text = number.sub(lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), tag[0])
     return re.sub(r"(?<=[:;]) | (?=\"/?>)", "", text)
@@ -154,7 +154,7 @@ def standalone(svg: str, title: str = "") -> str:
 
 @matplotlib.rc_context(STYLE)
 def class_bars(row: Series, board: Board) -> Panel:
-    """Draws the IoU of each class in percent, each seed's, and a mark where source only stands."""
+    """Draws the IoU of each class in percent, with each seed and a mark at source only."""
     reference, _ = board.ends(row.budget)
     marks = reference.iou if reference and reference is not row else {}
     colours = class_set(board.protocol["classes"]).colours
@@ -223,7 +223,7 @@ def confusion(row: Series, board: Board) -> Panel:
 
 
 def terms(trained: Sequence[Series]) -> list[str]:
-    """Returns what training curves there are to draw: the loss, its terms, signs of collapse."""
+    """Returns the available training curves: the loss, its terms, signs of collapse."""
     objectives = [t.terms for row in trained for t in row.trainings.values()]
     names = dict.fromkeys(["loss", *itertools.chain(*objectives), *HEALTH])
     drawn = {n for row in trained for t in row.trainings.values() for r in t.rows for n in r}
@@ -242,14 +242,14 @@ def training_curve(name: str, trained: Sequence[Series]) -> Panel:
 
 
 def levels(row: Series) -> list[str]:
-    """Returns the discriminators that a train stage's records speak of."""
+    """Returns the discriminators in a train stage's records."""
     keys = {key for t in row.trainings.values() for line in t.rows for key in line}
     return sorted({match[1] for key in keys if (match := ACCURACY.fullmatch(key))})
 
 
 @matplotlib.rc_context(STYLE)
 def discriminator(row: Series, level: str) -> Panel:
-    """Draws how often a discriminator is right on either domain, against chance."""
+    """Draws how often a discriminator is right on each domain, against chance."""
     axes = _over_steps()
     axes.axhline(0.5, color=INKS["ink"], lw=1.2, ls=DASHES[1], alpha=0.75)
     for domain, colour in DOMAINS.items():
@@ -274,7 +274,7 @@ def _over_steps() -> Axes:
 def _line(
     axes: Axes, row: Series, name: str, *, colour: int, dash: int = 0, words: str = ""
 ) -> None:
-    """Draws the mean over seeds, and each seed faintly behind it where there are several."""
+    """Draws the mean over seeds, and if there are several, each seed faintly behind it."""
     logged = [
         {int(r["step"]): r[name] for r in training.rows if name in r}
         for training in row.trainings.values()
@@ -302,12 +302,12 @@ def _thin(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
 
 @matplotlib.rc_context(STYLE)
 def against_speed(board: Board, speeds: Mapping[str, Mapping[str, Any]]) -> Panel | None:
-    """Draws score over the time of an image, a dot for each row whose network was timed."""
+    """Draws score over time per image, a dot for each row whose network was timed."""
     axes = _scattered(230, x="ms an image, host to host", y="mIoU, %")
     for row in board.rows:
         timed, miou = speeds.get(row.stages[0].run.config["model"]["name"]), row.miou
         if timed is not None and miou is not None:
-            # A fused row runs every one of its networks.
+            # A fused row runs all of its networks.
             x = len(next(iter(row.evaluations.values())).models) * timed["ms"]
             _dot(axes, x, miou, row, words=row.label)
             place, words = (x, 100 * miou.mean), row.label[:LONGEST]
@@ -318,7 +318,7 @@ def against_speed(board: Board, speeds: Mapping[str, Mapping[str, Any]]) -> Pane
 
 @matplotlib.rc_context(STYLE)
 def validator(name: str, board: Board) -> Panel | None:
-    """Draws the target's mIoU over a score that needs no target label, a dot an evaluation."""
+    """Draws the target's mIoU over a score without target labels, a dot for each evaluation."""
     axes = _scattered(190, x=name, y="target mIoU, %")
     for row in board.rows:
         for seed, evaluation in row.evaluations.items():
@@ -349,7 +349,7 @@ def _dot(axes: Axes, x: float, miou: Summary, row: Series, *, words: str) -> Non
 
 @matplotlib.rc_context(STYLE)
 def legend(keys: Sequence[Key]) -> str:
-    """Draws what colours and dashes mean, a line each, for where no page can say it."""
+    """Draws the meaning of colours and dashes, one line each, for use outside a page."""
     axes = canvas(18 * len(keys) + 4, (0, 0, 2, 2))
     axes.set(xlim=(0, WIDTH), ylim=(len(keys) - 0.5, -0.5), xticks=[], yticks=[])
     axes.spines["bottom"].set_visible(False)

@@ -1,4 +1,4 @@
-"""What a report consists of, and its two forms: one HTML page, and Markdown with files beside it.
+"""The parts of a report, and its two forms: one HTML page, and Markdown with separate files.
 
 The templates escape everything that comes from a run: HTML by Jinja, Markdown by `plain`.
 """
@@ -22,7 +22,7 @@ from rtda_jax.report.figures import DASHES, STYLESHEET, Key, Panel, legend, stan
 from rtda_jax.tools.drawing import legend as class_legend
 
 FOLDER = "figures"
-LONGEST = 60  # characters of a file's name before its ending
+LONGEST = 60  # characters of a file's name before its extension
 HERE = pathlib.Path(__file__).parent
 WORDS = tomllib.loads((HERE / "words.toml").read_text(encoding="utf-8"))  # paragraphs
 
@@ -31,10 +31,10 @@ class Cell(NamedTuple):
     """A cell of a table.
 
     Attributes:
-      href: the id of what it leads to.
-      strong: whether it stands out.
-      shade: how strongly its ground is coloured, 0 to 1.
-      order: what the column is sorted by, where the number that the text begins with will not do.
+      href: the id that it links to.
+      strong: whether it is shown in bold.
+      shade: how strongly its background is coloured, 0 to 1.
+      order: the number by which the column is sorted, if not the one at the beginning of the text.
     """
 
     text: str
@@ -48,9 +48,9 @@ class Table(NamedTuple):
     """Rows under a head.
 
     Attributes:
-      left: how many columns are words and flush left; the others are numbers.
-      method: the column that names the method of a row, which the page's filter looks for.
-      ruled: numbers of the rows that have a rule above them.
+      left: how many columns hold words, aligned to the left; the others hold numbers.
+      method: the column with the method of a row, which the page's filter searches.
+      ruled: the indices of rows with a line above them.
     """
 
     head: Sequence[str]
@@ -61,7 +61,7 @@ class Table(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """Drawings side by side, as many as the page is wide enough for, and what colours mean."""
+    """Drawings side by side, as many as fit into the page, and the meaning of their colours."""
 
     panels: Sequence[Panel]
     keys: Sequence[Key] = ()
@@ -76,7 +76,7 @@ class Gallery(NamedTuple):
 
 
 class Details(NamedTuple):
-    """A command and blocks that are folded away; links lead to their `id`."""
+    """A command and blocks that can be unfolded; links refer to their `id`."""
 
     title: str
     blocks: "Sequence[Block]"
@@ -90,7 +90,7 @@ Block: TypeAlias = str | Table | Figures | Gallery | Details  # a str is a parag
 
 
 class Document(NamedTuple):
-    """A whole report: numbers to be seen first as (value, meaning), and titled sections."""
+    """A whole report: the main numbers as (value, meaning), and titled sections."""
 
     title: str
     lead: str
@@ -99,7 +99,7 @@ class Document(NamedTuple):
 
 
 def slug(words: str) -> str:
-    """Returns words as part of a file's name or of a link; long ones end with their hash."""
+    """Returns words as part of a file's name or of a link; long words end with their hash."""
     name = "-".join(re.findall(r"\w+", words.lower().replace("_", " ")))
     if len(name.encode()) <= LONGEST:
         return name
@@ -108,7 +108,7 @@ def slug(words: str) -> str:
 
 
 def anchor(kind: str, words: str) -> str:
-    """Returns the id of something of a kind that words name; different words have different ids."""
+    """Returns an id made of a kind and of words; different words have different ids."""
     coded = re.sub(r"[^\w-]", lambda c: f".{ord(c[0]):x}", words.replace(" · ", "\0"))
     return f"{kind}-{coded.replace('.0', ':')}"
 
@@ -184,7 +184,7 @@ def _code(text: str) -> markupsafe.Markup:
 
 
 def plain(text: str) -> str:
-    """Returns a text as Markdown that shows it as it is: no HTML, no emphasis, no links."""
+    """Returns Markdown that shows a text literally: no HTML, no emphasis, no links."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"[\\`*|\[\]$~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
@@ -206,12 +206,12 @@ def _uri(image: np.ndarray) -> str:
 
 
 def encode(image: np.ndarray) -> tuple[bytes, str]:
-    """Returns an image uint8 [H,W,3] as a small file and its ending: few colours as PNG."""
+    """Returns an image uint8 [H,W,3] as a small file and its extension; PNG for few colours."""
     picture = Image.fromarray(image)
     colours = picture.getcolors(256)
     if colours is None:
         return _saved(picture, "JPEG", quality=85), "jpg"
-    # As many colours as there are: the palette holds each of them, and nothing is rounded.
+    # The palette has every colour of the image, so that no colour is rounded.
     return _saved(picture.quantize(len(colours), dither=Image.Dither.NONE), "PNG"), "png"
 
 

@@ -1,6 +1,7 @@
-"""Reads files that a stranger may have written: of a limited size, and inside their run's folder.
+"""Reads files that a stranger may have written: with a size limit, and only inside the run's
+folder.
 
-What a file says is cleaned of characters that do not print, and checked against a schema.
+Characters that do not print are removed from their content, which is checked against a schema.
 """
 
 import io
@@ -25,13 +26,13 @@ DEEPEST = 64  # levels of objects and lists
 MOST_BYTES = 8 << 20  # of a JSON file
 MOST_PICTURE_BYTES = 32 << 20
 MOST_PIXELS = 1 << 24  # of a picture: a hundred rows of what a run writes
-JSON = {"dict": "object", "NoneType": "null"}  # types that JSON calls otherwise
+JSON = {"dict": "object", "NoneType": "null"}  # types that have another name in JSON
 
 Cells = Mapping[str, Sequence[np.ndarray]]
 
 
 class Default(NamedTuple):
-    """The schema of a field that may be absent, and the value that it then has."""
+    """The schema of a field that may be absent, and its default value."""
 
     schema: Any
     value: Any
@@ -45,17 +46,17 @@ class Least(NamedTuple):
 
 
 def checked(value: Any, schema: Any, where: str, field: str = "") -> Any:
-    """Returns what a schema draws of a JSON value.
+    """Returns the part of a JSON value that a schema describes.
 
     Args:
-      schema: a type or a union of types; `[schema]` of a list; `{field: schema}` of an object,
-        which may have other fields; `{...: schema}` of an object of any fields; `Default`;
+      schema: a type or a union of types; `[schema]` for a list; `{field: schema}` for an object,
+        which may have other fields; `{...: schema}` for an object with any fields; `Default`;
         `Least`.
-      where: the file and the objects in it that lead to the value.
-      field: the value's own name.
+      where: the file, and the objects in it that contain the value.
+      field: the name of the value.
 
     Raises:
-      ConfigError: names where, the field, and what it must be.
+      ConfigError: names the place, the field, and what it must be.
     """
     match schema:
         case Default():
@@ -94,7 +95,7 @@ def _field(fields: dict[str, Any], name: str, schema: Any, where: str) -> Any:
 
 
 def read_json(path: pathlib.Path, *, inside: pathlib.Path | None = None) -> Any:
-    """Returns what a JSON file holds; a ConfigError names a file that is absent or is none."""
+    """Returns the content of a JSON file; a ConfigError names a file that is missing or invalid."""
     data = read(path, inside=inside, most=MOST_BYTES)
     if data is None:
         raise ConfigError(f"{path}: No such file; a run writes it (--job=run)")
@@ -102,10 +103,10 @@ def read_json(path: pathlib.Path, *, inside: pathlib.Path | None = None) -> Any:
 
 
 def read(path: pathlib.Path, *, inside: pathlib.Path | None, most: int) -> bytes | None:
-    """Reads a regular file of at most `most` bytes that lies inside a folder; None where absent.
+    """Reads a regular file of at most `most` bytes inside a folder; None if it does not exist.
 
     Raises:
-      ConfigError: it is something else, too large, unreadable, or a link that leaves the folder.
+      ConfigError: it is no regular file, too large, unreadable, or a link that leaves the folder.
     """
     try:
         status = path.stat()
@@ -123,9 +124,9 @@ def read(path: pathlib.Path, *, inside: pathlib.Path | None, most: int) -> bytes
 
 
 def parse(where: str, data: bytes) -> Any:
-    """Returns what JSON text holds, cleaned; a ConfigError names `where`."""
+    """Returns the cleaned content of a JSON text; a ConfigError names `where`."""
     try:
-        # NaN and infinity are no JSON; as null they mean that nothing can be said.
+        # NaN and infinity are not JSON; they become null, which means that there is no value.
         value = json.loads(data, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not JSON ({error})") from None
@@ -149,10 +150,10 @@ def _cleaned(value: Any, where: str, depth: int = 0) -> Any:
 def read_cells(path: pathlib.Path) -> Cells:
     """Returns the images of each column of a run's predictions.png by title.
 
-    There are none if it does not say where they are.
+    There are none if the picture does not describe its cells.
 
     Raises:
-      ConfigError: it is something else, too large, or does not have the cells that it claims.
+      ConfigError: it is not such a picture, too large, or lacks cells that it describes.
     """
     data = read(path, inside=path.parent.parent, most=MOST_PICTURE_BYTES)
     try:

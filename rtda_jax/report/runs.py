@@ -1,4 +1,4 @@
-"""Finds the folders of runs and reads what each holds."""
+"""Finds the folders of runs and reads their records."""
 
 import dataclasses
 import glob
@@ -27,11 +27,11 @@ MOST_FIELDS = 4096  # of a configuration
 MOST_STAGES = 64
 MOST_KEYS = 48  # of metrics.jsonl that the report draws
 
-HEALTH = ("target_entropy", "target_classes")  # what a log says about collapse
+HEALTH = ("target_entropy", "target_classes")  # logged signs of a collapse
 SPEED = ("images_per_second", "data_wait")
 ACCURACY = re.compile(r"d_(.+)_accuracy_(source|target)")
 
-# What the report reads of results.json, and of what its stages recorded.
+# The fields of results.json that the report reads, and of the records of its stages.
 RUN = {
     "config": {"stages": [str], "stage": dict, "batch_size": int, "model": {"name": str}},
     "benchmark": str,
@@ -78,15 +78,15 @@ SPEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluate stage of a run measured.
+    """The scores of an evaluate stage of a run.
 
     Attributes:
-      miou, pixel_accuracy, iou: fractions; None where nothing can be said.
+      miou, pixel_accuracy, iou: fractions; None where there is no value.
       confusion: pixel counts [K][K] over the head's classes, rows are the truth.
-      protocol: what decides the numbers besides the weights.
+      protocol: everything that determines the scores besides the weights.
       validators: scores that read no target label, by name.
       models: the stages whose networks it fuses, as "STAGE" or "STAGE:teacher".
-      seconds: how long it took.
+      seconds: its duration.
       picture: its predictions.png, or None.
       others: objects with the scores of the stage under other protocols or of fewer steps.
     """
@@ -107,12 +107,12 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a train stage of a run recorded.
+    """The record of a train stage of a run.
 
     Attributes:
-      terms: names of the terms of its objective.
-      rows: of its metrics.jsonl, the numbers that a report draws.
-      networks: name, parameters and multiply-accumulates of each, in words.
+      terms: the names of the terms of its objective.
+      rows: the rows of its metrics.jsonl, with the numbers that a report draws.
+      networks: name, parameters and multiply-accumulates of each network, in words.
     """
 
     terms: Sequence[str]
@@ -127,9 +127,9 @@ class Run:
     """An experiment in its folder, finished or not.
 
     Attributes:
-      kinds: planned stages in their order, and the kind of each.
-      fields: of each planned stage, those that decide its result, flat.
-      missing: planned stages that are not finished.
+      kinds: the planned stages in their order, and the kind of each.
+      fields: the flat fields of each planned stage that decide its result.
+      missing: the planned stages that are not finished.
     """
 
     name: str
@@ -155,7 +155,8 @@ def find(patterns: Sequence[str]) -> tuple[list[pathlib.Path], list[pathlib.Path
     """Finds the runs that paths and globs name: each folder, and the seeds of --seeds in it.
 
     Returns:
-      Folders of runs, sorted and each once; and folders that a glob named and that hold no run.
+      The folders of runs, sorted and without repetitions; and the folders without a run that a glob
+      matched.
 
     Raises:
       ConfigError: nothing is named, or a path or glob finds nothing.
@@ -187,7 +188,7 @@ def _begun(folder: pathlib.Path) -> bool:
 
 
 def load_all(folders: Sequence[pathlib.Path], kinds: Kinds) -> list[Run]:
-    """Reads runs, and names each by the shortest end of its path that no other has.
+    """Reads runs, and names each by the shortest unique end of its path.
 
     Returns:
       The runs in the order of their names.
@@ -208,10 +209,10 @@ def load_all(folders: Sequence[pathlib.Path], kinds: Kinds) -> list[Run]:
 
 
 def load(folder: pathlib.Path, kinds: Kinds, name: str = "run") -> Run:
-    """Reads a run; one that has finished no stage yet has neither trainings nor evaluations.
+    """Reads a run; if no stage is finished yet, it has neither trainings nor evaluations.
 
     Raises:
-      ConfigError: a file or field is missing or of another kind; both are named.
+      ConfigError: names a file or field that is missing or invalid.
     """
     begun = not (folder / RESULTS).exists() and (folder / CONFIG).exists()
     path = folder / (CONFIG if begun else RESULTS)
