@@ -27,7 +27,7 @@ Margins = tuple[int, int, int, int]  # top, bottom, left, right
 TARGET_MOVES = ("each", "once")
 _FOREVER = np.iinfo(np.int64).max
 # The purposes of `pipeline.seed_of`; the orders of the epochs have keys of their own, see
-# `pipeline.shuffled`. These numbers are part of the stream: others draw other batches.
+# `pipeline.shuffled`. A change of these numbers changes the batches.
 _MOVES = {"source": 2, "target": 3}
 _RARE, _PASTE = 4, 5
 _PADDING_WARNED = 0.3  # mean share of padding in a crop that is worth a warning

@@ -40,19 +40,19 @@ def run(
 ) -> dict[str, Any]:
     """Writes the folder, and uploads it if a repository is named.
 
-        Args:
-              chosen: what networks.choose returned.
-          out: folder, created where it does not exist.
-          repository: OWNER/NAME on the hub, made where it does not exist; None uploads nothing.
-          licence: of the weights, as the hub names it, such as "cc-by-nc-4.0"; empty says nothing.
-          precision: of the numbers in the files, a key of `weights.load.PRECISIONS`.
-    
-        Returns:
-          The content of `published.json`.
+    Args:
+          chosen: what networks.choose returned.
+      out: folder, created where it does not exist.
+      repository: OWNER/NAME on the hub, made where it does not exist; None uploads nothing.
+      licence: of the weights, as the hub names it, such as "cc-by-nc-4.0"; empty says nothing.
+      precision: of the numbers in the files, a key of `weights.load.PRECISIONS`.
 
-        Raises:
-          ConfigError: the folder holds files of others, the precision is unknown or too coarse, or the
-            hub cannot be reached or refuses.
+    Returns:
+      The content of `published.json`.
+
+    Raises:
+      ConfigError: the folder holds files of others, the precision is unknown or too coarse, or the
+        hub cannot be reached or refuses.
     """
     one_of(precision, PRECISIONS, "precision")
     if repository is not None:

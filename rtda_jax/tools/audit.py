@@ -1,4 +1,4 @@
-"""Runs the same steps twice, to see whether a stage computes the same bits, and where it parts."""
+"""Runs the same steps twice, to check that a stage computes the same bits."""
 
 import dataclasses
 import hashlib
@@ -33,8 +33,8 @@ def run(config: Any, workdir: pathlib.Path) -> None:
     is audited if the workdir holds them.
 
     Raises:
-      NotDeterministicError: names the stage, the step and the leaf where the two runs part.
-      ConfigError: another job works in the folder.
+      NotDeterministicError: names the stage, the step and the leaf where the two runs differ.
+      ConfigError: another job uses the folder.
     """
     plan = make_plan(config, KINDS)
     check_unpublished(workdir)
@@ -69,13 +69,13 @@ def audit(method: Method, batches: Batches, *, name: str, steps: int = STEPS) ->
     """Returns the SHA-256 of a stage's state after some steps, if a second run gives the same.
 
     Args:
-      method: what the stage trains; a teacher of another stage has no weights here, only shapes.
-      batches: from a start step to an iterator of batches; called twice.
-      name: what errors call the stage.
-      steps: how many steps to take from a fresh state.
+      method: the method of the stage; a teacher of another stage has only shapes here, no weights.
+      batches: a function from a start step to an iterator of batches; called twice.
+      name: the stage's name in errors.
+      steps: how many steps to run from a fresh state.
 
     Raises:
-      NotDeterministicError: names the stage, the step and the leaf where the two runs part.
+      NotDeterministicError: names the stage, the step and the leaf where the two runs differ.
       DataError: there are too few batches.
     """
     mesh = parallel.mesh()

@@ -1,8 +1,8 @@
 """Parameters and multiply-accumulates of every network, counted from the shapes of its layers.
 
 Nothing is run or compiled, and the count does not depend on how a convolution or a resize is
-lowered. Convolutions and dense layers have MACs, our own and Flax's alike; resizes, normalisations
-and activations have none.
+lowered. Convolutions and dense layers, ours and Flax's, have MACs; resizes, normalisations and
+activations have none.
 """
 
 import dataclasses
@@ -35,14 +35,14 @@ UNUSED_IN_PYTORCH = {
 
 @dataclasses.dataclass(frozen=True)
 class SpeedOptions:
-    """How the job `benchmark` measures time; it takes turns with PyTorch.
+    """How the job `benchmark` measures time, in turns with PyTorch.
 
     Attributes:
-      rounds: processes of each side.
-      train_steps: training steps that each process times, after two that it does not.
+      rounds: the number of processes for each framework.
+      train_steps: how many training steps each process times, after two untimed ones.
       infer_steps: the same for inference.
-      infer_size: (H, W) of the images, beside those of the training crop.
-      networks_size: (H, W) of the images where every network is timed.
+      infer_size: (H, W) of a second size of images, besides that of the training crop.
+      networks_size: (H, W) of the images on which every network is timed.
     """
 
     rounds: int = 3
@@ -75,11 +75,11 @@ class Cost:
 
     Attributes:
       name: a key of MODELS or DISCRIMINATORS.
-      size: of the image, (H, W).
-      pytorch_parameters: as the original PyTorch modules count them.
-      training_parameters: with auxiliary heads.
-      inference_parameters: without auxiliary heads.
-      modules: parameters in training by the dotted path of the layer that has them.
+      size: (H, W) of the image.
+      pytorch_parameters: the number of parameters of the original PyTorch modules.
+      training_parameters: the number of parameters with auxiliary heads.
+      inference_parameters: the number of parameters without auxiliary heads.
+      modules: the number of parameters in training by the dotted path of their layer.
       rows: the layers at inference.
     """
 
@@ -106,7 +106,7 @@ def _doubled_operations(cost: Cost) -> int:
     return 2 * (cost.macs + more)
 
 
-# "FLOPs" as two reports print them. Brunstein's (thop 0.1.1) are twice the MACs. Bartoletti's (thop
+# The "FLOPs" in two reports. Brunstein's (thop 0.1.1) are twice the MACs. Bartoletti's (thop
 # 0.0.5) first add one for each bias, one for each activation, and 11 for each upsampled element.
 CONVENTIONS: dict[str, Callable[[Cost], int]] = {
     "brunstein": _doubled_macs,
@@ -199,7 +199,8 @@ def discriminator_cost(
 def cost_table(*, num_classes: int = 19, size: tuple[int, int] = (512, 1024)) -> str:
     """Returns a Markdown table with the parameters and MACs of every network and discriminator.
 
-    Discriminators also have the FLOPs of both reports, which count theirs alone.
+    Discriminators also have the FLOPs as counted in two reports, which give them for discriminators
+    only.
     """
     costs = [model_cost(name, num_classes=num_classes, size=size) for name in MODELS]
     for name in DISCRIMINATORS:
@@ -229,11 +230,11 @@ def summary(name: str, *, size: tuple[int, int] = (512, 1024), depth: int = 2) -
     """Returns a table of a network or discriminator in text, by module.
 
     Each line has a module, the output [H,W,C] of its last layer with operations, its parameters
-    and its MACs on one image. Modules of training alone have neither output nor MACs.
+    and its MACs on one image. Modules that exist only in training have neither output nor MACs.
 
     Args:
       name: a key of MODELS or DISCRIMINATORS.
-      size: of the image, (H, W).
+      size: (H, W) of the image.
       depth: how many parts of a layer's path name its module.
 
     Raises:

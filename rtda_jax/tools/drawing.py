@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from rtda_jax.losses import IGNORE
 from rtda_jax.run.files import replacing
 
-CELLS = "rtda_jax.cells"  # the text chunk of a PNG that says where the cells of a grid lie
-IGNORED = "ignored"  # the legend's name of pixels without a class
+CELLS = "rtda_jax.cells"  # the text chunk of a PNG that describes the cells of a grid
+IGNORED = "ignored"  # the name in the legend for pixels without a class
 BLACK, INK, PAPER = (0, 0, 0), (30, 30, 30), (255, 255, 255)
 MARGIN = 6
 SMALLEST_TEXT = 12  # pixels; below it letters run together
@@ -47,10 +47,10 @@ def grid(
     Args:
       rows: uint8 images [H,W,3], one per title in every row; labels keep their colours when they
         are scaled.
-      titles: of the columns.
-      names: of the classes.
-      colours: of the classes, uint8 [K,3].
-      width: of a cell in pixels; default that of the widest image, at most WIDEST_CELL.
+      titles: the titles of the columns.
+      names: the names of the classes.
+      colours: the colours of the classes, uint8 [K,3].
+      width: the width of a cell in pixels; by default that of the widest image, up to WIDEST_CELL.
       captions: lines below the images, one per image.
     """
     images = [image for row in rows for image in row]
@@ -85,8 +85,8 @@ def grid(
 def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Image:
     """Draws names with their colours uint8 [K,3] in as many lines as they need.
 
-    The letters grow with the width, so that a legend below a large picture can still be read when
-    the whole is shown small.
+    The letters grow with the width, so that the legend of a large picture can still be read when
+    the picture is reduced.
     """
     size = max(SMALLEST_TEXT, width // 100)
     swatch, gap = 5 * size // 4, size // 2
@@ -107,7 +107,7 @@ def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Im
 
 @functools.lru_cache(maxsize=16)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Returns the typeface that Pillow brings, with letters of this size in pixels."""
+    """Returns the typeface of Pillow, with letters of this size in pixels."""
     typeface = ImageFont.load_default(size)
     if not isinstance(typeface, ImageFont.FreeTypeFont):
         raise RuntimeError("pictures with text need a Pillow that is built with FreeType")
@@ -115,14 +115,14 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def spaced(text: str) -> str:
-    """Doubles the spaces of a text, which the typeface draws so narrow that words run together."""
+    """Doubles the spaces of a text, because the typeface draws them too narrow."""
     return text.replace(" ", "  ")
 
 
 def _write(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, *, size: int, within: int
 ) -> None:
-    """Writes a line of text and leaves out its middle where it is too wide."""
+    """Writes a line of text and leaves out its middle if it is too wide."""
     letters, text = font(size), spaced(text)
     shown = text
     for length in range(len(text) - 1, 0, -1):
@@ -133,17 +133,17 @@ def _write(
 
 
 def cells(sheet: Image.Image) -> dict[str, list[np.ndarray]] | None:
-    """Returns title -> the images uint8 [H,W,3] of its column; None of a picture without cells.
+    """Returns title -> the images uint8 [H,W,3] of its column; None for a picture without cells.
 
     Raises:
-      ValueError: the cells that it claims to have are not inside it.
+      ValueError: the cells of its description are not inside it.
     """
     claim = sheet.info.get(CELLS)
     if claim is None:
         return None
     layout = json.loads(claim)
     titles, rows, (height, width) = (layout[key] for key in ("titles", "rows", "size"))
-    # Sheets of releases up to 0.1 do not say where their cells begin and how far apart they are.
+    # Sheets of releases up to 0.1 lack the positions and distances of their cells.
     top, (down, across) = layout.get("top", 16), layout.get("step", (height + 6, width + 6))
     numbers = (rows, height, width, top, down, across)
     if not all(type(number) is int and number > 0 for number in numbers):

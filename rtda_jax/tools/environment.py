@@ -1,6 +1,6 @@
 """The process and the machine of a run: its memory allocator, versions, devices and commit.
 
-JAX is imported only where devices are described, because `keep_freed_memory` comes before it.
+JAX is imported only to describe devices, because `keep_freed_memory` must be called before that.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> None:
     """Tells glibc to keep large buffers that are freed; must be called before JAX starts.
 
-    A compiled step allocates and frees the same hundreds of megabytes each time, which glibc maps
-    and unmaps by default; pages that were given back fault again in every step. With the memory
-    kept, the step on two cores is about a sixth faster. Without glibc this does nothing.
+    A compiled step allocates and frees the same hundreds of megabytes each time. By default glibc
+    returns them to the system, and their pages fault again in every step. If the memory is kept,
+    the step on two cores is about a sixth faster. Without glibc, this function does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -53,8 +53,8 @@ def keep_freed_memory() -> None:
 def commit() -> str | None:
     """Returns the git commit of the code, with `+` if it has changes; None outside its own clone.
 
-    An environment that holds the package may lie inside a clone of something else, whose commit
-    says nothing about this code.
+    The environment with the package may be inside a clone of another project, whose commit says
+    nothing about this code.
     """
     clone = pathlib.Path(rtda_jax.__file__).resolve().parents[1]
 
@@ -86,7 +86,7 @@ def trained_folder() -> pathlib.Path:
 def code_digest() -> str:
     """Returns a hash of the package's and the configurations' source files.
 
-    A clone and the wheel that is built from it have the same one.
+    A clone and the wheel that is built from it have the same hash.
     """
     package, configs = pathlib.Path(rtda_jax.__file__).parent, configs_folder()
     sources = {f"configs/{p.relative_to(configs).as_posix()}": p for p in configs.rglob("*.py")}
@@ -106,12 +106,12 @@ def program() -> str:
 
 
 def command() -> str:
-    """Returns the command line of this process, as a shell reads it."""
+    """Returns the command line of this process, quoted for a shell."""
     return f"{program()} {shlex.join(sys.argv[1:])}".rstrip()
 
 
 def packages() -> dict[str, str]:
-    """Returns the versions of the installed packages that decide what is computed."""
+    """Returns the versions of the installed packages that influence the results."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
