@@ -41,11 +41,11 @@ def run(
     """Writes the folder, and uploads it if a repository is named.
 
     Args:
-          chosen: what networks.choose returned.
-      out: folder, created where it does not exist.
-      repository: OWNER/NAME on the hub, made where it does not exist; None uploads nothing.
-      licence: of the weights, as the hub names it, such as "cc-by-nc-4.0"; empty says nothing.
-      precision: of the numbers in the files, a key of `weights.load.PRECISIONS`.
+      chosen: the result of networks.choose.
+      out: the folder; created if it does not exist.
+      repository: OWNER/NAME on the hub, created if it does not exist; None uploads nothing.
+      licence: the licence of the weights, as the hub names it, such as "cc-by-nc-4.0", or empty.
+      precision: the type of the numbers in the files, a key of `weights.load.PRECISIONS`.
 
     Returns:
       The content of `published.json`.
