@@ -112,7 +112,8 @@ def learn(method: Method, state: TrainState, batch: Batch, counts: Logs | None =
         `batch` is this device's whole share.
     """
     # The gradient is computed in two steps, first at the outputs and then at the parameters. The
-    # first gives the strength of each view's gradient, and the discriminators read the same outputs.
+    # first step gives the strength of each view's gradient, and the discriminators read the same
+    # outputs.
     outputs, vjp, stats = jax.vjp(
         lambda params: forward(method, params, state.g_stats, batch), state.g_params, has_aux=True
     )
