@@ -1,6 +1,6 @@
 """Pixel operations on the device: colours, textures, geometry, class mixing.
 
-All of them draw per image, from keys that `image_keys` gives.
+All of them draw separately for each image, with keys from `image_keys`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Batch = Mapping[str, jax.Array]
 
 
 def image_keys(key: jax.Array, index: jax.Array) -> jax.Array:
-    """Returns a key for each image, [B]: neither the rest of the batch nor the device matters.
+    """Returns a key for each image, [B], which does not depend on the batch or the device.
 
     Args:
       key: the random key of this step.

@@ -1,6 +1,6 @@
-"""Sets of classes: those an image shows, a random half of them, their relatives, their pixels.
+"""Sets of classes: those that an image shows, a random half of them, related classes, their pixels.
 
-A set is bool [B,K+1], one row for each image; the last column stands for the unlabelled, 255.
+A set is bool [B,K+1], one row for each image; the last column stands for unlabelled pixels (255).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from rtda_jax.augment import image_keys
 from rtda_jax.errors import lookup
 from rtda_jax.losses import valid
 
-# Whether the unlabelled pixels are a class that can be drawn.
+# Whether unlabelled pixels are a class that can be drawn.
 IGNORED = {"never": False, "class": True}  # "class" as in the code of DACS, DAFormer and TUFL
 
 
@@ -28,7 +28,7 @@ def _of_the_batch(shown: jax.Array, axis_name: str | None) -> jax.Array:
     return jnp.broadcast_to(everywhere > 0, shown.shape)
 
 
-# The classes that a half is drawn from: functions (shown bool [B,K+1], axis_name) -> bool [B,K+1].
+# The classes of which half are drawn: functions (shown bool [B,K+1], axis_name) -> bool [B,K+1].
 AMONG: dict[str, Callable[[jax.Array, str | None], jax.Array]] = {
     "image": _of_each_image,  # those that the image shows: ClassMix, DACS, TUFL
     "batch": _of_the_batch,  # those that the images of all devices show: DAFormer, MIC
@@ -38,9 +38,9 @@ _POSTS = ("pole", "traffic light", "traffic sign")
 _TWO_WHEELS = ("rider", "motorcycle", "bicycle")
 
 # The classes that are pasted along with a class, so that objects stay whole. These are TUFL's
-# tables; classes that a class set lacks are left out. (TUFL's table of the 13 classes of CrossCity
-# repeats the numbers of SYNTHIA's 16 classes, where they mean other classes, so that the road
-# brings buses but no cars. Here the names count.)
+# tables; classes that a class set lacks are left out. (For the 13 classes of CrossCity, TUFL reuses
+# the numbers of SYNTHIA's 16 classes, which mean other classes there, so that road is pasted with
+# buses but not with cars. Here classes are identified by name.)
 RELATED: dict[str, dict[str, tuple[str, ...]]] = {
     "none": {},
     "gta5": {
@@ -64,7 +64,7 @@ RELATED: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def present(labels: jax.Array, *, num_classes: int, ignore: str = "class") -> jax.Array:
-    """Returns which classes each image shows, bool [B,K+1]; the last column is the unlabelled 255.
+    """Returns which classes each image shows, bool [B,K+1]; the last column is for unlabelled 255.
 
     Args:
       labels: [B,H,W], 0..K-1 or 255.
@@ -82,7 +82,7 @@ def half_of(
 ) -> jax.Array:
     """Returns a random half of each image's classes, bool [B,K+1].
 
-    Half of n classes is n/2 rounded up, less `fewer`, and at least one.
+    Half of n classes is n/2 rounded up, minus `fewer`, but at least one.
 
     Args:
       shown: bool [B,K+1], the classes of each image, of `present`.
@@ -98,16 +98,17 @@ def half_of(
 def with_related(
     chosen: jax.Array, shown: jax.Array, key: jax.Array, index: jax.Array, *, table: jax.Array
 ) -> jax.Array:
-    """Returns the chosen classes together with their relatives in the image, bool [B,K+1] (TUFL).
+    """Returns the chosen classes with related classes of the image, bool [B,K+1] (TUFL).
 
-    Classes join in the order they were drawn in, each with its relatives, until half of the
-    classes present, rounded down, have joined. The unlabelled never joins.
+    Classes are added in the order in which they were drawn, each with its related classes, until
+    half of the classes in the image, rounded down, have been added. Unlabelled pixels are never
+    added.
 
     Args:
       chosen: bool [B,K+1], of `half_of`.
       shown: bool [B,K+1], the classes of each image, of `present`.
-      key, index: those that `half_of` was given.
-      table: bool [K,K], of `related_classes`.
+      key, index: the arguments of `half_of`.
+      table: bool [K,K], from `related_classes`.
     """
     classes = table.shape[0]
     enough = shown.sum(axis=1, dtype=jnp.int32) // 2
@@ -140,7 +141,7 @@ def related_classes(name: str, *, names: Sequence[str]) -> np.ndarray:
 
 
 def families(table: jax.Array) -> jax.Array:
-    """Returns bool [K+1,K+1]; row c marks class c and those pasted along, the last row nothing.
+    """Returns bool [K+1,K+1]; row c marks class c and those pasted with it, the last row nothing.
 
     Args:
       table: bool [K,K], of `related_classes`.
@@ -149,7 +150,7 @@ def families(table: jax.Array) -> jax.Array:
 
 
 def mask_of(labels: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Returns the pixels of the chosen classes, bool [B,H,W], of labels [B,H,W], bool [B,K+1]."""
+    """Returns the pixels of the chosen classes bool [B,K+1] in labels [B,H,W], bool [B,H,W]."""
     numbers = _numbers(labels, chosen.shape[1] - 1)
     return jax.vmap(lambda row, classes: jnp.take(classes, row))(numbers, chosen)
 

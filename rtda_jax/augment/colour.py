@@ -1,8 +1,8 @@
 """Random colours and textures of images on the device.
 
-Geometry moves labels along with pixels and therefore happens on the host (`rtda_jax.data`). What is
-drawn for an image depends on the key of the step and on the number of the image in its data set;
-neither the rest of the batch nor the device that holds the image matters.
+Geometric changes move labels together with pixels and are therefore done on the host
+(`rtda_jax.data`). The random draws for an image depend only on the key of the step and on the index
+of the image in its data set, not on the rest of the batch or on the device.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ UNCHANGED = (1.0, 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Texture:
-    """The ranges of the operations of `textured`, in the order they are applied.
+    """The ranges of the operations of `textured`, in the order in which they are applied.
 
     Attributes:
       brightness, contrast, saturation, sharpness: factors; 1 changes nothing.
       shadow: intensity of a random soft pattern; 0 changes nothing.
-      noise: standard deviation in grey levels, a whole number between the two, both included.
+      noise: standard deviation in grey levels, a whole number in this range, both ends included.
       blur: sigma in pixels.
       equalize: probability that the histogram is equalized.
     """
@@ -65,7 +65,7 @@ def unchanged(images: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
     return images
 
 
-# The probabilities of jitter and blur and the range of the blur's sigma in DACS (Tranheden et al.
+# The probabilities of jitter and blur, and the range of the blur's sigma, in DACS (Tranheden et al.
 # 2021, appendix), DAFormer and MIC.
 JITTERED, BLURRED, BLUR = 0.8, 0.5, (0.15, 1.15)
 STRENGTH = 0.25  # the factors of DACS lie within 1 +- this
@@ -76,8 +76,8 @@ def strong(
 ) -> jax.Array:
     """Returns images with jittered brightness, contrast and saturation, then blurred.
 
-    This is the jitter of the text of DACS without its shift of the hue, with torchvision's
-    operations. The jitter is applied with probability 0.8, the blur with probability 0.5.
+    This is the jitter that the text of DACS describes, without its shift of the hue, computed with
+    torchvision's operations. The jitter is applied with probability 0.8, the blur with 0.5.
 
     Args:
       images: [B,H,W,3] in [0,255]; H and W above 4.
@@ -109,15 +109,15 @@ def jittered(
     strength: float,
     once: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns images in jittered colours, then blurred, as the code of DACS, DAFormer and MIC does.
+    """Returns images with jittered colours, then blurred, as in the code of DACS, DAFormer and MIC.
 
-    The four operations are kornia's, in an order drawn for each image: brightness is an amount
-    added, contrast a factor, and saturation and hue are those of HSV. The jitter is applied with
-    probability 0.8, the blur with probability 0.5; the originals decide both once for a batch.
+    The four operations are kornia's, in an order that is drawn for each image: brightness adds an
+    amount, contrast is a factor, and saturation and hue are those of HSV. The jitter is applied
+    with probability 0.8, the blur with 0.5; the original code decides both once for a batch.
 
     Args:
-      images: [B,H,W,3] in [0,255]; H and W above 4. The code of DACS jitters BGR images, where the
-        hue turns the other way, which is as likely.
+      images: [B,H,W,3] in [0,255]; H and W above 4. The code of DACS jitters BGR images, in which
+        the hue turns the other way; both directions are equally likely.
       key: the random key of this step.
       index: int32 [B], the number of each image in its data set.
       strength: the strength of each operation: the amount added lies within +- 255 strength,
@@ -137,7 +137,7 @@ def jittered(
     by_contrast, by_saturation = 1 + strength * (2 * uniform[2:4] - 1)
     operations = (
         lambda x: photometric.offset(x, 255 * amount),
-        lambda x: photometric.brightness(x, by_contrast),  # what kornia calls contrast
+        lambda x: photometric.brightness(x, by_contrast),  # kornia's contrast
         lambda x: photometric.hsv_saturation(x, by_saturation),
         lambda x: photometric.hue(x, turn),
     )
@@ -161,7 +161,7 @@ def textured(
     texture: Texture,
     once: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns images in other colours, shadowed, noisy and blurred (TUFL).
+    """Returns images with changed colours, shadows, noise and blur (TUFL).
 
     Args:
       images: [B,H,W,3] in [0,255]; H and W above 4.
@@ -240,21 +240,21 @@ def _for_the_run(name: str, seed: int) -> Recolour:
     return functools.partial(RECOLOURS[name], once=once)
 
 
-# How often a change of colours draws what `once` decides in it: functions (name, seed) -> Recolour.
+# How often the draws that `once` controls are made: functions (name, seed) -> Recolour.
 DRAWS: dict[str, Callable[[str, int], Recolour]] = {
     "image": _for_each_image,
     "batch": _for_the_batch,  # the code of DACS, DAFormer and MIC
-    "run": _for_the_run,  # the code of TUFL; textures only, the others draw for each image
+    "run": _for_the_run,  # the code of TUFL; only for textures, the others draw for each image
 }
 
 
 def recolour(name: str, *, draw: str, seed: int) -> Recolour:
-    """Returns the function that changes colours under this name.
+    """Returns the change of colours with this name.
 
     Args:
       name: a key of `RECOLOURS`.
-      draw: a key of `DRAWS`; what "run" draws depends on the seed and the name alone, so that a
-        resumed run has the same.
+      draw: a key of `DRAWS`; the draws of "run" depend only on the seed and the name, so that a
+        resumed run repeats them.
       seed: the seed of the run.
     """
     one_of(name, RECOLOURS, "change of colours")
@@ -267,11 +267,11 @@ class ColourOptions:
 
     Attributes:
       colour: probability that a source image changes its contrast and saturation.
-      contrast, saturation: ranges (low, high) of the factors then, those of Nikiforos's MBT.
-      texture: the change of the source after class mixing has cut from it, a key of `RECOLOURS`.
+      contrast, saturation: ranges (low, high) of the factors, those of Nikiforos's MBT.
+      texture: the change of the source after classes have been cut from it, a key of `RECOLOURS`.
       strong: the change of the strong view, a key of `RECOLOURS`.
-      draw: how often it is drawn whether an image is jittered and blurred, or how strong the noise
-        and the blur of a texture are; a key of `DRAWS`.
+      draw: how often the program draws whether images are jittered and blurred, and how strong the
+        noise and the blur of a texture are; a key of `DRAWS`.
     """
 
     colour: float = 0.0
@@ -296,9 +296,9 @@ class ColourOptions:
 def colour(
     images: jax.Array, key: jax.Array, index: jax.Array, *, options: ColourOptions
 ) -> jax.Array:
-    """Returns images of which a share has another contrast, then another saturation (MBT).
+    """Returns images after a random change of contrast, then saturation, in a share of them (MBT).
 
-    The factors are uniform; contrast and saturation are defined as in torchvision, without
+    The factors are drawn uniformly. Contrast and saturation are defined as in torchvision, without
     rounding.
 
     Args:

@@ -1,8 +1,9 @@
-"""Where pixels are read and which are hidden: random affine maps and block masks of images.
+"""Random affine maps and block masks of images.
 
-An affine map is one matrix per image, read bilinearly, zero outside. Its coordinates are those of
-PyTorch's affine_grid and grid_sample with align_corners=False: they run from -1 to 1 along each
-side. A rotation therefore also shears an image that is not square, as it does in TUFL's code.
+An affine map is one matrix per image; pixels are read bilinearly and are zero outside the image.
+Coordinates are those of PyTorch's affine_grid and grid_sample with align_corners=False: they run
+from -1 to 1 along each side. A rotation therefore also shears an image that is not square, as in
+TUFL's code.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ class AffineOptions:
 
     Attributes:
       rotation: largest angle in degrees, clockwise or counter-clockwise.
-      shear: largest angle in degrees, either way.
+      shear: largest angle in degrees, in both directions.
       scale: range (low, high) of the factor on coordinates; above 1 the content shrinks.
       mirror: probability of a left-right flip.
     """
@@ -50,7 +51,7 @@ def matrices(key: jax.Array, index: jax.Array, *, options: AffineOptions) -> jax
     Args:
       key: the random key of this step.
       index: int32 [B], the number of each image in its data set; with the key it decides the draw.
-      options: the ranges that the parameters are drawn from, uniformly.
+      options: the ranges from which the parameters are drawn uniformly.
     """
 
     def draw(key: jax.Array) -> jax.Array:
@@ -86,7 +87,7 @@ def warp(images: jax.Array, matrices: jax.Array) -> jax.Array:
     height, width, channels = images.shape[1:]
     x = ((2 * jnp.arange(width) + 1) / width - 1)[None, None, :]
     y = ((2 * jnp.arange(height) + 1) / height - 1)[None, :, None]
-    # Written out, because some accelerators round a matrix product to ten bits.
+    # Written as sums, because some accelerators round matrix products to ten bits.
     m = matrices[:, :, :, None, None]
     column = ((m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2] + 1) * width - 1) / 2
     row = ((m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2] + 1) * height - 1) / 2
@@ -134,7 +135,7 @@ def hide_blocks(
     """Returns normalised images [B,H,W,C] with random blocks set to zero, which is the mean.
 
     Args:
-      images: as the network reads them.
+      images: normalised for the network.
       key: the random key of this step.
       index: int32 [B], the number of each image in its data set.
       options: size of the blocks and how many are hidden.
@@ -148,8 +149,8 @@ def block_mask(
 ) -> jax.Array:
     """Returns which pixels stay visible, bool [B,H,W,1].
 
-    Each side has round(side / block) blocks, at least one, and a pixel belongs to the block at its
-    place, rounded down, as in a nearest upsampling: sides need not be multiples of the block.
+    Each side has round(side / block) blocks, at least one. The block of a pixel is found as in a
+    nearest-neighbour upsampling, so that sides need not be multiples of the block.
 
     Args:
       key: the random key of this step.

@@ -1,9 +1,9 @@
 """Class mixing on the device: some classes of a source image are pasted onto a target image.
 
 ClassMix (Olsson et al. 2021), DACS (Tranheden et al. 2021) and TUFL's cross-domain image mixing
-with related classes and long-tail pasting. What is drawn for an image depends on the key of the
-step and on the number of the image in its data set; neither the rest of the batch nor the device
-that holds the image matters.
+with related classes and long-tail pasting. The random draws for an image depend only on the key of
+the step and on the index of the image in its data set, not on the rest of the batch or on the
+device that holds the image.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ from rtda_jax.augment.photometric import gaussian_blur
 from rtda_jax.errors import one_of, require
 from rtda_jax.losses import IGNORE
 
-# A function (batch, key, theta) -> image [B,H,W,3], label [B,H,W] and bool mask [B,H,W] of what is
-# pasted; theta is float32 [K], the adaptive threshold of each class, or None.
+# A function (batch, key, theta) -> image [B,H,W,3], label [B,H,W] and bool mask [B,H,W] of the
+# pixels to paste; theta is float32 [K], the adaptive threshold of each class, or None.
 Cut = Callable[[Batch, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
 
 
-# How many fewer classes are drawn from an image that rare classes are pasted onto (TUFL).
+# How many fewer classes are drawn from an image onto which rare classes are pasted (TUFL).
 FEWER = 2
 
 
@@ -51,7 +51,7 @@ def _the_less_sure(theta: jax.Array | None) -> jax.Array:
     return jnp.exp(1 / theta - (1 / theta).max())
 
 
-# With which probability a candidate of each class is accepted: functions of theta [K] that return
+# The probability that a candidate of each class is accepted: functions of theta [K] that return
 # float32 [K], or None for 1.
 CHOICES: dict[str, Callable[[jax.Array | None], jax.Array | None]] = {
     "uniform": _all_alike,
@@ -66,7 +66,8 @@ class MixOptions:
     Attributes:
       among: the classes that a half is drawn from, a key of `classes.AMONG`.
       colour: the change of colours of the mixed image, a key of `colour.RECOLOURS`.
-      ignore: whether unlabelled pixels are a class that can be cut out, a key of `classes.IGNORED`.
+      ignore: whether unlabelled pixels count as a class that can be cut out, a key of
+        `classes.IGNORED`.
       related: the classes that are cut out together, a key of `classes.RELATED`.
       boundary: the distance in pixels from the seam within which pixels count twice; 0 for none.
       boundary_blur: the sigma of a blur of these pixels; 0 for none.
@@ -102,11 +103,11 @@ class LongTailOptions:
       probability: the probability that an image is offered candidates; 0 switches the pasting
         off.
       slots: the number of candidates that the data layer offers such an image.
-      count: the range (least, most) of how many of them are pasted.
+      count: the range (least, most) of the number of candidates that are pasted.
       choice: the classes that are preferred, a key of `CHOICES`.
       classes: the indices of the classes that candidates show; empty for all.
-      related: the classes that are pasted along, a key of `classes.RELATED`.
-      min_pixels: the number of pixels from which on an example contains a class.
+      related: the classes that are pasted with a class, a key of `classes.RELATED`.
+      min_pixels: the least number of pixels with which an example contains a class.
     """
 
     probability: float = 0.0
@@ -135,9 +136,9 @@ class Mixed(NamedTuple):
 
     Attributes:
       image: float32 [B,H,W,3] in [0,255].
-      label: [B,H,W], the source's where it was pasted, elsewhere the teacher's.
-      weight: float32 [B,H,W]; 1 on source pixels, elsewhere that of the teacher's label; twice
-        that near the seam, if options.boundary asks for it.
+      label: [B,H,W], the source's label on pasted pixels and the teacher's elsewhere.
+      weight: float32 [B,H,W]; 1 on source pixels and the weight of the teacher's label elsewhere;
+        doubled near the seam if options.boundary is set.
     """
 
     image: jax.Array
@@ -190,8 +191,8 @@ def make_cut(
 ) -> Cut:
     """Returns the function that cuts a random half of the classes out of a source image.
 
-    Where an image is offered candidates of rare classes, some of them lie on top of it, and fewer
-    of its own classes are cut out.
+    If an image is offered candidates of rare classes, some of them are pasted on top of it, and
+    fewer of its own classes are cut out.
 
     Args:
       mix: `ignore`, `among` and `related` are read.
@@ -254,19 +255,19 @@ def accepted(
 
     The host offers candidates: crops of source images that show a class drawn uniformly
     (`rtda_jax.data.Candidates`), a function of (seed, step). TUFL draws classes with probability
-    softmax(1 / theta), where theta is the adaptive threshold, which lives on the device. A
-    candidate of class c is therefore accepted with probability exp(1 / theta_c - max 1 / theta):
-    the accepted ones follow that distribution exactly, and a resumed run draws the same. Where
-    fewer are accepted than wanted, fewer are pasted: in short runs on `streets` 48 % are accepted,
-    and an image that is offered six and wants 2 to 4 gets 2.35 on average instead of 3.
+    softmax(1 / theta), where theta is the adaptive threshold, which is on the device. A candidate
+    of class c is therefore accepted with probability exp(1 / theta_c - max 1 / theta). The accepted
+    candidates follow TUFL's distribution exactly, and a resumed run draws the same ones. If too few
+    are accepted, fewer are pasted. In short runs on `streets` 48 % are accepted, and an image that
+    is offered six candidates and should get 2 to 4 gets 2.35 on average instead of 3.
 
     Args:
-      classes: int [B,S], the class each candidate was drawn for; 255 where there is none.
+      classes: int [B,S], the class for which each candidate was drawn; 255 for none.
       key: the random key of this step.
       index: int32 [B], the number of each image in its data set.
-      count: the range (least, most) of the number of candidates pasted onto an image, the first
-        that are accepted.
-      odds: float32 [K], the probability of each class to be accepted, or None for 1.
+      count: the range (least, most) of the number of candidates that are pasted onto an image; the
+        first accepted ones are used.
+      odds: float32 [K], the probability that a candidate of each class is accepted, or None for 1.
     """
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -292,7 +293,7 @@ def paste_candidates(
     accepted: jax.Array,
     table: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns image, label and mask with the accepted candidates' classes on top, the last highest.
+    """Returns image, label and mask with the accepted candidates' classes on top, the last topmost.
 
     Args:
       image: [B,H,W,3].
@@ -302,7 +303,7 @@ def paste_candidates(
       labels: [B,S,H,W].
       classes: int [B,S], the class each candidate was drawn for.
       accepted: bool [B,S].
-      table: bool [K,K], the classes pasted along, of `classes.related_classes`.
+      table: bool [K,K], the classes that are pasted together, from `classes.related_classes`.
     """
     known = table.shape[0]
     rows = families(table)
@@ -317,7 +318,7 @@ def paste_candidates(
 
 
 def boundary(mask: jax.Array, *, radius: int) -> jax.Array:
-    """Returns the pixels within `radius` rows and columns of the mask's other side, [B,H,W]."""
+    """Returns the pixels within `radius` rows and columns of the mask's edge, [B,H,W]."""
     size = 2 * radius + 1
 
     def spread(side: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Input normalisations: the channel order, mean and scale that weights were trained with."""
+"""Input normalisations: the channel order, mean and scale with which weights were trained."""
 
 import dataclasses
 
@@ -11,10 +11,11 @@ from rtda_jax.errors import lookup, one_of, require
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """How images in [0,255] become network input.
+    """How images in [0,255] become the input of a network.
 
     Attributes:
-      order: which of the channels red, green and blue the network reads first, second and third.
+      order: the channels, among red, green and blue, that the network reads as first, second and
+        third.
       mean: subtracted from each channel, in that order.
       std: divides each channel, in that order.
     """
@@ -24,7 +25,7 @@ class Normalisation:
     std: tuple[float, float, float]
 
 
-AUTO = "auto"  # in a configuration: what the pretrained weights were trained with
+AUTO = "auto"  # in a configuration: the normalisation of the pretrained weights
 
 RGB, BGR = (0, 1, 2), (2, 1, 0)
 
@@ -67,12 +68,12 @@ def normalise(images: jax.Array, *, name: str) -> jax.Array:
 
 
 def check_normalisation(configured: str, *, required: str | None, path: str = "weights") -> None:
-    """Checks that the configuration normalises images as the weights were trained.
+    """Checks that the configuration normalises images in the same way as the weights' training.
 
     Args:
       configured: a key of `NORMALISATIONS`.
-      required: what the weights say, or None if they do not say.
-      path: what the error calls the weights.
+      required: the normalisation that the weights declare, or None if they declare none.
+      path: the name of the weights in errors.
 
     Raises:
       ConfigError: both are known and differ.

@@ -1,7 +1,7 @@
 """Changes of colour and texture on the device: pure functions with one parameter for each image.
 
-Images are float [B,H,W,3] in [0,255], factors are [B]; nothing is rounded between two functions.
-Where torchvision, Pillow or kornia has the operation, the definition is theirs.
+Images are float [B,H,W,3] in [0,255] and factors are [B]. Nothing is rounded between two functions.
+Operations of torchvision, Pillow or kornia are defined as there.
 """
 
 import jax
@@ -24,17 +24,17 @@ def blend(images: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Moves images away from black by a factor above 1, towards it by one below."""
+    """Multiplies the distance to black by a factor, clipped to [0,255]."""
     return blend(images, jnp.zeros_like(images), factor)
 
 
 def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Moves images away from their mean grey by a factor above 1, towards it by one below."""
+    """Multiplies the distance to the image's mean grey by a factor, clipped to [0,255]."""
     return blend(images, grey(images).mean(axis=(1, 2, 3), keepdims=True), factor)
 
 
 def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Moves pixels away from their own grey by a factor above 1, towards it by one below."""
+    """Multiplies the distance to the pixel's own grey by a factor, clipped to [0,255]."""
     return blend(images, grey(images), factor)
 
 
@@ -44,14 +44,14 @@ def offset(images: jax.Array, amount: jax.Array) -> jax.Array:
 
 
 def hsv_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Multiplies the saturation of HSV, at most to 1; hue and value stay (kornia)."""
+    """Multiplies the saturation of HSV, up to 1, and keeps hue and value (kornia)."""
     value, range_ = _value_and_range(images)
     most = value / jnp.where(range_ > 0, range_, 1.0)
     return value - (value - images) * jnp.minimum(factor.reshape(-1, 1, 1, 1), most)
 
 
 def hue(images: jax.Array, turn: jax.Array) -> jax.Array:
-    """Turns the hue of HSV by a fraction of the full circle; saturation and value stay (kornia).
+    """Turns the hue of HSV by a fraction of the circle, and keeps saturation and value (kornia).
 
     A turn of 1/3 makes red green, green blue and blue red. With red and blue exchanged, as in a BGR
     image, the hue turns the other way.
@@ -63,7 +63,7 @@ def hue(images: jax.Array, turn: jax.Array) -> jax.Array:
         green - blue,
         jnp.where(green == value, 2 * range_ + blue - red, 4 * range_ + red - green),
     ) / jnp.where(range_ > 0, range_, 1.0)
-    # A channel is value - range * weight, and the weight depends on the distance to its hue alone.
+    # A channel is value - range * weight, and the weight depends only on the distance to its hue.
     own = jnp.array([5.0, 3.0, 1.0], jnp.float32).reshape(1, 1, 1, 3)
     distance = (own + sixths + 6 * turn.reshape(-1, 1, 1, 1)) % 6
     return value - range_ * jnp.clip(jnp.minimum(distance, 4 - distance), 0.0, 1.0)
@@ -76,10 +76,10 @@ def _value_and_range(images: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def sharpness(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Moves images away from their smoothed selves by a factor above 1, towards them by one below.
+    """Multiplies the distance to the smoothed image by a factor, clipped to [0,255].
 
-    Smoothed is Pillow's SMOOTH: the 3x3 mean in which the centre counts five times; the border
-    stays as it is.
+    The smoothing is Pillow's SMOOTH: a 3x3 mean with a weight of five on the centre. The border is
+    not smoothed.
     """
     height, width = images.shape[1:3]
     inner = images[:, 1:-1, 1:-1]
@@ -91,8 +91,8 @@ def sharpness(images: jax.Array, factor: jax.Array) -> jax.Array:
 def equalize(images: jax.Array) -> jax.Array:
     """Flattens the histogram of each channel, as Pillow does; returns float32 whole numbers.
 
-    Values are rounded first. A channel of one value, or of fewer than 255 pixels beside those of
-    its brightest value, stays as it is.
+    Values are rounded first. A channel does not change if it has a single value, or fewer than 255
+    pixels below its largest value.
     """
     values = jnp.clip(jnp.round(images), 0, 255).astype(jnp.int32)
 
@@ -116,8 +116,8 @@ def gaussian_noise(images: jax.Array, keys: jax.Array, sigma: jax.Array) -> jax.
 def gaussian_blur(images: jax.Array, sigma: jax.Array, *, radius: int) -> jax.Array:
     """Smooths images [B,H,W,C] by a Gaussian of sigma [B] pixels, cut off at `radius` pixels.
 
-    As torchvision's with kernel_size 2 radius + 1: borders are reflected, and sigma 0 changes
-    nothing. The radius is static; take three times the largest sigma.
+    It equals torchvision's with kernel_size 2 radius + 1: borders are reflected, and sigma 0
+    changes nothing. The radius is static; three times the largest sigma is a good choice.
     """
     reach = min(images.shape[1:3]) - 1
     if radius > reach:
@@ -148,9 +148,8 @@ def shadow(images: jax.Array, pattern: jax.Array, intensity: jax.Array) -> jax.A
 def shadow_pattern(keys: jax.Array, *, size: tuple[int, int], cells: int = 6) -> jax.Array:
     """Returns random patches with soft edges, [B,H,W,1] in [0,1], one pattern for each key [B].
 
-    They stand for TUFL's patches, which are cut from a photograph of shadows whose origin is not
-    stated. Two octaves of smoothed noise, `cells` across the shorter side, go through a steep
-    sigmoid.
+    They replace TUFL's patches, which are cut from a photograph of shadows of unstated origin. Two
+    octaves of smoothed noise, `cells` across the shorter side, pass through a steep sigmoid.
     """
 
     def octave(keys: jax.Array, cells: int) -> jax.Array:
