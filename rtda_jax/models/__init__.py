@@ -1,4 +1,4 @@
-"""Segmentation networks and discriminators, made by name.
+"""Segmentation networks and discriminators by name.
 
 A new network is a subclass of `layers.Network` in a file of its own and an entry of MODELS.
 """
@@ -45,7 +45,7 @@ DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
 
 
 def create_model(name: str, num_classes: int = 19, **options: Any) -> nn.Module:
-    """Returns the segmentation network of a name (a key of MODELS).
+    """Returns the segmentation network with a name (a key of MODELS).
 
     `model.apply(variables, images[B,H,W,3], train=False)` returns a dict: float32 "logits"
     [B,H,W,K] at the input's resolution, "feature" in front of the classifier, and with train=True
@@ -61,7 +61,7 @@ def create_model(name: str, num_classes: int = 19, **options: Any) -> nn.Module:
 
 
 def create_discriminator(name: str, in_channels: int = 19, **options: Any) -> nn.Module:
-    """Returns the discriminator of a name (a key of DISCRIMINATORS), [B,H,W,C] -> logits.
+    """Returns the discriminator with a name (a key of DISCRIMINATORS), [B,H,W,C] -> logits.
 
     Args:
       name: of the discriminator.
@@ -72,7 +72,7 @@ def create_discriminator(name: str, in_channels: int = 19, **options: Any) -> nn
 
 
 def trainable(model: nn.Module, params: Any) -> Any:
-    """Returns a tree of bool like params that says which parameters are trained.
+    """Returns which parameters are trained, as a tree of bool with the structure of params.
 
     DeepLab freezes the affine parameters of its normalisations, and the branches of the classifier
     that aspp="first_two" leaves out; every other network trains all of its parameters.

@@ -19,10 +19,10 @@ from rtda_jax.ops.pool import max_pool
 
 
 class ResidualBlock(nn.Module):
-    """What both blocks of a ResNet have: their fields, and the shortcut around the convolutions.
+    """The fields of both blocks of a ResNet, and the shortcut around the convolutions.
 
-    A block maps to expansion * width features. strided names the convolution of a Bottleneck that
-    has the stride; in a BasicBlock that is conv1.
+    The output has expansion * width features. strided names the convolution of a Bottleneck that has
+    the stride; in a BasicBlock it is conv1.
     """
 
     expansion: ClassVar[int]
@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
 
 
 class BasicBlock(ResidualBlock):
-    """Two 3x3 convolutions and a residual, out of a true ReLU."""
+    """Two 3x3 convolutions and a residual, always followed by a ReLU."""
 
     expansion = 1
 
@@ -130,8 +130,8 @@ STDCS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}
 class CatBottleneck(nn.Module):
     """A chain of four convolutions N/2, N/4, N/8, N/8 whose outputs are concatenated.
 
-    With stride 2 the chain goes on from a strided depthwise convolution of the first output, and
-    the concatenated first piece is its 3x3 average (padding counted).
+    With stride 2, the chain continues from a strided depthwise convolution of the first output, and
+    the first concatenated piece is the 3x3 average of that output (padding counted).
     """
 
     features: int
@@ -191,7 +191,7 @@ VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)
 
 
 class DilatedVGG16(nn.Module):
-    """The 13 convolutions with pools 1 to 3 only, conv5 dilated by 2, and fc6, fc7 dilated by 4."""
+    """The 13 convolutions with only pools 1 to 3, conv5 dilated by 2, and fc6, fc7 dilated by 4."""
 
     conv: Callable[..., Conv]
 

@@ -1,7 +1,8 @@
-"""BiSeNet (Yu et al. 2018) as Brunstein's code has it, and Bartoletti's four-scale variant.
+"""BiSeNet (Yu et al. 2018) as in Brunstein's code, and Bartoletti's four-scale variant.
 
-A 1x1 convolution and a bilinear resize commute (the interpolation weights sum to one), so the
-classifiers here run in front of the resizes, on 64 times fewer pixels than in the original code.
+A 1x1 convolution and a bilinear resize commute, because the interpolation weights sum to one. The
+classifiers are therefore applied before the resizes, on 64 times fewer pixels than in the original
+code.
 """
 
 import functools
@@ -46,7 +47,7 @@ class SpatialPath(nn.Module):
 
 
 class AttentionRefinement(nn.Module):
-    """x * sigmoid(BN(conv1x1(mean(x)))); this lineage has no 3x3 convolution in front."""
+    """x * sigmoid(BN(conv1x1(mean(x)))), without the usual 3x3 convolution before it."""
 
     conv: Callable[..., Conv]
     norm: Callable[..., nn.Module]
@@ -59,7 +60,7 @@ class AttentionRefinement(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """A 3x3 convolution down to one channel a class, and channel attention with a residual."""
+    """A 3x3 convolution to one channel per class, and channel attention with a residual."""
 
     features: int
     conv: Callable[..., Conv]
@@ -79,8 +80,8 @@ class BiSeNet(Network):
     images float [B,H,W,3], normalised, H and W at least 32. Returns float32
     "logits" [B,H,W,K]; "feature" [B,ceil(H/8),ceil(W/8),K], the fused features in front of the
     classifier; with train=True also "aux<s>" [B,H,W,K], the head on the trunk's 1/s features.
-    The original upsamples by exactly 8, so that sizes which are no multiple of 8 come out larger
-    than the labels; here that output is cropped to the input size.
+    The original upsamples by exactly 8, so that its output is larger than the labels if a side is
+    not a multiple of 8; here this output is cropped to the input size.
     """
 
     backbone: str = "resnet18"

