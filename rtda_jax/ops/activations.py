@@ -1,7 +1,7 @@
-"""What follows a convolution: the rectifiers, and behind the last layer the class of each pixel.
+"""Rectifiers, and the class of each pixel from the scores of the last layer.
 
-The rectifiers compute their gradient from their output. The next layer keeps that output for its
-own gradient anyway, so that only one array of the two stays in memory until the backward pass.
+The rectifiers compute their gradient from their output. The next layer keeps this output for its
+own gradient anyway, so that only one of two arrays stays in memory until the backward pass.
 """
 
 from functools import partial
@@ -62,7 +62,7 @@ relu6.defvjp(_relu6_forward, _relu6_backward)
 def argmax(scores: jax.Array) -> jax.Array:
     """Returns the index uint8 [B,H,W] of the first largest of the finite scores [B,H,W,K].
 
-    K is at most 256. On a CPU it takes one comparison a class: XLA's own argmax, a reduction of
+    K is at most 256. On a CPU it makes one comparison per class; XLA's own argmax, a reduction of
     pairs, takes four times as long there.
     """
     classes = scores.shape[-1]

@@ -1,8 +1,8 @@
 """Two-dimensional convolution, NHWC, with PyTorch's explicit symmetric padding.
 
-On a CPU, XLA runs most plain convolutions near the speed of a matrix product, and some of them and
-most gradients of kernels far below it. Those are computed here in another, equal form, each chosen
-by a measured rule. Every other platform and dtype takes the plain convolution and its gradients.
+On a CPU, XLA runs most plain convolutions nearly as fast as a matrix product, but some of them, and
+most gradients of kernels, much more slowly. Rules that come from measurements compute these in an
+equivalent form. All other platforms and dtypes use the plain convolution and its gradients.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # (above, below), (left, right)
 CONVOLUTION = "convolution"  # names what `conv2d` returns, for policies of jax.checkpoint
 NHWC = ("NHWC", "HWIO", "NHWC")
-FEW_CHANNELS = 32  # of output; below it the convolution cannot fill its vectors
+FEW_CHANNELS = 32  # of the output; with fewer the convolution cannot fill its vectors
 MOST_ADDED = 4  # images whose products are added in one pass; more of them compile for longer
 PATCH_LIMIT = 2**22  # elements; XLA would make larger patch matrices early and keep them for long
 
@@ -59,8 +59,8 @@ def _padding(value: int | Pair | Padding) -> Padding:
 def same_padding(height: int, width: int, *, size: int, stride: int) -> Padding:
     """Returns TensorFlow's SAME padding, under which an output side is ceil(input / stride).
 
-    Where the padding of a side is odd, the larger part comes after the image, unlike PyTorch's
-    symmetric padding: with stride 2 the two see different pixels.
+    If the padding of a side is odd, the larger part comes after the image, unlike PyTorch's
+    symmetric padding, so that with stride 2 the two read different pixels.
     """
     totals = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in (height, width)]
     rows, columns = ((total // 2, total - total // 2) for total in totals)
@@ -72,7 +72,7 @@ def _total(terms: list[jax.Array]) -> jax.Array:
 
 
 def plain_conv2d(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """Returns the convolution as XLA has it."""
+    """Returns XLA's own convolution."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -85,7 +85,7 @@ def plain_conv2d(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Arr
 
 
 def _windows(x: jax.Array, g: Geometry) -> list[jax.Array]:
-    """Returns for every tap the [B,h,w,C] of padded x that it meets."""
+    """Returns for every tap the values [B,h,w,C] of padded x that it reads."""
     (oh, ow), (sh, sw), (dh, dw) = g.output(*x.shape[1:3]), g.stride, g.dilation
     x = jnp.pad(x, ((0, 0), *g.padding, (0, 0)))
     return [
@@ -106,8 +106,8 @@ def _over_pixels(
 ) -> jax.Array:
     """Computes a^T b over the leading axes, as [*a_shape, *b_shape].
 
-    The narrower operand goes first, which runs up to twice as fast; only a reshape in front of the
-    transpose keeps XLA from undoing that.
+    The narrower operand comes first, which is up to twice as fast. Only a reshape before the
+    transpose prevents XLA from undoing this.
     """
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     over = (((0,), (0,)), ((), ()))
@@ -139,8 +139,8 @@ def _spread(
 ) -> jax.Array:
     """Sums weigh(dy, tap) over the taps, each at the input pixels that the tap reads.
 
-    The pixels of one phase of the stride see the same taps, so that shifts of dy suffice; the
-    phases are interleaved at the end. There is no scatter and no zero-stuffed array.
+    The pixels of one phase of the stride are read by the same taps, so that shifts of dy suffice;
+    the phases are interleaved at the end. This needs no scatter and no array stuffed with zeros.
     """
     channels = shape[3]
     (oh, ow), (sh, sw), (dh, dw) = dy.shape[1:3], g.stride, g.dilation
@@ -162,7 +162,7 @@ def _spread(
 
 
 def _crop(x: jax.Array, g: Geometry, shape: tuple[int, ...]) -> jax.Array:
-    """Takes the unpadded input out of x, which starts with the padding; what is missing is zero."""
+    """Cuts the unpadded input out of x, which starts with the padding; missing pixels are zero."""
     zero = jnp.zeros((), x.dtype)
     edges = [
         (-low, n + low - have, 0)
@@ -180,12 +180,12 @@ def _pointwise(g: Geometry) -> bool:
 
 
 def _narrow_output(g: Geometry, channels: int, features: int) -> bool:
-    # A 3x3 over 1024 channels to 19 classes: move the taps to the side of the classes.
+    # A 3x3 from 1024 channels to 19 classes: apply the taps on the side of the classes.
     return g.groups == 1 and g.stride == (1, 1) and features <= FEW_CHANNELS <= channels // 4
 
 
 def _overhangs(g: Geometry, height: int, width: int) -> bool:
-    # XLA leaves its fast path, for loops 80 times slower, where a kernel is larger than the map.
+    # If a kernel is larger than the map, XLA falls back to loops that are 80 times slower.
     return g.groups == 1 and (g.size[0] > height or g.size[1] > width)
 
 
@@ -210,7 +210,7 @@ def _cpu_forward(x: jax.Array, kernel: jax.Array, *, g: Geometry) -> jax.Array:
     if _narrow_output(g, channels, features):
         taps = len(g.taps())
         flat = kernel.transpose(2, 0, 1, 3).reshape(channels, taps * features)
-        # The windows of the product instead of the product of the windows.
+        # Take windows of the product instead of multiplying the windows.
         wide = lax.optimization_barrier(x.reshape(-1, channels) @ flat)
         windows = _windows(wide.reshape(-1, height, width, taps * features), g)
         return _total([w[..., t * features : (t + 1) * features] for t, w in enumerate(windows)])
@@ -256,7 +256,7 @@ def _cpu_kernel_gradient(
     if _pointwise(g):
         return _over_pixels(_windows(x, g)[0], dy, a_shape=shape[:3], b_shape=shape[3:])
     if _narrow_output(g, channels, features):
-        # Tap (i, j) of dy seen from the input is tap (kh-1-i, kw-1-j) of the flipped kernel.
+        # Seen from the input, tap (i, j) of dy is tap (kh-1-i, kw-1-j) of the flipped kernel.
         spans = [(k - 1) * d for k, d in zip(g.size, g.dilation, strict=True)]
         reach = [(s - low, s - high) for s, (low, high) in zip(spans, g.padding, strict=True)]
         if min(*reach[0], *reach[1]) >= 0:
@@ -264,7 +264,7 @@ def _cpu_kernel_gradient(
             taps = (*g.size, features)
             dw = _over_pixels(x, _patches(dy, back), a_shape=(channels,), b_shape=taps)
             return dw.transpose(1, 2, 0, 3)[::-1, ::-1]
-    # XLA's own form is slower by two to five on large maps, and faster on a map of a few pixels.
+    # XLA's own form is two to five times slower on large maps, and faster on a few pixels.
     if g.groups == 1 and (max(g.stride) > 1 or dy.size // features >= channels // 2):
 
         def over_patches(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -322,7 +322,7 @@ def conv2d(
 ) -> jax.Array:
     """Convolves x [B,H,W,C] with kernel [kh,kw,C/groups,O], as PyTorch's conv2d.
 
-    It is differentiable, in float32 in reverse mode only. Raises ValueError where the shapes
+    It is differentiable; in float32, only in reverse mode. Raises ValueError if the shapes
     disagree.
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2] * groups:

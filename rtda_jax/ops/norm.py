@@ -9,7 +9,7 @@ from jax import lax
 
 AXES = (0, 1, 2)
 EPSILON = 1e-5
-MOMENTUM = 0.9  # weighs the old running statistics; PyTorch's 0.1 weighs the new ones
+MOMENTUM = 0.9  # the weight of the old running statistics; PyTorch's 0.1 is that of the new ones
 
 
 def _mean(value: jax.Array, axis_name: str | None) -> jax.Array:
@@ -21,7 +21,7 @@ def _row(value: jax.Array) -> jax.Array:
 
 
 def _statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-    # Two passes: E[x^2] - E[x]^2 loses every digit when the mean is large against the spread.
+    # Two passes: E[x^2] - E[x]^2 loses all digits if the mean is much larger than the deviation.
     x = x.astype(jnp.float32)
     mean = _mean(x.mean(AXES), axis_name)
     return mean, _mean(jnp.square(x - _row(mean)).mean(AXES), axis_name)
@@ -60,7 +60,7 @@ def _normalise_backward(
     dy = cotangents[0].astype(jnp.float32)  # the statistics only feed the running averages
     count = x.size // x.shape[-1]
     dbias = dy.sum(AXES)
-    # Neither the forward pass's x - mean nor ready before dy is: XLA would keep it beside x.
+    # x - mean is computed again, and only once dy is there: XLA would otherwise keep it beside x.
     below = _row(mean + 0.0 * dbias) - x.astype(jnp.float32)
     dscale = -(dy * below).sum(AXES) * inverse
     # With shared statistics each device's loss also reaches the other devices' inputs.
@@ -77,9 +77,9 @@ _normalise.defvjp(_normalise_forward, _normalise_backward)
 class BatchNorm(nn.Module):
     """Batch normalisation over [B,H,W] per channel, in float32, for reverse-mode gradients.
 
-    `momentum` weighs the old running average (0.9 is PyTorch's 0.1); the running variance is the
-    unbiased one, as in PyTorch. With `axis_name` the statistics are those of the global batch.
-    `frozen` normalises by the running averages and leaves them alone, also in training.
+    `momentum` is the weight of the old running average (0.9 is PyTorch's 0.1); the running variance
+    is the unbiased one, as in PyTorch. With `axis_name` the statistics are those of the global
+    batch. `frozen` normalises by the running averages and does not change them, even in training.
     The output has `dtype`, by default that of x. Raises ValueError when training on one value per
     channel, whose variance is undefined.
     """
@@ -122,13 +122,13 @@ class BatchNorm(nn.Module):
 
 
 class FoldedNorm(nn.Module):
-    """What folding leaves of a BatchNorm behind its convolution: an added bias."""
+    """The rest of a BatchNorm after folding: an added bias."""
 
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Adds to x [B,H,W,C]; raises ValueError in training, for which it is not made."""
+        """Adds the bias to x [B,H,W,C]; raises ValueError in training."""
         if train:
             raise ValueError("batch_norm 'folded' is for inference, training needs batch or frozen")
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)

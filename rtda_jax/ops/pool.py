@@ -63,7 +63,7 @@ def _taps(x: jax.Array, size: Pair, window: Pair, stride: Pair) -> list[jax.Arra
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool(x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: Pads) -> jax.Array:
-    """Returns the maxima alone, without their places, which only a gradient needs."""
+    """Returns only the maxima; their positions are needed only for a gradient."""
 
     def plain(x: jax.Array) -> jax.Array:
         shape, strides = (1, *window, 1), (1, *stride, 1)
@@ -105,7 +105,7 @@ def _max_pool_backward(
         [[t for t in range(k) if t % s == phase] for phase in range(s)]
         for k, s in zip(window, stride, strict=True)
     )
-    # Every phase of the input sees its own few windows: gather them instead of scattering.
+    # Each phase of the input belongs to a few windows only: gather from them instead of scattering.
     reach = tuple((k - 1) // s for k, s in zip(window, stride, strict=True))
     length = tuple(n + r for n, r in zip(size, reach, strict=True))
     spread = ((0, 0, 0), (reach[0], reach[0], 0), (reach[1], reach[1], 0), (0, 0, 0))
@@ -148,7 +148,7 @@ def max_pool(
 ) -> jax.Array:
     """Returns the maximum of each window of x [B,H,W,C]; the first maximum takes the gradient.
 
-    Padding is minus infinity. Raises ValueError where a window is larger than the padded input.
+    Padding is minus infinity. Raises ValueError if a window is larger than the padded input.
     """
     window, stride, padding = _pair(window), _pair(stride), _pair(padding)
     size, pads = _geometry(x.shape, window, stride, padding, ceil_mode)

@@ -41,7 +41,7 @@ def _forward(x: jax.Array, axis: int, size: int, align: str) -> tuple[jax.Array,
 def _backward(axis: int, size: int, align: str, length: int, dy: jax.Array) -> tuple[jax.Array]:
     if length == size:
         return (dy,)
-    # Every input gathers the outputs that it fed. A scatter would be ten times slower on a CPU.
+    # Every input gathers from the outputs that read it; a scatter is ten times slower on a CPU.
     lower, weight = _sources(length, size, align)
     fed: list[dict[int, float]] = [{} for _ in range(length)]
     for out, (source, w) in enumerate(zip(lower.tolist(), weight.tolist(), strict=True)):
@@ -69,16 +69,16 @@ def _check(x: jax.Array, size: tuple[int, int]) -> None:
 def upsample(x: jax.Array, *, size: tuple[int, int], align: str = "half_pixel") -> jax.Array:
     """Resizes x [B,H,W,C] bilinearly to size (H, W), up or down, without antialiasing.
 
-    `align` is "half_pixel" (PyTorch's align_corners=False) or "corners" (True); whoever reads it
-    from a configuration checks it. The resize is computed in the dtype of x, one axis after the
-    other, and has reverse-mode gradients only.
+    `align` is "half_pixel" (PyTorch's align_corners=False) or "corners" (True); callers that read
+    it from a configuration have to check it. The result is computed in the dtype of x, one axis
+    after the other, and has only reverse-mode gradients.
     """
     _check(x, size)
     return ALIGNMENTS[align](x, (size[0], size[1]))
 
 
-# Jitted under names of their own, by which rtda_jax.deploy.onnx recognises a resize in a traced
-# network; inside of another jitted function that changes nothing.
+# Jitted under their own names, by which rtda_jax.deploy.onnx recognises a resize in a traced
+# network. Inside another jitted function this changes nothing.
 @partial(jax.jit, static_argnums=1)
 def resize_half_pixel(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Resizes with PyTorch's align_corners=False."""
