@@ -1,8 +1,8 @@
-"""Downloads of one file over HTTPS: resumed where it was interrupted, verified, then shown.
+"""Downloads a file over HTTPS: resumes an interrupted download, verifies it, then renames it.
 
-A file is written beside its place as `NAME.partial`, under a lock that two jobs share, and takes
-its name only when its SHA-256 agrees. A partial file is kept when the connection breaks, so that
-the next attempt or the next command continues it, and deleted when its content is wrong.
+A file is written as `NAME.partial`, under a lock that two jobs share, and gets its final name only
+if its SHA-256 is right. If the connection breaks, the partial file is kept, so that the next
+attempt or the next command continues it. If its content is wrong, it is deleted.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _LARGEST = 2**30  # bytes; the largest published trunk has half as many
 
 
 class DownloadError(RuntimeError):
-    """A download that failed, with the address and the reason in its sentence."""
+    """A download that failed; the message has the address and the reason."""
 
 
 class _BrokenError(RuntimeError):
@@ -34,7 +34,7 @@ class _BrokenError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-    """How long a download waits: attempts in all, seconds for an answer, seconds between them."""
+    """The patience of a download: number of attempts, seconds for an answer, seconds in between."""
 
     attempts: int = 10
     timeout: float = 30.0
@@ -51,17 +51,17 @@ def agrees(path: pathlib.Path, digest: str) -> bool:
 
 
 def fetch(url: str, path: pathlib.Path, *, digest: str, patience: Patience = PATIENCE) -> None:
-    """Downloads a file to path, unless it is there and sound.
+    """Downloads a file to path, unless it exists and is intact.
 
     Args:
-      url: https, or http for a mirror of the user's own.
-      path: where the complete file appears, in one move; its folder is created.
-      digest: the hexadecimal digits that the SHA-256 of the file begins with.
+      url: an https address, or http for the user's own mirror.
+      path: the path of the complete file, which appears atomically; its folder is created.
+      digest: the hexadecimal digits with which the SHA-256 of the file begins.
       patience: attempts and timeouts.
 
     Raises:
-      DownloadError: the folder cannot be written, the server cannot be reached, leads from https
-        to an unprotected address, stops before the end, or sends another file.
+      DownloadError: the folder cannot be written, the server cannot be reached, redirects from
+        https to an unprotected address, stops before the end, or sends another file.
     """
     if urllib.parse.urlsplit(url).scheme not in ("https", "http"):
         raise DownloadError(f"{url} is not an address of the web")
@@ -94,13 +94,13 @@ def _fetch(url: str, path: pathlib.Path, digest: str, patience: Patience) -> Non
             partial.replace(path)
             return
         partial.unlink()
-        if not begin:  # else what an earlier attempt left may have been wrong: once more, anew
+        if not begin:  # else an earlier attempt may have left wrong bytes: start again
             break
     raise DownloadError(f"{url}: the SHA-256 of what the server sends does not begin with {digest}")
 
 
 def _continue(url: str, partial: pathlib.Path, *, timeout: float) -> None:
-    """Appends to the partial file what it lacks, or writes it anew if the server starts anew."""
+    """Completes the partial file, or rewrites it if the server starts from the beginning."""
     begin = _size(partial)
     request = urllib.request.Request(url, headers={"User-Agent": "rtda_jax"})
     if begin:
@@ -133,7 +133,7 @@ def _continue(url: str, partial: pathlib.Path, *, timeout: float) -> None:
 def _copy(
     response: http.client.HTTPResponse, file: IO[bytes], *, total: int | None, what: str
 ) -> None:
-    """Copies the rest of a response to the end of a file, with its progress on stderr."""
+    """Appends the rest of a response to a file, and shows the progress on stderr."""
     progress = Progress(what, (total or 0) >> 20, file.tell() >> 20, unit="MB")
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Weight files: names to arrays, and what the file says about itself."""
+"""Weight files: arrays by name, and the metadata of the file."""
 
 import dataclasses
 import pathlib
@@ -16,8 +16,8 @@ from rtda_jax.run.files import Budget
 from rtda_jax.weights import torch_file
 from rtda_jax.weights.unpickle import Opaque, Tensor, is_float
 
-# What training scripts call the weights in a file or put in front of their names, in the order
-# in which one is taken where there are several: the trained network before its average.
+# The keys or prefixes that training scripts use for weights in a file. If there are several, the
+# first in this order is used: the trained network before its average.
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "module", "_orig_mod", "model", "net"),
     *("network", "segmentor", "generator", "student", "backbone", "encoder"),
@@ -25,7 +25,7 @@ WRAPPERS = (
 )
 
 _LONGEST_HEADER = 2**22  # bytes of a .safetensors header: tens of thousands of tensors
-_COMPILED = re.compile(r"(^|\.)(_orig_mod\.)+")  # put by torch.compile into any place of a name
+_COMPILED = re.compile(r"(^|\.)(_orig_mod\.)+")  # torch.compile inserts this anywhere in a name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,11 @@ class WeightFile:
     """The weights of a file.
 
     Attributes:
-      path: of the file.
-      arrays: by their PyTorch names, floating point ones in float32.
-      metadata: of a .safetensors file.
-      taken: the part of the file that the weights are, "" for the whole.
-      others: the other parts that could have been taken.
+      path: the path of the file.
+      arrays: the arrays by their PyTorch names; floating point numbers are float32.
+      metadata: the metadata of a .safetensors file.
+      taken: the part of the file that is used, "" for the whole.
+      others: the other parts that could have been used.
     """
 
     path: pathlib.Path
@@ -56,8 +56,8 @@ def read_weights(path: str | pathlib.Path, *, key: str = "") -> WeightFile:
         dict in the file, dotted if that is inside another one, or what their names begin with.
 
     Raises:
-      ConfigError: naming the file, when it is absent, damaged, of an unknown kind, made to run
-        code or to exhaust the memory, or does not have such a key.
+      ConfigError: names the file, if it is missing, damaged or of an unknown kind, would run code
+        or exhaust the memory, or does not have such a key.
     """
     path = pathlib.Path(path).expanduser()
     reader = READERS.get(path.suffix.lower())
@@ -125,7 +125,7 @@ def _read_npz(path: pathlib.Path, key: str) -> WeightFile:
                 array = file[name]
                 budget.spend(4 * array.size)
                 arrays[name] = _as_float32(array)
-    except Exception as error:  # NumPy lets through whatever a damaged header leads to
+    except Exception as error:  # NumPy may raise anything for a damaged header
         raise ConfigError(f"{path}: cannot be read as .npz: {error}") from error
     return _named(WeightFile(path, arrays), key)
 
@@ -152,8 +152,8 @@ def _read_torch(path: pathlib.Path, key: str) -> WeightFile:
 def _parts(tree: Any) -> dict[str, dict[str, Any]]:
     """Returns the state dicts of a checkpoint by their dotted keys, "" for the whole.
 
-    A state dict is a dict with a tensor of floating point numbers; those are at most two levels
-    deep, and every object is looked at once, however many share it.
+    A state dict is a dict with a tensor of floating point numbers. The search goes at most two
+    levels deep and visits every object once, however many objects share it.
     """
     parts: dict[str, dict[str, Any]] = {}
     level, seen = {"": tree}, set()
@@ -171,7 +171,7 @@ def _parts(tree: Any) -> dict[str, dict[str, Any]]:
 
 
 def _choose(path: pathlib.Path, tree: Any, parts: dict[str, dict[str, Any]]) -> str:
-    """Returns the key of the state dict that is taken where the user does not say which."""
+    """Returns the key of the state dict that is used if the user does not choose one."""
     for wrapper in WRAPPERS:
         for part in parts:
             if part.partition(".")[0] == wrapper:

@@ -1,9 +1,9 @@
 """ImageNet weights by the name of a network: installed, in a cache, or downloaded once.
 
-`model.pretrained = "imagenet"` takes the published weights of the network's trunk from the first
+`model.pretrained = "imagenet"` uses the published weights of the network's trunk from the first
 place that has them: the package of the extra `pretrained`, the cache of torchvision, the cache of
-this program, and at last torchvision's server. Every file carries the first eight digits of its
-SHA-256 in its name, and only a file that agrees with them is used.
+this program, and finally torchvision's server. Every file has the first eight digits of its SHA-256
+in its name, and a file is used only if they agree.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import pathlib
 from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.weights import download, namings
 
-NAME = "imagenet"  # what model.pretrained says instead of a path
+NAME = "imagenet"  # the value of model.pretrained instead of a path
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 MIRROR = "RTDA_JAX_WEIGHTS_URL"  # environment variable: where to download from instead
 
@@ -25,10 +25,10 @@ class Trunk:
 
     Attributes:
       file: its name, which ends in the first eight digits of its SHA-256.
-      naming: how it calls the weights, a key of `namings.TRUNKS`.
+      naming: the naming of its weights, a key of `namings.TRUNKS`.
       megabytes: its size, to announce a download.
       package: the Python package that contains it under `models/`; empty if none does.
-      url: the folder that it is downloaded from; empty if it is published as a package only.
+      url: the address from which it is downloaded; empty if it is published only as a package.
     """
 
     file: str
@@ -74,7 +74,7 @@ TRUNKS: dict[str, Trunk] = {
 
 
 def normalisation(model_name: str) -> str:
-    """Returns the normalisation that a network's ImageNet weights were trained with.
+    """Returns the normalisation with which a network's ImageNet weights were trained.
 
     Raises:
       ConfigError: the network has no published ImageNet weights.
@@ -86,12 +86,12 @@ def normalisation(model_name: str) -> str:
 def find(model_name: str) -> pathlib.Path:
     """Returns the local file with the ImageNet weights of a network's trunk.
 
-    Downloads it into the cache where no place has it. A file that does not agree with the
-    checksum in its name is left where it is and not used.
+    Downloads it into the cache if no place has it. A file that does not agree with the checksum in
+    its name is left in its place but not used.
 
     Raises:
-      ConfigError: the network has no published ImageNet weights, or they are neither here nor to
-        be had; the sentence says what to install or which file to put where.
+      ConfigError: the network has no published ImageNet weights, or they are not on this machine
+        and cannot be downloaded; the message says what to install or which file to put where.
     """
     trunk = lookup(TRUNKS, model_name, "network with ImageNet weights")
     damaged = []
@@ -122,9 +122,9 @@ def find(model_name: str) -> pathlib.Path:
 
 
 def _places(trunk: Trunk) -> list[pathlib.Path]:
-    """Returns where the file may be, the first to be asked first."""
+    """Returns the places where the file may be, in the order in which they are searched."""
     places = [_torchvision_cache() / trunk.file, _cache() / trunk.file]
-    # The package is located and not imported: nothing of it has to run.
+    # The package is located but not imported, because none of its code is needed.
     spec = importlib.util.find_spec(trunk.package) if trunk.package else None
     if spec is not None and spec.submodule_search_locations:
         folders = map(pathlib.Path, spec.submodule_search_locations)

@@ -1,4 +1,4 @@
-"""Public weights into a network, and a network into a file in its public naming."""
+"""Loads public weights into a network, and writes a network to a file in its public naming."""
 
 import dataclasses
 import pathlib
@@ -29,19 +29,19 @@ PRECISIONS = {"float32": np.float32, "float16": np.float16}  # of a file that is
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a file gave to a network.
+    """What was loaded from a file into a network.
 
     Attributes:
-      path: of the file.
-      model: name of the network.
-      naming: how the file calls its weights, a name of `namings`.
+      path: the path of the file.
+      model: the name of the network.
+      naming: the naming of the file's weights, a name of `namings`.
       part: "backbone" or "all".
-      normalisation: what the weights expect of their input, a key of NORMALISATIONS; None if the
-        file does not tell.
+      normalisation: the normalisation of images that the weights expect, a key of NORMALISATIONS;
+        None if the file does not say.
       matched: names in the file that were loaded.
       missing: weights of the network, by their own dotted paths, that keep their initial values.
-      unused: names in the file that nothing here uses.
-      notes: whatever was decided on the way and a reader may want otherwise, in sentences.
+      unused: names in the file that are not used.
+      notes: sentences about decisions that a user may want to change.
     """
 
     path: str
@@ -75,22 +75,22 @@ def load_pretrained(
 ) -> tuple[dict[str, Any], Report]:
     """Returns a network's variables with the weights of a file, and the report of what matched.
 
-    A network of another number of classes is loaded but for the weights whose shape depends on
-    that number; they keep their values and the report says so.
+    If the numbers of classes differ, all weights are loaded except those whose shape depends on
+    that number; these keep their values, and the report says so.
 
     Args:
       path: a weight file in one of the public namings of the network, see `files.read_weights`; or
         "imagenet" for the published ImageNet weights of its trunk, see `imagenet.find`.
-      model_name: of a network or a discriminator.
+      model_name: the name of a network or a discriminator.
       variables: {"params", "batch_stats"} of `model.init`.
       part: "backbone" for the trunk alone, or "all".
-      naming: one of the network's namings; needed only where the file does not tell.
+      naming: one of the network's namings; needed only if the file is ambiguous.
       key: which weights to take from a file with several, see `files.read_weights`.
 
     Raises:
-      ConfigError: naming the file and the weights, for a damaged file, an unknown model, part,
-        naming or key, a weight of the part that the file lacks, has in another shape or that is
-        not finite, and a weight of the file that belongs to the part and not to the network.
+      ConfigError: names the file and the weights. The file is damaged; the model, part, naming or
+        key is unknown; a weight of the part is missing in the file, has another shape or is not
+        finite; or the file has a weight of this part that the network lacks.
     """
     one_of(model_name, {**MODELS, **DISCRIMINATORS}, "model")
     namings = namings_of(model_name, one_of(part, PARTS, "part"))
@@ -177,7 +177,7 @@ def _check_names(
 def _classes(
     arrays: Mapping[str, np.ndarray], match: Match, flat: Mapping[LeafPath, Any]
 ) -> tuple[int, int] | None:
-    """Returns the number of classes in the file and in the network, None if it is the same."""
+    """Returns the numbers of classes in the file and in the network, or None if they are equal."""
     for name, path in match.expected.items():
         main = path[1] in ("classifier", "head") and "classifier" in path and path[-1] == "kernel"
         if main and arrays[name].ndim == np.ndim(flat[path]):
@@ -189,17 +189,17 @@ def _classes(
 def _differ_in_classes(
     theirs: tuple[int, ...], ours: tuple[int, ...], classes: tuple[int, int] | None
 ) -> bool:
-    """Returns whether two shapes agree but for the number of classes."""
+    """Returns whether two shapes agree except for the number of classes."""
     return len(theirs) == len(ours) and all(
         pair[0] == pair[1] or pair == classes for pair in zip(theirs, ours, strict=True)
     )
 
 
 def _value(file: WeightFile, name: str, array: np.ndarray, match: Match) -> np.ndarray:
-    """Returns the value that a weight in a file stands for, in our layout.
+    """Returns the value of a weight in a file, in our layout.
 
     Raises:
-      ConfigError: it is nothing that a trained weight can be.
+      ConfigError: a trained weight cannot have this value.
     """
     if not np.all(np.isfinite(array)):
         raise ConfigError(f"{file.path}: {name} is not finite; the training that wrote it failed")
@@ -215,9 +215,9 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def torch_arrays(variables: dict[str, Any], model_name: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of variables by their names and in their layout in the PyTorch network.
+    """Returns the arrays of variables with the names and the layout of the PyTorch network.
 
-    Any tree with the structure of variables will do, gradients for instance.
+    It accepts any tree with the structure of variables, such as gradients.
     """
     naming = next(iter(namings_of(model_name, "all").values()))
     flat = flax.traverse_util.flatten_dict(variables)
@@ -241,9 +241,9 @@ def export_pretrained(
     Importing a file of float32 gives the same variables bit for bit.
 
     Args:
-      variables: of the network.
-      model_name: of a network or a discriminator.
-      path: of the file.
+      variables: the variables of the network.
+      model_name: the name of a network or a discriminator.
+      path: the path of the file.
       normalisation: a key of NORMALISATIONS that is recorded in the file and reported when it is
         loaded.
       precision: of the numbers in the file, a key of PRECISIONS; float16 halves it.

@@ -1,4 +1,4 @@
-"""Which naming a weight file is in, and what stands in front of its names."""
+"""Recognises the naming of a weight file and the prefix of its names."""
 
 import collections
 import dataclasses
@@ -23,18 +23,18 @@ _LEAVES = {
     ("batch_stats", "var"): "running_var",
 }
 _PREFIX = re.compile(rf"(?:(?:{'|'.join(WRAPPERS)})\.){{1,5}}")
-_ABN = "_inplace_abn"  # ends the name of a naming that reads scales as the library inplace_abn does
+_ABN = "_inplace_abn"  # suffix of namings that read scales like the library inplace_abn
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A naming that a file may be in.
+    """A possible naming of a file.
 
     Attributes:
-      name: of the naming.
+      name: the name of the naming.
       naming: the naming.
       expected: path in the variables of every weight of the network's part, by its name.
-      prefix: what stands in front of these names in the file.
+      prefix: the prefix of these names in the file.
       count: how many of these weights the file has.
     """
 
@@ -45,12 +45,12 @@ class Match:
     count: int
 
     def rank(self) -> tuple[int, int, int]:
-        """Orders matches: many weights, then a short prefix, then the trained network's own."""
+        """Orders matches: many weights, then a short prefix, then the trained network itself."""
         wrappers = self.prefix.split(".")[:-1]
         return -self.count, len(wrappers), WRAPPERS.index(wrappers[0]) if wrappers else 0
 
     def arrays(self, file: WeightFile) -> dict[str, np.ndarray]:
-        """Returns the arrays of a file behind the prefix, by their names without it."""
+        """Returns the arrays of a file whose names have the prefix, by their names without it."""
         return {
             name.removeprefix(self.prefix): array
             for name, array in file.arrays.items()
@@ -59,13 +59,13 @@ class Match:
 
 
 def namings_of(model_name: str, part: str) -> dict[str, Naming]:
-    """Returns the namings, by name, that weights of a part of a network can be in."""
+    """Returns the possible namings of the weights of a network's part, by name."""
     whole = NETWORKS.get(model_name, {"rtda_jax": OURS})
     return {**TRUNKS.get(model_name, {}), **whole} if part == "backbone" else dict(whole)
 
 
 def expected_names(naming: Naming, variables: Mapping[str, Any], part: str) -> dict[str, LeafPath]:
-    """Returns the path in variables of every weight that a file has for the part, by its name."""
+    """Returns the path in variables of every weight of the part, by its name in a file."""
     expected = {}
     for path in flax.traverse_util.flatten_dict(variables):
         module = ".".join(path[1:-1])
@@ -83,10 +83,11 @@ def best_match(
     part: str,
     model_name: str,
 ) -> tuple[Match, tuple[str, ...]]:
-    """Returns the naming that finds most of its weights in a file, and sentences on the choice.
+    """Returns the naming with the most weights in a file, and sentences about the choice.
 
     Raises:
-      ConfigError: no naming finds any, or several find equally many and differ in their meaning.
+      ConfigError: no naming has a weight in the file, or several have equally many and differ in
+        their meaning.
     """
     matches = sorted(
         (
@@ -113,7 +114,7 @@ def best_match(
 def _matches(
     file: WeightFile, name: str, naming: Naming, expected: Mapping[str, LeafPath]
 ) -> list[Match]:
-    """Returns the ways to read a file in a naming: behind a prefix, another one, or none."""
+    """Returns the ways to read a file in a naming: with different prefixes, or with none."""
     counts: collections.Counter[str] = collections.Counter()
     for full in file.arrays:
         wrapped = _PREFIX.match(full)
@@ -122,13 +123,13 @@ def _matches(
             prefix = "".join(f"{wrapper}." for wrapper in wrappers[:depth])
             counts[prefix] += full.removeprefix(prefix) in expected
     matches = [Match(name, naming, expected, p, count) for p, count in counts.items() if count]
-    # A handful of the best, because each of them looks at all names.
+    # Only a handful of the best prefixes, because each of them needs a look at all names.
     nearest = sorted(matches, key=Match.rank)[:8]
     return [match for match in nearest if naming.fits(match.arrays(file))]
 
 
 def _taken(file: WeightFile, match: Match, matches: Iterable[Match]) -> tuple[str, ...]:
-    """Returns which of the weights in a file are taken, and which others could be."""
+    """Returns a sentence about which weights of a file are used, and which others could be."""
     prefix = match.prefix.removesuffix(".")
     taken = ".".join(filter(None, (file.taken, prefix)))
     if not taken:
@@ -139,16 +140,16 @@ def _taken(file: WeightFile, match: Match, matches: Iterable[Match]) -> tuple[st
 
 
 def _read_scales(file: WeightFile, best: list[Match], likely: str) -> tuple[Match, tuple[str, ...]]:
-    """Returns one of two namings that differ in the reading of scales, and a sentence on it.
+    """Returns one of two namings that differ only in how scales are read, and a sentence about it.
 
     Args:
-      file: with the scales.
+      file: the file with the scales.
       best: the namings that fit equally well.
-      likely: the one that is right unless scales are negative.
+      likely: the naming that is right unless scales are negative.
 
     Raises:
-      ConfigError: they differ in more, or some scales are negative: inplace_abn takes their
-        magnitude, and plain batch normalisation takes them as they are.
+      ConfigError: the namings differ in other points, or some scales are negative: inplace_abn uses
+        their absolute value, and plain batch normalisation uses them unchanged.
     """
     names = sorted(match.name for match in best)
     plain = likely.removesuffix(_ABN)
@@ -179,7 +180,7 @@ def _read_scales(file: WeightFile, best: list[Match], likely: str) -> tuple[Matc
 
 
 def some(unordered: Iterable[str]) -> str:
-    """Returns the first of some names, as text for a sentence."""
+    """Returns the first few of some names, as text for a sentence."""
     names = sorted(unordered)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(map(printable, names[:5])) + more

@@ -1,9 +1,9 @@
-"""The public namings of weights: how the original PyTorch code calls those of every network.
+"""The public namings of weights: the names in the original PyTorch code of every network.
 
 The namings are called after the repositories and reports that they come from: "brunstein" and
 "bartoletti" (both after taveraantonio/BiseNetv1), "stdc_seg" (MichaelFan01/STDC-Seg), "tufl"
 (ywher/TUFL), "coincheung" (CoinCheung/BiSeNet) and "adaptsegnet" (wasidennis/AdaptSegNet). A
-network that no public code has is called by the names of its own modules, "rtda_jax".
+network without public code uses the names of its own modules, in the naming "rtda_jax".
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from collections.abc import Collection
 
 Rules = tuple[tuple[str, str], ...]
 
-# Weights of no network that training scripts leave in a state dict: loss functions, and the
-# counters of profilers and of batch normalisation.
+# Entries of a state dict that belong to no network: loss functions, and the counters of profilers
+# and of batch normalisation.
 _BYSTANDERS = (
     r"^(criterion|criteria|loss|losses)\w*\.|(^|\.)(total_ops|total_params|num_batches_tracked)$"
 )
@@ -24,13 +24,14 @@ BATCH_COUNT = r"\.num_batches_tracked$"
 class Naming:
     r"""One public naming of the weights of a network, or of its trunk alone.
 
-    A rule rewrites the path of one of our modules, "backbone.layer1_0.conv1", into the PyTorch
-    one by a regular expression that must match all of it; the first rule that matches counts.
+    A rule rewrites the path of one of our modules, such as "backbone.layer1_0.conv1", into the
+    PyTorch path, by a regular expression that must match the whole path. The first match is used.
     Names end in ".weight" and ".bias", and in ".running_mean" and ".running_var" after the path of
     a normalisation.
 
     Attributes:
-      normalisation: what the weights expect of their input; None if they do not see an image.
+      normalisation: the normalisation of images that the weights expect; None if they do not read
+        images.
       rules: see above.
       trunk: pattern of the names that belong to the trunk.
       unused: pattern of names that repeat others, or that no segmentation network has.
@@ -52,7 +53,7 @@ class Naming:
     inplace_abn: str = r"(?!)"
 
     def rename(self, module: str) -> str | None:
-        """Returns the PyTorch path of one of our modules, None where the naming lacks it."""
+        """Returns the PyTorch path of one of our modules, or None if the naming lacks it."""
         for pattern, replacement in self.rules:
             match = re.fullmatch(pattern, module)
             if match:
@@ -244,8 +245,8 @@ FCD_LIGHT_BARTOLETTI = Naming(
 
 OURS = Naming(None, ((r"(.+)", r"\1"),), r"^backbone\.", auxiliary=r"^(aux\d+|detail)\.")
 
-# Namings of whole networks; the first is the one that is exported. A network that is not here has
-# the naming OURS alone.
+# Namings of whole networks; the first is used for export. A network that is not listed here has
+# only the naming OURS.
 NETWORKS: dict[str, dict[str, Naming]] = {
     "bisenet_resnet18": {"brunstein": BRUNSTEIN},
     "bisenet_resnet101": {"brunstein": BRUNSTEIN},
@@ -262,9 +263,9 @@ NETWORKS: dict[str, dict[str, Naming]] = {
     "fcd_light": {"brunstein": FCD_LIGHT_BRUNSTEIN, "bartoletti": FCD_LIGHT_BARTOLETTI},
 }
 
-# A file with batch counts is of plain batch normalisation or of inplace_abn 1.1, and does not say
-# which. While no scale is negative the two differ by 1e-5, and this one is taken: that of the
-# authors' code, where STDC-Seg has a copy of inplace_abn from before it had batch counts.
+# A file with batch counts is from plain batch normalisation or from inplace_abn 1.1, and does not
+# say from which. If no scale is negative, the two differ by 1e-5, and the reading of the authors'
+# code is used: STDC-Seg has a copy of inplace_abn that is too old for batch counts.
 WITH_BATCH_COUNTS = {
     "bisenet_stdc1": "stdc_seg",
     "bisenet_stdc2": "stdc_seg",

@@ -1,8 +1,8 @@
-"""Files of torch.save without PyTorch: the zip archive, and the flat file of before version 1.6.
+"""Reads files of torch.save without PyTorch: the zip archive, and the flat file before version 1.6.
 
-The pickle of a file is read first, by `unpickle`; tensors stay descriptions until they are asked
-for, and only the storages of those are read. What they take together, unpacked, shared and
-converted, counts against one budget.
+`unpickle` reads the pickle of a file first. Tensors remain descriptions until their values are
+requested, and only the storages of those tensors are read. All memory for unpacked, shared and
+converted data counts against one budget.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from rtda_jax.weights.unpickle import Storage, Tensor
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
-# What the libraries that are used here raise for a damaged file.
+# Errors that the libraries used here raise for a damaged file.
 _DAMAGE = (
     *(ValueError, OSError, EOFError, KeyError, OverflowError, MemoryError),
     *(RuntimeError, NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error),
@@ -78,8 +78,8 @@ def open_checkpoint(path: pathlib.Path) -> Iterator[Checkpoint]:
     """Opens a file of torch.save; the checkpoint can be read until the context ends.
 
     Raises:
-      ConfigError: naming the file, when it is damaged, takes more work or memory than weights do,
-        or is made to run code; inside the context too.
+      ConfigError: names the file, if it is damaged, takes more work or memory than weights need, or
+        would run code; this can also happen inside the context.
     """
     with path.open("rb") as file, contextlib.ExitStack() as stack:
         try:
@@ -103,7 +103,7 @@ def _open_archive(archive: zipfile.ZipFile, budget: Budget) -> Checkpoint:
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError("the archive has no data.pkl")
-    # PyTorch does not compress it; an archive that was packed again may hold a longer one.
+    # PyTorch does not compress the pickle; in a repacked archive it may be longer than the file.
     longest = min(unpickle.LONGEST, 4 * budget.file_size + 2**16)
     if archive.getinfo(pickles[0]).file_size > longest:
         raise ValueError(f"its pickle is longer than {longest} bytes")

@@ -1,11 +1,11 @@
-"""The pickle of a PyTorch checkpoint, read as data: nothing that it names is imported or called.
+"""Reads the pickle of a PyTorch checkpoint as data: nothing that it names is imported or called.
 
-A pickle is a program for a small stack machine, and the one in Python's library runs whatever
-function the pickle names. The machine here knows the few instructions and the few constructors
-that make dicts, lists and tensors; an object of any other class becomes `Opaque`, a bare name.
-Objects that share parts can be exponentially larger than their pickle, and names can be made that
-are slow to look up. So every instruction costs a constant of work and of memory, their number is
-limited, and no object is walked, hashed, compared or printed as a tree.
+A pickle is a program for a small stack machine, and the machine in Python's library runs any
+function that the pickle names. The machine here knows only the few instructions and constructors
+that make dicts, lists and tensors; an object of any other class becomes `Opaque`, which keeps only
+its name. Objects that share parts can be exponentially larger than their pickle, and names can be
+constructed that are slow to look up. Every instruction therefore takes constant work and memory,
+their number is limited, and no object is walked, hashed, compared or printed as a tree.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import numpy as np
 from rtda_jax.errors import printable
 
 LONGEST = 2**22  # bytes of a pickle: tens of thousands of tensors
-_MOST_WORK = 2**20  # instructions, and pairs that dicts are made of
+_MOST_WORK = 2**20  # instructions, and items of dicts
 _LONGEST_NAME = 2**10
 _MOST_AXES = 32
 _MOST_ARGUMENTS = 8
@@ -46,7 +46,7 @@ def is_float(dtype: np.dtype) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Opaque:
-    """Stands for an object of a class that is not known here; name is that of the class."""
+    """Stands for an object of an unknown class; name is the name of the class."""
 
     name: str
 
@@ -60,7 +60,7 @@ class StorageType:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-    """Elements of a file that tensors are views of; size is their number."""
+    """Elements of a file of which tensors are views; size is their number."""
 
     key: str
     dtype: np.dtype
@@ -105,7 +105,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _subclass(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
-    """Builds a tensor that had attributes or a class of its own, without them."""
+    """Builds a tensor that had attributes or its own class, without them."""
     return _call(function, arguments)
 
 
@@ -123,8 +123,8 @@ _KNOWN: dict[str, _Constructor] = {
 }
 _ORDERED_DICT = "collections OrderedDict"
 
-# What no checkpoint holds and attacks do. Their names give away the file; what keeps it from
-# running anything is that nothing here calls by name.
+# Names that only attacks use. A file with one of them is refused; what prevents it from running
+# anything is that nothing here is called by name.
 _ATTACKS = (
     *("os", "posix", "nt", "sys", "subprocess", "_posixsubprocess", "pty", "shutil", "socket"),
     *("importlib", "runpy", "ctypes"),
@@ -150,8 +150,8 @@ def _call(function: Any, arguments: Any) -> Any:
 def _set(target: Any, key: Any, value: Any) -> None:
     """Sets an item of a dict under the text of its key.
 
-    Text alone is hashed, with a seed that no file knows. A key of another kind belongs to no state
-    dict: a number is written out, and the item of anything else is left out.
+    Only text is hashed, with a seed that no file knows. State dicts have no other keys: a number
+    becomes text, and items with any other key are left out.
     """
     if isinstance(target, Opaque):
         return
@@ -258,7 +258,7 @@ class _Machine:
         self.since_mark()
 
     def constant(self, name: str) -> None:
-        """Pushes what stands for "module name", a class or a function."""
+        """Pushes the replacement of "module name", a class or a function."""
         module, _, inside = name.partition(" ")
         builtin = module in ("builtins", "__builtin__") and inside in _ATTACKING_BUILTINS
         if builtin or module.partition(".")[0] in _ATTACKS:
@@ -297,7 +297,7 @@ class _Machine:
         self.push(_call(function, arguments))
 
     def new_object(self, _: Any) -> None:
-        """Makes an instance of a class, of which nothing but the name is kept."""
+        """Makes an instance of a class, of which only the name is kept."""
         _, kind = self.stack.pop(), self.stack.pop()
         self.push(kind if isinstance(kind, Opaque) else Opaque("object"))
 
@@ -306,7 +306,7 @@ class _Machine:
         self.new_object(None)
 
     def leave_out_state(self, _: Any) -> None:
-        """Drops the attributes that an object would be given."""
+        """Drops the attributes that an object would get."""
         self.stack.pop()
 
     def storage(self, _: Any) -> None:
@@ -377,7 +377,7 @@ def load(data: bytes, storages: dict[str, Storage]) -> tuple[Any, int]:
 
     Args:
       data: bytes that begin with the pickle.
-      storages: by their keys; those that the pickle names first are added.
+      storages: the known storages by their keys; new ones are added.
 
     Raises:
       ValueError: the pickle is damaged, is too much work or too long, or names what only an
