@@ -21,8 +21,8 @@ from rtda_jax.ops.pool import max_pool
 class ResidualBlock(nn.Module):
     """The fields of both blocks of a ResNet, and the shortcut around the convolutions.
 
-    The output has expansion * width features. strided names the convolution of a Bottleneck that has
-    the stride; in a BasicBlock it is conv1.
+    The output has expansion * width features. strided names the convolution of a Bottleneck that
+    has the stride; in a BasicBlock it is conv1.
     """
 
     expansion: ClassVar[int]
