@@ -9,6 +9,7 @@ from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import DEFINITION_FILE, IGNORE, OUTSIDE, Labelling
 from rtda_jax.errors import DataError
 
+_PART = 2**22  # channels of a picture
 _NAMED = 4  # of many numbers, a sentence names so many and then "..."
 
 
@@ -128,9 +129,17 @@ def _colours(data: bytes, where: str, header: pictures.Header, meaning: Labellin
     del header
     codes = np.array(meaning.colours) @ (65536, 256, 1)
     order = np.argsort(codes)
-    pixels = pictures.rgb(data, where).astype(np.int32) @ np.array((65536, 256, 1), np.int32)
-    place = np.minimum(np.searchsorted(codes[order], pixels), len(codes) - 1)
-    return np.where(codes[order][place] == pixels, order[place], OUTSIDE).astype(np.uint8)
+    codes = codes[order]
+
+    def positions(pixels: np.ndarray) -> np.ndarray:
+        numbers = pixels.astype(np.int32) @ np.array((65536, 256, 1), np.int32)
+        place = np.minimum(np.searchsorted(codes, numbers), len(codes) - 1)
+        return np.where(codes[place] == numbers, order[place], OUTSIDE).astype(np.uint8)
+
+    picture = pictures.rgb(data, where)
+    # In parts, because the search needs ten times the memory of the picture.
+    parts = np.array_split(picture.reshape(-1, 3), 1 + picture.size // _PART)
+    return np.concatenate([positions(part) for part in parts]).reshape(picture.shape[:2])
 
 
 _DECODERS = {
