@@ -1,10 +1,16 @@
-"""The documents: the diagram is that of the imports, and links lead to files."""
+"""The documents: the diagram is that of the imports, links lead to files, commands are parsed."""
 
+import ast
 import importlib.util
 import pathlib
 import re
+import shlex
 
 import pytest
+
+from rtda_jax.cli import JOBS
+from rtda_jax.run.command import parse
+from rtda_jax.tools import hub
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
@@ -37,3 +43,36 @@ def test_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     missing = [x for x in links if "://" not in x and not (page.parent / x).exists()]
     assert not missing, f"{page.name} links to {', '.join(missing)}"
+
+
+def commands(page):
+    """Returns the words of every command of this program in a page, or a configuration's docstring.
+
+    Of a page they are the lines of code blocks. What a shell would expand is left out.
+    """
+    if page.suffix == ".py":
+        lines = ast.get_docstring(ast.parse(page.read_text())) or ""
+    else:
+        blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        lines = "\n".join(blocks)
+    calls = re.findall(r"(?:python main\.py|rtda-jax) (?!--help)(\S.*)", lines.replace("\\\n", " "))
+    return [[w for w in shlex.split(call, comments=True) if "$" not in w] for call in calls]
+
+
+def test_commands_are_found_over_several_lines_and_without_their_comments(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```\npip install x && python main.py --config fda \\\n  --config.seed=1   # a comment\n"
+        "rtda-jax predict a.jpg\nls\n```\n\n```python\nx = 1\n```\nText: `python main.py run`.\n"
+    )
+    assert commands(page) == [["--config", "fda", "--config.seed=1"], ["predict", "a.jpg"]]
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *sorted((ROOT / "configs").glob("*.py"))], ids=lambda path: path.name
+)
+def test_commands_name_jobs_flags_configurations_and_fields_that_exist(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(hub, "find", lambda weights: tmp_path / weights)  # that nobody has trained
+    for words in commands(page):
+        parse(words, JOBS)
