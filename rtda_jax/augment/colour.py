@@ -97,8 +97,7 @@ def strong(
     changed = photometric.brightness(images.astype(jnp.float32), factors[0])
     changed = photometric.contrast(changed, factors[1])
     changed = photometric.saturation(changed, factors[2])
-    sigma = jnp.where(uniform[5] < BLURRED, _between(uniform[4], BLUR), 0.0)
-    return photometric.gaussian_blur(changed, sigma, radius=_radius(BLUR, images))
+    return _blurred(changed, uniform[5], uniform[4])
 
 
 def jittered(
@@ -149,8 +148,7 @@ def jittered(
             [number == k for k in range(4)], [operate(changed) for operate in operations]
         )
     changed = jnp.where((uniform[4] < JITTERED).reshape(-1, 1, 1, 1), changed, images)
-    sigma = jnp.where(uniform[5] < BLURRED, _between(uniform[6], BLUR), 0.0)
-    return photometric.gaussian_blur(changed, sigma, radius=_radius(BLUR, images))
+    return _blurred(changed, uniform[5], uniform[6])
 
 
 def textured(
@@ -181,14 +179,13 @@ def textured(
     if once is not None:
         uniform = uniform.at[5:7].set(jax.random.uniform(once, (2, 1)))
     changed = images.astype(jnp.float32)
-    for number, (adjust, bounds) in enumerate(
-        (
-            (photometric.brightness, texture.brightness),
-            (photometric.contrast, texture.contrast),
-            (photometric.saturation, texture.saturation),
-            (photometric.sharpness, texture.sharpness),
-        )
-    ):
+    adjustments = (
+        (photometric.brightness, texture.brightness),
+        (photometric.contrast, texture.contrast),
+        (photometric.saturation, texture.saturation),
+        (photometric.sharpness, texture.sharpness),
+    )
+    for number, (adjust, bounds) in enumerate(adjustments):
         if bounds != UNCHANGED:
             changed = adjust(changed, _between(uniform[number], bounds))
     height, width = images.shape[1:3]
@@ -320,6 +317,12 @@ def colour(
 def _uniform(keys: jax.Array, count: int) -> jax.Array:
     """Returns `count` uniform numbers for each key [B], float32 [count,B] in [0,1)."""
     return jnp.moveaxis(jax.vmap(lambda k: jax.random.uniform(k, (count,)))(keys), 1, 0)
+
+
+def _blurred(images: jax.Array, chance: jax.Array, spread: jax.Array) -> jax.Array:
+    """Blurs a share of BLURRED of the images by a sigma in BLUR; both numbers [B] are uniform."""
+    sigma = jnp.where(chance < BLURRED, _between(spread, BLUR), 0.0)
+    return photometric.gaussian_blur(images, sigma, radius=_radius(BLUR, images))
 
 
 def _between(uniform: jax.Array, bounds: Range) -> jax.Array:
