@@ -131,10 +131,10 @@ def related_classes(name: str, *, names: Sequence[str]) -> np.ndarray:
       name: a key of `RELATED`.
       names: the names of the K classes.
     """
-    families = lookup(RELATED, name, "table of related classes")
+    relatives = lookup(RELATED, name, "table of related classes")
     table = np.zeros((len(names), len(names)), bool)
     for c, owner in enumerate(names):
-        for other in families.get(owner, ()):
+        for other in relatives.get(owner, ()):
             if other in names and other != owner:
                 table[c, names.index(other)] = True
     return table
