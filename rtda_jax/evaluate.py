@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -290,15 +291,17 @@ def slide(
         shape = height, width
         padded, (top, left) = _resize_and_pad(image, shape=shape, window=window, align=align)
         summed = None
-        for y in starts(padded.shape[1], window[0], stride[0]):
-            for x in starts(padded.shape[2], window[1], stride[1]):
-                chip = _cut(padded, y, x, window=window)
-                score = predict(chip)
-                if protocol.mirror:
-                    score = score + predict(chip[:, :, ::-1])[:, :, ::-1]
-                if summed is None:
-                    summed = jnp.zeros((*padded.shape[:3], score.shape[-1]), jnp.float32)
-                summed = _add(summed, score, y, x)
+        for y, x in itertools.product(
+            starts(padded.shape[1], window[0], stride[0]),
+            starts(padded.shape[2], window[1], stride[1]),
+        ):
+            chip = _cut(padded, y, x, window=window)
+            score = predict(chip)
+            if protocol.mirror:
+                score = score + predict(chip[:, :, ::-1])[:, :, ::-1]
+            if summed is None:
+                summed = jnp.zeros((*padded.shape[:3], score.shape[-1]), jnp.float32)
+            summed = _add(summed, score, y, x)
         assert summed is not None
         total = total + _uncover(summed, top, left, shape=shape, size=size, align=align)
     return total
