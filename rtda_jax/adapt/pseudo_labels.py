@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.errors import lookup, one_of, require
+from rtda_jax.losses import IGNORE
 
-IGNORE = 255
 BINS = 4096
 
 
