@@ -138,7 +138,7 @@ def sum_counts(x: np.ndarray) -> np.ndarray:
     return low + (high << 16)
 
 
-def sum_floats(tree):
+def sum_floats(tree: Any) -> Any:
     """Returns a tree of numbers and arrays summed over the processes, to float32's accuracy."""
     if jax.process_count() == 1:
         return tree
@@ -264,7 +264,7 @@ def replicated(over: Mesh) -> NamedSharding:
     return NamedSharding(over, PartitionSpec())
 
 
-def replicate(tree, over: Mesh):
+def replicate(tree: Any, over: Mesh) -> Any:
     """Puts a tree on every device; without this, the first call of a mapped step compiles twice."""
     if jax.process_count() == 1:
         return jax.device_put(tree, replicated(over))
