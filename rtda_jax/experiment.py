@@ -108,7 +108,7 @@ def _run(
     earlier = earlier_results(workdir).get("stages", {})
     for name, stage in plan.items():
         parallel.barrier(f"stage {name}")
-        sentence = f"stopped in stage {name}; the same command goes on from what is finished"
+        sentence = f"stopped in stage {name}; the same command continues from what is finished"
         with stop_at_once(sentence):
             results["stages"][name] = kinds[stage.kind].run(plan, name, workdir)
         # The result of an earlier command stays until the new one is complete.

@@ -232,7 +232,7 @@ def test_damaged_shards_say_so(tmp_path, small):
     streets(tmp_path)
     (shard,) = tmp_path.glob("streets/*/1.0.0/streets-game_train.array_record*")
     shard.write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"1\.0\.0.*delete .* to prepare it anew"):
+    with pytest.raises(DataError, match=r"1\.0\.0.*delete .* to prepare it again"):
         data = streets(tmp_path)
         data.reader.image(0)
 
@@ -245,7 +245,7 @@ def test_a_key_that_leaves_its_folder_is_refused(tmp_path, small, key):
     held = json.loads(path.read_text())
     held["keys"]["game_train"][1] = key
     path.write_text(json.dumps(held))
-    with pytest.raises(DataError, match=r"1\.0\.0: .*key .*to prepare it anew"):
+    with pytest.raises(DataError, match=r"1\.0\.0: .*key .*to prepare it again"):
         streets(tmp_path)
     path.write_text("{}")
     with pytest.raises(DataError, match="does not hold its keys"):

@@ -340,7 +340,7 @@ def test_who_only_reads_changes_nothing(tmp_path, capsys):
         assert jax.tree.leaves(model.variables)
         flip(max(files(tmp_path / "one" / "checkpoints" / "12"), key=lambda p: p.stat().st_size))
         before = everything(tmp_path)
-        with pytest.raises(ConfigError, match="stands at step 10 of 12"):
+        with pytest.raises(ConfigError, match="is at step 10 of 12"):
             load_network(plan, "one", tmp_path)
         assert everything(tmp_path) == before
     assert "the checkpoint of step 12 is damaged" in capsys.readouterr().out

@@ -141,7 +141,7 @@ LINES = {f"--config=fda {words}": sentence for words, sentence in MISTYPED.items
     "--config=empty.py": "empty.py: has no function get_config",
     "--config=fails.py": "fails.py, line 2: ZeroDivisionError: division by zero",
     "--config=imports.py": "imports.py, line 2: ModuleNotFoundError: No module named",
-    "--config=plain.py": "plain.py: get_config returns a dict, no ConfigDict",
+    "--config=plain.py": "plain.py: get_config returns a dict, not a ConfigDict",
     "--config=few.py": "few.py: the configuration lacks adversary.",
     "--config=alone.py:streets": "alone.py: TypeError: get_config() takes 0 positional arguments",
     "--config=fda:nope": "unknown benchmark 'nope'; known: cityscapes_to",

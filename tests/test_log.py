@@ -82,7 +82,7 @@ def test_a_damaged_log_is_repaired_and_kept_as_it_was(tmp_path, capsys):
         log.truncate(path, after=5)
         assert [row["step"] for row in log.read(path)] == [1, 3]
         assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == torn
-        assert "1 damaged lines, line 2 the first" in capsys.readouterr().out
+        assert "1 damaged lines, the first is line 2," in capsys.readouterr().out
     path.write_bytes(first + second + b"{\n" + b"{\n")
     with pytest.raises(ConfigError, match="line 3"):
         log.read(path)

@@ -136,7 +136,7 @@ REFUSED = {
     "items of a tuple": (b"\x80\x02)U\x01aNs.", "items of something else than a dict"),
     "a longer tuple": (b"\x80\x02)a.", "damaged"),
     "nothing called": (b"\x80\x02U\x01a)R.", "calls something else than a function"),
-    "arguments of a list": (b"\x80\x02ctorch._utils\n_rebuild_tensor\n]R.", "are no tuple"),
+    "arguments of a list": (b"\x80\x02ctorch._utils\n_rebuild_tensor\n]R.", "are not a tuple"),
     "too few arguments": (b"\x80\x02ctorch._utils\n_rebuild_tensor\n)R.", "do not fit"),
     "no storage": (b"\x80\x02ctorch._utils\n_rebuild_tensor\n(NK\x00))tR.", "has no storage"),
     "a negative stride": (

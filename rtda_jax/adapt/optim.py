@@ -293,8 +293,8 @@ def generator_optimizer(
     """
     require(
         options.g_repeats == "none" or isinstance(network, DeepLab),
-        f"optim.g_repeats={options.g_repeats!r} is what was released of deeplab_resnet101; it says "
-        "nothing about other networks",
+        f"optim.g_repeats={options.g_repeats!r} is the released optimizer of deeplab_resnet101; it "
+        "is not defined for other networks",
     )
     make = OPTIMIZERS[options.g_optimizer] if options.g_repeats == "none" else repeated_sgd
     transform = make(schedule, options)

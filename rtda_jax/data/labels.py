@@ -195,11 +195,11 @@ _ROW_FIELDS = {"name", "colour", "ids", "label_colours", "cityscapes"}
 def _content(text: str | bytes, where: str) -> dict[str, Any]:
     """Returns the JSON of a definition, whose fields have the right names and types."""
     if len(text) > _LARGEST:
-        raise DataError(f"{where}: {len(text)} bytes are no definition of classes")
+        raise DataError(f"{where}: {len(text)} bytes are too many for a definition of classes")
     try:
         content = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: is no JSON ({error})") from None
+        raise DataError(f"{where}: is not JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise DataError(f"{where}: expected an object with a list 'classes'")
     rows = content["classes"]

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from rtda_jax.errors import DataError
 from rtda_jax.run.files import LOCK, read_bytes, wait_for_lock
 
-ANEW = "delete the folder to prepare it anew"
+ANEW = "delete the folder to prepare it again"
 # TFDS imports the class that a data set's features name; only TFDS's own classes are allowed.
 _TRUSTED = "tensorflow_datasets.core.features."
 _CLASS_FIELDS = ("pythonClassName", "python_class_name", "type")

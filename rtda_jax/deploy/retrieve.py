@@ -281,4 +281,4 @@ def _table(record: dict[str, Any]) -> Iterator[str]:
                 f"   {100 * mixed['other_domain']:.1f} ({100 * mixed['chance']:.1f})"
             )
     if not record["labelled"]:
-        yield "a domain has no labels: how far the classes agree cannot be said"
+        yield "a domain has no labels, so the agreement of classes cannot be measured"

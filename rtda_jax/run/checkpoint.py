@@ -129,7 +129,7 @@ def _writing(directory: Any) -> Iterator[None]:
     except Exception as error:  # orbax passes on any error of its storage
         raise CheckpointError(
             f"{directory}: a checkpoint could not be written: {_reason(error)}\n"
-            "Earlier ones are as they were; the same command continues from the newest"
+            "Earlier ones are intact; the same command continues from the newest"
         ) from error
 
 

@@ -83,13 +83,13 @@ def define_flags() -> flags.FlagValues:
     def number(name: str, about: str) -> None:
         flags.DEFINE_integer(name, None, about, flag_values=values)
 
-    text("job", "run", "What to do, if the first word does not say it.")
+    text("job", "run", "The job, if the first word does not name it.")
     text("workdir", None, "Folder of the run; default runs/CONFIG[-ARGUMENT].")
     text("data_dir", None, "Where data sets lie; default the cache.")
     flags.DEFINE_bool(
         "deterministic",
         False,
-        "Takes only kernels that give the same bits again on a GPU; slower.",
+        "Uses only deterministic kernels on a GPU; slower.",
         flag_values=values,
     )
     number("seeds", "run, evaluate: seeds 0..N-1 in WORKDIR/seedK, with their mean and spread.")
@@ -104,7 +104,7 @@ def define_flags() -> flags.FlagValues:
         "predict, export, publish, retrieve: a trained workdir, its name in ./runs, "
         "hf://OWNER/NAME, or streets, a small network that comes with rtda_jax.",
     )
-    text("stage", None, "predict, export, retrieve: whose networks; default the last evaluation.")
+    text("stage", None, "predict, export, retrieve: the stage to use; default the last evaluation.")
     text(
         "output",
         None,
@@ -112,19 +112,19 @@ def define_flags() -> flags.FlagValues:
         "./report.",
     )
     text(
-        "input", None, "predict: an image, a video, a folder, a camera (0) or a URL; or as a word."
+        "input", None, "predict: image, video, folder, camera (0) or URL; --input may be left out."
     )
     names("view", ["overlay"], "predict: some of overlay, side_by_side, colours, train_ids.")
     text("resolution", "eval", "predict: images at the benchmark's eval size, or native.")
     text("repository", None, "publish: OWNER/NAME on the Hugging Face Hub; default: no upload.")
-    text("licence", "", "publish: of the weights, such as cc-by-nc-4.0.")
+    text("licence", "", "publish: the licence of the weights, such as cc-by-nc-4.0.")
     text("precision", "float32", "publish: of the weights in the files, float32 or float16.")
     names("also", [], "export: further formats: onnx, saved_model, tflite.")
     text("before", None, "retrieve: another workdir to compare with.")
-    text("before_stage", None, "retrieve: whose networks of it, or of WORKDIR.")
-    names("runs", [], "report: workdirs or patterns; or as words.")
+    text("before_stage", None, "retrieve: the stage to compare with, of --before or of WORKDIR.")
+    names("runs", [], "report: workdirs or patterns; --runs may be left out.")
     names("speed", [], "report: speed.json files of the job benchmark.")
-    names("published", [], "report: papers to show besides.")
+    names("published", [], "report: further papers to show.")
     names("parts", ["train", "infer"], "benchmark: some of train, infer, networks.")
     return values
 
@@ -205,7 +205,7 @@ def _place(error: Exception, path: pathlib.Path) -> str:
 def _check_complete(config: Any, path: pathlib.Path) -> None:
     """Refuses a result of `get_config` that is not the configuration of an experiment."""
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{path}: get_config returns a {type(config).__name__}, no ConfigDict")
+        raise ConfigError(f"{path}: get_config returns a {type(config).__name__}, not a ConfigDict")
     base = importlib.import_module("configs.base")  # from the folder that this one came from
     lacking = sorted(fields(base.get_config()) - fields(config))
     begin = "; begin with configs.base.get_config()"

@@ -68,8 +68,8 @@ def truncate(path: pathlib.Path, *, after: int) -> None:
         aside = path.with_name(f"{path.name}.damaged")
         write_bytes(aside, _content(path))
         say(
-            f"  WARNING: {path}: {len(damaged)} damaged lines, line {damaged[0]} the first of "
-            f"them, are dropped; the file as it was is {aside}"
+            f"  WARNING: {path}: {len(damaged)} damaged lines, the first is line "
+            f"{damaged[0]}, are dropped; the original file is kept as {aside}"
         )
     if path.exists():
         lines = [line for line, row in rows if row["step"] <= after]

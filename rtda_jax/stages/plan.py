@@ -354,7 +354,7 @@ def _restore(stage: Stage, folder: pathlib.Path, wanted: dict[str, Any]) -> dict
     steps = stage.config.steps
     step = checkpoint.newest_healthy(folder / "checkpoints")
     if step != steps:
-        raise ConfigError(f"{folder} stands at step {step} of {steps}: train it first")
+        raise ConfigError(f"{folder} is at step {step} of {steps}: train it first")
     whole = parallel.replicated(parallel.local_mesh())
     abstract = checkpoint.abstract(wanted, whole)
     with checkpoint.reader(folder / "checkpoints") as reader:
@@ -364,9 +364,9 @@ def _restore(stage: Stage, folder: pathlib.Path, wanted: dict[str, Any]) -> dict
             if checkpoint.is_sealed(folder / "checkpoints" / str(step)):
                 raise
             raise CheckpointError(
-                f"{error}\nIt has no seal ({checkpoint.MANIFEST}), so nobody noticed it before. "
-                f"Remove {folder / 'done.json'}: --job=run then trains on from the "
-                "checkpoint before it"
+                f"{error}\nIt has no seal ({checkpoint.MANIFEST}), so the damage was not noticed "
+                f"earlier. Remove {folder / 'done.json'}; --job=run then continues training from "
+                "the previous checkpoint"
             ) from error
 
 

@@ -68,7 +68,7 @@ def check(plan: Plan, stage: Stage) -> None:
     if options.split == "target" and any(images[1:]) and images == _spec(config.benchmark.eval):
         raise ConfigError(
             "benchmark.target holds the images that scores are measured on; labelling them for "
-            "training makes the scores worthless, pseudo.split='eval' does it all the same"
+            "training makes the scores worthless; pseudo.split='eval' does so anyway"
         )
     for reference in stage.models:
         method = method_of(plan[parse(reference)[0]])
@@ -181,7 +181,7 @@ def _refuse_scored(name: str, config: Any) -> None:
         raise ConfigError(
             f"stage {name}: benchmark.target holds {len(shared)} of the images that scores are "
             f"measured on, {shared[0]} among them; labelling them for training makes the scores "
-            "worthless, pseudo.split='eval' does it all the same"
+            "worthless; pseudo.split='eval' does so anyway"
         )
 
 

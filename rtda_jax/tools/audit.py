@@ -90,8 +90,8 @@ def audit(method: Method, batches: Batches, *, name: str, steps: int = STEPS) ->
         differing = [leaf for leaf in hashes_1 if hashes_1[leaf] != hashes_2[leaf]]
         if differing:
             raise NotDeterministicError(
-                f"stage {name}: after step {number} of two runs {len(differing)} of "
-                f"{len(hashes_1)} leaves differ, {differing[0]} the first of them; on a GPU try "
+                f"stage {name}: after step {number} of both runs {len(differing)} of "
+                f"{len(hashes_1)} leaves differ, the first is {differing[0]}; on a GPU try "
                 "--deterministic"
             )
     if len(first) <= steps:

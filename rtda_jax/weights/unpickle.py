@@ -134,7 +134,7 @@ _ATTACKING_BUILTINS = ("eval", "exec", "compile", "open", "__import__", "breakpo
 
 def _call(function: Any, arguments: Any) -> Any:
     if not isinstance(arguments, tuple):
-        raise ValueError("a function's arguments are no tuple")
+        raise ValueError("a function's arguments are not a tuple")
     if isinstance(function, Opaque):
         return function
     if not isinstance(function, _Constructor):
