@@ -66,6 +66,18 @@ class LoopOptions:
         check_loggers(self.loggers)
 
 
+def with_class_weights(method: Method, config: Any, folder: pathlib.Path) -> Method:
+    """Returns the method with counted class weights, if its loss is weighted as in ENet.
+
+    The class weights of a method that was just built raise an error, because nothing is counted
+    before the data is there.
+    """
+    if config.loss.weighting != "enet":
+        return method
+    counted = with_enet_weights(config, folder)
+    return dataclasses.replace(method, objective=build.make_objective(counted))
+
+
 def train(
     config: Any,
     workdir: str | pathlib.Path,
@@ -107,11 +119,7 @@ def train(
     if method is None:
         require(not config.taught_by, "taught_by names a stage, which only an experiment has")
         method = build.build(config, axis_name=parallel.AXIS)
-    if config.loss.weighting == "enet":
-        # The class weights of the built method raise an error until they are counted, so the
-        # objective is made again with the numbers.
-        counted = with_enet_weights(config, workdir)
-        method = dataclasses.replace(method, objective=build.make_objective(counted))
+    method = with_class_weights(method, config, workdir)
     names = health.example_numbers if batches else functools.partial(example_names, config)
     batches = batches or paired_batches(
         config, needs_target=method.needs_target, folder=workdir, pseudo_folder=pseudo_folder

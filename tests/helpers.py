@@ -96,7 +96,7 @@ def batch(step=0, *, size=4, seed=0, classes=19, target=True):
 
 def in_training(state, images, module=None):
     """The outputs of a state's network, by default a tiny one, and its new running statistics."""
-    variables = {"params": state.g_params, "batch_stats": state.g_stats}
+    variables = state.network
     outputs, new = (module or Tiny()).apply(variables, images, train=True, mutable=["batch_stats"])
     return outputs, new["batch_stats"]
 

@@ -65,7 +65,7 @@ def test_the_twin_takes_the_same_step(adversary):
     stage = build.build(config)
     state = build.initial_state(stage)
     twin = Twin(recipe(config), device="cpu", form="channels_last")
-    weights = {"params": state.g_params, "batch_stats": state.g_stats}
+    weights = state.network
     before = jax.device_get(torch_arrays(weights, config.model.name))
     d_before = d_arrays(jax.device_get(state.d_params["output"]))
     give(twin.g, before)
@@ -78,7 +78,7 @@ def test_the_twin_takes_the_same_step(adversary):
     }
     for name, value in losses.items():
         np.testing.assert_allclose(logs[name], value, rtol=1e-3, err_msg=name)
-    weights = {"params": after.g_params, "batch_stats": after.g_stats}
+    weights = after.network
     moved_alike(before, torch_arrays(weights, config.model.name), numpy(twin.g))
     d_after = d_arrays(after.d_params["output"])
     turned_alike(d_before, d_after, numpy(twin.d), rate=config.optim.d_lr)

@@ -27,7 +27,7 @@ def prepared(method, state, made):
     key = jax.random.fold_in(state.key, state.step)
     teacher = state.teacher
     if method.teacher.follows == "before":
-        student = {"params": state.g_params, "batch_stats": state.g_stats}
+        student = state.network
         teacher = follow(teacher, student, state.step, options=method.teacher)
     made, _, _ = adapt_step.label_target(method, teacher, made)
     return views.prepare(method.preparation, made, key, state)
@@ -95,7 +95,7 @@ def test_the_teacher_is_the_average_of_weights_and_running_statistics(tiny_netwo
     expected = current.teacher
     for n, stays in enumerate((0.0, 0.5, 2 / 3, 0.75, 0.75)):
         current, _ = step(current, indexed(n))
-        student = {"params": current.g_params, "batch_stats": current.g_stats}
+        student = current.network
         expected = jax.tree.map(lambda a, b, k=stays: k * a + (1 - k) * b, expected, student)
         close(current.teacher, expected)
 

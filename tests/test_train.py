@@ -116,7 +116,7 @@ def test_batches_are_a_function_of_the_step():
 def test_training_starts_from_a_file_of_weights(tmp_path):
     made = config("source_only", steps=1, optim__g_lr=0.0)
     other = build.initial_state(build.build(config("source_only", seed=5)))
-    variables = {"params": other.g_params, "batch_stats": other.g_stats}
+    variables = other.network
     path = tmp_path / "weights.safetensors"
     export_pretrained(variables, "bisenet_resnet18", str(path), normalisation="imagenet")
     made.model.pretrained, made.model.pretrained_part = str(path), "all"

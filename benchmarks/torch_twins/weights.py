@@ -34,7 +34,7 @@ def give(module: torch.nn.Module, arrays: dict[str, Any]) -> None:
 
 def start_as_ours(twin: Twin, state: TrainState, model_name: str) -> None:
     """Gives a twin the weights of a train state, the discriminator's where there is one."""
-    weights = {"params": state.g_params, "batch_stats": state.g_stats}
+    weights = state.network
     give(twin.g, torch_arrays(weights, model_name))
     if "output" in state.d_params:
         give(twin.d, d_arrays(state.d_params["output"]))

@@ -336,8 +336,8 @@ def initial_state(method: Method) -> TrainState:
 
 def with_reference(state: TrainState) -> TrainState:
     """Returns the state with a copy of its current segmentation network as the reference."""
-    network = {"params": state.g_params, "batch_stats": state.g_stats}
-    return state.replace(memory={**state.memory, "reference": jax.tree.map(jnp.copy, network)})
+    reference = jax.tree.map(jnp.copy, state.network)
+    return state.replace(memory={**state.memory, "reference": reference})
 
 
 def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
@@ -350,7 +350,7 @@ def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
     variables, report = load_pretrained(
         model.pretrained,
         model.name,
-        {"params": state.g_params, "batch_stats": state.g_stats},
+        state.network,
         part=model.pretrained_part,
         naming=model.pretrained_naming or None,
         key=model.pretrained_key,

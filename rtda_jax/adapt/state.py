@@ -41,6 +41,11 @@ class TrainState(flax.struct.PyTreeNode):
     teacher: Any = flax.struct.field(default_factory=dict)
     memory: Any = flax.struct.field(default_factory=dict)
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """The variables of the segmentation network, {"params", "batch_stats"}."""
+        return {"params": self.g_params, "batch_stats": self.g_stats}
+
 
 def create_state(
     generator: nn.Module,

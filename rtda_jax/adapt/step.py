@@ -4,6 +4,7 @@ The segmentation network is the generator of the adversarial game (`g_`) and the
 the discriminators are `d_`. docs/architecture.md follows a batch through the step.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,59 +27,63 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Logs]]
 
 
 def make_train_step(method: Method) -> TrainStep:
-    """Returns the pure function (state, batch) -> (state, logs) of one update.
+    """Returns `train_step` of a method, the pure function (state, batch) -> (state, logs)."""
+    return functools.partial(train_step, method)
 
-    It updates the segmentation network, the discriminators and the teacher. The logs hold the value
-    of every term, the discriminators' losses and accuracies, the norms of the gradients and
-    statistics of the target's predictions.
+
+def train_step(method: Method, state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
+    """Makes one update of the segmentation network, the discriminators and the teacher.
+
+    The logs hold the value of every term, the discriminators' losses and accuracies, the norms of
+    the gradients and statistics of the target's predictions.
     """
+    key = jax.random.fold_in(state.key, state.step)
+    state = _follow(method, state, "before")
+    batch, teacher_variables, teacher_sums = label_target(method, state.teacher, batch)
+    batch = views.prepare(method.preparation, batch, key, state)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
-        key = jax.random.fold_in(state.key, state.step)
-        teacher_variables = state.teacher
-        if method.teacher.follows == "before":
-            student = {"params": state.g_params, "batch_stats": state.g_stats}
-            teacher_variables = teacher.follow(
-                teacher_variables, student, state.step, options=method.teacher
-            )
-        batch, teacher_variables, teacher_sums = label_target(method, teacher_variables, batch)
-        batch = views.prepare(method.preparation, batch, key, state)
+    learned = learn_in_parts(method, state, batch)
+    g_grads = _psum(learned.g_grads, method)
+    g_params, g_opt = _update(method.g_tx, g_grads, state.g_opt, state.g_params)
+    logs = described(_psum({**learned.shares, **_shares(teacher_sums, method)}, method))
+    logs["grad_norm"] = optax.tree.norm(g_grads)
+    squares = _psum(learned.squared_pulls, method)
+    logs |= {f"pull_{view}": jnp.sqrt(square) for view, square in squares.items()}
 
-        learned = learn_in_parts(method, state, batch)
-        g_grads = _psum(learned.g_grads, method)
-        g_updates, g_opt = method.g_tx.update(g_grads, state.g_opt, state.g_params)
-        g_params = optax.apply_updates(state.g_params, g_updates)
+    d_params, d_opt = state.d_params, state.d_opt
+    if method.adversary.networks:
+        d_grads = _psum(learned.d_grads, method)
+        d_params, d_opt = _update(method.d_tx, d_grads, d_opt, d_params)
+        logs["d_grad_norm"] = optax.tree.norm(d_grads)
 
-        teacher_shares = _shares(teacher_sums, method)
-        logs = described(_psum({**learned.shares, **teacher_shares}, method))
-        logs["grad_norm"] = optax.tree.norm(g_grads)
-        squares = _psum(learned.squared_pulls, method)
-        logs |= {f"pull_{view}": jnp.sqrt(square) for view, square in squares.items()}
+    state = state.replace(
+        g_params=g_params,
+        g_stats=learned.stats,
+        g_opt=g_opt,
+        d_params=d_params,
+        d_opt=d_opt,
+        teacher=teacher_variables,
+        memory=learned.memory,
+    )
+    state = _follow(method, state, "after")
+    return state.replace(step=state.step + 1), logs
 
-        d_params, d_opt = state.d_params, state.d_opt
-        if method.adversary.networks:
-            d_grads = _psum(learned.d_grads, method)
-            d_updates, d_opt = method.d_tx.update(d_grads, d_opt, d_params)
-            d_params = optax.apply_updates(d_params, d_updates)
-            logs["d_grad_norm"] = optax.tree.norm(d_grads)
 
-        if method.teacher.follows == "after":
-            student = {"params": g_params, "batch_stats": learned.stats}
-            teacher_variables = teacher.follow(
-                teacher_variables, student, state.step, options=method.teacher
-            )
-        return state.replace(
-            step=state.step + 1,
-            g_params=g_params,
-            g_stats=learned.stats,
-            g_opt=g_opt,
-            d_params=d_params,
-            d_opt=d_opt,
-            teacher=teacher_variables,
-            memory=learned.memory,
-        ), logs
+def _follow(method: Method, state: TrainState, moment: str) -> TrainState:
+    """Returns the state whose teacher has followed the student, if this is the moment for it."""
+    if method.teacher.follows != moment:
+        return state
+    options = method.teacher
+    variables = teacher.follow(state.teacher, state.network, state.step, options=options)
+    return state.replace(teacher=variables)
 
-    return step
+
+def _update(
+    optimizer: optax.GradientTransformation, gradients: Any, optimizer_state: Any, params: Any
+) -> tuple[Any, Any]:
+    """Returns the parameters and the state of their optimizer after one update."""
+    updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+    return optax.apply_updates(params, updates), optimizer_state
 
 
 class Learned(NamedTuple):
@@ -160,9 +165,10 @@ def _total(of: Callable[[Batch], Any], parts: Batch) -> Any:
     """Returns the sum of a function of every micro-batch, of which one at a time is in memory."""
     shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return lax.scan(lambda sum_, part: (jax.tree.map(jnp.add, sum_, of(part)), None), zeros, parts)[
-        0
-    ]
+    total, _ = lax.scan(
+        lambda total, part: (jax.tree.map(jnp.add, total, of(part)), None), zeros, parts
+    )
+    return total
 
 
 def count(method: Method, state: TrainState, batch: Batch) -> Logs:

@@ -267,6 +267,5 @@ def with_teacher(
         return state
     if other is not None:
         return state.replace(teacher=other.variables())
-    student = {"params": state.g_params, "batch_stats": state.g_stats}
     # A copy, because the step donates the buffers of its state, and each only once.
-    return state.replace(teacher=jax.tree.map(jnp.copy, student))
+    return state.replace(teacher=jax.tree.map(jnp.copy, state.network))

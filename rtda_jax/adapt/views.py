@@ -1,10 +1,10 @@
 """Views: the images that the device makes from a batch of bytes for the networks to read.
 
 A view is an image that goes through the segmentation network: `source`, `target`, and those that
-parts of the preparation add. A part is a pure function (batch, key, state) -> batch. Images are
-float32 [B,H,W,3] in [0,255] until the part that normalises them. `PARTS` lists the parts in the
-order in which they run. The options and the objective decide which of them are needed. To add a
-view, write its part here, add it to `PARTS` and its name to `VIEWS`; if the
+parts of the preparation add. A part is a pure function (batch, key, state) -> new entries of the
+batch. Images are float32 [B,H,W,3] in [0,255] until the part that normalises them. `PARTS` lists
+the parts in the order in which they run. The options and the objective decide which of them are
+needed. To add a view, write its part here, add it to `PARTS` and its name to `VIEWS`; if the
 teacher labels its pixels, name its term in `TEACHER_LABELLED_VIEWS`.
 
 These keys of a batch are added on the device; `data.stream.Batch` lists those of the host:
@@ -48,6 +48,7 @@ TARGET_VIEWS = VIEWS[1:]  # images of the target: unchanged, changed or mixed
 # teacher's labels of the target.
 TEACHER_LABELLED_VIEWS = {"mix": "mixed", "masked": "masked"}
 
+# From the batch, a key and the state to the entries of the batch that a part adds or replaces.
 Change = Callable[[Batch, jax.Array, TrainState], dict[str, jax.Array]]
 
 
@@ -128,7 +129,7 @@ class Part(NamedTuple):
 
     Attributes:
       summary: a few words for the log about what the part does; "" leaves it unmentioned.
-      apply: the function (batch, key, state) -> batch.
+      apply: the function (batch, key, state) -> the entries that it adds to the batch or replaces.
     """
 
     summary: str
@@ -147,7 +148,7 @@ def to_float(context: PartContext) -> Part:
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key, state
-        return {**batch, **{n: image.astype(jnp.float32) for n, image in _images(batch).items()}}
+        return {name: image.astype(jnp.float32) for name, image in _images(batch).items()}
 
     return Part("", change)
 
@@ -161,7 +162,7 @@ def recolour_source(context: PartContext) -> Part | None:
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del state
         image = colour.colour(batch["source_image"], key, batch["source_index"], options=options)
-        return {**batch, "source_image": image}
+        return {"source_image": image}
 
     return Part(f"colour(p={options.colour:g})", change)
 
@@ -178,7 +179,7 @@ def stylise(context: PartContext) -> Part | None:
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key, state
         image = fda.transfer(batch["source_image"], batch["target_image"], beta=beta, window=window)
-        return {**batch, "source_image": image}
+        return {"source_image": image}
 
     return Part(f"fda(beta={beta:g})", change)
 
@@ -216,7 +217,6 @@ def class_mix(context: PartContext) -> Part | None:
             theta=state.memory["theta"] if by_threshold else None,
         )
         return {
-            **batch,
             "mixed_image": mixed.image,
             "mixed_label": mixed.label,
             "mixed_weight": mixed.weight,
@@ -236,7 +236,7 @@ def texture(context: PartContext) -> Part | None:
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del state
         image = recolour(batch["source_image"], key, batch["source_index"])
-        return {**batch, "source_image": image}
+        return {"source_image": image}
 
     return Part(options.texture, change)
 
@@ -253,7 +253,6 @@ def strong_view(context: PartContext) -> Part | None:
         paint, move = jax.random.split(key)
         index = batch["target_index"]
         return {
-            **batch,
             "strong_image": recolour(batch["target_image"], paint, index),
             "strong_affine": geometry.matrices(move, index, options=context.options.affine),
         }
@@ -274,7 +273,6 @@ def masked_view(context: PartContext) -> Part | None:
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del state
         return {
-            **batch,
             "masked_image": recolour(batch["target_image"], key, batch["target_index"]),
             "masked_label": batch["teacher_label"],
             "masked_weight": batch["teacher_weight"],
@@ -290,7 +288,7 @@ def normalised(context: PartContext) -> Part:
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key, state
-        return {**batch, **{n: normalise(image, name=name) for n, image in _images(batch).items()}}
+        return {view: normalise(image, name=name) for view, image in _images(batch).items()}
 
     return Part("", change)
 
@@ -303,7 +301,7 @@ def warp(context: PartContext) -> Part | None:
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key, state
         moved = geometry.warp(batch["strong_image"], batch["strong_affine"])
-        return {**batch, "strong_image": moved}
+        return {"strong_image": moved}
 
     return Part("", change)
 
@@ -318,7 +316,7 @@ def hide(context: PartContext) -> Part | None:
         image = geometry.hide_blocks(
             batch["masked_image"], key, batch["target_index"], options=context.options.masked
         )
-        return {**batch, "masked_image": image}
+        return {"masked_image": image}
 
     return Part("", change)
 
@@ -332,7 +330,6 @@ def reference_features(context: PartContext) -> Part | None:
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key
         return {
-            **batch,
             "reference_feature": features(state.memory["reference"], batch["source_image"]),
         }
 
@@ -373,7 +370,7 @@ def prepare(
     therefore change when an earlier part is switched on or off.
     """
     for number, part in enumerate(parts):
-        batch = part.apply(batch, jax.random.fold_in(key, number), state)
+        batch = {**batch, **part.apply(batch, jax.random.fold_in(key, number), state)}
     return dict(batch)
 
 

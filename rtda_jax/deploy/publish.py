@@ -189,10 +189,7 @@ def load(folder: pathlib.Path, plan: Plan) -> Networks:
         require(method is not None, f"{folder / RECORD}: the stage of {name!r} trains no network")
         assert method is not None
         shapes = jax.eval_shape(lambda method=method: build.initial_state(method))
-        empty = jax.tree.map(
-            lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-            {"params": shapes.g_params, "batch_stats": shapes.g_stats},
-        )
+        empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.network)
         variables, report = load_pretrained(folder / file, network, empty, part="all")
         require(not report.missing, f"{folder / file} lacks weights of {network}")
         models.append(evaluate.Model(method.generator, variables, stage_of.config.normalisation))

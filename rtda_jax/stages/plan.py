@@ -301,7 +301,7 @@ def start_from(
             f"init={network!r} was trained with normalisation {model.normalisation!r}, "
             f"not {normalisation!r}"
         )
-    ours = {"params": state.g_params, "batch_stats": state.g_stats}
+    ours = state.network
     _same_shapes(ours, model.variables, network)
     earlier = plan[parse(network)[0]]
     fresh = _fresh(earlier)

@@ -1,6 +1,5 @@
 """Runs the same steps twice, to check that a stage computes the same bits."""
 
-import dataclasses
 import hashlib
 import itertools
 import pathlib
@@ -14,7 +13,7 @@ from rtda_jax.adapt import build
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.step import make_train_step
 from rtda_jax.data import DataError
-from rtda_jax.data.batches import Batches, paired_batches, with_enet_weights
+from rtda_jax.data.batches import Batches, paired_batches
 from rtda_jax.errors import NotDeterministicError
 from rtda_jax.run import parallel
 from rtda_jax.run.log import say
@@ -22,6 +21,7 @@ from rtda_jax.run.workdir import lock
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools.hub import check_unpublished
+from rtda_jax.train import with_class_weights
 
 STEPS = 5
 
@@ -52,10 +52,7 @@ def run(config: Any, workdir: pathlib.Path) -> None:
                 continue
             say(f"[{name}] {STEPS} steps, twice")
             (workdir / name).mkdir(parents=True, exist_ok=True)
-            method = planned.method
-            if stage.loss.weighting == "enet":
-                counted = with_enet_weights(stage, workdir / name)
-                method = dataclasses.replace(method, objective=build.make_objective(counted))
+            method = with_class_weights(planned.method, stage, workdir / name)
             batches = paired_batches(
                 stage,
                 needs_target=needs_target,
