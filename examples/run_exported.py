@@ -47,7 +47,7 @@ def describe(folder: pathlib.Path) -> dict[str, Any]:
         about = json.loads(path.read_bytes())
         file, (height, width) = about["file"], about["size"]
         colours = np.array(about["colours"], np.uint8)
-        resampling = FILTERS[about["resize"].split()[0]]
+        resampling = FILTERS[str(about["resize"]).partition(" ")[0]]
         right = (
             pathlib.PurePath(file).name == file
             and (folder / file).is_file()
