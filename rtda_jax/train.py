@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from rtda_jax.adapt import build
 from rtda_jax.adapt.method import Method
@@ -66,7 +67,7 @@ class LoopOptions:
         check_loggers(self.loggers)
 
 
-def with_class_weights(method: Method, config: Any, folder: pathlib.Path) -> Method:
+def with_class_weights(method: Method, config: ConfigDict, folder: pathlib.Path) -> Method:
     """Returns the method with counted class weights, if its loss is weighted as in ENet.
 
     The class weights of a method that was just built raise an error, because nothing is counted
@@ -79,7 +80,7 @@ def with_class_weights(method: Method, config: Any, folder: pathlib.Path) -> Met
 
 
 def train(
-    config: Any,
+    config: ConfigDict,
     workdir: str | pathlib.Path,
     *,
     method: Method | None = None,
@@ -207,7 +208,7 @@ class Journal:
     def __init__(
         self,
         workdir: pathlib.Path,
-        config: Any,
+        config: ConfigDict,
         options: LoopOptions,
         method: Method,
         *,

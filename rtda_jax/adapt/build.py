@@ -8,13 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from rtda_jax import losses
 from rtda_jax.adapt import adversary, distance, optim, terms, views
 from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions, initial_thresholds
 from rtda_jax.adapt.distance import DistanceOptions
-from rtda_jax.adapt.method import BATCH_NORMS, REMATS, UPDATING_VIEWS, Method
+from rtda_jax.adapt.method import PASSES, REMATS, UPDATING_VIEWS, Method
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState, create_state, output_shapes, sample_shape
@@ -101,12 +102,12 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         lookup(MODELS, self.name, "model.name")
-        lookup(BATCH_NORMS, self.batch_norm, "model.batch_norm")
+        lookup(PASSES, self.batch_norm, "model.batch_norm")
         lookup(UPDATING_VIEWS, self.statistics, "model.statistics")
         lookup(REMATS, self.remat, "model.remat")
 
 
-def build(config: Any, *, axis_name: str | None = None) -> Method:
+def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
     """Returns the method of a train stage.
 
     Args:
@@ -201,7 +202,7 @@ def build(config: Any, *, axis_name: str | None = None) -> Method:
     )
 
 
-def normalisation_of(config: Any) -> str:
+def normalisation_of(config: ConfigDict) -> str:
     """Returns the normalisation of a train stage's images, a key of `NORMALISATIONS`.
 
     "auto" means that of the ImageNet weights which model.pretrained names, otherwise "imagenet".
@@ -212,7 +213,7 @@ def normalisation_of(config: Any) -> str:
     return imagenet.normalisation(model.name) if model.pretrained == imagenet.NAME else "imagenet"
 
 
-def make_objective(config: Any) -> dict[str, tuple[terms.Term, float]]:
+def make_objective(config: ConfigDict) -> dict[str, tuple[terms.Term, float]]:
     """Returns the active terms of a train stage's configuration, with their weights.
 
     Raises:
@@ -340,7 +341,7 @@ def with_reference(state: TrainState) -> TrainState:
     return state.replace(memory={**state.memory, "reference": reference})
 
 
-def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
+def pretrained_state(state: TrainState, config: ConfigDict) -> tuple[TrainState, str]:
     """Returns the state with the weights of `model.pretrained`, and a sentence about them.
 
     Raises:
@@ -363,7 +364,7 @@ def pretrained_state(state: TrainState, config: Any) -> tuple[TrainState, str]:
     return with_reference(loaded) if "reference" in state.memory else loaded, str(report)
 
 
-def describe(method: Method, config: Any) -> list[str]:
+def describe(method: Method, config: ConfigDict) -> list[str]:
     """Returns a line for each network: its name, parameters and cost of one training crop."""
     costs = [
         cost.model_cost(

@@ -43,7 +43,7 @@ class Method:
       distance: the options of feature_distance.
       normalisation: the normalisation of the images that the networks read.
       statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`.
-      batch_norm: how views go through the network, a key of `BATCH_NORMS`.
+      batch_norm: how views go through the network, a key of `PASSES`.
       remat: what the backward pass computes again, a key of `REMATS`.
       g_tx, d_tx: the optimizers.
       g_schedule, d_schedule: the learning rates of the optimizers by step.
@@ -105,7 +105,7 @@ class Method:
 def forward(method: Method, params: Any, stats: Any, batch: Batch) -> tuple[Outputs, Any]:
     """Returns the outputs of every view that a term reads, and the new running statistics."""
     needed = {view: heads for view in VIEWS if (heads := _heads_needed(view, method))}
-    return BATCH_NORMS[method.batch_norm](method, needed, params, stats, batch)
+    return PASSES[method.batch_norm](method, needed, params, stats, batch)
 
 
 def _all_views_at_once(
@@ -141,7 +141,7 @@ def _view_by_view(
 
 # How views go through the network: separately, or all views of one size in one pass if the output
 # for an image does not depend on the rest of its batch.
-BATCH_NORMS = {"batch": _view_by_view, "frozen": _all_views_at_once}
+PASSES = {"batch": _view_by_view, "frozen": _all_views_at_once}
 
 
 def _keep(network: Network) -> Network:

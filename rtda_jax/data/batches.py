@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from rtda_jax.data import load
 from rtda_jax.data.dataset import Dataset
@@ -89,7 +90,7 @@ class MoveOptions:
         one_of(self.target_moves, TARGET_MOVES, "augment.target_moves")
 
 
-def labelled_set(config: Any) -> Dataset:
+def labelled_set(config: ConfigDict) -> Dataset:
     """Returns the set whose labels supervise; the target's are opened only by labelled="target"."""
     benchmark = config.benchmark
     specs = {"source": benchmark.source, "target": benchmark.target_labelled}
@@ -99,7 +100,7 @@ def labelled_set(config: Any) -> Dataset:
     return load(spec, data_dir=config.data_dir, classes=benchmark.classes)
 
 
-def labelled_frame(config: Any) -> Frame:
+def labelled_frame(config: ConfigDict) -> Frame:
     """Returns the size, crop and resizing of the images of `labelled_set`."""
     benchmark = config.benchmark
     prefix = "source_" if config.labelled == "source" else ""
@@ -107,13 +108,13 @@ def labelled_frame(config: Any) -> Frame:
     return Frame(size, crop, benchmark[f"{prefix}resize"])
 
 
-def target_set(config: Any) -> Dataset:
+def target_set(config: ConfigDict) -> Dataset:
     """Returns the set of the target's training images."""
     benchmark = config.benchmark
     return load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
 
 
-def introduction(config: Any, *, needs_target: bool) -> list[str]:
+def introduction(config: ConfigDict, *, needs_target: bool) -> list[str]:
     """Returns sentences about the data of a train stage, for the start of its log.
 
     They say which files were found and left out, which classes occur in a sample of the labels, and
@@ -131,7 +132,7 @@ def introduction(config: Any, *, needs_target: bool) -> list[str]:
     return lines + padding(frame.size, frame.crop, tuple(config.augment.scale))
 
 
-def stage_class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:
+def stage_class_counts(config: ConfigDict, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:
     """Returns the number of pixels of each class in each labelled example, int64 [N,K].
 
     They are counted once and kept in the stage's folder. The main process counts, and the others
@@ -153,7 +154,7 @@ def stage_class_counts(config: Any, dataset: Dataset, *, folder: pathlib.Path) -
     return cached_class_counts(dataset, path, threads=config.threads)
 
 
-def with_enet_weights(config: Any, folder: pathlib.Path) -> Any:
+def with_enet_weights(config: ConfigDict, folder: pathlib.Path) -> Any:
     """Returns the configuration with ENet's class weights as numbers (loss.weighting="enet").
 
     The labels of the training set are counted once, as a stream. The weights are also written to
@@ -173,7 +174,7 @@ def with_enet_weights(config: Any, folder: pathlib.Path) -> Any:
 
 
 def paired_batches(
-    config: Any,
+    config: ConfigDict,
     *,
     needs_target: bool,
     folder: pathlib.Path,
@@ -241,7 +242,7 @@ def paired_batches(
     return batches
 
 
-def example_names(config: Any, domain: str, indices: np.ndarray) -> list[str]:
+def example_names(config: ConfigDict, domain: str, indices: np.ndarray) -> list[str]:
     """Returns the names of examples of a domain ("source" or "target") of the stream."""
     dataset = labelled_set(config) if domain == "source" else target_set(config)
     return [dataset.keys[i] for i in indices]

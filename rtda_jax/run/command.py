@@ -202,7 +202,7 @@ def _place(error: Exception, path: pathlib.Path) -> str:
     return f"{path}, line {lines[-1]}" if lines else str(path)
 
 
-def _check_complete(config: Any, path: pathlib.Path) -> None:
+def _check_complete(config: ConfigDict, path: pathlib.Path) -> None:
     """Refuses a result of `get_config` that is not the configuration of an experiment."""
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returns a {type(config).__name__}, not a ConfigDict")

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from rtda_jax.adapt import pseudo_labels
 from rtda_jax.adapt.options import read
@@ -170,7 +171,7 @@ def check_scored(plan: Plan) -> None:
             _refuse_scored(stage.name, stage.config)
 
 
-def _refuse_scored(name: str, config: Any) -> None:
+def _refuse_scored(name: str, config: ConfigDict) -> None:
     """Refuses images that are scored, whichever list or folder brings them into the target."""
     scored = load(
         {**config.benchmark.eval, "use": "unlabelled"},
@@ -189,7 +190,7 @@ def _files(dataset: Dataset) -> set[str]:
     return {os.path.realpath(dataset.where(i)) for i in range(len(dataset))}
 
 
-def images(config: Any) -> Dataset:
+def images(config: ConfigDict) -> Dataset:
     """Returns the images that a stage labels; their own labels are never opened."""
     spec = {**config.benchmark[config.pseudo.split], "use": "unlabelled"}
     dataset = load(spec, data_dir=config.data_dir, classes=config.benchmark.classes)

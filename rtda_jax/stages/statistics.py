@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from rtda_jax.adapt.options import read
 from rtda_jax.augment.normalise import normalise
@@ -139,7 +140,7 @@ def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
 
 
 def target_batches(
-    config: Any, *, process: int = 0, processes: int = 1
+    config: ConfigDict, *, process: int = 0, processes: int = 1
 ) -> tuple[int, Iterator[np.ndarray]]:
     """Returns the number of batches, and batches of whole target images in a seeded order.
 

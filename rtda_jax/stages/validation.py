@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from rtda_jax import evaluate, metrics
 from rtda_jax.augment.geometry import MaskOptions, block_mask
@@ -133,7 +134,7 @@ def make_observer(names: Sequence[str]) -> Observer | None:
 
 
 def report(
-    config: Any,
+    config: ConfigDict,
     models: Sequence[Model],
     observer: Observer | None,
     *,
@@ -172,7 +173,7 @@ def report(
 
 
 def _source(
-    config: Any, models: Sequence[Model], protocol: Protocol, heartbeat: Callable[[], object]
+    config: ConfigDict, models: Sequence[Model], protocol: Protocol, heartbeat: Callable[[], object]
 ) -> dict[str, float | int | None]:
     benchmark = config.benchmark
     if not benchmark.source_eval:
@@ -202,7 +203,7 @@ def _source(
 
 
 def _agreement(
-    config: Any, models: Sequence[Model], protocol: Protocol, heartbeat: Callable[[], object]
+    config: ConfigDict, models: Sequence[Model], protocol: Protocol, heartbeat: Callable[[], object]
 ) -> float:
     """Returns the mean IoU, in [0,1], between predictions of the target with and without masks.
 
@@ -234,7 +235,7 @@ def _agreement(
     return float(metrics.mean_iou(confusion, range(len(classes))))
 
 
-def _first_examples(config: Any, spec: Any) -> tuple[Iterator[dict[str, Any]], int, int]:
+def _first_examples(config: ConfigDict, spec: Any) -> tuple[Iterator[dict[str, Any]], int, int]:
     """Returns this process's share of the first `eval.validator_images` examples of a split.
 
     Also returns the number of examples of the share, and that of all processes.

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from rtda_jax.adapt import build
 from rtda_jax.adapt.method import Method
@@ -26,7 +27,7 @@ from rtda_jax.train import with_class_weights
 STEPS = 5
 
 
-def run(config: Any, workdir: pathlib.Path) -> None:
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Audits every train stage of an experiment and prints the hash of its final state.
 
     The hash can be compared between processes and machines. A stage that learns from pseudo-labels
