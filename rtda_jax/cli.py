@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags, logging
@@ -28,10 +28,10 @@ from rtda_jax.run.command import (
     Job,
     config_names,
     define_flags,
-    find_workdir,
+    load_config,
     parse,
 )
-from rtda_jax.tools import environment
+from rtda_jax.tools import environment, hub
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rtda_jax"
 WIDTH = 100  # columns of the help
@@ -104,7 +104,7 @@ def _retrieve(command: Command) -> None:
     runs = {"after": _trained(command)}
     before, stage = command.flags.before, command.flags.before_stage
     if before is not None or stage is not None:
-        workdir = find_workdir("", workdir=None, weights=before) if before else command.workdir
+        workdir = hub.find_workdir("", workdir=None, weights=before) if before else command.workdir
         runs = {"before": networks.choose(_recorded(workdir), workdir, stage=stage), **runs}
     retrieve.run(runs, out=command.output("retrieve"))
 
@@ -125,6 +125,26 @@ def _trained(command: Command) -> Any:
     if command.flags.data_dir is not None:
         config.data_dir = command.flags.data_dir
     return networks.choose(config, command.workdir, stage=command.flags.stage)
+
+
+def _of_workdir(given: Mapping[str, str | None]) -> ConfigDict:
+    """Returns the configuration of a command line without --config, by its flags.
+
+    It is the one that the workdir was made with; of several seeds that of the first.
+
+    Raises:
+      ConfigError: nothing says what to train.
+    """
+    if given.get("workdir"):
+        folder = pathlib.Path(str(given["workdir"])).expanduser()
+        for workdir in (folder, folder / "seed0"):
+            if (workdir / "config.json").exists():
+                return _recorded(workdir)
+    require(
+        given.get("job", "run") != "run",
+        f"the job run needs --config, one of {', '.join(config_names())}, or a file",
+    )
+    return load_config(DEFAULT_CONFIG)
 
 
 def _recorded(workdir: pathlib.Path, overrides: dict[str, Any] | None = None) -> ConfigDict:
@@ -245,7 +265,8 @@ def help_text(program: str) -> str:
     values = define_flags()
     entries = {
         "config": "A configuration: NAME or FILE.py, and after a colon its benchmark and options, "
-        f"as in fda:gta5_to_cityscapes,beta=0.05; default {DEFAULT_CONFIG}. "
+        f"as in fda:gta5_to_cityscapes,beta=0.05. The job run needs it, unless the workdir has "
+        f"one; of other jobs {DEFAULT_CONFIG} is the default. "
         f"Names: {', '.join(config_names())}.",
         "config.FIELD": "A field of the configuration, such as --config.optim.g_lr=0.01.",
     }
@@ -292,7 +313,7 @@ def _start(words: Sequence[str]) -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    job, command = parse(words, JOBS)
+    job, command = parse(words, JOBS, default=_of_workdir)
     if command.flags.deterministic:
         parallel.deterministic()
     if command.flags.coordinator:

@@ -52,16 +52,27 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if not (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
     plan = checked_plan(config)
+    _check_trained(plan, workdir, config)
     with _held(workdir, config):
-        for name, stage in plan.items():
-            finished = (workdir / name / "done.json").exists()
-            if stage.kind != "evaluate" and not finished:
-                raise ConfigError(f"{workdir / name} is not trained to its end; run --job=run")
-            if checkpoint.is_damaged(workdir / name / "checkpoints"):
-                raise ConfigError(f"{workdir / name} lost its last checkpoint; run --job=run")
         parallel.barrier("checked")
         again = dataclasses.replace(KINDS["evaluate"], run=evaluate_stage.measure)
         return _run(config, plan, workdir, {**KINDS, "evaluate": again})
+
+
+def _check_trained(plan: Plan, workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Refuses a workdir that is not trained to its end, before it is bound to a configuration."""
+    binding.check_bound(workdir, plain(config), KINDS)  # says more of another configuration
+    for name, stage in plan.items():
+        done = workdir / name / "done.json"
+        if stage.kind == "evaluate":
+            continue
+        if (
+            not done.exists()
+            or read_json(done).get("step", stage.config.steps) < stage.config.steps
+        ):
+            raise ConfigError(f"{workdir / name} is not trained to its end; run --job=run")
+        if checkpoint.is_damaged(workdir / name / "checkpoints"):
+            raise ConfigError(f"{workdir / name} lost its last checkpoint; run --job=run")
 
 
 @contextlib.contextmanager

@@ -107,6 +107,14 @@ def test_more_evaluate_stages_may_come_and_stages_may_go(trained):
         claim(trained, config(optim__g_lr=0.5))
 
 
+def test_an_experiment_of_other_stages_does_not_take_the_place_of_a_trained_one(trained):
+    other = config(stages=["beta_001"])
+    other["stage"]["beta_001"] = {"kind": "train"}
+    with pytest.raises(ConfigError, match="of other stages: train there, beta_001 now"):
+        claim(trained, other)
+    assert json.loads((trained / "config.json").read_text()) == config()
+
+
 def test_a_train_stage_may_be_given_more_steps(trained):
     (note,) = claim(trained, config(steps=800))
     assert note == (

@@ -16,7 +16,7 @@ from rtda_jax import experiment
 from rtda_jax.cli import JOBS, main
 from rtda_jax.run import files
 from rtda_jax.run.command import define_flags, load_config, parse
-from rtda_jax.run.workdir import flat
+from rtda_jax.run.workdir import flat, plain, write_json
 from rtda_jax.tools import environment
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -121,6 +121,8 @@ MISTYPED = {  # under fda
 }
 LINES = {f"--config=fda {words}": sentence for words, sentence in MISTYPED.items()} | {
     "fly": "unknown job 'fly'; known: audit",
+    "run": "the job run needs --config, one of adabn,",
+    "--config.steps=3": "the job run needs --config, one of adabn,",
     "predictt photo.jpg": "unknown job 'predictt'; known: audit",
     "summary extra": "unexpected arguments: extra",
     "predict a.jpg b.jpg": "unexpected arguments: a.jpg b.jpg",
@@ -257,6 +259,19 @@ def test_no_two_jobs_check_data_into_one_workdir(tmp_path):
         )
     assert code == 2
     assert "data is in use by another process" in said
+
+
+@pytest.mark.parametrize("seeds", [False, True])
+@pytest.mark.parametrize("job", ["run", "evaluate", "audit", "check_data"])
+def test_a_job_on_a_workdir_has_the_configuration_of_the_workdir(tmp_path, monkeypatch, job, seeds):
+    made = load_config("source_only")
+    made.steps = 7
+    folder = tmp_path / "seed0" if seeds else tmp_path
+    write_json(folder / "config.json", plain(made))
+    done = []
+    monkeypatch.setitem(JOBS, job, JOBS[job]._replace(run=done.append))
+    assert main([job, f"--workdir={tmp_path}", "--config.eval.mode=slide"]) == 0
+    assert flat(plain(done[0].config)) == flat(plain(made)) | {"eval.mode": "slide"}
 
 
 def test_words_name_the_job_and_its_input(tmp_path, monkeypatch):

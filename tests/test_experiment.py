@@ -242,14 +242,18 @@ def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
     for path in kept:
         write_json(path, {"kept": True})
     for name in ("beta_001", "beta_005"):
-        write_json(tmp_path / name / "done.json", {})
+        write_json(tmp_path / name / "done.json", {"step": 3})
 
     def refused(match, **fields):
         with pytest.raises(ConfigError, match=match):
             experiment.reevaluate(folder_config(root, **fields).lock(), tmp_path)
         assert [read_json(path) for path in kept] == [{"kept": True}] * 3
+        assert (tmp_path / "config.json").read_bytes() == record
 
+    record = (tmp_path / "config.json").read_bytes()
     refused("another configuration", optim__g_lr=0.02)
+    refused("beta_001 is not trained to its end", steps=9)
+    assert (tmp_path / "beta_001" / "done.json").exists()
     last = tmp_path / "beta_005" / "checkpoints" / "3" / "sha256.json"
     seal = last.read_text()
     last.write_text("{}")

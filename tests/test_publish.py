@@ -18,7 +18,7 @@ from rtda_jax.data.builders import rendered
 from rtda_jax.data.class_sets import IGNORE, TRAIN_IDS
 from rtda_jax.deploy import networks, predict, publish
 from rtda_jax.errors import ConfigError
-from rtda_jax.run.command import find_workdir, parse
+from rtda_jax.run.command import parse
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.tools import audit, hub
 from rtda_jax.tools.environment import trained_folder
@@ -355,7 +355,7 @@ def test_what_was_uploaded_is_loaded_by_its_address(fake_hub, workdir, tmp_path)
     record = publish.run(choose(workdir), out=tmp_path / "out", repository="ann/streets")
     assert sorted(fake_hub.files) == sorted(record["results"])
     assert b"--weights hf://ann/streets" in fake_hub.files["README.md"]
-    folder = find_workdir("fda_mbt", workdir=None, weights="hf://ann/streets")
+    folder = hub.find_workdir("fda_mbt", workdir=None, weights="hf://ann/streets")
     theirs = choose(folder)
     line = ["predict", "x.png", "--weights=hf://ann/streets"]
     command = parse(line, JOBS)[1]

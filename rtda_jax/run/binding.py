@@ -45,6 +45,8 @@ PLACES = ("images", "labels", "list", "quarantine", "store_dir")
 DERIVED = ("class_counts.npz", "class_weights.json", "data.json")
 
 
+_CHOOSE = "Choose another --workdir, or give the configuration it was made with."
+
 Fields = dict[str, Any]
 
 
@@ -114,24 +116,34 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
       did not exist in the release with which a stage began.
 
     Raises:
-      ConfigError: names every differing field with both values, or a damaged record.
+      ConfigError: names every differing field with both values, or a damaged record; or no stage
+        that has begun there is one of the configuration.
     """
     differing: dict[str, list[str]] = {}
     notes = []
-    for name in stage_names(config):
+    names = stage_names(config)
+    there = [path.parent.name for path in sorted(workdir.glob(f"*/{RECORD}"))]
+    there = [name for name in there if begun(workdir / name)]
+    trains = any(bound_fields(config, name, kinds) for name in names)
+    if there and trains and not set(there) & set(names):
+        raise ConfigError(
+            f"{workdir} holds a run of other stages: {', '.join(there)} there, {', '.join(names)} "
+            f"now.\n{_CHOOSE}"
+        )
+    for name in names:
         if not begun(workdir / name):
             continue
         release, old = _recorded(workdir, name, kinds)
         new = bound_fields(config, name, kinds)
         for field in sorted(old.keys() | new.keys()):
-            there, now = old.get(field, "absent"), new.get(field, "absent")
-            if there == now:
+            then, now = old.get(field, "absent"), new.get(field, "absent")
+            if then == now:
                 continue
-            row = f"{field}: {printable(repr(there))} there, {printable(repr(now))} now"
+            row = f"{field}: {printable(repr(then))} there, {printable(repr(now))} now"
             readers = [r for r in _readers(config, name, kinds) if begun(workdir / r)]
-            if field == "steps" and _grows(there, now) and not readers:
+            if field == "steps" and _grows(then, now) and not readers:
                 notes.append(
-                    f"[{name}] is given {now} steps instead of {there}; from here on its learning "
+                    f"[{name}] is given {now} steps instead of {then}; from here on its learning "
                     f"rate follows the schedule of {now} steps"
                 )
             elif release != CURRENT and not (field in old and field in new):
@@ -144,7 +156,7 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
         raise ConfigError(
             f"{workdir} holds a run of another configuration:\n"
             + "\n".join(f"  {row} (stage {', '.join(names)})" for row, names in differing.items())
-            + "\nChoose another --workdir, or give the configuration it was made with."
+            + f"\n{_CHOOSE}"
         )
     return notes
 

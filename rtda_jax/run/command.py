@@ -221,12 +221,18 @@ def fields(config: ConfigDict) -> set[str]:
     }
 
 
-def parse(words: Sequence[str], jobs: Mapping[str, Job]) -> tuple[Job, Command]:
+def parse(
+    words: Sequence[str],
+    jobs: Mapping[str, Job],
+    *,
+    default: Callable[[Mapping[str, str | None]], ConfigDict] | None = None,
+) -> tuple[Job, Command]:
     """Returns the job and the parsed command for the words of a command line.
 
     Args:
       words: the command line without the program.
       jobs: all jobs by name.
+      default: maps the flags of the line to the configuration that stands in for --config.
 
     Raises:
       ConfigError: an unknown job, flag or field, or a value of another type.
@@ -243,7 +249,8 @@ def parse(words: Sequence[str], jobs: Mapping[str, Job]) -> tuple[Job, Command]:
         raise ConfigError(f"--config names one of {', '.join(config_names())}, or a file") from None
     source = DEFAULT_CONFIG if config_flag.config is None else config_flag.config
     values = define_flags()
-    config = load_config(source)
+    given = config_flag.config is not None
+    config = load_config(source) if given or not default else default(dict(_flags(words)))
     check_fields(words, config)
     line = ["rtda-jax", *words]
     try:
@@ -271,29 +278,8 @@ def parse(words: Sequence[str], jobs: Mapping[str, Job]) -> tuple[Job, Command]:
         values.job in hub.READERS or not hub.is_address(values.weights),
         f"--weights={values.weights} goes with {', '.join(hub.READERS)}, not {values.job}",
     )
-    workdir = find_workdir(source, workdir=values.workdir, weights=values.weights)
-    return job, Command(config, config_flag.config is not None, overrides, workdir, values)
-
-
-def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pathlib.Path:
-    """Returns the folder of the run.
-
-    Args:
-      source: what --config names; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
-      workdir: the value of --workdir, or None.
-      weights: the value of --weights: a folder, its name in ./runs or among the networks that come
-        with the package, an address, or None.
-
-    Raises:
-      ConfigError: `weights` is none of these, or both flags are given.
-    """
-    if weights is not None:
-        require(workdir is None, "--weights and --workdir both name a trained workdir; give one")
-        return hub.find(weights)
-    if workdir is not None:
-        return pathlib.Path(workdir).expanduser()
-    file, _, argument = source.partition(":")
-    return pathlib.Path("runs") / (pathlib.Path(file).stem + (f"-{argument}" if argument else ""))
+    workdir = hub.find_workdir(source, workdir=values.workdir, weights=values.weights)
+    return job, Command(config, given, overrides, workdir, values)
 
 
 def check_once(words: Sequence[str]) -> None:

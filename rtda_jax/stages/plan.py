@@ -121,7 +121,9 @@ def make_plan(config: ConfigDict, kinds: Mapping[str, Kind]) -> Plan:
       ConfigError: names the stage and what is wrong with it.
     """
     plan: Plan = {}
+    require(bool(config.stages), "stages names no stage")
     for name in config.stages:
+        require(name not in plan, f"stages names {name!r} twice")
         overrides = lookup(config.stage.to_dict(), name, "name in stages")
         with naming(name):
             stage = _stage(plan, config, kinds, name, dict(overrides))

@@ -153,3 +153,29 @@ def _errors(hub: Any) -> tuple[type[Exception], ...]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pathlib.Path:
+    """Returns the folder of the run.
+
+    Args:
+      source: what --config names; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
+      workdir: the value of --workdir, or None.
+      weights: the value of --weights, a folder, its name in ./runs, an address, or None.
+
+    Raises:
+      ConfigError: `weights` is neither, or both flags are given.
+    """
+    if weights is not None:
+        require(workdir is None, "--weights and --workdir both name a trained workdir; give one")
+        if is_address(weights):
+            return download(weights)
+        places = [pathlib.Path(weights).expanduser(), pathlib.Path("runs") / weights]
+        for place in places:
+            if place.is_dir():
+                return place
+        raise ConfigError(f"--weights={weights}: no such folder, and none in runs/ of that name")
+    if workdir is not None:
+        return pathlib.Path(workdir).expanduser()
+    file, _, argument = source.partition(":")
+    return pathlib.Path("runs") / (pathlib.Path(file).stem + (f"-{argument}" if argument else ""))
