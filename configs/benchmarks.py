@@ -15,7 +15,8 @@ defaults and the data sets are in rtda_jax/data/spec.py. All benchmarks have the
   resize           how images are resized, "bilinear" or "bicubic"; labels go to the nearest pixel
   source_size, source_crop, source_resize    the same for the source in training; they follow the
                    three fields above until they are set
-  eval_size        (H, W) that images are resized to for evaluation; labels keep their own size
+  eval_size        (H, W) that images are resized to for evaluation; labels keep their own size;
+                   for "folders", crop and eval_size follow size until they are set
   steps, batch_size, g_lr    training steps, images of each domain per step, generator's rate
 """
 
@@ -54,6 +55,7 @@ def _sizes(size: tuple[int, int], crop: tuple[int, int] | None = None) -> dict:
 
 _SMALL = {"steps": 800, "batch_size": 4, "g_lr": 0.025}  # minutes on two CPU cores
 _FULL = {"steps": 40000, "batch_size": 4, "g_lr": 0.01}  # hours on a GPU
+_OWN = {**_FULL, "steps": 10000}  # for a first result on one's own data
 
 # Frames that the user renders, with Cityscapes label ids; rtda_jax/data/layouts.py says where.
 _SYNTH = {"source": _spec("synth", "train"), "source_eval": _spec("synth", "val")}
@@ -150,7 +152,7 @@ BENCHMARKS = {
         "target_labelled": _spec("folders"),
         "eval": _spec("folders"),
         **_sizes((256, 512)),
-        **_FULL,
+        **_OWN,
     },
 }
 
@@ -171,6 +173,9 @@ def get(name: str) -> ConfigDict:
     # change both places.
     fields = {k: dict(v) if isinstance(v, dict) else v for k, v in declared.items()}
     benchmark = ConfigDict({"name": name, **fields})
+    if name == "folders":  # images of any size and shape
+        for follower in ("crop", "eval_size"):
+            benchmark[follower] = benchmark.get_oneway_ref("size")
     # References instead of copies: these fields follow a later change by a config or a flag.
     for name in ("size", "crop", "resize"):
         benchmark[f"source_{name}"] = benchmark.get_oneway_ref(name)

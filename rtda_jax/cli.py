@@ -104,7 +104,9 @@ def _retrieve(command: Command) -> None:
     runs = {"after": _trained(command)}
     before, stage = command.flags.before, command.flags.before_stage
     if before is not None or stage is not None:
-        workdir = hub.find_workdir("", workdir=None, weights=before) if before else command.workdir
+        workdir = command.workdir
+        if before:
+            workdir = hub.find_workdir("", workdir=None, weights=before, flag="--before")
         runs = {"before": networks.choose(_recorded(workdir), workdir, stage=stage), **runs}
     retrieve.run(runs, out=command.output("retrieve"))
 

@@ -1,6 +1,7 @@
 """check_data finds each defect, names it, and what it writes is what training then leaves out."""
 
 import json
+import re
 import shutil
 
 import data_files
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 
 from rtda_jax.data import DataError, count_labels, enet_weights, frequencies, load
+from rtda_jax.data.batches import introduction
 from rtda_jax.data.check import check_benchmark, check_data
-from rtda_jax.data.sampling import dataset_sentences
+from rtda_jax.data.sampling import dataset_sentences, stretching
 from rtda_jax.data.stream import eval_stream, train_stream
+from rtda_jax.run.command import load_config
 
 QUIET = {"classes": "cityscapes19", "say": lambda line: None}
 
@@ -248,3 +251,48 @@ def test_counting_needs_no_more_memory_for_more_images(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 2_000_000  # 180 more label images would be 6 MB
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "words"),
+    [
+        ((360, 480), (256, 512), "480x360 are resized to 512x256, .* 1.5 times .*=320,416 keeps"),
+        ((1280, 720), (256, 512), "3.6 times as wide"),
+        ((400, 1600), (256, 512), "0.5 times as wide"),
+        ((1052, 1914), (512, 1024), ""),
+        ((1080, 1920), (256, 512), ""),
+        ((48, 64), (48, 64), ""),
+    ],
+)
+def test_images_are_not_stretched_without_a_word(shape, size, words):
+    sentences = stretching({shape: 3, (9, 9): 1}, size, field="benchmark.size")
+    assert bool(sentences) == bool(words)
+    assert not words or re.search(words, sentences[0])
+    assert stretching({}, size, field="benchmark.size") == []
+
+
+def test_training_and_check_data_say_that_images_are_stretched(tmp_path):
+    spec = data_files.folders(tmp_path, count=2)  # of 24x32
+    unlabelled = spec | {"use": "unlabelled"}
+    sets = {"source": spec, "target": unlabelled, "source_eval": None, "target_labelled": None}
+    config = load_config("source_only:folders")
+    config.data_dir = str(tmp_path)
+    config.update({"benchmark": {"source": spec, "target": unlabelled, "size": (32, 96)}})
+    lines = [line for line in introduction(config, needs_target=True) if "resized" in line]
+    assert [line.split("--config.")[1].split("=")[0] for line in lines] == [
+        "benchmark.source_size",
+        "benchmark.size",
+    ]
+    said = []
+    benchmark = config.benchmark.to_dict() | sets | {"eval": None}
+    check_benchmark(benchmark, data_dir=tmp_path, out=tmp_path / "out", say=said.append)
+    assert [line.strip() for line in said if "resized" in line] == lines
+
+
+def test_the_crop_and_the_size_of_evaluation_follow_the_size_of_folders():
+    config = load_config("source_only:folders")
+    config.benchmark.size = (64, 96)
+    sizes = ("crop", "eval_size", "source_size", "source_crop")
+    assert {tuple(config.benchmark[name]) for name in sizes} == {(64, 96)}
+    config.benchmark.crop = (32, 32)
+    assert tuple(config.benchmark.eval_size) == (64, 96)

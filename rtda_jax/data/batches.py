@@ -19,6 +19,8 @@ from rtda_jax.data.sampling import (
     dataset_sentences,
     enet_weights,
     frequencies,
+    shapes,
+    stretching,
 )
 from rtda_jax.data.stream import TARGET_MOVES, Batch, Frame, Margins, padding, train_stream
 from rtda_jax.errors import DataError, lookup, one_of, require
@@ -117,18 +119,24 @@ def target_set(config: ConfigDict) -> Dataset:
 def introduction(config: ConfigDict, *, needs_target: bool) -> list[str]:
     """Returns sentences about the data of a train stage, for the start of its log.
 
-    They say which files were found and left out, which classes occur in a sample of the labels, and
-    how much of the source's crops is padding. Doubts begin with "warning:".
+    They say which files were found and left out, which classes occur in a sample of the labels,
+    whether images are stretched, and how much of the source's crops is padding. Doubts begin with
+    "warning:".
 
     Args:
       config: a train stage's configuration.
       needs_target: whether target images are read at all.
     """
-    lines = dataset_sentences(labelled_set(config))
-    if needs_target:
-        lines += dataset_sentences(target_set(config).unlabelled())
-    frame = labelled_frame(config)
+    source, frame = labelled_set(config), labelled_frame(config)
     assert frame.size is not None and frame.crop is not None
+    prefix = "source_" if config.labelled == "source" else ""
+    lines = dataset_sentences(source)
+    lines += stretching(shapes(source), frame.size, field=f"benchmark.{prefix}size")
+    if needs_target:
+        target = target_set(config).unlabelled()
+        lines += dataset_sentences(target)
+        size = tuple(config.benchmark.size)
+        lines += stretching(shapes(target), size, field="benchmark.size")
     return lines + padding(frame.size, frame.crop, tuple(config.augment.scale))
 
 

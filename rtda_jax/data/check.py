@@ -16,12 +16,14 @@ from rtda_jax.data import decode, listing, load, pictures, root_of
 from rtda_jax.data import spec as specs
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import ClassSet, class_set
-from rtda_jax.data.sampling import contents, suspicions
+from rtda_jax.data.sampling import contents, stretching, suspicions
 from rtda_jax.errors import DataError, printable
 from rtda_jax.run.files import write_bytes
 
 _LOOKAHEAD = 4  # examples in flight per thread
 _NAMED = 20  # findings that the report shows; the manifest has all
+# The field with the size of a role's images, where that is not "size".
+_SIZES = {"source": "source_size", "source_eval": "eval_size", "eval": "eval_size"}
 _DARK = 32  # a picture whose largest value is at most this is almost black
 
 # Of the contact sheet.
@@ -169,6 +171,12 @@ def check_benchmark(
             threads=threads,
             say=say,
         )
+        field = _SIZES.get(role, "size")
+        rows = [(*name.split("x"), n) for name, n in manifests[role]["sizes"].items()]
+        found = {(int(height), int(width)): n for width, height, n in rows}
+        if field in benchmark:
+            for line in stretching(found, tuple(benchmark[field]), field=f"benchmark.{field}"):
+                say(f"  {line}")
     return manifests
 
 

@@ -3,23 +3,28 @@
 The draws themselves run inside the tf.data graph (`rtda_jax.data.pipeline`).
 """
 
+import collections
 import dataclasses
 import json
+import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from rtda_jax.data import decode
+from rtda_jax.data import decode, pictures
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE, known_ids
 from rtda_jax.errors import ConfigError, DataError, printable
 from rtda_jax.run.files import read_npz, write_npz
 
 _SAMPLE = 32  # labels that `dataset_sentences` reads
+_SHAPES = 8  # images whose size is looked up
+_STRETCHED = 1.2  # by how much wider or higher things may become without a word
+_UNIT = 32  # pixels: sides that are multiples of it need no padding in any network
 
 
 def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
@@ -174,6 +179,38 @@ def dataset_sentences(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
     )
     lines += [f"warning: {doubt}" for doubt in suspicions(dataset, raw)]
     return [printable(line, limit=None) for line in lines]
+
+
+def shapes(dataset: Dataset, *, sample: int = _SHAPES) -> collections.Counter[tuple[int, int]]:
+    """Returns how many of some evenly spaced images have each shape (H, W)."""
+    places = _evenly(len(dataset), sample)
+    images = [pictures.rgb(dataset.reader.image(i), dataset.where(i)) for i in places]
+    return collections.Counter((image.shape[0], image.shape[1]) for image in images)
+
+
+def stretching(
+    found: Mapping[tuple[int, int], int], size: tuple[int, int], *, field: str
+) -> list[str]:
+    """Returns a warning if resizing changes the proportions of most images by a fifth or more.
+
+    Args:
+      found: shape (H, W) -> images.
+      size: (H, W) that images are resized to.
+      field: of the configuration that says so.
+    """
+    if not found:
+        return []
+    height, width = max(found, key=lambda shape: found[shape])
+    wider = size[1] / size[0] * height / width
+    if max(wider, 1 / wider) < _STRETCHED:
+        return []
+    rows = math.sqrt(size[0] * size[1] * height / width)
+    fitting = [max(_UNIT * round(side / _UNIT), _UNIT) for side in (rows, rows * width / height)]
+    return [
+        f"warning: images of {width}x{height} are resized to {size[1]}x{size[0]}, which makes "
+        f"things {wider:.2g} times as wide as they are; --config.{field}={fitting[0]},{fitting[1]} "
+        "keeps their proportions"
+    ]
 
 
 def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:

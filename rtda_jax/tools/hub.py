@@ -155,13 +155,16 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pathlib.Path:
+def find_workdir(
+    source: str, *, workdir: str | None, weights: str | None, flag: str = "--weights"
+) -> pathlib.Path:
     """Returns the folder of the run.
 
     Args:
       source: what --config names; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
       workdir: the value of --workdir, or None.
       weights: the value of --weights, a folder, its name in ./runs, an address, or None.
+      flag: what errors call `weights`.
 
     Raises:
       ConfigError: `weights` is neither, or both flags are given.
@@ -174,7 +177,7 @@ def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pa
         for place in places:
             if place.is_dir():
                 return place
-        raise ConfigError(f"--weights={weights}: no such folder, and none in runs/ of that name")
+        raise ConfigError(f"{flag}={weights}: no such folder, and none in runs/ of that name")
     if workdir is not None:
         return pathlib.Path(workdir).expanduser()
     file, _, argument = source.partition(":")
