@@ -183,8 +183,11 @@ def compare(*names, normalisation, batches=(1, 4), size=SIZE):
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in MODELS]
 )
-def test_every_network_decides_every_pixel_alike(name):
-    model = compare(name, normalisation="imagenet")
+@pytest.mark.parametrize(
+    "normalisation", ["imagenet", pytest.param("caffe_bgr", marks=pytest.mark.slow)]
+)
+def test_every_network_decides_every_pixel_alike(name, normalisation):
+    model = compare(name, normalisation=normalisation)
     assert operators(model).count("Transpose") <= 1
 
 
