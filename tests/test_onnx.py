@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from test_fold import random_variables
 
 from rtda_jax import evaluate
@@ -64,6 +65,7 @@ FUNCTIONS = {
     "softmax": lambda x: jax.nn.softmax(x, axis=-1),
     "mean": lambda x: x - x.mean((1, 2), keepdims=True) + x.max((1, 2), keepdims=True),
     "least": lambda x: x.min(-1),
+    "named": lambda x: checkpoint_name(x, "x") + 1,
     "reverse": lambda x: lax.rev(x, (3,)) + lax.rev(x, (1, 2)),
     "transpose": lambda x: x.transpose(0, 2, 1, 3) + 1,
     "reshape": lambda x: x.reshape(x.shape[0], 2, 3, 8, 4).sum(2),

@@ -351,6 +351,7 @@ RULES: dict[str, Callable[..., Operand]] = {
     "max": _max,
     "min": _min,
     "mul": _elementwise("Mul"),
+    "name": _same,  # of what rematerialisation keeps
     "ne": _then("Equal", "Not"),
     "neg": _elementwise("Neg"),
     "not": _elementwise("Not"),
