@@ -216,15 +216,15 @@ def stages(config):
     return {name: stage.config for name, stage in make_plan(config.lock(), KINDS).items()}
 
 
-def trained(config):
-    """Returns what each train stage of a configuration trains, as `GOLDEN` has it."""
+def trained(plan):
+    """Returns what each train stage of a plan trains, as `GOLDEN` has it."""
     return {
         name: (
             {term: weight for term, (_, weight) in stage.method.objective.items()},
             stage.config.fda_beta,
             stage.config.labelled,
         )
-        for name, stage in make_plan(config.lock(), KINDS).items()
+        for name, stage in plan.items()
         if stage.kind == "train"
     }
 

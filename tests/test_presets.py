@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 from helpers import get, stages, trained
 
@@ -12,6 +14,14 @@ from rtda_jax.stages.plan import make_plan
 ADVENT_RELEASED = {"seg": 1.0, "seg_aux16": 0.1, "adv_output": 0.001, "adv_aux16": 0.0002}
 MINENT_RELEASED = {"seg": 1.0, "seg_aux16": 0.1, "minent": 0.001, "minent_aux16": 0.0002}
 FDA_RELEASED = {"seg": 1.0, "robust_entropy_coarse": 0.005}
+
+
+@functools.cache
+def plan(name, arg):
+    """The stages of a configuration; a plan of seven networks takes a while."""
+    return make_plan(get(name, arg).lock(), KINDS)
+
+
 BANDS = {"001": 0.01, "005": 0.05, "009": 0.09}
 GOLDEN_RELEASED = {
     "advent:released": {"train": (ADVENT_RELEASED, None, "source")},
@@ -34,7 +44,7 @@ GOLDEN_RELEASED = {
 @pytest.mark.parametrize("name", GOLDEN_RELEASED)
 def test_presets_train_what_the_authors_code_does(name):
     config, _, preset = name.partition(":")
-    assert trained(get(config, f"preset={preset}")) == GOLDEN_RELEASED[name]
+    assert trained(plan(config, f"preset={preset}")) == GOLDEN_RELEASED[name]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +117,8 @@ def test_presets_read_images_at_the_authors_sizes(name, arg, expected):
 
 
 def test_fda_and_bdl_label_the_target_by_coarse_maps():
-    fda, bdl = stages(get("fda", "preset=released")), stages(get("bdl"))
+    fda = {name: stage.config for name, stage in plan("fda", "preset=released").items()}
+    bdl = stages(get("bdl"))
     for stage, cut in ((fda["label"], 0.66), (bdl["label"], 0.5)):
         rule = stage.pseudo
         assert (rule.heads, rule.fusion, rule.scope) == (("coarse",), "mean", "dataset")

@@ -4,7 +4,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import batch, batches, config
+from helpers import batch, batches, config, shrink
 
 from rtda_jax.adapt import build
 from rtda_jax.errors import ConfigError, NotFiniteError
@@ -33,10 +33,18 @@ def chosen():
     return config("adversarial", fda_beta=0.05)
 
 
+@pytest.fixture
+def tiny(monkeypatch):
+    """Networks of a few convolutions, but for the test that reads weights of a real one."""
+    shrink(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return jax.device_get(train(chosen(), folder, batches=batches)), folder
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        return jax.device_get(train(chosen(), folder, batches=batches)), folder
 
 
 def assert_bitwise(one, other):
@@ -50,7 +58,7 @@ def assert_bitwise(one, other):
 
 # Checkpoints lie after steps 2 and 4, the stage ends after step 6.
 @pytest.mark.parametrize("kills", [(1,), (4,), (5,), (6,), (3, 4, 6)])
-def test_killed_and_continued_is_bitwise_the_undisturbed_run(kills, undisturbed, tmp_path):
+def test_killed_and_continued_is_bitwise_the_undisturbed_run(kills, undisturbed, tiny, tmp_path):
     for step in kills:
         with pytest.raises(Killed):
             train(chosen(), tmp_path, batches=killed_at(step))
@@ -62,18 +70,18 @@ def test_killed_and_continued_is_bitwise_the_undisturbed_run(kills, undisturbed,
     assert [r["loss"] for r in rows] == [r["loss"] for r in expected]
 
 
-def test_a_finished_stage_trains_no_further(undisturbed):
+def test_a_finished_stage_trains_no_further(undisturbed, tiny):
     def never(start):
         raise AssertionError("no batch is needed")
 
     assert_bitwise(jax.device_get(train(chosen(), undisturbed[1], batches=never)), undisturbed[0])
 
 
-def test_another_seed_is_another_run(undisturbed, tmp_path):
+def test_another_seed_is_another_run(undisturbed, tiny, tmp_path):
     other = config("adversarial", fda_beta=0.05, seed=1, steps=1)
     final = jax.device_get(train(other, tmp_path, batches=batches))
     assert not np.array_equal(
-        final.g_params["classifier"]["kernel"], undisturbed[0].g_params["classifier"]["kernel"]
+        final.g_params["logits"]["kernel"], undisturbed[0].g_params["logits"]["kernel"]
     )
 
 
@@ -88,7 +96,7 @@ def test_log_lines_hold_what_people_watch(undisturbed):
     assert row["g_lr"] == pytest.approx(0.01 * (1 - 5 / 6) ** 0.9)
 
 
-def test_not_finite_stops_before_a_checkpoint_and_names_step_and_term(tmp_path):
+def test_not_finite_stops_before_a_checkpoint_and_names_step_and_term(tiny, tmp_path):
     made = config("source_only", checkpoint_every_steps=3, log_every_steps=5, steps=6)
     made.optim.g_lr = 1e30
 

@@ -296,6 +296,7 @@ def check_trunk_map(generator: nn.Module, index: int, *, size: tuple[int, int]) 
     )
 
 
+@functools.cache
 def check_one_image(generator: nn.Module, *, size: tuple[int, int]) -> None:
     """Refuses a batch of one image where it leaves a normalisation without any variance.
 

@@ -1,5 +1,7 @@
 """The train state: one tree of arrays."""
 
+import functools
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,12 +100,16 @@ def sample_shape(size: tuple[int, int]) -> tuple[int, int, int, int]:
     return (2, *size, 3)
 
 
+@functools.cache
 def output_shapes(
     generator: nn.Module, *, image_shape: tuple[int, int, int, int]
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a segmentation network's named outputs in training."""
+) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a segmentation network's named outputs in training.
+
+    A large network is traced for seconds, and the stages of an experiment mostly share one.
+    """
     images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
     outputs, _ = jax.eval_shape(
         lambda x: generator.init_with_output(jax.random.key(0), x, train=True), images
     )
-    return outputs
+    return types.MappingProxyType(outputs)
