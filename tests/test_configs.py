@@ -17,7 +17,7 @@ FILES = config_names()
 
 
 @functools.cache
-def plan(name):
+def planned(name):
     """The stages of a config file without arguments."""
     return make_plan(get(name).lock(), KINDS)
 
@@ -110,7 +110,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_trains_what_it_says(name):
-    assert trained(plan(name)) == GOLDEN[name]
+    assert trained(planned(name)) == GOLDEN[name]
 
 
 # Of what decides a method besides its terms, the values of each config's train stages that are not
@@ -152,7 +152,7 @@ def test_differs_from_the_defaults_only_where_its_method_does(name):
         return {f"{g}.{n}".strip("."): (fields[g] if g else fields)[n] for g, _, n in split}
 
     usual, found = {**values(base.get_config()), "normalisation": "imagenet"}, {}
-    for stage in plan(name).values():
+    for stage in planned(name).values():
         for field, value in values(stage.config).items():
             if stage.kind == "train" and value != usual[field]:
                 found.setdefault(field, set()).add(value)

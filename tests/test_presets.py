@@ -17,7 +17,7 @@ FDA_RELEASED = {"seg": 1.0, "robust_entropy_coarse": 0.005}
 
 
 @functools.cache
-def plan(name, arg):
+def planned(name, arg):
     """The stages of a configuration; a plan of seven networks takes a while."""
     return make_plan(get(name, arg).lock(), KINDS)
 
@@ -44,7 +44,7 @@ GOLDEN_RELEASED = {
 @pytest.mark.parametrize("name", GOLDEN_RELEASED)
 def test_presets_train_what_the_authors_code_does(name):
     config, _, preset = name.partition(":")
-    assert trained(plan(config, f"preset={preset}")) == GOLDEN_RELEASED[name]
+    assert trained(planned(config, f"preset={preset}")) == GOLDEN_RELEASED[name]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_presets_read_images_at_the_authors_sizes(name, arg, expected):
 
 
 def test_fda_and_bdl_label_the_target_by_coarse_maps():
-    fda = {name: stage.config for name, stage in plan("fda", "preset=released").items()}
+    fda = {name: stage.config for name, stage in planned("fda", "preset=released").items()}
     bdl = stages(get("bdl"))
     for stage, cut in ((fda["label"], 0.66), (bdl["label"], 0.5)):
         rule = stage.pseudo
