@@ -126,6 +126,20 @@ def test_candidates_that_can_not_be_drawn_are_refused(counts, fields, message):
         Candidates(counts, **{"slots": 2, "probability": 0.3, **fields})
 
 
+def test_a_broken_file_that_is_only_pasted_is_named(tmp_path):
+    spec = data_files.folders(tmp_path, count=7, among=range(19))
+    broken = load({**spec, "labelling": "train_ids"}, data_dir=tmp_path, classes="cityscapes19")
+    [batch] = batches(broken, 1)
+    pasted = max(set(range(7)) - set(batch["source_index"].tolist()))
+    path = tmp_path / "images" / f"{pasted:03d}.png"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    counts = np.zeros((7, 19), np.int64)
+    counts[pasted, 3] = 1000
+    batches(broken, 1)
+    with pytest.raises(DataError, match=rf"images.{pasted:03d}\.png: truncated"):
+        batches(broken, 1, candidates=Candidates(counts, slots=1, probability=1.0))
+
+
 def test_a_crop_larger_than_the_image_is_refused(source, counts):
     with pytest.raises(DataError, match="a size and a crop within it"):
         batches(source, 1, size=None, candidates=Candidates(counts, slots=1, probability=0.3))
