@@ -155,12 +155,14 @@ def test_clock_counts_images_waiting_and_what_is_left(monkeypatch):
 def test_progress_in_a_file_is_a_line_every_quarter(monkeypatch):
     now = [10.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    said = io.StringIO()
+    said, flushed = io.StringIO(), []
+    monkeypatch.setattr(said, "flush", lambda: flushed.append(said.getvalue().count("\n")))
     progress = Progress("images", 8, to=said)
     for _ in range(8):
         now[0] += 0.5
         progress.add(1)
     progress.end()
+    assert flushed == [1, 2, 3, 4]  # who reads the file sees each line at once
     assert said.getvalue().splitlines() == [
         "images: 2/8  2.0 img/s  left 3s",
         "images: 4/8  2.0 img/s  left 2s",

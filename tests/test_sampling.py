@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rtda_jax.data import Candidates, DataError, count_labels, load
+from rtda_jax.data import Candidates, DataError, RareClass, count_labels, load
 from rtda_jax.data.pipeline import visible_corner
 from rtda_jax.data.stream import train_stream
 from rtda_jax.errors import ConfigError
@@ -124,6 +124,21 @@ def test_a_target_that_moves_once_moves_alike_in_every_step(source):
 def test_candidates_that_can_not_be_drawn_are_refused(counts, fields, message):
     with pytest.raises(DataError, match=message):
         Candidates(counts, **{"slots": 2, "probability": 0.3, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be above 0, got 0"),
+        ({"min_pixels": 10**6}, "no example has 1000000 pixels of any class"),
+        ({"crops": 0}, "at least one crop must be drawn, got 0"),
+    ],
+)
+def test_rare_classes_that_can_not_be_drawn_are_refused(fields, message):
+    counts = np.eye(3, dtype=np.int64)
+    assert RareClass(counts, temperature=0.5).crops == 1
+    with pytest.raises(DataError, match=message):
+        RareClass(counts, **{"temperature": 0.5, **fields})
 
 
 def test_a_broken_file_that_is_only_pasted_is_named(tmp_path):

@@ -107,6 +107,13 @@ def test_heads_are_in_the_order_of_the_network_and_not_of_their_names():
     assert terms.views(objective) == {"source", "target", "strong"}
 
 
+def test_the_terms_that_need_a_teacher_are_those_that_read_its_labels():
+    made = {name: term(options()) for name, term in terms.TERMS.items() if "_" not in name}
+    needing = {name for name, term in made.items() if term.needs_teacher}
+    assert needing == {"distil", *terms.TEACHER_LABELLED_VIEWS}
+    assert needing < set(made)
+
+
 def test_an_objective_is_what_has_a_weight():
     objective = terms.select({"seg": 1.0, "minent": 0.0, "mix": 0.25}, options())
     assert {name: weight for name, (_, weight) in objective.items()} == {"seg": 1.0, "mix": 0.25}

@@ -1,6 +1,7 @@
 """Downloads against a server on the loopback that breaks, lies, redirects or is not there."""
 
 import contextlib
+import dataclasses
 import hashlib
 import http.server
 import shutil
@@ -286,3 +287,7 @@ def test_https_is_not_left_by_a_redirect(serve, path, certificate, monkeypatch):
     with pytest.raises(download.DownloadError, match="which is not https"):
         fetch(url, path)
     assert ranges == []
+
+
+def test_a_download_has_ten_attempts_of_half_a_minute_a_second_apart():
+    assert dataclasses.astuple(download.PATIENCE) == (10, 30.0, 1.0)
