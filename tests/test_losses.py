@@ -337,3 +337,18 @@ def test_robust_entropy_golden_vector_has_the_nineteen_classes_of_its_authors():
     np.testing.assert_allclose(losses.robust_entropy(certain, eta=0.5), 1e-4, rtol=1e-4)
     grad = jax.grad(lambda z: losses.robust_entropy(z).sum())(certain)
     assert np.isfinite(grad).all()
+
+
+def test_detail_is_the_binary_cross_entropy_and_the_dice_loss_of_each_image():
+    rng = np.random.default_rng(7)
+    labels = np.kron(rng.integers(0, 3, (2, 4, 6)), np.ones((1, 8, 8))).astype(np.uint8)
+    z = rng.normal(0, 2, (2, 32, 48)).astype(np.float32)
+    target = np.asarray(losses.detail_targets(jnp.asarray(labels)), np.float64)
+    assert 0.1 < target.mean() < 0.9
+    p = 1 / (1 + np.exp(-np.float64(z)))
+    expected = -(target * np.log(p) + (1 - target) * np.log(1 - p))
+    for i in range(2):
+        both = (p[i] * target[i]).sum()
+        expected[i] += 1 - (2 * both + 1) / (p[i].sum() + target[i].sum() + 1)
+    found = losses.detail(jnp.asarray(z)[..., None], jnp.asarray(labels))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
