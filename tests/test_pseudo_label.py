@@ -1,6 +1,7 @@
 """Label files of a whole set: the rule over all images, in bounded memory, killed anywhere."""
 
 import contextlib
+import pathlib
 import threading
 
 import jax
@@ -16,6 +17,7 @@ from rtda_jax.augment.normalise import normalise
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.errors import Interrupted
 from rtda_jax.evaluate import Model
+from rtda_jax.run import parallel
 from rtda_jax.stages import pseudo_label
 
 K, KEYS = 6, tuple(f"town/{i:03d}" for i in range(7))
@@ -108,6 +110,59 @@ def test_killed_and_continued_leaves_the_same_bytes(kills, scope, tmp_path, monk
             generate(tmp_path / "torn", killed_after(count), scope=scope)
     assert generate(tmp_path / "torn", scope=scope) == whole
     assert everything(tmp_path / "torn") == everything(tmp_path / "whole")
+
+
+@contextlib.contextmanager
+def as_process(index, count):
+    """Calls are those of one of several processes, until it would have to wait for the others."""
+
+    def lonely(text):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "process", lambda: (index, count))
+        patch.setattr(parallel, "is_main", lambda: index == 0)
+        patch.setattr(parallel, "on_main", lambda action: action() if index == 0 else None)
+        for name in ("sum_counts", "gather_text"):
+            patch.setattr(parallel, name, lonely)
+        yield
+
+
+# Jobs of several processes that end after each of these has seen a number of images.
+@pytest.mark.parametrize("jobs", [[(2, 1)], [(4, 3)], [(0, 2), (1, 1)], [(2, 1, 2), (1, 0)]])
+def test_what_processes_of_lost_jobs_counted_stays(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(pseudo_label, "SAVE_EVERY", 1)
+    whole = generate(tmp_path / "whole")
+    left = len(KEYS)
+    for counts in jobs:
+        for index, count in enumerate(counts):
+            with as_process(index, len(counts)), contextlib.suppress(Killed):
+                generate(tmp_path / "torn", killed_after(count))
+            left -= count
+    asked = []
+
+    def watched(order):
+        asked.append(len(order))
+        return predictions(order)
+
+    assert generate(tmp_path / "torn", watched) == whole
+    assert asked[-1] == len(KEYS)  # of the second pass
+    assert asked[:-1] == [left] * (left > 0)
+    assert everything(tmp_path / "torn") == everything(tmp_path / "whole")
+
+
+def test_a_histogram_that_was_added_before_a_kill_is_not_added_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(pseudo_label, "SAVE_EVERY", 1)
+    whole = generate(tmp_path / "whole")
+    for index, count in ((0, 2), (1, 3)):
+        with as_process(index, 2), contextlib.suppress(Killed):
+            generate(tmp_path / "torn", killed_after(count))
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "unlink", lambda path: None)  # as if killed in front of it
+        with contextlib.suppress(Killed):
+            generate(tmp_path / "torn", killed_after(0))
+    assert (tmp_path / "torn" / "histogram-1.npz").exists()
+    assert generate(tmp_path / "torn") == whole
 
 
 def test_a_damaged_histogram_is_counted_again(tmp_path, capsys):
