@@ -96,9 +96,7 @@ def rare_example(rare: RareClass, key: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
       The example's index and the class, both int64.
     """
-    contains = rare.counts >= rare.min_pixels
-    members = np.concatenate([np.flatnonzero(column) for column in contains.T])
-    sizes = contains.sum(axis=0)
+    members, sizes = _members(rare.counts >= rare.min_pixels)
     first = np.cumsum(sizes) - sizes
     bounds = np.cumsum(rare.probabilities())
     numbers = tf.random.stateless_uniform([2], seed=key, dtype=tf.float64, alg="philox")
@@ -108,7 +106,21 @@ def rare_example(rare: RareClass, key: Tensor) -> tuple[Tensor, Tensor]:
     drawn = tf.minimum(drawn, last)
     size = tf.gather(tf.constant(sizes, tf.int64), drawn)
     place = _place(numbers[1], size) + tf.gather(tf.constant(first, tf.int64), drawn)
-    return tf.gather(tf.constant(members, tf.int64), place), tf.cast(drawn, tf.int64)
+    return tf.cast(tf.gather(members, place), tf.int64), tf.cast(drawn, tf.int64)
+
+
+def _members(contains: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """Returns the examples of one class after the other, int32, and how many each class has.
+
+    They are a tensor that graphs refer to. As a constant within a graph, TensorFlow would copy them
+    several times, which takes minutes and gigabytes for a million examples.
+
+    Args:
+      contains: bool [N,K], whether an example contains a class.
+    """
+    columns = [np.flatnonzero(column).astype(np.int32) for column in contains.T]
+    with tf.init_scope():
+        return tf.constant(np.concatenate(columns)), contains.sum(axis=0)
 
 
 def candidate_draws(candidates: Candidates, key: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -122,14 +134,13 @@ def candidate_draws(candidates: Candidates, key: Tensor) -> tuple[Tensor, Tensor
         [3 * candidates.slots + 1], seed=key, dtype=tf.float64, alg="philox"
     )
     classes = candidates.drawn
-    contains = candidates.counts >= candidates.min_pixels
-    examples = [np.flatnonzero(contains[:, c]) for c in classes]
+    members, sizes = _members(candidates.counts[:, classes] >= candidates.min_pixels)
     by_slot = tf.reshape(numbers[1:], [candidates.slots, 3])
     number = _place(by_slot[:, 0], tf.constant(len(classes), tf.int64))
-    sizes = tf.constant([len(e) for e in examples], tf.int64)
-    first = tf.constant(np.cumsum([0, *(len(e) for e in examples[:-1])]), tf.int64)
-    place = tf.gather(first, number) + _place(by_slot[:, 1], tf.gather(sizes, number))
-    index = tf.gather(tf.constant(np.concatenate(examples), tf.int64), place)
+    size = tf.gather(tf.constant(sizes, tf.int64), number)
+    first = tf.constant(np.cumsum(sizes) - sizes, tf.int64)
+    place = tf.gather(first, number) + _place(by_slot[:, 1], size)
+    index = tf.cast(tf.gather(members, place), tf.int64)
     chosen = tf.gather(tf.constant(classes, tf.int64), number)
     return numbers[0] < candidates.probability, chosen, index, by_slot[:, 2]
 

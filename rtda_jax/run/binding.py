@@ -252,12 +252,15 @@ def fingerprint(images: Images) -> str:
 
     It covers the names of all examples, and the sizes in bytes of `EXAMPLES` images.
     """
-    names = list(images.keys)
-    digest = hashlib.sha256(json.dumps(names).encode())
-    for i in range(0, len(names), -(-len(names) // EXAMPLES) or 1):
+    count = len(images.keys)
+    digest = hashlib.sha256(b"[")  # the names as a JSON list, of which one at a time is in memory
+    for number, name in enumerate(images.keys):
+        digest.update(f"{', ' if number else ''}{json.dumps(name)}".encode())
+    digest.update(b"]")
+    for i in range(0, count, -(-count // EXAMPLES) or 1):
         with contextlib.suppress(OSError, ValueError):  # not in a file of its own
             digest.update(f"{i} {os.path.getsize(images.where(i))}\n".encode())
-    return f"{len(names)} examples, {digest.hexdigest()[:16]}"
+    return f"{count} examples, {digest.hexdigest()[:16]}"
 
 
 def bind_data(folder: pathlib.Path, sets: Mapping[str, Images]) -> None:
