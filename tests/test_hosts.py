@@ -244,18 +244,10 @@ def assert_equal_stages(one, other, data):
         assert scores["validators"][exact] == expected["validators"][exact], exact
 
 
-@pytest.mark.parametrize(
-    ("count", "scheduler"),
-    [
-        (2, None),
-        pytest.param(2, slurm, marks=pytest.mark.slow),
-        pytest.param(4, None, marks=pytest.mark.slow),
-    ],
-)
-def test_several_label_measure_and_score_as_one(count, scheduler, alone, tmp_path):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_label_measure_and_score_as_one(count, alone, tmp_path):
     workdir = after_training(alone, tmp_path)
-    processes = launch(count, "every_kind", workdir, alone / "data", scheduler=scheduler)
-    rows = finish(processes)
+    rows = finish(launch(count, "every_kind", workdir, alone / "data"))
     assert [code for code, _ in rows] == [0] * count, rows
     assert_equal_stages(alone / "one", workdir, alone / "data")
 
@@ -308,9 +300,9 @@ def test_processes_that_differ_end_with_the_name_of_the_difference(differing, tm
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_processes_that_agree_hold_a_workdir_together(tmp_path):
-    rows = finish(launch(2, "hold", tmp_path / "run", "nothing"))
+@pytest.mark.parametrize("scheduler", [slurm, pytest.param(None, marks=pytest.mark.slow)])
+def test_processes_that_agree_hold_a_workdir_together(scheduler, tmp_path):
+    rows = finish(launch(2, "hold", tmp_path / "run", "nothing", scheduler=scheduler))
     assert [code for code, _ in rows] == [0, 0], rows
     assert "process 1 holds it" in rows[1][1]
     assert (tmp_path / "run" / "train" / "bound.json").exists()
