@@ -224,7 +224,7 @@ def test_weights_of_half_the_size_predict_almost_every_pixel_alike(workdir, publ
 
 def test_the_network_of_the_package_predicts_as_well_as_its_card_says():
     """On fewer images than the card's, so that a wrong class or normalisation would show."""
-    folder = find_workdir("fda_mbt", workdir=None, weights="streets")
+    folder = hub.find("streets")
     assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
     card = (folder / "README.md").read_text()
     assert "Training began from the weights `imagenet`" in card
