@@ -26,8 +26,9 @@ _OF_A_FILE: dict[str, Any] = {"options": FILES, "metadata_errors": "ignore"}
 STREAM_FORMATS = f"{FORMATS},rtsp,rtp,sdp,hls,flv,live_flv,mjpeg,mpjpeg,h264,hevc"
 PROTOCOLS = ("http", "https", "rtmp", "rtsp", "rtsps", "tcp", "udp")  # of a stream's URL
 INNER_PROTOCOLS = "crypto,httpproxy,rtp,srtp,tls"  # that these use in turn
-# Pixels of a frame: 4096 x 4096. A decoder may keep 16 frames, and a few more for each thread.
-MAX_PIXELS = 2**24
+# Pixels of a frame: 4096 x 2304, above 4K. A decoder may keep 16 frames, and a few more for each
+# thread.
+MAX_PIXELS = 4096 * 2304
 _THREADS = 2
 TIMEOUT = 10.0  # seconds to open a stream, and to wait for its next frame
 
