@@ -73,6 +73,8 @@ def test_commands_are_found_over_several_lines_and_without_their_comments(tmp_pa
 )
 def test_commands_name_jobs_flags_configurations_and_fields_that_exist(page, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(hub, "find", lambda weights: tmp_path / weights)  # that nobody has trained
+    monkeypatch.setattr(
+        hub, "find", lambda weights, **_: tmp_path / weights
+    )  # that nobody has trained
     for words in commands(page):
         parse(words, JOBS)

@@ -23,11 +23,12 @@ def is_address(weights: str | None) -> bool:
     return weights is not None and weights.startswith(HUB)
 
 
-def find(weights: str) -> pathlib.Path:
+def find(weights: str, *, flag: str = "--weights") -> pathlib.Path:
     """Returns the folder that --weights names.
 
     Args:
       weights: a folder, its name in ./runs or among those of the package, or an address.
+      flag: the name of the flag in errors.
 
     Raises:
       ConfigError: it is none of these.
@@ -41,7 +42,7 @@ def find(weights: str) -> pathlib.Path:
     names = sorted(path.name for path in trained.iterdir())
     require(
         weights in names,
-        f"--weights={weights}: no such folder, and none of that name in runs/; with rtda_jax come: "
+        f"{flag}={weights}: no such folder, and none of that name in runs/; with rtda_jax come: "
         + ", ".join(names),
     )
     return trained / weights
@@ -163,21 +164,15 @@ def find_workdir(
     Args:
       source: what --config names; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
       workdir: the value of --workdir, or None.
-      weights: the value of --weights, a folder, its name in ./runs, an address, or None.
-      flag: what errors call `weights`.
+      weights: the value of --weights, see `find`, or None.
+      flag: the name of `weights` in errors.
 
     Raises:
-      ConfigError: `weights` is neither, or both flags are given.
+      ConfigError: `weights` names nothing, or both flags are given.
     """
     if weights is not None:
         require(workdir is None, "--weights and --workdir both name a trained workdir; give one")
-        if is_address(weights):
-            return download(weights)
-        places = [pathlib.Path(weights).expanduser(), pathlib.Path("runs") / weights]
-        for place in places:
-            if place.is_dir():
-                return place
-        raise ConfigError(f"{flag}={weights}: no such folder, and none in runs/ of that name")
+        return find(weights, flag=flag)
     if workdir is not None:
         return pathlib.Path(workdir).expanduser()
     file, _, argument = source.partition(":")
