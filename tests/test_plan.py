@@ -22,6 +22,8 @@ def test_stage_overrides_apply_to_the_stage_alone():
             lambda c: c.update(stages=("nope",)),
             "unknown name in stages 'nope'; known: evaluate, train",
         ),
+        (lambda c: c.update(stages=()), "stages names no stage"),
+        (lambda c: c.update(stages=("train", "train")), "stages names 'train' twice"),
         (lambda c: c.update(steps=0), "stage train: steps must be at least 1, got 0"),
         (lambda c: c.optim.update(schedule_every_steps=0), "optim.schedule_every_steps must be"),
         (lambda c: c.eval.update(mode="tiles"), "stage evaluate: unknown eval.mode 'tiles'"),
