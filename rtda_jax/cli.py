@@ -106,7 +106,7 @@ def _retrieve(command: Command) -> None:
     if before is not None or stage is not None:
         workdir = command.workdir
         if before:
-            workdir = hub.find_workdir("", workdir=None, weights=before, flag="--before")
+            workdir = hub.find(before, flag="--before")
         runs = {"before": networks.choose(_recorded(workdir), workdir, stage=stage), **runs}
     retrieve.run(runs, out=command.output("retrieve"))
 

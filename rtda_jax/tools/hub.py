@@ -156,23 +156,20 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def find_workdir(
-    source: str, *, workdir: str | None, weights: str | None, flag: str = "--weights"
-) -> pathlib.Path:
+def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pathlib.Path:
     """Returns the folder of the run.
 
     Args:
       source: what --config names; runs/fda_mbt for `fda_mbt`, runs/fda_mbt-X for `fda_mbt:X`.
       workdir: the value of --workdir, or None.
-      weights: the value of --weights, see `find`, or None.
-      flag: the name of `weights` in errors.
+      weights: the value of --weights, which `find` reads, or None.
 
     Raises:
-      ConfigError: `weights` names nothing, or both flags are given.
+      ConfigError: `weights` names no folder, or both flags are given.
     """
     if weights is not None:
         require(workdir is None, "--weights and --workdir both name a trained workdir; give one")
-        return find(weights, flag=flag)
+        return find(weights)
     if workdir is not None:
         return pathlib.Path(workdir).expanduser()
     file, _, argument = source.partition(":")
