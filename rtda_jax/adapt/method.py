@@ -150,6 +150,7 @@ def _keep(network: Network) -> Network:
 
 # What the backward pass of a view computes again instead of keeping it from the forward pass:
 # functions of (variables, images) -> (outputs, updated variables) that return such a function.
+# XLA's compiler for CPUs computes again so early that it saves no memory, see docs/scale.md.
 REMATS: dict[str, Callable[[Network], Network]] = {
     "none": _keep,
     # All but the outputs of convolutions: normalisations, rectifiers, resizes; little work.
