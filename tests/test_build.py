@@ -76,3 +76,11 @@ def test_a_discriminator_is_described_as_it_is_built():
     shapes = jax.eval_shape(lambda: build.initial_state(stage))
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.d_params["feature"]))
     assert said.startswith(f"fcd_light: {count:,} parameters")
+
+
+def test_seeds_are_numbers_of_32_bits():
+    for seed in (0, 2**32 - 1):
+        build.build(config("source_only", seed=seed))
+    for seed in (-1, 2**32):
+        with pytest.raises(ConfigError, match=r"seed must lie in \[0, 2\^32\)"):
+            build.build(config("source_only", seed=seed))
