@@ -2,7 +2,7 @@ import math
 
 import jax
 import pytest
-from helpers import get
+from helpers import config, get
 
 from rtda_jax.adapt import build, optim
 from rtda_jax.adapt.optim import OptimOptions
