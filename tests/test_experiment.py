@@ -150,6 +150,12 @@ def test_an_evaluation_without_images_or_labels_is_refused_before_training(root,
     assert list(experiment.checked_plan(made.lock())) == ["beta_001", "beta_005"]
 
 
+def test_classes_to_report_that_the_network_lacks_are_refused_before_training(root):
+    config = folder_config(root, benchmark__eval_classes="camvid11").lock()
+    with pytest.raises(DataError, match="lack pavement, tree"):
+        experiment.checked_plan(config)
+
+
 def test_steps_may_grow_and_the_scores_of_both_stay(root, tmp_path):
     made = folder_config(root, name="source_only", steps=2)
     first = experiment.run(made.lock(), tmp_path)["stages"]

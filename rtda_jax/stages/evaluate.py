@@ -70,14 +70,18 @@ def bound(fields: Fields) -> Fields:
 
 
 def check_images(plan: Plan) -> None:
-    """Refuses missing folders for the evaluation before training instead of after it.
+    """Refuses missing folders and classes for the evaluation before training instead of after it.
 
     Raises:
       ConfigError: names the stage, the fields, and how to train without an evaluation.
+      DataError: names the classes to report that the network does not have.
     """
     trained = tuple(name for name, stage in plan.items() if stage.kind != "evaluate")
     for name, stage in plan.items():
         scored = stage.config.benchmark.eval
+        if stage.kind == "evaluate":
+            head = class_set(stage.config.benchmark.classes)
+            head.rows(class_set(stage.config.benchmark.eval_classes))
         if stage.kind == "evaluate" and scored.name == "folders":
             require(
                 bool(scored.images and scored.labels),
