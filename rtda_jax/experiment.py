@@ -51,6 +51,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     if not (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
+    hub.check_unpublished(workdir)
     plan = checked_plan(config)
     _check_trained(plan, workdir, config)
     with _held(workdir, config):

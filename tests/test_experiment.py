@@ -292,7 +292,7 @@ def asked(work):
 def test_a_request_to_stop_ends_what_is_measured(module, to_measure, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "eval_stream", asked(module.eval_stream))
-        with pytest.raises(Interrupted, match=r"stopped in stage \w+; the same command goes on"):
+        with pytest.raises(Interrupted, match=r"stopped in stage \w+; the same command continues"):
             experiment.run(*to_measure)
     assert any("iou" in r for r in experiment.run(*to_measure)["stages"].values())
 
@@ -300,7 +300,7 @@ def test_a_request_to_stop_ends_what_is_measured(module, to_measure, monkeypatch
 def test_a_request_to_stop_ends_the_counting_of_classes(root, tmp_path, monkeypatch):
     made = folder_config(root, name="source_only", loss__weighting="enet").lock()
     monkeypatch.setattr(batches, "cached_class_counts", asked(batches.cached_class_counts))
-    with pytest.raises(Interrupted, match="stopped in stage train; the same command goes on"):
+    with pytest.raises(Interrupted, match="stopped in stage train; the same command continues"):
         experiment.run(made, tmp_path)
     assert not (tmp_path / "train" / "class_counts.npz").exists()
 

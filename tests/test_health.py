@@ -51,8 +51,8 @@ def in_generator(poisoned):
 def in_discriminator(poisoned):
     loss = step_module.discriminator_loss
 
-    def discriminator_loss(d_params, method, outputs, batch):
-        total, values = loss(d_params, method, outputs, batch)
+    def discriminator_loss(d_params, method, outputs, batch, counts):
+        total, values = loss(d_params, method, outputs, batch, counts)
         poison = batch["poison"].max() > 0
         return poisoned(total, poison), {k: poisoned(v, poison) for k, v in values.items()}
 

@@ -131,7 +131,9 @@ def test_masked_agreement_is_the_iou_of_predictions_with_and_without_masks(count
     made.benchmark.classes = "camvid11"
     made.eval.validators, made.eval.validator_images = ("masked_agreement",), 2
     monkeypatch.setattr(validation, "load", lambda *_, **__: data)
-    monkeypatch.setattr(validation, "eval_stream", lambda dataset, size, resize: dataset)
+    monkeypatch.setattr(
+        validation, "eval_stream", lambda dataset, size, resize, order: [dataset[i] for i in order]
+    )
     scores = validation.report(made, networks, None, protocol=Protocol())
 
     def classes(image):
