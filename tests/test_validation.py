@@ -124,6 +124,10 @@ def test_an_evaluate_stage_writes_the_validators_it_is_asked_for(tmp_path):
     assert validation.report(made, [], None, protocol=Protocol()) == {"source_miou": None}
 
 
+def chosen_examples(dataset, size, resize, order):
+    return [{**dataset[i], "index": i} for i in order]
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_masked_agreement_is_the_iou_of_predictions_with_and_without_masks(count, monkeypatch):
     networks, data = models(count), images(3, (12, 20))
@@ -131,9 +135,7 @@ def test_masked_agreement_is_the_iou_of_predictions_with_and_without_masks(count
     made.benchmark.classes = "camvid11"
     made.eval.validators, made.eval.validator_images = ("masked_agreement",), 2
     monkeypatch.setattr(validation, "load", lambda *_, **__: data)
-    monkeypatch.setattr(
-        validation, "eval_stream", lambda dataset, size, resize, order: [dataset[i] for i in order]
-    )
+    monkeypatch.setattr(validation, "eval_stream", chosen_examples)
     scores = validation.report(made, networks, None, protocol=Protocol())
 
     def classes(image):
