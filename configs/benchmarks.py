@@ -15,9 +15,10 @@ defaults and the data sets are in rtda_jax/data/spec.py. All benchmarks have the
   resize           how images are resized, "bilinear" or "bicubic"; labels go to the nearest pixel
   source_size, source_crop, source_resize    the same for the source in training; they follow the
                    three fields above until they are set
-  eval_size        (H, W) that images are resized to for evaluation; labels keep their own size;
-                   for "folders", crop and eval_size follow size until they are set
+  eval_size        (H, W) that images are resized to for evaluation; labels keep their own size
   steps, batch_size, g_lr    training steps, images of each domain per step, generator's rate
+
+For "folders", crop and eval_size follow size, and eval_classes follows classes, until they are set.
 """
 
 from ml_collections import ConfigDict
@@ -173,10 +174,11 @@ def get(name: str) -> ConfigDict:
     # change both places.
     fields = {k: dict(v) if isinstance(v, dict) else v for k, v in declared.items()}
     benchmark = ConfigDict({"name": name, **fields})
-    if name == "folders":  # images of any size and shape
-        for follower in ("crop", "eval_size"):
-            benchmark[follower] = benchmark.get_oneway_ref("size")
     # References instead of copies: these fields follow a later change by a config or a flag.
+    if name == "folders":  # images of any size and shape, and classes of any names
+        benchmark.crop = benchmark.get_oneway_ref("size")
+        benchmark.eval_size = benchmark.get_oneway_ref("size")
+        benchmark.eval_classes = benchmark.get_oneway_ref("classes")
     for name in ("size", "crop", "resize"):
         benchmark[f"source_{name}"] = benchmark.get_oneway_ref(name)
     for role, prefix in (("source", "source_"), ("target", ""), ("target_labelled", "")):

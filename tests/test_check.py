@@ -296,3 +296,11 @@ def test_the_crop_and_the_size_of_evaluation_follow_the_size_of_folders():
     assert {tuple(config.benchmark[name]) for name in sizes} == {(64, 96)}
     config.benchmark.crop = (32, 32)
     assert tuple(config.benchmark.eval_size) == (64, 96)
+
+
+def test_the_classes_to_report_follow_those_of_own_folders():
+    benchmark = load_config("source_only:folders").benchmark
+    benchmark.classes = "camvid11"
+    assert benchmark.eval_classes == "camvid11"
+    benchmark.eval_classes = "thukral9"
+    assert benchmark.classes == "camvid11"
