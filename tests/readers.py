@@ -33,6 +33,7 @@ from rtda_jax.data import (
     pseudo,
     shards,
 )
+from rtda_jax.data.geometry import tf
 from rtda_jax.deploy import media, networks
 from rtda_jax.errors import ERRORS
 from rtda_jax.report import records, runs
@@ -69,6 +70,9 @@ def pictures_(folder: pathlib.Path) -> Reader:
 
 
 def labels_(folder: pathlib.Path) -> Reader:
+    # TensorFlow's own start takes memory and threads, which are no label's.
+    tf.io.decode_png(tf.io.encode_png(np.zeros((1, 1, 3), np.uint16)), dtype=tf.uint16)
+
     def read(path):
         _each(
             lambda name: decode.raw_ids(path.read_bytes(), str(path), labels.LABELLINGS[name]),
