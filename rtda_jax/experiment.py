@@ -35,6 +35,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       ConfigError: a stage cannot be run, or the workdir belongs to another configuration or
         another process.
     """
+    hub.check_unpublished(workdir)
     plan = checked_plan(config)
     with _held(workdir, config):
         return _run(config, plan, workdir, KINDS)
@@ -81,9 +82,8 @@ def _held(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
     """Locks a workdir with `binding.hold` and prints what changes in it.
 
     Raises:
-      ConfigError: it is a published folder, or `binding.hold` refuses.
+      ConfigError: `binding.hold` refuses.
     """
-    hub.check_unpublished(workdir)
     with binding.hold(workdir, plain(config), KINDS) as notes:
         for note in notes:
             log.say(note)

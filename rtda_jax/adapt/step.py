@@ -311,7 +311,8 @@ def described(logs: Logs) -> Logs:
     """
     if "target_average" not in logs:
         return logs
-    average = logs.pop("target_average")
+    average = logs["target_average"]
     spread = jnp.exp(-(average * jnp.log(average + 1e-30)).sum())
     entropy = logs["target_entropy"] / jnp.log(len(average))
-    return {**logs, "target_entropy": entropy, "target_classes": spread}
+    rest = {name: value for name, value in logs.items() if name != "target_average"}
+    return {**rest, "target_entropy": entropy, "target_classes": spread}

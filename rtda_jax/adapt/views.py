@@ -148,7 +148,7 @@ def to_float(context: PartContext) -> Part:
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key, state
-        return {name: image.astype(jnp.float32) for name, image in _images(batch).items()}
+        return {image: x.astype(jnp.float32) for image, x in _images(batch).items()}
 
     return Part("", change)
 
@@ -288,7 +288,7 @@ def normalised(context: PartContext) -> Part:
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key, state
-        return {view: normalise(image, name=name) for view, image in _images(batch).items()}
+        return {image: normalise(x, name=name) for image, x in _images(batch).items()}
 
     return Part("", change)
 
