@@ -4,57 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from helpers import SIZE, TinyDiscriminator, batch, config, in_training
 from jax.sharding import NamedSharding, PartitionSpec
+from steps import BOTH, prepared_batch, run, small_method, small_step, uneven
 
 from rtda_jax.adapt import build, terms, views
 from rtda_jax.adapt import step as adapt_step
 from rtda_jax.adapt.method import forward
 from rtda_jax.adapt.step import make_train_step
-from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
-
-
-def small_method(objective, *, axis_name=None, **fields):
-    """The method of an objective on a tiny network without auxiliary heads."""
-    fields = {"model__statistics": "both", "optim__g_lr": 0.05, "optim__d_lr": 1e-2, **fields}
-    chosen = config("source_only", steps=50, **fields)
-    chosen.model.options = {"heads": ()}
-    chosen.objective.update({**dict.fromkeys(chosen.objective, 0.0), **objective})
-    chosen.pseudo_labels = "label" if objective.get("pseudo") else ""
-    return build.build(chosen, axis_name=axis_name)
-
-
-def small_step(objective, **changes):
-    """Its step, and its state before the first one."""
-    method = small_method(objective, **changes)
-    return make_train_step(method), build.initial_state(method)
-
-
-def prepared_batch(made, **fields):
-    parts = small_method({"seg": 1.0}, **fields).preparation
-    return views.prepare(parts, made, jax.random.key(0), None)
-
-
-def uneven(step=0):
-    """A batch whose ignored pixels lie almost all on one device's half."""
-    made = batch(step)
-    made["source_label"][:2, 2:] = 255
-    made["target_index"] = made["source_index"]
-    return made
-
-
-def run(step, start, count=3):
-    for n in range(count):
-        start, logs = step(start, uneven(n))
-        jax.block_until_ready(logs)
-    return start, logs
-
-
-BOTH = {"seg": 1.0, "adv_output": 0.1}
 
 
 def on_a_sharded_batch(step, mesh):
@@ -97,109 +57,6 @@ def test_loss_is_the_mean_over_all_valid_pixels_of_all_devices():
     valid = labels != 255
     picked = np.take_along_axis(log_p, np.where(valid, labels, 0)[..., None].astype(int), -1)
     np.testing.assert_allclose(logs["seg"], -picked[..., 0][valid].mean(), rtol=1e-4)
-
-
-def assert_states_agree(got, expected):
-    """Up to rounding, which Adam's first steps make as large as the learning rate."""
-    for field, tolerance in {"g_params": 1e-6, "g_stats": 1e-6, "d_params": 1e-4}.items():
-        jax.tree.map(
-            lambda a, b, atol=tolerance: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol),
-            getattr(got, field),
-            getattr(expected, field),
-        )
-
-
-# Methods whose means are over numbers of pixels that only labels, or the network itself, decide.
-ACCUMULATED = {
-    "adversarial": {"fda_beta": 0.05},
-    "dacs": {"teacher.share": "batch", "mix.among": "batch"},
-    "tufl": {
-        "consistency.threshold": "fixed",
-        "consistency.initial": 0.06,
-        "long_tail.probability": 0.0,
-    },
-}
-
-
-@pytest.mark.parametrize("family", ACCUMULATED)
-def test_micro_batches_learn_what_their_batch_does(family):
-    def two_steps(accumulate, mesh=None):
-        changes = {**ACCUMULATED[family], "optim.accumulate": accumulate}
-        chosen = tiny.config(family, **{"model.batch_norm": "frozen", **changes})
-        method = build.build(chosen, axis_name=mesh and parallel.AXIS)
-        state, step = build.initial_state(method), make_train_step(method)
-        if mesh:
-            state = parallel.replicate(state, mesh)
-        mapped = parallel.pmapped(step, mesh) if mesh else jax.jit(step)
-        return run(mapped, state, count=2)
-
-    expected, expected_logs = two_steps(1)
-    for got, logs in (two_steps(2), two_steps(2, parallel.mesh())):
-        assert_states_agree(got, expected)
-        assert logs.keys() == expected_logs.keys()
-        for name, value in expected_logs.items():
-            np.testing.assert_allclose(logs[name], value, rtol=2e-4, atol=1e-4, err_msg=name)
-
-
-def test_statistics_of_micro_batches_are_their_own_and_their_mean_goes_on():
-    """As of devices that do not share statistics; the running ones move once a step."""
-    accumulating, start = small_step(BOTH, optim__accumulate=2)
-    got, logs = jax.jit(accumulating)(start, uneven())
-    alone = dataclasses.replace(small_method(BOTH), axis_name=parallel.AXIS)
-    mesh = parallel.mesh()
-    apart = jax.pmap(
-        make_train_step(alone), parallel.AXIS, in_axes=(None, 0), devices=list(mesh.devices.flat)
-    )
-    halves, half_logs = apart(
-        start, jax.tree.map(lambda x: x.reshape(2, len(x) // 2, *x.shape[1:]), uneven())
-    )
-    first = jax.tree.map(lambda x: x[0], halves)
-    mean = jax.tree.map(lambda x: x.mean(0), halves.g_stats)
-    assert_states_agree(got, first.replace(g_stats=mean))
-    for name, values in half_logs.items():
-        np.testing.assert_allclose(logs[name], values[0], rtol=2e-4, atol=1e-4, err_msg=name)
-
-
-def test_micro_batches_need_less_memory():
-    def bytes_of(accumulate):
-        step, start = small_step(BOTH, optim__accumulate=accumulate)
-        made = jax.tree.map(lambda x: np.concatenate([x, x]), batch())
-        return jax.jit(step).lower(start, made).compile().memory_analysis().temp_size_in_bytes
-
-    assert bytes_of(8) < 0.5 * bytes_of(1)
-
-
-def test_what_is_computed_again_is_the_same_and_need_not_be_kept():
-    def learnt(remat):
-        step, start = small_step(BOTH, model__remat=remat)
-        return jax.jit(step)(start, uneven())
-
-    def kept(remat):
-        """The numbers that the backward pass of both views gets from their forward pass."""
-        method = small_method(BOTH, model__remat=remat)
-        start = build.initial_state(method)
-
-        def pull(params):
-            views = prepared_batch(batch())
-            of_params = lambda p: forward(method, p, start.g_stats, views)  # noqa: E731
-            return jax.vjp(of_params, params, has_aux=True)[1]
-
-        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(pull, start.g_params)))
-
-    expected, expected_logs = learnt("none")
-    for remat in ("norms", "views"):
-        got, logs = learnt(remat)
-        assert_states_agree(got, expected)
-        for name, value in expected_logs.items():
-            np.testing.assert_allclose(logs[name], value, rtol=2e-4, atol=1e-4, err_msg=name)
-    assert kept("views") < 0.7 * kept("norms") < 0.7 * 0.8 * kept("none")
-
-
-def test_what_sorts_a_whole_batch_is_not_accumulated():
-    with pytest.raises(ConfigError, match=r"adaptive.* needs optim\.accumulate=1, got 2"):
-        build.build(tiny.config("tufl", optim__accumulate=2))
-    with pytest.raises(ConfigError, match=r"optim\.accumulate=3: use a multiple of 6"):
-        parallel.check_batch(8, 2, accumulate=3)
 
 
 @pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
