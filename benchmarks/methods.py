@@ -44,6 +44,7 @@ ROWS = {
     "teacher_fda": ("daformer", "distance=0,fda=0.01"),
     "daformer": ("daformer", ""),
     "daformer_fda": ("daformer", "fda=0.01"),
+    "masked_fda": ("mic", "distance=0,fda=0.01"),  # teacher_fda and masked images
     "mic": ("mic", ""),
     "mic_fda": ("mic", "fda=0.01"),
     "distill": ("distill", "fda=0.01"),
