@@ -6,9 +6,13 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# Most of the time of the tests is compilation, and most of that is optimisation, which pays off for
+# large programs that run for long. `XLA_FLAGS= pytest` tests programs as users run them.
 # Two devices wait for each other at a collective; on a busy machine that may take a while.
 os.environ.setdefault(
     "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 )
