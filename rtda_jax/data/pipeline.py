@@ -1,7 +1,7 @@
 """The tf.data side of the streams: examples by index, drawn, decoded and moved inside a graph."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -221,6 +221,16 @@ def visible_corner(shown: Tensor, *, crop: Size, number: Tensor) -> tuple[Tensor
 def _place(number: Tensor, count: Tensor) -> Tensor:
     """Converts a number in [0,1) to a position in 0..count-1."""
     return tf.minimum(tf.cast(number * tf.cast(count, tf.float64), tf.int64), count - 1)
+
+
+def mapped(graph: Any, element: Callable[[Tensor], dict[str, Tensor]], *, threads: int) -> Any:
+    """Returns the tf.data graph of `element` of each entry, in order, computed by several threads.
+
+    The function is traced as it is: it has no control flow that depends on tensors, and AutoGraph
+    would take seconds to rewrite it.
+    """
+    traced = tf.autograph.experimental.do_not_convert(element)
+    return graph.map(traced, num_parallel_calls=threads, deterministic=True)
 
 
 def arrays(graph: Any, diagnose: Any, *, start: int, threads: int) -> Iterator[dict[str, Any]]:

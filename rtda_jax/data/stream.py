@@ -220,7 +220,7 @@ def train_stream(
         return batch
 
     graph = tf.data.Dataset.range(start_step * share, _FOREVER)
-    graph = graph.map(element, num_parallel_calls=threads, deterministic=True)
+    graph = pipeline.mapped(graph, element, threads=threads)
     graph = graph.batch(share, drop_remainder=True).prefetch(prefetch)
 
     def diagnose(step: int) -> None:
@@ -280,7 +280,7 @@ def eval_stream(
         return {"image": image, "index": index} | ({} if label is None else {"label": label})
 
     graph = pipeline.tf.data.Dataset.from_tensor_slices(chosen)
-    graph = graph.map(element, num_parallel_calls=threads, deterministic=True).prefetch(prefetch)
+    graph = pipeline.mapped(graph, element, threads=threads).prefetch(prefetch)
 
     def diagnose(number: int) -> None:
         decode.examine(dataset, int(chosen[number]))
