@@ -31,6 +31,8 @@ jax.config.update(
         / f"rtda_jax_test_cache_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
     ),
 )
+# Files compile the same small programs again and again.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -72,22 +72,28 @@ def create_state(
     """
     g_key, d_key, step_key = jax.random.split(jax.random.key(seed), 3)
     images = jnp.zeros(image_shape, jnp.float32)
+    # Compiled initialisers leave out the networks' outputs, and are taken from the cache.
     variables = jax.jit(lambda key: generator.init(key, images, train=True))(g_key)
     outputs = output_shapes(generator, image_shape=image_shape)
-    d_params = {}
-    for name, network in adversary.networks.items():
-        level = adversary.levels[name]
-        judged = level.shape(outputs, size=image_shape[1:3])
-        level_key = jax.random.fold_in(d_key, level.number)
-        d_params[name] = network.init(level_key, jnp.zeros(judged.shape, judged.dtype))["params"]
+
+    def discriminators(key: jax.Array) -> dict[str, Any]:
+        d_params = {}
+        for name, network in adversary.networks.items():
+            level = adversary.levels[name]
+            judged = level.shape(outputs, size=image_shape[1:3])
+            maps = jnp.zeros(judged.shape, judged.dtype)
+            d_params[name] = network.init(jax.random.fold_in(key, level.number), maps)["params"]
+        return d_params
+
+    d_params = jax.jit(discriminators)(d_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=step_key,
         g_params=variables["params"],
         g_stats=variables["batch_stats"],
-        g_opt=g_tx.init(variables["params"]),
+        g_opt=jax.jit(g_tx.init)(variables["params"]),
         d_params=d_params,
-        d_opt=d_tx.init(d_params),
+        d_opt=jax.jit(d_tx.init)(d_params),
         memory=dict(memory or {}),
     )
 
