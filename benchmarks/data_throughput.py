@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from rtda_jax.data import labels, load
-from rtda_jax.data.stream import train_stream
+from rtda_jax.data.stream import Frame, StreamOptions, train_stream
 from rtda_jax.data.streets import render
 
 ORIGINAL, SIZE, CROP, BATCH = (1024, 2048), (512, 1024), (448, 896), 4
@@ -107,10 +107,12 @@ def main() -> None:
         root = pathlib.Path(folder)
         spec = originals(root, flags.images)
 
-        def ours(cache_bytes: int = 0, **fields: object) -> Iterable:
+        def ours(cache_gib: float = 0, **fields: object) -> Iterable:
             data = load({**spec, **fields}, data_dir=root, classes="cityscapes19")
-            return train_stream(data, seed=0, batch_size=BATCH, size=SIZE, crop=CROP, flip=True,
-                                threads=flags.threads, cache_bytes=cache_bytes)  # fmt: skip
+            options = StreamOptions(threads=flags.threads, cache_gib=cache_gib)
+            return train_stream(
+                data, seed=0, batch_size=BATCH, frame=Frame(SIZE, CROP), options=options
+            )
 
         def prepared(image_format: str) -> Callable[[], Iterable]:
             return lambda: ours(store="shards", size=SIZE, format=image_format)
@@ -125,7 +127,7 @@ def main() -> None:
             "ours, prepared PNG": (prepared("png"), 2),
             "ours, prepared WebP": (prepared("webp"), 2),
             "ours, prepared JPEG": (prepared("jpeg"), 2),
-            "ours, memory cache": (lambda: ours(1 << 31), 2 * epoch),
+            "ours, memory cache": (lambda: ours(2), 2 * epoch),
         }
         for image_format in ("png", "webp", "jpeg"):
             begin = time.perf_counter()

@@ -24,7 +24,7 @@ from PIL import Image
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import class_set, labelling
 from rtda_jax.data.sampling import RareClass
-from rtda_jax.data.stream import train_stream
+from rtda_jax.data.stream import Frame, StreamOptions, train_stream
 from rtda_jax.run.binding import fingerprint
 from rtda_jax.run.log import say
 
@@ -91,9 +91,15 @@ def main() -> None:
 
     def stream(start: int, rare: RareClass | None = None) -> Iterator:
         return train_stream(
-            dataset, dataset, seed=0, start_step=start, batch_size=flags.batch, size=SIZE,
-            crop=SIZE, flip=True, threads=1, rare=rare,
-        )  # fmt: skip
+            dataset,
+            dataset,
+            seed=0,
+            batch_size=flags.batch,
+            frame=Frame(SIZE, SIZE),
+            options=StreamOptions(threads=1),
+            rare=rare,
+            start_step=start,
+        )
 
     tiny = Dataset("tiny", ("0",) * 16, class_set("cityscapes19"), labelling("train_ids"), Same(16))
     dataset = tiny

@@ -18,7 +18,7 @@ from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import TERMS
 from rtda_jax.adapt.views import ViewOptions
 from rtda_jax.augment.colour import ColourOptions
-from rtda_jax.data.batches import MoveOptions, StreamOptions
+from rtda_jax.data.stream import MoveOptions, StreamOptions
 from rtda_jax.evaluate import Protocol
 from rtda_jax.losses import LossOptions
 from rtda_jax.stages.evaluate import EvalOptions

@@ -1,11 +1,14 @@
 """Tiny data sets in the true file layouts, written by the tests that read them."""
 
+import dataclasses
 import pathlib
 import struct
 import zlib
 
 import numpy as np
 from PIL import Image
+
+from rtda_jax.data.stream import Frame, MoveOptions, StreamOptions, train_stream
 
 SIZE = (24, 32)
 
@@ -88,3 +91,18 @@ def folders(
         save(root / "images" / f"{i:03d}.png", picture(i, size))
         save(root / "labels" / f"{i:03d}.png", ids(i, among, size))
     return {"name": "folders", "images": str(root / "images"), "labels": str(root / "labels")}
+
+
+def stream(*sets, **fields):
+    """Returns the training stream of sets; fields of its option classes are given by their names.
+
+    Nothing is mirrored unless the fields say so.
+    """
+    fields = {"flip": False, **fields}
+    options = {
+        name: cls(
+            **{f.name: fields.pop(f.name) for f in dataclasses.fields(cls) if f.name in fields}
+        )
+        for name, cls in (("frame", Frame), ("moves", MoveOptions), ("options", StreamOptions))
+    }
+    return train_stream(*sets, **options, **fields)

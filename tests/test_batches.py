@@ -8,6 +8,7 @@ from PIL import Image
 
 from rtda_jax.data import DataError, batches, cached_class_counts, load, sampling
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.stream import StreamOptions
 from rtda_jax.errors import ConfigError
 
 
@@ -197,4 +198,4 @@ def test_margins_of_the_target_are_a_field(root, tmp_path):
 )
 def test_options_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
-        batches.StreamOptions(**fields)
+        StreamOptions(**fields)

@@ -13,7 +13,6 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rtda_jax.data import DataError, builders, decode, default_dir, layouts, load, parts, shards
-from rtda_jax.data.stream import train_stream
 from rtda_jax.data.streets import render
 from rtda_jax.errors import ConfigError
 
@@ -103,7 +102,7 @@ def test_shards_give_the_batches_that_files_give(tmp_path, image_format, resize)
     sets = [load(s, data_dir=tmp_path, classes="cityscapes19") for s in (spec, {**spec, **store})]
     options = {"seed": 1, "batch_size": 4, "size": (20, 30), "crop": (16, 16), "flip": True}
     options["resize"] = resize
-    one, two = (itertools.islice(train_stream(data, data, **options), 3) for data in sets)
+    one, two = (itertools.islice(data_files.stream(data, data, **options), 3) for data in sets)
     for a, b in zip(one, two, strict=True):
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])

@@ -13,7 +13,7 @@ from rtda_jax.data import DataError, count_labels, enet_weights, frequencies, lo
 from rtda_jax.data.batches import introduction
 from rtda_jax.data.check import check_benchmark, check_data
 from rtda_jax.data.sampling import dataset_sentences, stretching
-from rtda_jax.data.stream import eval_stream, train_stream
+from rtda_jax.data.stream import eval_stream
 from rtda_jax.run.command import load_config
 
 QUIET = {"classes": "cityscapes19", "say": lambda line: None}
@@ -75,7 +75,12 @@ def test_every_defect_is_found_and_quarantined(broken):
     spec["quarantine"] = "out/quarantine.txt"
     clean = load(spec, data_dir=root, classes="cityscapes19")
     assert clean.keys == ("000", "001")
-    assert next(train_stream(clean, seed=0, batch_size=4))["source_image"].shape == (4, 24, 32, 3)
+    assert next(data_files.stream(clean, seed=0, batch_size=4))["source_image"].shape == (
+        4,
+        24,
+        32,
+        3,
+    )
 
 
 def test_a_clean_set_has_an_empty_quarantine_that_can_be_used(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from rtda_jax.data import DataError, decode, load
 from rtda_jax.data.check import check_data
 from rtda_jax.data.labels import class_set
-from rtda_jax.data.stream import eval_stream, train_stream
+from rtda_jax.data.stream import eval_stream
 
 CLASSES = "cityscapes19"
 
@@ -258,4 +258,4 @@ def test_defects_are_named(root, defect):
     spec = {"name": "folders", "images": "images", "labels": "labels"}
     data = load(spec, data_dir=root, classes=CLASSES)
     with pytest.raises(DataError, match=message):
-        next(train_stream(data, seed=0, batch_size=2, threads=1))
+        next(data_files.stream(data, seed=0, batch_size=2, threads=1))

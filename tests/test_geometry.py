@@ -9,7 +9,6 @@ from PIL import Image
 
 from rtda_jax.data import DataError, geometry, load, stream
 from rtda_jax.data.geometry import tf
-from rtda_jax.data.stream import train_stream
 
 SIZE = (24, 32)
 
@@ -187,7 +186,7 @@ def pair(root):
 @pytest.mark.parametrize("moves", ["each", "once"])
 def test_no_target_of_a_stream_has_any_black(tmp_path, moves):
     options = {"seed": 0, "batch_size": 4, "size": SIZE, "crop": SIZE, "scale": (0.5, 2.0)}
-    batches = train_stream(*pair(tmp_path), **options, target_moves=moves)
+    batches = data_files.stream(*pair(tmp_path), **options, target_moves=moves)
     source_black = 0
     for batch in itertools.islice(batches, 6):
         assert batch["target_image"].min() >= 199
@@ -206,4 +205,4 @@ def test_no_target_of_a_stream_has_any_black(tmp_path, moves):
 )
 def test_a_crop_that_no_zoom_fills_is_refused(tmp_path, sizes, message):
     with pytest.raises(DataError, match=message):
-        train_stream(*pair(tmp_path), seed=0, batch_size=1, **sizes)
+        data_files.stream(*pair(tmp_path), seed=0, batch_size=1, **sizes)

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from rtda_jax.data import DataError, decode, load, pictures
 from rtda_jax.data.check import check_data
 from rtda_jax.data.geometry import tf
-from rtda_jax.data.stream import eval_stream, train_stream
+from rtda_jax.data.stream import eval_stream
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
 RGB = data_files.smooth(0)
@@ -110,7 +110,7 @@ def test_the_same_pixels_everywhere(tmp_path, example, kind):
     data = load(spec, data_dir=tmp_path, classes="cityscapes19")
     np.testing.assert_array_equal(decode.examine(data, 0)[0], pixels)
     np.testing.assert_array_equal(next(eval_stream(data))["image"], pixels)
-    batch = next(train_stream(data, data, seed=0, batch_size=1, threads=1))
+    batch = next(data_files.stream(data, data, seed=0, batch_size=1, threads=1))
     for domain in ("source", "target"):
         np.testing.assert_array_equal(batch[f"{domain}_image"][0], pixels)
 

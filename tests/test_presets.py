@@ -101,10 +101,10 @@ def test_presets_read_images_at_the_authors_sizes(name, arg, expected):
     config = get(name, f"gta5_to_cityscapes,{arg}")
     assert sizes(config) == expected
     assert config.benchmark.size == (512, 1024)
-    frame = batches.labelled_frame(config)
+    frame = batches.frame(config, config.labelled)
     assert (frame.size, frame.crop, frame.resize) == (*expected[:2], expected[4])
     config.labelled = "target"
-    frame = batches.labelled_frame(config)
+    frame = batches.frame(config, config.labelled)
     assert (frame.size, frame.crop, frame.resize) == ((512, 1024), expected[2], expected[3])
     synthia = get(name, f"synthia_to_cityscapes_13,{arg}").benchmark
     assert (synthia.source_size, synthia.source_resize) == ((760, 1280), "bicubic")

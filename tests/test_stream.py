@@ -12,7 +12,7 @@ from PIL import Image
 
 from rtda_jax.data import DataError, PseudoLabels, RareClass, decode, load
 from rtda_jax.data.pseudo import label_path
-from rtda_jax.data.stream import Frame, eval_stream, train_stream
+from rtda_jax.data.stream import Frame, eval_stream
 from rtda_jax.errors import ConfigError
 
 KEYS = ("source_image", "source_label", "source_index", "target_image", "target_index")
@@ -30,7 +30,7 @@ def pair(tmp_path_factory):
 
 def batches(pair, count, **options):
     options = {"seed": 3, "batch_size": 4, "crop": (16, 20), "flip": True, **options}
-    return list(itertools.islice(train_stream(*pair, **options), count))
+    return list(itertools.islice(data_files.stream(*pair, **options), count))
 
 
 def assert_equal(left, right):
@@ -62,7 +62,7 @@ def resized(dataset, index, size, resize):
     return np.asarray(picture), label
 
 
-@pytest.mark.parametrize("cache", [0, 1 << 20])
+@pytest.mark.parametrize("cache", [0, 2**-10])
 def test_source_and_target_have_sizes_and_resizing_of_their_own(pair, cache):
     (batch,) = batches(
         pair,
@@ -72,7 +72,7 @@ def test_source_and_target_have_sizes_and_resizing_of_their_own(pair, cache):
         crop=None,
         resize="bicubic",
         source_frame=Frame((36, 64), None, "bilinear"),
-        cache_bytes=cache,
+        cache_gib=cache,
     )
     for i in range(4):
         image, label = resized(
@@ -109,7 +109,7 @@ def test_an_evaluation_can_be_bicubic(pair):
 
 @pytest.mark.parametrize(
     "options",
-    [{"threads": 8}, {"prefetch": 5}, {"cache_bytes": 1 << 20}, {"cache_bytes": 5000}],
+    [{"threads": 8}, {"prefetch": 5}, {"cache_gib": 2**-10}, {"cache_gib": 5000 / 2**30}],
     ids=str,
 )
 def test_threads_prefetch_and_cache_do_not_change_the_data(pair, options):
@@ -140,7 +140,7 @@ def test_every_epoch_is_a_permutation_and_domains_differ(pair):
     epochs = drawn.reshape(4, len(source))
     assert (np.sort(epochs, axis=1) == np.arange(len(source))).all()
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    same = train_stream(source, source, seed=0, batch_size=7)
+    same = data_files.stream(source, source, seed=0, batch_size=7)
     batch = next(same)
     assert (batch["source_index"] != batch["target_index"]).any()
 
@@ -150,7 +150,7 @@ def test_source_and_target_of_one_set_move_differently(pair):
     source, _ = pair
     options = {"seed": 1, "batch_size": 64, "crop": (8, 8), "flip": True, "scale": (1.0, 1.5)}
     equal = []
-    for batch in itertools.islice(train_stream(source, source, **options), 3):
+    for batch in itertools.islice(data_files.stream(source, source, **options), 3):
         for i in np.flatnonzero(batch["source_index"] == batch["target_index"]):
             equal.append((batch["source_image"][i] == batch["target_image"][i]).all())
     assert len(equal) > 12 and not any(equal)
@@ -159,8 +159,8 @@ def test_source_and_target_of_one_set_move_differently(pair):
 def test_the_cache_changes_nothing_under_zoom(pair):
     options = {"size": (20, 30), "scale": (0.7, 1.6), "batch_size": 4}
     plain = batches(pair, 6, **options)
-    for cache_bytes in (1 << 20, 4000):
-        assert_equal(plain, batches(pair, 6, **options, cache_bytes=cache_bytes))
+    for cached in (1 << 20, 4000):
+        assert_equal(plain, batches(pair, 6, **options, cache_gib=cached / 2**30))
 
 
 def painted(label):
@@ -178,7 +178,7 @@ def test_label_moves_with_the_image(tmp_path, scale):
     data_files.save(tmp_path / "labels" / "a.png", label)
     spec = {"name": "folders", "images": "images", "labels": "labels", "labelling": "train_ids"}
     data = load(spec, data_dir=tmp_path, classes="cityscapes19")
-    stream = train_stream(data, seed=0, batch_size=32, crop=(24, 36), flip=True, scale=scale)
+    stream = data_files.stream(data, seed=0, batch_size=32, crop=(24, 36), flip=True, scale=scale)
     batch = next(stream)
     images, labels = batch["source_image"][..., 0].astype(int), batch["source_label"].astype(int)
     inside = labels != 255
@@ -195,7 +195,7 @@ def test_label_moves_with_the_image(tmp_path, scale):
 def test_resize_is_antialiased_for_images_and_nearest_for_labels(tmp_path):
     spec = data_files.folders(tmp_path, count=1, size=(40, 60))
     data = load(spec, data_dir=tmp_path, classes="cityscapes19")
-    batch = next(train_stream(data, seed=0, batch_size=1, size=(20, 30)))
+    batch = next(data_files.stream(data, seed=0, batch_size=1, size=(20, 30)))
     raw = data_files.picture(0, (40, 60))
     reference = Image.fromarray(raw).resize((30, 20), Image.Resampling.BILINEAR)
     difference = np.abs(batch["source_image"][0].astype(int) - np.asarray(reference))
@@ -275,7 +275,10 @@ def test_target_labels_are_never_opened(tmp_path):
     for path in (tmp_path / "t" / "labels").iterdir():
         path.write_bytes(b"")  # opening one would be an error
     labelled = load(spec, data_dir=tmp_path, classes="cityscapes19")
-    assert len(list(itertools.islice(train_stream(source, labelled, seed=0, batch_size=4), 5))) == 5
+    assert (
+        len(list(itertools.islice(data_files.stream(source, labelled, seed=0, batch_size=4), 5)))
+        == 5
+    )
     for path in (tmp_path / "t" / "labels").iterdir():
         path.unlink()
     unlabelled = load({**spec, "use": "unlabelled"}, data_dir=tmp_path, classes="cityscapes19")
@@ -326,7 +329,7 @@ def test_pseudo_labels_move_with_the_target_image(tmp_path, pair, size, scale, l
 def test_pseudo_labels_of_other_images_or_gone_are_an_error(tmp_path, pair):
     target, pseudo = pseudo_labelled(tmp_path, np.zeros((8, 8), np.uint8), count=3)
     with pytest.raises(DataError, match="pseudo-labels of other images than the target's"):
-        train_stream(*pair, pseudo_labels=pseudo, seed=0, batch_size=1)
+        data_files.stream(*pair, pseudo_labels=pseudo, seed=0, batch_size=1)
     os.unlink(label_path(tmp_path, "2"))
     with pytest.raises(DataError, match=r"2\.png: no such file"):
         batches((pair[0], target), 3, pseudo_labels=pseudo, crop=(8, 8))
@@ -351,7 +354,7 @@ def test_a_broken_file_stops_the_stream_by_name(tmp_path):
     whole = (tmp_path / "images" / "004.png").read_bytes()
     (tmp_path / "images" / "004.png").write_bytes(whole[: len(whole) // 2])
     bad = next(step for step, indices in enumerate(steps) if 4 in indices)
-    stream = train_stream(data, seed=3, batch_size=3, crop=(16, 20), flip=True, threads=4)
+    stream = data_files.stream(data, seed=3, batch_size=3, crop=(16, 20), flip=True, threads=4)
     for step in range(bad):
         assert next(stream)["source_index"].tolist() == steps[step]
     with pytest.raises(DataError, match=r"images.004\.png: truncated"):
@@ -359,14 +362,14 @@ def test_a_broken_file_stops_the_stream_by_name(tmp_path):
     with pytest.raises(DataError, match=r"images.004\.png: truncated"):
         list(eval_stream(data))
     with pytest.raises(DataError, match=r"images.004\.png: truncated"):
-        list(itertools.islice(train_stream(data, seed=0, batch_size=3, cache_bytes=999999), 9))
+        list(itertools.islice(data_files.stream(data, seed=0, batch_size=3, cache_gib=2**-10), 9))
 
 
-def test_arguments_that_can_not_work_are_refused(pair):
+def test_arguments_that_cannot_work_are_refused(pair):
     source, target = pair
     with pytest.raises(DataError, match="no labels to train on"):
-        train_stream(target, source, seed=0, batch_size=1)
+        data_files.stream(target, source, seed=0, batch_size=1)
     with pytest.raises(DataError, match="not divisible by 3 processes"):
-        train_stream(source, seed=0, batch_size=4, process_count=3)
+        data_files.stream(source, seed=0, batch_size=4, process_count=3)
     with pytest.raises(DataError, match="needs a crop"):
-        train_stream(source, seed=0, batch_size=4, scale=(0.5, 1.0))
+        data_files.stream(source, seed=0, batch_size=4, scale=(0.5, 1.0))

@@ -1,6 +1,5 @@
 """The batches that a train stage learns from: its configuration turned into a stream."""
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from rtda_jax.adapt.options import read
 from rtda_jax.data import load
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import class_set
@@ -22,74 +22,14 @@ from rtda_jax.data.sampling import (
     shapes,
     stretching,
 )
-from rtda_jax.data.stream import TARGET_MOVES, Batch, Frame, Margins, padding, train_stream
-from rtda_jax.errors import DataError, lookup, one_of, require
+from rtda_jax.data.stream import Batch, Frame, MoveOptions, StreamOptions, padding, train_stream
+from rtda_jax.errors import DataError, lookup
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import begun, bind_data
 from rtda_jax.run.files import read_npz
 from rtda_jax.run.workdir import write_json
 
 Batches = Callable[[int], Iterator[Batch]]
-
-
-@dataclasses.dataclass(frozen=True)
-class StreamOptions:
-    """The fields of a configuration that decide which images are read, and how.
-
-    Attributes:
-      rare_class: the temperature of rare class sampling, such as 0.01; None samples uniformly.
-      rare_min_pixels: the least number of pixels of a class in the label file of an image that is
-        drawn for it; a crop shows the class with more than half as many. DAFormer: 3000, for crops
-        of 512x512.
-      rare_crops: the largest number of crops that are drawn from such an image until one shows the
-        class. With 1, any crop is used; DAFormer's code draws 11.
-      target_margins: the margins at the top, bottom, left and right of the target's images that get
-        no pseudo-labels of the teacher, in pixels of `benchmark.size`. HRDA: 30, 240, 30, 30 of
-        1024x2048. They follow the image through zoom and crop, whereas `teacher.borders` are the
-        borders of every crop.
-      cache_gib: the GiB of decoded images that each domain may keep in memory.
-      threads: the threads of the input pipeline, 0 for one per core; the data do not depend on it.
-    """
-
-    rare_class: float | None = None
-    rare_min_pixels: int = 1
-    rare_crops: int = 1
-    target_margins: Margins = (0, 0, 0, 0)
-    cache_gib: float = 0.0
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        rare = self.rare_class
-        require(rare is None or rare > 0, f"rare_class must be above 0, got {rare}")
-        for name in ("rare_min_pixels", "rare_crops"):
-            number = getattr(self, name)
-            require(number >= 1, f"{name} must be at least 1, got {number}")
-        margins = self.target_margins
-        valid = len(margins) == 4 and min(margins) >= 0
-        require(valid, f"target_margins must be 4 numbers of pixels from 0, got {margins}")
-        require(self.cache_gib >= 0, f"cache_gib must be at least 0, got {self.cache_gib:g}")
-        require(self.threads >= 0, f"threads must be at least 0, got {self.threads}")
-
-
-@dataclasses.dataclass(frozen=True)
-class MoveOptions:
-    """The fields of the section `augment` that move image and label together, on the host.
-
-    Attributes:
-      flip: whether half of the images are mirrored.
-      scale: range of the random zoom before the crop.
-      target_moves: mirror, zoom and crop of the target are drawn for "each" image, or "once" for
-        the whole run, as TUFL's released code does.
-    """
-
-    flip: bool = True
-    scale: tuple[float, float] = (1.0, 1.0)
-    target_moves: str = "each"
-
-    def __post_init__(self) -> None:
-        valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
-        require(valid, f"augment.scale must be a range (low, high) above 0, got {self.scale}")
-        one_of(self.target_moves, TARGET_MOVES, "augment.target_moves")
 
 
 def labelled_set(config: ConfigDict) -> Dataset:
@@ -102,12 +42,16 @@ def labelled_set(config: ConfigDict) -> Dataset:
     return load(spec, data_dir=config.data_dir, classes=benchmark.classes)
 
 
-def labelled_frame(config: ConfigDict) -> Frame:
-    """Returns the size, crop and resizing of the images of `labelled_set`."""
-    benchmark = config.benchmark
-    prefix = "source_" if config.labelled == "source" else ""
-    size, crop = (tuple(benchmark[f"{prefix}{name}"]) for name in ("size", "crop"))
-    return Frame(size, crop, benchmark[f"{prefix}resize"])
+def frame(config: ConfigDict, domain: str) -> Frame:
+    """Returns the size, crop and resizing of a domain's images.
+
+    Args:
+      config: a train stage's configuration.
+      domain: "source" or "target".
+    """
+    prefix = "source_" if domain == "source" else ""
+    size, crop = (tuple(config.benchmark[f"{prefix}{name}"]) for name in ("size", "crop"))
+    return Frame(size, crop, config.benchmark[f"{prefix}resize"])
 
 
 def target_set(config: ConfigDict) -> Dataset:
@@ -127,17 +71,17 @@ def introduction(config: ConfigDict, *, needs_target: bool) -> list[str]:
       config: a train stage's configuration.
       needs_target: whether target images are read at all.
     """
-    source, frame = labelled_set(config), labelled_frame(config)
-    assert frame.size is not None and frame.crop is not None
+    source, source_frame = labelled_set(config), frame(config, config.labelled)
+    assert source_frame.size is not None and source_frame.crop is not None
     prefix = "source_" if config.labelled == "source" else ""
     lines = dataset_sentences(source)
-    lines += stretching(shapes(source), frame.size, field=f"benchmark.{prefix}size")
+    lines += stretching(shapes(source), source_frame.size, field=f"benchmark.{prefix}size")
     if needs_target:
         target = target_set(config).unlabelled()
         lines += dataset_sentences(target)
         size = tuple(config.benchmark.size)
         lines += stretching(shapes(target), size, field="benchmark.size")
-    return lines + padding(frame.size, frame.crop, tuple(config.augment.scale))
+    return lines + padding(source_frame.size, source_frame.crop, tuple(config.augment.scale))
 
 
 def stage_class_counts(config: ConfigDict, dataset: Dataset, *, folder: pathlib.Path) -> np.ndarray:
@@ -196,7 +140,7 @@ def paired_batches(
       folder: the stage's folder, in which class counts are kept.
       pseudo_folder: labels for the target's images, see `data.load_pseudo`.
     """
-    benchmark = config.benchmark
+    options = read(StreamOptions, config, "")
     process_index, process_count = parallel.process()
     source = labelled_set(config)
     target = target_set(config) if needs_target else None
@@ -205,14 +149,14 @@ def paired_batches(
     if pseudo_folder and target:
         pseudo_labels = load_pseudo(pseudo_folder, target=target)
     rare = candidates = None
-    if config.rare_class is not None or config.long_tail.probability > 0:
+    if options.rare_class is not None or config.long_tail.probability > 0:
         counts = stage_class_counts(config, source, folder=folder)
-    if config.rare_class is not None:
+    if options.rare_class is not None:
         rare = RareClass(
             counts,
-            temperature=config.rare_class,
-            min_pixels=config.rare_min_pixels,
-            crops=config.rare_crops,
+            temperature=options.rare_class,
+            min_pixels=options.rare_min_pixels,
+            crops=options.rare_crops,
         )
     if config.long_tail.probability > 0:
         candidates = Candidates(
@@ -227,22 +171,16 @@ def paired_batches(
         return train_stream(
             source,
             target,
-            pseudo_labels=pseudo_labels,
             seed=config.seed,
-            start_step=start,
             batch_size=config.batch_size,
-            size=tuple(benchmark.size),
-            crop=tuple(benchmark.crop),
-            resize=benchmark.resize,
-            source_frame=labelled_frame(config),
-            flip=config.augment.flip,
-            scale=tuple(config.augment.scale),
+            frame=frame(config, "target"),
+            source_frame=frame(config, config.labelled),
+            moves=read(MoveOptions, config.augment, "augment"),
+            options=options,
+            pseudo_labels=pseudo_labels,
             rare=rare,
             candidates=candidates,
-            target_moves=config.augment.target_moves,
-            target_margins=tuple(config.target_margins),
-            cache_bytes=int(config.cache_gib * 2**30),
-            threads=config.threads,
+            start_step=start,
             process_index=process_index,
             process_count=process_count,
         )

@@ -28,7 +28,8 @@ class Moves:
     """The range of moves to draw from.
 
     Attributes:
-      size, crop, resize, flip, scale: see `stream.train_stream`.
+      size, crop, resize: see `stream.Frame`.
+      flip, scale: see `stream.MoveOptions`.
       at_least: the zoomed image is never smaller than this; smaller random zooms are replaced by
         the smallest one that suffices.
     """

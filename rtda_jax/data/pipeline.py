@@ -1,7 +1,8 @@
 """The tf.data side of the streams: examples by index, drawn, decoded and moved inside a graph."""
 
+import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from rtda_jax.data.sampling import Candidates, RareClass
 from rtda_jax.errors import DataError
 
 DOMAINS = ("source", "target")
+# The purposes of `seed_of`; the orders of the epochs have keys of their own, see `shuffled`. A
+# change of these numbers changes the batches.
+_MOVES = {"source": 2, "target": 3}
+_RARE, _PASTE = 4, 5
 
 
 class Examples:
@@ -67,6 +72,87 @@ class Examples:
         image.set_shape([None, None, 3])
         label.set_shape([None, None])
         return image, None if self.dataset.labelling is None else label
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+    """How the examples of the domains are drawn and moved at each position of the stream.
+
+    Attributes:
+      seed: the seed of all draws.
+      examples: the examples of each domain that is read.
+      moves: the moves of each domain that is read.
+      fixed_target: whether one move is drawn for all images of the target.
+      border: the margins of the target's images before their moves, uint8 [H,W], 255 in them.
+      pseudo_labels, rare, candidates: see `stream.train_stream`.
+    """
+
+    seed: int
+    examples: Mapping[str, Examples]
+    moves: Mapping[str, geometry.Moves]
+    fixed_target: bool = False
+    border: np.ndarray | None = None
+    pseudo_labels: PseudoLabels | None = None
+    rare: RareClass | None = None
+    candidates: Candidates | None = None
+
+    def example(self, position: Tensor) -> dict[str, Tensor]:
+        """Returns the entries of a batch, without B, at a position of the stream."""
+        batch: dict[str, Tensor] = {}
+        for domain in self.examples:
+            batch |= self._moved(domain, position)
+        if self.candidates is not None:
+            key = seed_of(self.seed, _PASTE, position)
+            batch |= candidate_crops(
+                self.candidates, key, moves=self.moves["source"], examples=self.examples["source"]
+            )
+        return batch
+
+    def diagnose(self, position: int) -> None:
+        """Decodes the files of a position one by one, so that a broken one raises by its name."""
+        for domain, examples in self.examples.items():
+            index = int(self._index(domain, tf.constant(position, tf.int64)))
+            decode.examine(examples.dataset, index)
+            if domain == "target" and self.pseudo_labels is not None:
+                self.pseudo_labels.examine(index)
+        if self.candidates is not None:
+            key = seed_of(self.seed, _PASTE, position)
+            for index in candidate_draws(self.candidates, key)[2]:
+                decode.examine(self.examples["source"].dataset, int(index))
+
+    def _index(self, domain: str, position: Tensor) -> Tensor:
+        if domain == "source" and self.rare is not None:
+            return rare_example(self.rare, seed_of(self.seed, _RARE, position))[0]
+        count = len(self.examples[domain].dataset)
+        return shuffled(position, seed=self.seed, domain=DOMAINS.index(domain), count=count)
+
+    def _moved(self, domain: str, position: Tensor) -> dict[str, Tensor]:
+        index = self._index(domain, position)
+        image, label = self.examples[domain](index)
+        if domain == "target" and self.pseudo_labels is not None:
+            label = pseudo_label(self.pseudo_labels, index)
+        fixed = domain == "target" and self.fixed_target
+        key = seed_of(self.seed, _MOVES[domain], tf.zeros_like(position) if fixed else position)
+        shape = tf.shape(image)[:2]
+        if domain == "source" and self.rare is not None and self.rare.crops > 1:
+            shown_class = rare_example(self.rare, seed_of(self.seed, _RARE, position))[1]
+            move = geometry.draw_showing(
+                self.moves[domain],
+                key,
+                shape,
+                label=label,
+                shown_class=shown_class,
+                crops=self.rare.crops,
+                pixels=self.rare.min_pixels,
+            )
+        else:
+            move = geometry.draw(self.moves[domain], key, shape)
+        batch = {f"{domain}_image": geometry.move_image(image, move)}
+        if label is not None:
+            batch[f"{domain}_label"] = geometry.move_label(label, move)
+        if domain == "target" and self.border is not None:
+            batch["target_border"] = geometry.move_label(tf.constant(self.border), move)
+        return batch | {f"{domain}_index": tf.cast(index, tf.int32)}
 
 
 def pseudo_label(pseudo: PseudoLabels, index: Tensor) -> Tensor:
@@ -146,28 +232,24 @@ def candidate_draws(candidates: Candidates, key: Tensor) -> tuple[Tensor, Tensor
 
 
 def candidate_crops(
-    candidates: Candidates,
-    key: Tensor,
-    *,
-    size: Size,
-    crop: Size,
-    resize: str,
-    examples: Examples,
+    candidates: Candidates, key: Tensor, *, moves: geometry.Moves, examples: Examples
 ) -> dict[str, Tensor]:
     """Returns the candidates of one example, as the keys `candidate_*` of a batch without B.
 
     Args:
       candidates: how candidates are drawn.
       key: stateless seed [2].
-      size, resize: the size that images are resized to, and the filter.
-      crop: (h, w) of the batch, at most `size`.
+      moves: those of the source: the size that images are resized to, the filter, and the crop,
+        which is within the size.
       examples: the examples of the source.
     """
+    size, crop = moves.size, moves.crop
+    assert size is not None and crop is not None  # `stream.check_sizes` refuses anything else
     present, classes, indices, numbers = candidate_draws(candidates, key)
 
     def cut(slot: int) -> tuple[Tensor, Tensor]:
         image, label = examples(indices[slot])
-        image = geometry.resized(image, size, resize=resize)
+        image = geometry.resized(image, size, resize=moves.resize)
         label = geometry.resized_label(label, size)
         shown = tf.equal(tf.cast(label, tf.int64), classes[slot])
         y, x = visible_corner(shown, crop=crop, number=numbers[slot])

@@ -26,10 +26,6 @@ Margins = tuple[int, int, int, int]  # top, bottom, left, right
 
 TARGET_MOVES = ("each", "once")
 _FOREVER = np.iinfo(np.int64).max
-# The purposes of `pipeline.seed_of`; the orders of the epochs have keys of their own, see
-# `pipeline.shuffled`. A change of these numbers changes the batches.
-_MOVES = {"source": 2, "target": 3}
-_RARE, _PASTE = 4, 5
 _PADDING_WARNED = 0.3  # mean share of padding in a crop that is worth a warning
 
 
@@ -68,33 +64,98 @@ class Batch(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """The size, crop and resizing of a domain's images; see `train_stream`."""
+    """The size, crop and resizing of a domain's images.
+
+    Attributes:
+      size: (H, W) before zoom and crop; None keeps the files' size.
+      crop: (h, w) of the batch; None means the whole image.
+      resize: how images are resized, a key of `pictures.FILTERS`.
+    """
 
     size: Size | None = None
     crop: Size | None = None
     resize: str = "bilinear"
 
 
+@dataclasses.dataclass(frozen=True)
+class StreamOptions:
+    """The fields of a configuration that decide which images are read, and how.
+
+    Attributes:
+      rare_class: the temperature of rare class sampling, such as 0.01; None samples uniformly.
+      rare_min_pixels: the least number of pixels of a class in the label file of an image that is
+        drawn for it; a crop shows the class with more than half as many. DAFormer: 3000, for crops
+        of 512x512.
+      rare_crops: the largest number of crops that are drawn from such an image until one shows the
+        class. With 1, any crop is used; DAFormer's code draws 11.
+      target_margins: the margins at the top, bottom, left and right of the target's images that get
+        no pseudo-labels of the teacher, in pixels of `benchmark.size`. HRDA: 30, 240, 30, 30 of
+        1024x2048. They follow the image through zoom and crop, whereas `teacher.borders` are the
+        borders of every crop.
+      cache_gib: the GiB of decoded images that each domain may keep in memory.
+      threads: the threads of the input pipeline, 0 for one per core; the data do not depend on it.
+    """
+
+    rare_class: float | None = None
+    rare_min_pixels: int = 1
+    rare_crops: int = 1
+    target_margins: Margins = (0, 0, 0, 0)
+    cache_gib: float = 0.0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        rare = self.rare_class
+        require(rare is None or rare > 0, f"rare_class must be above 0, got {rare}")
+        for name in ("rare_min_pixels", "rare_crops"):
+            number = getattr(self, name)
+            require(number >= 1, f"{name} must be at least 1, got {number}")
+        margins = self.target_margins
+        valid = len(margins) == 4 and min(margins) >= 0
+        require(valid, f"target_margins must be 4 numbers of pixels from 0, got {margins}")
+        require(self.cache_gib >= 0, f"cache_gib must be at least 0, got {self.cache_gib:g}")
+        require(self.threads >= 0, f"threads must be at least 0, got {self.threads}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MoveOptions:
+    """The fields of the section `augment` that move image and label together, on the host.
+
+    Attributes:
+      flip: whether half of the images are mirrored.
+      scale: range of the random zoom before the crop.
+      target_moves: mirror, zoom and crop of the target are drawn for "each" image, or "once" for
+        the whole run, as TUFL's released code does.
+    """
+
+    flip: bool = True
+    scale: tuple[float, float] = (1.0, 1.0)
+    target_moves: str = "each"
+
+    def __post_init__(self) -> None:
+        valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
+        require(valid, f"augment.scale must be a range (low, high) above 0, got {self.scale}")
+        one_of(self.target_moves, TARGET_MOVES, "augment.target_moves")
+
+    @property
+    def zooms(self) -> bool:
+        """Returns whether images are zoomed at random."""
+        return self.scale != (1.0, 1.0)
+
+
 def train_stream(
     source: Dataset,
     target: Dataset | None = None,
     *,
-    pseudo_labels: PseudoLabels | None = None,
     seed: int,
-    start_step: int = 0,
     batch_size: int,
-    size: Size | None = None,
-    crop: Size | None = None,
-    resize: str = "bilinear",
+    frame: Frame = Frame(),
     source_frame: Frame | None = None,
-    flip: bool = False,
-    scale: tuple[float, float] = (1.0, 1.0),
+    moves: MoveOptions = MoveOptions(),
+    options: StreamOptions = StreamOptions(),
+    pseudo_labels: PseudoLabels | None = None,
     rare: RareClass | None = None,
     candidates: Candidates | None = None,
-    target_moves: str = "each",
-    target_margins: Margins = (0, 0, 0, 0),
-    cache_bytes: int = 0,
-    threads: int | None = None,
+    start_step: int = 0,
     prefetch: int = 2,
     process_index: int = 0,
     process_count: int = 1,
@@ -102,140 +163,94 @@ def train_stream(
     """Returns endless batches; that of step n depends only on (seed, n), never on the threads.
 
     Every epoch is a permutation of the set, and both domains are drawn independently. Image and
-    label are moved together: they are resized to `size` times a random factor in `scale` (with
-    antialiasing; labels to the nearest pixel), cropped at random, and mirrored half of the time if
-    `flip` is set. A source image that is smaller than the crop is padded with black, which its
-    label ignores. A target image is never padded, because every loss on the target would read the
-    black: its zoom is at least the smallest one that covers the crop.
-
-    Without `flip` and `scale`, nothing is mirrored or zoomed. A run takes its arguments from
-    `batches.MoveOptions` and `batches.StreamOptions`.
+    label are moved together: they are resized to the size of the frame times a random factor (with
+    antialiasing; labels to the nearest pixel), cropped at random, and mirrored half of the time. A
+    source image that is smaller than the crop is padded with black, which its label ignores. A
+    target image is never padded, because every loss on the target would read the black: its zoom
+    is at least the smallest one that covers the crop.
 
     Args:
       source: the labelled set.
       target: the target set; its labels are never opened.
-      pseudo_labels: pseudo-labels of the target's images, which are moved with the images.
       seed, start_step: the first batch is that of step `start_step`, counted from 0.
       batch_size: images per domain over all processes.
-      size: (H, W) before the crop; None keeps the files' size.
-      crop: (h, w) of the batch; None means the whole image.
-      resize: how images are resized, a key of `pictures.FILTERS`.
-      source_frame: size, crop and resize of the source; None means those of the target.
-      flip, scale: see above.
+      frame: size, crop and resizing of the images.
+      source_frame: those of the source, if they are others.
+      moves: zoom and mirror.
+      options: margins of the target, cache and threads. Its fields on rare classes describe `rare`
+        and are not read here.
+      pseudo_labels: pseudo-labels of the target's images, which are moved with the images.
       rare: draws source examples by the classes that they show instead of in epochs, and draws
         crops until one shows the class.
       candidates: offers further source crops for long-tail class pasting.
-      target_moves: whether a move is drawn for "each" image of the target, or "once" for the whole
-        run (as in TUFL's released code).
-      target_margins: top, bottom, left and right, in pixels of the target's images at `size`. The
-        batch says where they are after zoom, crop and mirror.
-      cache_bytes: the bytes of decoded images that each domain may keep in memory.
-      threads: the threads that decode; by default one per core.
-      prefetch: how many batches are prepared in advance; with `threads` it bounds the memory.
+      prefetch: how many batches are prepared in advance; with `options.threads` it bounds the
+        memory.
       process_index, process_count: this process yields its share of every batch.
 
     Raises:
       DataError: immediately, for sets and arguments that cannot be used; while iterating, for a
         file that cannot be read.
-      ConfigError: `target_moves` is unknown, or the margins are invalid.
+      ConfigError: `resize` is unknown, or the margins leave nothing of the target.
     """
     sets = {"source": source} | ({} if target is None else {"target": target.unlabelled()})
+    frames = {"source": source_frame or frame, "target": frame}
     _check_sets(sets, pseudo_labels, rare)
-    one_of(target_moves, TARGET_MOVES, "target_moves")
     if batch_size % process_count:
         raise DataError(f"batch_size {batch_size} is not divisible by {process_count} processes")
-    frame = Frame(size, crop, resize)
-    frames = {"source": source_frame or frame, "target": frame}
     for domain in sets:
         lookup(FILTERS, frames[domain].resize, "resize")
-        check_sizes(frames[domain], scale, candidates if domain == "source" else None)
-    if any(target_margins):
-        check_margins(target_margins, size=None if target is None else size)
+        check_sizes(frames[domain], moves.scale, candidates if domain == "source" else None)
+    margins = options.target_margins
+    if any(margins):
+        check_margins(margins, size=None if target is None else frame.size)
     share = batch_size // process_count
-    threads = threads or os.cpu_count() or 1
+    threads = options.threads or os.cpu_count() or 1
 
     from rtda_jax.data import geometry, pipeline
 
-    tf = pipeline.tf
-    # A cache holds images at `size`, unless a random zoom starts from the files' own size.
-    resized_first = cache_bytes > 0 and scale == (1.0, 1.0)
-    examples = {
-        domain: pipeline.Examples(
-            dataset,
-            size=frames[domain].size if resized_first else None,
-            resize=frames[domain].resize,
-            limit=cache_bytes,
-        )
-        for domain, dataset in sets.items()
-    }
-    moves_of = {
-        domain: geometry.Moves(**dataclasses.asdict(frame), flip=flip, scale=scale)
-        for domain, frame in frames.items()
-    }
-    moves_of["target"] = dataclasses.replace(moves_of["target"], at_least=crop)
-
-    def index_of(domain: str, position: Tensor) -> Tensor:
-        if domain == "source" and rare is not None:
-            return pipeline.rare_example(rare, pipeline.seed_of(seed, _RARE, position))[0]
-        number = pipeline.DOMAINS.index(domain)
-        return pipeline.shuffled(position, seed=seed, domain=number, count=len(sets[domain]))
-
-    def moved(domain: str, position: Tensor) -> dict[str, Tensor]:
-        index = index_of(domain, position)
-        image, label = examples[domain](index)
-        if domain == "target" and pseudo_labels is not None:
-            label = pipeline.pseudo_label(pseudo_labels, index)
-        fixed = domain == "target" and target_moves == "once"
-        key = pipeline.seed_of(seed, _MOVES[domain], tf.zeros_like(position) if fixed else position)
-        shape = tf.shape(image)[:2]
-        if domain == "source" and rare is not None and rare.crops > 1:
-            move = geometry.draw_showing(
-                moves_of[domain],
-                key,
-                shape,
-                label=label,
-                shown_class=pipeline.rare_example(rare, pipeline.seed_of(seed, _RARE, position))[1],
-                crops=rare.crops,
-                pixels=rare.min_pixels,
+    least = {"source": None, "target": frame.crop}
+    border = None
+    if frame.size is not None and any(margins):
+        border = geometry.border(frame.size, margins)
+    pairs = pipeline.Pairs(
+        seed=seed,
+        examples={
+            domain: pipeline.Examples(
+                dataset,
+                # The cache holds images at their size, unless a random zoom starts from the files'.
+                size=frames[domain].size if options.cache_gib and not moves.zooms else None,
+                resize=frames[domain].resize,
+                limit=int(options.cache_gib * 2**30),
             )
-        else:
-            move = geometry.draw(moves_of[domain], key, shape)
-        batch = {f"{domain}_image": geometry.move_image(image, move)}
-        if label is not None:
-            batch[f"{domain}_label"] = geometry.move_label(label, move)
-        if domain == "target" and size is not None and any(target_margins):
-            border = tf.constant(geometry.border(size, target_margins))
-            batch["target_border"] = geometry.move_label(border, move)
-        return batch | {f"{domain}_index": tf.cast(index, tf.int32)}
+            for domain, dataset in sets.items()
+        },
+        moves={
+            domain: geometry.Moves(
+                **dataclasses.asdict(frames[domain]),
+                flip=moves.flip,
+                scale=moves.scale,
+                at_least=least[domain],
+            )
+            for domain in sets
+        },
+        fixed_target=moves.target_moves == "once",
+        border=border,
+        pseudo_labels=pseudo_labels,
+        rare=rare,
+        candidates=candidates,
+    )
 
     def element(count: Tensor) -> dict[str, Tensor]:
-        position = (count // share) * batch_size + process_index * share + count % share
-        batch: dict[str, Tensor] = {}
-        for domain in sets:
-            batch |= moved(domain, position)
-        if candidates is not None:
-            key = pipeline.seed_of(seed, _PASTE, position)
-            whole = dataclasses.asdict(frames["source"])
-            batch |= pipeline.candidate_crops(candidates, key, **whole, examples=examples["source"])
-        return batch
-
-    graph = tf.data.Dataset.range(start_step * share, _FOREVER)
-    graph = pipeline.mapped(graph, element, threads=threads)
-    graph = graph.batch(share, drop_remainder=True).prefetch(prefetch)
+        return pairs.example((count // share) * batch_size + process_index * share + count % share)
 
     def diagnose(step: int) -> None:
         base = step * batch_size + process_index * share
         for position in range(base, base + share):
-            for domain, dataset in sets.items():
-                index = int(index_of(domain, tf.constant(position, tf.int64)))
-                decode.examine(dataset, index)
-                if domain == "target" and pseudo_labels is not None:
-                    pseudo_labels.examine(index)
-            if candidates is not None:
-                key = pipeline.seed_of(seed, _PASTE, position)
-                for index in pipeline.candidate_draws(candidates, key)[2]:
-                    decode.examine(source, int(index))
+            pairs.diagnose(position)
 
+    graph = pipeline.tf.data.Dataset.range(start_step * share, _FOREVER)
+    graph = pipeline.mapped(graph, element, threads=threads)
+    graph = graph.batch(share, drop_remainder=True).prefetch(prefetch)
     batches = pipeline.arrays(graph, diagnose, start=start_step, threads=threads)
     return cast("Iterator[Batch]", batches)
 

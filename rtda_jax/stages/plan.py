@@ -20,9 +20,9 @@ from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.teacher import OtherNetwork
-from rtda_jax.data.batches import StreamOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pictures import FILTERS
+from rtda_jax.data.stream import StreamOptions
 from rtda_jax.errors import CheckpointError, ConfigError, lookup, require
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.binding import Traits

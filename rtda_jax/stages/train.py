@@ -8,8 +8,8 @@ from typing import Any
 from rtda_jax.adapt import build, views
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.terms import formula
-from rtda_jax.data.batches import MoveOptions, introduction
-from rtda_jax.data.stream import check_margins
+from rtda_jax.data.batches import introduction
+from rtda_jax.data.stream import MoveOptions, check_margins
 from rtda_jax.errors import require
 from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import FREE, Fields, among, begun
