@@ -77,18 +77,18 @@ def test_thresholds_hold_over_the_whole_set(tmp_path):
     for k in range(K):
         values = np.sort(confidence[labels == k])
         exact = min(values[int(0.66 * len(values))], 0.9) if len(values) else 0
-        assert 0 <= exact - made["thresholds"][k] <= 1 / pseudo_labels.BINS + 1e-7
-    limits = np.array(made["thresholds"])
+        assert 0 <= exact - made.thresholds[k] <= 1 / pseudo_labels.BINS + 1e-7
+    limits = np.array(made.thresholds)
     expected = np.where(confidence < limits[labels], 255, labels)
     found = np.stack(list(written(tmp_path).values()))
     np.testing.assert_array_equal(found, expected)
-    assert made["coverage"] == pytest.approx((expected != 255).mean())
-    assert made["pixels"] == [int((expected == k).sum()) for k in range(K)]
+    assert made.coverage == pytest.approx((expected != 255).mean())
+    assert made.pixels == [int((expected == k).sum()) for k in range(K)]
 
 
 def test_thresholds_of_each_image_are_exact(tmp_path):
     made = generate(tmp_path, scope="image", cut=0.5, index="round")
-    assert made["thresholds"] is None
+    assert made.thresholds is None
     for i, found in enumerate(written(tmp_path).values()):
         labels, confidence = prediction(i)
         limits = np.zeros(K)
@@ -240,7 +240,7 @@ def test_a_signal_at_the_last_image_is_not_lost(tmp_path):
 
     with pytest.raises(Interrupted, match="stopped after image 7; the same command"):
         generate(tmp_path, last, stop=stop, scope="image")
-    assert generate(tmp_path, scope="image")["files"].keys() == set(KEYS)
+    assert generate(tmp_path, scope="image").files.keys() == set(KEYS)
 
 
 def test_every_image_gives_a_heartbeat(tmp_path):

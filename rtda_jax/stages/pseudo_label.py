@@ -8,13 +8,14 @@ them depends only on its image and the thresholds and was written atomically. Wi
 one labels every n-th image. What they counted adds up, even if fewer of them continue.
 """
 
+import dataclasses
 import hashlib
 import os
 import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,11 +133,9 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
             interrupted=interrupted,
             heartbeat=heartbeat,
         )
-    files = generated.pop("files")
-    pixels = dict(zip(classes.names, generated["pixels"], strict=True))
-    thresholds = generated["thresholds"]
-    if thresholds is not None:
-        thresholds = dict(zip(classes.names, thresholds, strict=True))
+    thresholds = None
+    if generated.thresholds is not None:
+        thresholds = dict(zip(classes.names, generated.thresholds, strict=True))
     rule = {field: config.pseudo[field] for field in ("fusion", "scope", "cut", "cap", "index")}
     record = {
         "models": list(stage.models),
@@ -147,11 +146,11 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         "classes": classes.name,
         "size": list(benchmark.size),
         "images": len(dataset),
-        "coverage": generated["coverage"],
+        "coverage": generated.coverage,
         "thresholds": thresholds,
-        "pixels": pixels,
+        "pixels": dict(zip(classes.names, generated.pixels, strict=True)),
     }
-    write_json(folder / MANIFEST, {**record, "files": files})
+    write_json(folder / MANIFEST, {**record, "files": generated.files})
     say(record)
     record |= {"seconds": round(time.perf_counter() - begin, 1)}
     write_json(done, record)
@@ -212,7 +211,7 @@ def predictor(
     def maps(variables: Sequence[Any], image: jax.Array) -> list[jax.Array]:
         softmax = []
         for model, v in zip(models, variables, strict=True):
-            pixels = normalise(image[None].astype(jnp.float32), name=model.normalisation)
+            pixels = normalise(image[None], name=model.normalisation)
             outputs: Any = model.module.apply(v, pixels, train=False)
             softmax += [jax.nn.softmax(outputs[h].astype(jnp.float32), axis=-1) for h in heads]
         # The softmax of a DeepLab's "coarse" is resized (BDL, FDA); all others have the image's
@@ -231,6 +230,22 @@ def predictor(
     return lambda image: fused(variables, image)
 
 
+class Generated(NamedTuple):
+    """What a stage wrote.
+
+    Attributes:
+      thresholds: the least confidence of each class [K]; None where the scope is an image.
+      coverage: the share of pixels with a label.
+      pixels: the number of pixels of each class [K].
+      files: the SHA-256 of the label file of each key.
+    """
+
+    thresholds: list[float] | None
+    coverage: float
+    pixels: list[int]
+    files: dict[str, str]
+
+
 def generate(
     predictions: Predictions,
     folder: pathlib.Path,
@@ -240,7 +255,7 @@ def generate(
     num_classes: int,
     interrupted: threading.Event,
     heartbeat: Callable[[], object] = lambda: None,
-) -> dict[str, Any]:
+) -> Generated:
     """Writes `labels/KEY.png` for every key, 255 where a pixel is not sure enough.
 
     Every process of a job calls it and writes its share of the files.
@@ -254,133 +269,100 @@ def generate(
       interrupted: an event that ends the work between two images.
       heartbeat: called after every image that was predicted or read again.
 
-    Returns:
-      thresholds ([K], or None where the scope is an image), coverage (the share of pixels with a
-      label), pixels [K] and files {key: sha256}.
-
     Raises:
       Interrupted: the same call continues.
     """
-
-    def seen(order: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for prediction in predictions(order):
-            heartbeat()
-            yield prediction
-
     folder.mkdir(parents=True, exist_ok=True)
     process, processes = parallel.process()
     share = range(process, len(keys), processes)
+    work = _Work(predictions, folder, keys, share, num_classes, interrupted, heartbeat)
+    rule: dict[str, Any] = {"cut": options.cut, "cap": options.cap, "index": options.index}
     limits = None
     if options.scope == "dataset":
-        counts = _count(seen, folder, len(keys), share, num_classes, interrupted)
-        limits = pseudo_labels.thresholds(
-            counts, cut=options.cut, cap=options.cap, index=options.index
-        )
+        limits = pseudo_labels.thresholds(work.count(), **rule)
     missing = [i for i in share if not os.path.exists(label_path(folder, keys[i]))]
-    watched = _watched(seen, missing, len(share), "writing labels", interrupted)
-    for i, (labels, confidence) in watched:
-        if limits is None:
+    for i, (labels, confidence) in work.predicted(missing, "writing labels"):
+        image_limits = limits
+        if image_limits is None:
             image_limits = pseudo_labels.exact_thresholds(
-                labels,
-                confidence,
-                num_classes=num_classes,
-                cut=options.cut,
-                cap=options.cap,
-                index=options.index,
+                labels, confidence, num_classes=num_classes, **rule
             )
-        else:
-            image_limits = limits
         path = pathlib.Path(label_path(folder, keys[i]))
         write_bytes(path, png(pseudo_labels.assign(labels, confidence, image_limits)))
-    return {
-        "thresholds": None if limits is None else limits.tolist(),
-        **_survey(folder, keys, share, num_classes, heartbeat),
-    }
+    return work.survey(None if limits is None else limits.tolist())
 
 
-def _count(
-    predictions: Predictions,
-    folder: pathlib.Path,
-    total: int,
-    share: range,
-    num_classes: int,
-    interrupted: threading.Event,
-) -> np.ndarray:
-    """Returns the histogram of confidences of all images, of which this process counts a share.
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """The images that a process labels; the attributes are explained at `generate`."""
 
-    The main process goes on with the histogram of earlier runs, and the others begin one each.
-    """
-    shape = (num_classes, pseudo_labels.BINS)
-    parallel.on_main(lambda: merge_histograms(folder, images=total, shape=shape, say=log.say))
-    path = folder / HISTOGRAM
-    done, counts = read_histogram(path, images=total, shape=shape)
-    order = [i for i in share if not done[i]]
-    if not parallel.is_main():
-        path = folder / part_of_histogram(share.start)
-        done, counts = np.zeros_like(done), np.zeros_like(counts)
+    predictions: Predictions
+    folder: pathlib.Path
+    keys: Sequence[str]
+    share: range  # the positions of this process's images among the keys
+    num_classes: int
+    interrupted: threading.Event
+    heartbeat: Callable[[], object]
 
-    def save() -> None:
-        write_npz(path, done=done, counts=counts)
+    def count(self) -> np.ndarray:
+        """Returns the histogram of confidences of all images, each process counting its share.
 
-    watched = _watched(predictions, order, len(share), "counting confidences", interrupted, save)
-    for number, (i, (labels, confidence)) in enumerate(watched, start=1):
-        counts += pseudo_labels.histogram(labels, confidence, num_classes=num_classes)
-        done[i] = True
-        if number % SAVE_EVERY == 0 or number == len(order):
-            save()
-    return parallel.sum_counts(counts)
+        The main process goes on with the histogram of earlier runs, and the others begin one each.
+        """
+        total, shape = len(self.keys), (self.num_classes, pseudo_labels.BINS)
+        parallel.on_main(
+            lambda: merge_histograms(self.folder, images=total, shape=shape, say=log.say)
+        )
+        path = self.folder / HISTOGRAM
+        done, counts = read_histogram(path, images=total, shape=shape)
+        order = [i for i in self.share if not done[i]]
+        if not parallel.is_main():
+            path = self.folder / part_of_histogram(self.share.start)
+            done, counts = np.zeros_like(done), np.zeros_like(counts)
 
+        def save() -> None:
+            write_npz(path, done=done, counts=counts)
 
-def _watched(
-    predictions: Predictions,
-    order: Sequence[int],
-    total: int,
-    what: str,
-    interrupted: threading.Event,
-    save: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-    """Yields the indices of images and their predictions, with progress; a signal ends them."""
-    if not order:
-        return
-    progress = Progress(f"  {what}", total, total - len(order))
-    for i, prediction in zip(order, predictions(order), strict=True):
-        yield i, prediction
-        progress.add(1)
-        if interrupted.is_set():
-            save()
-            progress.end()
-            raise Interrupted(f"stopped after image {i + 1}; the same command continues there")
-    progress.end()
+        predicted = self.predicted(order, "counting confidences", save)
+        for number, (i, (labels, confidence)) in enumerate(predicted, start=1):
+            counts += pseudo_labels.histogram(labels, confidence, num_classes=self.num_classes)
+            done[i] = True
+            if number % SAVE_EVERY == 0 or number == len(order):
+                save()
+        return parallel.sum_counts(counts)
 
+    def predicted(
+        self, order: Sequence[int], what: str, save: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+        """Yields the indices of images and their predictions, with progress; a signal ends them."""
+        if not order:
+            return
+        progress = Progress(f"  {what}", len(self.share), len(self.share) - len(order))
+        for i, prediction in zip(order, self.predictions(order), strict=True):
+            self.heartbeat()
+            yield i, prediction
+            progress.add(1)
+            if self.interrupted.is_set():
+                save()
+                progress.end()
+                raise Interrupted(f"stopped after image {i + 1}; the same command continues there")
+        progress.end()
 
-def _survey(
-    folder: pathlib.Path,
-    keys: Sequence[str],
-    share: Sequence[int],
-    num_classes: int,
-    heartbeat: Callable[[], object],
-) -> dict[str, Any]:
-    """Returns what is on the disk: checksums, and the number of pixels of each class.
-
-    Each process reads its share of the files, and all return the whole.
-    """
-    digests, counts = [], np.zeros(256, np.int64)
-    for i in share:
-        path = label_path(folder, keys[i])
-        data = read_bytes(path)
-        digests.append(hashlib.sha256(data).hexdigest())
-        with pictures.opened(data, path) as image:
-            counts += np.bincount(np.asarray(image).ravel(), minlength=256)
-        heartbeat()
-    counts = parallel.sum_counts(counts)
-    rows = [text.split() for text in parallel.gather_text(" ".join(digests))]
-    files = {key: rows[i % len(rows)][i // len(rows)] for i, key in enumerate(keys)}
-    pixels = counts[:num_classes]
-    return {
-        "coverage": float(pixels.sum() / counts.sum()),
-        "pixels": pixels.tolist(),
-        "files": files,
-    }
+    def survey(self, thresholds: list[float] | None) -> Generated:
+        """Returns what is on the disk. Each process reads its share, and all return the whole."""
+        digests, counts = [], np.zeros(256, np.int64)
+        for i in self.share:
+            path = label_path(self.folder, self.keys[i])
+            data = read_bytes(path)
+            digests.append(hashlib.sha256(data).hexdigest())
+            with pictures.opened(data, path) as image:
+                counts += np.bincount(np.asarray(image).ravel(), minlength=256)
+            self.heartbeat()
+        counts = parallel.sum_counts(counts)
+        rows = [text.split() for text in parallel.gather_text(" ".join(digests))]
+        files = {key: rows[i % len(rows)][i // len(rows)] for i, key in enumerate(self.keys)}
+        pixels = counts[: self.num_classes]
+        return Generated(thresholds, float(pixels.sum() / counts.sum()), pixels.tolist(), files)
 
 
 def say(record: dict[str, Any]) -> None:
