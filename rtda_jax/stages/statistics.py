@@ -126,7 +126,7 @@ def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
 
     @jax.jit
     def average(params: Any, mean: Any, images: jax.Array, number: jax.Array) -> Any:
-        pixels = normalise(images.astype(jnp.float32), name=model.normalisation)
+        pixels = normalise(images, name=model.normalisation)
         _, updated = module.apply(
             {"params": params, "batch_stats": mean}, pixels, train=True, mutable=["batch_stats"]
         )
