@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from rtda_jax import evaluate, fda
 from rtda_jax.adapt.options import read
-from rtda_jax.data import load
+from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, require
@@ -24,6 +24,8 @@ from rtda_jax.run.workdir import find_result, other_results, save_result
 from rtda_jax.stages import validation
 from rtda_jax.stages.plan import Plan, Stage, load_network, parse
 from rtda_jax.tools import drawing
+
+Row = tuple[dict[str, Any], np.ndarray]  # an example and its prediction, for the pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,52 +133,22 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     head = class_set(config.benchmark.classes)
     reported = class_set(config.benchmark.eval_classes)
     dataset = load(config.benchmark.eval, data_dir=config.data_dir, classes=head.name)
-    process_index, process_count = parallel.process()
-    if process_count > len(dataset):
-        raise ConfigError(f"stage {name}: {len(dataset)} images are too few for {process_count}")
-    share = len(range(process_index, len(dataset), process_count))
-    begin, rows = time.perf_counter(), []
-    progress = Progress("  images", share)
-    shown = set(np.linspace(0, share - 1, config.eval.pictures).astype(int).tolist())
-
-    def take(index: int, example: dict, prediction: np.ndarray) -> None:
-        if index in shown:
-            rows.append((index, example, prediction))
-        heartbeat()  # of the watchdog below
-        progress.add(1)
-
+    _, processes = parallel.process()
+    if processes > len(dataset):
+        raise ConfigError(f"stage {name}: {len(dataset)} images are too few for {processes}")
+    begin = time.perf_counter()
     observer = validation.make_observer(config.eval.validators)
     protocol = read(Protocol, config.eval, "eval")
     if warning := padding_warning(protocol, tuple(config.benchmark.eval_size)):
         log.say(warning)
     with watchdog(config.stall_seconds) as heartbeat:
-        stream = eval_stream(
-            dataset,
-            size=tuple(config.benchmark.eval_size),
-            resize=config.benchmark.resize,
-            process_index=process_index,
-            process_count=process_count,
+        confusion, rows = count(
+            config, models, dataset, protocol=protocol, observer=observer, heartbeat=heartbeat
         )
-        confusion = evaluate.evaluate(
-            models,
-            stream,
-            num_classes=len(head),
-            protocol=protocol,
-            on_prediction=take,
-            on_softmax=observer,
+        scores = evaluate.report(
+            confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
         )
-        progress.end()
-        confusion = parallel.sum_counts(confusion)
-        if observer is not None:
-            observer.gather()
-        record = {
-            **evaluate.report(
-                confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
-            ),
-            "images": len(dataset),
-            **identity,
-            "confusion": confusion.tolist(),
-        }
+        record = scores | {"images": len(dataset), **identity, "confusion": confusion.tolist()}
         if parallel.is_main():  # before anything else can fail
             save_result(workdir / name, record, identity)
         record["validators"] = validate(config, models, observer, protocol, heartbeat)
@@ -196,6 +168,62 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     return with_others(workdir / name, record, identity)
 
 
+def count(
+    config: ConfigDict,
+    models: Sequence[Model],
+    dataset: Dataset,
+    *,
+    protocol: Protocol,
+    observer: validation.Observer | None,
+    heartbeat: Callable[[], object],
+) -> tuple[np.ndarray, list[Row]]:
+    """Predicts all images, of which each process takes a share.
+
+    Args:
+      config: the configuration of an evaluate stage.
+      models: the networks to fuse.
+      dataset: the images and their labels.
+      protocol: how the images are read.
+      observer: gathers what the validators need from the softmax of all images.
+      heartbeat: called after every image.
+
+    Returns:
+      the confusion matrix int64 [K,K] of all processes, and the rows of this process's pictures.
+    """
+    process_index, process_count = parallel.process()
+    share = len(range(process_index, len(dataset), process_count))
+    shown = set(np.linspace(0, share - 1, config.eval.pictures).astype(int).tolist())
+    progress = Progress("  images", share)
+    rows: list[Row] = []
+
+    def take(index: int, example: dict[str, Any], prediction: np.ndarray) -> None:
+        if index in shown:
+            rows.append((example, prediction))
+        heartbeat()
+        progress.add(1)
+
+    stream = eval_stream(
+        dataset,
+        size=tuple(config.benchmark.eval_size),
+        resize=config.benchmark.resize,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    confusion = evaluate.evaluate(
+        models,
+        stream,
+        num_classes=len(dataset.classes),
+        protocol=protocol,
+        on_prediction=take,
+        on_softmax=observer,
+    )
+    progress.end()
+    confusion = parallel.sum_counts(confusion)
+    if observer is not None:
+        observer.gather()
+    return confusion, rows
+
+
 def validate(
     config: ConfigDict,
     models: Sequence[Model],
@@ -212,7 +240,7 @@ def validate(
 
 
 def save_pictures(
-    config: ConfigDict, rows: list[tuple], folder: pathlib.Path, *, beta: float | None
+    config: ConfigDict, rows: list[Row], folder: pathlib.Path, *, beta: float | None
 ) -> None:
     """Writes `predictions.png`; prints a warning and writes none if the source is missing."""
     path, sheet = folder / "predictions.png", None
@@ -276,7 +304,7 @@ def protocol_record(stage: Stage, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def examples(config: ConfigDict, rows: list[tuple], *, beta: float | None):
+def examples(config: ConfigDict, rows: list[Row], *, beta: float | None):
     """Returns the picture grid: source, stylised source, target, prediction, truth."""
     head = class_set(config.benchmark.classes)
     colours = np.asarray(head.colours, np.uint8)
@@ -287,7 +315,7 @@ def examples(config: ConfigDict, rows: list[tuple], *, beta: float | None):
     stream = eval_stream(
         source, size=tuple(config.benchmark.eval_size), resize=config.benchmark.resize
     )
-    for (_, example, prediction), played in zip(rows, stream, strict=False):
+    for (example, prediction), played in zip(rows, stream, strict=False):
         row = [played["image"]]
         if beta is not None:
             pair = [x[None].astype(np.float32) for x in (played["image"], example["image"])]
