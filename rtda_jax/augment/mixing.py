@@ -7,6 +7,7 @@ device that holds the image.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -32,10 +33,24 @@ from rtda_jax.augment.photometric import gaussian_blur
 from rtda_jax.errors import one_of, require
 from rtda_jax.losses import IGNORE
 
-# A function (batch, key, theta) -> image [B,H,W,3], label [B,H,W] and bool mask [B,H,W] of the
-# pixels to paste; theta is float32 [K], the adaptive threshold of each class, or None.
-Cut = Callable[[Batch, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]
 
+class Pasted(NamedTuple):
+    """What is pasted onto a target image.
+
+    Attributes:
+      image: [B,H,W,3], a source image.
+      label: [B,H,W], its classes.
+      mask: bool [B,H,W], the pixels to paste.
+    """
+
+    image: jax.Array
+    label: jax.Array
+    mask: jax.Array
+
+
+# A function (batch, key, theta) -> Pasted; theta is float32 [K], the adaptive threshold of each
+# class, or None.
+Cut = Callable[[Batch, jax.Array, jax.Array | None], Pasted]
 
 # How many fewer classes are drawn from an image onto which rare classes are pasted (TUFL).
 FEWER = 2
@@ -200,47 +215,58 @@ def make_cut(
       names: the names of the K classes.
       axis_name: the device axis, for mix.among="batch".
     """
+    cut_half = functools.partial(half_of_source, options=mix, names=names, axis_name=axis_name)
+    if long_tail.probability:
+        return functools.partial(cut_with_rare, cut_half, options=long_tail, names=names)
+    return lambda batch, key, theta: cut_half(batch, key)
 
-    def own(batch: Batch, key: jax.Array, fewer: jax.Array | int) -> jax.Array:
-        labels, index = batch["source_label"], batch["source_index"]
-        shown = present(labels, num_classes=len(names), ignore=mix.ignore)
-        shown = AMONG[mix.among](shown, axis_name)
-        chosen = half_of(shown, key, index, fewer=fewer)
-        if mix.related != "none":
-            table = jnp.asarray(related_classes(mix.related, names=names))
-            chosen = with_related(chosen, shown, key, index, table=table)
-        return mask_of(labels, chosen)
 
-    def plain(
-        batch: Batch, key: jax.Array, theta: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        del theta
-        return batch["source_image"], batch["source_label"], own(batch, key, 0)
+def half_of_source(
+    batch: Batch,
+    key: jax.Array,
+    *,
+    fewer: jax.Array | int = 0,
+    options: MixOptions,
+    names: Sequence[str],
+    axis_name: str | None,
+) -> Pasted:
+    """Cuts a random half of the classes, less `fewer` [B] of them, out of each source image."""
+    labels, index = batch["source_label"], batch["source_index"]
+    shown = present(labels, num_classes=len(names), ignore=options.ignore)
+    shown = AMONG[options.among](shown, axis_name)
+    chosen = half_of(shown, key, index, fewer=fewer)
+    if options.related != "none":
+        table = jnp.asarray(related_classes(options.related, names=names))
+        chosen = with_related(chosen, shown, key, index, table=table)
+    return Pasted(batch["source_image"], labels, mask_of(labels, chosen))
 
-    def with_rare(
-        batch: Batch, key: jax.Array, theta: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        draw, accept = jax.random.split(key)
-        taken = accepted(
-            batch["candidate_classes"],
-            accept,
-            batch["source_index"],
-            count=long_tail.count,
-            odds=CHOICES[long_tail.choice](theta),
-        )
-        fewer = jnp.where(taken.any(axis=1), FEWER, 0)
-        return paste_candidates(
-            batch["source_image"],
-            batch["source_label"],
-            own(batch, draw, fewer),
-            images=batch["candidate_images"],
-            labels=batch["candidate_labels"],
-            classes=batch["candidate_classes"],
-            accepted=taken,
-            table=jnp.asarray(related_classes(long_tail.related, names=names)),
-        )
 
-    return with_rare if long_tail.probability else plain
+def cut_with_rare(
+    cut_half: Callable[..., Pasted],
+    batch: Batch,
+    key: jax.Array,
+    theta: jax.Array | None,
+    *,
+    options: LongTailOptions,
+    names: Sequence[str],
+) -> Pasted:
+    """Cuts classes out of each source image and pastes candidates of rare classes on top of it."""
+    draw, accept = jax.random.split(key)
+    taken = accepted(
+        batch["candidate_classes"],
+        accept,
+        batch["source_index"],
+        count=options.count,
+        odds=CHOICES[options.choice](theta),
+    )
+    return paste_candidates(
+        *cut_half(batch, draw, fewer=jnp.where(taken.any(axis=1), FEWER, 0)),
+        images=batch["candidate_images"],
+        labels=batch["candidate_labels"],
+        classes=batch["candidate_classes"],
+        accepted=taken,
+        table=jnp.asarray(related_classes(options.related, names=names)),
+    )
 
 
 def accepted(
@@ -292,7 +318,7 @@ def paste_candidates(
     classes: jax.Array,
     accepted: jax.Array,
     table: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> Pasted:
     """Returns image, label and mask with the accepted candidates' classes on top, the last topmost.
 
     Args:
@@ -314,7 +340,7 @@ def paste_candidates(
         image = paste(over, images[:, slot].astype(image.dtype), image)
         label = paste(over, labels[:, slot].astype(label.dtype), label)
         mask = mask | over
-    return image, label, mask
+    return Pasted(image, label, mask)
 
 
 def boundary(mask: jax.Array, *, radius: int) -> jax.Array:
