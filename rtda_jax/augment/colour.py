@@ -90,14 +90,15 @@ def strong(
       float32 [B,H,W,3] in [0,255].
     """
     uniform = _uniform(image_keys(key, index), 6)
+    jitter, sigma, blur = 3, 4, 5  # the rows of `uniform` after those of the three factors
     if once is not None:
-        uniform = uniform.at[jnp.array([3, 5])].set(jax.random.uniform(once, (2, 1)))
+        uniform = uniform.at[jnp.array([jitter, blur])].set(jax.random.uniform(once, (2, 1)))
     factors = 1 + STRENGTH * (2 * uniform[:3] - 1)
-    factors = jnp.where(uniform[3] < JITTERED, factors, 1.0)
+    factors = jnp.where(uniform[jitter] < JITTERED, factors, 1.0)
     changed = photometric.brightness(images.astype(jnp.float32), factors[0])
     changed = photometric.contrast(changed, factors[1])
     changed = photometric.saturation(changed, factors[2])
-    return _blurred(changed, uniform[5], uniform[4])
+    return _blurred(changed, uniform[blur], uniform[sigma])
 
 
 def jittered(
@@ -130,8 +131,9 @@ def jittered(
     draws, orders = jnp.moveaxis(jax.vmap(jax.random.split)(image_keys(key, index)), 1, 0)
     order = jax.vmap(lambda k: jax.random.permutation(k, 4))(orders)
     uniform = _uniform(draws, 7)
+    jitter, blur, sigma = 4, 5, 6  # the rows of `uniform` after those of the four strengths
     if once is not None:
-        uniform = uniform.at[4:6].set(jax.random.uniform(once, (2, 1)))
+        uniform = uniform.at[jitter : blur + 1].set(jax.random.uniform(once, (2, 1)))
     amount, turn = strength * (2 * uniform[0] - 1), strength * (2 * uniform[1] - 1)
     by_contrast, by_saturation = 1 + strength * (2 * uniform[2:4] - 1)
     operations = (
@@ -147,8 +149,8 @@ def jittered(
         changed = jnp.select(
             [number == k for k in range(4)], [operate(changed) for operate in operations]
         )
-    changed = jnp.where((uniform[4] < JITTERED).reshape(-1, 1, 1, 1), changed, images)
-    return _blurred(changed, uniform[5], uniform[6])
+    changed = jnp.where((uniform[jitter] < JITTERED).reshape(-1, 1, 1, 1), changed, images)
+    return _blurred(changed, uniform[blur], uniform[sigma])
 
 
 def textured(
@@ -176,8 +178,9 @@ def textured(
         jax.vmap(lambda k: jax.random.split(k, 3))(image_keys(key, index)), 1, 0
     )
     uniform = _uniform(draws, 8)
+    shadow, noise, blur, equalize = 4, 5, 6, 7  # the rows of `uniform` after the adjustments'
     if once is not None:
-        uniform = uniform.at[5:7].set(jax.random.uniform(once, (2, 1)))
+        uniform = uniform.at[noise : blur + 1].set(jax.random.uniform(once, (2, 1)))
     changed = images.astype(jnp.float32)
     adjustments = (
         (photometric.brightness, texture.brightness),
@@ -190,15 +193,15 @@ def textured(
             changed = adjust(changed, _between(uniform[number], bounds))
     height, width = images.shape[1:3]
     pattern = photometric.shadow_pattern(patterns, size=(height, width))
-    changed = photometric.shadow(changed, pattern, _between(uniform[4], texture.shadow))
+    changed = photometric.shadow(changed, pattern, _between(uniform[shadow], texture.shadow))
     low, high = texture.noise
-    spread = jnp.floor(_between(uniform[5], (low, high + 1)))
+    spread = jnp.floor(_between(uniform[noise], (low, high + 1)))
     changed = photometric.gaussian_noise(changed, grains, spread)
-    sigma = _between(uniform[6], texture.blur)
+    sigma = _between(uniform[blur], texture.blur)
     changed = photometric.gaussian_blur(changed, sigma, radius=_radius(texture.blur, images))
     if texture.equalize:
         equalized = photometric.equalize(changed)
-        chosen = (uniform[7] < texture.equalize).reshape(-1, 1, 1, 1)
+        chosen = (uniform[equalize] < texture.equalize).reshape(-1, 1, 1, 1)
         changed = jnp.where(chosen, equalized, changed)
     return changed
 
