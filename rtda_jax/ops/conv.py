@@ -46,13 +46,14 @@ class Geometry(NamedTuple):
         return list(product(range(self.size[0]), range(self.size[1])))
 
 
-def _pair(value: int | Pair) -> Pair:
+def pair(value: int | Pair) -> Pair:
+    """Returns a number for the rows and one for the columns."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _padding(value: int | Pair | Padding) -> Padding:
-    sides = _pair(value) if isinstance(value, int) else value
-    top, left = (_pair(side) for side in sides)
+    sides = pair(value) if isinstance(value, int) else value
+    top, left = (pair(side) for side in sides)
     return top, left
 
 
@@ -331,7 +332,7 @@ def conv2d(
             "expected [B,H,W,C] and [kh,kw,C/groups,O]"
         )
     size = (kernel.shape[0], kernel.shape[1])
-    g = Geometry(size, _pair(stride), _padding(padding), _pair(dilation), groups)
+    g = Geometry(size, pair(stride), _padding(padding), pair(dilation), groups)
     if min(g.output(*x.shape[1:3])) < 1:
         raise ValueError(f"conv2d: kernel {kernel.shape} is larger than padded x {x.shape}")
     own = x.dtype == kernel.dtype == jnp.float32

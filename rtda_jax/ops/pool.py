@@ -7,12 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Pair = tuple[int, int]
+from rtda_jax.ops.conv import Pair, pair
+
 Pads = tuple[Pair, Pair]  # (above, below), (left, right)
-
-
-def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _output_length(length: int, window: int, stride: int, padding: int, ceil_mode: bool) -> int:
@@ -150,6 +147,6 @@ def max_pool(
 
     Padding is minus infinity. Raises ValueError if a window is larger than the padded input.
     """
-    window, stride, padding = _pair(window), _pair(stride), _pair(padding)
+    window, stride, padding = pair(window), pair(stride), pair(padding)
     size, pads = _geometry(x.shape, window, stride, padding, ceil_mode)
     return _max_pool(x, window, stride, size, pads)
