@@ -28,7 +28,8 @@ Published for BiSeNet, Cityscapes to CrossCity, single scale: 52.3 Rome, 56.4 Ri
 --config.stage.one.steps=2000.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -64,6 +65,22 @@ _AUTHORS = {
     "synthia_to_cityscapes_13": ((1024, 2048), (0.75, 1.5), (1024, 2048)),
 }
 
+_EVALUATIONS = {
+    "eval_source": {"kind": "evaluate", "models": ("source",)},
+    "eval_one": {"kind": "evaluate", "models": ("one",)},
+    "eval_two": {"kind": "evaluate", "models": ("two",)},
+    "eval_13": {
+        "kind": "evaluate",
+        "models": ("two",),
+        "benchmark": {"eval_classes": "synthia13"},
+    },
+    "eval_scales": {
+        "kind": "evaluate",
+        "models": ("two",),
+        "eval": {"mode": "slide", "scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "mirror": True},
+    },
+}
+
 
 def weights(classes: str, names: tuple[str, ...]) -> tuple[float, ...]:
     """Returns the authors' weight of each class, or 1 for a class that they do not have."""
@@ -87,93 +104,113 @@ def make(
     config = base.make(benchmark)
     full = config.benchmark.name not in benchmarks.SMALL
     heads = base.HEADS[:1] if network == "deeplab" else base.HEADS
+    source_lr = config.optim.g_lr
 
     config.model.name = "deeplab_resnet101" if network == "deeplab" else "bisenet_tufl"
     config.model.batch_norm = "frozen"
+    config.optim.update(
+        {
+            "g_decay": 5e-4,
+            "g_decayed": "kernels",
+            "g_groups": "heads",
+            "g_lr": 5e-6 if full else 2.5e-4,
+        }
+    )
+    _set_losses(config, heads)
+    _set_views(config)
+    if full:
+        config.batch_size = 2
+        config.augment.scale = (1.0, 1.5)
+    _set_authors_sizes(config)
+    if preset == "code":
+        _follow_the_code(config)
+
+    config.stages = ("source", "one", "two", "eval_source", "eval_one", "eval_two")
+    if config.benchmark.eval_classes == "synthia16":
+        config.stages += ("eval_13",)  # papers report both for the same network
+    if full:
+        config.stages += ("eval_scales",)  # tens of windows per image: slow on a CPU
+    training = _training_stages(config, heads, full=full, source_lr=source_lr, preset=preset)
+    config.stage = ConfigDict({**training, **_EVALUATIONS})
+    return config
+
+
+def _set_losses(config: ConfigDict, heads: Sequence[str]) -> None:
     classes = config.benchmark.classes
-    config.loss.weighting, config.loss.reduction = "given", "pixels"
+    config.loss.weighting = "given"
+    config.loss.reduction = "pixels"
     config.loss.weights = weights(classes, class_set(classes).names)
     for head in base.HEADS:
         config.objective[f"seg{head}"] = 0.0
     for head in heads:
         config.objective[f"seg{head}"] = 1 / len(heads)
         config.objective[f"consistency{head}"] = 0.08 / len(heads)
-    config.consistency.threshold, config.consistency.form = "adaptive", "deficit"
+    config.consistency.threshold = "adaptive"
+    config.consistency.form = "deficit"
+
+
+def _set_views(config: ConfigDict) -> None:
     config.augment.texture = "tufl_source"
-    related = "gta5" if classes == "cityscapes19" else "synthia"
     config.mix.update({"colour": "tufl_strong", "ignore": "class"})
-    config.long_tail.update({"slots": 6, "count": (2, 4), "related": related})
-    config.long_tail.choice = "threshold"
-
-    config.optim.update({"g_decay": 5e-4, "g_decayed": "kernels", "g_groups": "heads"})
-    source_lr = config.optim.g_lr
-    steps = config.get_oneway_ref("steps")  # of small pairs; it follows a flag
-    config.optim.g_lr = 5e-6 if full else 2.5e-4
-    if full:
-        config.batch_size, config.augment.scale = 2, (1.0, 1.5)
-    pair = config.benchmark.name.partition(":")[0]
-    if pair in _AUTHORS:
-        config.benchmark.crop = (640, 1280)
-        config.benchmark.size, config.augment.scale, config.benchmark.eval_size = _AUTHORS[pair]
-        side = config.benchmark.eval_size[0]
-        config.eval.mode, config.eval.window = "slide", (side, side)
-        config.eval.stride = (-(-5 * side // 6),) * 2
-        config.eval.align = "corners"
-    if preset == "code":
-        config.consistency.threshold, config.consistency.form = "fixed", "difference"
-        config.long_tail.update({"choice": "uniform", "slots": 2, "count": (2, 2)})
-        config.optim.g_groups = "all"
-        config.augment.draw, config.augment.target_moves = "run", "once"
-
-    alone = {f"consistency{head}": 0.0 for head in heads}
-    config.stages = ("source", "one", "two", "eval_source", "eval_one", "eval_two")
-    if config.benchmark.eval_classes == "synthia16":
-        config.stages += ("eval_13",)  # papers report both for the same network
-    if full:
-        config.stages += ("eval_scales",)  # tens of windows per image: slow on a CPU
-    config.stage = ConfigDict(
-        {
-            "source": {
-                "kind": "train",
-                "objective": alone,
-                "model": {"batch_norm": "batch"},
-                "optim": {"g_lr": source_lr, "g_groups": "one"},
-            },
-            # Stage two starts from stage one after 1200 of its 2000 steps.
-            "one": {
-                "kind": "train",
-                "init": "source",
-                "steps": 1200 if full else steps // 2,
-                "optim": {"schedule_steps": 2000 if full else steps * 3 // 4},
-            },
-            "two": {
-                "kind": "train",
-                "init": "one",
-                "objective": {"mix": 0.5},
-                "teacher": {"kind": "frozen"},
-                "long_tail": {"probability": 0.0 if preset == "code" else 0.3},
-                "steps": 2000 if full else steps * 3 // 4,
-            },
-            "eval_source": {"kind": "evaluate", "models": ("source",)},
-            "eval_one": {"kind": "evaluate", "models": ("one",)},
-            "eval_two": {"kind": "evaluate", "models": ("two",)},
-            "eval_13": {
-                "kind": "evaluate",
-                "models": ("two",),
-                "benchmark": {"eval_classes": "synthia13"},
-            },
-            "eval_scales": {
-                "kind": "evaluate",
-                "models": ("two",),
-                "eval": {
-                    "mode": "slide",
-                    "scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
-                    "mirror": True,
-                },
-            },
-        }
+    related = "gta5" if config.benchmark.classes == "cityscapes19" else "synthia"
+    config.long_tail.update(
+        {"slots": 6, "count": (2, 4), "related": related, "choice": "threshold"}
     )
-    return config
+
+
+def _set_authors_sizes(config: ConfigDict) -> None:
+    """Sets the authors' sizes and windows, if the benchmark is one of theirs."""
+    pair = config.benchmark.name.partition(":")[0]
+    if pair not in _AUTHORS:
+        return
+    size, scale, eval_size = _AUTHORS[pair]
+    config.benchmark.crop = (640, 1280)
+    config.benchmark.size = size
+    config.benchmark.eval_size = eval_size
+    config.augment.scale = scale
+    side = eval_size[0]
+    stride = -(-5 * side // 6)
+    config.eval.update(
+        {"mode": "slide", "window": (side, side), "stride": (stride, stride), "align": "corners"}
+    )
+
+
+def _follow_the_code(config: ConfigDict) -> None:
+    config.consistency.threshold = "fixed"
+    config.consistency.form = "difference"
+    config.long_tail.update({"choice": "uniform", "slots": 2, "count": (2, 2)})
+    config.optim.g_groups = "all"
+    config.augment.draw = "run"
+    config.augment.target_moves = "once"
+
+
+def _training_stages(
+    config: ConfigDict, heads: Sequence[str], *, full: bool, source_lr: float, preset: str
+) -> dict[str, Any]:
+    steps = config.get_oneway_ref("steps")  # of small pairs; it follows a flag
+    return {
+        "source": {
+            "kind": "train",
+            "objective": {f"consistency{head}": 0.0 for head in heads},
+            "model": {"batch_norm": "batch"},
+            "optim": {"g_lr": source_lr, "g_groups": "one"},
+        },
+        # Stage two starts from stage one after 1200 of its 2000 steps.
+        "one": {
+            "kind": "train",
+            "init": "source",
+            "steps": 1200 if full else steps // 2,
+            "optim": {"schedule_steps": 2000 if full else steps * 3 // 4},
+        },
+        "two": {
+            "kind": "train",
+            "init": "one",
+            "objective": {"mix": 0.5},
+            "teacher": {"kind": "frozen"},
+            "long_tail": {"probability": 0.0 if preset == "code" else 0.3},
+            "steps": 2000 if full else steps * 3 // 4,
+        },
+    }
 
 
 get_config = arguments.parsed(make)
