@@ -20,6 +20,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict
 
+import rtda_jax
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run.command import (
@@ -143,7 +144,7 @@ def _of_workdir(given: Mapping[str, str | None]) -> ConfigDict:
             if (workdir / "config.json").exists():
                 return _recorded(workdir)
     require(
-        given.get("job", "run") != "run",
+        given.get("job", "run") not in ("run", "train"),
         f"the job run needs --config, one of {', '.join(config_names())}, or a file",
     )
     return load_config(DEFAULT_CONFIG)
@@ -208,6 +209,7 @@ JOBS = {
         "--config fda_mbt --config.seed=1",
         repeats=True,
     ),
+    "train": Job(_run, "Another word for run.", "train --config fda_mbt", repeats=True),
     "evaluate": Job(
         _evaluate, "Evaluates a trained workdir again.", "evaluate --config fda_mbt", repeats=True
     ),
@@ -297,8 +299,11 @@ def main(words: Sequence[str] | None = None) -> int:
     if not words:
         print(usage(program))
         return 0
-    if {"-h", "-help", "--help"} & set(words):
+    if words[0] == "help" or {"-h", "-help", "--help"} & set(words):
         print(help_text(program))
+        return 0
+    if words[0] == "--version":
+        print(f"{program} {rtda_jax.__version__}")
         return 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     environment.keep_freed_memory()  # before JAX starts
@@ -365,7 +370,8 @@ def exit_code_of(job: Callable[[], None]) -> int:
         if isinstance(error, errors.ERRORS):
             return end(f"{type(error).__name__}: {error}", error.exit_code)
         if isinstance(error, OSError):  # a full disk, a read-only folder
-            return end(f"OSError: {error}", FILE_FAILED)
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error
+            return end(f"OSError: {reason}", FILE_FAILED)
         if not parallel.joined():
             raise
         # A normal exit of the interpreter would wait for the other processes, which wait for this

@@ -11,9 +11,10 @@ from absl import logging
 from helpers import folder_fields, write_folders
 from PIL import Image
 
+import rtda_jax
 from configs import benchmarks
 from rtda_jax import experiment
-from rtda_jax.cli import JOBS, main
+from rtda_jax.cli import JOBS, exit_code_of, main
 from rtda_jax.run import files
 from rtda_jax.run.command import define_flags, load_config, parse
 from rtda_jax.run.workdir import flat, plain, write_json
@@ -118,11 +119,22 @@ MISTYPED = {  # under fda
     "--coordinator=host:http --num_processes=2 --process_id=0": "must be HOST:PORT",
     "--job=benchmark --parts=sleep": "no part 'sleep'",
     "--job=evaluate --workdir nothing": "nothing holds no run; train it first",
+    # places
+    "--workdir=": "--workdir is empty",
+    "--data_dir=": "--data_dir is empty",
+    "--job=predict --input=": "--input is empty",
+    "--job=export --weights=": "--weights is empty",
+    "--workdir=notes": "--workdir=notes: notes is not a folder",
+    "--workdir=notes/x/y": "--workdir=notes/x/y: notes is not a folder",
 }
 LINES = {f"--config=fda {words}": sentence for words, sentence in MISTYPED.items()} | {
     "fly": "unknown job 'fly'; known: audit",
     "run": "the job run needs --config, one of adabn,",
     "--config.steps=3": "the job run needs --config, one of adabn,",
+    "train": "the job run needs --config, one of adabn,",
+    "--Config fda": "unknown flag --Config; did you mean --config?",
+    "-predict": "unknown flag --predict; --help lists the flags",
+    "summary --wrkdir=a": "unknown flag --wrkdir; did you mean --workdir?",
     "predictt photo.jpg": "unknown job 'predictt'; known: audit",
     "summary extra": "unexpected arguments: extra",
     "predict a.jpg b.jpg": "unexpected arguments: a.jpg b.jpg",
@@ -152,6 +164,32 @@ LINES = {f"--config=fda {words}": sentence for words, sentence in MISTYPED.items
     "--config=fda:=3": "unknown option in '=3'",
     "--config=fda:beta=1,beta=1": "beta is given twice",
 }
+
+
+def test_a_file_that_cannot_be_used_is_named_without_its_number(capfd):
+    def job():
+        pathlib.Path("/dev/null/x").read_bytes()
+
+    assert exit_code_of(job) == 74
+    assert capfd.readouterr().err == "\nOSError: /dev/null/x: Not a directory\n"
+
+
+def test_help_and_version_are_also_words(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    assert main(["help"]) == main(["--version"]) == 0
+    said = capsys.readouterr().out
+    assert "Usage: python main.py [JOB]" in said
+    assert said.endswith(f"python main.py {rtda_jax.__version__}\n")
+
+
+@pytest.mark.parametrize("words", [["train"], ["--job=train"]])
+def test_train_is_another_word_for_run(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    jobs = {name: job._replace(run=lambda _: None) for name, job in JOBS.items()}
+    job, command = parse([*words, "--config=fda", "--seeds=2"], jobs)
+    assert job == jobs["train"]
+    assert JOBS["train"].run is JOBS["run"].run
+    assert command.flags.seeds == 2
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from rtda_jax.tools.environment import configs_folder
 
 DEFAULT_CONFIG = "fda_mbt"
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # modules that others import
+PLACES = ("workdir", "weights", "output", "data_dir", "input", "before")  # flags
 
 
 class Command(NamedTuple):
@@ -250,7 +251,11 @@ def parse(
     source = DEFAULT_CONFIG if config_flag.config is None else config_flag.config
     values = define_flags()
     given = config_flag.config is not None
-    config = load_config(source) if given or not default else default(dict(_flags(words)))
+    if given or default is None:
+        config = load_config(source)
+    else:
+        check_known(words, values)
+        config = default(dict(_flags(words)))
     check_fields(words, config)
     line = ["rtda-jax", *words]
     try:
@@ -271,6 +276,8 @@ def parse(
             job.repeats or values[flag].value is None,
             f"--{flag} goes with --job=run or evaluate, not {values.job}",
         )
+    for flag in PLACES:  # a variable of the shell that is not set, for example
+        require(values[flag].value != "", f"--{flag} is empty")
     if values.data_dir is not None:
         config.data_dir = values.data_dir
     overrides = config_flags.get_override_values(values["config"])
@@ -288,6 +295,16 @@ def check_once(words: Sequence[str]) -> None:
     for name, _ in _flags(words):
         require(name not in seen, f"--{name} is given twice")
         seen.add(name)
+
+
+def check_known(words: Sequence[str], values: flags.FlagValues) -> None:
+    """Raises ConfigError for a flag that is neither one of the given ones nor a field."""
+    for name, _ in _flags(words):
+        if not name.startswith(("config.", "noconfig.")):
+            known = name in values or name.removeprefix("no") in values
+            near = difflib.get_close_matches(name.lower(), ["config", *values], n=1, cutoff=0.75)
+            hint = f"; did you mean --{near[0]}?" if near else "; --help lists the flags"
+            require(known, f"unknown flag --{name}{hint}")
 
 
 def check_fields(words: Sequence[str], config: ConfigDict) -> None:

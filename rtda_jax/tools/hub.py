@@ -165,12 +165,17 @@ def find_workdir(source: str, *, workdir: str | None, weights: str | None) -> pa
       weights: the value of --weights, which `find` reads, or None.
 
     Raises:
-      ConfigError: `weights` names no folder, or both flags are given.
+      ConfigError: `weights` names no folder, `workdir` is a file or below one, or both flags are
+        given.
     """
     if weights is not None:
         require(workdir is None, "--weights and --workdir both name a trained workdir; give one")
         return find(weights)
     if workdir is not None:
-        return pathlib.Path(workdir).expanduser()
+        folder = pathlib.Path(workdir).expanduser()
+        for path in (folder, *folder.parents):
+            usable = path.is_dir() or not path.exists()
+            require(usable, f"--workdir={workdir}: {path} is not a folder")
+        return folder
     file, _, argument = source.partition(":")
     return pathlib.Path("runs") / (pathlib.Path(file).stem + (f"-{argument}" if argument else ""))
