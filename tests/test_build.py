@@ -84,3 +84,12 @@ def test_seeds_are_numbers_of_32_bits():
     for seed in (-1, 2**32):
         with pytest.raises(ConfigError, match=r"seed must lie in \[0, 2\^32\)"):
             build.build(config("source_only", seed=seed))
+
+
+def test_a_reference_network_is_kept_only_where_a_term_reads_it():
+    def memory(weight):
+        method = build.build(get("mic", f"distance={weight}"))
+        return jax.eval_shape(lambda: build.initial_state(method)).memory
+
+    assert "reference" in memory(0.005)
+    assert "reference" not in memory(0)

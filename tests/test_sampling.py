@@ -117,6 +117,7 @@ def test_a_target_that_moves_once_moves_alike_in_every_step(source):
         ({"slots": 0}, "at least one slot"),
         ({"probability": 2.0}, "need a probability, got 2"),
         ({"classes": (3, 40)}, r"classes \[40\] are not among the 19"),
+        ({"classes": (18, 19)}, r"classes \[19\] are not among the 19"),
         ({"min_pixels": 10**6}, "of any class that could be pasted"),
     ],
 )

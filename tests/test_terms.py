@@ -107,6 +107,11 @@ def test_heads_are_in_the_order_of_the_network_and_not_of_their_names():
     assert terms.views(objective) == {"source", "target", "strong"}
 
 
+def test_a_term_can_be_asked_of_every_output_that_a_network_has():
+    outputs = {"": "logits", "_aux4": "aux4", "_aux8": "aux8", "_aux16": "aux16", "_aux32": "aux32"}
+    assert outputs == terms.HEADS
+
+
 def test_the_terms_that_need_a_teacher_are_those_that_read_its_labels():
     made = {name: term(options()) for name, term in terms.TERMS.items() if "_" not in name}
     needing = {name for name, term in made.items() if term.needs_teacher}
