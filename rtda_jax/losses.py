@@ -116,14 +116,11 @@ def hardest(
     """
     flat = lax.stop_gradient(loss).ravel()
     descending = jnp.sort(flat, descending=True)
-    n_min = N_MIN_RULES[rule](labels)
+    n_min = N_MIN_RULES[rule].n_min(labels)
     boundary = descending[n_min]
     loss_bound = -jnp.log(jnp.float32(probability))
     beyond = flat > loss_bound
-    # Ranks count from 0: "pixels" compares the first loss past n_min, as its original does.
-    bound_is_enough = (
-        boundary > loss_bound if rule == "pixels" else beyond.sum(dtype=jnp.int32) >= n_min
-    )
+    bound_is_enough = beyond.sum(dtype=jnp.int32) >= n_min + N_MIN_RULES[rule].surplus
     above, tied = flat > boundary, flat == boundary
     remaining = (n_min - above.sum(dtype=jnp.int32)).astype(jnp.float32)
     share_of_ties = remaining / jnp.maximum(tied.sum(dtype=jnp.float32), 1.0)
@@ -132,19 +129,24 @@ def hardest(
     return Sum((weight * loss.ravel()).sum(), weight.sum())
 
 
-def _sixteenth_of_all(labels: jax.Array) -> jax.Array:
-    return jnp.int32(labels.size // 16)
+class MiningRule(NamedTuple):
+    """The least number of pixels that hard example mining keeps.
+
+    Attributes:
+      n_min: a function from labels [B,H,W] to this number.
+      surplus: how many pixels beyond n_min must be hard for the others to be left out. It is 1
+        where the original compares the loss of rank n_min, counted from 0.
+    """
+
+    n_min: Callable[[jax.Array], jax.Array]
+    surplus: int
 
 
-def _sixteenth_of_valid(labels: jax.Array) -> jax.Array:
-    return valid(labels).sum(dtype=jnp.int32) // 16
-
-
-# The least number of pixels that hard example mining keeps: functions labels [B,H,W] -> n_min.
-N_MIN_RULES: dict[str, Callable[[jax.Array], jax.Array]] = {
+N_MIN_RULES = {
     # Ignored pixels are ranked with a loss of 0: STDC, TUFL, older code of CoinCheung's BiSeNet.
-    "pixels": _sixteenth_of_all,
-    "valid": _sixteenth_of_valid,  # today's code of CoinCheung's BiSeNet
+    "pixels": MiningRule(lambda labels: jnp.int32(labels.size // 16), surplus=1),
+    # Today's code of CoinCheung's BiSeNet.
+    "valid": MiningRule(lambda labels: valid(labels).sum(dtype=jnp.int32) // 16, surplus=0),
 }
 
 
