@@ -32,7 +32,15 @@ def _last_batch_norm(*, momentum: float, **options: Any) -> nn.Module:
     return BatchNorm(momentum=0.0, **options)
 
 
-def _folded_norm(*, dtype: Any, name: str | None = None, **_: Any) -> nn.Module:
+def _folded_norm(
+    *,
+    axis_name: str | None,
+    momentum: float,
+    epsilon: float,
+    dtype: Any,
+    name: str | None = None,
+) -> nn.Module:
+    del axis_name, momentum, epsilon  # folded into the convolution, or of training only
     return FoldedNorm(dtype=dtype, name=name)
 
 
