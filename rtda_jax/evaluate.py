@@ -285,12 +285,14 @@ def slide(
     if protocol.window is None or protocol.stride is None:
         raise ValueError("sliding needs a window and a stride")
     window, stride, align = protocol.window, protocol.stride, protocol.align
+    chips = jax.ShapeDtypeStruct((1, *window, 3), image.dtype)
+    classes = jax.eval_shape(predict, chips).shape[-1]
     total = jnp.float32(0)
     for scale in protocol.scales:
         height, width = (max(1, int(side * scale)) for side in image.shape[1:3])
         shape = height, width
         padded, (top, left) = _resize_and_pad(image, shape=shape, window=window, align=align)
-        summed = None
+        summed = jnp.zeros((*padded.shape[:3], classes), jnp.float32)
         for y, x in itertools.product(
             starts(padded.shape[1], window[0], stride[0]),
             starts(padded.shape[2], window[1], stride[1]),
@@ -299,10 +301,7 @@ def slide(
             score = predict(chip)
             if protocol.mirror:
                 score = score + predict(chip[:, :, ::-1])[:, :, ::-1]
-            if summed is None:
-                summed = jnp.zeros((*padded.shape[:3], score.shape[-1]), jnp.float32)
             summed = _add(summed, score, y, x)
-        assert summed is not None
         total = total + _uncover(summed, top, left, shape=shape, size=size, align=align)
     return total
 
