@@ -1,13 +1,13 @@
 """The batches that a train stage learns from: its configuration turned into a stream."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from rtda_jax.adapt.options import read
 from rtda_jax.data import load
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import class_set
@@ -30,6 +30,7 @@ from rtda_jax.run.files import read_npz
 from rtda_jax.run.workdir import write_json
 
 Batches = Callable[[int], Iterator[Batch]]
+Options = TypeVar("Options", MoveOptions, StreamOptions)
 
 
 def labelled_set(config: ConfigDict) -> Dataset:
@@ -140,7 +141,7 @@ def paired_batches(
       folder: the stage's folder, in which class counts are kept.
       pseudo_folder: labels for the target's images, see `data.load_pseudo`.
     """
-    options = read(StreamOptions, config, "")
+    options = _options(StreamOptions, config)
     process_index, process_count = parallel.process()
     source = labelled_set(config)
     target = target_set(config) if needs_target else None
@@ -175,7 +176,7 @@ def paired_batches(
             batch_size=config.batch_size,
             frame=frame(config, "target"),
             source_frame=frame(config, config.labelled),
-            moves=read(MoveOptions, config.augment, "augment"),
+            moves=_options(MoveOptions, config.augment),
             options=options,
             pseudo_labels=pseudo_labels,
             rare=rare,
@@ -186,6 +187,13 @@ def paired_batches(
         )
 
     return batches
+
+
+def _options(cls: type[Options], section: ConfigDict) -> Options:
+    """Returns an option class with the values of a section, whose types the plan has checked."""
+    values = {field.name: section[field.name] for field in dataclasses.fields(cls)}
+    recorded = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}  # JSON has no tuples
+    return cls(**values | recorded)
 
 
 def example_names(config: ConfigDict, domain: str, indices: np.ndarray) -> list[str]:
