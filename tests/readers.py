@@ -44,11 +44,11 @@ from rtda_jax.stages.plan import make_plan
 from rtda_jax.weights import read_weights
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
-FRAMES = 5  # of a video that are decoded
+FRAMES = 5  # frames of a video that are decoded
 
 
 class Reader(NamedTuple):
-    """A reader of one file.
+    """A reader of one file of a folder.
 
     Attributes:
       name: of the file, relative to the folder.
@@ -70,7 +70,8 @@ def pictures_(folder: pathlib.Path) -> Reader:
 
 
 def labels_(folder: pathlib.Path) -> Reader:
-    # TensorFlow's own start takes memory and threads, which are no label's.
+    # TensorFlow is imported first, because its start takes memory and threads that the limits on
+    # reading a label do not allow.
     tf.io.decode_png(tf.io.encode_png(np.zeros((1, 1, 3), np.uint16)), dtype=tf.uint16)
 
     def read(path):
@@ -317,7 +318,7 @@ def _each(read: Callable[[Any], object], things: Iterable[Any]) -> None:
 
 
 def _json(text: str) -> st.SearchStrategy[bytes]:
-    """JSON whose values change, and text that is no JSON any more."""
+    """Generates JSON with changed values, and text that is no longer JSON."""
     values = changed(text).map(lambda t: t.encode(errors="surrogatepass"))
     return st.one_of(values, mutilated([text.encode(), *JSONS]))
 
@@ -357,7 +358,7 @@ def _pngs() -> list[bytes]:
 
 
 def _videos() -> list[bytes]:
-    """Four frames in every container that is read."""
+    """Writes a video of four frames in each container that is read."""
     import av
 
     videos = []

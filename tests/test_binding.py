@@ -1,4 +1,4 @@
-"""What a workdir is bound to, and what may change in it."""
+"""A workdir is bound to some fields of its configuration; the others may change."""
 
 import contextlib
 import copy
@@ -22,7 +22,7 @@ bound_fields = functools.partial(binding.bound_fields, kinds=KINDS)
 
 
 def config(**fields):
-    """The default experiment with some fields, whose dots are written as two underscores."""
+    """Returns the default experiment with changed fields; two underscores stand for a dot."""
     changed = copy.deepcopy(PLAIN)
     for name, value in fields.items():
         *groups, last = name.split("__")
@@ -103,7 +103,7 @@ def test_more_evaluate_stages_may_come_and_stages_may_go(trained):
     assert claim(trained, more) == []
     assert claim(trained, config(stages=["train"])) == []
     assert claim(trained, config(stages=["evaluate"])) == []
-    with pytest.raises(ConfigError, match=r"optim\.g_lr"):  # it is remembered without them
+    with pytest.raises(ConfigError, match=r"optim\.g_lr"):  # the data are remembered without them
         claim(trained, config(optim__g_lr=0.5))
 
 
@@ -162,7 +162,7 @@ def test_a_statistics_stage_has_the_fields_of_the_stage_it_changes(tmp_path):
 
 
 def test_a_new_kind_of_stage_says_itself_what_binds_it():
-    """One line of the table of kinds is all that binding needs to know."""
+    """A new kind of stage needs only its line in the table of kinds."""
     made = config(stages=["train", "prune"])
     made["stage"]["prune"] = {"kind": "prune", "models": ["train"]}
     with pytest.raises(ConfigError, match=r"unknown kind 'prune'; known: evaluate, "):
@@ -248,7 +248,7 @@ def test_data_are_known_by_their_names_and_sizes_wherever_they_lie(tmp_path):
     other = images(tmp_path / "other", {name: size + 1 for name, size in sizes.items()})
     stage = tmp_path / "run" / "train"
     binding.bind_data(stage, {"source": here})
-    binding.bind_data(stage, {"source": other})  # it has not begun
+    binding.bind_data(stage, {"source": other})  # the stage has not begun
     binding.bind_data(stage, {"source": here})
     begin(stage.parent, "train")
     binding.bind_data(stage, {"source": moved, "target": other})

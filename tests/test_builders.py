@@ -1,4 +1,4 @@
-"""Prepared data sets: the built-in pair and shards of files; whole or not at all, made once."""
+"""Prepared data sets, the built-in pair and shards, are made once, and completely or not at all."""
 
 import itertools
 import json
@@ -44,7 +44,7 @@ def test_streets_are_the_renderer_s_pictures(tmp_path, small):
 
 def test_streets_are_prepared_once_and_readable_by_tfds(tmp_path, small, monkeypatch):
     first = streets(tmp_path)
-    monkeypatch.setattr(builders, "rendered", None)  # rendering again would fail
+    monkeypatch.setattr(builders, "rendered", None)  # rendering a second time would fail
     assert streets(tmp_path).keys == first.keys
     folder = next(tmp_path.glob("streets/*/1.0.0"))
     assert [path.name for path in folder.parent.iterdir() if path.name != ".lock"] == ["1.0.0"]
@@ -69,7 +69,7 @@ def test_an_interrupted_preparation_is_continued_and_never_taken_for_whole(
         streets(tmp_path)
     (folder,) = tmp_path.glob("streets/[0-9]*")
     assert not (folder / "1.0.0").exists()
-    (folder / "incomplete.ABCDEF_1.0.0").mkdir()  # what a kill leaves behind
+    (folder / "incomplete.ABCDEF_1.0.0").mkdir()  # left behind by a kill
     assert streets(tmp_path).keys == ("game_train_00000", "game_train_00001", "game_train_00002")
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "1.0.0"]
     assert made == ["game_train", "game_val", "camera_train", "camera_train", "camera_val"]
@@ -98,7 +98,7 @@ def test_shards_give_the_batches_that_files_give(tmp_path, image_format, resize)
     spec = data_files.folders(tmp_path, count=6, size=(40, 60))
     store = {"store": "shards", "size": (20, 30), "format": image_format}
     load({**spec, **store, "resize": "bilinear"}, data_dir=tmp_path, classes="cityscapes19")
-    store["resize"] = resize  # no shards of another resizing are taken for these
+    store["resize"] = resize  # shards of another resizing must not be used
     sets = [load(s, data_dir=tmp_path, classes="cityscapes19") for s in (spec, {**spec, **store})]
     options = {"seed": 1, "batch_size": 4, "size": (20, 30), "crop": (16, 16), "flip": True}
     options["resize"] = resize

@@ -1,4 +1,4 @@
-"""check_data finds each defect, names it, and what it writes is what training then leaves out."""
+"""check_data finds and names each defect, and training leaves out the images that it lists."""
 
 import json
 import re
@@ -21,7 +21,7 @@ QUIET = {"classes": "cityscapes19", "say": lambda line: None}
 
 @pytest.fixture
 def broken(tmp_path):
-    """Ten examples, all but 000 and 001 with a defect."""
+    """Writes ten examples, of which all but 000 and 001 have a defect."""
     spec = data_files.folders(tmp_path, count=10)
     image, label = (lambda i: tmp_path / "images" / f"{i:03d}.png"), (
         lambda i: tmp_path / "labels" / f"{i:03d}.png"
@@ -130,7 +130,7 @@ def test_enet_weights_reproduce_those_that_brunstein_trained_with():
 
 
 def told(root, raw, labelling, classes="cityscapes19"):
-    """What the check and the start of training say of labels with these raw ids."""
+    """Returns what the check and the start of training say about labels with these raw ids."""
     data_files.save(root / "images" / "0.png", data_files.picture(0))
     data_files.save(root / "labels" / "0.png", raw)
     spec = {"name": "folders", "images": "images", "labels": "labels", "labelling": labelling}

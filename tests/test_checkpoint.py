@@ -1,4 +1,4 @@
-"""Every file of a checkpoint, cut, flipped or gone: found, set aside, the one before is used."""
+"""Damage to any file of a checkpoint is noticed, and the checkpoint before it is used."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def run(whole, tmp_path):
 
 
 def newest(root):
-    """What a run would continue from: its step and its state."""
+    """Returns the step and the state from which a run would continue."""
     with checkpoint.manager(root / "checkpoints", keep=3) as held:
         step = held.latest_step()
         return step, step and checkpoint.restore(held, abstract(), step=step)
@@ -119,7 +119,7 @@ def test_what_is_not_sealed_is_not_needed(run, name, damage):
 
 
 def test_without_the_verification_a_flipped_bit_is_not_found_in_time(run):
-    """The variant the tests above would fail on."""
+    """The tests above would catch checkpoints without checksums."""
     arrays = max(files(run / "checkpoints" / "6" / "default"), key=lambda p: p.stat().st_size)
     flip(arrays)
     with mock.patch.object(checkpoint, "why_damaged", return_value=""):
@@ -127,7 +127,7 @@ def test_without_the_verification_a_flipped_bit_is_not_found_in_time(run):
             _, restored = newest(run)
         except ConfigError:
             raise
-        except Exception as error:  # orbax meets the damage itself, in any way
+        except Exception as error:  # orbax may fail on the damage in any way
             assert not isinstance(error, CheckpointError)
         else:
             assert not np.array_equal(restored["weights"], state(6)["weights"])
@@ -153,7 +153,7 @@ def test_a_step_damaged_twice_keeps_both(run):
 
 
 def test_what_was_set_aside_is_missed_until_it_is_written_again(run):
-    """Else a finished stage whose last state is gone would be skipped for ever."""
+    """Otherwise a finished stage without its last state would be skipped forever."""
     assert not checkpoint.is_damaged(run / "checkpoints")
     flip(files(run / "checkpoints" / "6" / "default")[-1])
     assert checkpoint.is_damaged(run / "checkpoints")
@@ -222,14 +222,14 @@ def test_a_lost_process_is_told_from_a_checkpoint_that_can_not_be_written(
         checkpoint.manager(run / "checkpoints", keep=3) as held,
     ):
         checkpoint.save(held, state(8), step=8)
-    assert not parallel.peer_died(raised.value)  # of one process none can be lost
+    assert not parallel.peer_died(raised.value)  # a single process cannot lose a peer
     monkeypatch.setattr(parallel, "joined", lambda: True)
     assert parallel.peer_died(raised.value) == lost
     assert not parallel.peer_died(CheckpointError("No space left on device"))
 
 
 def test_retention_counts_healthy_ones(run):
-    """With the newest damaged, the one before survives until a newer one is complete."""
+    """If the newest checkpoint is damaged, the one before stays until a newer one is complete."""
     flip(files(run / "checkpoints" / "6" / "default")[-1])
     with checkpoint.manager(run / "checkpoints", keep=2) as held:
         checkpoint.save(held, state(8), step=8)
@@ -249,7 +249,7 @@ def test_a_checkpoint_without_seal_is_used_and_it_is_said(tmp_path, capsys):
 
 
 def test_one_without_seal_that_can_not_be_restored_is_set_aside_as_well(run, capsys):
-    """Else the same command fails for ever, as nothing tells that it is damaged."""
+    """Otherwise the same command fails forever, because nothing marks the checkpoint as damaged."""
     for step in (6, 4, 2):
         for path in files(run / "checkpoints" / str(step)):
             path.unlink() if path.name == checkpoint.MANIFEST else path.write_bytes(b"")
@@ -309,7 +309,7 @@ def test_a_seal_that_is_none_is_damage(run, text):
 
 @pytest.mark.parametrize("family", ["adversarial", "dacs", "tufl"])
 def test_the_checkpoints_of_release_0_1_load(family, tmp_path):
-    """Made by  PYTHONPATH=. python tests/tiny.py FAMILY FOLDER; the first before teachers."""
+    """`python tests/tiny.py FAMILY FOLDER` wrote these checkpoints; the first has no teacher."""
     shutil.copytree(FIXTURE / family / "12", tmp_path / "checkpoints" / "12")
     with tiny.stubs():
         config = tiny.config(family)
@@ -328,7 +328,7 @@ def everything(root):
 
 
 def test_who_only_reads_changes_nothing(tmp_path, capsys):
-    """Another process may be writing: its partial checkpoint is not this one's to remove."""
+    """A partial checkpoint stays, because another process may be writing it."""
     with tiny.stubs():
         tiny.run("dacs", tmp_path / "one")
         plan = {"one": tiny.stage("dacs", "one")}

@@ -1,4 +1,4 @@
-"""The command line's answers to bad input: a sentence, an exit code, nothing lost."""
+"""The command line answers bad input with a sentence and an exit code, and loses nothing."""
 
 import pathlib
 import subprocess
@@ -194,14 +194,14 @@ def test_train_is_another_word_for_run(tmp_path, monkeypatch, words):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with strange configurations, where nothing is trained."""
+    """Makes a folder with strange configurations, in which nothing is trained."""
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     for name in ("folder.py", "folder"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(experiment, "run", lambda config, _: experiment.checked_plan(config))
-    # What the program sets for its whole process.
+    # The program sets these for its whole process.
     monkeypatch.setattr(environment, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     monkeypatch.setattr(logging, "use_absl_handler", lambda: None)
@@ -219,7 +219,7 @@ def test_no_mistyped_command_line_ends_in_a_traceback(line, place, capfd):
 
 
 def test_a_configuration_file_runs(tmp_path):
-    """Which is why one has to trust it."""
+    """A configuration file is executed, which is why it has to be trusted."""
     ran = tmp_path / "ran"
     (tmp_path / "mine.py").write_text(
         f"from configs.base import get_config\nopen({str(ran)!r}, 'w').close()\n"
@@ -236,7 +236,7 @@ def test_a_bug_of_ours_is_no_mistake_of_a_configuration_file(tmp_path, monkeypat
 
 
 def test_every_field_of_a_configuration_can_be_set_to_its_own_value():
-    """What `check_fields` lets through is what the library of flags reads."""
+    """`check_fields` accepts exactly the values that the library of flags reads."""
     config = load_config("fda")
     for name, value in flat(config.to_dict()).items():
         if value is not None and value != {}:

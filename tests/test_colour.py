@@ -26,12 +26,12 @@ def uniform(key, count):
 
 
 def one(operation, image, number, **options):
-    """The result of an operation on one image with one parameter."""
+    """Returns the result of an operation on one image with one parameter."""
     return np.asarray(operation(jnp.float32(image)[None], jnp.float32([number]), **options))[0]
 
 
 def in_turn(images, key, index, change):
-    """The images, each changed by itself: change(image, key of the image)."""
+    """Returns the images, each changed by itself: change(image, key of the image)."""
     keys = [jax.random.fold_in(key, int(number)) for number in index]
     return np.stack([change(np.float32(x), k) for x, k in zip(images, keys, strict=True)])
 
@@ -126,7 +126,7 @@ def test_a_batch_is_jittered_and_blurred_as_a_whole_or_not_at_all(name):
 
 @pytest.mark.parametrize("name", JITTERS)
 def test_four_of_five_images_are_jittered(name):
-    flat = np.full((1000, 5, 5, 3), (150, 90, 40), np.uint8)  # which no blur changes
+    flat = np.full((1000, 5, 5, 3), (150, 90, 40), np.uint8)  # a blur does not change it
     changed = np.asarray(jax.jit(colour.RECOLOURS[name])(flat, KEY, jnp.arange(1000)))
     share = (np.abs(changed - flat).max(axis=(1, 2, 3)) > 0.01).mean()
     np.testing.assert_allclose(share, 0.8, atol=0.03)
@@ -175,7 +175,7 @@ def test_textures_of_an_image_follow_its_number_and_what_is_drawn_once(name, dra
     changed = np.asarray(colour.recolour(name, draw=draw, seed=11)(images, KEY, INDEX))
     change = functools.partial(textured, texture=TEXTURES[name], once=once)
     expected = in_turn(images, KEY, INDEX, change)
-    # A value that is rounded the other way before the histogram moves a few pixels far.
+    # A value that is rounded differently before the histogram moves a few pixels by much.
     assert (np.abs(changed - expected) < 0.02).mean() > 0.99
 
 

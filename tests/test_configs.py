@@ -18,7 +18,7 @@ FILES = config_names()
 
 @functools.cache
 def planned(name):
-    """The stages of a config file without arguments."""
+    """Returns the stages of a config file without arguments."""
     return make_plan(get(name).lock(), KINDS)
 
 
@@ -34,8 +34,8 @@ THREE = dict.fromkeys(("seg", "seg_aux16", "seg_aux32"), 1 / 3)
 MASKED = {"masked": 1.0, "masked_aux16": 1.0, "masked_aux32": 1.0}
 CONSISTENT = THREE | {f"consistency{head}": 0.08 / 3 for head in ("", "_aux16", "_aux32")}
 
-# What each config trains: stage -> (active terms, FDA beta, labelled domain). A change is a change
-# of method.
+# What each config trains: stage -> (active terms, FDA beta, labelled domain). A change here changes
+# the method.
 GOLDEN = {
     "minent": {"train": (MINENT, None, "source")},
     "advent": {"train": ({**ADVERSARIAL, "adv_aux16": 0.0002}, None, "source")},
@@ -113,8 +113,7 @@ def test_trains_what_it_says(name):
     assert trained(planned(name)) == GOLDEN[name]
 
 
-# Of what decides a method besides its terms, the values of each config's train stages that are not
-# those of base.py.
+# The other fields that decide a method, where a config's train stages differ from base.py.
 BESIDES = (
     "pixel_loss", "loss.weighting", "fda_window", "adversary.network", "adversary.view",
     "adversary.gan_loss", "adversary.d_factor", "teacher.kind", "augment.colour", "augment.flip",
@@ -233,7 +232,7 @@ def test_shards_are_stored_at_the_size_that_tufl_or_the_command_line_says():
 
 
 def pairs():
-    """Every config and every benchmark once; the whole product is slow."""
+    """Builds every config and every benchmark once; all combinations would be slow."""
     for name in FILES:
         for benchmark in sorted(benchmarks.BENCHMARKS):
             once = benchmark == "streets" or name in ("fda", "tufl")

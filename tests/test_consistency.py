@@ -47,7 +47,7 @@ def test_values_and_gradients_of_the_released_code(form, gamma, value, strong):
 
 
 def torch_focal(torch, weak, strong, *, form, gamma, weights):
-    """The formula, written down again."""
+    """Computes the formula independently."""
     p, q = torch.softmax(weak, -1), torch.softmax(strong, -1)
     still = p.detach()
     k = still.argmax(-1, keepdim=True)
@@ -119,7 +119,8 @@ def test_sure_pixels_by_one_threshold_or_by_that_of_their_class():
     np.testing.assert_array_equal(consistency.sure(weak, 0.8), [[[False, True, True, True]]])
     by_class = consistency.sure(weak, jnp.array([0.7, 0.9]))
     np.testing.assert_array_equal(by_class, [[[True, True, False, True]]])
-    assert not consistency.sure(jnp.zeros((1, 1, 1, 2)), 0.5).any()  # as sure is not surer
+    # A confidence that equals the threshold is not above it.
+    assert not consistency.sure(jnp.zeros((1, 1, 1, 2)), 0.5).any()
 
 
 HEADS = ("logits", "aux16", "aux32")
@@ -169,7 +170,7 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
 
 
 def numpy_adapt(theta, confidence, labels, *, alpha, beta, d, decay=0.0, step=0):
-    """IAST's selector as TUFL has it, one class after the other."""
+    """States IAST's selector as in TUFL, one class after the other."""
     moved = np.array(theta, np.float64)
     kept = alpha if decay <= 0 else 1 - alpha * np.exp(-step * decay)
     for c in range(len(theta)):
@@ -199,7 +200,7 @@ def test_worked_examples(values, expected):
 
 
 def test_where_all_pixels_shall_pass_the_last_place_is_that_of_the_least_sure():
-    """beta = 1 and d = 0 ask for place n of the n values 0..n-1."""
+    """With beta = 1 and d = 0, place n of the n values 0..n-1 is asked for."""
     theta = jnp.array([0.8, 0.7, 0.6])
     confidence = jnp.array([[[0.9, 0.5, 0.95, 0.65]]])
     labels = jnp.array([[[0, 0, 1, 1]]])

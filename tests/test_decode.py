@@ -1,4 +1,4 @@
-"""Examples of plain folders, decoded; every defect of a file is called by the file's name."""
+"""Examples of plain folders are decoded, and every defect is reported with the file's name."""
 
 import io
 import json
@@ -18,7 +18,7 @@ CLASSES = "cityscapes19"
 
 
 def only(root, **spec):
-    """The one example of images/ and labels/, decoded."""
+    """Returns the only example of images/ and labels/, decoded."""
     spec = {"name": "folders", "images": "images", "labels": "labels", **spec}
     data = load(spec, data_dir=root, classes=CLASSES)
     return decode.examine(data, 0)
@@ -80,13 +80,13 @@ def test_grey_labels_of_few_bits_are_indices(root, bits):
 
 
 def pgm(path, numbers, white):
-    """A binary PGM whose white is any number, as tools write that take the largest id for it."""
+    """Writes a binary PGM with any number as white; some tools use the largest id."""
     stored = numbers.astype(np.uint8 if white < 256 else ">u2")
     height, width = numbers.shape
     path.write_bytes(b"P5\n%d %d\n%d\n" % (width, height, white) + stored.tobytes())
 
 
-# How whole numbers are stored, and the largest of them.
+# The storage of whole numbers, and the largest number of each.
 STORES = {
     "png of 8 bits": (255, lambda path, x: Image.fromarray(x.astype(np.uint8)).save(path, "PNG")),
     "png of 16 bits": (65535, lambda path, x: data_files.save_16bit(path, x[..., None])),
@@ -110,7 +110,7 @@ STORES = {
 
 @pytest.mark.parametrize("store", STORES)
 def test_whole_numbers_are_the_same_ids_however_they_are_stored(root, store):
-    """What no byte can hold is not cut down to one: it is another id, or an error."""
+    """A number above 255 is not truncated to a byte: it is another id, or an error."""
     largest, save = STORES[store]
     listed = [number for number in (0, 3, 7, 20, 255, 263, 1023, 65535) if number <= largest]
     definition = root / "labels.json"

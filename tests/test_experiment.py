@@ -236,7 +236,7 @@ def test_evaluation_needs_a_trained_workdir(root, tmp_path):
 
 
 def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
-    """Another configuration, a stage that is not trained, a final checkpoint that is damaged."""
+    """Refuses another configuration, an untrained stage and a damaged final checkpoint."""
     made = folder_config(root)
     write_workdir(made, tmp_path)
     stages = make_plan(made, KINDS)
@@ -267,7 +267,7 @@ def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):
 
 @pytest.fixture
 def to_measure(root, tmp_path):
-    """A workdir with a trained network, whose statistics and scores are to be measured."""
+    """Returns a workdir with a trained network, before its statistics and scores are measured."""
     made = folder_config(root, name="adabn", batch_size=2)
     write_workdir(made, tmp_path)
     for name, stage in make_plan(made, KINDS).items():

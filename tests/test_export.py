@@ -36,7 +36,7 @@ def exported(tmp_path_factory):
 
 
 def fresh(code, *arguments, cwd):
-    """Run code in an interpreter that sees no package of ours, wherever it is installed."""
+    """Runs code in an interpreter that cannot import this package, wherever it is installed."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, "-I", "-c", "import sys; sys.modules['rtda_jax'] = None; " + code]
@@ -137,7 +137,7 @@ def test_the_weights_load_into_the_network_again(exported):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_pixels_are_those_of_the_formula(count):
-    """Of two networks the mean of their softmax decides."""
+    """Two exported networks are fused by the mean of their softmax."""
     made = [pixelwise(seed) for seed in range(count)]
     images = np.random.default_rng(2).integers(0, 256, (2, 6, 9, 3), np.uint8)
     segment = export.segmenter([model for model, _ in made], size=(6, 9))
@@ -267,7 +267,7 @@ def test_files_that_are_not_of_an_export_are_left_alone(exported, tmp_path):
 
 
 class Plain(nn.Module):
-    """A network of somebody's own: Flax's layers, without our base class."""
+    """A user's network of Flax's layers, without our base class."""
 
     num_classes: int = 19
 

@@ -1,6 +1,6 @@
-"""Runs that are killed, starved, stalled and damaged end up, bit by bit, as if nothing had been.
+"""Runs that are killed, starved, stalled or damaged end in the same bits as undisturbed ones.
 
-The long ones are slow; `pytest -m slow tests/test_faults.py` counts what docs/trust.md says.
+The long tests are slow; `pytest -m slow tests/test_faults.py` gives the counts of docs/trust.md.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from rtda_jax.run.signals import STALLED as STALLED
 from rtda_jax.run.workdir import lock
 
 ROOT = pathlib.Path(__file__).parents[1]
-KILLS = 10  # at the touch of a file, and as many at a random time, for every family
+KILLS = 10  # at the touch of a file, and as many at a random time, for each family
 FAMILIES = sorted(tiny.FAMILIES)
 
 
@@ -38,7 +38,7 @@ class Killed(Exception):
 
 @functools.cache
 def undisturbed(family):
-    """Leaves, log and touches of files of a run that nothing happens to."""
+    """Returns the leaves, the log and the touched files of an undisturbed run."""
     workdir = pathlib.Path(tempfile.mkdtemp(prefix=f"undisturbed_{family}_"))
     touched = tiny.count_touches(workdir / "checkpoints")
     leaves = tiny.leaves(tiny.run(family, workdir))
@@ -48,7 +48,7 @@ def undisturbed(family):
 
 
 def log(workdir):
-    """The log without what depends on the clock."""
+    """Returns the log without the values that depend on the clock."""
     clock = ("images_per_second", "data_wait", "seconds_left")
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{k: v for k, v in row.items() if k not in clock} for row in rows]
@@ -63,7 +63,7 @@ def assert_continues_to_the_same(family, workdir, batches=tiny.stream):
 
 
 def half(family, workdir, step=5):
-    """A run that dies while it waits for the batch of a step; checkpoints lie at 2 and 4."""
+    """Starts a run that dies while it waits for a step's batch, with checkpoints at 2 and 4."""
 
     def batches(start):
         for n, made in enumerate(tiny.stream(start), start=start + 1):
@@ -108,7 +108,7 @@ def steps(workdir):
 @pytest.mark.parametrize("kill", range(KILLS))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sigkill_while_files_are_touched(family, kill, tmp_path):
-    """The moments lie in every part of the run: most of them are inside the checkpoint writer."""
+    """The kills hit every part of the run; most of them hit the checkpoint writer."""
     count = undisturbed(family)[2]
     moment = int((kill + np.random.default_rng([1, kill]).random()) * 0.95 * count / KILLS) + 1
     code, said = finish(start(family, tmp_path, "kill_at_touch", moment))
@@ -134,7 +134,7 @@ def test_ended_in_process_and_continued(kills, tmp_path):
 
 
 def test_the_comparison_sees_a_run_that_repeats_a_step(tmp_path):
-    """The variant the tests above would fail on: data that do not know where the run stands."""
+    """The tests above would catch data that repeat a batch after a kill."""
     half("dacs", tmp_path)
     with pytest.raises(AssertionError, match="g_params"):
         assert_continues_to_the_same("dacs", tmp_path, lambda start: tiny.stream(max(0, start - 1)))
@@ -145,7 +145,7 @@ def test_the_comparison_sees_a_run_that_repeats_a_step(tmp_path):
 
 @pytest.mark.parametrize("step", [3, tiny.STEPS])
 def test_a_request_to_stop_saves_the_step_it_is_at(tmp_path, step):
-    """At the last one too: the experiment's next stage would not know of it."""
+    """A signal at the last step counts too, or else the next stage would start."""
 
     def batches(begin):
         for n, made in enumerate(tiny.stream(begin), start=begin + 1):
@@ -163,7 +163,7 @@ SPARSE = {"log_every_steps": 3, "checkpoint_every_steps": 8}  # rows at 3, 6, 8,
 
 
 def sparse(workdir, *, stop=0, kill=0, policy="stop", batches=tiny.stream):
-    """A run whose log has a row for several steps, stopped at one or killed before its batch."""
+    """Starts a run with several steps per log row, to be stopped at a step or killed before it."""
 
     def disturbed(begin):
         for n, made in enumerate(batches(begin), start=begin + 1):
@@ -180,7 +180,7 @@ def sparse(workdir, *, stop=0, kill=0, policy="stop", batches=tiny.stream):
 
 @pytest.mark.parametrize("stops", [(4,), (1, 2), (7, 10), (3, 8)])
 def test_a_stop_between_two_rows_leaves_no_row_and_changes_none(stops, tmp_path):
-    """Each stop, and being killed two steps after it, then on: rows, means and bits as if not."""
+    """A run that is stopped, killed two steps later and continued writes the same rows and bits."""
     whole = sparse(tmp_path / "whole")
     for step in stops:
         sparse(tmp_path / "torn", stop=step)
@@ -256,7 +256,7 @@ def test_nothing_healthy_left_is_said_and_the_next_run_starts_anew(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("flip", range(20))
 def test_a_random_bit_of_a_random_file(flip, tmp_path):
-    """Found or harmless: the end is the same."""
+    """Damage is either noticed or harmless: the run ends in the same state."""
     half("fda", tmp_path)
     rng = np.random.default_rng([3, flip])
     files = sorted(p for p in (tmp_path / "checkpoints" / "4").rglob("*") if p.is_file())
@@ -274,7 +274,7 @@ def test_a_random_bit_of_a_random_file(flip, tmp_path):
 
 @contextlib.contextmanager
 def mounted(folder, *options):
-    """A file system of its own; skips where none may be mounted."""
+    """Mounts a small file system; skips the test where mounting is not allowed."""
     done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"needs to mount: {done.stderr.strip()}")
@@ -297,7 +297,7 @@ def test_files_that_may_not_grow(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("free", [4, 20, 40, 60])
 def test_a_full_disk(free, tmp_path):
-    """Some KiB beside the checkpoints at 2 and 4; another one needs about 100."""
+    """The disk has a few KiB left after the checkpoints at 2 and 4; another one needs about 100."""
     half("fda", tmp_path / "before")
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -308,7 +308,7 @@ def test_a_full_disk(free, tmp_path):
         subprocess.run(["mount", "-o", f"remount,size={used + free}k", str(disk)], check=True)
         code, said = finish(start("fda", disk / "run"))
         assert code in (CheckpointError.exit_code, os.EX_IOERR), said
-        # A thread of orbax may cry as well.
+        # A thread of orbax may raise an error as well.
         assert re.search("^(CheckpointError|OSError): .*No space left", said, re.MULTILINE)
         assert steps(disk / "run") == [2, 4]
         folders = [disk / "run" / "checkpoints" / str(step) for step in (2, 4)]
@@ -342,7 +342,7 @@ def test_a_folder_that_may_only_be_read(tmp_path):
 
 
 def test_the_second_process_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
-    """The holder is a process of its own that takes the lock, says so and waits to be killed."""
+    """Starts a process that takes the lock, prints a line and waits to be killed."""
     holder = (
         "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
         "print('held', flush=True); sys.stdin.read()"

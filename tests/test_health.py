@@ -1,4 +1,4 @@
-"""Updates that are not finite, injected into either network at one step, and collapsing runs."""
+"""Nonfinite updates, injected into either network at one step, and collapsing runs."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def nan_loss(loss, poison):
 
 
 def nan_gradient(loss, poison):
-    """The loss as it was, with the derivative of a square root at 0 in its gradient."""
+    """Returns the loss unchanged, with the derivative of a square root at 0 in its gradient."""
     nothing = jnp.sqrt(jnp.where(poison, 0.0, 1.0) * jnp.square(loss))
     return loss + nothing - nothing
 
@@ -117,7 +117,7 @@ def clean_unpoisoned(start):
 
 
 def test_without_the_guard_the_state_is_lost(tmp_path):
-    """The variant the test above would fail on: the step as it is, its bad logs let through."""
+    """The test above would catch a step without the guard."""
 
     def unguarded(step):
         def applied(state, batch):

@@ -1,4 +1,4 @@
-"""What a report reads, mutilated or from a stranger: a named error or a result, shown as text."""
+"""Damaged or hostile records of runs give a report that shows them as text, or a named error."""
 
 import contextlib
 import io
@@ -26,13 +26,13 @@ from rtda_jax.tools import drawing
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The records of a run, and what its results.json says."""
+    """Returns the folder of a run and the content of its results.json."""
     folder = write_run(tmp_path_factory.mktemp("runs") / "run", "fda_mbt", 0, skill=0.4)
     return folder, (folder / "results.json").read_text()
 
 
 def rewritten(finished, folder, change):
-    """A copy of a run at `folder` whose results were changed."""
+    """Copies a run to `folder` with changed results."""
     shutil.copytree(finished[0], folder, dirs_exist_ok=True)
     record = json.loads(finished[1])
     change(record)
@@ -122,7 +122,7 @@ NASTY = (
 
 
 def test_what_a_run_says_is_shown_as_text(finished, tmp_path):
-    """In both forms, wherever text of a record can stand."""
+    """Tries markup in every place where a record can hold text, in both forms of the report."""
 
     def change(record):
         config, stages = record["config"], record["stages"]
@@ -148,7 +148,7 @@ def test_what_a_run_says_is_shown_as_text(finished, tmp_path):
     assert html.count("<script") == 1
     assert "<img src=x" not in html
     assert "\x1b" not in html
-    tags = Tags()  # refuses attributes that are handlers, and unbalanced tags
+    tags = Tags()  # it refuses event handlers and unbalanced tags
     tags.feed(html)
     assert tags.open == []
     text = (tmp_path / "out" / "report.md").read_text()
@@ -177,7 +177,7 @@ def test_names_of_250_characters_are_cut_and_stay_distinct(finished, tmp_path):
 @pytest.mark.parametrize("name", ["results.json", "beta_001/metrics.jsonl", "predictions"])
 @pytest.mark.parametrize("kind", ["fifo", "device", "link"])
 def test_files_of_a_run_are_regular_and_inside_it(finished, tmp_path, name, kind):
-    """None of them may hang, and none may show what lies elsewhere."""
+    """No special file makes the report hang or show the content of another folder."""
     folder = rewritten(finished, tmp_path / "run", lambda r: None)
     path = folder / ("eval_mbt/predictions.png" if name == "predictions" else name)
     outside = path.rename(tmp_path / "elsewhere")
@@ -202,13 +202,13 @@ def test_files_of_a_run_have_a_limit(finished, tmp_path):
     folder = rewritten(finished, tmp_path / "run", lambda r: None)
     for name in ("eval_mbt/predictions.png", "beta_001/metrics.jsonl", "results.json"):
         with (folder / name).open("ab") as file:
-            file.truncate(1 << 34)  # a hole: it takes no room
+            file.truncate(1 << 34)  # a sparse file, which takes no space
         with pytest.raises(ConfigError, match=rf"{name}: 17,179,869,184 bytes; expected at most"):
             report.write([str(folder)], tmp_path / "out")
 
 
 def sheet(claim, size=(60, 40), mode="RGB"):
-    """A PNG that claims to have cells."""
+    """Writes a PNG that claims to have cells."""
     image = Image.new(mode, size)
     words = PngImagePlugin.PngInfo()
     words.add_text(drawing.CELLS, json.dumps(claim))
@@ -221,7 +221,7 @@ CELL = {"titles": ["target", "prediction", "truth"], "rows": 1, "size": [4, 8]}
 
 
 def read_sheet(data, folder):
-    """The cells of a picture, read as a report does."""
+    """Returns the cells of a picture, read as the report reads them."""
     (folder / "evaluate").mkdir(exist_ok=True)
     path = folder / "evaluate" / "predictions.png"
     path.write_bytes(data)
@@ -279,7 +279,7 @@ print(time.process_time() - begin, memory() - before)
 
 
 def spent(folder, out):
-    """What reporting on a run costs a process: seconds, MiB, and what it complains about."""
+    """Returns the seconds, the MiB and the error messages of a process that reports on a run."""
     command = [sys.executable, "-c", BUDGET, str(folder), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -291,7 +291,7 @@ def spent(folder, out):
     ("size", "mode", "refused"), [((12_000, 12_000), "1", True), ((4096, 4096), "1", False)]
 )
 def test_a_small_file_of_a_large_picture_is_cheap(finished, tmp_path, size, mode, refused):
-    """The largest picture that is read, in every stage, and one that is not."""
+    """The largest allowed picture is read in every stage; a larger one is refused."""
     folder = rewritten(finished, tmp_path / "run", lambda r: None)
     claim = CELL | {"rows": 1, "size": [4000, 1300]}
     data = sheet(claim, size, mode)
@@ -343,13 +343,13 @@ def test_speeds(tmp_path, data):
 def test_lists_of_earlier_reports(tmp_path, data):
     (tmp_path / "report.json").write_bytes(data)
     with contextlib.suppress(ConfigError):
-        assert report._listed(tmp_path) == set()  # no such file is there
+        assert report._listed(tmp_path) == set()  # the file does not exist
 
 
 @fuzz
 @given(st.text(max_size=40))
 def test_markdown_shows_any_text_as_it_is(text):
-    """Unescaped again it is what it was, and nothing in it is markup."""
+    """Escaped text holds no markup, and unescaping gives the original text."""
     shown = page.plain(text)
     back = re.sub(r"\\([\\`*|\[\]$~_])", r"\1", shown)
     assert back.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") == text

@@ -1,4 +1,4 @@
-"""Several processes on the loopback interface do what one process does with the same batches."""
+"""Several processes on the loopback interface compute what one process computes."""
 
 import json
 import os
@@ -29,7 +29,7 @@ GONE = 120  # seconds after which a process without its peers must have ended, s
 
 
 def free_port(lowest=0):
-    """A port that nothing listens on, at random or among those from the lowest one on."""
+    """Returns a free port: a random one, or the first one from `lowest` on."""
     with socket.socket() as probe:
         while True:
             try:
@@ -40,7 +40,9 @@ def free_port(lowest=0):
 
 
 def slurm(index, count, *, port):
-    """What srun tells each process of a job on one node; JAX takes the port from the job's number.
+    """Returns the variables that srun sets in each process of a job on one node.
+
+    JAX derives the port from the job's number.
 
     https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES
     """
@@ -76,7 +78,7 @@ def launch(count, job, *arguments, scheduler=None):
 
 
 def finish(processes, *, seconds=300):
-    """Exit code and what was said, of each; none is left running."""
+    """Returns exit code and output of each process; none is left running."""
     end, rows = time.monotonic() + seconds, []
     try:
         for process in processes:
@@ -89,7 +91,7 @@ def finish(processes, *, seconds=300):
 
 
 def final(family, workdir):
-    """The state a finished workdir holds, on the two devices of this process."""
+    """Returns the state of a finished workdir, on the two devices of this process."""
 
     def never(start):
         raise AssertionError("the stage is finished")
@@ -104,7 +106,7 @@ def assert_close(one, other, *, tolerance):
         if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         if jax.tree_util.keystr(path).endswith("['Conv_0']['bias']") and "d_" not in str(path[0]):
-            continue  # in front of a batch normalisation: its gradient is rounding alone
+            continue  # before a batch normalisation, its gradient is only rounding noise
         scale = np.abs(np.asarray(a)).max() + 1e-30
         np.testing.assert_allclose(
             np.asarray(b) / scale, np.asarray(a) / scale, atol=tolerance, rtol=0,
@@ -130,7 +132,7 @@ def test_several_train_as_one(family, count, tmp_path):
 
 @pytest.mark.slow
 def test_the_comparison_sees_statistics_that_are_not_global(tmp_path):
-    """The variant the test above would fail on: each device normalises by its share alone."""
+    """The test above would catch devices that normalise by their own share of the batch."""
     one = tiny.run("dacs", tmp_path / "one")
 
     def local(name, num_classes, axis_name=None, **options):
@@ -160,7 +162,7 @@ def test_one_is_killed_the_other_ends_and_one_goes_on(moment, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("unforeseen", "codes"), [(0, [0, 0]), (3, [8, 1])])
 def test_the_program_itself(unforeseen, codes, tmp_path):
-    """What nobody has thought of ends with its traceback, and at once: no process waits."""
+    """An unexpected error ends all processes at once, with its traceback."""
     helpers.write_folders(tmp_path / "data")
     processes = launch(2, "command", tmp_path / "run", tmp_path / "data", unforeseen)
     rows = finish(processes, seconds=GONE)
@@ -189,7 +191,8 @@ def test_evaluation_is_summed(tmp_path):
     alone = host.whole(tmp_path / "one", tmp_path / "data")
     rows = finish(launch(2, "whole", tmp_path / "several", tmp_path / "data"))
     assert [code for code, _ in rows] == [0, 0], rows
-    assert [said.count("of the pixels are ignored") for _, said in rows] == [1, 0]  # the main one
+    # Only the main process introduces the data.
+    assert [said.count("of the pixels are ignored") for _, said in rows] == [1, 0]
     together = json.loads((tmp_path / "several" / "results.json").read_text())
     alone, together = (r["stages"]["evaluate"] for r in (alone, together))
     assert together["images"] == 5
@@ -205,7 +208,7 @@ def test_evaluation_is_summed(tmp_path):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A workdir with a stage of every kind by one process, and its data."""
+    """Returns the workdir of one process, with a stage of every kind, and its data."""
     folder = tmp_path_factory.mktemp("every_kind")
     helpers.write_folders(folder / "data", count=5)
     host.every_kind(folder / "one", folder / "data")
@@ -213,7 +216,7 @@ def alone(tmp_path_factory):
 
 
 def after_training(alone, workdir):
-    """A copy of the workdir in which only the training is finished."""
+    """Copies the workdir so that only its training is finished."""
     shutil.copytree(alone / "one" / "source_only", workdir / "source_only")
     shutil.copy(alone / "one" / "config.json", workdir)
     return workdir
@@ -252,7 +255,8 @@ def test_several_label_measure_and_score_as_one(count, alone, tmp_path):
     assert_equal_stages(alone / "one", workdir, alone / "data")
 
 
-# One of two is killed while it counts its second image, writes its first label, and reads a batch.
+# One of two processes is killed while it counts its second image, writes its first label or reads
+# a batch.
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "count"), [("label", 1), ("label", 2), ("adabn", 2)])
 def test_one_is_killed_in_a_stage_and_one_goes_on(stage, count, alone, tmp_path):

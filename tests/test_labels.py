@@ -1,4 +1,4 @@
-"""Every map against a statement of it that was written down separately; own classes as JSON."""
+"""Every label map equals one that was written down separately; own classes come from JSON."""
 
 import json
 import subprocess
@@ -210,7 +210,7 @@ def test_what_is_no_definition_is_refused(text):
 
 
 def yard(root, *, encoding, labelled_as):
-    """A folder of two images whose labels are stored as `labelled_as` says of the class numbers."""
+    """Writes two images whose labels are stored as `labelled_as` says."""
     numbers = data_files.ids(3, range(3))
     for i in range(2):
         data_files.save(root / "images" / f"{i}.png", data_files.picture(i))
@@ -248,7 +248,7 @@ def test_labels_beside_the_data_are_read_as_the_definition_says(tmp_path, encodi
 
 
 def test_a_labelling_by_name_maps_to_other_classes(tmp_path):
-    """The same files under a head with more classes, in another order."""
+    """The same files serve a head with more classes, in another order."""
     numbers = yard(tmp_path, encoding="index", labelled_as=STORAGE["index"])
     spec = {"name": "folders", "images": "images", "labels": "labels"}
     head = labels.define(["sky", "car", "rail", "road"])

@@ -1,4 +1,4 @@
-"""Finding files neither drops nor multiplies them, and lists are read back exactly."""
+"""Files are found once each, and lists are read back exactly."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from rtda_jax.data.check import check_data
 
 CLASSES = "cityscapes19"
 
-# Anything that a file system takes as a name, with what lists trip over more often than by chance.
+# Any name that a file system accepts; characters that are special in lists are more frequent.
 PIECES = st.sampled_from(
     ["#", " ", "\t", "\n", "\r", '"', "\\", "\ufeff", ".png", ".", "a", "b", "\udcff", "\u2028"]
 )
-# Of surrogates a name has those of bytes that are no UTF-8 alone, U+DC80 to U+DCFF.
+# The only surrogates in names are U+DC80 to U+DCFF, for bytes that are not UTF-8.
 SIGNS = st.one_of(
     st.characters(exclude_characters="/\0", exclude_categories=["Cs"]),
     st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]),
@@ -45,7 +45,7 @@ def why(walk, root):
 
 
 def test_every_file_is_either_read_or_named(tmp_path):
-    """The kind: read and left out together are what is there, whatever is there."""
+    """The files that are read and those that are left out are together all files."""
     present = ["a.png", "b.JPG", "c.jfif", "d.heic", "e.txt", "noext", "sub/f.gif", "sub/g.avif",
                ".h.png", "sub/deep/i.tiff", "j.PNG.bak"]  # fmt: skip
     for name in present:
@@ -73,7 +73,7 @@ def test_links_are_followed_once_and_real_folders_keep_their_names(tmp_path):
     (root / "other_disk").symlink_to(elsewhere)
     (root / "twice").symlink_to(elsewhere / "sub")
     (root / "gone").symlink_to("nowhere")
-    (root / "gone.png").symlink_to("nowhere.png")  # an error of the picture, when it is read
+    (root / "gone.png").symlink_to("nowhere.png")  # reading it is an error
     walk = listing.walk(root)
     assert names(walk, root) == [
         "gone.png", "other_disk/b.png", "other_disk/sub/c.png", "z_real/a.png",
@@ -288,7 +288,7 @@ def test_a_list_of_nothing_is_refused(tmp_path, text):
 
 
 def test_names_that_look_the_same_are_a_pair(tmp_path):
-    """As when the images were packed by macOS, which writes an accent as a sign of its own."""
+    """Names may be decomposed, because macOS packs an accent as a separate character."""
     data_files.save(tmp_path / "images" / "cafe\u0301.png", data_files.picture(0))
     data_files.save(tmp_path / "labels" / "caf\u00e9.png", data_files.ids(0, [7]))
     spec = {"name": "folders", "images": "images", "labels": "labels"}
@@ -328,7 +328,7 @@ def test_names_that_are_no_utf_8_go_all_the_way(tmp_path):
         spec, data_dir=tmp_path, classes="cityscapes19", out=tmp_path / "out", say=lines.append
     )
     assert list(manifest["quarantine"]) == [name]
-    "\n".join(lines).encode("ascii")  # any terminal shows them
+    "\n".join(lines).encode("ascii")  # a terminal shows them
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["quarantine"].keys() == {
         name
     }

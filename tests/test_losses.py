@@ -155,7 +155,7 @@ def test_weighted_cross_entropy_golden_vectors():
 
 
 def numpy_ohem(loss, labels, *, rule, probability):
-    """The two originals: a sort with a branch, and a mask with a fallback to the largest."""
+    """States both originals: one sorts and branches, one masks and falls back to the largest."""
     threshold = -np.log(probability)
     ranked = np.sort(loss.ravel())[::-1]
     if rule == "pixels":
@@ -332,7 +332,7 @@ def test_robust_entropy_golden_vector_has_the_nineteen_classes_of_its_authors():
     padded = np.concatenate([np.log([0.7, 0.2, 0.1]), np.full(16, -80.0)])
     logits = jnp.float32(padded).reshape(1, 1, 1, 19)
     np.testing.assert_allclose(losses.robust_entropy(logits), 0.00549942, rtol=1e-4)
-    # Of a certain prediction only the constant is left: (1e-8)^eta.
+    # For a certain prediction only the constant (1e-8)^eta is left.
     certain = jnp.array([[[[1e4, 0.0]]]])
     np.testing.assert_allclose(losses.robust_entropy(certain, eta=0.5), 1e-4, rtol=1e-4)
     grad = jax.grad(lambda z: losses.robust_entropy(z).sum())(certain)

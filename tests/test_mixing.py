@@ -40,7 +40,7 @@ def mix(batch, options, *, recolour=as_they_are, axis_name=None, key=KEY):
 
 
 def half(shown, key, number):
-    """The classes among `shown` that are drawn for an image of that number."""
+    """Returns the classes among `shown` that are drawn for the image with that number."""
     lots = np.array(jax.random.uniform(jax.random.fold_in(key, int(number)), (K + 1,)))
     order = [c for c in np.argsort(lots) if c in shown]
     return [255 if c == K else c for c in order[: (len(order) + 1) // 2]]
@@ -131,7 +131,7 @@ def test_the_boundary_is_what_lies_near_both_sides(radius):
 def test_a_cut_takes_whole_families(monkeypatch):
     labels = np.tile(np.arange(8, dtype=np.uint8), (3, 2, 1))
     image = np.random.default_rng(0).uniform(0, 255, (3, 2, 8, 3))
-    pairs = {str(k): (str(k ^ 1),) for k in range(8)}  # 0 and 1 belong together, 2 and 3, ...
+    pairs = {str(k): (str(k ^ 1),) for k in range(8)}  # 0 and 1 are related, 2 and 3, ...
     monkeypatch.setitem(classes.RELATED, "pairs", pairs)
     batch = {"source_image": image, "source_label": labels, "source_index": jnp.arange(3)}
     drawn = set()
@@ -164,8 +164,9 @@ def test_a_cut_pastes_what_its_choice_accepts_and_takes_fewer_classes_only_there
     kinds = np.array(offered, np.uint8)
     labels = np.full((4, 6, 4, 8), 255, np.uint8)
     labels[:, :, 2] = kinds[:, :, None]
-    labels[:, :, 3, :4] = kinds[:, :, None] + (kinds < 255)[:, :, None]  # comes along
-    labels[:, :, 3, 4:] = 0  # does not
+    # The following class is related and pasted too; class 0 is not.
+    labels[:, :, 3, :4] = kinds[:, :, None] + (kinds < 255)[:, :, None]
+    labels[:, :, 3, 4:] = 0
     batch = {
         "source_image": np.zeros((4, 4, 8, 3), np.float32),
         "source_label": source,
@@ -174,7 +175,7 @@ def test_a_cut_pastes_what_its_choice_accepts_and_takes_fewer_classes_only_there
         "candidate_labels": labels,
         "candidate_classes": kinds,
     }
-    theta = jnp.full(8, 0.99).at[3].set(0.06)  # of 6 none is accepted in e^15 draws
+    theta = jnp.full(8, 0.99).at[3].set(0.06)  # class 6 is accepted once in e^15 draws
     following = {str(k): (str(k + 1),) for k in range(7)}
     monkeypatch.setitem(classes.RELATED, "following", following)
     long_tail = LongTailOptions(

@@ -11,8 +11,8 @@ from rtda_jax.tools.cost import model_cost
 
 FAST = ("bisenet_resnet18", "bisenet_lite0")
 
-# Parameters as the published code counts them, 19 classes: total without what is never used, at
-# inference, and by module.
+# The numbers of parameters in the published code, for 19 classes: all that are used, those of
+# inference, and those of each module.
 COUNTS = {
     "bisenet_resnet18": (
         12_068_672,
@@ -318,7 +318,7 @@ def test_frozen_batch_norm_keeps_its_statistics():
     jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], variables["batch_stats"])
     expected = jax.jit(model.apply)(variables, images)["logits"]
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
-    # The same statistics, so the same auxiliary logits, where inference is asked for them.
+    # With the same statistics, inference gives the same auxiliary logits if it is asked for them.
     always = create_model("bisenet_resnet18", 5, auxiliary="always")
     found = jax.jit(always.apply)(variables, images)
     assert set(found) == {"logits", "feature", "aux16", "aux32"}
@@ -365,7 +365,7 @@ def test_bad_input_is_named():
 
 @pytest.mark.parametrize("large", [(8, 10), (7, 10), (8, 9), (7, 9)])
 def test_doubling_is_pytorchs_nearest(large):
-    """Source index floor(i * in / out), also where the size before was odd."""
+    """Nearest resizing reads the source index floor(i * in / out), for odd sizes too."""
     x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
     rows, columns = ([i * n // m for i in range(m)] for n, m in zip((4, 5), large, strict=True))
     np.testing.assert_array_equal(double(jnp.asarray(x), size=large), x[:, rows][:, :, columns])

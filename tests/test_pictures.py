@@ -1,4 +1,4 @@
-"""Every picture gives the same pixels wherever it is read, or is refused by its true name."""
+"""Every picture gives the same pixels wherever it is read, or is refused with its true format."""
 
 import io
 import pathlib
@@ -34,7 +34,7 @@ def quantized(**options):
     return coarse, {"format": "PNG", **options}
 
 
-# A picture of every kind that is read: its Pillow image and how it is saved.
+# One picture of each kind that is read: its Pillow image and how it is saved.
 KINDS = {
     "png": (Image.fromarray(RGB), {"format": "PNG"}),
     "jpeg": (Image.fromarray(RGB), {"format": "JPEG", "quality": 90}),
@@ -88,7 +88,7 @@ def encoded(kind):
 
 @pytest.fixture(scope="module")
 def example():
-    """The reader of the exported example, which is a script."""
+    """Returns the reader of the exported example, which is a script."""
     names = runpy.run_path(str(EXAMPLE))
     assert names["FORMATS"] == pictures.FORMATS
     assert names["MOST_PIXELS"] == pictures.MAX_PIXELS
@@ -97,7 +97,7 @@ def example():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_pixels_everywhere(tmp_path, example, kind):
-    """Training, evaluation, prediction (which calls `read`), checks and the exported example."""
+    """Reads a picture as training, evaluation, prediction, checks and the exported example do."""
     path = tmp_path / "images" / "a.png"  # the content decides, not the name
     path.parent.mkdir()
     path.write_bytes(encoded(kind))
@@ -117,7 +117,7 @@ def test_the_same_pixels_everywhere(tmp_path, example, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_are_those_that_pillow_says(kind):
-    """An independent statement: EXIF first, then RGB."""
+    """Reads a picture by an independent statement: EXIF first, then RGB."""
     with Image.open(io.BytesIO(encoded(kind))) as image:
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
@@ -215,7 +215,7 @@ def test_a_flipped_bit_of_a_png_is_noticed(kind):
 
 
 def test_a_flipped_bit_of_uncompressed_pixels_is_noticed():
-    """Only the checksum of the chunk tells."""
+    """Only the checksum of the chunk reveals the damage."""
     buffer = io.BytesIO()
     Image.fromarray(RGB).save(buffer, "PNG", compress_level=0)
     data = bytearray(buffer.getvalue())
@@ -228,7 +228,7 @@ def test_a_flipped_bit_of_uncompressed_pixels_is_noticed():
 def test_a_cut_picture_is_an_error_and_not_grey(kind):
     data = encoded(kind)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # libtiff's
+        warnings.simplefilter("ignore")  # libtiff warns
         with pytest.raises(DataError, match=r"^a: "):
             pictures.rgb(data[: len(data) // 2], "a")
 
@@ -240,7 +240,7 @@ def test_sizes_are_checked_before_decoding(monkeypatch):
 
 
 def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
-    """Each of them costs as much as all pixels: one of 78 bytes takes 20 ms at 49 megapixels."""
+    """Each scan costs as much as all pixels: one of 78 bytes takes 20 ms at 49 megapixels."""
     buffer = io.BytesIO()
     Image.fromarray(RGB).save(buffer, "JPEG", progressive=True)
     data = buffer.getvalue()
@@ -253,7 +253,7 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
 
 
 def test_only_scans_of_the_picture_itself_are_counted():
-    """Not those of its thumbnail, of other data in its segments, or of what is glued to its end."""
+    """Scan markers in a thumbnail, in other segments, or after the end are not counted."""
     data = encoded("jpeg")
     inside = b"\xff\xe4" + (2 + 400).to_bytes(2, "big") + 200 * b"\xff\xda"
     glued = data[:2] + inside + data[2:] + 200 * b"\xff\xda"

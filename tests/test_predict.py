@@ -21,7 +21,7 @@ MAIN = pathlib.Path(__file__).parents[1] / "main.py"
 
 
 def test_every_kind_of_image_is_predicted_at_its_own_size(tmp_path, classify):
-    """Odd sizes, grey, RGBA, palette, 16 bits, EXIF rotation, unicode names, any depth."""
+    """Writes images of odd sizes, modes, EXIF rotation and Unicode names at several depths."""
     pixels, folder = noise(37, 51), tmp_path / "in"
     (folder / "straße" / "日本").mkdir(parents=True)
     rgb = Image.fromarray(pixels)
@@ -35,7 +35,7 @@ def test_every_kind_of_image_is_predicted_at_its_own_size(tmp_path, classify):
     coarse.save(folder / "palette.png", transparency=bytes([0, 255, 0]))
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera stood on its side
+    exif[0x0112] = 6  # EXIF says that the camera was turned
     rgb.save(folder / "turned.png", exif=exif)
     (folder / "notes.txt").write_text("no image")
 
@@ -106,7 +106,7 @@ def test_results_are_not_predicted_again(tmp_path, classify, place):
     Image.fromarray(noise(32, 32)).save(tmp_path / "in" / "a.png")
     for _ in range(2):
         run(tmp_path, tmp_path / "in", out=tmp_path / place, shown=("train_ids", "overlay"))
-    # An earlier prediction in the folder of another one's input is no picture either.
+    # An earlier prediction within the input folder is not taken for an image.
     run(tmp_path, tmp_path / "in", out=tmp_path / "other")
     for out in (tmp_path / place, tmp_path / "other"):
         assert [p.name for p in (out / "train_ids").rglob("*.png")] == ["a.png"]
@@ -280,7 +280,7 @@ def test_unknown_options_are_refused(tmp_path, fields, message):
 
 
 def test_the_command_predicts_what_it_can_and_says_what_it_could_not(tmp_path):
-    """A network of a workdir, known by the workdir alone, against evaluation's own predictor."""
+    """A network loaded from its workdir alone predicts what the evaluation's predictor predicts."""
     made = config()
     write_workdir(made, tmp_path / "run")
     (tmp_path / "in").mkdir()
@@ -298,7 +298,7 @@ def test_the_command_predicts_what_it_can_and_says_what_it_could_not(tmp_path):
         ],
         capture_output=True,
         text=True,
-        cwd=tmp_path,  # any folder will do
+        cwd=tmp_path,  # any other folder
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
     assert done.returncode == 4, done.stderr

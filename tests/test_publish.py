@@ -24,7 +24,7 @@ from rtda_jax.tools.environment import trained_folder
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A finished run of two networks with teachers of their own, and its results."""
+    """Returns a finished run of two networks, each with a teacher, and its results."""
     folder = tmp_path_factory.mktemp("run") / "fda_mbt"
     made = config("fda_mbt").lock()
     write_workdir(made, folder)
@@ -219,7 +219,7 @@ def test_weights_of_half_the_size_predict_almost_every_pixel_alike(workdir, publ
 
 
 def test_the_network_of_the_package_predicts_as_well_as_its_card_says():
-    """On fewer images than the card's, so that a wrong class or normalisation would show."""
+    """Uses fewer images than the model card, so that a wrong class or normalisation would show."""
     folder = hub.find("streets")
     assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
     card = (folder / "README.md").read_text()

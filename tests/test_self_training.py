@@ -1,4 +1,4 @@
-"""Label the target, train on the labels, start from an earlier stage, AdaBN: whole experiments."""
+"""Whole experiments with pseudo-labels, stages that start from earlier ones, and AdaBN."""
 
 import itertools
 import json
@@ -65,7 +65,7 @@ def tiny(root, stages=STAGES, **fields):
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("folders")
     write_folders(folder, count=6)
-    shutil.rmtree(folder / "target" / "labels")  # nothing here may look for them
+    shutil.rmtree(folder / "target" / "labels")  # this stage may not look for them
     return folder
 
 
@@ -144,7 +144,7 @@ def test_killed_anywhere_and_continued_is_bitwise_the_undisturbed_run(
 
         return killed
 
-    # Of the label stage's two passes over 6 images: in the first, in the second, again there.
+    # The label stage reads 6 images twice; it is killed in its first pass, and twice in its second.
     kills = [(pseudo_label, "eval_stream", count) for count in (2, 5, 1)]
     kills += [(batches, "train_stream", 1), (statistics, "eval_stream", 3)]
     for module, name, count in kills:
@@ -160,7 +160,7 @@ def test_killed_anywhere_and_continued_is_bitwise_the_undisturbed_run(
 
 
 def alone(root, workdir, *moment):
-    """The same experiment in a process of its own."""
+    """Runs the same experiment in another process."""
     return subprocess.run(
         [sys.executable, str(TESTS / "whole.py"), str(root), str(workdir), *map(str, moment)],
         env={
@@ -177,7 +177,7 @@ def alone(root, workdir, *moment):
 
 @pytest.fixture(scope="module")
 def undisturbed(root, tmp_path_factory):
-    """A workdir, and how often its process touched a file of it."""
+    """Returns a workdir and how often its process touched a file in it."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     run = alone(root, workdir)
     assert run.returncode == 0, run.stderr

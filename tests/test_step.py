@@ -95,7 +95,7 @@ def test_generator_and_discriminator_move_by_their_own_losses_only(factor):
     np.testing.assert_allclose(
         d_loss, factor * (logs["d_output_source"] + logs["d_output_target"]), rtol=1e-6
     )
-    # The discriminator's gradient, stated again: the generator is a constant to it.
+    # The discriminator's gradient, written down again; the generator is constant in it.
     prepared = prepared_batch(batch(), fda_beta=0.05)
 
     def judge(d_params, domain):
@@ -113,7 +113,7 @@ def test_generator_and_discriminator_move_by_their_own_losses_only(factor):
     np.testing.assert_allclose(
         logs["d_grad_norm"], np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads))), rtol=1e-3
     )
-    # Deceiving means: the target judged as source, label 0.
+    # The generator is rewarded where the target is judged as source, label 0.
     np.testing.assert_allclose(
         logs["adv_output"], jnp.log1p(jnp.exp(judge(start.d_params, "target"))).mean(), rtol=1e-4
     )

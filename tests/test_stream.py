@@ -1,4 +1,4 @@
-"""The batch of a step is a function of (seed, step) alone, and image and label move together."""
+"""Batches depend only on (seed, step), and image and label move together."""
 
 import hashlib
 import itertools
@@ -146,7 +146,7 @@ def test_every_epoch_is_a_permutation_and_domains_differ(pair):
 
 
 def test_source_and_target_of_one_set_move_differently(pair):
-    """Where both show the same image at the same position of the stream."""
+    """Compares the positions of the stream at which both domains show the same image."""
     source, _ = pair
     options = {"seed": 1, "batch_size": 64, "crop": (8, 8), "flip": True, "scale": (1.0, 1.5)}
     equal = []
@@ -164,7 +164,7 @@ def test_the_cache_changes_nothing_under_zoom(pair):
 
 
 def painted(label):
-    """An image that says its label in every channel."""
+    """Returns an image whose channels all hold its label."""
     return np.repeat(label[..., None], 3, axis=2)
 
 
@@ -214,7 +214,7 @@ def test_images_smaller_than_the_crop_are_padded_with_ignored_pixels(pair):
     assert (batch["source_image"][:, height:] == 0).all()
     inside = batch["source_label"][:, :height]
     right = (inside[:, :, width:] == 255).all((1, 2))
-    left = (inside[:, :, : 40 - width] == 255).all((1, 2))  # of those mirrored after padding
+    left = (inside[:, :, : 40 - width] == 255).all((1, 2))  # mirrored after padding
     assert (left | right).all()
 
 
@@ -288,7 +288,7 @@ def test_target_labels_are_never_opened(tmp_path):
 
 
 def pseudo_labelled(root, label, count=1):
-    """Target images that say their label in every channel, twice the size of their label files."""
+    """Writes target images whose channels hold their label, twice the size of their label files."""
     for i in range(count):
         big = label.repeat(2, 0).repeat(2, 1)
         data_files.save(root / "images" / f"{i}.png", painted(big))

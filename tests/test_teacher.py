@@ -23,7 +23,7 @@ AS_RELEASED = {
 
 
 def prepared(method, state, made):
-    """What the step makes of a batch before it differentiates, by the same functions."""
+    """Prepares a batch by the functions that the step calls before it differentiates."""
     key = jax.random.fold_in(state.key, state.step)
     teacher = state.teacher
     if method.teacher.follows == "before":
@@ -34,7 +34,7 @@ def prepared(method, state, made):
 
 
 def dacs(**fields):
-    """The method of class mixing on a tiny network, and its state before the first step."""
+    """Returns the method of class mixing on a tiny network, and its state before the first step."""
     chosen = config("dacs", batch_size=4)
     chosen.update_from_flattened_dict(fields)
     chosen.objective.update({name: 0.0 for name in chosen.objective if "_aux" in name})
@@ -121,7 +121,7 @@ def test_as_released_the_teacher_moves_first_and_keeps_statistics_of_its_own(tin
         current, _ = step(current, indexed(n))
         close(current.teacher["params"], params)
         close(current.teacher["batch_stats"], stats)
-    jax.tree.map(  # they are not the student's
+    jax.tree.map(  # the teacher's differ from the student's
         lambda a, b: np.testing.assert_(not np.allclose(a, b)), stats, current.g_stats
     )
 
@@ -202,7 +202,7 @@ def test_the_masked_view_is_the_hidden_target_trained_with_the_teachers_labels(t
         "teacher.borders": (4, 0, 0, 8),
     }
     method, start = dacs(**fields)
-    # The network is sure of nothing at first.
+    # At first the network is unsure everywhere.
     larger = jax.tree.map(lambda x: 4 * x, start.g_params)
     start = start.replace(g_params=larger, teacher={"params": larger, "batch_stats": start.g_stats})
     made = prepared(method, start, indexed(0))

@@ -25,7 +25,7 @@ from rtda_jax.stages.plan import make_plan
 
 
 class Small(nn.Module):
-    """Three heads, no statistics of the batch: what frozen normalisation leaves of a network."""
+    """A network with three heads and without statistics of the batch, as if they were frozen."""
 
     num_classes: int = 19
 
@@ -45,7 +45,7 @@ def small_networks():
 
 
 def stages(**fields):
-    """Returns the stages' configurations; the small network replaces the named one."""
+    """Returns the stages' configurations, with the small network instead of the one they name."""
     made = config("tufl", **fields)
     made.augment.texture = made.augment.strong = made.mix.colour = "none"
     configs = {name: stage.config for name, stage in make_plan(made, KINDS).items()}
@@ -72,7 +72,7 @@ SLOTS = {"one": 0, "two": 6}
 
 
 def run(stage, steps, *, slots=0):
-    """The states and logs after each step, from one compilation."""
+    """Returns the states and logs after each step, from one compilation."""
     parts = build.build(stage)
     step = jax.jit(make_train_step(parts))
     states, logs = [build.initial_state(parts)], []
@@ -113,7 +113,7 @@ def test_a_batch_of_which_nothing_is_sure_trains_like_the_source_alone():
     stage = stages(
         consistency__threshold="fixed",
         consistency__initial=0.99999,
-        long_tail__choice="uniform",  # of stage two, which is planned along
+        long_tail__choice="uniform",  # for stage two, which is planned too
     )["one"]
     _, unsure, logs = run(stage, 2)
     assert logs[-1]["consistency"] == 0
@@ -132,7 +132,7 @@ def test_a_batch_of_which_nothing_is_sure_trains_like_the_source_alone():
 def test_one_pass_of_all_views_is_a_pass_of_each():
     _, states, logs = trajectory("two")
     stage = stages()["two"]
-    stage.model.batch_norm = "batch"  # of which the small network has none
+    stage.model.batch_norm = "batch"  # the small network has no batch normalisation
     _, others, other_logs = run(stage, 1, slots=SLOTS["two"])
     for a, b in zip(
         jax.tree.leaves(states[1].g_params), jax.tree.leaves(others[1].g_params), strict=True
@@ -180,7 +180,7 @@ def test_a_resumed_stage_is_the_same_bit_for_bit(tmp_path, name):
 
 
 def prepared(stage, made, seed):
-    """What the network is given, and the state that made it."""
+    """Returns the images that the network reads, and the state that they were made with."""
     parts = build.build(stage)
     state = build.initial_state(parts)
 
@@ -213,12 +213,12 @@ def test_the_mixed_view_pixel_by_pixel():
                 for pixels, classes in layers
             ]
         )
-        assert fits.any(axis=0).all()  # every pixel is some layer's, label and colour alike
+        assert fits.any(axis=0).all()  # every pixel comes from one layer, its label and its colour
         weight = np.asarray(got["mixed_weight"][i])
         np.testing.assert_allclose(weight[~fits[1:].any(axis=0)], sure[i], atol=1e-6)
         assert (weight[fits[1:].any(axis=0) & ~fits[0]] == 1).all()
         pasted.append((fits[2:].any(axis=0) & ~fits[:2].any(axis=0)).sum())
-        # Of the source whole classes are taken, and not more than half of them.
+        # Whole classes of the source are pasted, at most half of them.
         own = np.unique(made["source_label"][i][fits[1] & ~fits[0]])
         assert len(own) <= (len(np.unique(made["source_label"][i])) + 1) // 2
     assert pasted[0] == 0  # nothing was offered to the first image
@@ -275,7 +275,7 @@ def g_schedule(chosen):
     return optim.schedules(read(OptimOptions, chosen.optim, "optim"), steps=chosen.steps)[0]
 
 
-# Sizes of the authors' pairs, and what is evaluated: size, zoom, crop, eval size, window, stride.
+# The sizes of the authors' pairs: size, zoom, crop, eval size, window and stride.
 SIZES = {
     "cityscapes_to_crosscity:rome": ((640, 1280), (1.0, 1.5), (640, 1280), (647, 1280), 647, 540),
     "gta5_to_cityscapes": ((1024, 2048), (0.75, 1.5), (640, 1280), (1024, 2048), 1024, 854),
@@ -316,7 +316,7 @@ def test_other_pairs_keep_their_sizes(pair):
     assert made.optim.g_lr == 5e-6
 
 
-# What the classes that count twice weigh once.
+# The single weights of the classes that count twice.
 _CITY = {"rider": 10.2338, "motorcycle": 10.2837, "bicycle": 10.1535}
 TWICE = {
     "cityscapes_to_crosscity:rome": _CITY,
@@ -341,7 +341,7 @@ def test_class_weights_are_those_of_frequencies_but_some_count_twice(pair):
     for name, weight in TWICE[pair].items():
         assert once[name] == pytest.approx(weight)
     assert all(2.5 < weight < 10.5 for weight in once.values())
-    # Weights are 1 / ln(1.1 + frequency): what all classes cover is about the whole image.
+    # Weights are 1 / ln(1.1 + frequency), and the frequencies of all classes add up to about 1.
     assert sum(np.exp(1 / weight) - 1.1 for weight in once.values()) == pytest.approx(1, abs=0.06)
     assert once["road"] == (3.9157 if pair.startswith("synthia") else 2.6237)
     related = "gta5" if pair.startswith("gta5") else "synthia"
@@ -349,7 +349,7 @@ def test_class_weights_are_those_of_frequencies_but_some_count_twice(pair):
 
 
 def changed(plan, other, stage):
-    """The fields of a stage that differ, with their values in the other plan."""
+    """Returns the fields of a stage that differ, with their values in the other plan."""
     a, b = (flat(plain(p[stage])) for p in (plan, other))
     assert a.keys() == b.keys()
     return {name: b[name] for name in a if a[name] != b[name]}

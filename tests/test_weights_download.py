@@ -1,4 +1,4 @@
-"""Downloads against a server on the loopback that breaks, lies, redirects or is not there."""
+"""Downloads from a local server that breaks off, lies, redirects or does not exist."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ QUICK = download.Patience(attempts=4, timeout=5, pause=0)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT as the server's `answers`, one a request, say; the last one stays."""
+    """Serves CONTENT by the server's `answers`, one for each request; the last one is repeated."""
 
     def do_GET(self):
         server = self.server
@@ -58,7 +58,7 @@ def whole(handler):
 
 
 def cut(handler):
-    """Announces all that is left and ends after a bit more than a chunk."""
+    """Announces the whole rest and ends after little more than a chunk."""
     begin = begin_of(handler)
     status = 206 if begin else 200
     headers = [("Content-Range", f"bytes {begin}-/*")] if begin else []
@@ -83,14 +83,14 @@ def missing(handler):
 
 
 def elsewhere(handler):
-    """Redirects to the same server under another name of the file, which is then served."""
+    """Redirects to another file name on the same server, which is then served."""
     handler.server.answers[:] = [whole]
     send(handler, 302, b"", headers=[("Location", "/mirror/x.pth")])
 
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Function from answers to the address of a file and the ranges that were asked for."""
+    """Returns a function from answers to the address of a file and the requested ranges."""
     monkeypatch.setenv("no_proxy", "*")
     servers = []
 
@@ -245,7 +245,7 @@ def test_two_jobs_fetch_a_file_once(serve, path):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A self-signed certificate of localhost with its key, in one file."""
+    """Writes a self-signed certificate of localhost with its key into one file."""
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl")
     file = tmp_path_factory.mktemp("tls") / "localhost.pem"

@@ -1,4 +1,4 @@
-"""Weight files of every kind: their parts, and what is refused of those from elsewhere."""
+"""Weight files of every kind: which parts are read, and which files are refused."""
 
 import collections
 import io

@@ -1,4 +1,4 @@
-"""Public weights into networks and out of them: what is loaded, refused, and said."""
+"""Public weights are loaded into networks, written from them, or refused with a reason."""
 
 import itertools
 
@@ -62,7 +62,7 @@ def test_weights_in_half_the_precision_are_rounded_or_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def trunk():
-    """Weights of an ImageNet ResNet-18 in torchvision's names, and the variables they stand for."""
+    """Returns weights of a ResNet-18 by torchvision's names, and the same variables by ours."""
     variables = random_variables("bisenet_resnet18")
     arrays = behind("context_path.", "bisenet_resnet18", variables)
     arrays["fc.weight"] = np.zeros((1000, 512), np.float32)
@@ -161,7 +161,7 @@ def test_incomplete_and_larger_trunks_are_refused(trunk, tmp_path):
     lacking = {n: v for n, v in arrays.items() if n != "layer3.1.conv2.weight"}
     with pytest.raises(ConfigError, match=r"has no layer3.1.conv2.weight"):
         load_pretrained(saved(lacking, tmp_path), "bisenet_resnet18", variables)
-    # ResNet-34 has all that ResNet-18 has, and more.
+    # ResNet-34 has all parameters of ResNet-18, and more.
     larger = {**arrays, "layer3.2.conv1.weight": arrays["layer3.1.conv1.weight"]}
     with pytest.raises(ConfigError, match=r"bisenet_resnet18 has no layer3.2.conv1.weight"):
         load_pretrained(saved(larger, tmp_path), "bisenet_resnet18", variables)
