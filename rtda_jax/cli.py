@@ -176,9 +176,10 @@ def _check_data(command: Command) -> None:
 
 
 def _summary(command: Command) -> None:
+    from rtda_jax.adapt.options import typed
     from rtda_jax.tools import cost
 
-    size = tuple(command.config.benchmark.crop)
+    size = typed(command.config.benchmark.crop, tuple[int, int], "benchmark.crop")
     print(cost.summary(command.config.model.name, size=size))
     print(cost.summary(command.config.adversary.network, size=size))
 

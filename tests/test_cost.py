@@ -112,6 +112,7 @@ class Plain(nn.Module):
     def __call__(self, images, *, train=False):
         x = nn.Conv(8, (3, 5), strides=2)(images)
         x = nn.Conv(8, (3, 3), feature_group_count=4, use_bias=False)(x)
+        x = nn.ConvTranspose(8, (4, 2), strides=(2, 1))(x)[:, ::2]
         return nn.Dense(5)(nn.relu(nn.GroupNorm(2)(x)))
 
 
@@ -120,5 +121,9 @@ def test_layers_of_flax_are_counted():
     variables = jax.eval_shape(Plain().init, jax.random.key(0), images)
     rows = cost._rows(Plain(), variables, images)
     pixels = 8 * 16
-    assert [row.macs for row in rows] == [pixels * 8 * 15 * 3, pixels * 8 * 9 * 2, pixels * 5 * 8]
-    assert [row.bias_adds for row in rows] == [pixels * 8, 0, pixels * 5]
+    assert [row.macs for row in rows] == [
+        *(pixels * 8 * 15 * 3, pixels * 8 * 9 * 2),
+        pixels * 8 * 8 * 8,  # every value of the input goes to 4 x 2 places of 8 channels
+        pixels * 5 * 8,
+    ]
+    assert [row.bias_adds for row in rows] == [pixels * 8, 0, 2 * pixels * 8, pixels * 5]

@@ -9,7 +9,9 @@ from helpers import config, folder_fields, normalised, write_folders
 from PIL import Image
 
 from rtda_jax import experiment, models
+from rtda_jax.adapt.state import output_shapes
 from rtda_jax.deploy import export, networks
+from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.fold import Unfoldable, fold, fold_or_keep
 from rtda_jax.models.layers import Network
@@ -130,6 +132,7 @@ ARRANGEMENTS = {
     "odd names": lambda x, norm, train: nn.relu(norm(name="squash")(x, train=train)),
     "dense": lambda x, norm, train: norm(name="bn")(nn.Dense(6, name="again")(x), train=train),
     "recomputed": lambda x, norm, train: nn.remat(Block, static_argnums=2)(norm)(x, train),
+    "unnormalised": lambda x, norm, train: nn.relu(x),
     "of Flax": of_flax,
     "of its own": of_its_own,
     "behind an activation": behind_an_activation,
@@ -170,7 +173,14 @@ def test_what_cannot_be_folded_is_evaluated_as_it_is(arrangement, reason, capsys
     assert capsys.readouterr().out == f"  Trial keeps its batch normalisations: {reason}\n"
 
 
-@pytest.mark.parametrize("arrangement", ["odd names", "of Flax"])
+@pytest.mark.parametrize("arrangement", ["of Flax", "of its own"])
+def test_a_normalisation_that_does_not_obey_the_network_is_not_trained(arrangement):
+    output_shapes(Trial(5, "devices"), image_shape=(2, *SIZE, 3))
+    with pytest.raises(ConfigError, match="Trial: the normalisation squash does not come from Net"):
+        output_shapes(Trial(5, "devices", arrangement=arrangement), image_shape=(2, *SIZE, 3))
+
+
+@pytest.mark.parametrize("arrangement", ["odd names", "behind an activation", "unnormalised"])
 def test_a_trial_network_is_trained_evaluated_and_exported(arrangement, tmp_path, monkeypatch):
     def trial(num_classes, **options):
         return Trial(num_classes, arrangement=arrangement, **options)

@@ -271,6 +271,7 @@ def test_a_result_that_can_not_be_written_is_named(tmp_path, classify):
     ("fields", "message"),
     [
         ({"shown": ("overlays",)}, "unknown view 'overlays'; known: colours, overlay"),
+        ({"shown": ()}, "--view names nothing to write; known: overlay"),
         ({"resolution": "full"}, "unknown resolution 'full'; known: eval, native"),
     ],
 )

@@ -5,13 +5,16 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+import flax
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from rtda_jax.adapt.adversary import Adversary
+from rtda_jax.errors import ConfigError
+from rtda_jax.models.layers import Network
+from rtda_jax.ops.norm import BatchNorm
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -90,7 +93,7 @@ def create_state(
         step=jnp.zeros((), jnp.int32),
         key=step_key,
         g_params=variables["params"],
-        g_stats=variables["batch_stats"],
+        g_stats=variables.get("batch_stats", {}),
         g_opt=jax.jit(g_tx.init)(variables["params"]),
         d_params=d_params,
         d_opt=jax.jit(d_tx.init)(d_params),
@@ -113,9 +116,37 @@ def output_shapes(
     """Returns the shapes of a segmentation network's named outputs in training.
 
     A large network is traced for seconds, and the stages of an experiment mostly share one.
+
+    Raises:
+      ConfigError: a normalisation of the network does not come from `Network.norm_layer`.
     """
     images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
-    outputs, _ = jax.eval_shape(
-        lambda x: generator.init_with_output(jax.random.key(0), x, train=True), images
-    )
+    known: set[tuple[str, ...]] = set()
+
+    def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer = context.module
+        if isinstance(layer, BatchNorm) and _obeys(layer, generator):
+            known.add(layer.path)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        outputs, variables = jax.eval_shape(
+            lambda x: generator.init_with_output(jax.random.key(0), x, train=True), images
+        )
+    if isinstance(generator, Network):
+        statistics = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}))
+        for path in sorted({path[:-1] for path in statistics} - known):
+            raise ConfigError(
+                f"{type(generator).__name__}: the normalisation {'/'.join(path)} does not come "
+                "from Network.norm_layer: model.batch_norm would not change it, and devices would "
+                "not share its statistics"
+            )
     return types.MappingProxyType(outputs)
+
+
+def _obeys(layer: BatchNorm, generator: nn.Module) -> bool:
+    """Returns whether a normalisation is set as the fields of its network say."""
+    if not isinstance(generator, Network):
+        return False
+    frozen = generator.batch_norm == "frozen"
+    return (layer.axis_name, layer.frozen) == (generator.axis_name, frozen)

@@ -21,7 +21,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.data.listing import sentences
 from rtda_jax.deploy import Networks, media, video
 from rtda_jax.deploy.media import Input, Key, Picture
-from rtda_jax.errors import DataError, Interrupted, lookup
+from rtda_jax.errors import DataError, Interrupted, lookup, require
 from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress
@@ -82,12 +82,13 @@ def run(
       resolution: key of RESOLUTIONS: the size at which the network reads images.
 
     Raises:
-      ConfigError: a name is unknown, PyAV is missing for a video, or the folder has files of these
+      ConfigError: a name is unknown, there is no view, PyAV is missing for a video, or the folder has files of these
         names that no earlier prediction wrote.
       DataError: names the files that could not be read, after all others are done.
       Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete. For a camera or
         a stream, this is the normal end of the recording and not an error.
     """
+    require(bool(views), f"--view names nothing to write; known: {', '.join(media.VIEWS)}")
     shown = {view: lookup(media.VIEWS, view, "view") for view in views}
     prepare = lookup(RESOLUTIONS, resolution, "resolution")
     protocol = read(Protocol, chosen.config.eval, "eval")
@@ -145,9 +146,10 @@ def run(
         f"reading and writing (after the first), {_number(rates['network_only'])} without"
     )
     if tally.failed:
+        others = "; the others are done" if len(tally.failed) < len(items) else ""
         raise DataError(
-            f"{len(tally.failed)} of {inputs_of} could not be predicted whole; the others are "
-            "done:\n" + "\n".join(f"  {why}" for why in tally.failed.values())
+            f"{len(tally.failed)} of {inputs_of} could not be predicted whole{others}:\n"
+            + "\n".join(f"  {why}" for why in tally.failed.values())
         )
     return record
 

@@ -134,6 +134,9 @@ def _row(module: nn.Module, inputs: jax.Array, output: jax.Array) -> Row | None:
         taps, groups = module.size**2, module.groups
     elif isinstance(module, nn.Conv):
         taps, groups = int(np.prod(module.kernel_size)), module.feature_group_count
+    elif isinstance(module, nn.ConvTranspose):
+        macs = math.prod(inputs.shape[1:]) * int(np.prod(module.kernel_size)) * shape[-1]
+        return Row(path, shape, macs=macs, bias_adds=elements * int(module.use_bias))
     elif isinstance(module, nn.Dense):
         taps, groups = 1, 1
     elif isinstance(module, LeakyReLU):
