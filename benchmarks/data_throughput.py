@@ -1,11 +1,12 @@
-"""Images a second into training batches: ours, prepared and cached, beside a PyTorch DataLoader.
+"""Compares the images per second of our input pipeline with those of a PyTorch DataLoader.
 
     python benchmarks/data_throughput.py [--images 32] [--seconds 10] [--threads N]
 
-All three do the same work for labelled images of Cityscapes' size (1024x2048 PNG, rendered here, so
+All do the same work for labelled images of Cityscapes' size (1024x2048 PNG, rendered here, so
 nothing is downloaded): resize to 512x1024, map label ids to train ids, crop, mirror, batches of
-uint8. PyTorch reads the original PNGs through Pillow with as many worker processes as we have
-threads; ours reads shards prepared once (the time that takes is printed), or the memory cache.
+uint8. PyTorch reads the original PNGs through Pillow, with as many worker processes as we have
+threads. Ours reads the PNGs, shards that are prepared once (in the time that is printed), or the
+cache in memory.
 """
 
 import argparse
@@ -32,7 +33,9 @@ def originals(root: pathlib.Path, count: int) -> dict:
     for i in range(count):
         image, label = render("camera", i, seed=0, height=ORIGINAL[0] // 4, width=ORIGINAL[1] // 4)
         size = (ORIGINAL[1], ORIGINAL[0])
-        noise = np.random.default_rng(i).normal(0, 2, (*ORIGINAL, 3))  # packs like a photograph
+        noise = np.random.default_rng(i).normal(
+            0, 2, (*ORIGINAL, 3)
+        )  # it compresses like a photograph
         big = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
         for folder, pixels in (
             ("images", np.clip(big + noise, 0, 255).astype(np.uint8)),
@@ -44,7 +47,7 @@ def originals(root: pathlib.Path, count: int) -> dict:
 
 
 class PillowSet:
-    """The same work as a PyTorch map-style data set."""
+    """Does the same work as a map-style data set of PyTorch."""
 
     def __init__(self, root: pathlib.Path) -> None:
         self.images = sorted((root / "images").iterdir())

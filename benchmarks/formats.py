@@ -1,11 +1,11 @@
-"""Compares the formats that export writes: time of an image, agreement, size of the files.
+"""Compares the formats that export writes by time per image, agreement and size of the files.
 
     python -m benchmarks.formats --network bisenet_resnet18 --size 512x1024 --cores 1
     python -m benchmarks.formats --workdir runs/fda_mbt
 
-A network of this name has random weights; a workdir's networks are those of its last evaluate
-stage. All formats take turns image by image, so that whatever else the machine does meets them
-all. A runtime that is not installed is named and left out.
+A network given by its name has random weights; a workdir's networks are those of its last evaluate
+stage. The formats take turns image by image, so that other work on the machine affects all of
+them. A runtime that is not installed is named and left out.
 """
 
 import argparse
@@ -150,7 +150,7 @@ def _litert(path: pathlib.Path, cores: int) -> Run:
     return tflite_runner(path.read_bytes(), threads=cores)
 
 
-# What export needs for a format, and a runtime for a file.
+# The packages that export needs for a format; and the loader, file and packages of each runtime.
 NEEDS = {"onnx": ("onnx",), "saved_model": ("tensorflow",), "tflite": ("tensorflow",)}
 RUNTIMES: dict[str, tuple[Any, ...]] = {
     "StableHLO, jax.export": (_stablehlo, "model.stablehlo"),

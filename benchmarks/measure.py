@@ -1,4 +1,4 @@
-"""Clocks, memory, synthetic batches: what both sides share. Neither JAX nor PyTorch."""
+"""Clocks, memory and synthetic batches for both sides; it imports neither JAX nor PyTorch."""
 
 import os
 import resource
@@ -33,7 +33,7 @@ def batch(
 
 
 def timed(function: Callable[[], Any], *, steps: int, warm: int = 1) -> dict[str, Any]:
-    """Times the first call (compilation and all), then `steps` after `warm` that are not counted.
+    """Times the first call with its compilation, then `steps` calls after `warm` uncounted ones.
 
     Returns seconds of the wall clock and of the processor, all threads together.
     """
@@ -52,7 +52,7 @@ def timed(function: Callable[[], Any], *, steps: int, warm: int = 1) -> dict[str
 
 
 def best(function: Callable[[], Any], *, repeats: int = 4) -> float:
-    """Returns the seconds of the fastest of several calls after one that is not counted."""
+    """Returns the seconds of the fastest of several calls, after one that is not counted."""
     return min(timed(function, steps=repeats)["seconds"])
 
 

@@ -1,4 +1,4 @@
-"""Every method on one pair of data sets, several seeds, and one report about all of them.
+"""Runs every method on one benchmark with several seeds, and writes one report about them.
 
     python benchmarks/methods.py                          # streets, three seeds, runs/methods
     python benchmarks/methods.py --rows source_only,fda_mbt,target_only --seeds 1
@@ -18,7 +18,7 @@ from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# A configuration file of `configs/` and its options, by the row's name.
+# Name of a row -> configuration file of `configs/` and its options.
 ROWS = {
     "source_only": ("source_only", ""),
     "colour": ("source_only", "colour=0.5"),
@@ -38,7 +38,7 @@ ROWS = {
     "tufl_parts": ("tufl_parts", ""),
     "target_only": ("target_only", ""),
     "fda": ("fda", ""),  # one band of fda_mbt
-    # Modern self-training, an ingredient a row. These networks have ImageNet trunks.
+    # Modern self-training, one more ingredient in each row. These networks have ImageNet trunks.
     "rare": ("source_only", "rare=0.1"),
     "teacher": ("daformer", "distance=0"),
     "teacher_fda": ("daformer", "distance=0,fda=0.01"),

@@ -1,4 +1,4 @@
-"""A simulated set of a million labelled examples: what its index costs in memory and time.
+"""Measures the memory and time of the index of a simulated set of a million labelled examples.
 
     python benchmarks/million.py [--examples 1000000] [--batch 8]
 
@@ -39,7 +39,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 class Same:
-    """A reader that has one picture under every number."""
+    """A reader that returns the same picture for every number."""
 
     def __init__(self, count: int) -> None:
         rng = np.random.default_rng(0)
@@ -65,7 +65,7 @@ class Same:
         return self.record
 
     def where(self, i: int) -> tuple[str, str]:
-        """Returns what errors call them."""
+        """Returns the name of an example in errors."""
         return f"record {i}", f"label of record {i}"
 
     def fingerprint(self, *, labels: bool) -> str:

@@ -1,4 +1,4 @@
-"""Inference of every segmentation network against its PyTorch twin, batch 1, uint8 to uint8."""
+"""Times inference of every segmentation network and of its PyTorch twin, uint8 to uint8."""
 
 import pathlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""One process of rtda_jax: the training step or the inference pass of a configuration, timed."""
+"""Times the training step or the inference pass of a configuration in one process of rtda_jax."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def _ceiling(config: Any) -> float:
 
 
 def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """Times the step that `rtda_jax.train` runs, on one device, host batch in, loss out."""
+    """Times the step of `rtda_jax.train` on one device, from the host's batch to the loss."""
     parts = training.training(config, axis_name=parallel.AXIS)
     one = parallel.mesh(jax.devices()[:1])
     state = parallel.replicate(parts.start(), one)
@@ -58,7 +58,7 @@ def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """Times `rtda_jax.evaluate.predictor` on one image, uint8 in and uint8 out, by size."""
+    """Times `rtda_jax.evaluate.predictor` on one image of each size, uint8 to uint8."""
     module = training.training(config).generator
     folded = fold(module, training.variables(module, tuple(spec["sizes"][0])))
     model = evaluate.Model(*folded, build.normalisation_of(config))

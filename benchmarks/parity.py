@@ -1,11 +1,11 @@
-"""Trains the PyTorch twin of a configuration on our own batches, and scores it as ours is.
+"""Trains the PyTorch twin of a configuration on our batches, and scores it as ours is scored.
 
     python benchmarks/parity.py --config configs/fda.py:synth_to_camvid --data_dir DIR
 
-What it ends with stands beside what `main.py` with the same flags ends with: the same images in
-the same order, the same recipe, and from the same initial weights, or with --weights=torch from
-PyTorch's own. PyTorch's running statistics are those of both domains: ours are with
---config.model.statistics=both.
+The result is to be compared with that of `main.py` with the same flags: both train on the same
+images in the same order, by the same recipe and from the same initial weights, or with
+--weights=torch from PyTorch's own. PyTorch's running statistics are those of both domains, as ours
+are with --config.model.statistics=both.
 """
 
 import pathlib

@@ -1,10 +1,10 @@
-"""Memory of making pseudo-labels for a large set, beyond the network: how much a process grows.
+"""Measures the memory that making pseudo-labels for a large set needs besides the network.
 
     python benchmarks/pseudo_memory.py [--images 3000] [--height 512] [--width 1024]
 
-The predictions are synthetic (19 classes, blocks of one label, noisy confidences), everything
-behind the network is real: histogram, thresholds, both passes, PNG files, manifest. The growth is
-that of the largest resident size since the first prediction was made.
+The predictions are synthetic: 19 classes, blocks of one label, noisy confidences. Everything after
+the network is real: histogram, thresholds, both passes and PNG files. The growth is that of the
+largest resident size since the first prediction.
 
 Measured on two cores of an Intel Xeon: 24 MB (scope dataset), of 222 MB in all.
 """

@@ -1,4 +1,4 @@
-"""What the PyTorch twin has to know of a configuration, as plain JSON, or why there is no twin."""
+"""Describes a configuration for its PyTorch twin as plain JSON, or says why it has no twin."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def no_inference_twin(config: Any) -> str:
     return ""
 
 
-# What the twin's training step knows; a field that a configuration lacks is at its first value.
+# The values that the twin's training step supports; a missing field has the first value.
 TRAINED = (
     ("model.batch_norm", ("batch",)),
     ("model.statistics", ("target", "both")),  # the twin updates both, which costs it nothing

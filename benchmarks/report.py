@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.measure import quartiles
 
 NOT_RUN = "not run"
-# Whether a latency row includes upsampling to the image, argmax, and copies from and to the host.
+# What a latency row includes: upsampling to the image, argmax, and copies from and to the host.
 PARTS = {
     "feature": ("no", "no", "no"),
     "logits": ("yes", "no", "no"),
@@ -109,7 +109,7 @@ def _training(results: dict[str, Any]) -> list[str]:
     for name, phase in phases.items():
         for index, when in ((0, "cold"), (-1, "warm")):
             if index == -1 and len(ours) == 1:
-                continue  # a single process, whose cache was empty
+                continue  # a single process with an empty cache
             other = first(theirs[index], name) if theirs else None
             rows.append([f"{phase}, {when}", *_pair(first(ours[index], name), other, _seconds)])
     return _table([_title(results), *_sides(train), "ours / PyTorch"], rows)

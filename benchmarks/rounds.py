@@ -1,4 +1,4 @@
-"""Rounds of processes of both sides, in turn."""
+"""Runs rounds of processes, in which both sides take turns."""
 
 import json
 import math
@@ -53,9 +53,9 @@ class Bench:
         }
 
     def compare(self, job: str, reason: str, *, detail: int = 1) -> dict[str, Any]:
-        """Runs rounds of both sides, `reason` being why theirs cannot run.
+        """Runs rounds of both sides; `reason` says why theirs cannot run, if it cannot.
 
-        The first `detail` rounds of inference also time the pass cut short.
+        The first `detail` rounds of inference also time parts of the pass.
         """
         rounds = self.settings["rounds"]
         runs: dict[str, list] = {"ours": [], "theirs": [], "slower": []}

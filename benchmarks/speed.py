@@ -1,12 +1,12 @@
-"""Speed of rtda_jax against PyTorch on this machine: training step and inference of a config.
+"""Compares the speed of rtda_jax with PyTorch's: training step and inference of a configuration.
 
     python main.py --job=benchmark --config configs/fda.py:folders
     python main.py --job=benchmark --parts=networks  # inference of every network
     python main.py --job=benchmark --config fda --config.speed.rounds=5
 
 Neither data nor TensorFlow is used. The two sides take turns, one process after the other, so that
-whatever else the machine does meets both; ratios are of neighbours. PyTorch runs in each of its
-forms once and in the fastest from then on.
+other work on the machine affects both, and each ratio is that of two consecutive processes. PyTorch
+runs once in each of its forms, and then in the fastest.
 """
 
 import dataclasses

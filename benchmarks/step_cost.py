@@ -1,4 +1,4 @@
-"""What the training steps of several methods cost, side by side in one process: time and memory.
+"""Measures time and memory of the training steps of several methods in one process.
 
     python benchmarks/step_cost.py                        # adversarial against TUFL's stages
     python benchmarks/step_cost.py adversarial/train fda/train dacs/train
@@ -35,7 +35,7 @@ DEFAULT = ("adversarial/train", "tufl/source", "tufl/one", "tufl/two")
 
 
 class Step(NamedTuple):
-    """A compiled step, what it is given, and what compiling took in seconds."""
+    """A compiled step, its arguments, and the seconds of its compilation."""
 
     run: jax.stages.Compiled
     state: Any

@@ -1,4 +1,4 @@
-"""One process of PyTorch: the twin's training step or inference pass, timed."""
+"""Times the twin's training step or inference pass in one process of PyTorch."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from benchmarks.torch_twins.step import FORMS, Twin
 
 
 class NotRun(Exception):
-    """PyTorch cannot run here what is compared; the message says why."""
+    """PyTorch cannot run the comparison here; the message says why."""
 
 
 def _twin(spec: dict[str, Any]) -> Twin:
@@ -61,14 +61,14 @@ def _ceiling(twin: Twin) -> float:
 
 
 def train(spec: dict[str, Any]) -> dict[str, Any]:
-    """Times the training step, host batch in, losses out."""
+    """Times the training step, from the host's batch to the losses."""
     twin, batch = _twin(spec), measure.batch(**spec["batch"])
     found = measure.timed(lambda: twin.step(batch), steps=spec["steps"])
     return _about(twin, spec) | found | _peak(twin) | {"ceiling": _ceiling(twin)}
 
 
 def infer(spec: dict[str, Any]) -> dict[str, Any]:
-    """Times the segmentation of one image, uint8 in and uint8 out, by size."""
+    """Times the segmentation of one image of each size, uint8 to uint8."""
     twin = _twin(spec)
     found: dict[str, Any] = {}
     for size in map(tuple, spec["sizes"]):

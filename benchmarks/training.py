@@ -1,4 +1,4 @@
-"""The one place where the benchmarks build a training step of ours from a configuration."""
+"""Builds our training steps for all benchmarks."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from rtda_jax.adapt import build
 from rtda_jax.adapt.step import make_train_step
 
-AUXILIARY = ("seg_aux16", "seg_aux32")  # terms that DeepLab with a single head doesn't have
+AUXILIARY = ("seg_aux16", "seg_aux32")  # terms that DeepLab with a single head lacks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Training:
 
     @functools.cached_property
     def state(self) -> Any:
-        """The shapes of its state; nothing is computed."""
+        """Returns the shapes of its state; nothing is computed."""
         return jax.eval_shape(self.start)
 
 
@@ -54,10 +54,10 @@ def training(config: Any, *, axis_name: str | None = None) -> Training:
 
 
 def step_macs(network: int, discriminator: int, *, domains: int, batch_size: int) -> int:
-    """Counts the multiply-accumulates of a step by those of its networks for one image.
+    """Counts the multiply-accumulates of a step from those of its networks for one image.
 
-    A pass forward counts once, the gradients of inputs and of weights once each. The discriminator
-    sees both domains and gets three passes for each, and one more for the generator's gradient.
+    A forward pass counts once, and so do the gradients of inputs and of weights. The discriminator
+    has three passes for each domain, and one more for the generator's gradient.
     """
     return batch_size * (3 * domains * network + 7 * discriminator)
 

@@ -32,7 +32,7 @@ SIDES = {"ours": _ours, "theirs": _theirs}
 
 def main() -> None:
     """Reads the spec, runs it and writes the result."""
-    keep_freed_memory()  # as main.py does; it helps PyTorch as much
+    keep_freed_memory()  # as in main.py; PyTorch profits as much
     spec = json.loads(pathlib.Path(sys.argv[1]).read_text())
     result = SIDES[spec["side"]](spec)
     pathlib.Path(sys.argv[2]).write_text(json.dumps(result))

@@ -1,4 +1,4 @@
-"""The accelerator's numbers against the CPU backend of the same process."""
+"""Compares the accelerator's numbers with those of the CPU backend of the same process."""
 
 import functools
 from collections.abc import Callable
@@ -40,8 +40,8 @@ SHAPES = {
 # Relative error that each precision of the accelerator may have against float32 on the CPU.
 CONV_BOUNDS = {"highest": 1e-4, "default": 5e-3, "bfloat16": 2e-2}
 STEP_BOUNDS = {"highest": 2e-2, "default": 0.15, "bfloat16": 5e-2}
-# The first step of untrained networks in bfloat16 is no measure of a kernel: normalisations of a
-# few pooled values turn their signs with any rounding. It is reported, its losses are bounded.
+# The first step of untrained networks in bfloat16 does not judge a kernel, because any rounding
+# turns the signs of normalised pooled values. It is reported, and only its losses are bounded.
 UNBOUNDED = {"bfloat16": ("generator", "grad_norm")}
 FDA_BOUND = 0.05  # grey levels of 255
 
@@ -133,7 +133,7 @@ def one_step(sizes: Sizes, *, dtype: str) -> tuple[Any, Any, Any]:
 
 
 def reference(sizes: Sizes) -> dict[str, Any]:
-    """Computes in float32 on the CPU the moves of parameters, statistics and logs."""
+    """Computes how parameters, statistics and logs move, in float32 on the CPU."""
     step, start, batch = one_step(sizes, dtype="float32")
     after, logs = on(jax.devices("cpu")[0], step, start, batch)
     return moved(start, after, logs)
@@ -160,7 +160,7 @@ def step(sizes: Sizes, expected: dict[str, Any], *, precision: str) -> dict[str,
         after, logs = on(jax.devices()[0], function, start, batch)
     result = moved(start, after, logs)
     errors = {name: apart(result[name], expected[name]) for name in ("generator", "statistics")}
-    # Of the losses only: the accuracies of an untrained discriminator count signs of zeros.
+    # Only the losses: the accuracies of an untrained discriminator count signs of zeros.
     for name in ("seg", "seg_aux16", "seg_aux32", "adv_output", "d_loss", "grad_norm"):
         errors[name] = apart(result["logs"][name], expected["logs"][name])
     free = {name: errors.pop(name) for name in UNBOUNDED.get(precision, ())}

@@ -1,4 +1,4 @@
-"""Whether a step gives the same bits twice, and what the deterministic flag costs."""
+"""Tests whether a step gives the same bits twice, and times the deterministic flag."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from benchmarks.gpu.plan import Sizes, main_program, sizes_of
 from benchmarks.gpu.record import Record
 from rtda_jax.run import parallel
 
-STEPS = 3  # before the states are compared
+STEPS = 3  # steps before the states are compared
 
 
 def flagged() -> None:

@@ -1,4 +1,4 @@
-"""What it costs to bring the batches from the host to the device while the step runs."""
+"""Measures the cost of copying batches from the host to the device while the step runs."""
 
 import itertools
 import time

@@ -16,8 +16,8 @@ from benchmarks.gpu import plan, table
 from benchmarks.gpu.record import write_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SHARE = 0.5  # of the budget that the sections may take that run at once
-TOY_FLAGS = "--xla_backend_optimization_level=0"  # compiles in half the time
+SHARE = 0.5  # the share of the budget for sections that run at once
+TOY_FLAGS = "--xla_backend_optimization_level=0"  # it compiles in half the time
 LIMIT = 80.0  # seconds of one section, so that one that hangs leaves time to the others
 POLL = 0.1  # seconds between looks at a child
 GRACE = 4.0  # seconds that a child has beyond its own deadline before it is ended
@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
 
 
 def line_of(command: list[str]) -> str | None:
-    """Returns what a command prints, or None where it can't run."""
+    """Returns what a command prints, or None if it cannot run."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -57,11 +57,11 @@ def machine() -> dict[str, Any]:
 
 
 class Child:
-    """One section in a process of its own.
+    """A section that runs in its own process.
 
     Args:
-      section: what it runs.
-      spec: what all sections are told.
+      section: the section to run.
+      spec: the settings that all sections share.
       deadline: time.time() after which it begins no part; it is ended a little later.
     """
 
@@ -125,7 +125,7 @@ def environment(cache: pathlib.Path, *, toy: bool) -> dict[str, str]:
 
 
 def recipes(models: list[str]) -> dict[str, Any]:
-    """Makes what each PyTorch twin has to know, by network and method, in a process of its own."""
+    """Makes the recipe of each PyTorch twin, by network and method, in another process."""
     code = (
         "import json, sys; from benchmarks.gpu import recipes;"
         "print(json.dumps(recipes.of(sys.argv[1:])))"
@@ -164,7 +164,7 @@ def run(flags: argparse.Namespace, spec: dict[str, Any]) -> dict[str, Any]:
 
     try:
         spec["recipes"] = recipes(spec["models"])
-    except RuntimeError as error:  # ours can be measured all the same
+    except RuntimeError as error:  # ours can still be measured
         spec["recipes"] = {}
         report["recipes_failed"] = str(error)[-2000:]
         print(f"no PyTorch twins: {error}", flush=True)

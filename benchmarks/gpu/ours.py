@@ -1,4 +1,4 @@
-"""Our programs on the accelerator: compiled ahead of time, run, timed."""
+"""Compiles our programs ahead of time, runs and times them on the accelerator."""
 
 import concurrent.futures
 import functools
@@ -164,7 +164,7 @@ def infer(program: Program, sizes: Sizes) -> dict[str, Any]:
 
 
 def ceiling(sizes: Sizes) -> dict[str, Any]:
-    """Rates of a large matrix product and of a copy: the two ceilings of the device."""
+    """Measures a large matrix product and a copy, whose rates are the ceilings of the device."""
     n = sizes.matmul
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((n, n), np.float32) for _ in range(2))

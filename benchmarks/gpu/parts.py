@@ -1,4 +1,4 @@
-"""The pieces of a training step, each compiled and timed by itself."""
+"""Compiles and times each piece of a training step by itself."""
 
 import functools
 from collections.abc import Callable

@@ -1,16 +1,16 @@
-"""What the accelerator benchmark runs: sizes, sections and their order. Neither JAX nor PyTorch."""
+"""Sizes, sections and order of the accelerator benchmark; it imports neither JAX nor PyTorch."""
 
 from typing import Any, NamedTuple
 
 
 class Sizes(NamedTuple):
-    """Sizes of everything that is run; `FULL` is what the table is about, `TOY` the rehearsal."""
+    """Sizes of everything that is run; `FULL` gives the published table, `TOY` a rehearsal."""
 
     crop: tuple[int, int]  # of a training batch
     batch: int
     batch_deeplab: int
     infer: tuple[int, int]  # of the one image
-    steps: int  # timed, after two that are not
+    steps: int  # timed steps, after two that are not timed
     passes: int  # timed inference passes
     matmul: int  # side of the square matrices of the ceiling
     check_crop: tuple[int, int]  # of the step that is compared with the CPU's
@@ -58,7 +58,7 @@ MAIN = MODELS[0]  # whose step is taken apart
 
 
 class Program(NamedTuple):
-    """One program of ours: what it does, of which network, in which precision."""
+    """One program of ours: its kind, network and precision."""
 
     job: str  # "train" or "infer"
     model: str
@@ -67,7 +67,7 @@ class Program(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its name in the results."""
+        """Returns its name in the results."""
         return " ".join(part for part in (self.job, self.method, self.dtype) if part)
 
 
@@ -86,14 +86,14 @@ def main_program(sizes: Sizes) -> Program:
 
 
 class Section(NamedTuple):
-    """One child process: a function of `child.SECTIONS` and the network it is about."""
+    """A child process: a function of `child.SECTIONS` and its network."""
 
     function: str
     model: str = ""
 
     @property
     def name(self) -> str:
-        """Its name in the results."""
+        """Returns its name in the results."""
         return f"{self.function} {self.model}".strip()
 
 

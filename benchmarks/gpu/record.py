@@ -1,4 +1,4 @@
-"""Results of a child process, written after every part, so that a killed child leaves them."""
+"""Writes a child's results after every part, so that a killed child leaves them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 class Record:
-    """The parts of one section by name.
+    """The results of one section, by the names of its parts.
 
     Args:
       path: the JSON file.
@@ -33,8 +33,8 @@ class Record:
     def run(self, name: str, function: Callable[[], Any]) -> Any:
         """Runs one part and returns what it gives, or None where it failed or was too late.
 
-        A failure of any kind is recorded under the part's name and the section goes on: where the
-        machine is there for minutes, the other numbers are worth more than a clean end.
+        Any failure is recorded under the part's name and the section continues: the machine is
+        available for minutes, so that the other numbers are worth more than a clean end.
         """
         if time.time() > self.deadline:
             self.set(name, {"skipped": "the time budget is spent"})

@@ -1,4 +1,4 @@
-"""The Markdown page of an accelerator benchmark's numbers."""
+"""Writes the numbers of an accelerator benchmark as a Markdown page."""
 
 from typing import Any
 
@@ -105,7 +105,7 @@ def inference(report: dict[str, Any], models: list[str]) -> list[str]:
 
 
 def compilers(report: dict[str, Any], models: list[str]) -> list[str]:
-    """Writes the seconds until a program first ran, all compilers at work at once."""
+    """Writes the seconds until each program first ran, while all compilers worked at once."""
     ours = report["sections"].get("ours_compile", {}).get("parts", {})
     rows = []
     for model in models:
@@ -164,7 +164,7 @@ def pieces(report: dict[str, Any]) -> list[str]:
 
 
 def account(report: dict[str, Any]) -> list[str]:
-    """Kernels of the main step by what they are for."""
+    """Writes the kernels of the main step by their purpose."""
     value = part(report, f"trace {plan.MAIN}", "profile")
     shares = value.get("ms_by_category", {})
     total = sum(shares.values()) or 1.0

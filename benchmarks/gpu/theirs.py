@@ -1,4 +1,4 @@
-"""The PyTorch twins on the accelerator."""
+"""Runs and times the PyTorch twins on the accelerator."""
 
 import functools
 import os
@@ -23,7 +23,7 @@ def wait() -> None:
 
 
 def prepare() -> None:
-    """Sets what a PyTorch user sets for speed, and static shapes for torch.compile."""
+    """Sets the usual options for speed, and static shapes for torch.compile."""
     torch.set_num_threads(measure.cores())
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -54,7 +54,7 @@ def twin_of(recipe: dict[str, Any], form: str) -> Twin:
 
 
 def train(spec: dict[str, Any], sizes: Sizes, *, method: str) -> dict[str, Any]:
-    """Times a training step, its batch on the device."""
+    """Times a training step with its batch on the device."""
     recipe = spec["recipes"][method]
     twin = twin_of(recipe, sizes.train_form)
     count = sizes.batch_deeplab if recipe["model"].startswith("deeplab") else sizes.batch

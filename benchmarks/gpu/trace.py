@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the kernels of a profile, by what they compute."""
+"""Sorts the kernels of a training step's profile by what they compute."""
 
 import collections
 import gzip
@@ -16,8 +16,9 @@ from benchmarks.gpu.record import Record, write_json
 
 STEPS = 5
 
-# The first pattern that fits decides. Library calls are known by their kernel's name, what XLA made
-# itself by the path of its op_name, where a convolution's path stands for the work around it.
+# The first matching pattern decides. Library calls are recognised by the name of their kernel, and
+# XLA's own kernels by the path of their op_name, where a convolution's path stands for the work
+# around it.
 LIBRARY = (
     ("copies between host and device", r"memcpy|infeed|outfeed"),
     ("Fourier transform", r"fft"),
@@ -134,7 +135,7 @@ def shares(
     """Returns milliseconds per step by category, and of the longest operations; writes ops.json."""
     total: dict[str, float] = collections.defaultdict(float)
     single: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
-    # Within a CUDA graph a kernel has lost its instruction, and still has its name.
+    # Within a CUDA graph a kernel has no instruction, but it has its name.
     by_kernel = {name.replace(".", "_").replace("-", "_"): name for name in table}
     for kernel, name, nanoseconds in rows:
         name = name if name in table else by_kernel.get(kernel, name)

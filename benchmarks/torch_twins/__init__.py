@@ -1,6 +1,6 @@
-"""The networks and the adversarial step once more, in PyTorch, for benchmarks and tests.
+"""The networks and the adversarial step in PyTorch, for benchmarks and tests.
 
-Written from the descriptions, with the module names of the public code, so that
+They are written from the descriptions, with the module names of the public code, so that
 `rtda_jax.weights.torch_arrays` gives their weights. Nothing here imports JAX: the memory and the
 threads of a PyTorch process are PyTorch's own.
 """

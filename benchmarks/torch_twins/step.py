@@ -1,7 +1,7 @@
 """The adversarial training step and the inference pass, as a PyTorch user writes them.
 
-As in the papers' code the source and the target go through the network one after the other, each
-with its own backward pass, and the discriminator, frozen for the first, sees the target twice.
+As in the papers' code, source and target go through the network one after the other, each with its
+own backward pass, and the discriminator sees the target twice; the first time it is frozen.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Our weights into PyTorch's twins."""
+"""Loads our weights into PyTorch's twins."""
 
 from typing import Any
 
