@@ -137,7 +137,7 @@ LINES = {f"--config=fda {words}": sentence for words, sentence in MISTYPED.items
     "summary --wrkdir=a": "unknown flag --wrkdir; did you mean --workdir?",
     "predictt photo.jpg": "unknown job 'predictt'; known: audit",
     "summary --config=fda --config.benchmark.crop=64": "benchmark.crop must have 2 values",
-    "summary --config=fda --config.benchmark.crop=a,b": "benchmark.crop must have 2 values, got ('a,b',)",
+    "summary --config=fda --config.benchmark.crop=a,b": "crop must have 2 values, got ('a,b',)",
     "summary extra": "unexpected arguments: extra",
     "predict a.jpg b.jpg": "unexpected arguments: a.jpg b.jpg",
     "report": "name the workdirs to report on",

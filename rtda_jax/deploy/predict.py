@@ -82,8 +82,8 @@ def run(
       resolution: key of RESOLUTIONS: the size at which the network reads images.
 
     Raises:
-      ConfigError: a name is unknown, there is no view, PyAV is missing for a video, or the folder has files of these
-        names that no earlier prediction wrote.
+      ConfigError: a name is unknown, there is no view, PyAV is missing for a video, or the folder
+        has files of these names that no earlier prediction wrote.
       DataError: names the files that could not be read, after all others are done.
       Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete. For a camera or
         a stream, this is the normal end of the recording and not an error.
