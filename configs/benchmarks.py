@@ -19,6 +19,7 @@ defaults and the data sets are in rtda_jax/data/spec.py. All benchmarks have the
   steps, batch_size, g_lr    training steps, images of each domain per step, generator's rate
 
 For "folders", crop and eval_size follow size, and eval_classes follows classes, until they are set.
+The command line lets its size follow the images, see `follow_images` in base.py.
 """
 
 from ml_collections import ConfigDict

@@ -317,7 +317,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _start(words: Sequence[str]) -> None:
     import jax
 
-    from rtda_jax.run import parallel
+    from rtda_jax.run import log, parallel
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -326,6 +326,13 @@ def _start(words: Sequence[str]) -> None:
         parallel.deterministic()
     if command.flags.coordinator:
         join(command.flags)
+    if command.given and command.config.benchmark.name == "folders":
+        from configs import base
+
+        for line in base.follow_images(
+            command.config, overrides=command.overrides, workdir=command.workdir
+        ):
+            log.say(line)
     job.run(command)
 
 

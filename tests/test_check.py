@@ -12,7 +12,7 @@ from PIL import Image
 from rtda_jax.data import DataError, count_labels, enet_weights, frequencies, load
 from rtda_jax.data.batches import introduction
 from rtda_jax.data.check import check_benchmark, check_data
-from rtda_jax.data.sampling import dataset_sentences, stretching
+from rtda_jax.data.sampling import dataset_sentences, fitting, stretching
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.run.command import load_config
 
@@ -274,6 +274,20 @@ def test_images_are_not_stretched_without_a_word(shape, size, words):
     assert bool(sentences) == bool(words)
     assert not words or re.search(words, sentences[0])
     assert stretching({}, size, field="benchmark.size") == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((256, 512), (256, 512)),
+        ((480, 640), (320, 416)),
+        ((1080, 1920), (256, 480)),
+        ((640, 480), (416, 320)),
+        ((10, 9000), (32, 10848)),
+    ],
+)
+def test_a_fitting_size_keeps_proportions_and_needs_no_padding(shape, size):
+    assert fitting(shape, pixels=256 * 512) == size
 
 
 def test_training_and_check_data_say_that_images_are_stretched(tmp_path):

@@ -204,13 +204,23 @@ def stretching(
     wider = size[1] / size[0] * height / width
     if max(wider, 1 / wider) < _STRETCHED:
         return []
-    rows = math.sqrt(size[0] * size[1] * height / width)
-    fitting = [max(_UNIT * round(side / _UNIT), _UNIT) for side in (rows, rows * width / height)]
+    rows, columns = fitting((height, width), pixels=size[0] * size[1])
     return [
         f"warning: images of {width}x{height} are resized to {size[1]}x{size[0]}, which makes "
-        f"things {wider:.2g} times as wide as they are; --config.{field}={fitting[0]},{fitting[1]} "
+        f"things {wider:.2g} times as wide as they are; --config.{field}={rows},{columns} "
         "keeps their proportions"
     ]
+
+
+def fitting(shape: tuple[int, int], *, pixels: int) -> tuple[int, int]:
+    """Returns the size (H, W) of about this many pixels with the proportions of a shape (H, W).
+
+    Both sides are multiples of 32, so that no network has to pad them.
+    """
+    height, width = shape
+    rows = math.sqrt(pixels * height / width)
+    tall, wide = (max(_UNIT * round(s / _UNIT), _UNIT) for s in (rows, rows * width / height))
+    return tall, wide
 
 
 def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
