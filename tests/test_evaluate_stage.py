@@ -9,9 +9,11 @@ from helpers import config, folder_fields, write_folders
 from PIL import Image
 
 from rtda_jax import experiment
+from rtda_jax.data.labels import class_set
 from rtda_jax.errors import DataError
 from rtda_jax.evaluate import Protocol
-from rtda_jax.stages import evaluate, validation
+from rtda_jax.stages import KINDS, evaluate, validation
+from rtda_jax.stages.plan import make_plan
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -118,3 +120,14 @@ def test_the_warning_about_padding_is_printed(copy, capsys):
     slide = {"eval__mode": "slide", "eval__window": (64, 128), "eval__stride": (64, 128)}
     evaluated(copy, **slide)
     assert "the rest of each window is black" in capsys.readouterr().out
+
+
+def test_a_record_holds_ones_own_classes_and_not_the_path_of_their_file(tmp_path):
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps({"classes": [{"name": "road"}, {"name": "rail"}]}))
+    made = config("source_only", "folders")
+    made.benchmark.classes = str(file)
+    record = evaluate.protocol_record(make_plan(made, KINDS)["evaluate"], Protocol())
+    file.unlink()  # a report on another machine has no such file
+    for field in ("classes", "head_classes"):
+        assert class_set(record[field]).names == ("road", "rail")

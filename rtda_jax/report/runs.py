@@ -293,7 +293,11 @@ def _evaluation(value: Any, where: str, folder: pathlib.Path) -> Evaluation:
 
 def _classes(protocol: Mapping[str, str], field: str, where: str) -> ClassSet:
     file = protocol[field].endswith(".json")  # whose name may be anything
-    require(not file, f"{where}: field {field!r} must be classes, not a file of them")
+    require(
+        not file,
+        f"{where}: field {field!r} must be classes, not a file of them; evaluating the run again "
+        "(--job=evaluate) records its classes",
+    )
     try:
         return class_set(protocol[field])
     except (ConfigError, DataError) as error:

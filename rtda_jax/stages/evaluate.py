@@ -298,8 +298,9 @@ def protocol_record(stage: Stage, protocol: Protocol) -> dict[str, Any]:
         "align": protocol.align,
         "resolution": "labels' own",
         "split": dict(benchmark.eval),
-        "classes": benchmark.eval_classes,
-        "head_classes": benchmark.classes,
+        # A user's classes by their whole definition, because the file may change or move.
+        "classes": class_set(benchmark.eval_classes).name,
+        "head_classes": class_set(benchmark.classes).name,
         "checkpoint": "final step",
     }
 
