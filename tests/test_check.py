@@ -214,6 +214,8 @@ def test_the_contact_sheet_shows_images_labels_and_a_legend(tmp_path):
     car = (sheet == (0, 0, 142)).all(axis=-1)
     assert car.sum() > 2 * 320 * 240  # both labels, and the swatch of the legend
     assert car[-60:].any()
+    black = (sheet[-40:] == 0).all(axis=-1)  # the swatch of ignored pixels, and no letter
+    assert np.lib.stride_tricks.sliding_window_view(black, (8, 8)).all((2, 3)).any()
     unlabelled = {**spec, "use": "unlabelled"}
     check_data(unlabelled, data_dir=tmp_path, out=tmp_path / "out", **QUIET)
     with Image.open(tmp_path / "out" / "sheet.png") as picture:

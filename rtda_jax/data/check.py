@@ -10,15 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from rtda_jax.data import decode, listing, load, pictures, root_of
 from rtda_jax.data import spec as specs
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.labels import ClassSet, class_set
+from rtda_jax.data.labels import class_set
 from rtda_jax.data.sampling import contents, stretching, suspicions
 from rtda_jax.errors import DataError, printable
 from rtda_jax.run.files import write_bytes
+from rtda_jax.tools import drawing
 
 _LOOKAHEAD = 4  # examples in flight per thread
 _NAMED = 20  # findings that the report shows; the manifest has all
@@ -197,7 +198,13 @@ def contact_sheet(
     places = np.linspace(0, len(indices) - 1, min(rows, len(indices))).round().astype(int)
     strips = [_row(dataset, indices[place]) for place in places]
     if dataset.labelling is not None:
-        strips.append(_legend(dataset.classes, strips[0].width))
+        strips.append(
+            drawing.legend(
+                names=(*dataset.classes.names, drawing.IGNORED),
+                colours=np.array([*dataset.classes.colours, drawing.BLACK], np.uint8),
+                width=strips[0].width,
+            )
+        )
     sheet = Image.new("RGB", (strips[0].width, sum(s.height + _GAP for s in strips)), "white")
     top = 0
     for strip in strips:
@@ -313,19 +320,7 @@ def _row(dataset: Dataset, i: int) -> Image.Image:
     for number, (panel, method) in enumerate(panels):
         small = Image.fromarray(panel).resize((_WIDTH, height), method)
         row.paste(small, (number * (_WIDTH + _GAP), _LINE))
-    ImageDraw.Draw(row).text((2, 2), printable(f"{dataset.name}  {dataset.keys[i]}"), fill="black")
+    title = drawing.spaced(printable(f"{dataset.name} {dataset.keys[i]}"))
+    font = drawing.font(drawing.SMALLEST_TEXT)
+    ImageDraw.Draw(row).text((2, 1), title, fill=drawing.INK, font=font)
     return row
-
-
-def _legend(classes: ClassSet, width: int) -> Image.Image:
-    """Draws a swatch and a name for each class, in columns."""
-    font = ImageFont.load_default()
-    column = 24 + max(int(font.getlength(name)) for name in classes.names) + 12
-    across = max(width // column, 1)
-    image = Image.new("RGB", (width, -(-len(classes) // across) * _LINE + _GAP), "white")
-    draw = ImageDraw.Draw(image)
-    for number, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True)):
-        left, top = number % across * column, number // across * _LINE
-        draw.rectangle((left + 2, top + 2, left + 18, top + 13), fill=colour, outline="black")
-        draw.text((left + 24, top + 2), name, fill="black", font=font)
-    return image
