@@ -75,7 +75,9 @@ def run(stage, steps, *, slots=0):
     """Returns the states and logs after each step, from one compilation."""
     parts = build.build(stage)
     step = jax.jit(make_train_step(parts))
-    states, logs = [build.initial_state(parts)], []
+    # Placed like a restored state, for which the step would be compiled again otherwise.
+    mesh = parallel.mesh(jax.devices()[:1])
+    states, logs = [parallel.replicate(build.initial_state(parts), mesh)], []
     for n in range(steps):
         state, log = step(states[-1], indexed(n, slots))
         states.append(state)

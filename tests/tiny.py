@@ -65,7 +65,7 @@ class Generator(Network):
     @nn.compact
     def __call__(self, images, *, train):
         x = nn.Conv(4, (3, 3), strides=2, name=self.trunk)(images)
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)(x)
+        x = self.norm_layer()(name="BatchNorm_0")(x, train=train)
         feature = nn.relu(x).repeat(2, 1).repeat(2, 2)
         heads = ("logits", "aux16", "aux32") if train else ("logits",)
         outputs = {head: nn.Conv(self.num_classes, (1, 1), name=head)(feature) for head in heads}
