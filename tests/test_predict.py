@@ -267,6 +267,15 @@ def test_a_result_that_can_not_be_written_is_named(tmp_path, classify):
         run(tmp_path, tmp_path / "a.png")
 
 
+def test_label_ids_are_those_of_cityscapes(tmp_path, classify):
+    image = noise(32, 64)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    out = run(tmp_path, tmp_path / "a.png", shown=("label_ids",))
+    ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    expected = np.array(ids, np.uint8)[classify(image)]
+    np.testing.assert_array_equal(result(out / "label_ids" / "a.png"), expected)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

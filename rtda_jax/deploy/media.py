@@ -113,15 +113,21 @@ def kind_of(path: str | pathlib.Path) -> str:
 
 
 class Key(NamedTuple):
-    """Names of the classes and their colours (R, G, B)."""
+    """Names of the classes, their colours (R, G, B), and their label ids if a view shows them."""
 
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
+    label_ids: tuple[int, ...] = ()
 
 
 def train_ids(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
     """Returns the classes themselves, uint8 [H,W]; for the 19 of Cityscapes these are train ids."""
     return classes
+
+
+def label_ids(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
+    """Returns the ids in which the server of a benchmark reads results, uint8 [H,W]."""
+    return np.asarray(key.label_ids, np.uint8)[classes]
 
 
 def colours(image: np.ndarray, classes: np.ndarray, key: Key) -> np.ndarray:
@@ -154,10 +160,11 @@ VIEWS: dict[str, View] = {
     "side_by_side": side_by_side,
     "colours": colours,
     "train_ids": train_ids,
+    "label_ids": label_ids,
 }
 
 
-FOLDERS = ("train_ids",)  # a video's results as PNGs: compression would change classes
+FOLDERS = ("train_ids", "label_ids")  # a video's results as PNGs: compression would change classes
 
 
 def files_of(item: Input, views: Iterable[str]) -> list[str]:

@@ -71,8 +71,8 @@ def run(
 ) -> dict[str, Any]:
     """Predicts every picture of the input, and finally names the files that could not be read.
 
-    Writes OUT/VIEW/NAME.png, for a video OUT/VIEW/NAME.mp4 (train_ids: a folder of PNGs), all at
-    the size of the input, and OUT/legend.png and OUT/predict.json, which is returned.
+    Writes OUT/VIEW/NAME.png, for a video OUT/VIEW/NAME.mp4 (train_ids and label_ids: a folder of
+    PNGs), all at the size of the input, and OUT/legend.png and OUT/predict.json, which is returned.
 
     Args:
       chosen: the result of networks.choose.
@@ -84,7 +84,8 @@ def run(
     Raises:
       ConfigError: a name is unknown, there is no view, PyAV is missing for a video, or the folder
         has files of these names that no earlier prediction wrote.
-      DataError: names the files that could not be read, after all others are done.
+      DataError: names the files that could not be read, after all others are done; or a class has
+        no label id of its own.
       Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete. For a camera or
         a stream, this is the normal end of the recording and not an error.
     """
@@ -92,6 +93,9 @@ def run(
     shown = {view: lookup(media.VIEWS, view, "view") for view in views}
     prepare = lookup(RESOLUTIONS, resolution, "resolution")
     protocol = read(Protocol, chosen.config.eval, "eval")
+    classes = class_set(chosen.config.benchmark.classes)
+    ids = tuple(classes.label_ids().tolist()) if "label_ids" in views else ()
+    key = Key(classes.names, classes.colours, ids)
     predict = evaluate.predictor(chosen.models, protocol=protocol)
     found = media.find(str(source), out=out)
     items = media.distinct(found.inputs, views)
@@ -105,8 +109,6 @@ def run(
         log.say(f"  {sentence}")
     files = [file for item in items for file in media.files_of(item, views)]
     with claimed(out, record=media.RECORD, results=["legend.png", *files]) as listed:
-        classes = class_set(chosen.config.benchmark.classes)
-        key = Key(classes.names, classes.colours)
         drawing.save(Image.fromarray(media.legend(key, 640)), out / "legend.png")
 
         def classify(picture: Picture) -> Any:
