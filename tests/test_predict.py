@@ -279,7 +279,7 @@ def test_label_ids_are_those_of_cityscapes(tmp_path, classify):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"shown": ("overlays",)}, "unknown view 'overlays'; known: colours, overlay"),
+        ({"shown": ("overlays",)}, "unknown view 'overlays'; known: colours, label_ids, overlay"),
         ({"shown": ()}, "--view names nothing to write; known: overlay"),
         ({"resolution": "full"}, "unknown resolution 'full'; known: eval, native"),
     ],

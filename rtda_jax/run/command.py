@@ -115,11 +115,7 @@ def define_flags() -> flags.FlagValues:
     text(
         "input", None, "predict: image, video, folder, camera (0) or URL; --input may be left out."
     )
-    names(
-        "view",
-        ["overlay"],
-        "predict: some of overlay, side_by_side, colours, train_ids, label_ids.",
-    )
+    names("view", ["overlay"], "predict: overlay, side_by_side, colours, train_ids or label_ids.")
     text("resolution", "eval", "predict: images at the benchmark's eval size, or native.")
     text("repository", None, "publish: OWNER/NAME on the Hugging Face Hub; default: no upload.")
     text("licence", "", "publish: the licence of the weights, such as cc-by-nc-4.0.")
