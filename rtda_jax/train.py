@@ -21,7 +21,7 @@ from rtda_jax.errors import Interrupted, lookup, require
 from rtda_jax.run import checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
 from rtda_jax.run.loggers import check as check_loggers
-from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
+from rtda_jax.run.signals import compiling, compiling_first, shutdown_event, watchdog
 
 # How many steps the host may run ahead of the device: enough to hide the host's work, few enough
 # to bound memory.
@@ -138,7 +138,13 @@ def train(
         watchdog(options.stall_seconds) as heartbeat,
         checkpoint.manager(workdir / "checkpoints", keep=options.checkpoint_keep) as checkpoints,
     ):
-        start_step, state = _begin(method, mesh, checkpoints, initialisers, taught_by)
+        fresh = functools.partial(
+            compiling,
+            functools.partial(build.initial_state, method),
+            stop=interrupted,
+            sentence=f"stopped before the first step; {CONTINUES}",
+        )
+        start_step, state = _begin(method, mesh, checkpoints, fresh, initialisers, taught_by)
         journal = Journal(workdir, config, options, method, names=names, start_step=start_step)
         with journal:
             sentence = f"stopped before step {start_step + 1} was finished; {CONTINUES}"
@@ -170,17 +176,18 @@ def _begin(
     method: Method,
     mesh: Any,
     checkpoints: Any,
+    fresh: Callable[[], TrainState],
     initialisers: Sequence[Initialiser],
     taught_by: Initialiser | None,
 ) -> tuple[int, TrainState]:
     """Returns the number of finished steps and the state after them, on all devices."""
     if checkpoints.latest_step():
-        fresh = jax.eval_shape(lambda: build.initial_state(method))
-        abstract = checkpoint.abstract(fresh, parallel.replicated(mesh))
+        shapes = jax.eval_shape(lambda: build.initial_state(method))
+        abstract = checkpoint.abstract(shapes, parallel.replicated(mesh))
         done, state = checkpoint.resume(checkpoints, abstract)
         log.say(f"  continues after step {done}")
         return done, state
-    state = build.initial_state(method)
+    state = fresh()
     for initialise in initialisers:
         state, sentence = initialise(state)
         log.say(f"  {sentence}")

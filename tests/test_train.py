@@ -1,5 +1,9 @@
 import functools
 import json
+import os
+import signal
+import threading
+import time
 
 import jax
 import numpy as np
@@ -7,7 +11,8 @@ import pytest
 from helpers import batch, batches, config, shrink
 
 from rtda_jax.adapt import build
-from rtda_jax.errors import ConfigError, NotFiniteError
+from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
+from rtda_jax.run import signals
 from rtda_jax.train import train
 from rtda_jax.weights import export_pretrained
 
@@ -104,6 +109,23 @@ def test_not_finite_stops_before_a_checkpoint_and_names_step_and_term(tiny, tmp_
         train(made, tmp_path, batches=functools.partial(batches, target=False))
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert kept == []
+
+
+def test_a_signal_ends_the_making_of_the_first_state(tiny, tmp_path, monkeypatch):
+    running = threading.Event()
+
+    def slow(method):
+        os.kill(os.getpid(), signal.SIGTERM)
+        running.wait(20)
+        raise RuntimeError("nobody waits for this")
+
+    monkeypatch.setattr(build, "initial_state", slow)
+    monkeypatch.setattr(signals, "_compiling", [])
+    begin = time.monotonic()
+    with pytest.raises(Interrupted, match="stopped before the first step; the same command"):
+        train(chosen(), tmp_path, batches=batches)
+    assert time.monotonic() - begin < 15
+    running.set()
 
 
 def test_batch_must_divide_by_the_devices(tmp_path):
