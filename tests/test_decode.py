@@ -152,6 +152,8 @@ def test_ids_above_255_are_stored_and_reported_as_they_are(root):
         say=lambda line: None,
     )  # fmt: skip
     assert manifest["raw_ids"] == {str(i): int((numbers == i).sum()) for i in np.unique(numbers)}
+    with pytest.raises(DataError, match="are numbers above 255, not label ids"):
+        data.classes.label_ids()
 
 
 @pytest.mark.parametrize(

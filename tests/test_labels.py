@@ -123,6 +123,33 @@ def test_modules_do_not_import_tensorflow(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+# --- for benchmark servers ------------------------------------------------------------------------
+
+
+def test_label_ids_are_those_of_the_benchmarks():
+    city = labels.class_set("cityscapes19").label_ids()
+    assert city.tolist() == sorted(TRAIN_ID, key=TRAIN_ID.get)
+    sixteen = sorted(CITYSCAPES16, key=CITYSCAPES16.get)
+    assert labels.class_set("synthia16").label_ids().tolist() == sixteen
+    assert labels.class_set("camvid11").label_ids().tolist() == list(range(11))
+    assert labels.class_set("iddlite7").label_ids().tolist() == list(range(7))
+    assert labels.class_set("cityscapes19").label_ids("classes_from_1")[0] == 1
+
+
+@pytest.mark.parametrize("name", labels.CLASS_SETS)
+def test_label_ids_map_back_to_their_classes(name):
+    classes = labels.class_set(name)
+    ids = classes.label_ids()
+    np.testing.assert_array_equal(classes.lut(classes.official)[ids], np.arange(len(classes)))
+
+
+def test_classes_without_one_id_of_their_own_are_no_label_ids():
+    with pytest.raises(DataError, match=r"class 'drivable' of 'iddlite7' has 2 ids .*\[7, 9\]"):
+        labels.class_set("iddlite7").label_ids("cityscapes_ids")
+    with pytest.raises(DataError, match="are colours, not label ids"):
+        labels.class_set("camvid11").label_ids("camvid32_colours")
+
+
 # --- own classes ----------------------------------------------------------------------------------
 
 YARD = {
@@ -146,6 +173,7 @@ def test_a_definition_is_its_table():
     assert classes.colours[0] == (1, 2, 3) and len(set(classes.colours)) == 3
     table = expected({4: 0, 9: 0, 0: 1, 200: 2}, [1, 77, 255])
     np.testing.assert_array_equal(classes.lut(raw), table)
+    assert classes.label_ids().tolist() == [4, 0, 200]
     # Road and car are Cityscapes classes, so that Cityscapes or GTA5 can be the source.
     city = classes.lut("cityscapes_ids")
     assert (city[7], city[26], city[11]) == (0, 2, 255)

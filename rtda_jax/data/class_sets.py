@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rtda_jax.errors import DataError
+from rtda_jax.errors import DataError, lookup
 
 IGNORE = 255
 OUTSIDE = 254
@@ -221,7 +221,7 @@ class ClassSet:
       names, colours: K of each.
       cityscapes: Cityscapes id -> class.
       native: labelling -> {raw id: class}, for labellings that do not pass through Cityscapes.
-      own_labelling: the labelling of the definition file that describes the set, if one does.
+      official: the labelling in which results are submitted to a benchmark's server.
     """
 
     name: str
@@ -229,7 +229,7 @@ class ClassSet:
     colours: tuple[Colour, ...]
     cityscapes: Mapping[int, int]
     native: Mapping[str, Mapping[int, int]] = dataclasses.field(default_factory=dict)
-    own_labelling: Labelling | None = None
+    official: str | Labelling = "cityscapes_ids"
     title: str = ""
 
     def __post_init__(self) -> None:
@@ -261,6 +261,38 @@ class ClassSet:
         for number, value in self._mapping(raw).items():
             table[number] = value
         return table
+
+    def label_ids(self, raw: str | Labelling | None = None) -> np.ndarray:
+        """Returns class -> raw id, uint8 [K], as a benchmark's server expects it in a result.
+
+        If several raw ids have one class, the id with the same name is used, and for a user's
+        definition the id that is listed first.
+
+        Args:
+          raw: a labelling; by default the `official` one of the set.
+
+        Raises:
+          DataError: a class has no raw id or no unique one, or the raw ids are colours.
+        """
+        raw = self.official if raw is None else raw
+        raw = lookup(LABELLINGS, raw, "labelling") if isinstance(raw, str) else raw
+        if raw.encoding not in ("index", "red"):
+            raise DataError(f"labels in {raw.name!r} are {ENCODINGS[raw.encoding]}, not label ids")
+        of_class: dict[int, list[int]] = {}
+        for number, value in self._mapping(raw).items():
+            of_class.setdefault(value, []).append(number)
+        ids = []
+        for number, name in enumerate(self.names):
+            choices = of_class.get(number, [])
+            same = [row.id for row in CITYSCAPES if row.name == name and raw.cityscapes]
+            chosen = [i for i in choices if raw.cityscapes.get(i) in same] or choices
+            if len(chosen) != 1 and not (chosen and raw.classes):
+                raise DataError(
+                    f"class {name!r} of {self.title!r} has {len(choices)} ids in {raw.name!r} "
+                    f"{choices}: results cannot be written as label ids"
+                )
+            ids.append(chosen[0])
+        return np.array(ids, np.uint8)
 
     def rows(self, subset: "ClassSet") -> tuple[int, ...]:
         """Returns the positions of the classes of `subset` in this set; DataError if one is not."""
@@ -338,6 +370,7 @@ CLASS_SETS = {
                     for member in sorted(members)
                 },
             },
+            official="camvid11_ids",
         ),
         ClassSet(
             "thukral9",
@@ -359,6 +392,7 @@ CLASS_SETS = {
              (70, 70, 70), (70, 130, 180)),
             TO_IDDLITE7,
             {"iddlite_ids": {i: i for i in range(7)}},
+            official="iddlite_ids",
         ),
     )
 }  # fmt: skip

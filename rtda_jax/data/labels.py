@@ -170,7 +170,7 @@ def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
             names,
             colours,
             {i: k for k, group in enumerate(cities) for i in group},
-            own_labelling=raw,
+            official=raw,
             title=f"own classes ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})",
         ),
         raw,

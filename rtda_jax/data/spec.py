@@ -195,7 +195,9 @@ def _own_labelling(fields: Mapping[str, Any], root: pathlib.Path, classes: Class
     for beside in (folder / meanings.DEFINITION_FILE, folder.parent / meanings.DEFINITION_FILE):
         if beside.is_file():
             return meanings.labelling(str(beside))
-    return classes.own_labelling or meanings.labelling("cityscapes_ids")
+    if isinstance(classes.official, Labelling):
+        return classes.official
+    return meanings.labelling("cityscapes_ids")
 
 
 def _known(fields: Mapping[str, Any], root: pathlib.Path) -> _Place:
