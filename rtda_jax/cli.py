@@ -179,9 +179,10 @@ def _summary(command: Command) -> None:
     from rtda_jax.adapt.options import typed
     from rtda_jax.tools import cost
 
+    model = command.config.model
     size = typed(command.config.benchmark.crop, tuple[int, int], "benchmark.crop")
-    print(cost.summary(command.config.model.name, size=size))
-    print(cost.summary(command.config.adversary.network, size=size))
+    for name in filter(None, (model.name, model.large, command.config.adversary.network)):
+        print(cost.summary(name, size=size))
 
 
 def _audit(command: Command) -> None:

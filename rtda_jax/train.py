@@ -76,7 +76,7 @@ def with_class_weights(method: Method, config: ConfigDict, folder: pathlib.Path)
     if config.loss.weighting != "enet":
         return method
     counted = with_enet_weights(config, folder)
-    return dataclasses.replace(method, objective=build.make_objective(counted))
+    return build.with_objective(method, counted)
 
 
 def train(

@@ -8,6 +8,7 @@ from rtda_jax.adapt import build, optim
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.errors import ConfigError
+from rtda_jax.stages.train import describe
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_a_discriminator_is_described_as_it_is_built():
     config = get("adversarial", "level=feature,network=fcd_light")
     config.adversary.options = {"use_bias": False}
     stage = build.build(config)
-    said = build.describe(stage, config)[1]
+    said = describe(stage, config)[1]
     shapes = jax.eval_shape(lambda: build.initial_state(stage))
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.d_params["feature"]))
     assert said.startswith(f"fcd_light: {count:,} parameters")

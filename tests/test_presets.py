@@ -3,12 +3,12 @@ import functools
 import pytest
 from helpers import get, stages, trained
 
-from rtda_jax.adapt import build
 from rtda_jax.data import batches
 from rtda_jax.errors import ConfigError
 from rtda_jax.run.command import config_names
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
+from rtda_jax.stages.train import describe
 
 # The same of the recipes on DeepLabV2 that carry published numbers.
 ADVENT_RELEASED = {"seg": 1.0, "seg_aux16": 0.1, "adv_output": 0.001, "adv_aux16": 0.0002}
@@ -188,7 +188,7 @@ def test_bartoletti_is_the_authors_code():
     assert code.adversary.options.to_dict() == {"output_stride": 1, "use_bias": False}
     plan = make_plan(code.lock(), KINDS)
     assert plan["label"].config.pseudo.heads == ("logits", "aux32")
-    said = build.describe(plan["ssl"].method, plan["ssl"].config)
+    said = describe(plan["ssl"].method, plan["ssl"].config)
     assert "189,424 parameters" in said[1]
 
 

@@ -18,16 +18,21 @@ from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.method import PASSES, REMATS, UPDATING_VIEWS, Method
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
-from rtda_jax.adapt.state import TrainState, create_state, output_shapes, sample_shape
+from rtda_jax.adapt.state import (
+    TrainState,
+    check_one_image,
+    create_state,
+    output_shapes,
+    sample_shape,
+)
 from rtda_jax.adapt.teacher import TeacherOptions, with_teacher
 from rtda_jax.adapt.terms import TermOptions
 from rtda_jax.adapt.views import PartContext, ViewOptions
 from rtda_jax.augment.normalise import AUTO, check_normalisation
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError, lookup, one_of, require
+from rtda_jax.errors import lookup, one_of, require
 from rtda_jax.losses import LossOptions
 from rtda_jax.models import DISCRIMINATORS, MODELS, create_discriminator, create_model
-from rtda_jax.tools import cost
 from rtda_jax.weights import imagenet
 from rtda_jax.weights.load import load_pretrained
 
@@ -88,6 +93,8 @@ class ModelOptions:
       pretrained_part: "backbone", or "all" for the whole network.
       pretrained_naming: the naming of the file's tensors; needed only if it is ambiguous.
       pretrained_key: the part of a file that holds several networks, such as "ema_model".
+      large: a larger network, a key of `MODELS`, that is trained on the same batches and terms
+        except distil; the teacher of both networks is its average. If empty, there is none.
     """
 
     name: str = "bisenet_resnet18"
@@ -99,9 +106,17 @@ class ModelOptions:
     pretrained_part: str = "backbone"
     pretrained_naming: str = ""
     pretrained_key: str = ""
+    large: str = ""
 
     def __post_init__(self) -> None:
         lookup(MODELS, self.name, "model.name")
+        if self.large:
+            lookup(MODELS, self.large, "model.large")
+        require(
+            not self.large or self.pretrained in ("", imagenet.NAME),
+            f"model.pretrained={self.pretrained!r} holds the weights of one network: with "
+            "model.large it must be 'imagenet' or empty",
+        )
         lookup(PASSES, self.batch_norm, "model.batch_norm")
         lookup(UPDATING_VIEWS, self.statistics, "model.statistics")
         lookup(REMATS, self.remat, "model.remat")
@@ -135,20 +150,12 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
     needs_target = config.fda_beta is not None or views_read != {"source"}
     check_combination(stage, model, objective, teacher=teacher, needs_target=needs_target)
 
-    generator = create_model(
-        model.name,
-        num_classes=len(classes),
-        axis_name=axis_name,
-        batch_norm=model.batch_norm,
-        dtype=DTYPES[stage.dtype],
-        **model.options,
-    )
+    generator = _generator(config, axis_name)
     outputs = output_shapes(generator, image_shape=sample_shape(size))
     terms.check_heads(model.name, objective, outputs)
     reference_features = None
     if terms.uses_reference(objective):
-        check_trunk_map(generator, distance_options.stage, size=size)
-        reference_features = functools.partial(_trunk_map, generator, distance_options.stage)
+        reference_features = distance.trunk_map(generator, distance_options.stage, size=size)
     if stage.batch_size <= optimizers.accumulate:
         check_one_image(generator, size=size)
 
@@ -199,7 +206,42 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
         needs_target=needs_target,
         accumulate=optimizers.accumulate,
         axis_name=axis_name,
+        large=build(large_config(config), axis_name=axis_name) if model.large else None,
     )
+
+
+def _generator(config: ConfigDict, axis_name: str | None) -> nn.Module:
+    model = read(ModelOptions, config.model, "model")
+    return create_model(
+        model.name,
+        num_classes=len(class_set(config.benchmark.classes)),
+        axis_name=axis_name,
+        batch_norm=model.batch_norm,
+        dtype=DTYPES[config.dtype],
+        **model.options,
+    )
+
+
+def large_config(config: ConfigDict) -> ConfigDict:
+    """Returns the configuration of the network that model.large names, as if it were the only one.
+
+    It learns from all terms but distil, except on heads that it does not have.
+    """
+    large = config.copy_and_resolve_references()
+    with large.unlocked():
+        large.model.update({"name": config.model.large, "large": "", "options": ConfigDict()})
+        if large.model.pretrained == imagenet.NAME:
+            large.normalisation = AUTO
+        size = tuple(config.benchmark.crop)
+        heads = {*output_shapes(_generator(large, None), image_shape=sample_shape(size))}
+        large.objective = ConfigDict(
+            {
+                name: weight
+                for name, (term, weight) in make_objective(config).items()
+                if not terms.distils((name,)) and term.head in heads | {distance.HEAD}
+            }
+        )
+    return large
 
 
 def normalisation_of(config: ConfigDict) -> str:
@@ -211,6 +253,12 @@ def normalisation_of(config: ConfigDict) -> str:
         return config.normalisation
     model = read(ModelOptions, config.model, "model")
     return imagenet.normalisation(model.name) if model.pretrained == imagenet.NAME else "imagenet"
+
+
+def with_objective(method: Method, config: ConfigDict) -> Method:
+    """Returns the method with the objective of a configuration, and so its large network."""
+    large = method.large and with_objective(method.large, large_config(config))
+    return dataclasses.replace(method, objective=make_objective(config), large=large)
 
 
 def make_objective(config: ConfigDict) -> dict[str, tuple[terms.Term, float]]:
@@ -235,10 +283,6 @@ def make_objective(config: ConfigDict) -> dict[str, tuple[terms.Term, float]]:
             names=names,
         ),
     )
-
-
-def _trunk_map(generator: nn.Module, index: int, variables: Any, images: jax.Array) -> jax.Array:
-    return distance.trunk_maps(generator, variables, images)[index]
 
 
 def check_combination(
@@ -279,40 +323,23 @@ def check_combination(
         "feature_distance compares features with those of a pretrained trunk: set "
         "model.pretrained, for example to 'imagenet'",
     )
-
-
-def check_trunk_map(generator: nn.Module, index: int, *, size: tuple[int, int]) -> None:
-    """Refuses the index of a feature map that the trunk of a network does not have.
-
-    Raises:
-      ConfigError: names the field, or says that the network has no trunk.
-    """
-    images = jax.ShapeDtypeStruct(sample_shape(size), jnp.float32)
-    variables = jax.eval_shape(lambda x: generator.init(jax.random.key(0), x, train=True), images)
-    maps = jax.eval_shape(functools.partial(distance.trunk_maps, generator), variables, images)
+    if not model.large:
+        return
+    judged = sorted(name for name, (term, _) in objective.items() if term.level is not None)
     require(
-        -len(maps) <= index < len(maps),
-        f"distance.stage must be one of the trunk's {len(maps)} feature maps, got {index}",
+        not judged,
+        f"{' and '.join(judged)}: discriminators judge one network; leave model.large empty",
     )
-
-
-@functools.cache
-def check_one_image(generator: nn.Module, *, size: tuple[int, int]) -> None:
-    """Refuses a batch of one image where it leaves a normalisation without any variance.
-
-    Raises:
-      ConfigError: names the normalisation.
-    """
-
-    def train_on(image: jax.Array) -> Any:
-        variables = generator.init(jax.random.key(0), image, train=True)
-        alone = generator.clone(axis_name=None)
-        return alone.apply(variables, image, train=True, mutable=["batch_stats"])
-
-    try:
-        jax.eval_shape(train_on, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    require(
+        teacher.kind == "ema" and bool(names),
+        "model.large is trained to be a teacher: set teacher.kind to ema, and give "
+        "objective.distil, mix or masked a weight",
+    )
+    require(
+        not stage.init,
+        f"init={stage.init!r} gives weights to one network; with model.large, both begin from "
+        "model.pretrained or from new weights",
+    )
 
 
 def initial_state(method: Method) -> TrainState:
@@ -321,6 +348,8 @@ def initial_state(method: Method) -> TrainState:
     if terms.adapts_thresholds(method.objective, method.consistency):
         theta = initial_thresholds(method.consistency, num_classes=method.num_classes)
         memory["theta"] = theta
+    if method.weighs_classes:
+        memory["agreement"] = jnp.zeros((2, method.num_classes), jnp.float32)
     state = create_state(
         method.generator,
         method.adversary,
@@ -330,6 +359,8 @@ def initial_state(method: Method) -> TrainState:
         image_shape=sample_shape(method.size),
         memory=memory,
     )
+    if method.large is not None:
+        state = state.with_large(initial_state(method.large))
     # The teacher is here for its shapes, which restoring a checkpoint needs. Training copies it
     # again once the student has its initial weights.
     state = with_teacher(state, method.teacher, other=method.other)
@@ -361,32 +392,9 @@ def pretrained_state(state: TrainState, config: ConfigDict) -> tuple[TrainState,
         normalisation_of(config), required=report.normalisation, path=str(report.path)
     )
     loaded = state.replace(g_params=variables["params"], g_stats=variables["batch_stats"])
+    sentence = str(report)
+    if model.large:
+        large, large_report = pretrained_state(loaded.large, large_config(config))
+        loaded, sentence = loaded.with_large(large), f"{sentence}; {large_report}"
     # A state has a reference from the start where feature_distance needs one (`initial_state`).
-    return with_reference(loaded) if "reference" in state.memory else loaded, str(report)
-
-
-def describe(method: Method, config: ConfigDict) -> list[str]:
-    """Returns a line for each network: its name, parameters and cost of one training crop."""
-    costs = [
-        cost.model_cost(
-            config.model.name,
-            num_classes=method.num_classes,
-            size=method.size,
-            **config.model.options.to_dict(),
-        )
-    ]
-    outputs = output_shapes(method.generator, image_shape=sample_shape(method.size))
-    for level in method.adversary.levels.values():
-        channels = level.shape(outputs, size=method.size).shape[-1]
-        options = method.adversary.options
-        costs.append(
-            cost.discriminator_cost(
-                options.network, in_channels=channels, size=method.size, **options.options
-            )
-        )
-    height, width = method.size
-    return [
-        f"{c.name}: {c.training_parameters:,} parameters, "
-        f"{c.macs / 1e9:.2f} G multiply-accumulates at {height}x{width}"
-        for c in costs
-    ]
+    return with_reference(loaded) if "reference" in state.memory else loaded, sentence

@@ -7,12 +7,15 @@ The reference is part of the train state, so that a resumed run needs no weight 
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rtda_jax.adapt.state import sample_shape
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.losses import IGNORE, Sum
 
@@ -140,3 +143,26 @@ def cells(
     blocks = padded.reshape(len(labels), size[0], rows, size[1], columns)
     shares = [(blocks == number).mean(axis=(2, 4), dtype=jnp.float32) for number in classes]
     return jnp.stack(shares).max(axis=0) >= ratio
+
+
+def trunk_map(
+    generator: nn.Module, index: int, *, size: tuple[int, int]
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns a function (variables, images [B,H,W,3]) -> [B,h,w,C], a feature map of the trunk.
+
+    Args:
+      generator: the segmentation network.
+      index: the number of the feature map; negative ones count from the last.
+      size: the sides (H, W) of a training crop.
+
+    Raises:
+      ConfigError: the trunk has no such map, or the network has no trunk.
+    """
+    images = jax.ShapeDtypeStruct(sample_shape(size), jnp.float32)
+    variables = jax.eval_shape(lambda x: generator.init(jax.random.key(0), x, train=True), images)
+    maps = jax.eval_shape(functools.partial(trunk_maps, generator), variables, images)
+    require(
+        -len(maps) <= index < len(maps),
+        f"distance.stage must be one of the trunk's {len(maps)} feature maps, got {index}",
+    )
+    return lambda variables, images: trunk_maps(generator, variables, images)[index]

@@ -15,7 +15,7 @@ from rtda_jax.adapt import distance, terms, views
 from rtda_jax.adapt.adversary import Adversary
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
-from rtda_jax.adapt.teacher import OtherNetwork, TeacherOptions
+from rtda_jax.adapt.teacher import TeacherOptions, TrainedNetwork
 from rtda_jax.adapt.terms import Objective, Outputs
 from rtda_jax.adapt.views import TARGET_VIEWS, VIEWS
 from rtda_jax.augment import Batch
@@ -40,6 +40,8 @@ class Method:
       consistency: the options of consistency terms.
       teacher: the options of the teacher; its variables are `TrainState.teacher`.
       other: the teacher's network if it comes from an earlier stage; None if it is the student's.
+      large: the method of a larger network that is trained as well, and that the teacher follows
+        instead of the segmentation network; None if there is none.
       distance: the options of feature_distance.
       normalisation: the normalisation of the images that the networks read.
       statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`.
@@ -76,7 +78,8 @@ class Method:
     needs_target: bool
     accumulate: int = 1
     axis_name: str | None = None
-    other: OtherNetwork | None = None
+    other: TrainedNetwork | None = None
+    large: "Method | None" = None
 
     def __post_init__(self) -> None:
         adapts = terms.adapts_thresholds(self.objective, self.consistency)
@@ -95,6 +98,18 @@ class Method:
     def teaches(self) -> bool:
         """Whether a term reads what the teacher sees in the target."""
         return any(term.needs_teacher for term, _ in self.objective.values())
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether distil terms weigh classes, for which `memory["agreement"]` is measured."""
+        return self.teacher.inconsistency > 0 and terms.distils(self.objective)
+
+    def network(self, weights: str) -> TrainedNetwork:
+        """Returns the network of "student", "large" or "teacher"."""
+        if weights == "teacher" and self.other is not None:
+            return self.other
+        method = self if weights == "student" else self.large or self
+        return TrainedNetwork(method.generator, method.normalisation, method.size)
 
     @property
     def uses_reference(self) -> bool:

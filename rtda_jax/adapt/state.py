@@ -27,13 +27,17 @@ class TrainState(flax.struct.PyTreeNode):
         and its optimizer's state.
       d_params, d_opt: the parameters of the discriminators by level, and their optimizer's state;
         empty without an adversary.
-      teacher: a second set of the segmentation network's variables, {"params", "batch_stats"};
-        empty without a teacher.
+      teacher: the teacher's variables, {"params", "batch_stats"}: a second set of those of the
+        segmentation network or of the large one; empty without a teacher.
       memory: what a method keeps between steps, often nothing. `build.initial_state` puts in:
         "theta", float32 [K], the adaptive thresholds, which `consistency.compare` changes at every
         step; absent unless consistency terms have consistency.threshold="adaptive";
         "reference", {"params", "batch_stats"} of the frozen network with which feature_distance
-        compares and which `views.reference_features` reads; absent without that term.
+        compares and which `views.reference_features` reads; absent without that term;
+        "agreement", float32 [2,K], the averaged areas of `consistency.agreement`; absent unless
+        distil terms have teacher.inconsistency;
+        "large", see `with_large`, a larger network that is trained as well and that the teacher
+        follows; absent without model.large.
     """
 
     step: jax.Array
@@ -50,6 +54,29 @@ class TrainState(flax.struct.PyTreeNode):
     def network(self) -> dict[str, Any]:
         """The variables of the segmentation network, {"params", "batch_stats"}."""
         return {"params": self.g_params, "batch_stats": self.g_stats}
+
+    @property
+    def large(self) -> "TrainState":
+        """The state of the large network alone, at the same step and with the same key."""
+        large = self.memory["large"]
+        return self.replace(
+            g_params=large["network"]["params"],
+            g_stats=large["network"]["batch_stats"],
+            g_opt=large["optimizer"],
+            d_params={},
+            teacher={},
+            memory=large["memory"],
+        )
+
+    def with_large(self, large: "TrainState") -> "TrainState":
+        """Returns the state whose large network has the variables and memory of another state."""
+        kept = {"network": large.network, "optimizer": large.g_opt, "memory": large.memory}
+        return self.replace(memory={**self.memory, "large": kept})
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """The variables that a teacher averages: those of the large network if there is one."""
+        return self.large.network if "large" in self.memory else self.network
 
 
 def create_state(
@@ -150,3 +177,22 @@ def _obeys(layer: BatchNorm, generator: nn.Module) -> bool:
         return False
     frozen = generator.batch_norm == "frozen"
     return (layer.axis_name, layer.frozen) == (generator.axis_name, frozen)
+
+
+@functools.cache
+def check_one_image(generator: nn.Module, *, size: tuple[int, int]) -> None:
+    """Refuses a batch of one image where it leaves a normalisation without any variance.
+
+    Raises:
+      ConfigError: names the normalisation.
+    """
+
+    def train_on(image: jax.Array) -> Any:
+        variables = generator.init(jax.random.key(0), image, train=True)
+        alone = generator.clone(axis_name=None)
+        return alone.apply(variables, image, train=True, mutable=["batch_stats"])
+
+    try:
+        jax.eval_shape(train_on, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -32,15 +32,42 @@ def make_train_step(method: Method) -> TrainStep:
 
 
 def train_step(method: Method, state: TrainState, batch: Batch) -> tuple[TrainState, Logs]:
-    """Makes one update of the segmentation network, the discriminators and the teacher.
+    """Makes one update of the segmentation networks, the discriminators and the teacher.
 
     The logs hold the value of every term, the discriminators' losses and accuracies, the norms of
-    the gradients and statistics of the target's predictions.
+    the gradients and statistics of the target's predictions. Those of the large network, if one is
+    trained, begin with "large_".
     """
     key = jax.random.fold_in(state.key, state.step)
     state = _follow(method, state, "before")
     batch, teacher_variables, teacher_sums = label_target(method, state.teacher, batch)
-    batch = views.prepare(method.preparation, batch, key, state)
+    updated, logs = update_networks(method, state, batch, key, teacher_sums)
+    if method.large is not None:
+        large, large_logs = update_networks(method.large, state.large, batch, key, {})
+        updated = updated.with_large(large)
+        logs |= {f"large_{name}": value for name, value in large_logs.items()}
+    updated = updated.replace(teacher=teacher_variables)
+    updated = _follow(method, updated, "after")
+    return updated.replace(step=updated.step + 1), logs
+
+
+def update_networks(
+    method: Method,
+    state: TrainState,
+    labelled: Batch,
+    key: jax.Array,
+    teacher_sums: Mapping[str, Sum],
+) -> tuple[TrainState, Logs]:
+    """Updates the segmentation network and the discriminators on a batch that is labelled.
+
+    Args:
+      method: the method, whose large network is left alone.
+      state: the state, whose step and teacher stay.
+      labelled: the batch from `label_target`.
+      key: the random key of the step.
+      teacher_sums: what to log of the teacher.
+    """
+    batch = views.prepare(method.preparation, labelled, key, state)
 
     learned = learn_in_parts(method, state, batch)
     g_grads = _psum(learned.g_grads, method)
@@ -56,17 +83,33 @@ def train_step(method: Method, state: TrainState, batch: Batch) -> tuple[TrainSt
         d_params, d_opt = _update(method.d_tx, d_grads, d_opt, d_params)
         logs["d_grad_norm"] = optax.tree.norm(d_grads)
 
+    memory, logs = _remember(method, learned.memory, logs)
     state = state.replace(
         g_params=g_params,
         g_stats=learned.stats,
         g_opt=g_opt,
         d_params=d_params,
         d_opt=d_opt,
-        teacher=teacher_variables,
-        memory=learned.memory,
+        memory=memory,
     )
-    state = _follow(method, state, "after")
-    return state.replace(step=state.step + 1), logs
+    return state, logs
+
+
+def _remember(method: Method, memory: Any, logs: Logs) -> tuple[Any, Logs]:
+    """Returns memory and logs after the areas of agreement have moved from the logs to the memory.
+
+    They are averaged with the teacher's decay. The log `inconsistency` is the mean over the classes
+    that have been predicted.
+    """
+    if not method.weighs_classes:
+        return memory, logs
+    logs = dict(logs)
+    stays = method.teacher.decay
+    areas = stays * memory["agreement"] + (1 - stays) * logs.pop("agreement")
+    seen = areas[1] > 0
+    each = jnp.where(seen, consistency.inconsistency(areas), 0.0)
+    logs["inconsistency"] = each.sum() / jnp.maximum(seen.sum(), 1)
+    return {**memory, "agreement": areas}, logs
 
 
 def _follow(method: Method, state: TrainState, moment: str) -> TrainState:
@@ -74,7 +117,7 @@ def _follow(method: Method, state: TrainState, moment: str) -> TrainState:
     if method.teacher.follows != moment:
         return state
     options = method.teacher
-    variables = teacher.follow(state.teacher, state.network, state.step, options=options)
+    variables = teacher.follow(state.teacher, state.student, state.step, options=options)
     return state.replace(teacher=variables)
 
 
@@ -194,12 +237,10 @@ def label_target(
     """
     if not method.teaches:
         return batch, teacher_variables, {}
-    network, normalisation = method.generator, method.normalisation
-    if method.other is not None:
-        network, normalisation = method.other.module, method.other.normalisation
-    images = normalise(batch["target_image"].astype(jnp.float32), name=normalisation)
+    network = method.network("teacher")
+    images = normalise(batch["target_image"].astype(jnp.float32), name=network.normalisation)
     labels, sums, teacher_variables = teacher.label(
-        network,
+        network.module,
         teacher_variables,
         images,
         options=method.teacher,
@@ -237,6 +278,16 @@ def generator_sums(
             axis_name=method.axis_name,
         )
         term_inputs |= comparison
+    if method.weighs_classes:
+        strength = method.teacher.inconsistency
+        weights = consistency.class_weights(memory["agreement"], strength=strength)
+        term_inputs["weights"] = {"classes": weights}
+        measured["agreement"] = consistency.agreement(
+            outputs["target"]["logits"],
+            batch["teacher_label"],
+            batch["teacher_labelled"],
+            num_classes=method.num_classes,
+        )
     if method.adversary.networks:
         term_inputs["verdicts"] = _judge(method, state.d_params, "target", outputs, batch)
     sums = {name: term.evaluate(term_inputs, batch) for name, (term, _) in method.objective.items()}

@@ -1,9 +1,10 @@
 """The teacher: a second set of the student's variables that labels the target's images.
 
-A teacher is a moving average of the student (Tarvainen and Valpola 2017), or it is frozen. Its
-predictions for a target image become pseudo-labels with a weight for each pixel; mixed and masked
-views are trained on them. Where the code of DACS, DAFormer and MIC differs from their texts, an
-option offers both.
+The student is the segmentation network, or the large network that is trained beside it. A teacher
+is a moving average of the student (Tarvainen and Valpola 2017), or it is frozen. Its predictions
+for a target image become pseudo-labels with a weight for each pixel; mixed and masked views are
+trained on them. Where the code of DACS, DAFormer and MIC differs from their texts, an option offers
+both.
 """
 
 import dataclasses
@@ -93,6 +94,8 @@ class TeacherOptions:
         teacher labels (the code of DAFormer and MIC).
       statistics: the statistics that its normalisations use, a key of `FORWARD_PASSES`.
       temperature: T of its soft labels, which distil terms read.
+      inconsistency: by how much distil terms prefer classes on which student and teacher disagree,
+        see `consistency.class_weights`; 0 weighs all classes alike.
       threshold: the teacher is sure of a pixel if its probability is at least this.
       share: the images over which the share of sure pixels is taken, a key of `SHARES`. This share
         is the weight of every pseudo-label.
@@ -107,6 +110,7 @@ class TeacherOptions:
     follows: str = "after"
     statistics: str = "running"
     temperature: float = 1.0
+    inconsistency: float = 0.0
     threshold: float = 0.968
     share: str = "image"
     borders: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -125,6 +129,10 @@ class TeacherOptions:
         require(
             self.temperature > 0,
             f"teacher.temperature must be above 0, got {self.temperature:g}",
+        )
+        require(
+            self.inconsistency >= 0,
+            f"teacher.inconsistency must be at least 0, got {self.inconsistency:g}",
         )
         require(
             0 < self.threshold < 1,
@@ -233,11 +241,11 @@ def inside(height: int, width: int, borders: tuple[int, int, int, int]) -> jax.A
     return within & (columns >= left) & (columns < width - right)
 
 
-class OtherNetwork(NamedTuple):
-    """The network of a teacher that an earlier stage trained, instead of the student's.
+class TrainedNetwork(NamedTuple):
+    """A network that a stage trains, without its variables.
 
     Attributes:
-      module: the network, of any architecture with the student's classes.
+      module: the network, of any architecture.
       normalisation: the normalisation of the images that it reads.
       size: the sides (H, W) of a training crop, from which its shapes are derived.
     """
@@ -257,15 +265,15 @@ class OtherNetwork(NamedTuple):
 
 
 def with_teacher(
-    state: TrainState, options: TeacherOptions, *, other: OtherNetwork | None = None
+    state: TrainState, options: TeacherOptions, *, other: TrainedNetwork | None = None
 ) -> TrainState:
-    """Returns the state with a teacher that equals the student, if the method has a teacher.
+    """Returns the state with a teacher that equals its student, if the method has a teacher.
 
-    A teacher with another network has the shapes of that network; its values are read later.
+    A teacher from an earlier stage has the shapes of that network; its values are read later.
     """
     if options.kind == "none":
         return state
     if other is not None:
         return state.replace(teacher=other.variables())
     # A copy, because the step donates the buffers of its state, and each only once.
-    return state.replace(teacher=jax.tree.map(jnp.copy, state.network))
+    return state.replace(teacher=jax.tree.map(jnp.copy, state.student))

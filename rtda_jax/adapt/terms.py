@@ -6,6 +6,7 @@ A term reads the outputs of the networks for one batch:
     outputs["weak"][head]          the target's output, moved to the pixels of the strong view
     outputs["threshold"][head]     the confidence that counts, see `consistency.compare`
     outputs["verdicts"][level]     a discriminator's logits [B,h,w,1] for the target
+    outputs["weights"]["classes"]  the weights [K] of distil, see `consistency.class_weights`
 
 It returns its loss summed over pixels together with the number of pixels, so that the step can
 divide by the count over all devices. A mean of means per device would be wrong wherever devices
@@ -14,7 +15,7 @@ ignore different numbers of pixels.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -131,7 +132,8 @@ def _by_teacher(view: str) -> Callable[[str, TermOptions], Term]:
 def _distil(head: str, options: TermOptions) -> Term:
     """Returns the disagreement of the target's predictions with the teacher's soft labels.
 
-    Pixels of borders and margins, which have no label, do not count.
+    Pixels of borders and margins, which have no label, do not count. If classes are weighted, the
+    mean over pixels is weighted by the class that the teacher finds most probable.
     """
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
@@ -139,7 +141,11 @@ def _distil(head: str, options: TermOptions) -> Term:
             outputs["target"][head], batch["teacher_logits"], temperature=options.temperature
         )
         labelled = batch["teacher_labelled"]
-        return Sum(jnp.where(labelled, loss, 0.0).sum(), labelled.sum(dtype=jnp.float32))
+        if "weights" not in outputs:
+            return Sum(jnp.where(labelled, loss, 0.0).sum(), labelled.sum(dtype=jnp.float32))
+        by_pixel = jnp.take(outputs["weights"]["classes"], batch["teacher_label"])
+        weights = jnp.where(labelled, by_pixel, 0.0)
+        return Sum((weights * loss).sum(), weights.sum())
 
     return Term(evaluate, frozenset({"target"}), head, needs_teacher=True)
 
@@ -303,6 +309,11 @@ def uses_reference(objective: Objective) -> bool:
 def adapts_thresholds(objective: Objective, options: ConsistencyOptions) -> bool:
     """Returns whether consistency terms adapt their thresholds, `memory["theta"]` of the state."""
     return options.adapts and "strong" in views(objective)
+
+
+def distils(names: Iterable[str]) -> bool:
+    """Returns whether one of the named terms reads the teacher's soft labels."""
+    return any(name.partition("_")[0] == "distil" for name in names)
 
 
 def heads(objective: Objective, *, view: str) -> list[str]:

@@ -12,7 +12,7 @@ from rtda_jax.run.binding import FREE as RUN_FREE
 from rtda_jax.run.binding import bound_fields, check_bound
 from rtda_jax.run.workdir import plain, read_json
 from rtda_jax.stages import KINDS
-from rtda_jax.stages.plan import load_network, make_plan, parse
+from rtda_jax.stages.plan import architecture, load_network, make_plan, parse
 
 # Fields that may differ from the run's: those that monitor it or decide how predictions are made.
 FREE = (*RUN_FREE, "eval")
@@ -150,5 +150,5 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
         if not (workdir / parse(name)[0] / "checkpoints").is_dir():
             raise ConfigError(f"{workdir / parse(name)[0]} is not trained; run --job=run")
     models = tuple(load_network(plan, name, workdir) for name in names)
-    networks = tuple(plan[parse(name)[0]].config.model.name for name in names)
+    networks = tuple(architecture(plan, name) for name in names)
     return Networks(models, names, stage, workdir, plan[stage].config, networks)

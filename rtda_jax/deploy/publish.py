@@ -23,7 +23,7 @@ from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.run import files, log
 from rtda_jax.run.workdir import claimed, read_json, write_json
-from rtda_jax.stages.plan import Plan, parse
+from rtda_jax.stages.plan import Plan, architecture, parse
 from rtda_jax.tools import environment, hub
 from rtda_jax.tools.hub import RECORD
 from rtda_jax.weights import export_pretrained, load_pretrained
@@ -184,15 +184,17 @@ def load(folder: pathlib.Path, plan: Plan) -> Networks:
             f"{folder / file} is not the file that was published: its SHA-256 differs from the one "
             f"in {RECORD}; download it again",
         )
-        stage_of = plan[parse(name)[0]]
-        method, network = stage_of.method, stage_of.config.model.name
+        (of, weights), network = parse(name), architecture(plan, name)
+        method = plan[of].method
         require(method is not None, f"{folder / RECORD}: the stage of {name!r} trains no network")
         assert method is not None
         shapes = jax.eval_shape(lambda method=method: build.initial_state(method))
-        empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.network)
+        wanted = shapes.network if weights == "student" else shapes.student
+        empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted)
         variables, report = load_pretrained(folder / file, network, empty, part="all")
         require(not report.missing, f"{folder / file} lacks weights of {network}")
-        models.append(evaluate.Model(method.generator, variables, stage_of.config.normalisation))
+        module, normalisation, _ = method.network(weights)
+        models.append(evaluate.Model(module, variables, normalisation))
         architectures.append(network)
     return Networks(
         tuple(models), tuple(described), stage, folder, plan[stage].config, tuple(architectures)

@@ -85,7 +85,7 @@ class Evaluation:
       confusion: pixel counts [K][K] over the head's classes, rows are the truth.
       protocol: everything that determines the scores besides the weights.
       validators: scores that read no target label, by name.
-      models: the stages whose networks it fuses, as "STAGE" or "STAGE:teacher".
+      models: the stages whose networks it fuses, as "STAGE", "STAGE:teacher" or "STAGE:large".
       seconds: its duration.
       picture: its predictions.png, or None.
       others: objects with the scores of the stage under other protocols or of fewer steps.

@@ -1,7 +1,7 @@
 """The plan of an experiment: every stage with its own configuration, built and checked.
 
-A stage names the networks of earlier stages as "STAGE" or "STAGE:teacher". This module checks the
-names, and reads the networks once those stages are finished.
+A stage names the networks of earlier stages as "STAGE", "STAGE:teacher" or "STAGE:large". This
+module checks the names, and reads the networks once those stages are finished.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ from rtda_jax.adapt.build import StageOptions
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
-from rtda_jax.adapt.teacher import OtherNetwork
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pictures import FILTERS
 from rtda_jax.data.stream import StreamOptions
@@ -35,7 +34,7 @@ class Stage:
     Attributes:
       name: the name of the stage and of its folder.
       kind: the kind of the stage, a key of `rtda_jax.stages.KINDS`.
-      models: the networks that it reads, "STAGE" or "STAGE:teacher" each.
+      models: the networks that it reads, "STAGE", "STAGE:teacher" or "STAGE:large" each.
       config: the experiment's fields with the stage's overrides.
       method: the method that it trains, or that of the network which it changes; None for other
         kinds.
@@ -159,8 +158,10 @@ def _stage(
         check_network(plan, model, kinds)
     method = None
     if kind.leaves_network and models:  # it changes the network of an earlier stage
-        changed = plan[parse(models[0])[0]]
-        base, method = changed.config.copy_and_resolve_references(), changed.method
+        changed, weights = parse(models[0])
+        base, method = plan[changed].config.copy_and_resolve_references(), method_of(plan[changed])
+        if weights != "student" and method.large is not None:
+            base, method = build.large_config(base), method.large
     else:
         base = config.copy_and_resolve_references()
         with base.unlocked():
@@ -181,7 +182,9 @@ def _stage(
                 f"taught_by={base.taught_by!r} is read by no term: give objective.distil, mix or "
                 "masked a weight",
             )
-            method = dataclasses.replace(method, other=_other_network(plan, base.taught_by))
+            earlier, weights = parse(base.taught_by)
+            other = method_of(plan[earlier]).network(weights)
+            method = dataclasses.replace(method, other=other)
     return Stage(name, kind_name, models, base, method)
 
 
@@ -194,11 +197,18 @@ def _override(config: ConfigDict, overrides: dict[str, Any]) -> None:
 
 
 def parse(network: str) -> tuple[str, str]:
-    """Returns stage and weights, "student" or "teacher", of "STAGE" or "STAGE:teacher"."""
+    """Returns stage and weights of "STAGE" ("student"), "STAGE:teacher" or "STAGE:large"."""
     stage, colon, weights = network.partition(":")
-    if colon and weights != "teacher":
-        raise ConfigError(f"{network!r}: after the colon only 'teacher' is known")
+    if colon and weights not in ("teacher", "large"):
+        raise ConfigError(f"{network!r}: after the colon only 'teacher' and 'large' are known")
     return stage, weights or "student"
+
+
+def architecture(plan: Plan, network: str) -> str:
+    """Returns the key of `rtda_jax.models.MODELS` of the network that "STAGE..." names."""
+    stage, weights = parse(network)
+    model = plan[stage].config.model
+    return model.name if weights == "student" else model.large or model.name
 
 
 def check_network(plan: Plan, network: str, kinds: Mapping[str, Kind]) -> None:
@@ -211,13 +221,14 @@ def check_network(plan: Plan, network: str, kinds: Mapping[str, Kind]) -> None:
     leaving = [kind for kind, row in kinds.items() if row.leaves_network]
     check_earlier(plan, network, tuple(leaving))
     stage = plan[name]
-    has_teacher = stage.method is not None and stage.method.teacher.kind != "none"
+    method = method_of(stage)
+    trained = {"teacher": method.teacher.kind != "none", "large": method.large is not None}
     require(
-        weights == "student" or (has_teacher and not stage.changes_network),
-        f"{network!r}: that stage trains no teacher",
+        weights == "student" or (trained[weights] and not stage.changes_network),
+        f"{network!r}: that stage trains no {weights} network",
     )
     require(
-        weights == "student" or stage.method is None or stage.method.other is None,
+        weights != "teacher" or method.other is None,
         f"{network!r}: the teacher of that stage is {stage.config.taught_by!r}; name that",
     )
 
@@ -265,23 +276,24 @@ def check_beginning(plan: Plan, config: ConfigDict, kinds: Mapping[str, Kind]) -
 
 
 def load_network(plan: Plan, network: str, workdir: pathlib.Path) -> evaluate.Model:
-    """Returns the network that "STAGE" or "STAGE:teacher" names, on the first device.
+    """Returns the network that "STAGE", "STAGE:teacher" or "STAGE:large" names, on one device.
 
     Raises:
       ConfigError: the stage is not finished.
     """
     name, weights = parse(network)
     stage = plan[name]
-    fresh = _fresh(stage)
-    wanted: dict[str, Any] = {"g_params": fresh.g_params, "g_stats": fresh.g_stats}
-    if weights == "teacher":
-        wanted = {"teacher": fresh.teacher}
-    state = _restore(stage, workdir / name, wanted)
-    variables = state.get("teacher") or {
-        "params": state["g_params"],
-        "batch_stats": state["g_stats"],
-    }
-    return evaluate.Model(method_of(stage).generator, variables, stage.config.normalisation)
+    fresh, folder = _fresh(stage), workdir / name
+    if weights == "large":
+        wanted = {"large": {"network": fresh.large.network}}
+        variables = _restore(stage, folder, {"memory": wanted})["memory"]["large"]["network"]
+    elif weights == "teacher":
+        variables = _restore(stage, folder, {"teacher": fresh.teacher})["teacher"]
+    else:
+        kept = _restore(stage, folder, {"g_params": fresh.g_params, "g_stats": fresh.g_stats})
+        variables = {"params": kept["g_params"], "batch_stats": kept["g_stats"]}
+    module, normalisation, _ = method_of(stage).network(weights)
+    return evaluate.Model(module, variables, normalisation)
 
 
 def start_from(
@@ -333,12 +345,6 @@ def taught_by(
     network = stage.config.taught_by
     variables = load_network(plan, network, workdir).variables
     return state.replace(teacher=variables), f"taught by {network}"
-
-
-def _other_network(plan: Plan, network: str) -> OtherNetwork:
-    earlier = plan[parse(network)[0]]
-    method = method_of(earlier)
-    return OtherNetwork(method.generator, earlier.config.normalisation, method.size)
 
 
 def method_of(stage: Stage) -> Method:

@@ -73,8 +73,9 @@ def check(plan: Plan, stage: Stage) -> None:
             "training makes the scores worthless; pseudo.split='eval' does so anyway"
         )
     for reference in stage.models:
-        method = method_of(plan[parse(reference)[0]])
-        outputs = output_shapes(method.generator, image_shape=sample_shape(method.size))
+        earlier, weights = parse(reference)
+        network = method_of(plan[earlier]).network(weights)
+        outputs = output_shapes(network.module, image_shape=sample_shape(network.size))
         heads = sorted(set(outputs) - {"feature"})
         for head in options.heads:
             one_of(head, heads, f"output of {reference} in pseudo.heads:")

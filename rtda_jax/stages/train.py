@@ -5,8 +5,12 @@ import pathlib
 import time
 from typing import Any
 
-from rtda_jax.adapt import build, views
+from ml_collections import ConfigDict
+
+from rtda_jax.adapt import views
+from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
+from rtda_jax.adapt.state import output_shapes, sample_shape
 from rtda_jax.adapt.terms import formula
 from rtda_jax.data.batches import introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
@@ -15,6 +19,7 @@ from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import FREE, Fields, among, begun
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import Plan, Stage, method_of, start_from, taught_by
+from rtda_jax.tools import cost
 from rtda_jax.train import train
 
 # Fields that a train stage does not read, besides FREE. The numbers of a benchmark are only
@@ -31,6 +36,9 @@ UNREAD = (
     "benchmark.batch_size",
     "benchmark.g_lr",
 )
+
+# Options that bind nothing while they are off, so that workdirs which began without them continue.
+SWITCHED_ON = ("model.large", "teacher.inconsistency")
 
 
 def check(plan: Plan, stage: Stage) -> None:
@@ -55,7 +63,8 @@ def check(plan: Plan, stage: Stage) -> None:
 def bound(fields: Fields) -> Fields:
     """Returns the fields of a stage that decide what it trains."""
     labelled = () if fields.get("labelled") == "target" else ("benchmark.target_labelled",)
-    unread = (*FREE, *UNREAD, *labelled)
+    off = [field for field in SWITCHED_ON if not fields.get(field)]
+    unread = (*FREE, *UNREAD, *labelled, *off)
     return {k: v for k, v in fields.items() if not among(k, unread)}
 
 
@@ -70,7 +79,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     inputs = views.describe(method.preparation)
     teacher = "" if method.teacher.kind == "none" else f", teacher({method.teacher.kind})"
     log.say(f"[{name}] objective = {formula(method.objective)}   inputs {inputs}{teacher}")
-    network_sentences = build.describe(method, config)
+    network_sentences = describe(method, config)
     for sentence in network_sentences:
         log.say(f"  {sentence}")
     if config.optim.warmup_steps >= config.steps:
@@ -106,3 +115,29 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     }
     write_json(done, record)
     return record
+
+
+def describe(method: Method, config: ConfigDict) -> list[str]:
+    """Returns a line for each network: its name, parameters and cost of one training crop."""
+    networks = {config.model.name: config.model.options.to_dict()}
+    if config.model.large:
+        networks[config.model.large] = {}
+    costs = [
+        cost.model_cost(name, num_classes=method.num_classes, size=method.size, **options)
+        for name, options in networks.items()
+    ]
+    outputs = output_shapes(method.generator, image_shape=sample_shape(method.size))
+    for level in method.adversary.levels.values():
+        channels = level.shape(outputs, size=method.size).shape[-1]
+        options = method.adversary.options
+        costs.append(
+            cost.discriminator_cost(
+                options.network, in_channels=channels, size=method.size, **options.options
+            )
+        )
+    height, width = method.size
+    return [
+        f"{c.name}: {c.training_parameters:,} parameters, "
+        f"{c.macs / 1e9:.2f} G multiply-accumulates at {height}x{width}"
+        for c in costs
+    ]
