@@ -149,7 +149,6 @@ class Pyramid(Tiny):
 
     @nn.compact
     def __call__(self, images, *, train=False):
-        self.variable("batch_stats", "none", jnp.zeros, (1,))
         maps = TwoMaps(name="backbone")(images)
         scores = nn.Conv(self.num_classes, (1, 1), name="logits")(maps[-1])
         shape = (*images.shape[:3], self.num_classes)
