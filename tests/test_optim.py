@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -245,3 +246,26 @@ def test_decay_and_groups_pass_over_parameters_that_are_not_trained():
     np.testing.assert_allclose(
         after["classifier"]["conv"]["bias"], 0.0, atol=1e-6
     )  # one step of 10 x 0.1 against itself, without decay
+
+
+def test_the_defaults_are_those_of_the_papers_sgd_and_adam():
+    assert dataclasses.asdict(OptimOptions()) == {
+        "accumulate": 1,
+        "g_optimizer": "sgd",
+        "g_lr": 0.01,
+        "g_momentum": 0.9,
+        "g_betas": (0.9, 0.999),
+        "g_decay": 1e-4,
+        "g_decayed": "all",
+        "g_groups": "one",
+        "g_factor": 10.0,
+        "g_repeats": "none",
+        "warmup": "exponential",
+        "warmup_steps": 0,
+        "warmup_start": 1e-5,
+        "d_lr": 1e-4,
+        "d_betas": (0.9, 0.99),
+        "power": 0.9,
+        "schedule_steps": 0,
+        "schedule_every_steps": 1,
+    }
