@@ -199,3 +199,12 @@ def test_margins_of_the_target_are_a_field(root, tmp_path):
 def test_options_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         StreamOptions(**fields)
+
+
+@pytest.mark.parametrize("domain", ["source", "target"])
+def test_a_crop_that_no_image_fills_is_refused_before_the_stream_begins(domain, root, tmp_path):
+    fields = {"benchmark__size": (8, 8), "benchmark__crop": (8, 8)}
+    prefix = "" if domain == "target" else "source_"
+    chosen = made(root, **fields | {f"benchmark__{prefix}crop": (9, 8)})
+    with pytest.raises(DataError, match="the crop 9x8 is larger than the images at their largest"):
+        batches.paired_batches(chosen, needs_target=True, folder=tmp_path)

@@ -22,7 +22,15 @@ from rtda_jax.data.sampling import (
     shapes,
     stretching,
 )
-from rtda_jax.data.stream import Batch, Frame, MoveOptions, StreamOptions, padding, train_stream
+from rtda_jax.data.stream import (
+    Batch,
+    Frame,
+    MoveOptions,
+    StreamOptions,
+    check_sizes,
+    padding,
+    train_stream,
+)
 from rtda_jax.errors import DataError, lookup
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import begun, bind_data
@@ -140,6 +148,9 @@ def paired_batches(
       needs_target: whether target images are read at all.
       folder: the stage's folder, in which class counts are kept.
       pseudo_folder: labels for the target's images, see `data.load_pseudo`.
+
+    Raises:
+      DataError: a set cannot be read, or sizes, crops and zooms do not fit together.
     """
     options = _options(StreamOptions, config)
     process_index, process_count = parallel.process()
@@ -168,15 +179,22 @@ def paired_batches(
             min_pixels=config.long_tail.min_pixels,
         )
 
+    moves = _options(MoveOptions, config.augment)
+    frames = {"source": frame(config, config.labelled), "target": frame(config, "target")}
+    # Checked here as well, because the stream begins only after the network was compiled.
+    check_sizes(frames["source"], moves.scale, candidates)
+    if target:
+        check_sizes(frames["target"], moves.scale)
+
     def batches(start: int) -> Iterator[Batch]:
         return train_stream(
             source,
             target,
             seed=config.seed,
             batch_size=config.batch_size,
-            frame=frame(config, "target"),
-            source_frame=frame(config, config.labelled),
-            moves=_options(MoveOptions, config.augment),
+            frame=frames["target"],
+            source_frame=frames["source"],
+            moves=moves,
             options=options,
             pseudo_labels=pseudo_labels,
             rare=rare,
