@@ -1,0 +1,72 @@
+"""Draws what each ingredient of self-training is worth, from the runs of `methods.py`.
+
+    python benchmarks/ingredients.py runs/methods docs/ingredients.svg
+
+A line for each row that was run: the mIoU of each seed, the mean and the standard deviation.
+"""
+
+import json
+import pathlib
+import sys
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+# What the figure shows, from the least to the most: words, row, evaluation.
+LINES = (
+    ("source only", "adabn", "eval_source_only"),
+    ("the target's statistics (AdaBN)", "adabn", "eval_adabn"),
+    ("+ teacher, mixing, rare classes", "teacher", "eval_student"),
+    ("+ FDA", "teacher_fda", "eval_student"),
+    ("+ masked images", "masked_fda", "eval_student"),
+    ("+ feature distance (MIC + FDA)", "mic_fda", "eval_student"),
+    ("target only (oracle)", "target_only", "evaluate"),
+)
+
+
+class Line(NamedTuple):
+    """A line of the figure: its words, the mIoU in % of each seed, their mean and deviation."""
+
+    words: str
+    values: list[float]
+    mean: float
+    std: float
+
+
+def read(folder: pathlib.Path) -> list[Line]:
+    """Returns the lines whose rows were run in a folder of `methods.py`."""
+    lines = []
+    for words, row, evaluation in LINES:
+        path = folder / row / "summary.json"
+        if path.is_file():
+            miou = json.loads(path.read_text())["stages"][evaluation]["miou"]
+            values = [100 * value for value in miou["values"]]
+            lines.append(Line(words, values, 100 * miou["mean"], 100 * miou["std"]))
+    return lines
+
+
+def draw(lines: list[Line], path: pathlib.Path) -> None:
+    """Writes the figure as SVG."""
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "rtda_jax", "font.size": 10})
+    figure, axes = plt.subplots(figsize=(6.5, 0.42 * len(lines) + 0.8))
+    for place, line in enumerate(reversed(lines)):
+        axes.errorbar(line.mean, place, xerr=line.std, fmt="o", color="#1f5fa8", capsize=3)
+        axes.scatter(line.values, [place] * len(line.values), s=9, color="#9aa5b1", zorder=3)
+        words = f"{line.mean:.1f} ± {line.std:.1f}"
+        where = ("axes fraction", "data")
+        axes.annotate(words, (1.02, place), xycoords=where, va="center", fontsize=9)
+    axes.set_yticks(range(len(lines)), [line.words for line in reversed(lines)])
+    axes.set_xlabel("mIoU, %: each seed, mean and standard deviation")
+    axes.grid(axis="x", color="#e3e6ea")
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    figure.patch.set_facecolor("white")
+    figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    draw(read(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2]))
