@@ -48,6 +48,7 @@ ROWS = {
     "mic": ("mic", ""),
     "mic_fda": ("mic", "fda=0.01"),
     "distill": ("distill", "fda=0.01"),
+    "distill_online": ("distill", "labels=online,fda=0.01"),
 }
 DOCUMENTS = list(ROWS)[: list(ROWS).index("target_only") + 1]
 
