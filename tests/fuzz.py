@@ -116,7 +116,9 @@ def fuzz(name: str, folder: pathlib.Path, *, seconds: float, start: int) -> None
             problem = ""
             try:
                 seed(number)(ROUND(given(reader.files)(one)))()
-            except Exception as error:
+            except Exception as raised:
+                # Hypothesis wraps an error that does not come again, such as a peak of memory.
+                error = next(iter(getattr(raised, "exceptions", ())), raised)
                 places = "".join(traceback.format_tb(error.__traceback__)[-3:])
                 problem = f"{keep(trial)}: {type(error).__name__}: {error}\n{places}"
             number += 1
