@@ -243,6 +243,19 @@ def test_a_benchmark_is_checked_role_by_role(tmp_path):
     assert all((out / role / "manifest.json").exists() for role in found)
 
 
+def test_a_set_without_a_usable_example_fails_after_all_sets_were_checked(tmp_path):
+    spec = data_files.folders(tmp_path, count=2)
+    (tmp_path / "empty.png").touch()
+    target = {"name": "folders", "images": "empty.png", "use": "unlabelled"}
+    benchmark = {"classes": "cityscapes19", "source": None, "source_eval": None, "eval": spec,
+                 "target": target, "target_labelled": None}  # fmt: skip
+    out = tmp_path / "out"
+    message = r"no example is usable of: target \(folders.*empty.png\)"
+    with pytest.raises(DataError, match=message):
+        check_benchmark(benchmark, data_dir=tmp_path, out=out, say=lambda line: None)
+    assert all((out / role / "manifest.json").exists() for role in ("target", "eval"))
+
+
 @pytest.mark.slow
 def test_counting_needs_no_more_memory_for_more_images(tmp_path):
     import tracemalloc

@@ -156,6 +156,9 @@ def check_benchmark(
 
     The training images of the target are checked with their labels, if there are any, because this
     job does not train.
+
+    Raises:
+      DataError: after all sets were checked, none of the examples of a set is usable.
     """
     manifests = {}
     for role in ("source", "source_eval", "target_labelled", "target", "eval"):
@@ -178,6 +181,9 @@ def check_benchmark(
         if field in benchmark:
             for line in stretching(found, tuple(benchmark[field]), field=f"benchmark.{field}"):
                 say(f"  {line}")
+    useless = [f"{role} ({m['name']})" for role, m in manifests.items() if not m["usable"]]
+    if useless:
+        raise DataError(f"no example is usable of: {', '.join(useless)}; see what was quarantined")
     return manifests
 
 
