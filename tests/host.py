@@ -5,6 +5,7 @@ PYTHONPATH=. python tests/host.py PORT PROCESSES INDEX JOB WORKDIR [ARGUMENT]
 PORT is that of process 0, or "auto" where environment variables describe the job.
 """
 
+import itertools
 import os
 import pathlib
 import signal
@@ -116,10 +117,11 @@ def lose_one_reading(workdir, root, stage, count):
     """The last process is killed when a stage reads one more image than a number of them."""
     module = {"label": pseudo_label, "adabn": statistics}[stage]
     index, processes = parallel.process()
+    numbers = itertools.count()  # over all passes of the stage
 
     def mortal(*args, **options):
-        for n, example in enumerate(eval_stream(*args, **options)):
-            if n == int(count) and index == processes - 1:
+        for example in eval_stream(*args, **options):
+            if next(numbers) == int(count) and index == processes - 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield example
 
