@@ -310,6 +310,8 @@ def _backward(
 
 
 _conv2d.defvjp(_forward, _backward)
+# A network has many layers of equal shapes and is traced several times; each shape is traced once.
+_conv2d_once = jax.jit(_conv2d, static_argnums=2, inline=True)
 
 
 def conv2d(
@@ -337,5 +339,5 @@ def conv2d(
         raise ValueError(f"conv2d: kernel {kernel.shape} is larger than padded x {x.shape}")
     own = x.dtype == kernel.dtype == jnp.float32
     return checkpoint_name(
-        _conv2d(x, kernel, g) if own else plain_conv2d(x, kernel, g), CONVOLUTION
+        _conv2d_once(x, kernel, g) if own else plain_conv2d(x, kernel, g), CONVOLUTION
     )

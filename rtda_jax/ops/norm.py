@@ -72,6 +72,8 @@ def _normalise_backward(
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
+# A network has many layers of equal shapes and is traced several times; each shape is traced once.
+_normalise_once = jax.jit(_normalise, static_argnums=(3, 4), inline=True)
 
 
 class BatchNorm(nn.Module):
@@ -105,7 +107,7 @@ class BatchNorm(nn.Module):
         if self.frozen or not train:
             return _affine(x, mean.value, lax.rsqrt(var.value + self.epsilon), scale, bias)
         if self.is_initializing():
-            return _normalise(x, scale, bias, self.epsilon, None)[0]
+            return _normalise_once(x, scale, bias, self.epsilon, None)[0]
         devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
         count = devices * x.size // channels
         if count == 1:
@@ -114,7 +116,7 @@ class BatchNorm(nn.Module):
                 "has no variance to train on; use a larger batch or crop, set axis_name to share "
                 "statistics between devices, or frozen=True"
             )
-        y, batch_mean, batch_var = _normalise(x, scale, bias, self.epsilon, self.axis_name)
+        y, batch_mean, batch_var = _normalise_once(x, scale, bias, self.epsilon, self.axis_name)
         keep = self.momentum
         mean.value = keep * mean.value + (1 - keep) * batch_mean
         var.value = keep * var.value + (1 - keep) * batch_var * (count / (count - 1))
