@@ -192,7 +192,7 @@ def _begin(
         state, sentence = initialise(state)
         log.say(f"  {sentence}")
     # The teacher is copied again, because the initialisers changed the student.
-    state = with_teacher(state, method.teacher, other=method.other)
+    state = with_teacher(state, method.teacher, network=method.teacher_network)
     if taught_by is not None:
         state, sentence = taught_by(state)
         log.say(f"  {sentence}")

@@ -304,7 +304,7 @@ def test_both_begin_from_their_own_pretrained_weights(monkeypatch):
         expected = jax.tree.map(lambda x, n=n: x + n, fresh.network)
         jax.tree.map(np.testing.assert_array_equal, ours.network, expected)
         jax.tree.map(np.testing.assert_array_equal, ours.memory["reference"], expected)
-    state = with_teacher(state, method.teacher, other=method.other)
+    state = with_teacher(state, method.teacher, network=method.teacher_network)
     jax.tree.map(np.testing.assert_array_equal, state.teacher, state.large.network)
 
 

@@ -120,7 +120,7 @@ def test_the_teacher_is_the_network_of_the_stage_that_is_named_and_stays(whole, 
     _, workdir = whole
     plan = make_plan(soft(root), KINDS)
     method = plan["small"].method
-    assert method.other.module == plan["large"].method.generator != method.generator
+    assert method.teacher_network.module == plan["large"].method.generator != method.generator
     model = load_network(plan, "large:teacher", workdir)
     small, large = arrays(workdir, "small"), arrays(workdir, "large")
     kept = {k: v for k, v in large.items() if k.startswith("['teacher']")}

@@ -363,7 +363,7 @@ def initial_state(method: Method) -> TrainState:
         state = state.with_large(initial_state(method.large))
     # The teacher is here for its shapes, which restoring a checkpoint needs. Training copies it
     # again once the student has its initial weights.
-    state = with_teacher(state, method.teacher, other=method.other)
+    state = with_teacher(state, method.teacher, network=method.teacher_network)
     return with_reference(state) if method.uses_reference else state
 
 

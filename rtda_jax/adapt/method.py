@@ -39,7 +39,8 @@ class Method:
       preparation: the parts that make views of a batch, see `views`.
       consistency: the options of consistency terms.
       teacher: the options of the teacher; its variables are `TrainState.teacher`.
-      other: the teacher's network if it comes from an earlier stage; None if it is the student's.
+      teacher_network: the teacher's network if it comes from an earlier stage; None if it is the
+        student's.
       large: the method of a larger network that is trained as well, and that the teacher follows
         instead of the segmentation network; None if there is none.
       distance: the options of feature_distance.
@@ -78,7 +79,7 @@ class Method:
     needs_target: bool
     accumulate: int = 1
     axis_name: str | None = None
-    other: TrainedNetwork | None = None
+    teacher_network: TrainedNetwork | None = None
     large: "Method | None" = None
 
     def __post_init__(self) -> None:
@@ -106,8 +107,8 @@ class Method:
 
     def network(self, weights: str) -> TrainedNetwork:
         """Returns the network of "student", "large" or "teacher"."""
-        if weights == "teacher" and self.other is not None:
-            return self.other
+        if weights == "teacher" and self.teacher_network is not None:
+            return self.teacher_network
         method = self if weights == "student" else self.large or self
         return TrainedNetwork(method.generator, method.normalisation, method.size)
 
@@ -119,7 +120,7 @@ class Method:
 
 def forward(method: Method, params: Any, stats: Any, batch: Batch) -> tuple[Outputs, Any]:
     """Returns the outputs of every view that a term reads, and the new running statistics."""
-    needed = {view: heads for view in VIEWS if (heads := _heads_needed(view, method))}
+    needed = {view: heads for view in VIEWS if (heads := _heads_needed(method, view))}
     return PASSES[method.batch_norm](method, needed, params, stats, batch)
 
 
@@ -192,7 +193,7 @@ def _read(method: Method, head: str, outputs: Any, captured: Any) -> jax.Array:
     return outputs[head]
 
 
-def _heads_needed(view: str, method: Method) -> tuple[str, ...]:
+def _heads_needed(method: Method, view: str) -> tuple[str, ...]:
     """Returns the heads of a view that are read, in alphabetical order; XLA drops the others."""
     heads = {term.head for term, _ in method.objective.values() if view in term.views}
     if heads and view != "source":

@@ -265,15 +265,15 @@ class TrainedNetwork(NamedTuple):
 
 
 def with_teacher(
-    state: TrainState, options: TeacherOptions, *, other: TrainedNetwork | None = None
+    state: TrainState, options: TeacherOptions, *, network: TrainedNetwork | None = None
 ) -> TrainState:
     """Returns the state with a teacher that equals its student, if the method has a teacher.
 
-    A teacher from an earlier stage has the shapes of that network; its values are read later.
+    A teacher from an earlier stage has the shapes of its `network`; its values are read later.
     """
     if options.kind == "none":
         return state
-    if other is not None:
-        return state.replace(teacher=other.variables())
+    if network is not None:
+        return state.replace(teacher=network.variables())
     # A copy, because the step donates the buffers of its state, and each only once.
     return state.replace(teacher=jax.tree.map(jnp.copy, state.student))

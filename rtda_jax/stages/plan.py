@@ -183,8 +183,8 @@ def _stage(
                 "masked a weight",
             )
             earlier, weights = parse(base.taught_by)
-            other = method_of(plan[earlier]).network(weights)
-            method = dataclasses.replace(method, other=other)
+            teacher_network = method_of(plan[earlier]).network(weights)
+            method = dataclasses.replace(method, teacher_network=teacher_network)
     return Stage(name, kind_name, models, base, method)
 
 
@@ -228,7 +228,7 @@ def check_network(plan: Plan, network: str, kinds: Mapping[str, Kind]) -> None:
         f"{network!r}: that stage trains no {weights} network",
     )
     require(
-        weights != "teacher" or method.other is None,
+        weights != "teacher" or method.teacher_network is None,
         f"{network!r}: the teacher of that stage is {stage.config.taught_by!r}; name that",
     )
 
