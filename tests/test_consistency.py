@@ -144,7 +144,7 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
         step=3,
     )
     outputs = {**given, **added}
-    term_options = terms.TermOptions(
+    context = terms.TermContext(
         pixel_loss=lambda logits, labels: (logits, labels),
         class_weights=lambda: jnp.float32(weights),
         consistency=options,
@@ -159,7 +159,7 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
         assert 0.05 * pixels < kept.sum() < 0.5 * pixels
         distance = np.abs(p - q)[np.arange(2)[:, None, None], *np.ogrid[:9, :11], k]
         losses = -(distance**2) * (weights * p * np.log(q)).sum(-1)
-        total, count = terms.TERMS[f"consistency{suffix}"](term_options).evaluate(outputs, {})
+        total, count = terms.TERMS[f"consistency{suffix}"](context).evaluate(outputs, {})
         assert count == kept.sum()
         np.testing.assert_allclose(total, losses[kept].sum(), rtol=1e-4)
         if head == "logits":

@@ -8,7 +8,7 @@ import pytest
 
 from rtda_jax import evaluate, losses, metrics
 from rtda_jax.adapt import terms
-from rtda_jax.adapt.terms import TermOptions
+from rtda_jax.adapt.terms import TermContext
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Protocol
 from rtda_jax.models import create_model
@@ -80,7 +80,7 @@ def test_the_entropy_of_fda_is_that_of_the_coarse_map(networks):
     outputs = {"target": networks[0].module.apply(networks[0].variables, jnp.zeros((1, *SIZE, 3)))}
     values = {}
     for name in ("robust_entropy", "robust_entropy_coarse"):
-        term = terms.TERMS[name](TermOptions(losses.cross_entropy))
+        term = terms.TERMS[name](TermContext(losses.cross_entropy))
         total, count = term.evaluate(outputs, {})
         values[name] = float(total / count)
     assert values["robust_entropy_coarse"] == pytest.approx(expected, rel=1e-5)
@@ -187,7 +187,7 @@ def test_the_detail_loss_of_stdc(size):
     expected, target = detail_aggregation(theirs, torch.tensor(labels.astype(np.int64)))
     expected.backward()
     np.testing.assert_array_equal(losses.detail_targets(jnp.asarray(labels)), target.numpy())
-    term = terms.TERMS["detail"](TermOptions(losses.cross_entropy))
+    term = terms.TERMS["detail"](TermContext(losses.cross_entropy))
 
     def value(z):
         total, count = term.evaluate({"source": {"detail": z}}, {"source_label": labels})

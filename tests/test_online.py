@@ -129,8 +129,8 @@ def test_the_term_is_a_mean_weighted_by_the_teachers_class():
     ours, theirs = rng.normal(size=(2, 2, 3, 4, 5)).astype(np.float32)
     labelled = rng.random((2, 3, 4)) < 0.6
     weights = rng.uniform(1, 3, 5).astype(np.float32)
-    options = terms.TermOptions(lambda logits, labels: None, temperature=2.0)
-    ((term, _),) = terms.select({"distil": 1.0}, options).values()
+    context = terms.TermContext(lambda logits, labels: None, temperature=2.0)
+    ((term, _),) = terms.select({"distil": 1.0}, context).values()
     labels = theirs.argmax(-1)
     seen = {"teacher_logits": theirs, "teacher_labelled": labelled, "teacher_label": labels}
 

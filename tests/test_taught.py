@@ -104,8 +104,8 @@ def test_its_gradient_is_that_of_hinton_and_reaches_the_student_alone():
 def test_the_term_averages_over_labelled_pixels_at_the_temperature_of_the_options():
     rng = np.random.default_rng(2)
     student, taught = (jnp.float32(x) for x in rng.normal(size=(2, 2, 3, 4, 5)))
-    options = terms.TermOptions(lambda logits, labels: None, temperature=2.5)
-    ((term, weight),) = terms.select({"distil_aux16": 0.5}, options).values()
+    context = terms.TermContext(lambda logits, labels: None, temperature=2.5)
+    ((term, weight),) = terms.select({"distil_aux16": 0.5}, context).values()
     assert (weight, term.head, term.views) == (0.5, "aux16", {"target"}) and term.needs_teacher
     labelled = jnp.array(rng.random((2, 3, 4)) < 0.5)
     batch = {"teacher_logits": taught, "teacher_labelled": labelled}

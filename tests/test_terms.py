@@ -7,16 +7,16 @@ from helpers import softmax
 from rtda_jax import losses
 from rtda_jax.adapt import adversary, terms
 from rtda_jax.adapt.adversary import AdversaryOptions
-from rtda_jax.adapt.terms import TermOptions
+from rtda_jax.adapt.terms import TermContext
 from rtda_jax.errors import ConfigError
 from rtda_jax.losses import LossOptions
 
 K, SHAPE = 6, (2, 5, 7)
 
 
-def options(name="cross_entropy", **changes):
+def context(name="cross_entropy", **changes):
     pixel_loss = losses.pixel_loss(name, LossOptions(), num_classes=K)
-    return TermOptions(**{"pixel_loss": pixel_loss, **changes})
+    return TermContext(**{"pixel_loss": pixel_loss, **changes})
 
 
 def case(seed=0):
@@ -40,7 +40,7 @@ def test_labelled_views_are_meaned_over_all_pixels(view, weighted):
     weight = rng.uniform(0, 2, SHAPE).astype(np.float32)
     classes = rng.uniform(1, 9, K).astype(np.float32)
     name = {"mixed": "mix", "masked": "masked"}[view]
-    chosen = options(class_weights=lambda: classes if weighted else None)
+    chosen = context(class_weights=lambda: classes if weighted else None)
     term = terms.TERMS[f"{name}_aux16"](chosen)
     assert (term.head, term.views, term.level) == ("aux16", {view}, None)
     batch = {f"{view}_label": labels, f"{view}_weight": weight}
@@ -54,7 +54,7 @@ def test_labelled_views_are_meaned_over_all_pixels(view, weighted):
 @pytest.mark.parametrize("pixel_loss", ["cross_entropy", "focal", "ohem"])
 def test_pseudo_labels_are_trained_with_plain_cross_entropy_whatever_the_source_is(pixel_loss):
     logits, labels, loss = case(2)
-    weighted = options(pixel_loss, class_weights=lambda: np.arange(1.0, K + 1))
+    weighted = context(pixel_loss, class_weights=lambda: np.arange(1.0, K + 1))
     term = terms.TERMS["pseudo"](weighted)
     total, count = term.evaluate({"target": {"logits": logits}}, {"target_label": labels})
     np.testing.assert_allclose(total, loss.sum(), rtol=1e-5)
@@ -64,7 +64,7 @@ def test_pseudo_labels_are_trained_with_plain_cross_entropy_whatever_the_source_
 @pytest.mark.parametrize("pixel_loss", ["focal", "ohem"])
 def test_labels_of_the_source_are_trained_with_the_chosen_loss(pixel_loss):
     logits, labels, _ = case(3)
-    term = terms.TERMS["seg_aux32"](options(pixel_loss))
+    term = terms.TERMS["seg_aux32"](context(pixel_loss))
     sums = term.evaluate({"source": {"aux32": logits}}, {"source_label": labels})
     expected = losses.pixel_loss(pixel_loss, LossOptions(), num_classes=K)(logits, labels)
     np.testing.assert_allclose(sums, expected, rtol=1e-6)
@@ -76,7 +76,7 @@ def test_the_entropies_of_the_target_are_meaned_over_all_pixels(eta):
     p = softmax(np.float64(logits))
     entropy = -(p * np.log(p)).sum(-1) / np.log(K)
     outputs = {"target": {"logits": logits, "coarse": logits}}
-    chosen = options(loss=LossOptions(eta=eta))
+    chosen = context(loss=LossOptions(eta=eta))
     for suffix in ("", "_coarse"):
         total, count = terms.TERMS[f"minent{suffix}"](chosen).evaluate(outputs, {})
         np.testing.assert_allclose(total, entropy.sum(), rtol=1e-5)
@@ -90,7 +90,7 @@ def test_the_entropies_of_the_target_are_meaned_over_all_pixels(eta):
 @pytest.mark.parametrize("gan_loss", ["bce", "least_squares"])
 def test_deceiving_is_the_loss_of_a_source_at_the_level(level, gan_loss):
     z = np.random.default_rng(5).normal(0, 2, (2, 3, 4, 1)).astype(np.float32)
-    term = terms.TERMS[f"adv_{level}"](options(adversary=AdversaryOptions(gan_loss=gan_loss)))
+    term = terms.TERMS[f"adv_{level}"](context(adversary=AdversaryOptions(gan_loss=gan_loss)))
     head = {"output": "logits"}.get(level, level)
     assert (term.head, term.level, term.views) == (head, level, {"source", "target"})
     total, count = term.evaluate({"verdicts": {level: z}}, {})
@@ -101,7 +101,7 @@ def test_deceiving_is_the_loss_of_a_source_at_the_level(level, gan_loss):
 
 def test_heads_are_in_the_order_of_the_network_and_not_of_their_names():
     weights = {"consistency_aux16": 1.0, "consistency_aux4": 1.0, "consistency": 1.0, "seg": 1.0}
-    objective = terms.select({**weights, "consistency_aux32": 1.0}, options())
+    objective = terms.select({**weights, "consistency_aux32": 1.0}, context())
     assert terms.heads(objective, view="strong") == ["logits", "aux4", "aux16", "aux32"]
     assert terms.heads(objective, view="source") == ["logits"]
     assert terms.views(objective) == {"source", "target", "strong"}
@@ -113,25 +113,25 @@ def test_a_term_can_be_asked_of_every_output_that_a_network_has():
 
 
 def test_the_terms_that_need_a_teacher_are_those_that_read_its_labels():
-    made = {name: term(options()) for name, term in terms.TERMS.items() if "_" not in name}
+    made = {name: term(context()) for name, term in terms.TERMS.items() if "_" not in name}
     needing = {name for name, term in made.items() if term.needs_teacher}
     assert needing == {"distil", *terms.TEACHER_LABELLED_VIEWS}
     assert needing < set(made)
 
 
 def test_an_objective_is_what_has_a_weight():
-    objective = terms.select({"seg": 1.0, "minent": 0.0, "mix": 0.25}, options())
+    objective = terms.select({"seg": 1.0, "minent": 0.0, "mix": 0.25}, context())
     assert {name: weight for name, (_, weight) in objective.items()} == {"seg": 1.0, "mix": 0.25}
     assert terms.formula(objective) == "1·seg + 0.25·mix"
 
 
 def test_unknown_terms_and_losses_are_named():
     with pytest.raises(ConfigError, match=r"term of the objective 'sge'; known: adv_"):
-        terms.select({"sge": 1.0}, options())
+        terms.select({"sge": 1.0}, context())
     with pytest.raises(ConfigError, match="no term"):
-        terms.select({"seg": 0.0}, options())
+        terms.select({"seg": 0.0}, context())
     with pytest.raises(ConfigError, match=r"objective\.seg must be at least 0, got -1"):
-        terms.select({"seg": -1.0}, options())
+        terms.select({"seg": -1.0}, context())
     with pytest.raises(ConfigError, match="pixel_loss 'ce'; known: cross_entropy, focal, ohem"):
         losses.pixel_loss("ce", losses.LossOptions(), num_classes=K)
     with pytest.raises(ConfigError, match=r"gan_loss 'wgan'; known: bce, least_squares"):

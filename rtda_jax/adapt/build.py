@@ -26,7 +26,7 @@ from rtda_jax.adapt.state import (
     sample_shape,
 )
 from rtda_jax.adapt.teacher import TeacherOptions, with_teacher
-from rtda_jax.adapt.terms import TermOptions
+from rtda_jax.adapt.terms import TermContext
 from rtda_jax.adapt.views import PartContext, ViewOptions
 from rtda_jax.augment.normalise import AUTO, check_normalisation
 from rtda_jax.data.labels import class_set
@@ -272,7 +272,7 @@ def make_objective(config: ConfigDict) -> dict[str, tuple[terms.Term, float]]:
     num_classes = len(names)
     return terms.select(
         config.objective,
-        TermOptions(
+        TermContext(
             pixel_loss=losses.pixel_loss(config.pixel_loss, loss, num_classes=num_classes),
             class_weights=functools.partial(losses.class_weights, loss, num_classes=num_classes),
             loss=loss,

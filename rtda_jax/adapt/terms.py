@@ -58,7 +58,7 @@ Objective = Mapping[str, tuple[Term, float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class TermOptions:
+class TermContext:
     """Everything that terms close over.
 
     Attributes:
@@ -88,18 +88,18 @@ def _over_all_pixels(loss: jax.Array) -> Sum:
     return Sum(loss.sum(), jnp.float32(loss.size))
 
 
-def _supervised(head: str, options: TermOptions) -> Term:
+def _supervised(head: str, context: TermContext) -> Term:
     """Returns the supervised loss of the labelled domain."""
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
-        return options.pixel_loss(outputs["source"][head], batch["source_label"])
+        return context.pixel_loss(outputs["source"][head], batch["source_label"])
 
     return Term(evaluate, frozenset({"source"}), head)
 
 
-def _pseudo(head: str, options: TermOptions) -> Term:
+def _pseudo(head: str, context: TermContext) -> Term:
     """Returns the cross-entropy of target images on the labels of a pseudo_label stage."""
-    del options
+    del context
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         labels = batch["target_label"]
@@ -109,18 +109,18 @@ def _pseudo(head: str, options: TermOptions) -> Term:
     return Term(evaluate, frozenset({"target"}), head)
 
 
-def _by_teacher(view: str) -> Callable[[str, TermOptions], Term]:
+def _by_teacher(view: str) -> Callable[[str, TermContext], Term]:
     """Returns the family of terms of a view that is trained on the teacher's labels.
 
     Its terms are cross-entropies, weighted for each pixel and averaged over all pixels.
     """
 
-    def family(head: str, options: TermOptions) -> Term:
+    def family(head: str, context: TermContext) -> Term:
         def evaluate(outputs: Outputs, batch: Batch) -> Sum:
             loss = losses.cross_entropy(
                 outputs[view][head],
                 batch[f"{view}_label"],
-                class_weights=options.class_weights(),
+                class_weights=context.class_weights(),
             )
             return _over_all_pixels(loss * batch[f"{view}_weight"])
 
@@ -129,7 +129,7 @@ def _by_teacher(view: str) -> Callable[[str, TermOptions], Term]:
     return family
 
 
-def _distil(head: str, options: TermOptions) -> Term:
+def _distil(head: str, context: TermContext) -> Term:
     """Returns the disagreement of the target's predictions with the teacher's soft labels.
 
     Pixels of borders and margins, which have no label, do not count. If classes are weighted, the
@@ -138,7 +138,7 @@ def _distil(head: str, options: TermOptions) -> Term:
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         loss = consistency.disagreement(
-            outputs["target"][head], batch["teacher_logits"], temperature=options.temperature
+            outputs["target"][head], batch["teacher_logits"], temperature=context.temperature
         )
         labelled = batch["teacher_labelled"]
         if "weights" not in outputs:
@@ -150,7 +150,7 @@ def _distil(head: str, options: TermOptions) -> Term:
     return Term(evaluate, frozenset({"target"}), head, needs_teacher=True)
 
 
-def _consistency(head: str, options: TermOptions) -> Term:
+def _consistency(head: str, context: TermContext) -> Term:
     """Returns the disagreement of both views, averaged over pixels where the weak view is sure."""
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
@@ -160,18 +160,18 @@ def _consistency(head: str, options: TermOptions) -> Term:
         loss = consistency.focal(
             weak,
             strong,
-            form=options.consistency.form,
-            gamma=options.consistency.gamma,
-            class_weights=options.class_weights(),
+            form=context.consistency.form,
+            gamma=context.consistency.gamma,
+            class_weights=context.class_weights(),
         )
         return Sum(jnp.where(passing, loss, 0.0).sum(), passing.sum(dtype=jnp.float32))
 
     return Term(evaluate, frozenset({"target", "strong"}), head)
 
 
-def _minent(head: str, options: TermOptions) -> Term:
+def _minent(head: str, context: TermContext) -> Term:
     """Returns the entropy of the target's predictions, in [0,1] for each pixel (ADVENT)."""
-    del options
+    del context
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
@@ -180,21 +180,21 @@ def _minent(head: str, options: TermOptions) -> Term:
     return Term(evaluate, frozenset({"target"}), head)
 
 
-def _robust_entropy(head: str, options: TermOptions) -> Term:
+def _robust_entropy(head: str, context: TermContext) -> Term:
     """Returns FDA's robust entropy of the target's predictions."""
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
         return _over_all_pixels(
-            losses.robust_entropy(outputs["target"][head], eta=options.loss.eta)
+            losses.robust_entropy(outputs["target"][head], eta=context.loss.eta)
         )
 
     return Term(evaluate, frozenset({"target"}), head)
 
 
-def _feature_distance(options: TermOptions) -> Term:
+def _feature_distance(context: TermContext) -> Term:
     """Returns the distance of the source's features from the pretrained network's (DAFormer)."""
-    classes = options.distance.class_indices(options.names)
+    classes = context.distance.class_indices(context.names)
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         return distance.distance(
@@ -202,15 +202,15 @@ def _feature_distance(options: TermOptions) -> Term:
             batch["reference_feature"],
             batch["source_label"],
             classes=classes,
-            ratio=options.distance.ratio,
+            ratio=context.distance.ratio,
         )
 
     return Term(evaluate, frozenset({"source"}), distance.HEAD)
 
 
-def _detail(options: TermOptions) -> Term:
+def _detail(context: TermContext) -> Term:
     """Returns the detail aggregation loss of the labelled domain's boundaries (STDC-Seg)."""
-    del options
+    del context
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         return _over_all_pixels(losses.detail(outputs["source"]["detail"], batch["source_label"]))
@@ -218,10 +218,10 @@ def _detail(options: TermOptions) -> Term:
     return Term(evaluate, frozenset({"source"}), "detail")
 
 
-def _deceive(level: str, options: TermOptions) -> Term:
+def _deceive(level: str, context: TermContext) -> Term:
     """Returns the generator's loss: the discriminator should take the target for the source."""
-    gan_loss = adversary.GAN_LOSSES[options.adversary.gan_loss]
-    head = adversary.levels(options.adversary.view)[level].head
+    gan_loss = adversary.GAN_LOSSES[context.adversary.gan_loss]
+    head = adversary.levels(context.adversary.view)[level].head
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
@@ -241,7 +241,7 @@ COARSE = {
 }
 
 # One term for each head: `seg`, `seg_aux16`, ...
-FAMILIES: dict[str, Callable[[str, TermOptions], Term]] = {
+FAMILIES: dict[str, Callable[[str, TermContext], Term]] = {
     "seg": _supervised,
     "pseudo": _pseudo,
     "consistency": _consistency,
@@ -252,7 +252,7 @@ FAMILIES: dict[str, Callable[[str, TermOptions], Term]] = {
 }
 
 # Every term of an objective by the name that a configuration gives it.
-TERMS: dict[str, Callable[[TermOptions], Term]] = {
+TERMS: dict[str, Callable[[TermContext], Term]] = {
     **{
         f"{name}{suffix}": functools.partial(family, head)
         for name, family in FAMILIES.items()
@@ -265,7 +265,7 @@ TERMS: dict[str, Callable[[TermOptions], Term]] = {
 }
 
 
-def select(weights: Mapping[str, float], options: TermOptions) -> dict[str, tuple[Term, float]]:
+def select(weights: Mapping[str, float], context: TermContext) -> dict[str, tuple[Term, float]]:
     """Returns the active terms with their weights; a term of weight 0 is not traced at all.
 
     Raises:
@@ -277,7 +277,7 @@ def select(weights: Mapping[str, float], options: TermOptions) -> dict[str, tupl
         weight = typed(weight, float, f"objective.{name}")
         require(weight >= 0, f"objective.{name} must be at least 0, got {weight:g}")
         if weight:
-            objective[name] = (make(options), weight)
+            objective[name] = (make(context), weight)
     require(bool(objective), "the objective has no term of non-zero weight")
     return objective
 
