@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from configs import arguments, benchmarks
 from rtda_jax.adapt.adversary import AdversaryOptions
-from rtda_jax.adapt.build import ModelOptions, StageOptions
+from rtda_jax.adapt.build import StageOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
+from rtda_jax.adapt.method import ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import section, typed
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions

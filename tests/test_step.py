@@ -61,7 +61,9 @@ def test_loss_is_the_mean_over_all_valid_pixels_of_all_devices():
 
 @pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
 def test_source_and_target_may_have_sizes_of_their_own(batch_norm):
-    method = dataclasses.replace(small_method(BOTH), batch_norm=batch_norm)
+    method = small_method(BOTH)
+    options = dataclasses.replace(method.model, batch_norm=batch_norm)
+    method = dataclasses.replace(method, model=options)
     start = build.initial_state(method)
     made, wide = batch(), batch(1)
     made["source_image"] = np.concatenate([made["source_image"], wide["source_image"]], axis=2)

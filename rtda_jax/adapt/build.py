@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,7 +14,7 @@ from rtda_jax.adapt import adversary, distance, optim, terms, views
 from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions, initial_thresholds
 from rtda_jax.adapt.distance import DistanceOptions
-from rtda_jax.adapt.method import PASSES, REMATS, UPDATING_VIEWS, Method
+from rtda_jax.adapt.method import Method, ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import (
@@ -32,7 +31,7 @@ from rtda_jax.augment.normalise import AUTO, check_normalisation
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import lookup, one_of, require
 from rtda_jax.losses import LossOptions
-from rtda_jax.models import DISCRIMINATORS, MODELS, create_discriminator, create_model
+from rtda_jax.models import DISCRIMINATORS, create_discriminator, create_model
 from rtda_jax.weights import imagenet
 from rtda_jax.weights.load import load_pretrained
 
@@ -42,7 +41,7 @@ LABELLED_DOMAINS = ("source", "target")
 
 @dataclasses.dataclass(frozen=True)
 class StageOptions:
-    """The fields at the top of a configuration.
+    """The fields of a configuration that decide what a stage trains, and from what it begins.
 
     Attributes:
       seed: the seed of initialisation, data order and everything else random.
@@ -78,48 +77,16 @@ class StageOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """The section `model` of a configuration.
+class Sections:
+    """The sections of a configuration that a method is built from, each the options of a module."""
 
-    Attributes:
-      name: the segmentation network, a key of `rtda_jax.models.MODELS`.
-      options: further fields of that network.
-      batch_norm: "batch" normalises by the batch, "frozen" by running statistics in training too.
-      statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`; the
-        papers' code has "both". If the network reads only one view, that view updates them.
-      remat: what the backward pass computes again to save memory, a key of `REMATS`.
-      pretrained: a weight file (.pth, .ckpt, .bin, .safetensors, .npz), or "imagenet" for weights
-        from an installed package or a download; if empty, training starts from scratch.
-      pretrained_part: "backbone", or "all" for the whole network.
-      pretrained_naming: the naming of the file's tensors; needed only if it is ambiguous.
-      pretrained_key: the part of a file that holds several networks, such as "ema_model".
-      large: a larger network, a key of `MODELS`, that is trained on the same batches and terms
-        except distil; the teacher of both networks is its average. If empty, there is none.
-    """
-
-    name: str = "bisenet_resnet18"
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    batch_norm: str = "batch"
-    statistics: str = "target"
-    remat: str = "none"
-    pretrained: str = ""
-    pretrained_part: str = "backbone"
-    pretrained_naming: str = ""
-    pretrained_key: str = ""
-    large: str = ""
-
-    def __post_init__(self) -> None:
-        lookup(MODELS, self.name, "model.name")
-        if self.large:
-            lookup(MODELS, self.large, "model.large")
-        require(
-            not self.large or self.pretrained in ("", imagenet.NAME),
-            f"model.pretrained={self.pretrained!r} holds the weights of one network: with "
-            "model.large it must be 'imagenet' or empty",
-        )
-        lookup(PASSES, self.batch_norm, "model.batch_norm")
-        lookup(UPDATING_VIEWS, self.statistics, "model.statistics")
-        lookup(REMATS, self.remat, "model.remat")
+    model: ModelOptions
+    optim: OptimOptions
+    loss: LossOptions
+    adversary: AdversaryOptions
+    consistency: ConsistencyOptions
+    teacher: TeacherOptions
+    distance: DistanceOptions
 
 
 def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
@@ -132,81 +99,40 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
     Raises:
       ConfigError: names the field that cannot be built.
     """
-    stage = read(StageOptions, config, "")
-    model = read(ModelOptions, config.model, "model")
-    consistency = read(ConsistencyOptions, config.consistency, "consistency")
-    adversary_options = read(AdversaryOptions, config.adversary, "adversary")
-    lookup(DISCRIMINATORS, adversary_options.network, "adversary.network")
-    teacher = read(TeacherOptions, config.teacher, "teacher")
-    distance_options = read(DistanceOptions, config.distance, "distance")
-    view_options = dataclasses.replace(
-        read(ViewOptions, config, ""), normalisation=normalisation_of(config)
-    )
-    optimizers = read(OptimOptions, config.optim, "optim")
-    classes = class_set(config.benchmark.classes)
+    stage, sections = read(StageOptions, config, ""), read(Sections, config, "")
     size = tuple(config.benchmark.crop)
     objective = make_objective(config)
-    views_read = terms.views(objective)
-    needs_target = config.fda_beta is not None or views_read != {"source"}
-    check_combination(stage, model, objective, teacher=teacher, needs_target=needs_target)
+    needs_target = config.fda_beta is not None or terms.views(objective) != {"source"}
+    check_combination(stage, sections, objective, needs_target=needs_target)
 
     generator = _generator(config, axis_name)
     outputs = output_shapes(generator, image_shape=sample_shape(size))
-    terms.check_heads(model.name, objective, outputs)
-    reference_features = None
-    if terms.uses_reference(objective):
-        reference_features = distance.trunk_map(generator, distance_options.stage, size=size)
-    if stage.batch_size <= optimizers.accumulate:
+    terms.check_heads(sections.model.name, objective, outputs)
+    if stage.batch_size <= sections.optim.accumulate:
         check_one_image(generator, size=size)
 
-    levels_by_name = adversary.levels(adversary_options.view)
-    level_names = {term.level for term, _ in objective.values() if term.level is not None}
-    levels = {name: levels_by_name[name] for name in sorted(level_names)}
-    discriminators = {
-        name: create_discriminator(
-            adversary_options.network,
-            in_channels=level.shape(outputs, size=size).shape[-1],
-            dtype=DTYPES[stage.dtype],
-            **adversary_options.options,
-        )
-        for name, level in levels.items()
-    }
-    g_schedule, d_schedule = optim.schedules(optimizers, steps=stage.steps)
+    g_schedule, d_schedule = optim.schedules(sections.optim, steps=stage.steps)
     return Method(
         generator=generator,
-        adversary=Adversary(discriminators, levels, adversary_options),
+        adversary=_adversary(config, objective, outputs),
         objective=objective,
-        preparation=views.preparation(
-            PartContext(
-                options=view_options,
-                views=views_read,
-                names=classes.names,
-                size=size,
-                source_size=tuple(config.benchmark.source_crop),
-                seed=stage.seed,
-                reference_features=reference_features,
-                adapts_thresholds=terms.adapts_thresholds(objective, consistency),
-                axis_name=axis_name,
-            )
-        ),
-        consistency=consistency,
-        teacher=teacher,
-        distance=distance_options,
-        normalisation=view_options.normalisation,
-        statistics=model.statistics,
-        batch_norm=model.batch_norm,
-        remat=model.remat,
-        g_tx=optim.generator_optimizer(optimizers, generator, g_schedule),
-        d_tx=optim.discriminator_optimizer(optimizers, d_schedule),
+        preparation=_preparation(config, objective, generator, axis_name),
+        model=sections.model,
+        consistency=sections.consistency,
+        teacher=sections.teacher,
+        distance=sections.distance,
+        normalisation=normalisation_of(config),
+        g_tx=optim.generator_optimizer(sections.optim, generator, g_schedule),
+        d_tx=optim.discriminator_optimizer(sections.optim, d_schedule),
         g_schedule=g_schedule,
         d_schedule=d_schedule,
-        num_classes=len(classes),
+        num_classes=len(class_set(config.benchmark.classes)),
         size=size,
         seed=stage.seed,
         needs_target=needs_target,
-        accumulate=optimizers.accumulate,
+        accumulate=sections.optim.accumulate,
         axis_name=axis_name,
-        large=build(large_config(config), axis_name=axis_name) if model.large else None,
+        large=build(large_config(config), axis_name=axis_name) if sections.model.large else None,
     )
 
 
@@ -219,6 +145,52 @@ def _generator(config: ConfigDict, axis_name: str | None) -> nn.Module:
         batch_norm=model.batch_norm,
         dtype=DTYPES[config.dtype],
         **model.options,
+    )
+
+
+def _adversary(
+    config: ConfigDict, objective: terms.Objective, outputs: Mapping[str, jax.ShapeDtypeStruct]
+) -> Adversary:
+    """Returns a discriminator for every level that a term of the objective needs."""
+    options = read(AdversaryOptions, config.adversary, "adversary")
+    lookup(DISCRIMINATORS, options.network, "adversary.network")
+    levels_by_name = adversary.levels(options.view)
+    needed = {term.level for term, _ in objective.values() if term.level is not None}
+    levels = {name: levels_by_name[name] for name in sorted(needed)}
+    size = tuple(config.benchmark.crop)
+    discriminators = {
+        name: create_discriminator(
+            options.network,
+            in_channels=level.shape(outputs, size=size).shape[-1],
+            dtype=DTYPES[config.dtype],
+            **options.options,
+        )
+        for name, level in levels.items()
+    }
+    return Adversary(discriminators, levels, options)
+
+
+def _preparation(
+    config: ConfigDict, objective: terms.Objective, generator: nn.Module, axis_name: str | None
+) -> list[views.Part]:
+    """Returns the parts that make the views which the objective reads."""
+    sections, size = read(Sections, config, ""), tuple(config.benchmark.crop)
+    reference_features = None
+    if terms.uses_reference(objective):
+        reference_features = distance.trunk_map(generator, sections.distance.stage, size=size)
+    options = read(ViewOptions, config, "")
+    return views.preparation(
+        PartContext(
+            options=dataclasses.replace(options, normalisation=normalisation_of(config)),
+            views=terms.views(objective),
+            names=class_set(config.benchmark.classes).names,
+            size=size,
+            source_size=tuple(config.benchmark.source_crop),
+            seed=config.seed,
+            reference_features=reference_features,
+            adapts_thresholds=terms.adapts_thresholds(objective, sections.consistency),
+            axis_name=axis_name,
+        )
     )
 
 
@@ -267,37 +239,33 @@ def make_objective(config: ConfigDict) -> dict[str, tuple[terms.Term, float]]:
     Raises:
       ConfigError: names the field that is invalid for a term.
     """
-    loss = read(LossOptions, config.loss, "loss")
+    sections = read(Sections, config, "")
     names = class_set(config.benchmark.classes).names
-    num_classes = len(names)
+    loss, num_classes = sections.loss, len(names)
     return terms.select(
         config.objective,
         TermContext(
             pixel_loss=losses.pixel_loss(config.pixel_loss, loss, num_classes=num_classes),
             class_weights=functools.partial(losses.class_weights, loss, num_classes=num_classes),
             loss=loss,
-            consistency=read(ConsistencyOptions, config.consistency, "consistency"),
-            adversary=read(AdversaryOptions, config.adversary, "adversary"),
-            distance=read(DistanceOptions, config.distance, "distance"),
-            temperature=read(TeacherOptions, config.teacher, "teacher").temperature,
+            consistency=sections.consistency,
+            adversary=sections.adversary,
+            distance=sections.distance,
+            temperature=sections.teacher.temperature,
             names=names,
         ),
     )
 
 
 def check_combination(
-    stage: StageOptions,
-    model: ModelOptions,
-    objective: terms.Objective,
-    *,
-    teacher: TeacherOptions,
-    needs_target: bool,
+    stage: StageOptions, sections: Sections, objective: terms.Objective, *, needs_target: bool
 ) -> None:
     """Refuses options that cannot be combined.
 
     Raises:
       ConfigError: names the fields.
     """
+    model, teacher = sections.model, sections.teacher
     require(
         stage.labelled != "target" or not needs_target,
         "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "

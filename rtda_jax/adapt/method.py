@@ -19,13 +19,60 @@ from rtda_jax.adapt.teacher import TeacherOptions, TrainedNetwork
 from rtda_jax.adapt.terms import Objective, Outputs
 from rtda_jax.adapt.views import TARGET_VIEWS, VIEWS
 from rtda_jax.augment import Batch
-from rtda_jax.errors import require
+from rtda_jax.errors import lookup, require
+from rtda_jax.models import MODELS
 from rtda_jax.ops.conv import CONVOLUTION
+from rtda_jax.weights import imagenet
 
 Network = Callable[[Any, jax.Array], tuple[Any, Any]]
 
 # The views whose forward passes update the running statistics, by `model.statistics`.
 UPDATING_VIEWS = {"both": VIEWS, "source": ("source",), "target": TARGET_VIEWS}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The section `model` of a configuration.
+
+    Attributes:
+      name: the segmentation network, a key of `rtda_jax.models.MODELS`.
+      options: further fields of that network.
+      batch_norm: "batch" normalises by the batch, "frozen" by running statistics in training too.
+      statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`; the
+        papers' code has "both". If the network reads only one view, that view updates them.
+      remat: what the backward pass computes again to save memory, a key of `REMATS`.
+      pretrained: a weight file (.pth, .ckpt, .bin, .safetensors, .npz), or "imagenet" for weights
+        from an installed package or a download; if empty, training starts from scratch.
+      pretrained_part: "backbone", or "all" for the whole network.
+      pretrained_naming: the naming of the file's tensors; needed only if it is ambiguous.
+      pretrained_key: the part of a file that holds several networks, such as "ema_model".
+      large: a larger network, a key of `MODELS`, that is trained on the same batches and terms
+        except distil; the teacher of both networks is its average. If empty, there is none.
+    """
+
+    name: str = "bisenet_resnet18"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    batch_norm: str = "batch"
+    statistics: str = "target"
+    remat: str = "none"
+    pretrained: str = ""
+    pretrained_part: str = "backbone"
+    pretrained_naming: str = ""
+    pretrained_key: str = ""
+    large: str = ""
+
+    def __post_init__(self) -> None:
+        lookup(MODELS, self.name, "model.name")
+        if self.large:
+            lookup(MODELS, self.large, "model.large")
+        require(
+            not self.large or self.pretrained in ("", imagenet.NAME),
+            f"model.pretrained={self.pretrained!r} holds the weights of one network: with "
+            "model.large it must be 'imagenet' or empty",
+        )
+        lookup(PASSES, self.batch_norm, "model.batch_norm")
+        lookup(UPDATING_VIEWS, self.statistics, "model.statistics")
+        lookup(REMATS, self.remat, "model.remat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +84,8 @@ class Method:
       adversary: the discriminators, the levels that they judge and the options of their training.
       objective: the active terms with their weights.
       preparation: the parts that make views of a batch, see `views`.
+      model: the options of the network; its batch_norm, statistics and remat decide how views go
+        through it.
       consistency: the options of consistency terms.
       teacher: the options of the teacher; its variables are `TrainState.teacher`.
       teacher_network: the teacher's network if it comes from an earlier stage; None if it is the
@@ -45,9 +94,6 @@ class Method:
         instead of the segmentation network; None if there is none.
       distance: the options of feature_distance.
       normalisation: the normalisation of the images that the networks read.
-      statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`.
-      batch_norm: how views go through the network, a key of `PASSES`.
-      remat: what the backward pass computes again, a key of `REMATS`.
       g_tx, d_tx: the optimizers.
       g_schedule, d_schedule: the learning rates of the optimizers by step.
       num_classes: the number of classes, K.
@@ -62,13 +108,11 @@ class Method:
     adversary: Adversary
     objective: Objective
     preparation: Sequence[views.Part]
+    model: ModelOptions
     consistency: ConsistencyOptions
     teacher: TeacherOptions
     distance: DistanceOptions
     normalisation: str
-    statistics: str
-    batch_norm: str
-    remat: str
     g_tx: optax.GradientTransformation
     d_tx: optax.GradientTransformation
     g_schedule: optax.Schedule
@@ -121,7 +165,7 @@ class Method:
 def forward(method: Method, params: Any, stats: Any, batch: Batch) -> tuple[Outputs, Any]:
     """Returns the outputs of every view that a term reads, and the new running statistics."""
     needed = {view: heads for view in VIEWS if (heads := _heads_needed(method, view))}
-    return PASSES[method.batch_norm](method, needed, params, stats, batch)
+    return PASSES[method.model.batch_norm](method, needed, params, stats, batch)
 
 
 def _all_views_at_once(
@@ -145,7 +189,7 @@ def _view_by_view(
     method: Method, needed: Mapping[str, tuple[str, ...]], params: Any, stats: Any, batch: Batch
 ) -> tuple[Outputs, Any]:
     # A network that sees one view only, such as source_only, takes the statistics of that view.
-    updating = UPDATING_VIEWS[method.statistics] if len(needed) > 1 else VIEWS
+    updating = UPDATING_VIEWS[method.model.statistics] if len(needed) > 1 else VIEWS
     outputs = {}
     for view, heads in needed.items():
         raw_outputs, updated = _apply(method, params, stats, batch[f"{view}_image"])
@@ -184,7 +228,7 @@ def _apply(method: Method, params: Any, stats: Any, images: jax.Array) -> tuple[
         options["mutable"] = ["batch_stats", "intermediates"]
         options["capture_intermediates"] = distance.is_trunk
     network = functools.partial(method.generator.apply, **options)
-    return REMATS[method.remat](network)({"params": params, "batch_stats": stats}, images)
+    return REMATS[method.model.remat](network)({"params": params, "batch_stats": stats}, images)
 
 
 def _read(method: Method, head: str, outputs: Any, captured: Any) -> jax.Array:
