@@ -172,7 +172,7 @@ def folded(models: Sequence[Model]) -> list[Model]:
     ]
 
 
-def scores(
+def class_scores(
     models: Sequence[Model],
     variables: Sequence[Any],
     images: jax.Array,
@@ -208,13 +208,13 @@ def _whole(
 ) -> Predict:
     variables = [model.variables for model in models]
     # The resize is compiled separately, so that the network is compiled once for all output sizes.
-    read = jax.jit(functools.partial(scores, models, protocol=protocol))
+    read = jax.jit(functools.partial(class_scores, models, protocol=protocol))
     softmax = jax.jit(jax.nn.softmax)
     sums_to_one = len(models) > 1 and protocol.fusion == "softmax"
 
     @jax.jit
     def same_size(variables: Sequence[Any], image: jax.Array) -> jax.Array:
-        score = scores(models, variables, image[None], protocol=protocol)
+        score = class_scores(models, variables, image[None], protocol=protocol)
         return decide(score, size=(image.shape[0], image.shape[1]), align=protocol.align)
 
     def predict(image: np.ndarray, *, size: Size) -> jax.Array:

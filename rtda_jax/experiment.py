@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     hub.check_unpublished(workdir)
     plan = checked_plan(config)
-    with _held(workdir, config):
+    with _locked(workdir, config):
         return _run(config, plan, workdir, KINDS)
 
 
@@ -55,7 +55,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     hub.check_unpublished(workdir)
     plan = checked_plan(config)
     _check_trained(plan, workdir, config)
-    with _held(workdir, config):
+    with _locked(workdir, config):
         parallel.barrier("checked")
         again = dataclasses.replace(KINDS["evaluate"], run=evaluate_stage.measure)
         return _run(config, plan, workdir, {**KINDS, "evaluate": again})
@@ -78,7 +78,7 @@ def _check_trained(plan: Plan, workdir: pathlib.Path, config: ConfigDict) -> Non
 
 
 @contextlib.contextmanager
-def _held(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+def _locked(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
     """Locks a workdir with `binding.hold` and prints what changes in it.
 
     Raises:

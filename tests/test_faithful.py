@@ -122,7 +122,7 @@ def test_a_network_without_a_coarse_map_is_refused():
     variables = network.init(jax.random.key(0), image)
     model = evaluate.Model(network, variables, "imagenet")
     with pytest.raises(ConfigError, match=r"eval\.output of BiSeNet"):
-        evaluate.scores([model], [variables], image, protocol=Protocol(output="coarse"))
+        evaluate.class_scores([model], [variables], image, protocol=Protocol(output="coarse"))
 
 
 def test_windows_average_softmax_at_the_images_size_only():

@@ -176,7 +176,9 @@ def compare(*names, normalisation, batches=(1, 4), size=SIZE):
         other = np.nonzero(classes != expected)
         assert len(other[0]) <= 1e-4 * classes.size
         if len(other[0]):
-            scores = np.asarray(jax.jit(partial(evaluate.scores, networks))(variables, images))
+            scores = np.asarray(
+                jax.jit(partial(evaluate.class_scores, networks))(variables, images)
+            )
             gap = scores[(*other, expected[other])] - scores[(*other, classes[other])]
             assert np.abs(gap).max() <= 1e-5 * np.abs(scores).max()
     return model

@@ -70,8 +70,8 @@ class TrainState(flax.struct.PyTreeNode):
 
     def with_large(self, large: "TrainState") -> "TrainState":
         """Returns the state whose large network has the variables and memory of another state."""
-        kept = {"network": large.network, "optimizer": large.g_opt, "memory": large.memory}
-        return self.replace(memory={**self.memory, "large": kept})
+        parts = {"network": large.network, "optimizer": large.g_opt, "memory": large.memory}
+        return self.replace(memory={**self.memory, "large": parts})
 
     @property
     def student(self) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def learn_in_parts(method: Method, state: TrainState, batch: Batch) -> Learned:
     if method.accumulate == 1:
         return learn(method, state, batch)
     parts = jax.tree.map(lambda x: x.reshape(method.accumulate, -1, *x.shape[1:]), dict(batch))
-    counts = _psum(_total(lambda part: count(method, state, part), parts), method)
+    counts = _psum(_sum_over_parts(lambda part: count(method, state, part), parts), method)
 
     def changes(part: Batch) -> Learned:
         learned = learn(method, state, part, counts)
@@ -199,25 +199,27 @@ def learn_in_parts(method: Method, state: TrainState, batch: Batch) -> Learned:
         moved = jax.tree.map(jnp.subtract, learned.stats, state.g_stats)
         return learned._replace(stats=moved, memory={})
 
-    total = _total(changes, parts)
+    total = _sum_over_parts(changes, parts)
     stats = jax.tree.map(lambda x, dx: x + dx / method.accumulate, state.g_stats, total.stats)
     return total._replace(stats=stats, memory=state.memory)
 
 
-def _total(of: Callable[[Batch], Any], parts: Batch) -> Any:
+def _sum_over_parts(function: Callable[[Batch], Any], parts: Batch) -> Any:
     """Returns the sum of a function of every micro-batch, of which one at a time is in memory."""
-    shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = lax.scan(
-        lambda total, part: (jax.tree.map(jnp.add, total, of(part)), None), zeros, parts
-    )
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    total, _ = lax.scan(add, zeros, parts)
     return total
 
 
 def count(method: Method, state: TrainState, batch: Batch) -> Logs:
     """Returns the number, mostly of pixels, that each mean over a prepared batch is divided by.
 
-    XLA drops what the numbers don't depend on, which is all but the labels for most terms. Those
+    XLA drops what the numbers do not depend on, which is all but the labels for most terms. Those
     of consistency terms and OHEM depend on predictions and cost a forward pass.
     """
     outputs, _ = forward(method, state.g_params, state.g_stats, batch)

@@ -177,9 +177,9 @@ def check_benchmark(
         )
         field = _SIZES.get(role, "size")
         rows = [(*name.split("x"), n) for name, n in manifests[role]["sizes"].items()]
-        found = {(int(height), int(width)): n for width, height, n in rows}
+        shapes = {(int(height), int(width)): n for width, height, n in rows}
         if field in benchmark:
-            for line in stretching(found, tuple(benchmark[field]), field=f"benchmark.{field}"):
+            for line in stretching(shapes, tuple(benchmark[field]), field=f"benchmark.{field}"):
                 say(f"  {line}")
     useless = [f"{role} ({m['name']})" for role, m in manifests.items() if not m["usable"]]
     if useless:

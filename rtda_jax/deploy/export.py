@@ -104,7 +104,7 @@ def segmenter(models: Sequence[evaluate.Model], *, size: Size) -> Segment:
 
     @jax.jit
     def segment(images: jax.Array) -> jax.Array:
-        score = evaluate.scores(models, variables, images)
+        score = evaluate.class_scores(models, variables, images)
         return argmax(score if score.shape[1:3] == size else upsample(score, size=size))
 
     return segment

@@ -97,14 +97,14 @@ def run(
     ids = tuple(classes.label_ids().tolist()) if "label_ids" in views else ()
     key = Key(classes.names, classes.colours, ids)
     predict = evaluate.predictor(chosen.models, protocol=protocol)
-    found = media.find(str(source), out=out)
-    items = media.distinct(found.inputs, views)
+    listing = media.find(str(source), out=out)
+    items = media.distinct(listing.inputs, views)
     if any(item.kind != "image" for item in items):
         video.pyav()
     live = items[0].kind == "stream"
     inputs_of = _counted(len(items), "stream" if live else "file")
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {inputs_of}")
-    left_out = sentences(found.left_out)
+    left_out = sentences(listing.left_out)
     for sentence in left_out:
         log.say(f"  {sentence}")
     files = [file for item in items for file in media.files_of(item, views)]
@@ -218,7 +218,7 @@ def _record(
 ) -> Tally:
     """Classifies and writes the frames of a camera or a URL, until it ends or a signal arrives."""
     failed: dict[str, str] = {}
-    count, first, said, example = 0, 0.0, time.perf_counter(), None
+    count, first, reported, example = 0, 0.0, time.perf_counter(), None
     with signals.shutdown_event() as stop, behind(writer.write, depth=1) as put:
         for picture in ahead(stream, depth=1):
             if stop.is_set():
@@ -231,8 +231,8 @@ def _record(
             count, example = count + 1, picture
             now = time.perf_counter()
             first = first or now
-            if now - said > REPORT_EVERY:
-                said = now
+            if now - reported > REPORT_EVERY:
+                reported = now
                 log.say(f"  {_counted(count, 'frame')}, {(count - 1) / (now - first):.1f} a second")
         put((Picture(item, last=True), None))
     seconds = time.perf_counter() - first

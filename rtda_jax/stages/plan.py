@@ -290,8 +290,9 @@ def load_network(plan: Plan, network: str, workdir: pathlib.Path) -> evaluate.Mo
     elif weights == "teacher":
         variables = _restore(stage, folder, {"teacher": fresh.teacher})["teacher"]
     else:
-        kept = _restore(stage, folder, {"g_params": fresh.g_params, "g_stats": fresh.g_stats})
-        variables = {"params": kept["g_params"], "batch_stats": kept["g_stats"]}
+        wanted = {"g_params": fresh.g_params, "g_stats": fresh.g_stats}
+        student = _restore(stage, folder, wanted)
+        variables = {"params": student["g_params"], "batch_stats": student["g_stats"]}
     module, normalisation, _ = method_of(stage).network(weights)
     return evaluate.Model(module, variables, normalisation)
 

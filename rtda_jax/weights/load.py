@@ -128,10 +128,10 @@ def load_pretrained(
                 f"{file.path}: {name} has shape {arrays[name].shape}, {model_name} needs {shape}"
             )
     if classes and len(loaded) < len(match.expected):
-        kept = [name for name in match.expected if match.prefix + name not in loaded]
+        classifier = [name for name in match.expected if match.prefix + name not in loaded]
         notes += (
             f"the file has {classes[0]} classes and the network {classes[1]}: its classifier keeps "
-            f"its initial values ({some(kept)})",
+            f"its initial values ({some(classifier)})",
         )
     report = Report(
         path=str(file.path),
