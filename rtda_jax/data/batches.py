@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rtda_jax.data import load
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.pictures import FILTERS
 from rtda_jax.data.pseudo import load_pseudo
 from rtda_jax.data.sampling import (
     Candidates,
@@ -31,7 +32,7 @@ from rtda_jax.data.stream import (
     padding,
     train_stream,
 )
-from rtda_jax.errors import DataError, lookup
+from rtda_jax.errors import DataError, lookup, require
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import begun, bind_data
 from rtda_jax.run.files import read_npz
@@ -39,6 +40,42 @@ from rtda_jax.run.workdir import write_json
 
 Batches = Callable[[int], Iterator[Batch]]
 Options = TypeVar("Options", MoveOptions, StreamOptions)
+LARGEST_SIDE = 2**16  # enough for any image, and small enough for shapes to be machine integers
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """The fields of every benchmark except the specifications of its data.
+
+    Attributes:
+      classes, eval_classes: names of class sets, or definitions of the user's own classes.
+      size, source_size: (H, W) that images are resized to before the crop.
+      crop, source_crop: (H, W) of a training batch.
+      resize, source_resize: how images are resized, keys of `FILTERS`.
+      eval_size: (H, W) that images are resized to for evaluation.
+    """
+
+    classes: str
+    eval_classes: str
+    size: tuple[int, int]
+    crop: tuple[int, int]
+    resize: str
+    source_size: tuple[int, int]
+    source_crop: tuple[int, int]
+    source_resize: str
+    eval_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "source_resize"):
+            lookup(FILTERS, getattr(self, name), f"benchmark.{name}")
+        for name in ("size", "crop", "source_size", "source_crop", "eval_size"):
+            sides = getattr(self, name)
+            valid = all(1 <= side <= LARGEST_SIDE for side in sides)
+            require(
+                valid, f"benchmark.{name} must be sides of 1 to {LARGEST_SIDE} pixels, got {sides}"
+            )
+        for name in ("classes", "eval_classes"):
+            class_set(getattr(self, name))
 
 
 def labelled_set(config: ConfigDict) -> Dataset:

@@ -19,8 +19,8 @@ from rtda_jax.adapt.build import StageOptions
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
+from rtda_jax.data.batches import BenchmarkOptions
 from rtda_jax.data.labels import class_set
-from rtda_jax.data.pictures import FILTERS
 from rtda_jax.data.stream import StreamOptions
 from rtda_jax.errors import CheckpointError, ConfigError, lookup, require
 from rtda_jax.run import checkpoint, parallel
@@ -53,43 +53,6 @@ class Stage:
 
 
 Plan = dict[str, Stage]
-
-LARGEST_SIDE = 2**16  # enough for any image, and small enough for shapes to be machine integers
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchmarkOptions:
-    """The fields of every benchmark except the specifications of its data.
-
-    Attributes:
-      classes, eval_classes: names of class sets, or definitions of the user's own classes.
-      size, source_size: (H, W) that images are resized to before the crop.
-      crop, source_crop: (H, W) of a training batch.
-      resize, source_resize: how images are resized, keys of `FILTERS`.
-      eval_size: (H, W) that images are resized to for evaluation.
-    """
-
-    classes: str
-    eval_classes: str
-    size: tuple[int, int]
-    crop: tuple[int, int]
-    resize: str
-    source_size: tuple[int, int]
-    source_crop: tuple[int, int]
-    source_resize: str
-    eval_size: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        for name in ("resize", "source_resize"):
-            lookup(FILTERS, getattr(self, name), f"benchmark.{name}")
-        for name in ("size", "crop", "source_size", "source_crop", "eval_size"):
-            sides = getattr(self, name)
-            valid = all(1 <= side <= LARGEST_SIDE for side in sides)
-            require(
-                valid, f"benchmark.{name} must be sides of 1 to {LARGEST_SIDE} pixels, got {sides}"
-            )
-        for name in ("classes", "eval_classes"):
-            class_set(getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,35 +120,47 @@ def _stage(
     for model in models:
         check_network(plan, model, kinds)
     method = None
-    if kind.leaves_network and models:  # it changes the network of an earlier stage
-        changed, weights = parse(models[0])
-        base, method = plan[changed].config.copy_and_resolve_references(), method_of(plan[changed])
-        if weights != "student" and method.large is not None:
-            base, method = build.large_config(base), method.large
+    if kind.leaves_network and models:
+        stage_config, method = _of_changed_network(plan, models[0])
     else:
-        base = config.copy_and_resolve_references()
-        with base.unlocked():
-            del base["stages"], base["stage"]
-    _override(base.lock(), overrides)
+        stage_config = config.copy_and_resolve_references()
+        with stage_config.unlocked():
+            del stage_config["stages"], stage_config["stage"]
+    _override(stage_config.lock(), overrides)
     # These are read only for their errors, so that an invalid field is refused before any stage
     # runs.
-    read(StageOptions, base, "")
-    read(StreamOptions, base, "")
-    read(BenchmarkOptions, base.benchmark, "benchmark")
-    base.normalisation = build.normalisation_of(base)
+    read(StageOptions, stage_config, "")
+    read(StreamOptions, stage_config, "")
+    read(BenchmarkOptions, stage_config.benchmark, "benchmark")
+    stage_config.normalisation = build.normalisation_of(stage_config)
     if kind.leaves_network and method is None:
-        check_beginning(plan, base, kinds)
-        method = build.build(base, axis_name=parallel.AXIS)
-        if base.taught_by:
-            require(
-                method.teaches,
-                f"taught_by={base.taught_by!r} is read by no term: give objective.distil, mix or "
-                "masked a weight",
-            )
-            earlier, weights = parse(base.taught_by)
-            teacher_network = method_of(plan[earlier]).network(weights)
-            method = dataclasses.replace(method, teacher_network=teacher_network)
-    return Stage(name, kind_name, models, base, method)
+        check_beginning(plan, stage_config, kinds)
+        method = _method(plan, stage_config)
+    return Stage(name, kind_name, models, stage_config, method)
+
+
+def _of_changed_network(plan: Plan, network: str) -> tuple[ConfigDict, Method]:
+    """Returns the configuration and method of the stage whose network a later one changes."""
+    name, weights = parse(network)
+    config, method = plan[name].config.copy_and_resolve_references(), method_of(plan[name])
+    if weights != "student" and method.large is not None:
+        return build.large_config(config), method.large
+    return config, method
+
+
+def _method(plan: Plan, config: ConfigDict) -> Method:
+    """Returns the method of a train stage, and with it the teacher that an earlier one trained."""
+    method = build.build(config, axis_name=parallel.AXIS)
+    if not config.taught_by:
+        return method
+    require(
+        method.teaches,
+        f"taught_by={config.taught_by!r} is read by no term: give objective.distil, mix or "
+        "masked a weight",
+    )
+    name, weights = parse(config.taught_by)
+    teacher_network = method_of(plan[name]).network(weights)
+    return dataclasses.replace(method, teacher_network=teacher_network)
 
 
 def _override(config: ConfigDict, overrides: dict[str, Any]) -> None:
