@@ -131,9 +131,9 @@ def _trained(command: Command) -> Any:
 
 
 def _of_workdir(given: Mapping[str, str | None]) -> ConfigDict:
-    """Returns the configuration of a command line without --config, by its flags.
+    """Returns the configuration that stands in for --config, given the flags of a command line.
 
-    It is the one that the workdir was made with; of several seeds that of the first.
+    It is the one that the workdir, or its folder of seed 0, was made with.
 
     Raises:
       ConfigError: nothing says what to train.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -126,7 +127,7 @@ def train(
         config, needs_target=method.needs_target, folder=workdir, pseudo_folder=pseudo_folder
     )
     guard = health.POLICIES[options.on_not_finite]
-    run = parallel.compile_step(guard(make_train_step(method)), mesh)
+    compiled_step = parallel.compile_step(guard(make_train_step(method)), mesh)
     initialisers = [start_from] if start_from else []
     # `init` replaces the pretrained weights; only the reference network of feature_distance still
     # comes from them.
@@ -138,21 +139,17 @@ def train(
         watchdog(options.stall_seconds) as heartbeat,
         checkpoint.manager(workdir / "checkpoints", keep=options.checkpoint_keep) as checkpoints,
     ):
-        fresh = functools.partial(
-            compiling,
-            functools.partial(build.initial_state, method),
-            stop=interrupted,
-            sentence=f"stopped before the first step; {CONTINUES}",
+        start_step, state = _begin(
+            method, mesh, checkpoints, initialisers, taught_by, stop=interrupted
         )
-        start_step, state = _begin(method, mesh, checkpoints, fresh, initialisers, taught_by)
         journal = Journal(workdir, config, options, method, names=names, start_step=start_step)
         with journal:
             sentence = f"stopped before step {start_step + 1} was finished; {CONTINUES}"
-            run = compiling_first(run, stop=interrupted, sentence=sentence)
+            compiled_step = compiling_first(compiled_step, stop=interrupted, sentence=sentence)
             stream = batches(start_step) if start_step < config.steps else iter(())
             for step in range(start_step + 1, config.steps + 1):
                 batch = journal.wait_for(stream)
-                state, logs = run(state, batch)
+                state, logs = compiled_step(state, batch)
                 journal.add(step, logs, batch)
                 heartbeat()
                 log_due = step % options.log_every_steps == 0
@@ -174,11 +171,12 @@ def train(
 
 def _begin(
     method: Method,
-    mesh: Any,
+    mesh: jax.sharding.Mesh,
     checkpoints: Any,
-    fresh: Callable[[], TrainState],
     initialisers: Sequence[Initialiser],
     taught_by: Initialiser | None,
+    *,
+    stop: threading.Event,
 ) -> tuple[int, TrainState]:
     """Returns the number of finished steps and the state after them, on all devices."""
     if checkpoints.latest_step():
@@ -187,7 +185,11 @@ def _begin(
         done, state = checkpoint.resume(checkpoints, abstract)
         log.say(f"  continues after step {done}")
         return done, state
-    state = fresh()
+    state = compiling(
+        functools.partial(build.initial_state, method),
+        stop=stop,
+        sentence=f"stopped before the first step; {CONTINUES}",
+    )
     for initialise in initialisers:
         state, sentence = initialise(state)
         log.say(f"  {sentence}")
