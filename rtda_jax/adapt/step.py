@@ -1,7 +1,8 @@
 """The training step: label, prepare, learn (forward, generator and discriminator loss), update.
 
 The segmentation network is the generator of the adversarial game (`g_`) and the teacher's student;
-the discriminators are `d_`. docs/architecture.md follows a batch through the step.
+the discriminators are `d_`. Losses take first what they are differentiated by, and then the method.
+docs/architecture.md follows a batch through the step.
 """
 
 import functools

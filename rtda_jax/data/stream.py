@@ -241,6 +241,7 @@ def train_stream(
     )
 
     def element(count: Tensor) -> dict[str, Tensor]:
+        # This process makes `share` consecutive images of every batch.
         return pairs.example((count // share) * batch_size + process_index * share + count % share)
 
     def diagnose(step: int) -> None:

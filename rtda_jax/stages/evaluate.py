@@ -142,7 +142,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     if warning := padding_warning(protocol, tuple(config.benchmark.eval_size)):
         log.say(warning)
     with watchdog(config.stall_seconds) as heartbeat:
-        confusion, rows = count(
+        confusion, rows = predict_all(
             config, models, dataset, protocol=protocol, observer=observer, heartbeat=heartbeat
         )
         scores = evaluate.report(
@@ -168,7 +168,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     return with_others(workdir / name, record, identity)
 
 
-def count(
+def predict_all(
     config: ConfigDict,
     models: Sequence[Model],
     dataset: Dataset,
