@@ -360,3 +360,13 @@ def test_the_rate_counts_reading_and_writing_but_not_the_first_picture(monkeypat
     assert (tally.count, list(tally.failed.values())) == (4, ["broken"])
     # Three pictures after the first take 2 s each, and four are written in 0.5 s each.
     assert tally.rate == pytest.approx(3 / (3 * 2 + 4 * 0.5))
+
+
+def test_only_rates_that_were_measured_are_printed():
+    with_io, alone = (
+        "; 3.2 a second with reading and writing",
+        "; 57.8 a second in the network alone",
+    )
+    assert predict._speeds(3.21, 57.84) == with_io + alone
+    assert predict._speeds(None, 57.84) == alone
+    assert predict._speeds(None, None) == ""

@@ -143,10 +143,7 @@ def run(
             "results": listed,
         }
         write_json(out / media.RECORD, record)
-    log.say(
-        f"{_counted(tally.count, 'picture')} in {out}; a second: {_number(rates['with_io'])} with "
-        f"reading and writing (after the first), {_number(rates['network_only'])} without"
-    )
+    log.say(f"{_counted(tally.count, 'picture')} in {out}{_speeds(**rates)}")
     if tally.failed:
         others = "; the others are done" if len(tally.failed) < len(items) else ""
         raise DataError(
@@ -307,5 +304,8 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1f}"
+def _speeds(with_io: float | None, network_only: float | None) -> str:
+    """Returns the rest of a sentence with the rates that were measured."""
+    rates = {"with reading and writing": with_io, "in the network alone": network_only}
+    measured = [f"{rate:.1f} a second {where}" for where, rate in rates.items() if rate is not None]
+    return "".join(f"; {rate}" for rate in measured)
