@@ -244,9 +244,14 @@ def test_a_network_of_the_package_is_found_last_and_its_results_go_to_runs(tmp_p
     command = parse(["predict", "x.png", "--weights=streets"], JOBS)[1]
     assert command.workdir == trained_folder() / "streets"
     assert command.output("predict") == pathlib.Path("runs/streets/predict")
-    (tmp_path / "runs" / "streets").mkdir(parents=True)
-    command = parse(["predict", "x.png", "--weights=streets"], JOBS)[1]
-    assert command.workdir == pathlib.Path("runs/streets")
+    command.output("predict").mkdir(parents=True)  # its own results do not hide it
+    assert hub.find("streets") == trained_folder() / "streets"
+    for record in ("seed0/config.json", "config.json"):
+        path = tmp_path / "runs" / "streets" / record
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+        assert hub.find("streets") == pathlib.Path("runs/streets")
+        path.unlink()
     with pytest.raises(ConfigError, match=r"no such folder.*with rtda_jax come: streets"):
         parse(["predict", "x.png", "--weights=street"], JOBS)
 

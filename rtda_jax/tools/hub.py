@@ -36,16 +36,22 @@ def find(weights: str, *, flag: str = "--weights") -> pathlib.Path:
     if is_address(weights):
         return download(weights)
     trained = trained_folder()
-    for place in (pathlib.Path(weights).expanduser(), pathlib.Path("runs", weights)):
-        if place.is_dir():
-            return place
     names = sorted(path.name for path in trained.iterdir())
+    for place in (pathlib.Path(weights).expanduser(), pathlib.Path("runs", weights)):
+        # `results_folder` puts the results of the package's networks into runs/NAME, too.
+        if place.is_dir() and (weights not in names or _holds_run(place)):
+            return place
     require(
         weights in names,
         f"{flag}={weights}: no such folder, and none of that name in runs/; with rtda_jax come: "
         + ", ".join(names),
     )
     return trained / weights
+
+
+def _holds_run(folder: pathlib.Path) -> bool:
+    """Returns whether a folder is the workdir of one seed or of several, or a published one."""
+    return any((place / "config.json").exists() for place in (folder, folder / "seed0"))
 
 
 def results_folder(workdir: pathlib.Path, weights: str | None) -> pathlib.Path:
