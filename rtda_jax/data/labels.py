@@ -120,47 +120,11 @@ def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
         raise DataError(f"{where}: encoding must be index, red or rgb, got {encoding!r}")
     names = tuple(row["name"] for row in rows)
     colours = _colours(rows, where)
-    palette, numbers = list[Colour](), dict[int, int]()
     ignored = content.get("ignore", [])
     if encoding == "rgb":
-        if any("ids" in row for row in rows):
-            raise DataError(f"{where}: classes have 'label_colours', not 'ids', if encoding is rgb")
-        groups = [
-            row.get("label_colours", [row["colour"]] if "colour" in row else []) for row in rows
-        ]
-        palette = [_colour(c, where) for group in (*groups, ignored) for c in group]
-        _once(palette, where)
-        of_class = [n for n, group in zip(names, groups, strict=True) for _ in group]
-        ids, meanings = tuple(range(len(palette))), dict(enumerate(of_class))
+        labelling = _labelling_of_colours(rows, ignored, where)
     else:
-        if any("label_colours" in row for row in rows):
-            raise DataError(f"{where}: 'label_colours' need encoding 'rgb'")
-        numbered = not any("ids" in row for row in rows)
-        groups = [[k] if numbered else row.get("ids", []) for k, row in enumerate(rows)]
-        largest = _DEEPEST if encoding == "index" else 255
-        listed = [_number(i, where, largest) for group in (*groups, ignored) for i in group]
-        _once(listed, where)
-        numbers = {i: i for i in listed}
-        if max(listed, default=0) > 255:
-            encoding, numbers = "wide", {i: k for k, i in enumerate(sorted(listed))}
-            if len(listed) > _MOST_NUMBERS:
-                raise DataError(
-                    f"{where}: {len(listed)} ids; with one above 255 there may be {_MOST_NUMBERS}"
-                )
-            numbers.setdefault(IGNORE, IGNORE)
-        meanings = {numbers[i]: n for n, group in zip(names, groups, strict=True) for i in group}
-        ids = tuple(sorted({*numbers.values(), IGNORE}))
-    empty = [name for name, group in zip(names, groups, strict=True) if not group]
-    if empty:
-        raise DataError(f"{where}: no ids or label colours for {', '.join(empty)}")
-    raw = Labelling(
-        where,
-        encoding,
-        ids,
-        colours=tuple(palette),
-        numbers=numbers if encoding == "wide" else {},
-        classes=meanings,
-    )
+        labelling = _labelling_of_ids(rows, ignored, encoding, where)
     by_name = {row.name: [row.id] for row in CITYSCAPES}
     cities = [row.get("cityscapes", by_name.get(row["name"], [])) for row in rows]
     _once([_number(i, where) for group in cities for i in group], where)
@@ -170,11 +134,66 @@ def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
             names,
             colours,
             {i: k for k, group in enumerate(cities) for i in group},
-            official=raw,
+            official=labelling,
             title=f"own classes ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})",
         ),
-        raw,
+        labelling,
     )
+
+
+def _labelling_of_colours(rows: list[dict], ignored: list, where: str) -> Labelling:
+    """Returns the labelling of files in which a class is one colour or several."""
+    if any("ids" in row for row in rows):
+        raise DataError(f"{where}: classes have 'label_colours', not 'ids', if encoding is rgb")
+    groups = [row.get("label_colours", [row["colour"]] if "colour" in row else []) for row in rows]
+    palette = [_colour(c, where) for group in (*groups, ignored) for c in group]
+    _once(palette, where)
+    _all_filled(rows, groups, where)
+    names = [row["name"] for row, group in zip(rows, groups, strict=True) for _ in group]
+    return Labelling(
+        where,
+        "rgb",
+        tuple(range(len(palette))),
+        colours=tuple(palette),
+        classes=dict(enumerate(names)),
+    )
+
+
+def _labelling_of_ids(rows: list[dict], ignored: list, encoding: str, where: str) -> Labelling:
+    """Returns the labelling of files in which a class is one whole number or several."""
+    if any("label_colours" in row for row in rows):
+        raise DataError(f"{where}: 'label_colours' need encoding 'rgb'")
+    by_order = not any("ids" in row for row in rows)
+    groups = [[k] if by_order else row.get("ids", []) for k, row in enumerate(rows)]
+    largest = _DEEPEST if encoding == "index" else 255
+    listed = [_number(i, where, largest) for group in (*groups, ignored) for i in group]
+    _once(listed, where)
+    numbers = {i: i for i in listed}
+    wide = max(listed, default=0) > 255
+    if wide:  # a raw id is a byte, so that larger ones are numbered by their positions
+        numbers = {i: k for k, i in enumerate(sorted(listed))}
+        if len(listed) > _MOST_NUMBERS:
+            raise DataError(
+                f"{where}: {len(listed)} ids; with one above 255 there may be {_MOST_NUMBERS}"
+            )
+        numbers.setdefault(IGNORE, IGNORE)
+    _all_filled(rows, groups, where)
+    return Labelling(
+        where,
+        "wide" if wide else encoding,
+        tuple(sorted({*numbers.values(), IGNORE})),
+        numbers=numbers if wide else {},
+        classes={
+            numbers[i]: row["name"] for row, group in zip(rows, groups, strict=True) for i in group
+        },
+    )
+
+
+def _all_filled(rows: list[dict], groups: list[list], where: str) -> None:
+    """Raises DataError if a class has no ids or label colours."""
+    empty = [row["name"] for row, group in zip(rows, groups, strict=True) if not group]
+    if empty:
+        raise DataError(f"{where}: no ids or label colours for {', '.join(empty)}")
 
 
 def _is_definition(name: str) -> bool:
