@@ -5,9 +5,9 @@
 A line for each row that was run: the mIoU of each seed, the mean and the standard deviation.
 """
 
+import argparse
 import json
 import pathlib
-import sys
 from typing import NamedTuple
 
 import matplotlib
@@ -69,4 +69,8 @@ def draw(lines: list[Line], path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(read(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=pathlib.Path, help="the workdir of benchmarks/methods.py")
+    parser.add_argument("figure", type=pathlib.Path, help="the SVG file that is written")
+    flags = parser.parse_args()
+    draw(read(flags.runs), flags.figure)
