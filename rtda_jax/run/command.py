@@ -119,7 +119,7 @@ def define_flags() -> flags.FlagValues:
     text("resolution", "eval", "predict: images at the benchmark's eval size, or native.")
     text("repository", None, "publish: OWNER/NAME on the Hugging Face Hub; default: no upload.")
     text("licence", "", "publish: the licence of the weights, such as cc-by-nc-4.0.")
-    text("precision", "float32", "publish: of the weights in the files, float32 or float16.")
+    text("precision", "float32", "publish: type of the written weights, float32 or float16.")
     names("also", [], "export: further formats: onnx, saved_model, tflite.")
     text("before", None, "retrieve: another workdir to compare with.")
     text("before_stage", None, "retrieve: the stage to compare with, of --before or of WORKDIR.")
