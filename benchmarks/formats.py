@@ -73,7 +73,8 @@ def measured(options: Any, size: tuple[int, int], folder: pathlib.Path) -> Itera
             seconds[name].append(time.perf_counter() - begin)
         for name, result in classes.items():
             equal[name].append(float((result == classes["rtda_jax"]).mean()))
-    yield f"{options.workdir or options.network}, {size[0]}x{size[1]}, {options.cores} cores\n"
+    cores = "1 core" if options.cores == 1 else f"{options.cores} cores"
+    yield f"{options.workdir or options.network}, {size[0]}x{size[1]}, {cores}\n"
     yield "| format | ms an image (quartiles) | same class, % | MB |"
     yield "| --- | ---: | ---: | ---: |"
     for name in runs:
