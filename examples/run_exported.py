@@ -1,12 +1,14 @@
 """Segments images with an exported network: python run_exported.py EXPORT IMAGE...
 
-Needs jax, numpy and pillow, nothing else; writes the colours of IMAGE beside it. An exported
-network is a program for your device: run those of people you trust.
+Needs jax, numpy and pillow, nothing else. The colours of photos/NAME.jpg are written to
+EXPORT/predictions/NAME.png; --output names another folder, best not that of the images, where the
+next reader would count them as further images. An exported network is a program for your device:
+run those of people you trust.
 """
 
+import argparse
 import json
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ def read(path: pathlib.Path) -> Image.Image:
             raise SystemExit(f"{path}: save it with 8 bits of RGB")
         if image.width * image.height > MOST_PIXELS:
             raise SystemExit(f"{path}: above {MOST_PIXELS:,} pixels")
+        if image.format == "PNG":  # Pillow decodes a PNG without checking its checksums
+            with Image.open(path, formats=("PNG",)) as copy:
+                copy.verify()
         image = ImageOps.exif_transpose(image)
         if grey_16:
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -76,17 +81,42 @@ def segment(network: export.Exported, images: np.ndarray, size: tuple[int, int])
     return np.asarray(network.call(images))
 
 
+def results(images: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the path of each image's result in a folder; exits if two would be the same."""
+    owners: dict[pathlib.Path, pathlib.Path] = {}
+    for image in images:
+        result = out / f"{image.stem}.png"
+        if result in owners:
+            raise SystemExit(f"{owners[result]} and {image} would both be written to {result}")
+        if result.resolve() == image.resolve():
+            raise SystemExit(f"the result of {image} would replace it; choose another --output")
+        owners[result] = image
+    return list(owners)
+
+
 def main() -> None:
-    """Writes IMAGE.classes.png for every image of the command line."""
-    about = describe(pathlib.Path(sys.argv[1]))
+    """Writes the classes of every image of the command line as a PNG with their colours."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("export", type=pathlib.Path, help="the folder that --job=export wrote")
+    parser.add_argument("images", type=pathlib.Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("--output", type=pathlib.Path, help="default EXPORT/predictions")
+    words = parser.parse_args()
+    out = words.output or words.export / "predictions"
+    paths = results(words.images, out)
+    about = describe(words.export)
     network = export.deserialize(bytearray(about["file"].read_bytes()))
     height, width = about["size"]
-    for path in map(pathlib.Path, sys.argv[2:]):
-        image = read(path).resize((width, height), about["resampling"])
+    out.mkdir(parents=True, exist_ok=True)
+    for path, result in zip(words.images, paths, strict=True):
+        try:
+            image = read(path).resize((width, height), about["resampling"])
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken file
+            raise SystemExit(f"{path}: cannot be read as an image: {error}") from None
         classes = segment(network, np.asarray(image)[None], (height, width))[0]
         picture = Image.fromarray(classes).convert("P")
         picture.putpalette(about["colours"].ravel().tolist())
-        picture.save(path.with_name(path.stem + ".classes.png"))
+        picture.save(result)
+        print(result)
 
 
 if __name__ == "__main__":

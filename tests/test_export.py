@@ -54,21 +54,57 @@ def test_a_fresh_interpreter_gets_every_pixel_of_five_images(exported, tmp_path)
     images = rng.integers(0, 256, (5, 8, 16, 3), np.uint8).repeat(4, 1).repeat(4, 2)
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    done = fresh(
-        f"import runpy; sys.argv[0] = 'run'; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')",
-        workdir / "export",
-        *(tmp_path / f"{i}.png" for i in range(5)),
-        cwd=tmp_path,
-    )
+    photos = [tmp_path / f"{i}.png" for i in range(5)]
+    done = run_example(workdir / "export", *photos, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{i}.png" for i in range(5)]
     predict = evaluate.predictor(networks.choose(made, workdir).models)
     for i, image in enumerate(images):
-        picture = Image.open(tmp_path / f"{i}.classes.png")
+        picture = Image.open(workdir / "export" / "predictions" / f"{i}.png")
         expected = np.asarray(predict(image, size=SIZE))
         assert len(np.unique(expected)) > 2
         np.testing.assert_array_equal(np.asarray(picture), expected)
         colours = np.array(about["colours"])[expected]
         np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), colours)
+
+
+def run_example(*words, cwd):
+    run = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    return fresh(f"sys.argv[0] = 'run_exported.py'; {run}", *words, cwd=cwd)
+
+
+def test_the_example_writes_where_it_is_told(exported, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 7)).save(tmp_path / "photos" / "a.jpg")
+    done = run_example(
+        exported[1] / "export", "photos/a.jpg", "--output", "results/day 1", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "results/day 1/a.png\n"
+    assert (tmp_path / "results" / "day 1" / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a.png", "b/a.jpg"], "a.png and b/a.jpg would both be written to"),
+        (["a.png", "--output=."], "the result of a.png would replace it"),
+        (["absent.png"], "absent.png: cannot be read as an image: [Errno 2]"),
+        (["broken.png"], "broken.png: cannot be read as an image: "),
+        ([], "the following arguments are required: IMAGE"),
+    ],
+)
+def test_the_example_refuses_with_a_sentence(exported, tmp_path, words, message):
+    (tmp_path / "b").mkdir()
+    for name in ("a.png", "b/a.jpg"):
+        Image.new("RGB", (9, 7)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
+    before = (tmp_path / "a.png").read_bytes()
+    done = run_example(exported[1] / "export", *words, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "a.png").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,21 @@ def test_the_same_pixels_everywhere(tmp_path, example, kind):
         np.testing.assert_array_equal(batch[f"{domain}_image"][0], pixels)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about broken tags
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_truncated_is_refused_by_the_example_too(tmp_path, example, kind):
+    data, path = encoded(kind), tmp_path / "a.png"
+    for share in (0.1, 0.5, 0.9, 0.99):
+        path.write_bytes(data[: int(share * len(data))])
+        refused = []
+        for read in (pictures.read, example):
+            try:
+                read(path)
+            except (DataError, SystemExit, OSError, ValueError, SyntaxError):
+                refused.append(read)
+        assert len(refused) in (0, 2), share
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_are_those_that_pillow_says(kind):
     """Reads a picture by an independent statement: EXIF first, then RGB."""
