@@ -27,7 +27,7 @@ from rtda_jax.data.stream import MoveOptions, StreamOptions
 from rtda_jax.evaluate import Protocol
 from rtda_jax.losses import LossOptions
 from rtda_jax.run.binding import begun
-from rtda_jax.run.workdir import read_json
+from rtda_jax.run.workdir import flat, plain, read_json
 from rtda_jax.stages.evaluate import EvalOptions
 from rtda_jax.stages.statistics import StatisticsOptions
 from rtda_jax.tools.cost import SpeedOptions
@@ -86,6 +86,12 @@ def make(benchmark: str) -> ConfigDict:
     config.stage.train = ConfigDict({"kind": "train"})
     config.stage.evaluate = ConfigDict({"kind": "evaluate", "models": ("train",)})
     return config
+
+
+def defaults(benchmark: str) -> dict[str, Any]:
+    """Returns the plain value of every field, by its dotted name, where nobody has changed it."""
+    known = benchmark if benchmark in benchmarks.BENCHMARKS else benchmarks.DEFAULT
+    return flat(plain(make(known)))
 
 
 def _windows(crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:

@@ -72,7 +72,7 @@ def _predict(command: Command) -> None:
         "the job predict needs an input: an image, a video, a folder of them, a camera or a URL",
     )
     predict.run(
-        _trained(command),
+        lambda: _trained(command),
         source=command.flags.input,
         out=command.output("predict"),
         views=command.flags.view,

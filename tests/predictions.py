@@ -25,7 +25,7 @@ def run(tmp_path, source, *, out=None, shown=("train_ids",), resolution="native"
     chosen = Networks(
         (pixelwise()[0],), ("train",), "evaluate", tmp_path, config(**fields).lock(), ("pixelwise",)
     )
-    record = predict.run(chosen, source=source, out=out, views=shown, resolution=resolution)
+    record = predict.run(lambda: chosen, source=source, out=out, views=shown, resolution=resolution)
     assert record == json.loads((out / "predict.json").read_text())
     return out
 

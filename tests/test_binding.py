@@ -219,10 +219,44 @@ def test_a_workdir_of_an_earlier_release_is_bound_by_its_configuration(tmp_path)
     begin(tmp_path, "train")
     with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.025 there, 0\.5 now"):
         claim(tmp_path, config(optim__g_lr=0.5))
-    (note,) = claim(tmp_path, config())
+    (note,) = claim(tmp_path, config(objective__minent=0.1))
     assert note == (
-        "[train] began with an earlier release: objective.minent: 'absent' there, 0.0 now"
+        "[train] began with an earlier release: objective.minent: 'absent' there, 0.1 now"
     )
+
+
+NEW = {  # a field of every owner, with another value than its default
+    "objective.minent": 0.1,
+    "optim.accumulate": 2,
+    "model.large": "bisenet_resnet101",
+    "teacher.inconsistency": 0.5,
+    "augment.draw": "run",
+    "benchmark.source_resize": "bicubic",
+    "rare_crops": 2,
+}
+
+
+@pytest.mark.parametrize("field", NEW)
+def test_a_field_that_came_later_binds_nothing_until_it_is_changed(trained, field):
+    path = trained / "train" / "bound.json"
+    record = json.loads(path.read_text())
+    record["fields"].pop(field, None)
+    write_json(path, record)
+    assert claim(trained, config()) == []
+    write_json(path, record)
+    changed = config(**{field.replace(".", "__"): NEW[field]})
+    with pytest.raises(ConfigError, match=f"{field}: 'absent' there, {NEW[field]!r} now"):
+        claim(trained, changed)
+    assert claim(trained, config()) == []
+
+
+def test_a_field_that_is_gone_is_refused(trained):
+    path = trained / "train" / "bound.json"
+    record = json.loads(path.read_text())
+    record["fields"]["optim.momentum_of_old"] = 0.9
+    write_json(path, record)
+    with pytest.raises(ConfigError, match=r"optim\.momentum_of_old: 0\.9 there, 'absent' now"):
+        claim(trained, config())
 
 
 class Images:

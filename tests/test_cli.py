@@ -138,6 +138,7 @@ LINES = {f"--config=fda {words}": sentence for words, sentence in MISTYPED.items
     "predictt photo.jpg": "unknown job 'predictt'; known: audit",
     "summary --config=fda --config.benchmark.crop=64": "benchmark.crop must have 2 values",
     "summary --config=fda --config.benchmark.crop=a,b": "crop must have 2 values, got ('a,b',)",
+    "--config=fda:folders --config.benchmark.name=streets": "after the colon of --config, as in",
     "summary extra": "unexpected arguments: extra",
     "predict a.jpg b.jpg": "unexpected arguments: a.jpg b.jpg",
     "report": "name the workdirs to report on",

@@ -370,3 +370,22 @@ def test_only_rates_that_were_measured_are_printed():
     assert predict._speeds(3.21, 57.84) == with_io + alone
     assert predict._speeds(None, 57.84) == alone
     assert predict._speeds(None, None) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("photo.jgp", {}, "photo.jgp: no such file or folder"),
+        (".", {}, "holds no image or video"),
+        ("a.png", {"views": ["overlay", "overly"]}, "unknown view 'overly'"),
+        ("a.png", {"resolution": "full"}, "unknown resolution 'full'"),
+    ],
+)
+def test_the_input_is_looked_for_before_the_networks(
+    tmp_path, monkeypatch, source, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    options = {"views": ["overlay"], "resolution": "eval", **options}
+    with pytest.raises((ConfigError, DataError), match=message):
+        predict.run(pytest.fail, source=source, out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -340,7 +340,7 @@ def test_predict_takes_a_published_folder(published, tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(path)
     predict.run(
-        choose(out),
+        lambda: choose(out),
         source=str(path),
         out=tmp_path / "predict",
         views=["overlay"],

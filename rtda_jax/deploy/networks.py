@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run.binding import FREE as RUN_FREE
-from rtda_jax.run.binding import bound_fields, check_bound
+from rtda_jax.run.binding import bound_fields, check_bound, without_later
 from rtda_jax.run.workdir import plain, read_json
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import architecture, load_network, make_plan, parse
@@ -95,8 +95,9 @@ def _check_published(config: ConfigDict, folder: pathlib.Path) -> None:
     """
     given, theirs = plain(config), read_json(folder / "config.json")
     for stage in dict.fromkeys(parse(name)[0] for name in publish.read(folder).networks):
-        here = publish.without_paths(publish.with_definitions(bound_fields(given, stage, KINDS)))
         there = bound_fields(theirs, stage, KINDS)
+        here = without_later(bound_fields(given, stage, KINDS), there, given)
+        here = publish.without_paths(publish.with_definitions(here))
         for field in sorted(here.keys() | there.keys()):
             require(
                 here.get(field) == there.get(field),

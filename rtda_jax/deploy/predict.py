@@ -62,7 +62,7 @@ RESOLUTIONS = {"eval": at_eval_size, "native": at_native_size}
 
 
 def run(
-    chosen: Networks,
+    choose: Callable[[], Networks],
     *,
     source: str | pathlib.Path,
     out: pathlib.Path,
@@ -75,7 +75,7 @@ def run(
     PNGs), all at the size of the input, and OUT/legend.png and OUT/predict.json, which is returned.
 
     Args:
-      chosen: the result of networks.choose.
+      choose: loads the networks, see networks.choose; called once the input has been found.
       source: an image, a video, a folder, the number of a camera or the URL of a stream.
       out: the folder; created if it does not exist.
       views: keys of media.VIEWS.
@@ -92,15 +92,16 @@ def run(
     require(bool(views), f"--view names nothing to write; known: {', '.join(media.VIEWS)}")
     shown = {view: lookup(media.VIEWS, view, "view") for view in views}
     prepare = lookup(RESOLUTIONS, resolution, "resolution")
+    listing = media.find(str(source), out=out)
+    items = media.distinct(listing.inputs, views)
+    if any(item.kind != "image" for item in items):
+        video.pyav()
+    chosen = choose()
     protocol = read(Protocol, chosen.config.eval, "eval")
     classes = class_set(chosen.config.benchmark.classes)
     ids = tuple(classes.label_ids().tolist()) if "label_ids" in views else ()
     key = Key(classes.names, classes.colours, ids)
     predict = evaluate.predictor(chosen.models, protocol=protocol)
-    listing = media.find(str(source), out=out)
-    items = media.distinct(listing.inputs, views)
-    if any(item.kind != "image" for item in items):
-        video.pyav()
     live = items[0].kind == "stream"
     inputs_of = _counted(len(items), "stream" if live else "file")
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {inputs_of}")

@@ -2,12 +2,14 @@
 
 A workdir is bound only to what was trained in it. Fields that monitor or evaluate a run may change,
 data may move, a train stage may be given more steps, and a stage that has not begun may be changed.
-Each stage that has begun records its fields in its own folder.
+A field that did not exist when a stage began binds nothing while it has its default. Each stage
+that has begun records its fields in its own folder.
 """
 
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
 import pathlib
@@ -134,7 +136,7 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
         if not begun(workdir / name):
             continue
         release, old = _recorded(workdir, name, kinds)
-        new = bound_fields(config, name, kinds)
+        new = without_later(bound_fields(config, name, kinds), old, config)
         for field in sorted(old.keys() | new.keys()):
             then, now = old.get(field, "absent"), new.get(field, "absent")
             if then == now:
@@ -203,6 +205,25 @@ def bound_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
     if "model.pretrained" in fields:  # weights may move as data may
         fields["model.pretrained"] = os.path.basename(str(fields["model.pretrained"]))
     return {k: v for k, v in fields.items() if not _is_place(k)}
+
+
+def without_later(fields: Fields, earlier: Fields, config: Fields) -> Fields:
+    """Returns a stage's fields without those that came later and have their defaults.
+
+    The default of a new field does what the code did before it, so that runs which began without
+    the field continue.
+
+    Args:
+      fields: the stage's bound fields in the configuration.
+      earlier: the fields that the stage began with.
+      config: the whole configuration, whose benchmark decides some of the defaults.
+    """
+    if fields.keys() <= earlier.keys():
+        return fields
+    base = importlib.import_module("configs.base")  # it imports this module, for `begun`
+    defaults = base.defaults(config["benchmark"].get("name"))
+    later = {k for k in fields.keys() - earlier.keys() if k in defaults}
+    return {k: v for k, v in fields.items() if k not in later or v != defaults[k]}
 
 
 def shared_fields(config: Fields) -> Fields:

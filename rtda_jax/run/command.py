@@ -24,6 +24,7 @@ from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder
 
 DEFAULT_CONFIG = "fda_mbt"
+_NAME = "a benchmark is chosen after the colon of --config, as in fda:streets, not by its name"
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # modules that others import
 PLACES = ("workdir", "weights", "output", "data_dir", "input", "before")  # flags
 
@@ -176,9 +177,8 @@ def _config_file(name: str) -> pathlib.Path:
     if not (name.endswith(".py") or os.sep in name):
         return configs_folder() / f"{errors.one_of(name, config_names(), 'configuration')}.py"
     path = pathlib.Path(os.path.expanduser(name))
-    hint = ""
-    if path.stem in config_names():
-        hint = f"; --config={path.stem} is the one that comes with rtda_jax"
+    shipped = path.stem in config_names()
+    hint = f"; --config={path.stem} is the one that comes with rtda_jax" if shipped else ""
     require(not path.is_dir(), f"--config={name} is a folder; expected a file of Python")
     require(path.is_file(), f"no configuration file {name}{hint}")
     require(path.suffix == ".py", f"--config={name}: the name of a file of Python ends in .py")
@@ -308,7 +308,7 @@ def check_known(words: Sequence[str], values: flags.FlagValues) -> None:
 
 
 def check_fields(words: Sequence[str], config: ConfigDict) -> None:
-    """Raises ConfigError for fields that do not exist and for values that do not fit their fields.
+    """Raises ConfigError for fields that do not exist or that no flag sets, and for wrong values.
 
     Args:
       words: a command line, in which `--config.optim.g_lr=0.01` sets a field.
@@ -317,6 +317,7 @@ def check_fields(words: Sequence[str], config: ConfigDict) -> None:
     for name, value in _flags(words):
         if name.startswith("config."):
             current = _field(config, name.removeprefix("config."))
+            require(name != "config.benchmark.name" or value == current, _NAME)
             what, parse_value = _KINDS.get(type(current), ("", str))
             try:
                 if value is not None:

@@ -37,9 +37,6 @@ UNREAD = (
     "benchmark.g_lr",
 )
 
-# Options that bind nothing while they are off, so that workdirs which began without them continue.
-SWITCHED_ON = ("model.large", "teacher.inconsistency")
-
 
 def check(plan: Plan, stage: Stage) -> None:
     """Refuses an invalid zoom, invalid moves and invalid margins.
@@ -63,8 +60,7 @@ def check(plan: Plan, stage: Stage) -> None:
 def bound(fields: Fields) -> Fields:
     """Returns the fields of a stage that decide what it trains."""
     labelled = () if fields.get("labelled") == "target" else ("benchmark.target_labelled",)
-    off = [field for field in SWITCHED_ON if not fields.get(field)]
-    unread = (*FREE, *UNREAD, *labelled, *off)
+    unread = (*FREE, *UNREAD, *labelled)
     return {k: v for k, v in fields.items() if not among(k, unread)}
 
 
