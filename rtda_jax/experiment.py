@@ -21,6 +21,7 @@ from rtda_jax.run.signals import stop_at_once
 from rtda_jax.run.workdir import plain, read_json, write_json
 from rtda_jax.stages import KINDS, pseudo_label
 from rtda_jax.stages import evaluate as evaluate_stage
+from rtda_jax.stages import train as train_stage
 from rtda_jax.stages.plan import Kind, Plan, make_plan, naming
 from rtda_jax.tools import environment, hub
 from rtda_jax.train import LoopOptions
@@ -37,6 +38,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     hub.check_unpublished(workdir)
     plan = checked_plan(config)
+    train_stage.check_weights(plan, workdir)
     with _locked(workdir, config):
         return _run(config, plan, workdir, KINDS)
 

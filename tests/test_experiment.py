@@ -135,6 +135,42 @@ def test_how_any_stage_is_watched_is_checked_before_the_first(root, stage, field
         experiment.checked_plan(made.lock())
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("absent.pth", None, "absent.pth does not exist"),
+        ("notes.txt", b"x", "unknown kind of weight file"),
+        ("damaged.pth", b"PK\3\4 and no archive", "damaged.pth: "),
+        ("damaged.safetensors", b"\1" * 9, "damaged.safetensors: "),
+        ("folder.pth", "folder", "folder.pth is not a file"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["beta_001", "beta_005"])
+def test_weights_of_any_stage_are_refused_before_anything_runs(
+    root, tmp_path, stage, file, content, message
+):
+    if content == "folder":
+        (tmp_path / file).mkdir()
+    elif content is not None:
+        (tmp_path / file).write_bytes(content)
+    made = folder_config(root)
+    made.stage[stage].model = {"pretrained": str(tmp_path / file)}
+    with pytest.raises(ConfigError, match=f"stage {stage}: .*{message}"):
+        experiment.run(made.lock(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_has_begun_no_longer_needs_its_weights(finished, root, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[1], workdir)
+    for stage in ("beta_001", "beta_005"):
+        record = read_json(workdir / stage / "bound.json")
+        record["fields"]["model.pretrained"] = "gone.pth"
+        write_json(workdir / stage / "bound.json", record)
+    experiment.run(folder_config(root, model__pretrained="/moved/gone.pth").lock(), workdir)
+    assert capsys.readouterr().out.count("finished, skipped") == 5
+
+
 @pytest.mark.parametrize("field", ["images", "labels"])
 def test_an_evaluation_without_images_or_labels_is_refused_before_training(root, field):
     made = folder_config(root)

@@ -5,9 +5,10 @@ import pathlib
 import time
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
-from rtda_jax.adapt import views
+from rtda_jax.adapt import build, views
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import output_shapes, sample_shape
@@ -18,7 +19,7 @@ from rtda_jax.errors import require
 from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import FREE, Fields, among, begun
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages.plan import Plan, Stage, method_of, start_from, taught_by
+from rtda_jax.stages.plan import Plan, Stage, method_of, naming, start_from, taught_by
 from rtda_jax.tools import cost
 from rtda_jax.train import train
 
@@ -55,6 +56,23 @@ def check(plan: Plan, stage: Stage) -> None:
             "target_margins get no labels of the teacher: they need mix or masked terms",
         )
         check_margins(margins, size=tuple(config.benchmark.size))
+
+
+def check_weights(plan: Plan, workdir: pathlib.Path) -> None:
+    """Reads the files of pretrained weights of all stages that have not begun, to refuse them now.
+
+    Raises:
+      ConfigError: names the stage, the file, and the weight that does not fit.
+    """
+    for name, stage in plan.items():
+        if stage.kind != "train" or begun(workdir / name):
+            continue
+        config, method = stage.config, method_of(stage)
+        if config.model.pretrained and (method.uses_reference or not config.init):
+            begin = functools.partial(build.initial_state, method)
+            load = functools.partial(build.pretrained_state, config=config)
+            with naming(name):
+                jax.eval_shape(lambda begin=begin, load=load: load(begin())[0])
 
 
 def bound(fields: Fields) -> Fields:
