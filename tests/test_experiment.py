@@ -118,6 +118,30 @@ def test_evaluation_may_change_after_training_and_results_stay_side_by_side(
     assert len(again["others"]) == 2
 
 
+def test_corrected_labels_are_evaluated_again(finished, root, tmp_path, capsys):
+    workdir, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(finished[1], workdir)
+    shutil.copytree(root, data)
+    made = folder_config(data).lock()
+    before = experiment.run(made, workdir)["stages"]["eval_mbt"]
+    assert before["confusion"] == finished[0]["stages"]["eval_mbt"]["confusion"]
+    label = sorted((data / made.benchmark.eval.labels).rglob("*.png"))[0]
+    with Image.open(label) as image:
+        pixels = np.array(image)
+    Image.fromarray(np.full_like(pixels, pixels[0, 0])).save(label)
+    capsys.readouterr()
+    after = experiment.run(made, workdir)["stages"]["eval_mbt"]
+    assert "[eval_mbt] again: sizes or dates of its images or labels" in capsys.readouterr().out
+    assert after["confusion"] != before["confusion"]
+    assert "others" not in after or len(after["others"]) == len(before["others"])
+
+    experiment.run(made, workdir)
+    assert capsys.readouterr().out.count("finished, skipped") == 5
+    shutil.rmtree(data)  # scores stand without the files
+    experiment.run(made, workdir)
+    assert capsys.readouterr().out.count("finished, skipped") == 5
+
+
 @pytest.mark.parametrize(
     ("stage", "fields", "message"),
     [

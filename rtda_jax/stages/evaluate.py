@@ -110,7 +110,8 @@ def padding_warning(protocol: Protocol, size: tuple[int, int]) -> str:
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the stage's networks, unless that is done, and returns the entry of results.json.
 
-    Results under other protocols or of fewer steps are kept as `others` of the entry.
+    It is done again if the user's own images or labels have changed. Results under other protocols
+    or of fewer steps are kept as `others` of the entry.
     """
     identity = identify(plan, name)
     record = find_result(workdir / name, identity)
@@ -118,11 +119,36 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     complete = record is not None and "seconds" in record  # `measure` adds it after the validators
     if record is None or not complete:
         return measure(plan, name, workdir)
+    if parallel.any_process(parallel.is_main() and _changed(plan[name].config, record), now=True):
+        log.say(f"[{name}] again: sizes or dates of its images or labels have changed")
+        return measure(plan, name, workdir)
     log.say(f"[{name}] finished, skipped")
     if not parallel.is_main():
         return record
     save_result(workdir / name, record, identity)
     return with_others(workdir / name, record, identity)
+
+
+def _changed(config: ConfigDict, record: dict[str, Any]) -> bool:
+    """Returns whether files of the user's own evaluation set have changed since a record.
+
+    Scores stand if the files are gone, and older records do not say which files they are of.
+    """
+    if config.benchmark.eval.name != "folders" or "files" not in record:
+        return False
+    try:
+        return _files(_scored(config)) != record["files"]
+    except DataError:
+        return False
+
+
+def _scored(config: ConfigDict) -> Dataset:
+    spec, classes = config.benchmark.eval, config.benchmark.classes
+    return load(spec, data_dir=config.data_dir, classes=class_set(classes).name)
+
+
+def _files(dataset: Dataset) -> str:
+    return dataset.reader.fingerprint(labels=True)[:16]
 
 
 def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -132,7 +158,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     models = [load_network(plan, reference, workdir) for reference in stage.models]
     head = class_set(config.benchmark.classes)
     reported = class_set(config.benchmark.eval_classes)
-    dataset = load(config.benchmark.eval, data_dir=config.data_dir, classes=head.name)
+    dataset = _scored(config)
     _, processes = parallel.process()
     if processes > len(dataset):
         raise ConfigError(f"stage {name}: {len(dataset)} images are too few for {processes}")
@@ -148,7 +174,8 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         scores = evaluate.report(
             confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
         )
-        record = scores | {"images": len(dataset), **identity, "confusion": confusion.tolist()}
+        facts = {"images": len(dataset), "files": _files(dataset), **identity}
+        record = scores | facts | {"confusion": confusion.tolist()}
         if parallel.is_main():  # before anything else can fail
             save_result(workdir / name, record, identity)
         record["validators"] = validate(config, models, observer, protocol, heartbeat)
