@@ -74,6 +74,7 @@ def test_an_installed_package_trains_evaluates_and_predicts(built, tmp_path, kin
     run = ("--config=mine.py", *SHORT)
     call(program, *run, cwd=tmp_path)
     call(program, "evaluate", *run, cwd=tmp_path)
+    call(program, "evaluate", "--workdir=runs/mine", cwd=tmp_path)
     call(program, "predict", "photo.png", "--weights", "mine", "--output=out", cwd=tmp_path)
     assert (tmp_path / "out" / "overlay" / "photo.png").is_file()
     call(program, "benchmark", "--config=fda", cwd=tmp_path, code=2)  # its twins stay in the clone

@@ -8,9 +8,7 @@ import importlib.util
 import os
 import pathlib
 import re
-import sys
 import traceback
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.tools import hub
-from rtda_jax.tools.environment import configs_folder
+from rtda_jax.tools.environment import configs_folder, provide_configs
 
 DEFAULT_CONFIG = "fda_mbt"
 _NAME = "a benchmark is chosen after the colon of --config, as in fda:streets, not by its name"
@@ -150,11 +148,7 @@ def load_config(source: str) -> ConfigDict:
     """
     name, colon, argument = source.partition(":")
     path = _config_file(name)
-    package = types.ModuleType("configs")
-    # It has two folders, the shipped one and that of the user's file, so that the files of both can
-    # be imported as `configs.NAME`.
-    package.__path__ = [str(configs_folder()), str(path.resolve().parent)]
-    sys.modules["configs"] = package
+    provide_configs(path.resolve().parent)
     spec = importlib.util.spec_from_file_location(f"{path.stem}_config", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -255,6 +249,7 @@ def parse(
         config = load_config(source)
     else:
         check_known(words, values)
+        provide_configs()
         config = default(dict(_flags(words)))
     check_fields(words, config)
     line = ["rtda-jax", *words]

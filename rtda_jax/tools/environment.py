@@ -13,6 +13,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import types
 from typing import Any
 
 import rtda_jax
@@ -76,6 +77,17 @@ def configs_folder() -> pathlib.Path:
     """Returns the folder of configurations: inside an installed package, beside it in a clone."""
     package = pathlib.Path(rtda_jax.__file__).parent
     return next(p for p in (package / "configs", package.parent / "configs") if p.is_dir())
+
+
+def provide_configs(*folders: pathlib.Path) -> None:
+    """Makes the shipped configurations importable as `configs.NAME`, as they are in a clone.
+
+    Args:
+      *folders: folders of the user, whose files become importable in the same way.
+    """
+    package = types.ModuleType("configs")
+    package.__path__ = [str(folder) for folder in (configs_folder(), *folders)]
+    sys.modules["configs"] = package
 
 
 def trained_folder() -> pathlib.Path:
