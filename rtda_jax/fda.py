@@ -3,12 +3,13 @@
 Yang & Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020, eq. 3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rtda_jax.augment import image_keys
 from rtda_jax.errors import lookup, require
 
 
@@ -98,11 +99,52 @@ def transfer(
     Returns:
       float32 of the same shape; values may leave [0,255].
     """
+    return exchange(source, target, target_share(*source.shape[1:3], beta=beta, window=window))
+
+
+def transfer_drawn(
+    source: jax.Array,
+    target: jax.Array,
+    key: jax.Array,
+    index: jax.Array,
+    *,
+    betas: Sequence[float],
+    window: str = "square",
+) -> jax.Array:
+    """Returns `transfer` with a beta that each image draws, all with equal probability.
+
+    Args:
+      source: float [B,H,W,3] in [0,255].
+      target: float, of the shape of source.
+      key: decides the draws, together with the index.
+      index: int32 [B], the number of each image.
+      betas: sizes of windows, as in `transfer`.
+      window: a key of `WINDOWS`.
+    """
+    shares = [target_share(*source.shape[1:3], beta=beta, window=window) for beta in betas]
+    drawn = jax.vmap(lambda own: jax.random.randint(own, (), 0, len(betas)))(image_keys(key, index))
+    return exchange(source, target, jnp.stack(shares)[drawn])
+
+
+def exchange(source: jax.Array, target: jax.Array, share: jax.typing.ArrayLike) -> jax.Array:
+    """Returns the source with a share of the target's amplitude at each frequency.
+
+    Args:
+      source: float [B,H,W,3] in [0,255].
+      target: float, of the shape of source.
+      share: how much of each amplitude is the target's, [H,W//2+1] for all images or
+        [B,H,W//2+1].
+
+    Returns:
+      float32 of the shape of source.
+
+    Raises:
+      ValueError: source and target differ in shape.
+    """
     if source.shape != target.shape:
         raise ValueError(f"FDA needs equal shapes, got {source.shape} and {target.shape}")
-    height, width = source.shape[1:3]
-    exchanged = target_share(height, width, beta=beta, window=window)[None, :, :, None]
-    axes = (1, 2)
+    size, axes = source.shape[1:3], (1, 2)
+    exchanged = jnp.asarray(share).reshape(-1, size[0], size[1] // 2 + 1, 1)
     spectrum = jnp.fft.rfft2(source.astype(jnp.float32), axes=axes)
     amplitude = jnp.abs(spectrum)
     wanted = jnp.abs(jnp.fft.rfft2(target.astype(jnp.float32), axes=axes))
@@ -110,4 +152,4 @@ def transfer(
     phase = jnp.where(amplitude > 0, spectrum / jnp.where(amplitude > 0, amplitude, 1.0), 1.0)
     between = exchanged * wanted + (1 - exchanged) * amplitude
     mixed = jnp.where(exchanged > 0, between * phase, spectrum)
-    return jnp.fft.irfft2(mixed, s=(height, width), axes=axes)
+    return jnp.fft.irfft2(mixed, s=size, axes=axes)

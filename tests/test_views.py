@@ -142,6 +142,31 @@ def test_the_source_is_stylised_in_the_chosen_window(window):
     np.testing.assert_allclose(got["source_image"], expected, atol=1e-4)
 
 
+def test_each_image_of_the_source_draws_one_of_the_bands():
+    made = {name: np.repeat(x, 16, axis=0) for name, x in indexed().items()}
+    made["source_index"] = np.arange(made["source_image"].shape[0])
+    got, keys = prepared(part_context(fda_beta=0.02, fda_other_betas=(0.2, 0.4)), made)
+    pair = made["source_image"], made["target_image"]
+    bands = [
+        normalise(fda.transfer(*pair, beta=beta), name="tensorflow") for beta in (0.02, 0.2, 0.4)
+    ]
+    drawn = []
+    for number, image in enumerate(got["source_image"]):
+        apart = [float(np.abs(image - band[number]).max()) for band in bands]
+        drawn.append(int(np.argmin(apart)))
+        assert sorted(apart)[0] < 1e-4 < 1e-2 < sorted(apart)[1]
+    key = keys["stylise"]
+    numbers = made["source_index"]
+    expected = [int(jax.random.randint(jax.random.fold_in(key, n), (), 0, 3)) for n in numbers]
+    assert drawn == expected
+    assert set(drawn) == {0, 1, 2}
+
+
+def test_other_bands_need_a_first_one():
+    with pytest.raises(ConfigError, match=r"fda_other_betas=\(0.05,\) are drawn beside fda_beta"):
+        ViewOptions(fda_other_betas=(0.05,))
+
+
 @pytest.mark.parametrize(("seen", "options"), [((), {"fda_beta": 0.2}), (("mixed",), {})])
 def test_where_source_and_target_meet_pixel_by_pixel_their_crops_are_equal(seen, options):
     chosen = dataclasses.replace(part_context(*seen, **options), source_size=(SIZE[0], 2 * SIZE[1]))

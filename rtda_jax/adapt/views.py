@@ -61,6 +61,8 @@ class ViewOptions:
         `rtda_jax.augment.normalise.NORMALISATIONS`, or "auto": that of the ImageNet weights which
         model.pretrained names, and "imagenet" without them.
       fda_beta: beta of the band that the source takes from the target (FDA); None means no FDA.
+      fda_other_betas: further bands; each image then draws one of these and fda_beta, so that one
+        network learns from all of them.
       fda_window: the window of frequencies, a key of `rtda_jax.fda.WINDOWS`.
       augment: the colours and textures of the source and of the strong view.
       mix: the options of class mixing.
@@ -72,6 +74,7 @@ class ViewOptions:
 
     normalisation: str = AUTO
     fda_beta: float | None = None
+    fda_other_betas: tuple[float, ...] = ()
     fda_window: str = "square"
     augment: ColourOptions = dataclasses.field(default_factory=ColourOptions)
     mix: MixOptions = dataclasses.field(default_factory=MixOptions)
@@ -82,6 +85,11 @@ class ViewOptions:
     def __post_init__(self) -> None:
         if self.normalisation != AUTO:
             lookup(NORMALISATIONS, self.normalisation, "normalisation")
+        require(
+            self.fda_beta is not None or not self.fda_other_betas,
+            f"fda_other_betas={self.fda_other_betas} are drawn beside fda_beta, which is None: "
+            "set fda_beta to the first of them",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,16 +180,21 @@ def stylise(context: PartContext) -> Part | None:
     beta, window = context.options.fda_beta, context.options.fda_window
     if beta is None:
         return None
+    betas = (beta, *context.options.fda_other_betas)
     context.check_equal_sizes("fda_beta")
     # An invalid beta or window is refused here, before the first step.
-    fda.target_share(*context.size, beta=beta, window=window)
+    for each in betas:
+        fda.target_share(*context.size, beta=each, window=window)
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
-        del key, state
-        image = fda.transfer(batch["source_image"], batch["target_image"], beta=beta, window=window)
+        del state
+        pair = batch["source_image"], batch["target_image"]
+        if len(betas) == 1:
+            return {"source_image": fda.transfer(*pair, beta=beta, window=window)}
+        image = fda.transfer_drawn(*pair, key, batch["source_index"], betas=betas, window=window)
         return {"source_image": image}
 
-    return Part(f"fda(beta={beta:g})", change)
+    return Part(f"fda(beta={' or '.join(f'{each:g}' for each in betas)})", change)
 
 
 def class_mix(context: PartContext) -> Part | None:
