@@ -451,7 +451,7 @@ def test_a_later_stage_may_be_taught_by_the_teacher(root):
         type(made)({"train": {"kind": "train"}, "tune": tune}),
     )
     plan = make_plan(made.lock(), KINDS)
-    assert plan["tune"].method.other.module == plan["train"].method.large.generator
+    assert plan["tune"].method.teacher_network.module == plan["train"].method.large.generator
     assert plan["tune"].method.large is None
 
 
