@@ -9,6 +9,7 @@ one labels every n-th image. What they counted adds up, even if fewer of them co
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -52,8 +53,10 @@ from rtda_jax.stages.plan import Plan, Stage, load_network, method_of, parse
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
-# A function from the indices of images to an iterator over their labels uint8 [H,W] and confidences
-# float32 [H,W].
+# A function from an image uint8 [H,W,3] to its labels uint8 [H,W] and confidences float32 [H,W].
+Predict = Callable[[np.ndarray], tuple[jax.Array, jax.Array]]
+
+# A function from the indices of images to an iterator over what `Predict` returns for them.
 Predictions = Callable[[Sequence[int]], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
@@ -108,25 +111,12 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     )
     classes = class_set(benchmark.classes)
     dataset = images(config)
-
-    def predictions(order: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        stream = eval_stream(
-            dataset,
-            size=tuple(benchmark.size),
-            resize=benchmark.resize,
-            order=order,
-            threads=config.threads,
-        )
-        for example in stream:
-            labels, confidence = predict(example["image"])
-            yield np.asarray(labels), np.asarray(confidence)
-
     begin = time.perf_counter()
     with shutdown_event() as interrupted, watchdog(config.stall_seconds) as heartbeat:
         sentence = f"stopped in stage {name}; the same command continues there"
         predict = compiling_first(predict, stop=interrupted, sentence=sentence)
         generated = generate(
-            predictions,
+            functools.partial(predictions, predict, dataset, config),
             folder,
             keys=dataset.keys,
             options=options,
@@ -156,6 +146,22 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     record |= {"seconds": round(time.perf_counter() - begin, 1)}
     write_json(done, record)
     return record
+
+
+def predictions(
+    predict: Predict, dataset: Dataset, config: ConfigDict, order: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields labels and confidence of a data set's examples in an order."""
+    stream = eval_stream(
+        dataset,
+        size=tuple(config.benchmark.size),
+        resize=config.benchmark.resize,
+        order=order,
+        threads=config.threads,
+    )
+    for example in stream:
+        labels, confidence = predict(example["image"])
+        yield np.asarray(labels), np.asarray(confidence)
 
 
 def check_scored(plan: Plan) -> None:
@@ -197,9 +203,7 @@ def images(config: ConfigDict) -> Dataset:
     return dataset.unlabelled()
 
 
-def predictor(
-    models: Sequence[Model], *, heads: Sequence[str], fusion: str
-) -> Callable[[np.ndarray], tuple[jax.Array, jax.Array]]:
+def predictor(models: Sequence[Model], *, heads: Sequence[str], fusion: str) -> Predict:
     """Returns a function from an image uint8 [H,W,3] to uint8 [H,W] labels and float32 confidence.
 
     Args:
