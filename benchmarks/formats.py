@@ -98,7 +98,7 @@ def _models(options: Any) -> Sequence[Any]:
         from configs import base
         from rtda_jax.deploy import networks
 
-        config = networks.recorded(options.workdir, defaults=base.get_config)
+        config = networks.recorded(options.workdir, defaults=base.unchanged)
         return networks.choose(config, options.workdir).models
     module = create_model(options.network)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 64, 128, 3)))

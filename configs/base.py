@@ -90,8 +90,13 @@ def make(benchmark: str) -> ConfigDict:
 
 def defaults(benchmark: str) -> dict[str, Any]:
     """Returns the plain value of every field, by its dotted name, where nobody has changed it."""
-    known = benchmark if benchmark in benchmarks.BENCHMARKS else benchmarks.DEFAULT
-    return flat(plain(make(known)))
+    return flat(plain(unchanged(benchmark)))
+
+
+def unchanged(benchmark: str) -> ConfigDict:
+    """Returns the defaults on a benchmark, also on one that a user's own configuration defines."""
+    known = benchmark in benchmarks.BENCHMARKS
+    return make(benchmark if known else benchmarks.DEFAULT)
 
 
 def _windows(crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:

@@ -154,7 +154,7 @@ def _recorded(workdir: pathlib.Path, overrides: dict[str, Any] | None = None) ->
     from configs import base
     from rtda_jax.deploy import networks
 
-    return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
+    return networks.recorded(workdir, defaults=base.unchanged, overrides=overrides)
 
 
 def _report(command: Command) -> None:

@@ -188,7 +188,7 @@ def configurations(folder: pathlib.Path) -> Reader:
 
     def read(path):
         def plan(folder):
-            make_plan(networks.recorded(folder, defaults=base.get_config), KINDS)
+            make_plan(networks.recorded(folder, defaults=base.unchanged), KINDS)
 
         _each(
             lambda read: read(folder), (plan, lambda folder: binding.claim(folder, config, KINDS))

@@ -19,7 +19,7 @@ from rtda_jax.deploy import Networks, export, networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.fold import fold
-from rtda_jax.run.workdir import plain
+from rtda_jax.run.workdir import plain, write_json
 from rtda_jax.weights import load_pretrained
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
@@ -359,7 +359,7 @@ def test_a_workdir_of_several_seeds_names_them(tmp_path):
 
 
 def recorded(workdir, **overrides):
-    return networks.recorded(workdir, defaults=base.get_config, overrides=overrides)
+    return networks.recorded(workdir, defaults=base.unchanged, overrides=overrides)
 
 
 def test_a_run_is_known_by_its_own_record(exported):
@@ -392,6 +392,26 @@ def test_of_several_evaluate_stages_the_last_counts(tmp_path):
     chosen = networks.choose(made, tmp_path)
     assert (chosen.stage, chosen.names) == ("eval_mbt", ("beta_001", "beta_005"))
     assert len(chosen.models) == 2
+
+
+@pytest.mark.parametrize("pair", ["streets", "folders", "gta5_to_cityscapes"])
+def test_a_benchmark_of_somebodys_own_is_read_from_its_record(tmp_path, pair):
+    """Pairs data sets as no shipped benchmark does, under a name that the package does not know."""
+    made = base.make(pair)
+    with made.ignore_type():
+        made.benchmark.name = "from_my_garage"
+        made.benchmark.source = base.make("folders").benchmark.source
+        made.benchmark.source.images = "rendered"
+        made.benchmark.source_eval = made.benchmark.target_labelled = None
+    write_json(tmp_path / "config.json", plain(made))
+    assert plain(recorded(tmp_path)) == plain(made)
+
+
+def test_a_shipped_benchmark_may_lack_a_role(tmp_path):
+    made = config("fda")
+    made.benchmark.source_eval = None
+    write_json(tmp_path / "config.json", plain(made))
+    assert recorded(tmp_path).benchmark.source_eval is None
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -44,7 +44,7 @@ def test_configurations_of_another(tmp_path, data):
     config = json.dumps(plain(base.get_config()))
     (tmp_path / "config.json").write_text(data.draw(changed(config)))
     with contextlib.suppress(ConfigError):
-        make_plan(networks.recorded(tmp_path, defaults=base.get_config), KINDS)
+        make_plan(networks.recorded(tmp_path, defaults=base.unchanged), KINDS)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_file_of_a_configuration_is_named(tmp_path, change):
     config = plain(base.get_config()) | change
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"config\.json"):
-        networks.recorded(tmp_path, defaults=base.get_config)
+        networks.recorded(tmp_path, defaults=base.unchanged)
 
 
 @fuzz

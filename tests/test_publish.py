@@ -47,7 +47,7 @@ def workdir(tmp_path_factory):
 def choose(folder, **options):
     from configs import base
 
-    made = networks.recorded(folder, defaults=base.get_config)
+    made = networks.recorded(folder, defaults=base.unchanged)
     return networks.choose(made, folder, **options)
 
 

@@ -28,8 +28,8 @@ def recorded(
 
     Args:
       workdir: the folder of a run.
-      defaults: maps a benchmark's name to a configuration with values for fields that a run of an
-        older release did not record.
+      defaults: maps the name of any benchmark to a configuration with values for fields that a run
+        of an older release did not record.
       overrides: dotted field -> value; only fields in FREE.
 
     Raises:
@@ -42,6 +42,7 @@ def recorded(
         config = defaults(record["benchmark"]["name"])
         with config.unlocked():
             config.stage = ConfigDict(record["stage"])
+            _adopt(config.benchmark, record["benchmark"])
             config.update(record)
         config.lock().update_from_flattened_dict(dict(overrides or {}))
     # A foreign record can hold anything, and ConfigDict may raise any of these.
@@ -61,6 +62,20 @@ def recorded(
                 + ", ".join(FREE)
             )
     return config
+
+
+def _adopt(benchmark: ConfigDict, record: dict[str, Any]) -> None:
+    """Replaces the data sets of a benchmark for which a record has none, or one of another name.
+
+    A user's own configuration may pair any data sets, and leave out some of their roles.
+    """
+    for role, spec in record.items():
+        ours = benchmark.get(role)
+        if spec is None and isinstance(ours, ConfigDict):
+            del benchmark[role]
+        elif isinstance(spec, dict) and (ours is None or ours.get("name") != spec.get("name")):
+            with benchmark.ignore_type():
+                benchmark[role] = ConfigDict(spec)
 
 
 def _check_stages(record: dict[str, Any]) -> None:
