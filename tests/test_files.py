@@ -153,6 +153,13 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path):
         pass
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / files.LOCK).mkdir()  # root may write into any folder, but not to this
+    with pytest.raises(OSError, match="writes into the folder") as raised, files.lock(tmp_path):
+        pass
+    assert raised.value.filename == str(tmp_path)
+
+
 def test_a_lock_is_waited_for(tmp_path, capsys):
     events, path = [], tmp_path / "x.lock"
 

@@ -84,3 +84,11 @@ def test_a_result_that_is_measured_again_replaces_the_earlier_one_alone(tmp_path
     assert find_result(tmp_path, identity("whole"))["miou"] == 0.46
     assert [r["miou"] for r in other_results(tmp_path, identity("whole"))] == [0.5]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    message = "file/out cannot be made: .*; choose another --output"
+    opened = workdir.claimed(tmp_path / "file" / "out", record="predict.json", results=[])
+    with pytest.raises(ConfigError, match=message), opened:
+        pass

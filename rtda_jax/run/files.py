@@ -172,6 +172,7 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
 
     Raises:
       ConfigError: another process, or another job of this one, holds the folder.
+      OSError: names the folder, which cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = filelock.FileLock(folder / LOCK, blocking=False)
@@ -179,6 +180,9 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
         file.acquire()
     except filelock.Timeout:
         raise ConfigError(f"{folder} is in use by another process") from None
+    except OSError as error:
+        reason = f"{error.strerror}; this job writes into the folder"
+        raise OSError(error.errno, reason, str(folder)) from None
     try:
         for path in folder.glob(".*.partial"):
             if _PARTIAL.fullmatch(path.name):

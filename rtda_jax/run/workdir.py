@@ -96,7 +96,9 @@ def claimed(out: pathlib.Path, *, record: str, results: Iterable[str]) -> Iterat
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"the output folder {out} cannot be made: {error.strerror}") from None
+        raise ConfigError(
+            f"the output folder {out} cannot be made: {error.strerror}; choose another --output"
+        ) from None
     with files.lock(out):
         ours, names = written(out / record), {record, *results}
         there = sorted(name for name in names if (out / name).exists() and not covers(ours, name))
