@@ -336,9 +336,9 @@ def to_measure(root, tmp_path):
     return made.lock(), tmp_path
 
 
-def asked(work):
+def asked(work, signum=signal.SIGTERM):
     def and_asked(*args, **options):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signum)
         return work(*args, **options)
 
     return and_asked
@@ -351,6 +351,22 @@ def test_a_request_to_stop_ends_what_is_measured(module, to_measure, monkeypatch
         with pytest.raises(Interrupted, match=r"stopped in stage \w+; the same command continues"):
             experiment.run(*to_measure)
     assert any("iou" in r for r in experiment.run(*to_measure)["stages"].values())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_scores_stand_if_they_are_measured_again_and_that_is_stopped(
+    finished, root, tmp_path, monkeypatch, signum
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[1], workdir)
+    stream = asked(evaluate_stage.eval_stream, signum)
+    monkeypatch.setattr(evaluate_stage, "eval_stream", stream)
+    with pytest.raises(Interrupted, match="stopped in stage eval_001; the same command continues"):
+        experiment.reevaluate(folder_config(root).lock(), workdir)
+    after = read_json(workdir / "results.json")["stages"]
+    assert after == json.loads(json.dumps(finished[0]["stages"]))
+    for name in ("eval_001", "eval_005", "eval_mbt"):
+        assert read_json(workdir / name / "result.json")["confusion"] == after[name]["confusion"]
 
 
 def test_a_request_to_stop_ends_the_counting_of_classes(root, tmp_path, monkeypatch):
