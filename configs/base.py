@@ -131,7 +131,7 @@ def follow_images(
       A sentence for the user, if the size follows the images.
 
     Raises:
-      DataError: the images cannot be read.
+      DataError: there are no images.
     """
     from rtda_jax.data import load, sampling  # imports TensorFlow
 
@@ -148,7 +148,10 @@ def follow_images(
             return []
         spec |= {"use": "unlabelled", "store": "files"}
         images = load(spec, data_dir=config.data_dir, classes=benchmark.classes)
-        ((height, width), _), *_ = sampling.shapes(images).most_common()
+        shapes = sampling.shapes(images).most_common(1)
+        if not shapes:
+            return []
+        (height, width), _ = shapes[0]
         pixels = min(height * width, default[0] * default[1])
         rows, columns = benchmark.size = sampling.fitting((height, width), pixels=pixels)
         lines = [

@@ -223,6 +223,20 @@ def test_the_size_follows_ones_own_images(own_images, tmp_path, capfd):
     assert own_images("--config.eval.window=32,32").eval.window == (32, 32)
 
 
+def test_a_damaged_image_does_not_decide_the_size(own_images, tmp_path, capfd):
+    """Leaves it to the jobs that read every image, such as check_data, to name all damaged ones."""
+    images = sorted((tmp_path / "target" / "images").iterdir())
+    images[0].write_bytes(b"")
+    assert own_images().benchmark.size == (64, 128)
+    places = [f"--config.{field}={value}" for field, value in folder_fields(tmp_path).items()]
+    words = ["check_data", "--config=fda:folders", f"--workdir={tmp_path / 'checked'}", *places]
+    assert main(words) == 0
+    assert "folders/target/images: 3 of 4 examples are usable" in capfd.readouterr().out
+    for image in images:
+        image.write_bytes(b"")
+    assert own_images().benchmark.size == (256, 512)
+
+
 def test_a_size_of_the_user_is_not_changed(own_images, tmp_path, capfd):
     assert own_images("--config.benchmark.size=32,64").benchmark.size == (32, 64)
     assert own_images("--config.benchmark.crop=32,64").benchmark.size == (256, 512)

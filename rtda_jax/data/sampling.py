@@ -4,6 +4,7 @@ The draws themselves run inside the tf.data graph (`rtda_jax.data.pipeline`).
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import math
@@ -182,10 +183,16 @@ def dataset_sentences(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
 
 
 def shapes(dataset: Dataset, *, sample: int = _SHAPES) -> collections.Counter[tuple[int, int]]:
-    """Returns how many of some evenly spaced images have each shape (H, W)."""
-    places = _evenly(len(dataset), sample)
-    images = [pictures.rgb(dataset.reader.image(i), dataset.where(i)) for i in places]
-    return collections.Counter((image.shape[0], image.shape[1]) for image in images)
+    """Returns how many of some evenly spaced images have each shape (H, W).
+
+    Images that cannot be read are left out; the jobs that need them name them.
+    """
+    found: collections.Counter[tuple[int, int]] = collections.Counter()
+    for i in _evenly(len(dataset), sample):
+        with contextlib.suppress(DataError):
+            height, width, _ = pictures.rgb(dataset.reader.image(i), dataset.where(i)).shape
+            found[height, width] += 1
+    return found
 
 
 def stretching(
