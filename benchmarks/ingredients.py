@@ -44,7 +44,8 @@ def read(folder: pathlib.Path) -> list[Line]:
         if path.is_file():
             miou = json.loads(path.read_text())["stages"][evaluation]["miou"]
             values = [100 * value for value in miou["values"]]
-            lines.append(Line(words, values, 100 * miou["mean"], 100 * miou["std"]))
+            std = miou["std"] or 0.0  # one seed has none
+            lines.append(Line(words, values, 100 * miou["mean"], 100 * std))
     return lines
 
 
