@@ -22,7 +22,7 @@ from rtda_jax.run.workdir import plain, read_json, write_json
 from rtda_jax.stages import KINDS, pseudo_label
 from rtda_jax.stages import evaluate as evaluate_stage
 from rtda_jax.stages import train as train_stage
-from rtda_jax.stages.plan import Kind, Plan, make_plan, naming
+from rtda_jax.stages.plan import Kind, Plan, make_plan, naming, parse
 from rtda_jax.tools import environment, hub
 from rtda_jax.train import LoopOptions
 
@@ -120,11 +120,16 @@ def _run(
         "stages": {},
     }
     earlier = earlier_results(workdir).get("stages", {})
+    # Earlier scores of these networks, whose folders were removed, are of other weights.
+    anew = {name for name in plan if not binding.begun(workdir / name)}
     for name, stage in plan.items():
         parallel.barrier(f"stage {name}")
+        run_stage = kinds[stage.kind].run
+        if stage.kind == "evaluate" and anew & {parse(model)[0] for model in stage.models}:
+            run_stage = evaluate_stage.measure
         sentence = f"stopped in stage {name}; the same command continues from what is finished"
         with stop_at_once(sentence):
-            results["stages"][name] = kinds[stage.kind].run(plan, name, workdir)
+            results["stages"][name] = run_stage(plan, name, workdir)
         # The result of an earlier command stays until the new one is complete.
         stages = {**{k: earlier[k] for k in plan if k in earlier}, **results["stages"]}
         write_json(workdir / "results.json", results | {"stages": stages})

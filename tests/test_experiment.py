@@ -118,6 +118,20 @@ def test_evaluation_may_change_after_training_and_results_stay_side_by_side(
     assert len(again["others"]) == 2
 
 
+def test_a_network_that_was_trained_anew_is_evaluated_again(finished, root, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[1], workdir)
+    shutil.rmtree(workdir / "beta_005")
+    for name in ("eval_001", "eval_005", "eval_mbt"):
+        record = read_json(workdir / name / "result.json")
+        write_json(workdir / name / "result.json", {**record, "miou": 0.123})
+    stages = experiment.run(folder_config(root).lock(), workdir)["stages"]
+    assert stages["eval_001"]["miou"] == 0.123  # of the other network
+    assert stages["eval_005"]["miou"] == finished[0]["stages"]["eval_005"]["miou"]
+    assert stages["eval_mbt"]["miou"] == finished[0]["stages"]["eval_mbt"]["miou"]
+    assert capsys.readouterr().out.count("finished, skipped") == 2
+
+
 def test_corrected_labels_are_evaluated_again(finished, root, tmp_path, capsys):
     workdir, data = tmp_path / "run", tmp_path / "data"
     shutil.copytree(finished[1], workdir)
@@ -359,14 +373,14 @@ def test_scores_stand_if_they_are_measured_again_and_that_is_stopped(
 ):
     workdir = tmp_path / "run"
     shutil.copytree(finished[1], workdir)
+    before = read_json(workdir / "results.json")["stages"]
     stream = asked(evaluate_stage.eval_stream, signum)
     monkeypatch.setattr(evaluate_stage, "eval_stream", stream)
     with pytest.raises(Interrupted, match="stopped in stage eval_001; the same command continues"):
         experiment.reevaluate(folder_config(root).lock(), workdir)
-    after = read_json(workdir / "results.json")["stages"]
-    assert after == json.loads(json.dumps(finished[0]["stages"]))
+    assert read_json(workdir / "results.json")["stages"] == before
     for name in ("eval_001", "eval_005", "eval_mbt"):
-        assert read_json(workdir / name / "result.json")["confusion"] == after[name]["confusion"]
+        assert read_json(workdir / name / "result.json")["confusion"] == before[name]["confusion"]
 
 
 def test_a_request_to_stop_ends_the_counting_of_classes(root, tmp_path, monkeypatch):
