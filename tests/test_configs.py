@@ -313,3 +313,73 @@ def test_the_roles_of_a_benchmark_are_separate_fields():
     benchmark = benchmarks.get("folders")
     benchmark.source.images = "a"
     assert benchmark.target_labelled.images == benchmark.eval.images == ""
+
+
+# Every default that decides what is computed. A run that began without a field goes on with the
+# field's default, so that a change here also changes the runs that users have begun.
+DEFAULTS = {
+    "": {
+        "seed": 0, "dtype": "float32", "labelled": "source", "pixel_loss": "cross_entropy",
+        "init": "", "taught_by": "", "pseudo_labels": "", "normalisation": "auto",
+        "fda_beta": None, "fda_other_betas": [], "fda_window": "square",
+        "rare_class": None, "rare_min_pixels": 1, "rare_crops": 1,
+        "target_margins": [0, 0, 0, 0], "cache_gib": 0.0, "threads": 2,
+        "checkpoint_every_steps": 100, "checkpoint_keep": 2, "log_every_steps": 20,
+        "loggers": [], "on_not_finite": "stop", "stall_seconds": 1800.0,
+    },
+    "model": {
+        "name": "bisenet_resnet18", "batch_norm": "batch", "statistics": "target",
+        "remat": "none", "pretrained": "", "pretrained_part": "backbone",
+        "pretrained_naming": "", "pretrained_key": "", "large": "",
+    },
+    "adversary": {"network": "fcd", "view": "softmax", "gan_loss": "bce", "d_factor": 0.5},
+    "consistency": {
+        "form": "difference", "gamma": 2.0, "temperature": 1.0, "threshold": "fixed",
+        "initial": 0.8, "alpha": 0.9, "beta": 0.8, "d": 8.0, "decay": 0.0,
+    },
+    "teacher": {
+        "kind": "none", "decay": 0.99, "average": "all", "follows": "after",
+        "statistics": "running", "temperature": 1.0, "inconsistency": 0.0, "threshold": 0.968,
+        "share": "image", "borders": [0, 0, 0, 0],
+    },
+    "distance": {"stage": -1, "ratio": 0.75, "classes": []},
+    "affine": {"rotation": 30.0, "shear": 5.0, "scale": [0.8, 1.2], "mirror": 0.5},
+    "masked": {"block": 64, "ratio": 0.7, "colour": "daformer"},
+    "augment": {
+        "flip": True, "scale": [1.0, 1.0], "target_moves": "each", "colour": 0.0,
+        "contrast": [2.0, 6.0], "saturation": [1.0, 4.0], "texture": "none",
+        "strong": "tufl_strong", "draw": "image",
+    },
+    "pseudo": {
+        "heads": ["logits"], "fusion": "mean", "scope": "dataset", "cut": 0.5, "cap": 0.9,
+        "index": "round", "split": "target",
+    },
+    "statistics": {"batches": 0},
+    "eval": {
+        "mode": "whole", "window": [64, 128], "stride": [54, 107], "scales": [1.0],
+        "mirror": False, "align": "half_pixel", "output": "logits", "fusion": "softmax",
+        "absent": "left_out", "pictures": 4, "validator_images": 100,
+        "validators": [
+            "source_miou", "entropy", "information_maximisation", "nuclear_norm",
+            "masked_agreement",
+        ],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("section", DEFAULTS)
+def test_the_defaults_are_these(section):
+    values = base.defaults("streets")
+    if section:
+        prefix = f"{section}."
+        found = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+    else:
+        of_the_benchmark = {"steps", "batch_size", "data_dir", "stages"}
+        found = {k: v for k, v in values.items() if "." not in k and k not in of_the_benchmark}
+    assert found == DEFAULTS[section]
+
+
+def test_the_objective_learns_from_the_labels_with_three_heads_unless_told_otherwise():
+    values = base.defaults("streets")
+    weights = {k: v for k, v in values.items() if k.startswith("objective.") and v}
+    assert weights == {f"objective.seg{head}": 1.0 for head in ("", "_aux16", "_aux32")}

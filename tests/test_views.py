@@ -12,10 +12,10 @@ from rtda_jax import fda
 from rtda_jax.adapt import views
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.views import PartContext, ViewOptions
-from rtda_jax.augment import colour, geometry
+from rtda_jax.augment import colour, geometry, mixing
 from rtda_jax.augment.colour import ColourOptions
 from rtda_jax.augment.geometry import AffineOptions, MaskOptions
-from rtda_jax.augment.mixing import MixOptions
+from rtda_jax.augment.mixing import LongTailOptions, MixOptions
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
@@ -145,10 +145,12 @@ def test_the_source_is_stylised_in_the_chosen_window(window):
 def test_each_image_of_the_source_draws_one_of_the_bands():
     made = {name: np.repeat(x, 16, axis=0) for name, x in indexed().items()}
     made["source_index"] = np.arange(made["source_image"].shape[0])
-    got, keys = prepared(part_context(fda_beta=0.02, fda_other_betas=(0.2, 0.4)), made)
+    chosen = part_context(fda_beta=0.02, fda_other_betas=(0.2, 0.4), fda_window="rectangle")
+    got, keys = prepared(chosen, made)
     pair = made["source_image"], made["target_image"]
     bands = [
-        normalise(fda.transfer(*pair, beta=beta), name="tensorflow") for beta in (0.02, 0.2, 0.4)
+        normalise(fda.transfer(*pair, beta=beta, window="rectangle"), name="tensorflow")
+        for beta in (0.02, 0.2, 0.4)
     ]
     drawn = []
     for number, image in enumerate(got["source_image"]):
@@ -165,6 +167,32 @@ def test_each_image_of_the_source_draws_one_of_the_bands():
 def test_other_bands_need_a_first_one():
     with pytest.raises(ConfigError, match=r"fda_other_betas=\(0.05,\) are drawn beside fda_beta"):
         ViewOptions(fda_other_betas=(0.05,))
+    ViewOptions(fda_beta=0.0, fda_other_betas=(0.05,))  # a band of the mean alone is a band
+
+
+@pytest.mark.parametrize(("first", "others"), [(0.6, ()), (0.1, (0.2, 0.6)), (0.1, (-0.1, 0.2))])
+def test_every_band_is_checked_before_the_first_step(first, others):
+    chosen = part_context(fda_beta=first, fda_other_betas=others)
+    with pytest.raises(ConfigError, match=r"FDA beta must lie in \[0, 0\.5\], got "):
+        views.preparation(chosen)
+
+
+def test_the_log_names_every_change_of_the_images_in_order():
+    chosen = part_context(
+        "strong",
+        "mixed",
+        "masked",
+        fda_beta=0.01,
+        fda_other_betas=(0.05,),
+        augment=ColourOptions(colour=0.25, texture="tufl_source", strong="strong"),
+        mix=MixOptions(colour="dacs_released"),
+        long_tail=LongTailOptions(probability=0.5),
+        masked=MaskOptions(block=16, ratio=0.6),
+    )
+    assert views.describe(views.preparation(chosen)) == (
+        "colour(p=0.25), fda(beta=0.01 or 0.05), class mix(dacs_released), long tail(p=0.5), "
+        "tufl_source, strong view(strong), masked view(daformer, 60% of 16 px)"
+    )
 
 
 @pytest.mark.parametrize(("seen", "options"), [((), {"fda_beta": 0.2}), (("mixed",), {})])
@@ -185,6 +213,51 @@ def test_a_texture_of_the_run_is_drawn_from_the_seed_of_the_run(seed):
     np.testing.assert_allclose(got["source_image"], normalise(image, name="tensorflow"), atol=1e-4)
 
 
+@pytest.mark.parametrize("draw", ["image", "batch", "run"])
+def test_every_view_is_recoloured_as_its_own_options_draw_and_the_seed_say(draw):
+    """The four changes of colours differ, so that no part can take that of another."""
+    made = indexed()
+    chosen = part_context(
+        "strong",
+        "mixed",
+        "masked",
+        seed=4,
+        augment=ColourOptions(texture="daformer", strong="tufl_strong", draw=draw),
+        mix=MixOptions(colour="tufl_source"),
+        masked=MaskOptions(block=8, colour="strong"),
+    )
+    numbers = made["source_index"], made["target_index"]
+    parts = {
+        name: (getattr(views, name)(chosen), jax.random.key(number))
+        for number, name in enumerate(("texture", "class_mix", "strong_view", "masked_view"))
+    }
+    got = {}
+    for part, key in parts.values():
+        got |= part.apply(made, key, NOTHING)
+
+    def painted(name, image, key, index):
+        return colour.recolour(name, draw=draw, seed=4)(image, key, index)
+
+    def check(view, expected):
+        np.testing.assert_allclose(got[f"{view}_image"], expected, atol=1e-3, err_msg=view)
+
+    source, target = made["source_image"], made["target_image"]
+    check("source", painted("daformer", source, parts["texture"][1], numbers[0]))
+    check("masked", painted("strong", target, parts["masked_view"][1], numbers[1]))
+    paint, _ = jax.random.split(parts["strong_view"][1])
+    check("strong", painted("tufl_strong", target, paint, numbers[1]))
+    cut, paint = jax.random.split(parts["class_mix"][1])
+    plain = mixing.half_of_source(
+        made, cut, options=MixOptions(), names=chosen.names, axis_name=None
+    )
+    pasted = np.where(plain.mask[..., None], source, target)
+    check("mixed", painted("tufl_source", pasted, paint, numbers[0]))
+    weight = np.where(plain.mask, 1, made["teacher_weight"])
+    np.testing.assert_allclose(got["mixed_weight"], weight, rtol=1e-6)
+    label = np.where(plain.mask, made["source_label"], made["teacher_label"])
+    np.testing.assert_array_equal(got["mixed_label"], label)
+
+
 def test_what_no_option_and_no_term_asks_for_is_not_done():
     parts = views.preparation(part_context())
     assert len(parts) == 2  # bytes become floats, floats are normalised
@@ -198,6 +271,7 @@ def test_the_defaults_are_those_of_a_plain_source():
     assert ViewOptions() == ViewOptions(
         normalisation="auto",
         fda_beta=None,
+        fda_other_betas=(),
         fda_window="square",
         augment=ColourOptions(),
         mix=MixOptions(),
