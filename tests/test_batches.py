@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import data_files
@@ -8,7 +9,7 @@ from PIL import Image
 
 from rtda_jax.data import DataError, batches, cached_class_counts, load, sampling
 from rtda_jax.data.labels import class_set
-from rtda_jax.data.stream import StreamOptions
+from rtda_jax.data.stream import Frame, MoveOptions, StreamOptions
 from rtda_jax.errors import ConfigError
 
 
@@ -34,10 +35,13 @@ def frequency(root, domain="source"):
     return counts / counts.sum()
 
 
-def test_enet_weights_are_the_formula_over_the_labelled_set(root, tmp_path):
-    settled = batches.with_enet_weights(made(root, loss__weighting="enet"), tmp_path)
+@pytest.mark.parametrize("c", [1.02, 1.5])
+def test_enet_weights_are_the_formula_over_the_labelled_set(c, root, tmp_path):
+    chosen = made(root, loss__weighting="enet", loss__enet_c=c)
+    settled = batches.with_enet_weights(chosen, tmp_path)
     assert settled.loss.weighting == "given"
-    np.testing.assert_allclose(settled.loss.weights, 1 / np.log(1.02 + frequency(root)), rtol=1e-12)
+    assert (chosen.loss.weighting, settled.loss.enet_c) == ("enet", c)
+    np.testing.assert_allclose(settled.loss.weights, 1 / np.log(c + frequency(root)), rtol=1e-12)
     held = json.loads((tmp_path / "class_weights.json").read_text())
     assert tuple(held) == class_set("cityscapes19").names
 
@@ -146,6 +150,85 @@ def test_the_introduction_names_both_domains_and_the_padding(root):
     assert any(line.startswith("labels cityscapes_ids, in 4 of them") for line in lines)
     assert any("the rest is black and ignored" in line for line in lines)
     assert len(batches.introduction(made(root), needs_target=False)) == 2
+
+
+def test_the_stream_gets_every_field_of_the_configuration(root, tmp_path, monkeypatch):
+    """Sides, numbers and ranges are all different, so that none can stand for another."""
+    asked = []
+
+    def stream(source, target, **options):
+        asked.append((source, target, options))
+        return iter(())
+
+    monkeypatch.setattr(batches, "train_stream", stream)
+    monkeypatch.setattr(batches.parallel, "process", lambda: (1, 2))
+    chosen = made(root, seed=9, batch_size=6, rare_class=0.25, cache_gib=0.5, threads=3)
+    chosen.update_from_flattened_dict(
+        {
+            "rare_min_pixels": 2,
+            "rare_crops": 5,
+            "target_margins": (1, 2, 3, 4),
+            "augment.flip": False,
+            "augment.scale": (0.75, 1.25),
+            "augment.target_moves": "once",
+            "benchmark.size": (40, 72),
+            "benchmark.crop": (24, 48),
+            "benchmark.resize": "bicubic",
+            "benchmark.source_size": (44, 80),
+            "benchmark.source_crop": (28, 56),
+            "benchmark.source_resize": "bilinear",
+            "long_tail.slots": 4,
+            "long_tail.probability": 0.125,
+            "long_tail.classes": (0, 2),
+            "long_tail.min_pixels": 3,
+        }
+    )
+    list(batches.paired_batches(chosen, needs_target=True, folder=tmp_path)(7))
+    ((source, target, options),) = asked
+    assert [path.where(0).split("/")[-3] for path in (source, target)] == ["source", "target"]
+    rare, candidates = options.pop("rare"), options.pop("candidates")
+    assert (rare.temperature, rare.min_pixels, rare.crops) == (0.25, 2, 5)
+    assert (candidates.slots, candidates.probability) == (4, 0.125)
+    assert (candidates.classes, candidates.min_pixels) == ((0, 2), 3)
+    counts = sampling.count_labels(source)[:, :-1]
+    np.testing.assert_array_equal(rare.counts, counts)
+    np.testing.assert_array_equal(candidates.counts, counts)
+    assert options == {
+        "seed": 9,
+        "batch_size": 6,
+        "frame": Frame((40, 72), (24, 48), "bicubic"),
+        "source_frame": Frame((44, 80), (28, 56), "bilinear"),
+        "moves": MoveOptions(False, (0.75, 1.25), "once"),
+        "options": StreamOptions(0.25, 2, 5, (1, 2, 3, 4), 0.5, 3),
+        "pseudo_labels": None,
+        "start_step": 7,
+        "process_index": 1,
+        "process_count": 2,
+    }
+
+
+def test_the_labelled_target_has_the_size_of_the_target(root, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(batches, "train_stream", lambda *sets, **options: asked.append(options))
+    chosen = made(root, labelled="target")
+    chosen.benchmark.size, chosen.benchmark.crop = (40, 72), (24, 48)
+    batches.paired_batches(chosen, needs_target=False, folder=tmp_path)(0)
+    (options,) = asked
+    assert options["source_frame"] == options["frame"] == Frame((40, 72), (24, 48), "bilinear")
+    assert options["rare"] is options["candidates"] is None
+
+
+@pytest.mark.parametrize("name", ["size", "crop", "source_size", "source_crop", "eval_size"])
+def test_sides_are_from_one_pixel_to_the_largest(name, root):
+    def sides(*value):
+        fields = made(root).benchmark.to_dict() | {name: value}
+        names = [field.name for field in dataclasses.fields(batches.BenchmarkOptions)]
+        return batches.BenchmarkOptions(**{key: fields[key] for key in names})
+
+    sides(1, 65536)
+    for value in ((0, 8), (8, 65537)):
+        with pytest.raises(ConfigError, match=rf"benchmark\.{name} must be sides of 1 to 65536"):
+            sides(*value)
 
 
 def test_rare_classes_are_drawn_by_a_field(root, tmp_path):

@@ -153,6 +153,43 @@ def test_a_pseudo_label_stage_is_bound_to_what_it_reads_alone(tmp_path):
     assert claim(tmp_path, chain(benchmark__eval__split="camera_train")) == []
 
 
+def test_what_binds_a_stage_that_trains_nothing_is_what_it_reads():
+    made = chain()
+    made["stages"] = [*made["stages"], "measure", "evaluate"]
+    made["stage"]["measure"] = {"kind": "statistics", "models": ["train"]}
+
+    def groups(name):
+        names = bound_fields(made, name)
+        return {".".join(k.split(".")[: 2 if k.startswith("benchmark") else 1]) for k in names}
+
+    images = {"benchmark.classes", "benchmark.size", "benchmark.resize", "benchmark.target"}
+    assert groups("labels") == {"kind", "models", "pseudo", *images}
+    assert groups("measure") == {
+        *("kind", "models", "statistics", "seed", "batch_size", "normalisation"),
+        *images,
+    }
+    assert groups("evaluate") == set()
+    made["stage"]["labels"]["pseudo"] = {"split": "eval"}
+    assert groups("labels") - {"kind", "models", "pseudo"} == images - {"benchmark.target"} | {
+        "benchmark.eval"
+    }
+
+
+@pytest.mark.parametrize("field", ["init", "taught_by", "models"])
+def test_whatever_reads_a_network_binds_the_steps_of_its_stage(field, tmp_path):
+    def made(**fields):
+        chosen = config(stages=["train", "next"], **fields)
+        reads = {"kind": "pseudo_label"} if field == "models" else {"kind": "train"}
+        network = "train:teacher"
+        chosen["stage"]["next"] = {**reads, field: [network] if field == "models" else network}
+        return chosen
+
+    claim(tmp_path, made())
+    begin(tmp_path, "train", "next")
+    with pytest.raises(ConfigError, match=r"steps: 400 .*, 800 now; next began with its result"):
+        claim(tmp_path, made(steps=800))
+
+
 def test_a_statistics_stage_has_the_fields_of_the_stage_it_changes(tmp_path):
     made = config(stages=["train", "measure"])
     made["stage"]["train"] = {"kind": "train", "batch_size": 7}

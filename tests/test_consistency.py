@@ -260,7 +260,15 @@ def test_several_devices_share_one_theta():
     ("field", "value", "message"),
     [
         ("initial", 1.0, r"consistency\.initial must be a probability in \(0, 1\), got 1"),
-        ("beta", 0.0, r"consistency\.beta must be in \(0, 1\]"),
+        ("initial", 0.0, r"consistency\.initial must be a probability in \(0, 1\), got 0"),
+        ("gamma", 0.5, r"consistency\.gamma must be 0 or at least 1, got 0\.5"),
+        ("gamma", -1.0, r"consistency\.gamma must be 0 or at least 1, got -1"),
+        ("temperature", 0.0, r"consistency\.temperature must be above 0, got 0"),
+        ("alpha", -0.1, r"consistency\.alpha must be in \[0, 1\], got -0\.1"),
+        ("alpha", 1.1, r"consistency\.alpha must be in \[0, 1\], got 1\.1"),
+        ("beta", 0.0, r"consistency\.beta must be in \(0, 1\], got 0"),
+        ("beta", 1.1, r"consistency\.beta must be in \(0, 1\], got 1\.1"),
+        ("d", -1.0, r"consistency\.d must be at least 0, got -1"),
         ("decay", -1.0, r"consistency\.decay must be at least 0"),
     ],
 )
@@ -269,6 +277,39 @@ def test_numbers_that_make_no_sense_are_refused(field, value, message):
         ConsistencyOptions(**{field: value})
 
 
+def test_limits_are_allowed():
+    ConsistencyOptions(gamma=0.0, alpha=0.0, beta=1.0, d=0.0, decay=0.0)
+    ConsistencyOptions(gamma=1.0, alpha=1.0)
+
+
+def test_fixed_thresholds_are_the_same_for_every_head_and_are_not_kept():
+    rng = np.random.default_rng(3)
+    target = {head: np.float32(rng.normal(0, 3, (2, 9, 11, 5))) for head in HEADS}
+    moves = jnp.stack([geometry.matrix(-0.3, 0.0, s, s < 1) for s in (0.9, 1.1)])
+    added, memory, measured = consistency.compare(
+        {"target": target},
+        moves,
+        {"other": 1},
+        heads=HEADS[::-1],
+        options=ConsistencyOptions(initial=0.45, temperature=0.5),
+        step=7,
+    )
+    assert memory == {"other": 1}
+    assert {head: float(limit) for head, limit in added["threshold"].items()} == dict.fromkeys(
+        HEADS, np.float32(0.45)
+    )
+    for head in HEADS:
+        expected = 2 * geometry.warp(target[head], moves)
+        np.testing.assert_allclose(added["weak"][head], expected, rtol=1e-5)
+    # The share of sure pixels is that of the first head.
+    confidence = softmax(np.asarray(added["weak"]["aux32"])).max(-1)
+    assert measured.keys() == {"sure"}
+    assert measured["sure"] == ((confidence > 0.45).sum(), confidence.size)
+
+
 def test_more_classes_than_the_keys_hold_are_refused():
+    np.testing.assert_array_equal(
+        consistency.initial_thresholds(ADAPTIVE, num_classes=31), np.full(31, np.float32(0.8))
+    )
     with pytest.raises(ValueError, match="at most 31 classes, got 32"):
         consistency.initial_thresholds(ADAPTIVE, num_classes=32)

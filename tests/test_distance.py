@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import Tiny, batch, config, in_training, normalised
 
-from rtda_jax.adapt import build, distance
+from rtda_jax.adapt import build, distance, terms
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.step import make_train_step
 from rtda_jax.data.labels import CLASS_SETS, class_set
@@ -44,6 +44,35 @@ def test_distance_against_pytorch():
     value, slope = jax.value_and_grad(mean)(jnp.asarray(features))
     np.testing.assert_allclose(value, norms.mean().item(), rtol=1e-6)
     np.testing.assert_allclose(slope, ours.grad, atol=1e-7)
+
+
+def test_distance_is_the_length_of_the_difference_in_the_cells_of_a_thing():
+    features, reference, labels = case(3)
+    expected, count = 0.0, 0
+    for image, row, column in np.ndindex(features.shape[:3]):
+        block = labels[image, row * 16 : row * 16 + 16, column * 16 : column * 16 + 16]
+        if max((block == thing).mean() for thing in (1, 3, 4)) >= 0.75:
+            apart = features[image, row, column] - reference[image, row, column]
+            expected, count = expected + np.sqrt((apart**2).sum()), count + 1
+    assert 0 < count < features[..., 0].size
+    total, cells = distance.distance(features, reference, labels, classes=(1, 3, 4), ratio=0.75)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    assert cells == count
+
+
+def test_the_term_reads_its_own_classes_and_ratio():
+    features, reference, labels = case(4)
+    labels[:, ::3] = 255
+    options = DistanceOptions(classes=("wall", "building"), ratio=0.5)
+    context = terms.TermContext(lambda z, y: None, distance=options, names=NAMES)
+    term = terms.TERMS["feature_distance"](context)
+    assert (term.head, term.views) == ("trunk", {"source"})
+    batch = {"reference_feature": reference, "source_label": labels}
+    got = term.evaluate({"source": {"trunk": features}}, batch)
+    expected = distance.distance(features, reference, labels, classes=(3, 2), ratio=0.5)
+    other = distance.distance(features, reference, labels, classes=(3, 2), ratio=0.75)
+    assert expected.count > other.count
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 def test_where_nothing_has_changed_or_no_thing_is_seen_the_gradient_is_zero():
@@ -91,6 +120,9 @@ def test_own_classes():
         DistanceOptions().class_indices(("sky", "sea"))
     with pytest.raises(ConfigError, match=r"distance\.ratio must be a share in \(0, 1\], got 0"):
         DistanceOptions(ratio=0.0)
+    with pytest.raises(ConfigError, match=r"a share in \(0, 1\], got 1\.1"):
+        DistanceOptions(ratio=1.1)
+    DistanceOptions(ratio=1.0)
 
 
 def chosen(**fields):

@@ -101,6 +101,26 @@ def test_bad_protocols_are_refused():
         Protocol(mode="slide", window=(4, 4), stride=(5, 4))
     with pytest.raises(ValueError, match="scales must be above 0"):
         Protocol(mode="slide", window=(4, 4), stride=(4, 4), scales=(0.0,))
+    slide = {"mode": "slide", "window": (4, 6), "stride": (4, 6)}
+    Protocol(**slide)  # windows that meet leave no pixel unseen
+    for fields, message in (
+        ({"scales": ()}, r"scales must be above 0, got \(\)"),
+        ({"scales": (1.0, float("inf"))}, "scales must be above 0"),
+        ({"stride": (4, 7)}, "leave pixels unseen"),
+        ({"stride": (0, 6)}, r"eval\.stride must be \(height, width\) in pixels, got \(0, 6\)"),
+        ({"window": (4,)}, r"eval\.window must be \(height, width\) in pixels, got \(4,\)"),
+        ({"output": "coarse"}, r"eval\.output='coarse' and eval\.fusion='logits' are read by"),
+        ({"fusion": "logits"}, r"eval\.output='coarse' and eval\.fusion='logits' are read by"),
+        ({"stride": None}, r"needs eval\.window and eval\.stride"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Protocol(**{**slide, **fields})
+    with pytest.raises(ConfigError, match=r"eval\.output 'aux16'; known: coarse, logits"):
+        Protocol(output="aux16")
+    with pytest.raises(ConfigError, match=r"eval\.fusion 'vote'; known: logits, softmax"):
+        Protocol(fusion="vote")
+    with pytest.raises(ConfigError, match=r"eval\.absent 'one'; known: left_out, zero"):
+        Protocol(absent="one")
 
 
 def test_an_image_smaller_than_the_stride_says_the_smallest():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from test_taught import softmax, stopping
 
 from rtda_jax import experiment, train
 from rtda_jax.adapt import build, consistency, terms
+from rtda_jax.adapt import step as adapt_step
 from rtda_jax.adapt.step import label_target, make_train_step
 from rtda_jax.adapt.teacher import with_teacher
 from rtda_jax.deploy import networks
@@ -232,6 +234,70 @@ def test_the_weights_are_those_of_the_areas_that_earlier_steps_have_averaged(
     np.testing.assert_allclose(first["distil"], alike["distil"], rtol=1e-5)
     assert abs(logs["distil"] - alike["distil"]) > 1e-5
     assert "inconsistency" not in alike
+
+
+def test_areas_are_averaged_with_the_teachers_decay_and_unseen_classes_do_not_count():
+    method = types.SimpleNamespace(weighs_classes=True, teacher=types.SimpleNamespace(decay=0.75))
+    old = np.array([[0.4, 0.0, 0.0, 0.1], [0.8, 0.0, 0.4, 0.1]])
+    new = np.array([[0.0, 0.0, 0.0, 0.3], [0.4, 0.0, 0.0, 0.5]])
+    logs = {"agreement": jnp.array(new), "loss": 2.0}
+    memory, after = adapt_step._remember(method, {"agreement": jnp.array(old), "theta": 1}, logs)
+    areas = 0.75 * old + 0.25 * new
+    np.testing.assert_allclose(memory["agreement"], areas, rtol=1e-6)
+    seen = [0, 2, 3]  # the second class was never predicted; of the third no pixel was agreed on
+    expected = np.mean(1 - areas[0, seen] / areas[1, seen])
+    np.testing.assert_allclose(after.pop("inconsistency"), expected, rtol=1e-6)
+    assert memory["theta"] == 1 and after == {"loss": 2.0} and "agreement" in logs
+    method.weighs_classes = False
+    assert adapt_step._remember(method, {"theta": 1}, {"loss": 2.0}) == (
+        {"theta": 1},
+        {"loss": 2.0},
+    )
+
+
+def test_distil_terms_weigh_classes_by_the_areas_before_the_step(method):
+    """The strength is the option's, the areas are the memory's, and the main head is counted."""
+    rng = np.random.default_rng(8)
+    shape = (2, 6, 8, 19)
+
+    def scores():
+        return jnp.float32(rng.normal(0, 3, shape))
+
+    outputs = {
+        "source": {head: scores() for head in ("logits", "aux16", "aux32")},
+        "target": {head: scores() for head in ("logits", "aux16")},
+        "mixed": {"logits": scores()},
+    }
+    taught, classes = scores(), rng.integers(0, 19, (2, 2, 6, 8)).astype(np.uint8)
+    labelled = rng.random((2, 6, 8)) < 0.7
+    made = {
+        "source_label": classes[0],
+        "mixed_label": classes[1],
+        "mixed_weight": np.ones((2, 6, 8), np.float32),
+        "teacher_logits": taught,
+        "teacher_label": np.asarray(taught).argmax(-1).astype(np.uint8),
+        "teacher_labelled": labelled,
+    }
+    either = rng.uniform(0.1, 0.2, 19)
+    areas = np.float32([either * rng.uniform(0, 1, 19), either])
+    state = types.SimpleNamespace(memory={"agreement": jnp.array(areas)}, step=3)
+    sums, memory = adapt_step.generator_sums(outputs, method, state, made)
+    assert memory is state.memory
+    weights = (1 + 1.5 * (1 - areas[0] / areas[1]))[made["teacher_label"]] * labelled
+    p = softmax(np.float64(taught) / 2)
+    for name, head in (("distil", "logits"), ("distil_aux16", "aux16")):
+        q = softmax(np.float64(outputs["target"][head]) / 2)
+        loss = 4 * (p * np.log(p / q)).sum(-1)
+        np.testing.assert_allclose(sums[name].total, (weights * loss).sum(), rtol=1e-4)
+        np.testing.assert_allclose(sums[name].count, weights.sum(), rtol=1e-5)
+    ours = np.asarray(outputs["target"]["logits"]).argmax(-1)
+    theirs = made["teacher_label"]
+    counted = [
+        [(labelled & (ours == c) & (theirs == c)).sum() for c in range(19)],
+        [(labelled & ((ours == c) | (theirs == c))).sum() for c in range(19)],
+    ]
+    np.testing.assert_array_equal(sums["agreement"].total, counted)
+    assert sums["agreement"].count == labelled.sum()
 
 
 def test_two_devices_train_what_one_does(three_steps):

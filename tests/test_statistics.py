@@ -1,6 +1,7 @@
 """AdaBN: the average of the batches' statistics, stated in NumPy layer by layer."""
 
 import flax.linen as nn
+import helpers
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -67,3 +68,56 @@ def test_every_layer_holds_the_mean_of_the_batches_statistics(batch_norm):
 def test_a_network_without_batch_normalisation_is_refused():
     with pytest.raises(ConfigError, match="needs a network with batch normalisation"):
         statistics.measure(Model(NoNorm(), {"params": {}}, "imagenet"), [images(0)])
+
+
+@pytest.fixture
+def target_of_seven(monkeypatch):
+    """Seven images that are told apart by their first pixel, and what was asked of the stream."""
+    asked = []
+
+    class Set:
+        def __len__(self):
+            return 7
+
+        def unlabelled(self):
+            return "without labels"
+
+    def stream(dataset, *, order, **options):
+        asked.append((dataset, options))
+        return iter([{"image": np.full((2, 3, 3), i, np.uint8)} for i in order])
+
+    monkeypatch.setattr(statistics, "target_set", lambda config: Set())
+    monkeypatch.setattr(statistics, "eval_stream", stream)
+    return asked
+
+
+@pytest.mark.parametrize(("asked_for", "count"), [(0, 3), (1, 1), (3, 3), (9, 9)])
+def test_batches_are_whole_epochs_of_the_target_in_an_order_of_the_seed(
+    target_of_seven, asked_for, count
+):
+    made = helpers.config("adabn", seed=5, batch_size=2, statistics__batches=asked_for)
+    made.benchmark.size, made.benchmark.resize, made.threads = (24, 40), "bicubic", 3
+    random = np.random.default_rng(5)
+    order = np.concatenate([random.permutation(7) for _ in range(3)])[: 2 * count]
+    found, batches = statistics.target_batches(made)
+    drawn = np.stack(list(batches))
+    assert found == count and drawn.shape == (count, 2, 2, 3, 3)
+    np.testing.assert_array_equal(drawn[..., 0, 0, 0].ravel(), order)
+    options = {"size": (24, 40), "resize": "bicubic", "threads": 3}
+    assert target_of_seven == [("without labels", options)]
+    for process in range(2):  # each takes every second batch
+        both, share = statistics.target_batches(made, process=process, processes=2)
+        numbers = [batch[:, 0, 0, 0].tolist() for batch in share]
+        assert both == count and numbers == order.reshape(count, 2)[process::2].tolist()
+
+
+def test_fewer_images_than_a_batch_are_one_batch(target_of_seven):
+    made = helpers.config("adabn", batch_size=9)
+    count, batches = statistics.target_batches(made)
+    assert count == 1 and [batch.shape for batch in batches] == [(9, 2, 3, 3)]
+
+
+def test_numbers_of_batches_start_at_zero():
+    statistics.StatisticsOptions(0)
+    with pytest.raises(ConfigError, match=r"statistics\.batches must be at least 0, got -1"):
+        statistics.StatisticsOptions(-1)

@@ -119,6 +119,31 @@ def test_the_terms_that_need_a_teacher_are_those_that_read_its_labels():
     assert needing < set(made)
 
 
+def test_every_head_of_a_family_needs_a_teacher_as_the_main_one_does():
+    for name in ("distil", "mix", "masked", "seg", "pseudo", "consistency", "minent"):
+        needs = {terms.TERMS[f"{name}{suffix}"](context()).needs_teacher for suffix in terms.HEADS}
+        assert needs == {name in ("distil", "mix", "masked")}, name
+
+
+@pytest.mark.parametrize("suffix", terms.HEADS)
+def test_an_objective_distils_with_any_head(suffix):
+    assert terms.distils(["seg", f"distil{suffix}"])
+    assert not terms.distils(["seg", f"mix{suffix}", f"masked{suffix}"])
+
+
+def test_distilling_without_weights_is_the_mean_over_the_labelled_pixels():
+    logits, labels, _ = case(6)
+    taught, _, _ = case(7)
+    labelled = labels != 255
+    p, q = (softmax(np.float64(z) / 3) for z in (taught, logits))
+    term = terms.TERMS["distil_aux16"](context(temperature=3.0))
+    assert (term.head, term.views) == ("aux16", {"target"})
+    batch = {"teacher_logits": taught, "teacher_labelled": labelled, "teacher_label": None}
+    total, count = term.evaluate({"target": {"aux16": logits}}, batch)
+    np.testing.assert_allclose(total, 9 * (p * np.log(p / q)).sum(-1)[labelled].sum(), rtol=1e-4)
+    assert count == labelled.sum()
+
+
 def test_an_objective_is_what_has_a_weight():
     objective = terms.select({"seg": 1.0, "minent": 0.0, "mix": 0.25}, context())
     assert {name: weight for name, (_, weight) in objective.items()} == {"seg": 1.0, "mix": 0.25}
