@@ -277,11 +277,25 @@ def test_margins_of_the_target_are_a_field(root, tmp_path):
         ({"rare_min_pixels": 0}, "rare_min_pixels must be at least 1, got 0"),
         ({"target_margins": (1, 2, 3)}, "target_margins must be 4 numbers"),
         ({"target_margins": (1, 2, 3, -1)}, "target_margins must be 4 numbers"),
+        ({"rare_class": 0.0}, "rare_class must be above 0, got 0"),
+        ({"cache_gib": -1.0}, "cache_gib must be at least 0, got -1"),
+        ({"threads": -1}, "threads must be at least 0, got -1"),
+        ({"scale": (0.0, 1.0)}, r"augment\.scale must be a range \(low, high\) above 0"),
+        ({"scale": (1.5, 1.0)}, r"augment\.scale must be a range \(low, high\) above 0"),
+        ({"scale": (1.0,)}, r"augment\.scale must be a range \(low, high\) above 0"),
+        ({"target_moves": "never"}, r"augment\.target_moves 'never'; known: each, once"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(fields, message):
+    options = StreamOptions if hasattr(StreamOptions, next(iter(fields))) else MoveOptions
     with pytest.raises(ConfigError, match=message):
-        StreamOptions(**fields)
+        options(**fields)
+
+
+def test_limits_are_allowed():
+    StreamOptions(1e-9, 1, 1, (0, 0, 0, 0), 0.0, 0)
+    assert not MoveOptions(scale=(1.0, 1.0)).zooms
+    assert MoveOptions(scale=(0.5, 0.5)).zooms and MoveOptions(scale=(1.0, 1.5)).zooms
 
 
 @pytest.mark.parametrize("domain", ["source", "target"])

@@ -88,6 +88,8 @@ def test_what_was_trained_is_bound(trained, fields, words):
         {"log_every_steps": 1, "checkpoint_every_steps": 1, "checkpoint_keep": 9, "threads": 1},
         {"loggers": ["tensorboard"], "on_not_finite": "skip", "stall_seconds": 0.0},
         {"data_dir": "/elsewhere", "cache_gib": 1.0},
+        {"benchmark__steps": 7, "benchmark__batch_size": 7, "benchmark__g_lr": 7.0},
+        {"speed__rounds": 9},
     ],
 )
 def test_what_only_watches_or_evaluates_may_change(trained, fields):
@@ -239,7 +241,8 @@ def test_a_run_that_has_not_begun_may_be_corrected(tmp_path):
 
 
 def folders(place):
-    spec = {"name": "folders", "images": f"{place}/images", "labels": f"{place}/labels"}
+    places = ("images", "labels", "list", "quarantine", "store_dir")
+    spec = {"name": "folders", **{field: f"{place}/{field}" for field in places}}
     return config(benchmark__source=dict(spec), model__pretrained=f"{place}/resnet18.pth")
 
 
@@ -247,6 +250,18 @@ def test_moved_files_are_no_other_configuration(tmp_path):
     claim(tmp_path, folders("/data"))
     begin(tmp_path, "train")
     assert claim(tmp_path, folders("/mnt/data")) == []
+
+
+def test_processes_need_not_agree_on_what_is_their_own():
+    own = {"data_dir": "/here", "threads": 9, "cache_gib": 9.0, "stall_seconds": 9.0}
+    assert binding.shared_fields(config(**own)) == binding.shared_fields(config())
+    shared = binding.shared_fields(config())
+    assert not own.keys() & shared.keys()
+    assert binding.shared_fields(folders("/a")) == binding.shared_fields(
+        {**folders("/b"), "model": folders("/a")["model"]}
+    )
+    for field in ("log_every_steps", "checkpoint_keep", "on_not_finite", "seed", "eval.mode"):
+        assert field in shared
 
 
 def test_a_workdir_of_an_earlier_release_is_bound_by_its_configuration(tmp_path):

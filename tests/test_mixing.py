@@ -115,6 +115,12 @@ def test_pixels_at_the_seam_count_twice_and_are_blurred():
     expected = np.where(seam[..., None], soft, plain.image)
     np.testing.assert_allclose(blurred.image, expected, atol=1e-3)
 
+    def square(images, key, index):
+        return images**2 / 255
+
+    blurred = mix(batch, MixOptions(boundary=1, boundary_blur=0.6), recolour=square)
+    np.testing.assert_allclose(blurred.image, expected**2 / 255, atol=1e-2)  # after the blur
+
 
 @pytest.mark.parametrize("radius", [1, 2])
 def test_the_boundary_is_what_lies_near_both_sides(radius):

@@ -269,3 +269,43 @@ def test_the_defaults_are_those_of_the_papers_sgd_and_adam():
         "schedule_steps": 0,
         "schedule_every_steps": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"accumulate": 0}, r"optim\.accumulate must be at least 1, got 0"),
+        ({"g_lr": -0.1}, r"optim\.g_lr must be at least 0, got -0\.1"),
+        ({"g_decay": -1e-4}, r"optim\.g_decay must be at least 0, got -0\.0001"),
+        ({"g_factor": -1.0}, r"optim\.g_factor must be at least 0, got -1"),
+        ({"d_lr": -0.1}, r"optim\.d_lr must be at least 0, got -0\.1"),
+        ({"power": -0.5}, r"optim\.power must be at least 0, got -0\.5"),
+        ({"warmup_steps": -1}, r"optim\.warmup_steps must be at least 0, got -1"),
+        ({"schedule_steps": -1}, r"optim\.schedule_steps must be at least 0, got -1"),
+        ({"schedule_every_steps": 0}, r"optim\.schedule_every_steps must be at least 1, got 0"),
+        ({"g_momentum": 1.0}, r"optim\.g_momentum must lie in \[0, 1\), got 1"),
+        ({"g_momentum": -0.1}, r"optim\.g_momentum must lie in \[0, 1\), got -0\.1"),
+        ({"g_betas": (0.9,)}, r"optim\.g_betas must be two numbers in \[0, 1\), got \(0\.9,\)"),
+        ({"g_betas": (0.9, 1.0)}, r"optim\.g_betas must be two numbers in \[0, 1\)"),
+        ({"d_betas": (-0.1, 0.9)}, r"optim\.d_betas must be two numbers in \[0, 1\)"),
+        ({"g_optimizer": "lion"}, r"optim\.g_optimizer 'lion'; known: adamw, sgd"),
+        ({"g_decayed": "none"}, r"optim\.g_decayed 'none'; known: all, kernels"),
+        ({"g_groups": "two"}, r"optim\.g_groups 'two'; known: all, heads, one"),
+        ({"g_repeats": "twice"}, r"optim\.g_repeats 'twice'; known: none, released, released_04"),
+        ({"warmup": "cosine"}, r"optim\.warmup 'cosine'; known: exponential, linear"),
+        ({"g_repeats": "released", "g_optimizer": "adamw"}, "is the released SGD of DeepLab"),
+        ({"g_repeats": "released", "g_decayed": "kernels"}, "is the released SGD of DeepLab"),
+        ({"g_repeats": "released_04", "g_groups": "all"}, "is the released SGD of DeepLab"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        OptimOptions(**fields)
+
+
+def test_limits_are_allowed():
+    zeros = dict.fromkeys(("g_lr", "g_decay", "g_factor", "d_lr", "power", "g_momentum"), 0.0)
+    OptimOptions(**zeros, g_betas=(0.0, 0.0), d_betas=(0.0, 0.0))
+    OptimOptions(warmup="linear", warmup_steps=1, warmup_start=0.0)
+    OptimOptions(warmup="exponential", warmup_steps=0, warmup_start=0.0)
+    OptimOptions(g_repeats="released", g_groups="heads")

@@ -82,11 +82,19 @@ def test_a_frozen_teacher_stays():
         ({"threshold": 0.0}, r"teacher\.threshold must be a probability within \(0, 1\), got 0"),
         ({"threshold": 1.0}, r"teacher\.threshold must be a probability within \(0, 1\), got 1"),
         ({"borders": (0, -1, 0, 0)}, r"teacher\.borders must be numbers of pixels from 0"),
+        ({"decay": -0.1}, r"teacher\.decay must lie in \[0, 1\), got -0\.1"),
+        ({"temperature": 0.0}, r"teacher\.temperature must be above 0, got 0"),
+        ({"inconsistency": -0.5}, r"teacher\.inconsistency must be at least 0, got -0\.5"),
     ],
 )
 def test_teachers_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         TeacherOptions(**fields)
+
+
+def test_limits_are_allowed():
+    TeacherOptions("ema", decay=0.0, inconsistency=0.0)
+    TeacherOptions("ema", average="parameters", statistics="batch")
 
 
 def test_the_teacher_is_the_average_of_weights_and_running_statistics(tiny_networks):
