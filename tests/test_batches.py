@@ -212,6 +212,7 @@ def test_the_labelled_target_has_the_size_of_the_target(root, tmp_path, monkeypa
     monkeypatch.setattr(batches, "train_stream", lambda *sets, **options: asked.append(options))
     chosen = made(root, labelled="target")
     chosen.benchmark.size, chosen.benchmark.crop = (40, 72), (24, 48)
+    chosen.benchmark.source_size, chosen.benchmark.source_crop = (44, 80), (28, 56)
     batches.paired_batches(chosen, needs_target=False, folder=tmp_path)(0)
     (options,) = asked
     assert options["source_frame"] == options["frame"] == Frame((40, 72), (24, 48), "bilinear")

@@ -206,3 +206,24 @@ def test_no_target_of_a_stream_has_any_black(tmp_path, moves):
 def test_a_crop_that_no_zoom_fills_is_refused(tmp_path, sizes, message):
     with pytest.raises(DataError, match=message):
         data_files.stream(*pair(tmp_path), seed=0, batch_size=1, **sizes)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_move_is_a_function_of_four_numbers_in_a_fixed_order(number):
+    """Another use of the numbers would change the batches of every run that has begun."""
+    key = tf.constant([number, 3], tf.int64)
+    numbers = tf.random.stateless_uniform([4], seed=key, alg="philox").numpy()
+    options = {"size": (20, 31), "crop": (12, 17), "flip": True, "scale": (0.5, 1.75)}
+    move = geometry.draw(geometry.Moves(**options, resize="bicubic"), key, tf.constant(SIZE))
+    shape = np.rint(np.float32((20, 31)) * (np.float32(0.5) + np.float32(1.25) * numbers[0]))
+    room = np.maximum(shape - (12, 17), 0)
+    start = np.minimum(np.floor(numbers[1:3] * (room + 1)), room)
+    np.testing.assert_array_equal(move.shape, shape)
+    np.testing.assert_array_equal(move.start, start)
+    assert bool(move.mirrored) == (numbers[3] < 0.5)
+    assert (move.crop, move.resize) == ((12, 17), "bicubic")
+    plain = geometry.draw(geometry.Moves(crop=(12, 17)), key, tf.constant(SIZE))
+    start = np.floor(numbers[1:3] * (np.array(SIZE) - (12, 17) + 1))
+    np.testing.assert_array_equal(plain.shape, SIZE)
+    np.testing.assert_array_equal(plain.start, start)
+    assert plain.mirrored is None

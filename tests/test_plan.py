@@ -1,7 +1,12 @@
+import types
+
+import jax.numpy as jnp
 import pytest
 from helpers import get, stages
 
+from rtda_jax.adapt import build
 from rtda_jax.errors import ConfigError
+from rtda_jax.stages import train
 
 
 def test_stage_overrides_apply_to_the_stage_alone():
@@ -53,3 +58,37 @@ def test_margins_that_leave_nothing_are_a_wrong_field_of_their_stage():
     config.target_margins = (config.benchmark.size[0], 0, 0, 0)
     with pytest.raises(ConfigError, match=r"stage train: target_margins .* leave nothing"):
         stages(config)
+
+
+def test_weights_are_read_of_train_stages_that_would_begin_from_them(tmp_path, monkeypatch):
+    """Also where a stage begins from an earlier one, if feature_distance compares with them."""
+    stages_by_name, read = {}, []
+    for name, pretrained, init, reference, kind in (
+        ("scratch", "", "", False, "train"),
+        ("first", "a.pth", "", False, "train"),
+        ("second", "b.pth", "first", False, "train"),
+        ("compared", "c.pth", "first", True, "train"),
+        ("begun", "d.pth", "", False, "train"),
+        ("adabn", "e.pth", "", False, "statistics"),
+    ):
+        model = types.SimpleNamespace(pretrained=pretrained)
+        config = types.SimpleNamespace(model=model, init=init)
+        method = types.SimpleNamespace(uses_reference=reference)
+        stages_by_name[name] = types.SimpleNamespace(kind=kind, config=config, method=method)
+    (tmp_path / "begun" / "checkpoints" / "1").mkdir(parents=True)
+
+    def load(state, config):
+        read.append(config.model.pretrained)
+        return state, ""
+
+    monkeypatch.setattr(build, "initial_state", lambda method: jnp.zeros(2))
+    monkeypatch.setattr(build, "pretrained_state", load)
+    train.check_weights(stages_by_name, tmp_path)
+    assert read == ["a.pth", "c.pth"]
+
+    def refuse(state, config):
+        raise ConfigError("no such file")
+
+    monkeypatch.setattr(build, "pretrained_state", refuse)
+    with pytest.raises(ConfigError, match="stage first: no such file"):
+        train.check_weights(stages_by_name, tmp_path)

@@ -46,6 +46,14 @@ def test_the_gap_is_left_out_where_it_would_be_noise_or_of_other_steps():
     assert compare.Board("b", {}, [source, adapted, oracle]).gap_closed(adapted) == 0.5
     noisy = row("source_only", [0.0, 0.9])
     assert compare.Board("b", {}, [noisy, adapted, oracle]).gap_closed(adapted) is None
+    noisy = row("oracle", [0.2, 0.9], seen=LABELS)
+    assert compare.Board("b", {}, [source, adapted, noisy]).gap_closed(adapted) is None
+    # A gap of 0.4 between deviations of 0.21 each is noise, and that of one seed has none.
+    broad = [row("source_only", [-0.04, 0.26]), row("oracle", [0.36, 0.66], seen=LABELS)]
+    assert compare.Board("b", {}, [broad[0], adapted, broad[1]]).gap_closed(adapted) is None
+    assert compare.Board("b", {}, [source, adapted, broad[1]]).gap_closed(adapted) == 0.5
+    alone = [row("source_only", [0.11]), row("oracle", [0.51], seen=LABELS)]
+    assert compare.Board("b", {}, [alone[0], adapted, alone[1]]).gap_closed(adapted) == 0.5
     other = row("oracle", [0.5, 0.52], seen=LABELS, budget=80)
     assert compare.Board("b", {}, [source, adapted, other]).gap_closed(adapted) is None
     assert compare.Board("b", {}, [source, oracle]).gap_closed(source) is None
@@ -73,6 +81,39 @@ def test_only_rows_of_the_same_steps_are_compared():
     assert found.best(40).label == "mbt"
     assert found.best(80) is None  # nothing to compare it with
     assert contents._facts([found]) == [("22.5 ± 0.7", "mIoU, %: mbt, best adapted")]
+
+
+def test_the_main_numbers_are_of_the_steps_that_most_rows_have_or_else_of_the_fewest():
+    short = [row("source_only", [0.1, 0.11]), row("oracle", [0.5, 0.51], seen=LABELS)]
+    long = [row("source_only", [0.2], budget=80), row("oracle", [0.6], seen=LABELS, budget=80)]
+    more = row("adv", [0.3], seen=IMAGES, budget=80)
+
+    def numbers(*rows):
+        return [number for number, _ in contents._facts([compare.Board("b", {}, rows)])]
+
+    assert numbers(*long, *short) == ["10.5 ± 0.7", "50.5 ± 0.7"]
+    assert numbers(*short, *long, more) == ["20.0", "60.0"]
+    assert contents._facts([compare.Board("b", {}, short)] * 2) == []
+    best = [row("adv", [0.3, 0.31], seen=IMAGES), row("fda", [0.35, 0.36], seen=IMAGES)]
+    assert contents._facts([compare.Board("b", {}, [*short, *best])])[1:] == [
+        ("35.5 ± 0.7", "mIoU, %: fda, best adapted"),
+        ("50.5 ± 0.7", "mIoU, %: oracle, trained on target labels"),
+        ("62%", "of the gap closed"),
+    ]
+
+
+def test_rows_are_in_the_order_of_steps_then_source_only_scores_and_the_oracle():
+    rows = [
+        row("z", [0.9], budget=80, seen=IMAGES),
+        row("oracle", [0.2], seen=LABELS),
+        row("b", [0.4], seen=IMAGES),
+        row("a", [0.4], seen=IMAGES),
+        row("c", [0.3], seen=IMAGES),
+        row("none", [None], seen=IMAGES),
+        row("source_only", [0.6]),
+    ]
+    ordered = [r.label for r in sorted(rows, key=compare._order)]
+    assert ordered == ["source_only", "none", "c", "a", "b", "oracle", "z"]
 
 
 def test_a_single_row_of_several_seeds_is_not_bold_nor_one_of_single_seeds(

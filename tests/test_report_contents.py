@@ -12,7 +12,8 @@ from rtda_jax import evaluate, report
 from rtda_jax.data import labels
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.report import accounts, contents, page
+from rtda_jax.report import accounts, compare, contents, page, runs
+from rtda_jax.stages import validation
 
 
 def test_scores_are_mean_and_sample_deviation_over_seeds(workdirs, written):
@@ -127,6 +128,30 @@ def test_an_entropy_that_falls_as_scores_rise_correlates_positively(workdirs):
     assert (name, count) == ("entropy", "13")
     assert float(rank) > 0.5
     assert contents.correlation("source_miou", board(workdirs))[1] == "n/a"
+
+
+@pytest.mark.parametrize(
+    ("name", "rises"),
+    [
+        ("source_miou", True),
+        ("entropy", False),
+        ("information_maximisation", True),
+        ("nuclear_norm", True),
+        ("masked_agreement", True),
+    ],
+)
+def test_every_validator_correlates_in_its_own_direction(name, rises):
+    scores = [0.1, 0.4, 0.2, 0.3]
+    rows = []
+    for number, score in enumerate(scores):
+        values = {name: score if rises else -score, "other": 0.0}
+        evaluation = runs.Evaluation(score, score, {}, [], {}, values, [], 1, 40, 1.0, None)
+        run = runs.Run(f"r{number}", {}, "b", 0, {}, evaluations={"evaluate": evaluation})
+        stage = compare.Stage(run, "evaluate", {}, 40, frozenset())
+        rows.append(compare.Series(f"r{number}", [stage], [], 0, 0))
+    assert contents.correlation(name, compare.Board("b", {}, rows)) == (name, "+1.00", "4")
+    known = {validation.SOURCE, validation.MASKED, *validation.VALIDATORS}
+    assert set(contents.DIRECTION) == known
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rtda_jax.data import Candidates, DataError, RareClass, count_labels, load
+from rtda_jax.data import Candidates, DataError, RareClass, count_labels, load, pipeline
 from rtda_jax.data.pipeline import visible_corner
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import files
@@ -173,3 +173,67 @@ def test_counts_that_unpack_to_much_more_are_none(tmp_path):
     assert files.read_npz(path) == {}
     np.savez_compressed(path, counts=np.zeros(2**10))
     assert files.read_npz(path)["counts"].shape == (1024,)
+
+
+def test_the_keys_of_a_stream_are_those_with_which_runs_have_begun():
+    """A resumed run draws the same batches only if purposes and their keys stay what they are."""
+    assert pipeline._MOVES == {"source": 2, "target": 3}
+    assert (pipeline._RARE, pipeline._PASTE, pipeline.DOMAINS) == (4, 5, ("source", "target"))
+    position = tf.constant(23, tf.int64)
+    folded = tf.random.experimental.stateless_fold_in(tf.constant([9, 4], tf.int64), position)
+    np.testing.assert_array_equal(pipeline.seed_of(9, 4, position), folded)
+    for domain in (0, 1):
+        drawn = pipeline.shuffled(position, seed=9, domain=domain, count=5)
+        key = tf.constant([9, 2 * 4 + domain], tf.int64)  # the fourth place of epoch 4
+        assert drawn == tf.random.experimental.index_shuffle(
+            tf.constant(3, tf.int64), seed=key, max_index=tf.constant(4, tf.int64)
+        )
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """Pixels of six classes in nine examples; no class is in as many examples as another."""
+    rng = np.random.default_rng(4)
+    counts = rng.integers(1, 60, (9, 6)) * (rng.random((9, 6)) < np.arange(6) / 6)
+    counts[:, 0], counts[7, 0] = 0, 3  # too few to count
+    return counts
+
+
+def test_a_rare_example_is_a_class_by_its_probability_and_then_one_of_its_examples(uneven):
+    rare = RareClass(uneven, temperature=0.2, min_pixels=5)
+    share = uneven.sum(axis=0) / uneven.sum()
+    there = (uneven >= 5).any(axis=0)
+    weights = np.where(there, np.exp((1 - share) / 0.2), 0)
+    np.testing.assert_allclose(rare.probabilities(), weights / weights.sum())
+    drawn = set()
+    for number in range(40):
+        key = tf.constant([number, 11], tf.int64)
+        numbers = tf.random.stateless_uniform([2], seed=key, dtype=tf.float64, alg="philox")
+        by_class, by_example = numbers.numpy()
+        bounds = np.cumsum(weights)
+        expected = int(np.searchsorted(bounds, by_class * bounds[-1], side="right"))
+        members = np.flatnonzero(uneven[:, expected] >= 5)
+        example, shown = (int(x) for x in pipeline.rare_example(rare, key))
+        assert (shown, example) == (expected, members[int(by_example * len(members))])
+        drawn.add(shown)
+    assert len(drawn) >= 4 and 0 not in drawn
+
+
+def test_candidates_are_classes_examples_and_crops_in_the_order_of_their_numbers(uneven):
+    candidates = Candidates(uneven, slots=3, probability=0.4, classes=(0, 1, 3, 5), min_pixels=5)
+    np.testing.assert_array_equal(candidates.drawn, [c for c in (1, 3, 5) if uneven[:, c].any()])
+    offered = 0
+    for number in range(20):
+        key = tf.constant([number, 12], tf.int64)
+        numbers = tf.random.stateless_uniform([10], seed=key, dtype=tf.float64, alg="philox")
+        chance, *rest = numbers.numpy()
+        there, kinds, index, crops = pipeline.candidate_draws(candidates, key)
+        assert bool(there) == (chance < 0.4)
+        offered += bool(there)
+        for slot, (by_class, by_example, by_crop) in enumerate(np.reshape(rest, (3, 3))):
+            expected = candidates.drawn[int(by_class * len(candidates.drawn))]
+            members = np.flatnonzero(uneven[:, expected] >= 5)
+            assert kinds[slot] == expected
+            assert index[slot] == members[int(by_example * len(members))]
+            assert crops[slot] == by_crop
+    assert 0 < offered < 20

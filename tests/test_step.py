@@ -300,3 +300,25 @@ def test_the_logged_accuracies_are_those_of_the_discriminator_before_the_step():
         )
         share = (sign * np.asarray(verdict) > 0).mean()
         np.testing.assert_allclose(logs[f"d_output_accuracy_{domain}"], share, atol=1e-6)
+
+
+def test_a_fresh_state_is_a_function_of_the_seed():
+    """Other keys would give every seed other weights than those that were reported for it."""
+    method = small_method(BOTH, seed=7)
+    state = build.initial_state(method)
+    g_key, d_key, step_key = jax.random.split(jax.random.key(7), 3)
+    images = jnp.zeros((2, *SIZE, 3))
+    variables = method.generator.init(g_key, images, train=True)
+    level = method.adversary.levels["output"].number
+    judged = jnp.zeros((2, *SIZE, 19))
+    judge = TinyDiscriminator().init(jax.random.fold_in(d_key, level), judged)
+    for ours, expected in (
+        (state.g_params, variables["params"]),
+        (state.g_stats, variables["batch_stats"]),
+        (state.d_params["output"], judge["params"]),
+    ):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours, expected
+        )
+    np.testing.assert_array_equal(jax.random.key_data(state.key), jax.random.key_data(step_key))
+    assert state.step == 0 and state.teacher == {} and state.memory == {}
