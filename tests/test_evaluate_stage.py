@@ -1,5 +1,6 @@
 """Scores are written first: what decorates them may fail, and they stay."""
 
+import dataclasses
 import json
 import shutil
 
@@ -131,3 +132,46 @@ def test_a_record_holds_ones_own_classes_and_not_the_path_of_their_file(tmp_path
     file.unlink()  # a report on another machine has no such file
     for field in ("classes", "head_classes"):
         assert class_set(record[field]).names == ("road", "rail")
+
+
+def test_a_record_says_what_determines_the_scores():
+    """Reports compare scores of equal records alone, also with those of earlier releases."""
+    made = config("source_only", "folders")
+    made.benchmark.eval_size, made.benchmark.eval_classes = (24, 40), "synthia16"
+    plan = make_plan(made, KINDS)
+    whole = {
+        "mode": "whole",
+        "input_size": [24, 40],
+        "upsampled": "logits",
+        "align": "half_pixel",
+        "resolution": "labels' own",
+        "split": made.benchmark.eval.to_dict(),
+        "classes": "synthia16",
+        "head_classes": "cityscapes19",
+        "checkpoint": "final step",
+    }
+    assert evaluate.protocol_record(plan["evaluate"], Protocol()) == whole
+    assert evaluate.identify(plan, "evaluate") == {
+        "protocol": whole,
+        "step": 6,
+        "models": ["train"],
+    }
+    released = Protocol(align="corners", output="coarse", absent="zero", fusion="logits")
+    several = dataclasses.replace(plan["evaluate"], models=("train", "train:teacher"))
+    changed = {"align": "corners", "output": "coarse", "absent": "zero"}
+    assert evaluate.protocol_record(plan["evaluate"], released) == {**whole, **changed}
+    assert evaluate.protocol_record(several, released) == {
+        **whole, **changed, "upsampled": "mean logits"
+    }  # fmt: skip
+    slide = {"mode": "slide", "window": (8, 9), "stride": (7, 6), "scales": (0.5, 1.0)}
+    with several.config.unlocked():
+        several.config.benchmark.resize = "bicubic"
+    assert evaluate.protocol_record(several, Protocol(**slide, mirror=True)) == {
+        **whole,
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in slide.items()},
+        "mirror": True,
+        "upsampled": "mean softmax",
+        "resize": "bicubic",
+    }
+    (record,) = [evaluate.protocol_record(plan["evaluate"], Protocol(**slide))]
+    assert record["upsampled"] == "mean softmax" and record["mirror"] is False
