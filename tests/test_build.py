@@ -1,4 +1,5 @@
 import math
+import types
 
 import jax
 import pytest
@@ -7,6 +8,7 @@ from helpers import config, get
 from rtda_jax.adapt import build, optim
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
+from rtda_jax.adapt.state import TrainState
 from rtda_jax.errors import ConfigError
 from rtda_jax.stages.train import describe
 
@@ -77,6 +79,35 @@ def test_a_discriminator_is_described_as_it_is_built():
     shapes = jax.eval_shape(lambda: build.initial_state(stage))
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.d_params["feature"]))
     assert said.startswith(f"fcd_light: {count:,} parameters")
+
+
+def test_pretrained_weights_are_asked_for_by_every_field_and_must_be_normalised_alike(monkeypatch):
+    asked = []
+    report = types.SimpleNamespace(path="b.pth", normalisation="caffe_bgr")
+
+    def load(*arguments, **options):
+        asked.append((arguments, options))
+        return {"params": "new", "batch_stats": "theirs"}, report
+
+    monkeypatch.setattr(build, "load_pretrained", load)
+    chosen = config(
+        "source_only",
+        model__pretrained="a.pth",
+        model__pretrained_part="all",
+        model__pretrained_naming="torchvision",
+        model__pretrained_key="ema_model",
+        normalisation="caffe_bgr",
+    )
+    state = TrainState(0, None, "old", "old", None, {}, None)
+    loaded, _ = build.pretrained_state(state, chosen)
+    assert (loaded.g_params, loaded.g_stats, loaded.memory) == ("new", "theirs", {})
+    old = {"params": "old", "batch_stats": "old"}
+    options = {"part": "all", "naming": "torchvision", "key": "ema_model"}
+    assert asked == [(("a.pth", "bisenet_resnet18", old), options)]
+    chosen.model.pretrained_naming, chosen.normalisation = "", "tensorflow"
+    with pytest.raises(ConfigError, match=r"b\.pth was trained with normalisation 'caffe_bgr'"):
+        build.pretrained_state(state, chosen)
+    assert asked[1][1]["naming"] is None
 
 
 def test_seeds_are_numbers_of_32_bits():

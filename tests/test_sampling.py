@@ -196,6 +196,7 @@ def uneven():
     rng = np.random.default_rng(4)
     counts = rng.integers(1, 60, (9, 6)) * (rng.random((9, 6)) < np.arange(6) / 6)
     counts[:, 0], counts[7, 0] = 0, 3  # too few to count
+    counts[3, 1] = counts[1, 3] = counts[4, 5] = 5  # just enough
     return counts
 
 

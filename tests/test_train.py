@@ -4,16 +4,18 @@ import os
 import signal
 import threading
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 from helpers import batch, batches, config, shrink
 
+from rtda_jax import train as train_loop
 from rtda_jax.adapt import build
 from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
-from rtda_jax.run import signals
-from rtda_jax.train import train
+from rtda_jax.run import parallel, signals
+from rtda_jax.train import Journal, LoopOptions, train
 from rtda_jax.weights import export_pretrained
 
 
@@ -99,6 +101,85 @@ def test_log_lines_hold_what_people_watch(undisturbed):
         "seconds_left", "grad_norm", "d_grad_norm",
     } <= set(row)  # fmt: skip
     assert row["g_lr"] == pytest.approx(0.01 * (1 - 5 / 6) ** 0.9)
+    assert row["d_lr"] == pytest.approx(1e-4 * (1 - 5 / 6) ** 0.9)
+
+
+@pytest.mark.parametrize("target", [True, False])
+def test_a_row_has_the_rates_of_its_last_step_and_the_speed_since_the_row_before(
+    target, tmp_path, monkeypatch, capsys
+):
+    """Steps take two seconds, of which half a second is waiting; rows come after 3 and 5."""
+    seconds = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
+    method = types.SimpleNamespace(
+        needs_target=target,
+        objective={"seg": None},
+        adversary=types.SimpleNamespace(networks={"output": None} if target else {}),
+        g_schedule=lambda step: 0.5 - step / 100,
+        d_schedule=lambda step: 0.25 - step / 100,
+    )
+    made = config("source_only", batch_size=6, steps=9)
+    journal = Journal(
+        tmp_path, made, LoopOptions(), method, names=lambda domain, numbers: [], start_step=0
+    )
+
+    def stream():
+        while True:
+            seconds[0] += 0.5
+            yield {}
+
+    batches = stream()
+    with journal:
+        for step in range(1, 6):
+            batch = journal.wait_for(batches)
+            seconds[0] += 1.5
+            journal.add(step, {"loss": 1.0 * step, "seg": 2.0 * step}, batch)
+            if step in (3, 5):
+                journal.write_row(step)
+    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 5]
+    assert [(row["loss"], row["seg"]) for row in rows] == [(2.0, 4.0), (4.5, 9.0)]
+    assert [row["g_lr"] for row in rows] == pytest.approx([0.48, 0.46])
+    if target:
+        assert [row["d_lr"] for row in rows] == pytest.approx([0.23, 0.21])
+    assert target == ("d_lr" in rows[0])
+    for row in rows:  # the first step, with the compilation, does not count
+        assert row["images_per_second"] == pytest.approx(6 if target else 3)
+        assert row["data_wait"] == pytest.approx(0.25)
+    assert [row["seconds_left"] for row in rows] == pytest.approx([12, 8])
+    assert "first step after 2s (compilation)" in capsys.readouterr().out
+
+
+def test_a_teacher_begins_as_its_student_does_after_all_initialisers(tiny):
+    method = build.build(config("dacs"), axis_name=parallel.AXIS)
+    nothing = types.SimpleNamespace(latest_step=lambda: None)
+    begin = functools.partial(
+        train_loop._begin, method, parallel.mesh(), nothing, stop=threading.Event()
+    )
+
+    def change(function):
+        def initialise(state):
+            return state.replace(g_params=jax.tree.map(function, state.g_params)), "changed"
+
+        return initialise
+
+    fresh = build.initial_state(method).g_params
+    step, state = begin([change(lambda x: 2 * x), change(lambda x: x + 1)], None)
+    assert step == 0
+    for params in (state.g_params, state.teacher["params"]):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, 2 * b + 1, rtol=1e-6), params, fresh
+        )
+
+    def taught(state):
+        return state.replace(teacher=jax.tree.map(lambda x: x - 9, state.teacher)), "taught"
+
+    _, state = begin([change(lambda x: 3 * x)], taught)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, 3 * b - 9, rtol=1e-6),
+        state.teacher["params"],
+        fresh,
+    )
 
 
 def test_not_finite_stops_before_a_checkpoint_and_names_step_and_term(tiny, tmp_path):
