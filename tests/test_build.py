@@ -110,6 +110,20 @@ def test_pretrained_weights_are_asked_for_by_every_field_and_must_be_normalised_
     assert asked[1][1]["naming"] is None
 
 
+@pytest.mark.parametrize(
+    ("fields", "needed"),
+    [
+        ({}, False),
+        ({"fda_beta": 0.0}, True),  # exchanges the mean
+        ({"objective__minent": 0.1}, True),
+        ({"objective__adv_output": 0.1}, True),
+        ({"augment__texture": "daformer"}, False),
+    ],
+)
+def test_the_target_is_read_where_a_term_or_fda_needs_it(fields, needed):
+    assert build.build(config("source_only", **fields)).needs_target == needed
+
+
 def test_seeds_are_numbers_of_32_bits():
     for seed in (0, 2**32 - 1):
         build.build(config("source_only", seed=seed))

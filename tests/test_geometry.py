@@ -163,6 +163,8 @@ def test_the_share_of_padding_is_that_of_many_crops(scale):
 
 def test_padding_is_said_and_much_of_it_is_a_warning():
     assert stream.padding((24, 32), (24, 32), (1.0, 2.0)) == []
+    assert stream.padding((24, 32), (24, 32), (0.998, 1.0)) == []  # 0.2 % on average
+    assert len(stream.padding((24, 32), (24, 32), (0.99, 1.0))) == 1  # 1 %
     (line,) = stream.padding((24, 32), (24, 32), (0.5, 2.0))
     assert line == (
         "zoomed by 0.5 to 2, a source image of 24x32 fills 86% of the crop 24x32 on average and "

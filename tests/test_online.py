@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Tiny, batch, config, folder_fields, get, trained, write_folders
+from helpers import Tiny, batch, config, folder_fields, get, normalised, trained, write_folders
 from test_self_training import arrays
 from test_taught import softmax, stopping
 
@@ -300,6 +300,29 @@ def test_distil_terms_weigh_classes_by_the_areas_before_the_step(method):
     assert sums["agreement"].count == labelled.sum()
 
 
+def test_the_teacher_reads_images_as_its_own_network_does(method, monkeypatch):
+    """A small and a large network may be normalised differently."""
+    read = []
+
+    def label(network, variables, images, **options):
+        read.append((network, images, options["unlabelled"]))
+        return {"teacher_label": "labels"}, {"sure": "sum"}, "after"
+
+    monkeypatch.setattr(adapt_step.teacher, "label", label)
+    made = {**numbered(), "target_border": "border"}
+    other = dataclasses.replace(method, normalisation="caffe_bgr")
+    labelled, after, sums = label_target(other, "before", made)
+    assert labelled == {**made, "teacher_label": "labels"}
+    assert (after, sums) == ("after", {"sure": "sum"})
+    ((network, images, unlabelled),) = read
+    assert network is method.large.generator and unlabelled == "border"
+    np.testing.assert_allclose(images, normalised(made["target_image"]), atol=1e-5)
+    alone = dataclasses.replace(other, large=None)
+    label_target(alone, "before", made)
+    assert read[1][0] is method.generator
+    assert float(jnp.abs(read[1][1] - images).max()) > 10
+
+
 def test_two_devices_train_what_one_does(three_steps):
     state, logs = three_steps
     mesh = parallel.mesh()
@@ -362,6 +385,8 @@ def test_both_begin_from_their_own_pretrained_weights(monkeypatch):
     monkeypatch.setattr(build, "load_pretrained", load)
     method = build.build(made)
     assert (method.normalisation, method.large.normalisation) == ("tensorflow", "imagenet")
+    read = {name: method.network(name).normalisation for name in ("student", "large", "teacher")}
+    assert read == {"student": "tensorflow", "large": "imagenet", "teacher": "imagenet"}
     start = build.initial_state(method)
     state, sentence = build.pretrained_state(start, made)
     assert asked == [("imagenet", "bisenet_lite0"), ("imagenet", LARGE)]
