@@ -40,6 +40,29 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 gc.freeze()
 gc.set_threshold(100_000, 50, 20)
 
+# The files that take longest, first: a worker that begins one of them last leaves the other idle.
+LONGEST = (
+    "test_notebook.py",
+    "test_methods.py",
+    "test_models.py",
+    "test_faults.py",
+    "test_weights_parity.py",
+    "test_onnx.py",
+    "test_online.py",
+    "test_experiment.py",
+    "test_export.py",
+    "test_publish.py",
+    "test_hosts.py",
+    "test_train.py",
+    "test_memory.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first; xdist keeps the order with --no-loadscope-reorder."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
