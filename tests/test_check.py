@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, count_labels, enet_weights, frequencies, load
+from rtda_jax.data import DataError, count_labels, enet_weights, frequencies, load, sampling
 from rtda_jax.data.batches import introduction
 from rtda_jax.data.check import check_benchmark, check_data
 from rtda_jax.data.sampling import dataset_sentences, fitting, stretching
@@ -176,6 +176,29 @@ def test_labels_that_are_right_are_not(tmp_path, case):
     ids, labelling = PLAUSIBLE[case]
     raw = np.resize(np.array(ids, np.uint8), 24 * 32).reshape(24, 32)
     assert not [line for line in told(tmp_path, raw, labelling) if line.startswith("warning")]
+
+
+def test_the_share_of_ignored_pixels_that_makes_labels_doubtful(tmp_path):
+    """More than a fifth if only the numbers of train ids occur, and otherwise more than half."""
+    spec = data_files.folders(tmp_path, count=1)
+    dataset = load(spec, data_dir=tmp_path, classes="cityscapes19")
+    road, car, unlabelled = 7, 26, 0
+
+    def doubts(**pixels):
+        raw = np.zeros(256, np.int64)
+        for name, count in pixels.items():
+            raw[{"road": road, "car": car, "none": unlabelled}[name]] = count
+        return [line.partition(": ")[2] for line in sampling.suspicions(dataset, raw)]
+
+    assert doubts(road=801, none=199) == doubts(car=500, none=500) == []
+    (line,) = doubts(road=799, none=201)
+    assert line == (
+        "only ids 0..18 and 255 occur and 20% of the pixels are ignored; these look like train ids "
+        "(labelling 'train_ids')"
+    )
+    (line,) = doubts(car=499, none=501)
+    assert line == "50% of the pixels are ignored (id 0 50%); is this what the labels mean?"
+    assert doubts() == []
 
 
 def test_the_start_of_training_says_what_the_labels_mean(tmp_path):

@@ -174,6 +174,18 @@ def test_padding_is_said_and_much_of_it_is_a_warning():
     assert line.startswith("warning: ") and "fills 25% of the crop" in line
 
 
+def test_the_size_fills_the_crop_even_if_every_zoom_is_smaller():
+    for scale in ((0.5, 0.8), (1.0, 1.0), (1.0, 2.0)):
+        stream.check_sizes(stream.Frame((24, 32), (24, 32)), scale)
+    for crop, scale in (((25, 32), (0.5, 0.8)), ((24, 33), (0.5, 1.0)), ((24, 65), (1.0, 2.0))):
+        with pytest.raises(DataError, match="larger than the images at their largest"):
+            stream.check_sizes(stream.Frame((24, 32), crop), scale)
+    stream.check_sizes(stream.Frame((24, 32), (48, 64)), (1.0, 2.0))
+    with pytest.raises(DataError, match="a random scale needs a crop"):
+        stream.check_sizes(stream.Frame(), (1.0, 2.0))
+    stream.check_sizes(stream.Frame(), (1.0, 1.0))
+
+
 def pair(root):
     source = data_files.folders(root / "source", count=4)
     for i in range(4):
