@@ -305,6 +305,11 @@ def test_counting_needs_no_more_memory_for_more_images(tmp_path):
         ((1052, 1914), (512, 1024), ""),
         ((1080, 1920), (256, 512), ""),
         ((48, 64), (48, 64), ""),
+        # A fifth is worth a word, in either direction.
+        ((100, 100), (100, 119), ""),
+        ((100, 100), (100, 120), "1.2 times as wide"),
+        ((100, 100), (119, 100), ""),
+        ((100, 100), (121, 100), "0.83 times as wide"),
     ],
 )
 def test_images_are_not_stretched_without_a_word(shape, size, words):
