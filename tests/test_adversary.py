@@ -8,6 +8,7 @@ from helpers import softmax
 
 from rtda_jax.adapt import adversary
 from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
+from rtda_jax.errors import ConfigError
 
 HEADS = {
     "aux16": "aux16",
@@ -105,6 +106,12 @@ def test_the_numbers_of_levels_stay_what_they_were():
 
 def test_the_defaults_are_those_of_tsai():
     assert AdversaryOptions() == AdversaryOptions("fcd", {}, "softmax", "bce", 0.5)
+
+
+def test_the_factor_of_a_discriminator_is_from_zero():
+    AdversaryOptions(d_factor=0.0)
+    with pytest.raises(ConfigError, match=r"adversary\.d_factor must be at least 0, got -0\.5"):
+        AdversaryOptions(d_factor=-0.5)
 
 
 def test_self_information_and_features_reach_the_discriminator():

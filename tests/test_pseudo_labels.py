@@ -120,6 +120,11 @@ def test_majority_counts_votes_and_the_surest_voter_decides_between_equals():
         ({"cut": 1.0}, r"pseudo.cut must lie in \[0, 1\), got 1"),
         ({"cap": 0.0}, r"pseudo.cap must lie in \(0, 1\], got 0"),
         ({"fusion": "majority"}, "needs at least three votes, got 2"),
+        ({"heads": ()}, r"pseudo\.heads must name at least one output"),
+        ({"cut": -0.1}, r"pseudo\.cut must lie in \[0, 1\), got -0\.1"),
+        ({"cap": 1.1}, r"pseudo\.cap must lie in \(0, 1\], got 1\.1"),
+        ({"scope": "batch"}, r"pseudo\.scope 'batch'; known: dataset, image"),
+        ({"split": "source"}, r"pseudo\.split 'source'; known: eval, target"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(fields, message):
@@ -129,3 +134,13 @@ def test_rules_that_make_no_sense_are_refused(fields, message):
 
 def test_limits_are_allowed():
     PseudoLabelOptions(cut=0.0, cap=1.0)
+    PseudoLabelOptions(fusion="majority").check_votes(3)
+    PseudoLabelOptions(fusion="majority", heads=("logits", "aux16", "aux32")).check_votes(1)
+    PseudoLabelOptions(fusion="majority", heads=("logits", "aux16")).check_votes(2)
+    for fusion in ("mean", "most_confident"):
+        PseudoLabelOptions(fusion=fusion).check_votes(1)
+
+
+def test_histograms_have_4096_bins():
+    """A count that was begun goes on only with as many."""
+    assert BINS == 4096
