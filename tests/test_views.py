@@ -144,7 +144,7 @@ def test_the_source_is_stylised_in_the_chosen_window(window):
 
 def test_each_image_of_the_source_draws_one_of_the_bands():
     made = {name: np.repeat(x, 16, axis=0) for name, x in indexed().items()}
-    made["source_index"] = np.arange(made["source_image"].shape[0])
+    made["source_index"] = 7 * np.arange(len(made["source_image"])) + 3
     chosen = part_context(fda_beta=0.02, fda_other_betas=(0.2, 0.4), fda_window="rectangle")
     got, keys = prepared(chosen, made)
     pair = made["source_image"], made["target_image"]
