@@ -69,6 +69,7 @@ def forget_programs():
     """Compiled programs of a file are dropped after it: all of them together take gigabytes."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
