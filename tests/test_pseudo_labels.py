@@ -101,6 +101,18 @@ def test_the_most_confident_layer_is_that_of_the_concatenated_maps():
     np.testing.assert_array_equal(labels, together.argmax(-1) % 7)
 
 
+def test_majority_against_loops():
+    made = maps(3, seed=1)
+    labels, confidence = pseudo_labels.fuse(jnp.asarray(made), fusion="majority")
+    for where in np.ndindex(4, 5):
+        voices = [made[m][where] for m in range(3)]
+        votes = [int(p.argmax()) for p in voices]
+        surest = {c: max(p[c] for p in voices if p.argmax() == c) for c in votes}
+        winner = max(surest, key=lambda c: (votes.count(c), surest[c]))
+        assert labels[where] == winner
+        assert confidence[where] == pytest.approx(surest[winner], rel=1e-6)
+
+
 def test_majority_counts_votes_and_the_surest_voter_decides_between_equals():
     two_to_one = [[0.5, 0.4, 0.1], [0.6, 0.3, 0.1], [0.01, 0.01, 0.98]]
     all_differ = [[0.5, 0.4, 0.1], [0.1, 0.7, 0.2], [0.3, 0.1, 0.6]]
