@@ -310,6 +310,8 @@ def test_counting_needs_no_more_memory_for_more_images(tmp_path):
         ((100, 100), (100, 120), "1.2 times as wide"),
         ((100, 100), (119, 100), ""),
         ((100, 100), (121, 100), "0.83 times as wide"),
+        # Multiples of 32 that are as few pixels come no closer.
+        ((96, 160), (64, 128), "1.2 times as wide as they are; only a larger size"),
     ],
 )
 def test_images_are_not_stretched_without_a_word(shape, size, words):

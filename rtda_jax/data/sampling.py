@@ -208,14 +208,22 @@ def stretching(
     if not found:
         return []
     height, width = max(found, key=lambda shape: found[shape])
-    wider = size[1] / size[0] * height / width
-    if max(wider, 1 / wider) < _STRETCHED:
+
+    def factor(size: tuple[int, int]) -> float:
+        return size[1] / size[0] * height / width
+
+    def change(size: tuple[int, int]) -> float:
+        return max(factor(size), 1 / factor(size))
+
+    if change(size) < _STRETCHED:
         return []
-    rows, columns = fitting((height, width), pixels=size[0] * size[1])
+    better = fitting((height, width), pixels=size[0] * size[1])
+    advice = f"--config.{field}={better[0]},{better[1]} keeps their proportions"
+    if change(better) >= change(size):
+        advice = "only a larger size could keep their proportions"
     return [
         f"warning: images of {width}x{height} are resized to {size[1]}x{size[0]}, which makes "
-        f"things {wider:.2g} times as wide as they are; --config.{field}={rows},{columns} "
-        "keeps their proportions"
+        f"things {factor(size):.2g} times as wide as they are; {advice}"
     ]
 
 
