@@ -15,11 +15,13 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-# What the figure shows, from the least to the most: words, row, evaluation.
+# What the figure shows: words, row, evaluation. A line with a plus has what the lines above it
+# have, back to the teacher's.
 LINES = (
     ("source only", "adabn", "eval_source_only"),
     ("the target's statistics (AdaBN)", "adabn", "eval_adabn"),
-    ("+ teacher, mixing, rare classes", "teacher", "eval_student"),
+    ("a discriminator of the output", "adversarial", "evaluate"),
+    ("teacher, mixing, rare classes", "teacher", "eval_student"),
     ("+ FDA", "teacher_fda", "eval_student"),
     ("+ masked images", "masked_fda", "eval_student"),
     ("+ feature distance (MIC + FDA)", "mic_fda", "eval_student"),
