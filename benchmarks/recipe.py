@@ -45,6 +45,7 @@ def no_inference_twin(config: Any) -> str:
 TRAINED = (
     ("model.batch_norm", ("batch",)),
     ("model.statistics", ("target", "both")),  # the twin updates both, which costs it nothing
+    ("fda_other_betas", ((),)),
     ("fda_window", ("square",)),
     ("augment.colour", (0.0,)),
     ("augment.texture", ("none",)),

@@ -48,6 +48,7 @@ LONGEST = (
     "test_faults.py",
     "test_weights_parity.py",
     "test_onnx.py",
+    "test_online_runs.py",
     "test_online.py",
     "test_experiment.py",
     "test_export.py",
@@ -79,6 +80,22 @@ def tiny_networks():
 
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def networks_of_two_kinds(tiny_networks):
+    """Tiny networks, of which the large one has a head more."""
+    from helpers import LARGE, Tiny
+
+    from rtda_jax.adapt import build
+
+    def model(name, *, num_classes, axis_name, batch_norm, dtype, **options):
+        more = ("aux4",) if name == LARGE else ()
+        return Tiny(num_classes, axis_name, batch_norm, heads=("aux16", "aux32", *more))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "create_model", model)
         yield
 
 

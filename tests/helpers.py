@@ -188,6 +188,27 @@ def softmax(scores):
     return shares / shares.sum(-1, keepdims=True)
 
 
+# A large and a small network that are trained together.
+LARGE, SMALL = "bisenet_resnet101", "bisenet_resnet18"
+
+
+def online(**fields):
+    """Both networks learn from labels and mixed images, the small one also from soft labels."""
+    made = config(
+        "source_only",
+        model__name=SMALL,
+        model__large=LARGE,
+        teacher__kind="ema",
+        teacher__decay=0.9,
+        teacher__temperature=2.0,
+        teacher__inconsistency=1.5,
+        mix__among="batch",
+    )
+    made.objective.update({"mix": 1.0, "distil": 1.0, "distil_aux16": 0.5})
+    made.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return made
+
+
 def write_workdir(made, workdir):
     """A workdir whose train stages are at their last step, with random weights."""
     write_json(workdir / "config.json", plain(made))

@@ -128,6 +128,8 @@ def from_torch(shapes, name, arrays):
 def test_what_has_no_twin_is_said_by_name():
     config = made("fda", pixel_loss="focal")
     assert "no pixel_loss 'focal'" in no_training_twin(config)
+    config = made("fda", fda_other_betas=(0.05,))
+    assert "no fda_other_betas (0.05,), only ()" in no_training_twin(config)
     config = made("fda", loss__weighting="enet")
     assert "no loss.weighting 'enet', only none" in no_training_twin(config)
     config = made("fda", optim__g_groups="heads")

@@ -13,13 +13,11 @@ import safetensors.numpy
 from helpers import config, pixelwise, softmax, write_workdir
 from PIL import Image
 
-from configs import base
 from rtda_jax import evaluate
 from rtda_jax.deploy import Networks, export, networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.fold import fold
-from rtda_jax.run.workdir import plain, write_json
 from rtda_jax.weights import load_pretrained
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
@@ -337,84 +335,3 @@ def test_a_network_of_somebodys_own_is_exported(tmp_path, monkeypatch):
     predict = evaluate.predictor([model])
     for image, expected in zip(images, classes, strict=True):
         np.testing.assert_array_equal(predict(image, size=SIZE), expected)
-
-
-def test_an_untrained_workdir_is_refused(tmp_path):
-    made = config().lock()
-    for look in (recorded, lambda workdir: networks.check(made, workdir)):
-        with pytest.raises(ConfigError, match="holds no run"):
-            look(tmp_path)
-    with pytest.raises(ConfigError, match=r"train is not trained; run --job=run"):
-        networks.choose(made, tmp_path)
-    with pytest.raises(ConfigError, match="no stage 'x'; known: train, evaluate"):
-        networks.choose(made, tmp_path, stage="x")
-
-
-def test_a_workdir_of_several_seeds_names_them(tmp_path):
-    for seed in ("seed0", "seed1"):
-        (tmp_path / seed).mkdir()
-        (tmp_path / seed / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=rf"2 seeds; .*--weights={tmp_path}/seed0 --weights="):
-        recorded(tmp_path)
-
-
-def recorded(workdir, **overrides):
-    return networks.recorded(workdir, defaults=base.unchanged, overrides=overrides)
-
-
-def test_a_run_is_known_by_its_own_record(exported):
-    made, workdir, _ = exported
-    assert plain(recorded(workdir)) == plain(made)
-    assert networks.choose(recorded(workdir), workdir, stage="train").names == ("train",)
-    networks.check(made, workdir)
-    other = config("fda", optim__g_lr=0.5).lock()
-    with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.01 there, 0\.5 now"):
-        networks.check(other, workdir)
-
-
-def test_only_how_it_predicts_may_be_overridden(exported):
-    found = recorded(exported[1], **{"eval.mode": "slide", "eval.window": (16, 32)})
-    assert (found.eval.mode, tuple(found.eval.window)) == ("slide", (16, 32))
-    with pytest.raises(ConfigError, match=r"--config\.seed would change what"):
-        recorded(exported[1], seed=3)
-
-
-def test_fields_an_older_run_lacks_are_at_their_defaults(exported, tmp_path):
-    record = json.loads((exported[1] / "config.json").read_text())
-    del record["eval"]["mirror"], record["teacher"]
-    (tmp_path / "config.json").write_text(json.dumps(record))
-    assert plain(recorded(tmp_path)) == plain(exported[0])
-
-
-def test_of_several_evaluate_stages_the_last_counts(tmp_path):
-    made = config("fda_mbt").lock()
-    write_workdir(made, tmp_path)
-    chosen = networks.choose(made, tmp_path)
-    assert (chosen.stage, chosen.names) == ("eval_mbt", ("beta_001", "beta_005"))
-    assert len(chosen.models) == 2
-
-
-@pytest.mark.parametrize("pair", ["streets", "folders", "gta5_to_cityscapes"])
-def test_a_benchmark_of_somebodys_own_is_read_from_its_record(tmp_path, pair):
-    """Pairs data sets as no shipped benchmark does, under a name that the package does not know."""
-    made = base.make(pair)
-    with made.ignore_type():
-        made.benchmark.name = "from_my_garage"
-        made.benchmark.source = base.make("folders").benchmark.source
-        made.benchmark.source.images = "rendered"
-        made.benchmark.source_eval = made.benchmark.target_labelled = None
-    write_json(tmp_path / "config.json", plain(made))
-    assert plain(recorded(tmp_path)) == plain(made)
-
-
-def test_a_shipped_benchmark_may_lack_a_role(tmp_path):
-    made = config("fda")
-    made.benchmark.source_eval = None
-    write_json(tmp_path / "config.json", plain(made))
-    assert recorded(tmp_path).benchmark.source_eval is None
-
-
-def test_a_damaged_record_is_named(tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"config\.json: not the JSON this program writes"):
-        recorded(tmp_path)

@@ -114,9 +114,9 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
     g_schedule, d_schedule = optim.schedules(sections.optim, steps=stage.steps)
     return Method(
         generator=generator,
-        adversary=_adversary(config, objective, outputs),
+        adversary=_adversary(config, sections.adversary, objective, outputs),
         objective=objective,
-        preparation=_preparation(config, objective, generator, axis_name),
+        preparation=_preparation(config, sections, objective, generator, axis_name),
         model=sections.model,
         consistency=sections.consistency,
         teacher=sections.teacher,
@@ -149,10 +149,12 @@ def _generator(config: ConfigDict, axis_name: str | None) -> nn.Module:
 
 
 def _adversary(
-    config: ConfigDict, objective: terms.Objective, outputs: Mapping[str, jax.ShapeDtypeStruct]
+    config: ConfigDict,
+    options: AdversaryOptions,
+    objective: terms.Objective,
+    outputs: Mapping[str, jax.ShapeDtypeStruct],
 ) -> Adversary:
     """Returns a discriminator for every level that a term of the objective needs."""
-    options = read(AdversaryOptions, config.adversary, "adversary")
     lookup(DISCRIMINATORS, options.network, "adversary.network")
     levels_by_name = adversary.levels(options.view)
     needed = {term.level for term, _ in objective.values() if term.level is not None}
@@ -171,10 +173,14 @@ def _adversary(
 
 
 def _preparation(
-    config: ConfigDict, objective: terms.Objective, generator: nn.Module, axis_name: str | None
+    config: ConfigDict,
+    sections: Sections,
+    objective: terms.Objective,
+    generator: nn.Module,
+    axis_name: str | None,
 ) -> list[views.Part]:
     """Returns the parts that make the views which the objective reads."""
-    sections, size = read(Sections, config, ""), tuple(config.benchmark.crop)
+    size = tuple(config.benchmark.crop)
     reference_features = None
     if terms.uses_reference(objective):
         reference_features = distance.trunk_map(generator, sections.distance.stage, size=size)

@@ -1,0 +1,69 @@
+"""Whatever a later stage needs is checked before the first one runs."""
+
+import pytest
+from helpers import folder_config
+
+from rtda_jax import experiment
+from rtda_jax.data import DataError
+from rtda_jax.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "message"),
+    [
+        ("beta_001", {"log_every_steps": 0}, "stage beta_001: log_every_steps must be at least 1"),
+        ("beta_001", {"loggers": ("paper",)}, "unknown name in `loggers`: 'paper'"),
+        ("beta_005", {"checkpoint_keep": 1}, "stage beta_005: checkpoint_keep must be at least 2"),
+        ("eval_mbt", {"stall_seconds": -1.0}, "stage eval_mbt: stall_seconds must be at least 0"),
+        ("eval_mbt", {"threads": -1}, "stage eval_mbt: threads must be at least 0"),
+    ],
+)
+def test_how_any_stage_is_watched_is_checked_before_the_first(root, stage, fields, message):
+    made = folder_config(root)
+    made.stage[stage].update(fields)
+    with pytest.raises(ConfigError, match=message):
+        experiment.checked_plan(made.lock())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("absent.pth", None, "absent.pth does not exist"),
+        ("notes.txt", b"x", "unknown kind of weight file"),
+        ("damaged.pth", b"PK\3\4 and no archive", "damaged.pth: "),
+        ("damaged.safetensors", b"\1" * 9, "damaged.safetensors: "),
+        ("folder.pth", "folder", "folder.pth is not a file"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["beta_001", "beta_005"])
+def test_weights_of_any_stage_are_refused_before_anything_runs(
+    root, tmp_path, stage, file, content, message
+):
+    if content == "folder":
+        (tmp_path / file).mkdir()
+    elif content is not None:
+        (tmp_path / file).write_bytes(content)
+    made = folder_config(root)
+    made.stage[stage].model = {"pretrained": str(tmp_path / file)}
+    with pytest.raises(ConfigError, match=f"stage {stage}: .*{message}"):
+        experiment.run(made.lock(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("field", ["images", "labels"])
+def test_an_evaluation_without_images_or_labels_is_refused_before_training(root, field):
+    made = folder_config(root)
+    made.benchmark.eval[field] = ""
+    message = r"stage eval_001: no images and labels.*stages=\('beta_001', 'beta_005'\)"
+    with pytest.raises(ConfigError, match=message):
+        experiment.checked_plan(made.lock())
+    made.stages = ("beta_001", "beta_005")
+    assert list(experiment.checked_plan(made.lock())) == ["beta_001", "beta_005"]
+
+
+def test_classes_to_report_that_the_network_lacks_are_refused_before_training(root):
+    config = folder_config(root, benchmark__eval_classes="camvid11").lock()
+    with pytest.raises(DataError, match="lack pavement, tree"):
+        experiment.checked_plan(config)
