@@ -57,6 +57,17 @@ SOURCE_SIZES = {
 }
 
 
+def use_source_size(config: ConfigDict, *, crop: tuple[int, int] | None = None) -> None:
+    """Resizes source images as AdaptSegNet does, on the benchmarks in `SOURCE_SIZES`.
+
+    Args:
+      config: the configuration of any method.
+      crop: (H, W) of the crops from the source; None trains on whole images.
+    """
+    if source_size := SOURCE_SIZES.get(config.benchmark.name):
+        config.benchmark.update({"source_size": source_size, "source_crop": crop or source_size})
+
+
 def deeplab(
     config: ConfigDict,
     *,
@@ -79,9 +90,9 @@ def deeplab(
         on whole images.
     """
     benchmark = config.benchmark
-    if source_size := SOURCE_SIZES.get(benchmark.name):
+    if benchmark.name in SOURCE_SIZES:
         benchmark.update({"crop": crop or benchmark.size, "resize": "bicubic"})
-        benchmark.update({"source_size": source_size, "source_crop": crop or source_size})
+    use_source_size(config, crop=crop)
     config.model.name = "deeplab_resnet101" + ("_multi" if heads == 2 else "")
     config.model.options.aspp = aspp
     config.model.statistics = "both"

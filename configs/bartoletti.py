@@ -7,7 +7,8 @@ objective(D) = 1/2 [BCE(D(softmax source), 0) + BCE(D(softmax target), 1)]  upsa
 The recipe: SGD with a learning rate of 0.025 and a decay of 1e-4, a poly schedule that changes once
 per epoch, 100 epochs of 500 images (list the authors' subset in a file and pass it with
 --config.benchmark.source.list), batches of 4, and ImageNet weights from --config.model.pretrained.
-The RGB mean of Cityscapes is subtracted from BGR images, as in the authors' code. The authors
+The RGB mean of Cityscapes is subtracted from BGR images, as in the authors' code. On GTA5, whole
+images of 720x1280 are read, although the report speaks of crops of 512x1024. The authors
 report the best epoch on the validation set; here it is the last one. Their report describes
 BiSeNet, and their code has the four-scale variant that is used here.
 
@@ -24,7 +25,7 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from configs import adversarial, arguments, ssl
+from configs import adaptsegnet, adversarial, arguments, ssl
 
 IMAGES, EPOCHS = 500, 100
 
@@ -52,6 +53,7 @@ def make(
     config.model.statistics = "both"
     config.normalisation = "cityscapes_bgr"
     config.augment.flip = False
+    adaptsegnet.use_source_size(config)
     config.adversary.options.output_stride = 1
     if discriminator == "fcd_light":
         config.adversary.options.use_bias = False

@@ -10,6 +10,10 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
+from rtda_jax.adapt.optim import OptimOptions
+from rtda_jax.augment.normalise import AUTO
+from rtda_jax.evaluate import Protocol
+
 Network = Literal["bisenet_lite0", "bisenet_lite1", "bisenet_lite2", "bisenet_resnet18"]
 
 LONG = 10_000  # runs of at least this many steps use the recipe FULL
@@ -76,15 +80,28 @@ def recipe(config: ConfigDict) -> Recipe:
 def use_pretrained(config: ConfigDict, network: str) -> None:
     """Gives a configuration a network with an ImageNet trunk, AdamW and the recipe's jitter.
 
+    What belongs to another network goes back to its default: options, normalisation, repeated
+    updates, and the outputs that are scored and that label the target. A batch has at least two
+    images, because the attention of these networks normalises one value of each image.
+
     Args:
       config: the configuration of any method.
       network: a network with published ImageNet weights.
     """
     chosen = recipe(config)
     config.model.update({"name": network, "pretrained": "imagenet"})
+    config.model.options = ConfigDict()  # `update` would keep those of the other network
+    config.normalisation = AUTO
+    config.eval.output = Protocol.output
+    config.batch_size = max(config.batch_size, 2)
+    for stage in config.stage.values():
+        if "heads" in stage.get("pseudo", {}):
+            heads = stage.pseudo.heads
+            stage.pseudo.heads = tuple(head for head in heads if head != "coarse") or ("logits",)
     config.augment.texture = chosen.jitter
     config.optim.update(
         {
+            "g_repeats": OptimOptions.g_repeats,
             "g_optimizer": "adamw",
             "g_lr": chosen.trunk_lr,
             "g_decay": 0.01,

@@ -33,8 +33,9 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from configs import arguments, base, benchmarks
+from configs import arguments, base, benchmarks, recipes
 from rtda_jax.data.labels import class_set
+from rtda_jax.errors import require
 
 # The authors' class weights for Cityscapes and SYNTHIA, about 1 / ln(1.1 + frequency).
 _CITYSCAPES = {
@@ -93,6 +94,7 @@ def make(
     *,
     network: Literal["bisenet", "deeplab"] = "bisenet",
     preset: Literal["paper", "code"] = "paper",
+    pretrained: recipes.Network | None = None,
 ) -> ConfigDict:
     """Returns both stages of TUFL on a benchmark.
 
@@ -100,22 +102,29 @@ def make(
       benchmark: a key of `BENCHMARKS`.
       network: BiSeNet with three heads or DeepLabV2 with one.
       preset: whether to follow the authors' text or their code where the two differ.
+      pretrained: a network with ImageNet weights in place of `network`; all stages then have the
+        optimizer of `recipes.py`.
     """
     config = base.make(benchmark)
     full = config.benchmark.name not in benchmarks.SMALL
     heads = base.HEADS[:1] if network == "deeplab" else base.HEADS
-    source_lr = config.optim.g_lr
+    source_optim = {"g_lr": config.optim.g_lr, "g_groups": "one"}
 
-    config.model.name = "deeplab_resnet101" if network == "deeplab" else "bisenet_tufl"
+    if pretrained is not None:
+        require(network == "bisenet", f"pretrained={pretrained} and network={network}: choose one")
+        recipes.use_pretrained(config, pretrained)
+        source_optim = {"g_groups": "heads"}  # also with preset=code
+    else:
+        config.model.name = "deeplab_resnet101" if network == "deeplab" else "bisenet_tufl"
+        config.optim.update(
+            {
+                "g_decay": 5e-4,
+                "g_decayed": "kernels",
+                "g_groups": "heads",
+                "g_lr": 5e-6 if full else 2.5e-4,
+            }
+        )
     config.model.batch_norm = "frozen"
-    config.optim.update(
-        {
-            "g_decay": 5e-4,
-            "g_decayed": "kernels",
-            "g_groups": "heads",
-            "g_lr": 5e-6 if full else 2.5e-4,
-        }
-    )
     _set_losses(config, heads)
     _set_views(config)
     if full:
@@ -130,7 +139,7 @@ def make(
         config.stages += ("eval_13",)  # papers report both for the same network
     if full:
         config.stages += ("eval_scales",)  # tens of windows per image: slow on a CPU
-    training = _training_stages(config, heads, full=full, source_lr=source_lr, preset=preset)
+    training = _training_stages(config, heads, full=full, source_optim=source_optim, preset=preset)
     config.stage = ConfigDict({**training, **_EVALUATIONS})
     return config
 
@@ -185,7 +194,12 @@ def _follow_the_code(config: ConfigDict) -> None:
 
 
 def _training_stages(
-    config: ConfigDict, heads: Sequence[str], *, full: bool, source_lr: float, preset: str
+    config: ConfigDict,
+    heads: Sequence[str],
+    *,
+    full: bool,
+    source_optim: dict[str, Any],
+    preset: str,
 ) -> dict[str, Any]:
     steps = config.get_oneway_ref("steps")  # of small pairs; it follows a flag
     return {
@@ -193,7 +207,7 @@ def _training_stages(
             "kind": "train",
             "objective": {f"consistency{head}": 0.0 for head in heads},
             "model": {"batch_norm": "batch"},
-            "optim": {"g_lr": source_lr, "g_groups": "one"},
+            "optim": source_optim,
         },
         # Stage two starts from stage one after 1200 of its 2000 steps.
         "one": {

@@ -21,7 +21,7 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from configs import arguments, tufl
+from configs import arguments, recipes, tufl
 
 TRAINED = ("source", "fixed", "adaptive", "longer", "mixing", "long_tail")
 
@@ -39,9 +39,10 @@ def make(
     *,
     network: Literal["bisenet", "deeplab"] = "bisenet",
     preset: Literal["paper", "code"] = "paper",
+    pretrained: recipes.Network | None = None,
 ) -> ConfigDict:
     """Returns the stages on a benchmark; the options are those of `tufl.make`."""
-    config = tufl.make(benchmark, network=network, preset=preset)
+    config = tufl.make(benchmark, network=network, preset=preset, pretrained=pretrained)
     one, two = config.stage.one, config.stage.two
     again = {"kind": "train", "init": "adaptive", "steps": two.get_oneway_ref("steps")}
     stages = {

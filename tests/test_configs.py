@@ -186,6 +186,36 @@ def test_every_config_takes_a_pretrained_network_and_its_optimizer():
         get("fda_mbt", "pretrained=bisenet_stdc1")
 
 
+RELEASED = [(name, ",preset=released") for name in ("advent", "dacs", "minent")]
+
+
+@pytest.mark.parametrize(("name", "preset"), [*((name, "") for name in FILES), *RELEASED])
+def test_a_pretrained_network_replaces_what_belongs_to_another(name, preset):
+    config = get(name, f"streets,pretrained=bisenet_lite0{preset}")
+    for stage in make_plan(config.lock(), KINDS).values():
+        fields = stage.config
+        if stage.kind == "train":
+            large = (name, stage.name) == ("distill", "large")
+            assert fields.model.name == ("bisenet_lite2" if large else "bisenet_lite0")
+            assert (fields.model.options.to_dict(), fields.normalisation) == ({}, "tensorflow")
+            optim = fields.optim
+            half = (name, stage.name) in {("fda_ssl", "ssl"), ("fda_ssl", "control")}
+            rate = 2e-4 if config.steps < 10_000 else 6e-5
+            assert optim.g_lr == (rate / 2 if half else rate)
+            assert (optim.g_optimizer, optim.g_groups, optim.g_repeats) == (
+                "adamw",
+                "heads",
+                "none",
+            )
+        assert fields.eval.output == "logits"
+        assert "coarse" not in fields.pseudo.heads
+
+
+def test_the_network_of_tufl_is_named_once():
+    with pytest.raises(ConfigError, match="choose one"):
+        get("tufl", "network=deeplab,pretrained=bisenet_lite0")
+
+
 def test_a_short_pretrained_run_jitters_the_colours_of_the_source():
     short, long = (
         get("source_only", f"{pair},pretrained=bisenet_lite0,rare=0.1")

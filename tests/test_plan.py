@@ -53,6 +53,20 @@ def test_a_wrong_stage_is_named(change, message):
         stages(config)
 
 
+def test_options_of_another_network_are_refused():
+    config = get("adaptsegnet")
+    config.model.name = "bisenet_resnet18"
+    message = r"unknown field of model\.options for bisenet_resnet18 'aspp'; known: scales"
+    with pytest.raises(ConfigError, match=message):
+        stages(config)
+
+
+def test_the_large_network_has_no_options_of_the_small_one():
+    config = get("dacs", "preset=released")
+    config.model.large = "bisenet_resnet18"
+    assert build.large_config(config).model.options.to_dict() == {}
+
+
 def test_margins_that_leave_nothing_are_a_wrong_field_of_their_stage():
     config = get("dacs")
     config.target_margins = (config.benchmark.size[0], 0, 0, 0)

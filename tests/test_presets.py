@@ -84,6 +84,10 @@ WHOLE = ((720, 1280), (720, 1280), (512, 1024), "bicubic", "bicubic")
         ("advent", "preset=released", WHOLE),
         ("minent", "preset=released", WHOLE),
         ("bdl", "", WHOLE),
+        ("bartoletti", "", (*WHOLE[:3], "bilinear", "bilinear")),
+        ("nikiforos", "row=source", (*WHOLE[:3], "bilinear", "bilinear")),
+        ("nikiforos", "row=fda", (*(3 * [(512, 1024)]), "bilinear", "bilinear")),
+        ("nikiforos", "row=source,preset=paper", (*(3 * [(512, 1024)]), "bilinear", "bilinear")),
         ("fda", "preset=released", ((720, 1280), (512, 1024), (512, 1024), "bicubic", "bicubic")),
         ("dacs", "preset=released", ((720, 1280), (512, 512), (512, 512), "bilinear", "bicubic")),
     ],
@@ -107,7 +111,9 @@ def test_presets_read_images_at_the_authors_sizes(name, arg, expected):
     frame = batches.frame(config, config.labelled)
     assert (frame.size, frame.crop, frame.resize) == ((512, 1024), expected[2], expected[3])
     synthia = get(name, f"synthia_to_cityscapes_13,{arg}").benchmark
-    assert (synthia.source_size, synthia.source_resize) == ((760, 1280), "bicubic")
+    height = 760 if expected[0] == (720, 1280) else 512
+    assert synthia.source_size == (height, expected[0][1])
+    assert synthia.source_resize == expected[4]
     small = get(name, f"streets,{arg}").benchmark
     assert (small.source_size, small.source_crop, small.resize) == (
         (96, 192),

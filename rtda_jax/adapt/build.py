@@ -207,7 +207,8 @@ def large_config(config: ConfigDict) -> ConfigDict:
     """
     large = config.copy_and_resolve_references()
     with large.unlocked():
-        large.model.update({"name": config.model.large, "large": "", "options": ConfigDict()})
+        large.model.update({"name": config.model.large, "large": ""})
+        large.model.options = ConfigDict()  # `update` would keep those of the small network
         if large.model.pretrained == imagenet.NAME:
             large.normalisation = AUTO
         size = tuple(config.benchmark.crop)

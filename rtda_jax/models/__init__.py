@@ -3,6 +3,7 @@
 A new network is a subclass of `layers.Network` in a file of its own and an entry of MODELS.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,15 @@ def create_model(name: str, num_classes: int = 19, **options: Any) -> nn.Module:
         auxiliary logits with train=False too), dtype, and those of the network's class.
     """
     return lookup(MODELS, name, "model")(num_classes=num_classes, **options)
+
+
+def options_of(name: str) -> set[str]:
+    """Returns the names of the options of a network (a key of MODELS) that are its own."""
+    network = MODELS[name]
+    chosen = network.keywords if isinstance(network, functools.partial) else {}
+    cls: Any = network.func if isinstance(network, functools.partial) else network
+    shared = {field.name for field in dataclasses.fields(Network)}
+    return {field.name for field in dataclasses.fields(cls)} - shared - set(chosen)
 
 
 def create_discriminator(name: str, in_channels: int = 19, **options: Any) -> nn.Module:
