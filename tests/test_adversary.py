@@ -50,17 +50,32 @@ def verdicts(seed=0):
     }
 
 
-def test_accuracies_are_the_shares_of_sources_below_and_targets_above_zero():
-    given = verdicts()
-    got = judges(("output", "aux16")).accuracies(given)
+BOUNDARIES = {"bce": 0.0, "least_squares": 0.5}
+
+
+@pytest.mark.parametrize("gan_loss", sorted(BOUNDARIES))
+def test_accuracies_are_the_shares_of_sources_below_and_targets_above_the_boundary(gan_loss):
+    given, boundary = verdicts(), BOUNDARIES[gan_loss]
+    got = judges(("output", "aux16"), gan_loss=gan_loss).accuracies(given)
     expected = {}
     for level in ("output", "aux16"):
-        expected[f"d_{level}_accuracy_source"] = (given["source"][level] < 0).mean()
-        expected[f"d_{level}_accuracy_target"] = (given["target"][level] > 0).mean()
+        expected[f"d_{level}_accuracy_source"] = (given["source"][level] < boundary).mean()
+        expected[f"d_{level}_accuracy_target"] = (given["target"][level] > boundary).mean()
     assert len({round(float(share), 3) for share in expected.values()}) == 4
     assert got.keys() == expected.keys()
     for name, (total, count) in got.items():
         np.testing.assert_allclose(total / count, expected[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("gan_loss", "ideal"), [("bce", (-9, 9)), ("least_squares", (0, 1))])
+def test_a_discriminator_whose_loss_is_least_is_always_right(gan_loss, ideal):
+    rng = np.random.default_rng(3)
+    given = {
+        domain: {"output": rng.normal(mean, 0.1, (2, 8, 8, 1)).astype(np.float32)}
+        for domain, mean in zip(("source", "target"), ideal, strict=True)
+    }
+    for total, count in judges(("output",), gan_loss=gan_loss).accuracies(given).values():
+        assert total == count == 128
 
 
 @pytest.mark.parametrize("gan_loss", ["bce", "least_squares"])

@@ -23,7 +23,23 @@ SOURCE, TARGET = 0.0, 1.0  # the discriminator's labels, in the code of every pa
 Size = tuple[int, int]
 Verdicts = Mapping[str, Mapping[str, jax.Array]]  # logits by domain and level
 
-GAN_LOSSES = {"bce": losses.binary_cross_entropy, "least_squares": losses.least_squares}
+
+class GanLoss(NamedTuple):
+    """How a discriminator is trained and read.
+
+    Attributes:
+      loss: the function (outputs, domain=label) -> the loss of each output.
+      boundary: the output between the domains; the source lies below it, the target above.
+    """
+
+    loss: Callable[..., jax.Array]
+    boundary: float
+
+
+GAN_LOSSES = {
+    "bce": GanLoss(losses.binary_cross_entropy, boundary=0.0),  # outputs are logits
+    "least_squares": GanLoss(losses.least_squares, boundary=0.5),  # outputs approach the labels
+}
 
 
 def _softmax(logits: jax.Array, size: Size) -> jax.Array:
@@ -153,7 +169,7 @@ class Adversary:
         Args:
           verdicts: the discriminators' logits for "source" and "target", from `judge`.
         """
-        gan_loss = GAN_LOSSES[self.options.gan_loss]
+        gan_loss = GAN_LOSSES[self.options.gan_loss].loss
         sums = {}
         for name in self.networks:
             for domain, label in (("source", SOURCE), ("target", TARGET)):
@@ -167,10 +183,11 @@ class Adversary:
         Args:
           verdicts: the discriminators' logits for "source" and "target", from `judge`.
         """
+        boundary = GAN_LOSSES[self.options.gan_loss].boundary
         sums = {}
         for name in self.networks:
             source, target = verdicts["source"][name], verdicts["target"][name]
-            for domain, right in (("source", source < 0), ("target", target > 0)):
+            for domain, right in (("source", source < boundary), ("target", target > boundary)):
                 total = right.sum(dtype=jnp.float32)
                 sums[f"d_{name}_accuracy_{domain}"] = Sum(total, jnp.float32(right.size))
         return sums

@@ -220,7 +220,7 @@ def _detail(context: TermContext) -> Term:
 
 def _deceive(level: str, context: TermContext) -> Term:
     """Returns the generator's loss: the discriminator should take the target for the source."""
-    gan_loss = adversary.GAN_LOSSES[context.adversary.gan_loss]
+    gan_loss = adversary.GAN_LOSSES[context.adversary.gan_loss].loss
     head = adversary.levels(context.adversary.view)[level].head
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
