@@ -251,7 +251,9 @@ class LossOptions:
         training counts the labelled set and then sets `weights` and "given".
       weights: the weight of each class.
       enet_c: the constant c of the weights 1 / ln(c + frequency) (ENet, Paszke et al. 2016).
-      reduction: the divisor of the summed loss, a key of `REDUCTIONS`.
+      reduction: the divisor of the summed loss of seg terms, a key of `REDUCTIONS`; "ohem" never
+        reads it and divides by the number of hardest pixels. With class weights and "weights", mix,
+        masked and consistency are divided by the weights too, and otherwise by their pixels.
       gamma: the focusing exponent of the focal loss.
       ohem_probability, ohem_rule: the arguments `probability` and `rule` of `hardest`.
       eta: the exponent of `robust_entropy`.
@@ -339,8 +341,7 @@ def _count_all(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
 
 # What a summed loss is divided by: functions (labels [B,H,W], class weights [K] or None).
 REDUCTIONS: dict[str, Callable[[jax.Array, jax.Array | None], jax.Array]] = {
-    # The sum of the weights of the valid pixels, as PyTorch's cross-entropy.
-    "weights": _sum_of_weights,
+    "weights": _sum_of_weights,  # those of the valid pixels, as in PyTorch's cross-entropy
     "valid": _count_valid,  # the number of valid pixels
     "pixels": _count_all,  # the number of all pixels: Brunstein's focal loss, TUFL
 }

@@ -9,6 +9,7 @@ from helpers import softmax
 from rtda_jax.adapt import consistency, terms
 from rtda_jax.adapt.consistency import ConsistencyOptions, adapt
 from rtda_jax.augment import geometry
+from rtda_jax.losses import LossOptions
 from rtda_jax.run import parallel
 
 ADAPTIVE = ConsistencyOptions(threshold="adaptive")
@@ -144,10 +145,14 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
         step=3,
     )
     outputs = {**given, **added}
-    context = terms.TermContext(
-        pixel_loss=lambda logits, labels: (logits, labels),
-        class_weights=lambda: jnp.float32(weights),
-        consistency=options,
+    by_weights, by_pixels = (
+        terms.TermContext(
+            pixel_loss=lambda logits, labels: (logits, labels),
+            class_weights=lambda: jnp.float32(weights),
+            loss=LossOptions(reduction=reduction),
+            consistency=options,
+        )
+        for reduction in ("weights", "pixels")
     )
     theta, pixels = np.full(5, 0.8), 2 * 9 * 11
     for head, suffix in zip(HEADS, ("", "_aux16", "_aux32"), strict=True):
@@ -159,9 +164,10 @@ def test_one_theta_adapts_to_each_head_in_turn_and_a_loss_is_the_mean_over_its_s
         assert 0.05 * pixels < kept.sum() < 0.5 * pixels
         distance = np.abs(p - q)[np.arange(2)[:, None, None], *np.ogrid[:9, :11], k]
         losses = -(distance**2) * (weights * p * np.log(q)).sum(-1)
-        total, count = terms.TERMS[f"consistency{suffix}"](context).evaluate(outputs, {})
-        assert count == kept.sum()
-        np.testing.assert_allclose(total, losses[kept].sum(), rtol=1e-4)
+        for context, divisor in ((by_weights, weights[k[kept]].sum()), (by_pixels, kept.sum())):
+            total, count = terms.TERMS[f"consistency{suffix}"](context).evaluate(outputs, {})
+            np.testing.assert_allclose(count, divisor, rtol=1e-6)
+            np.testing.assert_allclose(total, losses[kept].sum(), rtol=1e-4)
         if head == "logits":
             assert measured["sure"] == (kept.sum(), pixels)
     np.testing.assert_allclose(memory["theta"], theta, atol=1e-5)

@@ -34,21 +34,51 @@ def case(seed=0):
 
 @pytest.mark.parametrize("view", ["mixed", "masked"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_labelled_views_are_meaned_over_all_pixels(view, weighted):
+@pytest.mark.parametrize("reduction", sorted(losses.REDUCTIONS))
+def test_labelled_views_are_meaned_over_all_pixels_or_over_class_weights(view, weighted, reduction):
     logits, labels, loss = case()
     rng = np.random.default_rng(1)
     weight = rng.uniform(0, 2, SHAPE).astype(np.float32)
     classes = rng.uniform(1, 9, K).astype(np.float32)
     name = {"mixed": "mix", "masked": "masked"}[view]
-    chosen = context(class_weights=lambda: classes if weighted else None)
+    chosen = context(
+        class_weights=lambda: classes if weighted else None, loss=LossOptions(reduction=reduction)
+    )
     term = terms.TERMS[f"{name}_aux16"](chosen)
     assert (term.head, term.views, term.level) == ("aux16", {view}, None)
     batch = {f"{view}_label": labels, f"{view}_weight": weight}
     total, count = term.evaluate({view: {"aux16": logits}}, batch)
+    by_class = np.where(labels != 255, classes[np.where(labels != 255, labels, 0)], 0)
     if weighted:
-        loss = loss * np.where(labels != 255, classes[np.where(labels != 255, labels, 0)], 0)
+        loss = loss * by_class
+    divisor = by_class.sum() if weighted and reduction == "weights" else labels.size
     np.testing.assert_allclose(total, (loss * weight).sum(), rtol=1e-5)
-    assert count == labels.size
+    np.testing.assert_allclose(count, divisor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["seg", "mix", "masked", "consistency"])
+def test_the_scale_of_class_weights_changes_no_term(name):
+    """All of them are divided by the weights that multiply them."""
+    logits, labels, _ = case(8)
+    weak, _, _ = case(9)
+    heads = {"logits": logits}
+    outputs = dict.fromkeys(("source", "mixed", "masked", "strong"), heads)
+    outputs |= {"weak": {"logits": weak}, "threshold": {"logits": np.float32(0.8)}}
+    batch = {f"{view}_label": labels for view in ("source", "mixed", "masked")}
+    batch |= {f"{view}_weight": np.ones(SHAPE, np.float32) for view in ("mixed", "masked")}
+    classes = np.random.default_rng(10).uniform(1, 9, K).astype(np.float32)
+
+    def mean(factor):
+        options = LossOptions(weighting="given", weights=tuple(map(float, factor * classes)))
+        chosen = TermContext(
+            pixel_loss=losses.pixel_loss("cross_entropy", options, num_classes=K),
+            class_weights=lambda: losses.class_weights(options, num_classes=K),
+            loss=options,
+        )
+        total, count = terms.TERMS[name](chosen).evaluate(outputs, batch)
+        return total / count
+
+    np.testing.assert_allclose(mean(10), mean(1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("pixel_loss", ["cross_entropy", "focal", "ohem"])

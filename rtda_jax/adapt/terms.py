@@ -8,9 +8,9 @@ A term reads the outputs of the networks for one batch:
     outputs["verdicts"][level]     a discriminator's logits [B,h,w,1] for the target
     outputs["weights"]["classes"]  the weights [K] of distil, see `consistency.class_weights`
 
-It returns its loss summed over pixels together with the number of pixels, so that the step can
-divide by the count over all devices. A mean of means per device would be wrong wherever devices
-ignore different numbers of pixels.
+It returns its loss summed over pixels together with their number, or with the sum of their class
+weights, so that the step can divide by the count over all devices. A mean of means per device would
+be wrong wherever devices ignore different numbers of pixels.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Term:
     """One term and what has to be computed for it.
 
     Attributes:
-      evaluate: the function (outputs, batch) -> sum of the loss and number of pixels.
+      evaluate: the function (outputs, batch) -> sum of the loss and what divides it.
       views: the views that have to go through the segmentation network.
       head: the output that the term reads.
       level: the level of the discriminator that the term needs; None if it needs none.
@@ -65,7 +65,7 @@ class TermContext:
       pixel_loss: the loss of the labelled domain, (logits, labels) -> Sum.
       class_weights: the function () -> class weights, float32 [K] or None. It is called when the
         step is traced, because a method is built before the labelled set is counted.
-      loss: the options of losses; robust_entropy reads eta.
+      loss: the options of losses; robust_entropy reads eta, and `_count` reduction.
       consistency: the options of consistency; consistency terms read form and gamma.
       adversary: the options of the adversary: the GAN loss and what the discriminators read.
       distance: the options of feature_distance.
@@ -86,6 +86,24 @@ class TermContext:
 def _over_all_pixels(loss: jax.Array) -> Sum:
     """Sums a loss over all pixels; ignored pixels are counted too."""
     return Sum(loss.sum(), jnp.float32(loss.size))
+
+
+def _count(pixels: jax.Array, labels: jax.Array, context: TermContext) -> jax.Array:
+    """Returns what divides the sum of a loss that class weights multiply.
+
+    With loss.reduction="weights" the weights divide as well, so that their scale does not matter
+    and the term keeps its proportion to seg.
+
+    Args:
+      pixels: the number of pixels that the term counts; it divides if there are no class weights
+        or reduction is another one.
+      labels: [B,H,W], the classes of these pixels; 255 elsewhere.
+      context: the class weights and the options of losses.
+    """
+    weights = context.class_weights()
+    if weights is None or context.loss.reduction != "weights":
+        return pixels
+    return losses.label_weights(labels, weights).sum()
 
 
 def _supervised(head: str, context: TermContext) -> Term:
@@ -112,17 +130,18 @@ def _pseudo(head: str, context: TermContext) -> Term:
 def _by_teacher(view: str) -> Callable[[str, TermContext], Term]:
     """Returns the family of terms of a view that is trained on the teacher's labels.
 
-    Its terms are cross-entropies, weighted for each pixel and averaged over all pixels.
+    Its terms are cross-entropies, weighted for each pixel and averaged over all pixels, or over the
+    class weights of the labelled ones.
     """
 
     def family(head: str, context: TermContext) -> Term:
         def evaluate(outputs: Outputs, batch: Batch) -> Sum:
+            labels = batch[f"{view}_label"]
             loss = losses.cross_entropy(
-                outputs[view][head],
-                batch[f"{view}_label"],
-                class_weights=context.class_weights(),
+                outputs[view][head], labels, class_weights=context.class_weights()
             )
-            return _over_all_pixels(loss * batch[f"{view}_weight"])
+            total, pixels = _over_all_pixels(loss * batch[f"{view}_weight"])
+            return Sum(total, _count(pixels, labels, context))
 
         return Term(evaluate, frozenset({view}), head, needs_teacher=True)
 
@@ -151,7 +170,10 @@ def _distil(head: str, context: TermContext) -> Term:
 
 
 def _consistency(head: str, context: TermContext) -> Term:
-    """Returns the disagreement of both views, averaged over pixels where the weak view is sure."""
+    """Returns the disagreement of both views, averaged over pixels where the weak view is sure.
+
+    Where class weights divide, a pixel has the weight of the weak view's most probable class.
+    """
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
@@ -164,7 +186,10 @@ def _consistency(head: str, context: TermContext) -> Term:
             gamma=context.consistency.gamma,
             class_weights=context.class_weights(),
         )
-        return Sum(jnp.where(passing, loss, 0.0).sum(), passing.sum(dtype=jnp.float32))
+        _, classes = consistency.predict(weak)
+        labels = jnp.where(passing, classes, losses.IGNORE)
+        count = _count(passing.sum(dtype=jnp.float32), labels, context)
+        return Sum(jnp.where(passing, loss, 0.0).sum(), count)
 
     return Term(evaluate, frozenset({"target", "strong"}), head)
 
