@@ -8,8 +8,13 @@ teacher      = average of the parameters, updated before it labels, normalising 
 feature_distance = L2 distance of the last trunk stage from the ImageNet trunk's, on things
 source       = images drawn by their rare classes; fda=BETA gives them the target's low frequencies
 
-The method follows the paper's code. The network is BiSeNet on EfficientNet-Lite instead of a
-transformer with 85 million parameters; because BiSeNet has auxiliary heads, they are trained too.
+The method follows the paper's code. Two of its rules come from its libraries, and only runs of at
+least 10,000 steps follow them: mmseg averages the cross-entropy over all pixels, ignored ones
+included (loss.reduction=pixels), and mmcv's warm-up multiplies a decay that begins at step 0
+(optim.warmup=linear_factor). Shorter runs average over labelled pixels and decay after the warm-up.
+
+The network is BiSeNet on EfficientNet-Lite instead of a transformer with 85 million parameters;
+because BiSeNet has auxiliary heads, they are trained too.
 
 Paper: Hoyer, Dai & Van Gool, DAFormer: Improving network architectures and training strategies
 for domain-adaptive semantic segmentation, CVPR 2022.
@@ -54,6 +59,7 @@ def make(
     config.fda_beta = fda
     config.rare_class = chosen.rare_temperature
     if chosen is recipes.FULL:
+        config.loss.reduction = "pixels"  # as mmseg, which counts ignored pixels
         config.rare_min_pixels = 3000
         config.rare_crops = 11  # up to ten more crops, until one shows half of these pixels
         if config.benchmark.target.name == "cityscapes":

@@ -26,7 +26,8 @@ class Recipe:
     Attributes:
       trunk_lr: AdamW's learning rate of the trunk.
       heads_factor: how many times faster the heads learn.
-      warmup_steps: the steps of the linear warm-up.
+      warmup: the warm-up, a key of `rtda_jax.adapt.optim.WARMUPS`.
+      warmup_steps: the steps of the warm-up.
       power: the exponent of the poly schedule; 1 is linear.
       rare_temperature: the temperature of rare class sampling. With that of FULL, a short run would
         see images of the rarest class only.
@@ -39,6 +40,7 @@ class Recipe:
 
     trunk_lr: float
     heads_factor: float
+    warmup: str
     warmup_steps: int
     power: float
     rare_temperature: float
@@ -51,6 +53,7 @@ class Recipe:
 SMALL = Recipe(
     trunk_lr=2e-4,
     heads_factor=5.0,
+    warmup="linear",
     warmup_steps=50,
     power=0.9,
     rare_temperature=0.1,
@@ -62,6 +65,7 @@ SMALL = Recipe(
 FULL = Recipe(
     trunk_lr=6e-5,
     heads_factor=10.0,
+    warmup="linear_factor",
     warmup_steps=1500,
     power=1.0,
     rare_temperature=0.01,
@@ -108,7 +112,7 @@ def use_pretrained(config: ConfigDict, network: str) -> None:
             "g_decayed": "kernels",
             "g_groups": "heads",
             "g_factor": chosen.heads_factor,
-            "warmup": "linear",
+            "warmup": chosen.warmup,
             "warmup_steps": chosen.warmup_steps,
             "warmup_start": 1e-6,
             "power": chosen.power,

@@ -216,6 +216,13 @@ def test_the_network_of_tufl_is_named_once():
         get("tufl", "network=deeplab,pretrained=bisenet_lite0")
 
 
+@pytest.mark.parametrize("name", ["daformer", "mic"])
+def test_long_runs_warm_up_and_average_as_the_libraries_of_daformer(name):
+    short, long = get(name, "streets"), get(name, "gta5_to_cityscapes")
+    assert (short.optim.warmup, short.loss.reduction) == ("linear", "weights")
+    assert (long.optim.warmup, long.loss.reduction) == ("linear_factor", "pixels")
+
+
 def test_a_short_pretrained_run_jitters_the_colours_of_the_source():
     short, long = (
         get("source_only", f"{pair},pretrained=bisenet_lite0,rare=0.1")

@@ -85,23 +85,36 @@ def test_only_the_trained_parameters_move_or_decay():
 
 def test_warm_up_is_exponential_and_hands_over_to_poly():
     lr, start, warm, total = 0.01, 1e-5, 5, 20
-    after = optim.poly(lr, steps=total - warm, power=0.9)
-    rise = {"warmup": "exponential", "learning_rate": lr, "start": start}
-    schedule = jax.jit(optim.with_warmup(after, **rise, steps=warm))
+    options = OptimOptions(g_lr=lr, warmup_start=start, warmup_steps=warm)
+    schedule = jax.jit(optim.schedules(options, steps=total)[0])
     factor = (lr / start) ** (1 / warm)
     for t in range(total + 2):
         expected = start * factor**t if t <= warm else lr * max(1 - (t - warm) / 15, 0) ** 0.9
         assert float(schedule(jnp.int32(t))) == pytest.approx(expected, rel=1e-5, abs=1e-9)
-    assert optim.with_warmup(after, **rise, steps=0) is after
     with pytest.raises(ConfigError, match=r"exponential warm-up must be above 0, got 0"):
         OptimOptions(warmup_steps=3, warmup_start=0.0)
 
 
 def test_a_linear_warm_up_rises_by_equal_steps():
-    after = optim.poly(0.01, steps=15, power=1.0)
-    schedule = optim.with_warmup(after, warmup="linear", learning_rate=0.01, start=1e-3, steps=3)
+    options = OptimOptions(g_lr=0.01, power=1.0, warmup="linear", warmup_start=1e-3, warmup_steps=3)
+    schedule, _ = optim.schedules(options, steps=18)
     rates = [float(schedule(jnp.int32(t))) for t in range(5)]
     np.testing.assert_allclose(rates, [0.001, 0.004, 0.007, 0.01, 0.01 * 14 / 15], rtol=1e-5)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.9])
+def test_a_linear_factor_is_the_warm_up_of_mmcv(power):
+    """States LrUpdaterHook of mmcv 1.3 with the policy poly, by iterations."""
+    base, ratio, rise, total = 6e-5, 1e-6, 1500, 40_000
+    options = OptimOptions(
+        g_lr=base, power=power, warmup="linear_factor", warmup_start=ratio, warmup_steps=rise
+    )
+    schedule, _ = optim.schedules(options, steps=total)
+    for t in (0, 750, 1500, 30_000, total):
+        rate = base * (1 - t / total) ** power
+        if t < rise:
+            rate *= 1 - (1 - t / rise) * (1 - ratio)
+        np.testing.assert_allclose(schedule(jnp.int32(t)), rate, rtol=1e-5, atol=1e-14)
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.7)])
@@ -292,7 +305,11 @@ def test_the_defaults_are_those_of_the_papers_sgd_and_adam():
         ({"g_decayed": "none"}, r"optim\.g_decayed 'none'; known: all, kernels"),
         ({"g_groups": "two"}, r"optim\.g_groups 'two'; known: all, heads, one"),
         ({"g_repeats": "twice"}, r"optim\.g_repeats 'twice'; known: none, released, released_04"),
-        ({"warmup": "cosine"}, r"optim\.warmup 'cosine'; known: exponential, linear"),
+        (
+            {"warmup": "cosine"},
+            r"optim\.warmup 'cosine'; known: exponential, linear, linear_factor",
+        ),
+        ({"warmup": "linear_factor", "warmup_start": 2.0}, r"is a factor in \[0, 1\].*, got 2"),
         ({"g_repeats": "released", "g_optimizer": "adamw"}, "is the released SGD of DeepLab"),
         ({"g_repeats": "released", "g_decayed": "kernels"}, "is the released SGD of DeepLab"),
         ({"g_repeats": "released_04", "g_groups": "all"}, "is the released SGD of DeepLab"),

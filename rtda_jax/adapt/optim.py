@@ -60,7 +60,7 @@ class OptimOptions:
         devices): BatchNorm's statistics, and OHEM's choice of pixels. The running statistics move
         once a step, by the mean over the micro-batches.
       g_optimizer: the optimizer of the segmentation network, a key of `OPTIMIZERS`.
-      g_lr: the learning rate at the end of the warm-up.
+      g_lr: the learning rate without warm-up and decay.
       g_momentum: the momentum of SGD.
       g_betas: the betas of AdamW.
       g_decay: the weight decay, coupled in SGD and decoupled in AdamW.
@@ -69,9 +69,10 @@ class OptimOptions:
       g_factor: how many times faster these groups learn.
       g_repeats: whether SGD updates the trunk of DeepLab several times in a step, a key of
         `REPEATS`.
-      warmup: the curve of the warm-up of g_lr, a key of `WARMUPS`.
+      warmup: how g_lr is warmed up, a key of `WARMUPS`. "exponential" and "linear" rise to g_lr
+        before poly begins; "linear_factor" multiplies poly, which then begins at step 0.
       warmup_steps: the steps of the warm-up; 0 means none.
-      warmup_start: the learning rate at the beginning of the warm-up.
+      warmup_start: the learning rate at the beginning of the warm-up; the factor if it is one.
       d_lr: the learning rate of the discriminators.
       d_betas: the betas of the discriminators' Adam.
       power: the exponent of both poly schedules; 1 is linear.
@@ -138,6 +139,11 @@ class OptimOptions:
                 f"optim.warmup_start of an exponential warm-up must be above 0, got "
                 f"{self.warmup_start:g}",
             )
+        require(
+            self.warmup != "linear_factor" or 0 <= self.warmup_start <= 1,
+            f"optim.warmup_start is a factor in [0, 1] of a linear_factor warm-up, got "
+            f"{self.warmup_start:g}",
+        )
 
 
 def poly(learning_rate: float, *, steps: int, power: float, every: int = 1) -> optax.Schedule:
@@ -162,34 +168,48 @@ def _exponential(step: jax.Array, *, start: float, end: float, steps: int) -> ja
 
 
 def _linear(step: jax.Array, *, start: float, end: float, steps: int) -> jax.Array:
-    """Returns start + (end - start) t/steps, as in DAFormer."""
+    """Returns start + (end - start) t/steps."""
     return start + (end - start) * (step / steps)
 
 
-WARMUPS: dict[str, Callable[..., jax.Array]] = {"exponential": _exponential, "linear": _linear}
+def _decay(learning_rate: float, options: OptimOptions, *, steps: int) -> optax.Schedule:
+    return poly(learning_rate, steps=steps, power=options.power, every=options.schedule_every_steps)
 
 
-def with_warmup(
-    schedule: optax.Schedule, *, warmup: str, learning_rate: float, start: float, steps: int
+def _before_poly(
+    options: OptimOptions, end: int, *, curve: Callable[..., jax.Array]
 ) -> optax.Schedule:
-    """Returns the schedule, preceded by a warm-up if `steps` is above 0.
+    """Returns a curve that rises from warmup_start to g_lr, and then poly, which begins there."""
+    rise = options.warmup_steps
+    decay = _decay(options.g_lr, options, steps=max(end - rise, 1))
 
-    Args:
-      schedule: the schedule that follows, counted from 0 at the end of the warm-up.
-      warmup: the curve of the warm-up, a key of `WARMUPS`.
-      learning_rate: the learning rate at which the warm-up ends and the schedule begins.
-      start: the learning rate at which the warm-up begins.
-      steps: the steps of the warm-up.
-    """
-    if not steps:
-        return schedule
-    rise = lookup(WARMUPS, warmup, "optim.warmup")
+    def schedule(step: jax.Array) -> jax.Array:
+        rising = curve(
+            jnp.minimum(step, rise), start=options.warmup_start, end=options.g_lr, steps=rise
+        )
+        return jnp.where(step <= rise, rising, decay(jnp.maximum(step - rise, 0)))
 
-    def warm_then_scheduled(step: jax.Array) -> jax.Array:
-        rising = rise(jnp.minimum(step, steps), start=start, end=learning_rate, steps=steps)
-        return jnp.where(step <= steps, rising, schedule(jnp.maximum(step - steps, 0)))
+    return schedule
 
-    return warm_then_scheduled
+
+def _times_poly(options: OptimOptions, end: int) -> optax.Schedule:
+    """Returns poly, which begins at step 0, times a factor from warmup_start to 1."""
+    rise = options.warmup_steps
+    decay = _decay(options.g_lr, options, steps=end)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        factor = _linear(jnp.minimum(step, rise), start=options.warmup_start, end=1.0, steps=rise)
+        return factor * decay(step)
+
+    return schedule
+
+
+# The learning rate with a warm-up: functions (options, step at which poly is 0) -> schedule.
+WARMUPS: dict[str, Callable[[OptimOptions, int], optax.Schedule]] = {
+    "exponential": functools.partial(_before_poly, curve=_exponential),
+    "linear": functools.partial(_before_poly, curve=_linear),
+    "linear_factor": _times_poly,  # mmcv, and so the code of DAFormer and MIC
+}
 
 
 def schedules(options: OptimOptions, *, steps: int) -> tuple[optax.Schedule, optax.Schedule]:
@@ -197,16 +217,12 @@ def schedules(options: OptimOptions, *, steps: int) -> tuple[optax.Schedule, opt
 
     A stage that is shorter than its warm-up, such as a trial of a few steps, ends within it.
     """
-    end, rise = options.schedule_steps or steps, options.warmup_steps
-    decay = functools.partial(poly, power=options.power, every=options.schedule_every_steps)
-    generator = with_warmup(
-        decay(options.g_lr, steps=max(end - rise, 1)),
-        warmup=options.warmup,
-        learning_rate=options.g_lr,
-        start=options.warmup_start,
-        steps=rise,
-    )
-    return generator, decay(options.d_lr, steps=end)
+    end = options.schedule_steps or steps
+    if options.warmup_steps:
+        generator = WARMUPS[options.warmup](options, end)
+    else:
+        generator = _decay(options.g_lr, options, steps=end)
+    return generator, _decay(options.d_lr, options, steps=end)
 
 
 def sgd(schedule: optax.Schedule, options: OptimOptions) -> optax.GradientTransformation:
