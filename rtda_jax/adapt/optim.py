@@ -155,8 +155,7 @@ def poly(learning_rate: float, *, steps: int, power: float, every: int = 1) -> o
     def schedule(step: jax.Array) -> jax.Array:
         step = step // every * every
         # At the end, a compiled t/steps may exceed 1 by a rounding error. optax's polynomial
-        # schedule
-        # would then return nan, the power of a negative base.
+        # schedule would then return nan, the power of a negative base.
         return learning_rate * jnp.maximum(1.0 - step / steps, 0.0) ** power
 
     return schedule

@@ -88,8 +88,9 @@ class TeacherOptions:
     Attributes:
       kind: "none", "ema" (a moving average of the student) or "frozen" (the initial network).
       decay: the weight of the old teacher in one update of "ema", in [0, 1).
-      average: the variables that "ema" averages, a key of `AVERAGES`. If running statistics are not
-        averaged, the teacher's forward passes on the target update its own.
+      average: the variables that "ema" averages, a key of `AVERAGES`. With statistics="batch", the
+        teacher's forward passes on the target move its running statistics; with "all", the average
+        moves them too.
       follows: when "ema" is updated: "after" the student's step (the code of DACS), or "before" the
         teacher labels (the code of DAFormer and MIC).
       statistics: the statistics that its normalisations use, a key of `FORWARD_PASSES`.
