@@ -136,11 +136,22 @@ def sample_shape(size: tuple[int, int]) -> tuple[int, int, int, int]:
     return (2, *size, 3)
 
 
-@functools.cache
 def output_shapes(
     generator: nn.Module, *, image_shape: tuple[int, int, int, int]
 ) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a segmentation network's named outputs in training.
+
+    Raises:
+      ConfigError: as `network_shapes` does.
+    """
+    return network_shapes(generator, image_shape=image_shape)[0]
+
+
+@functools.cache
+def network_shapes(
+    generator: nn.Module, *, image_shape: tuple[int, int, int, int]
+) -> tuple[Mapping[str, jax.ShapeDtypeStruct], Mapping[str, Any]]:
+    """Returns the shapes of a segmentation network's named outputs in training and its variables.
 
     A large network is traced for seconds, and the stages of an experiment mostly share one.
 
@@ -168,7 +179,7 @@ def output_shapes(
                 "from Network.norm_layer: model.batch_norm would not change it, and devices would "
                 "not share its statistics"
             )
-    return types.MappingProxyType(outputs)
+    return types.MappingProxyType(outputs), types.MappingProxyType(variables)
 
 
 def _obeys(layer: BatchNorm, generator: nn.Module) -> bool:

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.adapt.state import TrainState, sample_shape
+from rtda_jax.adapt.state import TrainState, network_shapes, sample_shape
 from rtda_jax.errors import one_of, require
 from rtda_jax.losses import Sum
 
@@ -255,14 +255,14 @@ class TrainedNetwork(NamedTuple):
     normalisation: str
     size: tuple[int, int]
 
+    def shapes(self) -> dict[str, Any]:
+        """Returns the shapes of its variables, {"params", "batch_stats"}."""
+        _, variables = network_shapes(self.module, image_shape=sample_shape(self.size))
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
     def variables(self) -> Any:
         """Returns zeros of the shapes of its variables, until those of the stage are read."""
-        images = jax.ShapeDtypeStruct(sample_shape(self.size), jnp.float32)
-        shapes = jax.eval_shape(
-            lambda x: self.module.init(jax.random.key(0), x, train=True), images
-        )
-        wanted = {"params": shapes["params"], "batch_stats": shapes["batch_stats"]}
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), wanted)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.shapes())
 
 
 def with_teacher(
