@@ -67,3 +67,10 @@ def test_classes_to_report_that_the_network_lacks_are_refused_before_training(ro
     config = folder_config(root, benchmark__eval_classes="camvid11").lock()
     with pytest.raises(DataError, match="lack pavement, tree"):
         experiment.checked_plan(config)
+
+
+def test_an_output_to_score_that_a_network_lacks_is_refused_before_training(root):
+    config = folder_config(root, eval__output="coarse").lock()
+    message = r"stage eval_001: unknown eval\.output of beta_001: 'coarse'; known: logits"
+    with pytest.raises(ConfigError, match=message):
+        experiment.checked_plan(config)

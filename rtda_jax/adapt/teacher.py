@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.adapt.state import TrainState, network_shapes, sample_shape
+from rtda_jax.adapt.state import TrainState, network_shapes, output_shapes, sample_shape
 from rtda_jax.errors import one_of, require
 from rtda_jax.losses import Sum
 
@@ -254,6 +254,10 @@ class TrainedNetwork(NamedTuple):
     module: nn.Module
     normalisation: str
     size: tuple[int, int]
+
+    def heads(self) -> set[str]:
+        """Returns the names of its outputs, except for the feature in front of the classifier."""
+        return {*output_shapes(self.module, image_shape=sample_shape(self.size))} - {"feature"}
 
     def shapes(self) -> dict[str, Any]:
         """Returns the shapes of its variables, {"params", "batch_stats"}."""

@@ -14,7 +14,7 @@ from rtda_jax.adapt.options import read
 from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import eval_stream
-from rtda_jax.errors import ConfigError, DataError, require
+from rtda_jax.errors import ConfigError, DataError, one_of, require
 from rtda_jax.evaluate import Model, Protocol
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import Fields, only
@@ -22,7 +22,7 @@ from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
 from rtda_jax.run.workdir import find_result, other_results, save_result
 from rtda_jax.stages import validation
-from rtda_jax.stages.plan import Plan, Stage, load_network, parse
+from rtda_jax.stages.plan import Plan, Stage, load_network, network_of, parse
 from rtda_jax.tools import drawing
 
 Row = tuple[dict[str, Any], np.ndarray]  # an example and its prediction, for the pictures
@@ -59,11 +59,13 @@ def check(plan: Plan, stage: Stage) -> None:
     """Refuses a protocol that cannot be run.
 
     Raises:
-      ConfigError: names the field.
+      ConfigError: names the field, and a network that lacks the output.
     """
-    del plan
-    read(Protocol, stage.config.eval, "eval")
+    protocol = read(Protocol, stage.config.eval, "eval")
     read(EvalOptions, stage.config.eval, "eval")
+    for reference in stage.models:
+        outputs = network_of(plan, reference).heads().intersection(evaluate.OUTPUTS)
+        one_of(protocol.output, outputs, f"eval.output of {reference}:")
 
 
 def bound(fields: Fields) -> Fields:

@@ -19,6 +19,7 @@ from rtda_jax.adapt.build import StageOptions
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
+from rtda_jax.adapt.teacher import TrainedNetwork
 from rtda_jax.data.batches import BenchmarkOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import StreamOptions
@@ -158,9 +159,7 @@ def _method(plan: Plan, config: ConfigDict) -> Method:
         f"taught_by={config.taught_by!r} is read by no term: give objective.distil, mix or "
         "masked a weight",
     )
-    name, weights = parse(config.taught_by)
-    teacher_network = method_of(plan[name]).network(weights)
-    return dataclasses.replace(method, teacher_network=teacher_network)
+    return dataclasses.replace(method, teacher_network=network_of(plan, config.taught_by))
 
 
 def _override(config: ConfigDict, overrides: dict[str, Any]) -> None:
@@ -327,6 +326,12 @@ def method_of(stage: Stage) -> Method:
     """Returns the method of a stage that produces a network."""
     assert stage.method is not None
     return stage.method
+
+
+def network_of(plan: Plan, network: str) -> TrainedNetwork:
+    """Returns the network that "STAGE", "STAGE:teacher" or "STAGE:large" names, untrained."""
+    name, weights = parse(network)
+    return method_of(plan[name]).network(weights)
 
 
 def _fresh(stage: Stage) -> TrainState:

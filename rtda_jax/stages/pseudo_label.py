@@ -26,7 +26,6 @@ from ml_collections import ConfigDict
 from rtda_jax.adapt import pseudo_labels
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
-from rtda_jax.adapt.state import output_shapes, sample_shape
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, load, pictures
 from rtda_jax.data.labels import class_set
@@ -49,7 +48,7 @@ from rtda_jax.run.files import read_bytes, write_bytes, write_npz
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages.plan import Plan, Stage, load_network, method_of, parse
+from rtda_jax.stages.plan import Plan, Stage, load_network, network_of
 
 SAVE_EVERY = 100  # images between two saves of the histogram
 
@@ -76,10 +75,7 @@ def check(plan: Plan, stage: Stage) -> None:
             "training makes the scores worthless; pseudo.split='eval' does so anyway"
         )
     for reference in stage.models:
-        earlier, weights = parse(reference)
-        network = method_of(plan[earlier]).network(weights)
-        outputs = output_shapes(network.module, image_shape=sample_shape(network.size))
-        heads = sorted(set(outputs) - {"feature"})
+        heads = network_of(plan, reference).heads()
         for head in options.heads:
             one_of(head, heads, f"output of {reference} in pseudo.heads:")
 
