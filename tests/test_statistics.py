@@ -24,12 +24,6 @@ class TwoNorms(nn.Module):
         return {"logits": norm(name="second")(jnp.square(x), train=train)}
 
 
-class NoNorm(nn.Module):
-    @nn.compact
-    def __call__(self, x, *, train):
-        return {"logits": nn.Dense(2)(x)}
-
-
 def images(number):
     return np.random.default_rng(number).integers(0, 256, (3, 4, 5, 3)).astype(np.uint8)
 
@@ -65,9 +59,12 @@ def test_every_layer_holds_the_mean_of_the_batches_statistics(batch_norm):
             )
 
 
-def test_a_network_without_batch_normalisation_is_refused():
-    with pytest.raises(ConfigError, match="needs a network with batch normalisation"):
-        statistics.measure(Model(NoNorm(), {"params": {}}, "imagenet"), [images(0)])
+def test_a_network_without_batch_normalisation_is_refused_before_it_is_trained():
+    config = helpers.config("adabn", model__name="deeplab_vgg16")
+    config.objective.update({"seg_aux16": 0.0, "seg_aux32": 0.0})
+    message = r"stage adabn: .* needs a network with batch normalisation; source_only has none"
+    with pytest.raises(ConfigError, match=message):
+        helpers.stages(config)
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ from rtda_jax.adapt.options import read
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data.batches import target_set
 from rtda_jax.data.stream import eval_stream
-from rtda_jax.errors import ConfigError, require
+from rtda_jax.errors import require
 from rtda_jax.evaluate import Model
 from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, watchdog
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages.plan import Plan, Stage, load_network
+from rtda_jax.stages.plan import Plan, Stage, load_network, network_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +47,19 @@ class StatisticsOptions:
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses more than one network, or an invalid number of batches.
+    """Refuses more than one network, one without statistics, or an invalid number of batches.
 
     Raises:
-      ConfigError: names the field.
+      ConfigError: names the field or the network.
     """
-    del plan
     number = len(stage.models)
     require(number == 1, f"kind 'statistics' reads one model, got {number}")
     read(StatisticsOptions, stage.config.statistics, "statistics")
+    (reference,) = stage.models
+    require(
+        bool(network_of(plan, reference).shapes()["batch_stats"]),
+        f"kind 'statistics' needs a network with batch normalisation; {reference} has none",
+    )
 
 
 def bound(fields: Fields) -> Fields:
@@ -116,12 +120,7 @@ def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
     """Returns the running statistics of a network on batches of images uint8 [B,H,W,3].
 
     Of several processes each brings batches of its own, and all return the average over all.
-
-    Raises:
-      ConfigError: the network has no batch normalisation.
     """
-    if not jax.tree.leaves(model.variables.get("batch_stats", {})):
-        raise ConfigError("kind 'statistics' needs a network with batch normalisation")
     module: nn.Module = model.module.clone(batch_norm="last", axis_name=None)
 
     @jax.jit
