@@ -4,8 +4,10 @@ import pytest
 from helpers import folder_config
 
 from rtda_jax import experiment
+from rtda_jax.adapt import build
 from rtda_jax.data import DataError
 from rtda_jax.errors import ConfigError
+from rtda_jax.models import create_discriminator
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -74,3 +76,25 @@ def test_an_output_to_score_that_a_network_lacks_is_refused_before_training(root
     message = r"stage eval_001: unknown eval\.output of beta_001: 'coarse'; known: logits"
     with pytest.raises(ConfigError, match=message):
         experiment.checked_plan(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"benchmark": {"classes": "synthia16"}},
+            r"params\.aux16\.bias is \(19,\) there, \(16,\) h",
+        ),
+        ({"normalisation": "caffe_bgr"}, "trained with normalisation 'imagenet', not 'caffe_bgr'"),
+        ({"adversary": {"network": "fcd_light"}}, r"output\.\S+ is \S+ there, \S+ here"),
+    ],
+)
+def test_networks_that_cannot_be_started_from_are_refused_before_training(
+    root, fields, message, monkeypatch
+):
+    monkeypatch.setattr(build, "create_discriminator", create_discriminator)
+    config = folder_config(root, "adversarial")
+    config.stages = ("train", "second")
+    config.stage.second = {"kind": "train", "init": "train", **fields}
+    with pytest.raises(ConfigError, match=f"stage second: init='train'.*{message}"):
+        experiment.checked_plan(config.lock())

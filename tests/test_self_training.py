@@ -17,7 +17,6 @@ from helpers import SIZE, config, folder_fields, write_folders
 from PIL import Image
 
 from rtda_jax import experiment, train
-from rtda_jax.adapt import build
 from rtda_jax.data import DataError, batches, load, load_pseudo
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.stages import KINDS, pseudo_label, statistics
@@ -318,11 +317,3 @@ def test_an_unknown_head_is_named_before_anything_is_trained(root, tmp_path):
     with pytest.raises(ConfigError, match=named):
         experiment.run(tiny(root, {**STAGES, "label": label}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_networks_of_another_shape_cannot_be_started_from(whole, root):
-    plan = make_plan(tiny(root), KINDS)
-    state = build.initial_state(plan["ssl"].method)
-    params = {**state.g_params, "logits": {"kernel": np.zeros((1, 1, 8, 3)), "bias": np.zeros(3)}}
-    with pytest.raises(ConfigError, match=r"params\.logits\.bias is \(19,\) there, \(3,\) here"):
-        start_from(state.replace(g_params=params), stage=plan["ssl"], plan=plan, workdir=whole[1])

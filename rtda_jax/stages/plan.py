@@ -257,7 +257,7 @@ def load_network(plan: Plan, network: str, workdir: pathlib.Path) -> evaluate.Mo
     """
     name, weights = parse(network)
     stage = plan[name]
-    fresh, folder = _fresh(stage), workdir / name
+    fresh, folder = state_shapes(stage), workdir / name
     if weights == "large":
         wanted = {"large": {"network": fresh.large.network}}
         variables = _restore(stage, folder, {"memory": wanted})["memory"]["large"]["network"]
@@ -280,25 +280,14 @@ def start_from(
     and the discriminators of the levels that both stages train. The optimizers start fresh.
 
     Raises:
-      ConfigError: that stage is not finished, its networks have another shape, or they read images
-        with another normalisation.
+      ConfigError: that stage is not finished.
     """
-    network, normalisation = stage.config.init, stage.config.normalisation
+    network = stage.config.init
     model = load_network(plan, network, workdir)
-    if model.normalisation != normalisation:
-        raise ConfigError(
-            f"init={network!r} was trained with normalisation {model.normalisation!r}, "
-            f"not {normalisation!r}"
-        )
-    ours = state.network
-    _same_shapes(ours, model.variables, network)
     earlier = plan[parse(network)[0]]
-    fresh = _fresh(earlier)
-    shared = set() if earlier.changes_network else set(fresh.d_params) & set(state.d_params)
-    wanted = {level: fresh.d_params[level] for level in sorted(shared)}
-    _same_shapes({level: state.d_params[level] for level in shared}, wanted, network)
+    wanted = {level: state.d_params[level] for level in shared_levels(stage, earlier)}
     restored = {}
-    if shared:
+    if wanted:
         restored = _restore(earlier, workdir / earlier.name, {"d_params": wanted})["d_params"]
     state = state.replace(
         g_params=model.variables["params"],
@@ -307,6 +296,14 @@ def start_from(
     )
     taken = ", ".join(["segmentation network", *(f"discriminator of {level}" for level in wanted)])
     return state, f"starts from {network}: {taken}"
+
+
+def shared_levels(stage: Stage, earlier: Stage) -> list[str]:
+    """Returns the levels whose discriminators both stages train."""
+    if earlier.changes_network:
+        return []
+    ours, theirs = (method_of(each).adversary.networks for each in (stage, earlier))
+    return sorted(ours.keys() & theirs.keys())
 
 
 def taught_by(
@@ -334,7 +331,7 @@ def network_of(plan: Plan, network: str) -> TrainedNetwork:
     return method_of(plan[name]).network(weights)
 
 
-def _fresh(stage: Stage) -> TrainState:
+def state_shapes(stage: Stage) -> TrainState:
     """Returns the shapes of the stage's state."""
     return jax.eval_shape(lambda: build.initial_state(method_of(stage)))
 
@@ -357,20 +354,3 @@ def _restore(stage: Stage, folder: pathlib.Path, wanted: dict[str, Any]) -> dict
                 f"earlier. Remove {folder / 'done.json'}; --job=run then continues training from "
                 "the previous checkpoint"
             ) from error
-
-
-def _same_shapes(ours: Any, theirs: Any, network: str) -> None:
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
-            for path, leaf in leaves
-        }
-
-    here, there = shapes(ours), shapes(theirs)
-    for path in sorted(here.keys() | there.keys()):
-        if here.get(path) != there.get(path):
-            raise ConfigError(
-                f"init={network!r}: {path} is {there.get(path, 'absent')} there, "
-                f"{here.get(path, 'absent')} here"
-            )

@@ -15,11 +15,22 @@ from rtda_jax.adapt.state import output_shapes, sample_shape
 from rtda_jax.adapt.terms import formula
 from rtda_jax.data.batches import introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
-from rtda_jax.errors import require
+from rtda_jax.errors import ConfigError, require
 from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import FREE, Fields, among, begun
 from rtda_jax.run.workdir import read_json, write_json
-from rtda_jax.stages.plan import Plan, Stage, method_of, naming, start_from, taught_by
+from rtda_jax.stages.plan import (
+    Plan,
+    Stage,
+    method_of,
+    naming,
+    network_of,
+    parse,
+    shared_levels,
+    start_from,
+    state_shapes,
+    taught_by,
+)
 from rtda_jax.tools import cost
 from rtda_jax.train import train
 
@@ -40,12 +51,11 @@ UNREAD = (
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses an invalid zoom, invalid moves and invalid margins.
+    """Refuses an invalid zoom, invalid moves and margins, and an `init` that does not fit.
 
     Raises:
       ConfigError: names the field.
     """
-    del plan
     config = stage.config
     # Read only for its errors.
     read(MoveOptions, config.augment, "augment")
@@ -56,6 +66,45 @@ def check(plan: Plan, stage: Stage) -> None:
             "target_margins get no labels of the teacher: they need mix or masked terms",
         )
         check_margins(margins, size=tuple(config.benchmark.size))
+    if config.init:
+        _check_init(plan, stage)
+
+
+def _check_init(plan: Plan, stage: Stage) -> None:
+    """Refuses a stage whose networks differ from those of the stage that its `init` names.
+
+    Raises:
+      ConfigError: names the normalisation of images, or the first weight of another shape.
+    """
+    network, normalisation = stage.config.init, stage.config.normalisation
+    earlier = network_of(plan, network)
+    require(
+        earlier.normalisation == normalisation,
+        f"init={network!r} is trained with normalisation {earlier.normalisation!r}, "
+        f"not {normalisation!r}",
+    )
+    _same_shapes(method_of(stage).network("student").shapes(), earlier.shapes(), network)
+    origin = plan[parse(network)[0]]
+    if levels := shared_levels(stage, origin):
+        ours, theirs = (state_shapes(each).d_params for each in (stage, origin))
+        _same_shapes({k: ours[k] for k in levels}, {k: theirs[k] for k in levels}, network)
+
+
+def _same_shapes(ours: Any, theirs: Any, network: str) -> None:
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
+            for path, leaf in leaves
+        }
+
+    here, there = shapes(ours), shapes(theirs)
+    for path in sorted(here.keys() | there.keys()):
+        if here.get(path) != there.get(path):
+            raise ConfigError(
+                f"init={network!r}: {path} is {there.get(path, 'absent')} there, "
+                f"{here.get(path, 'absent')} here"
+            )
 
 
 def check_weights(plan: Plan, workdir: pathlib.Path) -> None:
