@@ -46,13 +46,14 @@ def measured(options: Any, size: tuple[int, int], folder: pathlib.Path) -> Itera
     from rtda_jax import evaluate
     from rtda_jax.deploy import export
 
-    models = evaluate.folded(_models(options))
+    models, protocol = evaluate.folded(_models(options)), evaluate.Protocol()
     formats = [name for name, needs in NEEDS.items() if _installed(*needs)]
     for name in formats:
-        export.FORMATS[name].write(models, folder, size=size)
-    exported = export.lower(export.segmenter(models, size=size), size=size)
+        export.FORMATS[name].write(models, folder, size=size, protocol=protocol)
+    segment = export.segmenter(models, size=size, protocol=protocol)
+    exported = export.lower(segment, size=size)
     (folder / "model.stablehlo").write_bytes(exported.serialize())
-    predict = evaluate.predictor(models)
+    predict = evaluate.predictor(models, protocol=protocol)
     runs: dict[str, Run] = {"rtda_jax": lambda x: np.asarray(predict(x[0], size=size))[None]}
     left_out = []
     for name, (load, file, *needs) in RUNTIMES.items():

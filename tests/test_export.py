@@ -16,6 +16,7 @@ from PIL import Image
 from rtda_jax import evaluate
 from rtda_jax.deploy import Networks, export, networks
 from rtda_jax.errors import ConfigError
+from rtda_jax.evaluate import Protocol
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.fold import fold
 from rtda_jax.weights import load_pretrained
@@ -174,7 +175,8 @@ def test_the_pixels_are_those_of_the_formula(count):
     """Two exported networks are fused by the mean of their softmax."""
     made = [pixelwise(seed) for seed in range(count)]
     images = np.random.default_rng(2).integers(0, 256, (2, 6, 9, 3), np.uint8)
-    segment = export.segmenter([model for model, _ in made], size=(6, 9))
+    models = [model for model, _ in made]
+    segment = export.segmenter(models, size=(6, 9), protocol=Protocol())
     network = export.lower(segment, size=(6, 9))
     shares = sum(softmax(scores(images)) for _, scores in made)
     np.testing.assert_array_equal(network.call(images), shares.argmax(-1))
@@ -187,7 +189,8 @@ def test_every_network_lowers_for_every_platform(name):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 64, 128, 3))))
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     models = [evaluate.Model(*fold(module, variables), "imagenet")]
-    network = export.lower(export.segmenter(models, size=(64, 128)), size=(64, 128))
+    segment = export.segmenter(models, size=(64, 128), protocol=Protocol())
+    network = export.lower(segment, size=(64, 128))
     assert network.platforms == export.PLATFORMS
 
 
@@ -311,7 +314,46 @@ class Plain(nn.Module):
         x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
         logits = nn.Conv(self.num_classes, (1, 1))(x)
         size = (*images.shape[:3], self.num_classes)
-        return {"logits": jax.image.resize(logits, size, "nearest"), "feature": x}
+        resized = jax.image.resize(logits, size, "nearest")
+        return {"logits": resized, "coarse": logits, "feature": x}
+
+
+def plain_networks(folder, **fields):
+    """Returns two networks without a run, which a stage with these fields fuses."""
+    models = []
+    for seed in range(2):
+        module = Plain()
+        variables = module.init(jax.random.key(seed), jnp.zeros((1, *SIZE, 3)))
+        models.append(evaluate.Model(module, variables, "imagenet"))
+    settings = config(model__name="somebodys_own", **fields).lock()
+    (folder / "config.json").write_text("{}")
+    return Networks(tuple(models), ("a", "b"), "evaluate", folder, settings, 2 * ("somebodys_own",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "fusion"),
+    [
+        ({"fusion": "logits"}, "mean logits"),
+        ({"output": "coarse"}, "mean softmax"),
+        ({"output": "coarse", "align": "corners", "fusion": "logits"}, "mean logits"),
+        ({"mode": "slide", "window": SIZE, "stride": SIZE}, "mean softmax"),
+    ],
+)
+def test_the_file_predicts_as_the_evaluation_does(tmp_path, monkeypatch, fields, fusion):
+    monkeypatch.setitem(MODELS, "somebodys_own", Plain)
+    chosen = plain_networks(tmp_path, **{f"eval__{name}": value for name, value in fields.items()})
+    about = export.run(chosen, out=tmp_path / "export")
+    assert about["fusion"] == fusion
+    data = (tmp_path / "export" / about["file"]).read_bytes()
+    images = np.random.default_rng(6).integers(0, 256, (2, *SIZE, 3), np.uint8)
+    classes = jax.export.deserialize(bytearray(data)).call(images)
+    whole = Protocol() if fields.get("mode") == "slide" else Protocol(**fields)
+    expected, default = (
+        [evaluate.predictor(chosen.models, protocol=p)(image, size=SIZE) for image in images]
+        for p in (whole, Protocol())
+    )
+    np.testing.assert_array_equal(classes, expected)
+    assert np.array_equal(expected, default) == (whole == Protocol())
 
 
 def test_a_network_of_somebodys_own_is_exported(tmp_path, monkeypatch):

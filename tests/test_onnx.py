@@ -163,7 +163,7 @@ def compare(*names, normalisation, batches=(1, 4), size=SIZE):
     """Compares classes; one may differ only where two classes tie but for rounding."""
     networks = list(models(*names, normalisation=normalisation))
     variables = [network.variables for network in networks]
-    segment = export.segmenter(networks, size=size)
+    segment = export.segmenter(networks, size=size, protocol=evaluate.Protocol())
     (batch,) = jax.export.symbolic_shape("b")
     model = onnx.convert(segment, jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8))
     run = onnx.runner(model)

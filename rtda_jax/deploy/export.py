@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax import evaluate
+from rtda_jax.adapt.options import read
 from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.evaluate import Protocol
 from rtda_jax.ops.activations import argmax
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import files, log
@@ -48,10 +50,11 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
     """
     formats = {name: lookup(FORMATS, name, "format") for name in also}
     config = chosen.config
+    protocol = read(Protocol, config.eval, "eval")
     size = (config.benchmark.eval_size[0], config.benchmark.eval_size[1])
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir}, {size[0]}x{size[1]}")
-    if config.eval.mode != "whole":
-        log.say(f"  evaluated in mode {config.eval.mode!r}, exported to read images whole")
+    if protocol.mode != "whole":
+        log.say(f"  evaluated in mode {protocol.mode!r}, exported to read images whole")
     weights = {name: f"{name.replace(':', '-')}.safetensors" for name in chosen.names}
     results = [
         "model.stablehlo",
@@ -60,10 +63,10 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
     ]
     with claimed(out, record=RECORD, results=results) as listed:
         models = evaluate.folded(chosen.models)
-        exported = lower(segmenter(models, size=size), size=size)
+        exported = lower(segmenter(models, size=size, protocol=protocol), size=size)
         program = bytes(exported.serialize())
         about = {
-            name: {"files": form.files, **form.write(models, out, size=size)}
+            name: {"files": form.files, **form.write(models, out, size=size, protocol=protocol)}
             for name, form in formats.items()
         }
         files.write_bytes(out / "model.stablehlo", program)
@@ -79,7 +82,7 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
             "jax": jax.__version__,
             "calling_convention": exported.calling_convention_version,
             "platforms": list(exported.platforms),
-            **_interface(chosen, size),
+            **_interface(chosen, size, protocol),
             "run": _run(chosen),
             "weights": {
                 name: {"file": file, "sha256": files.sha256(out / file)}
@@ -92,20 +95,26 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
     return json.loads(json.dumps(description))
 
 
-def segmenter(models: Sequence[evaluate.Model], *, size: Size) -> Segment:
+def segmenter(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Segment:
     """Returns the segmentation of an evaluation as a jitted function of a batch.
 
     It maps uint8 [b,H,W,3] RGB to class numbers uint8 [b,H,W]. It contains normalisation, networks
-    (several are fused by their mean softmax), upsampling, argmax and the weights. It is faster with
-    folded networks.
+    and their fusion, upsampling, argmax and the weights. It is faster with folded networks.
+
+    Args:
+      models: one network, or several to fuse.
+      size: (H, W).
+      protocol: `output`, `fusion` and `align` are read; images are read whole in any mode.
     """
     # Variables from the host, so that a file that is made from them records no devices.
     variables = [jax.device_get(model.variables) for model in models]
 
     @jax.jit
     def segment(images: jax.Array) -> jax.Array:
-        score = evaluate.class_scores(models, variables, images)
-        return argmax(score if score.shape[1:3] == size else upsample(score, size=size))
+        score = evaluate.class_scores(models, variables, images, protocol=protocol)
+        if score.shape[1:3] != size:
+            score = upsample(score, size=size, align=protocol.align)
+        return argmax(score)
 
     return segment
 
@@ -125,12 +134,13 @@ def lower(segment: Segment, *, size: tuple[int, int]) -> jax.export.Exported:
 
 
 def write_saved_model(
-    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
+    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size, protocol: Protocol
 ) -> dict[str, Any]:
     """Writes a TensorFlow SavedModel, whose signature maps `images` to `classes`, any b."""
     from rtda_jax.data.geometry import tf
 
-    function = _tensorflow_function(segmenter(models, size=size), batch=None, size=size)
+    segment = segmenter(models, size=size, protocol=protocol)
+    function = _tensorflow_function(segment, batch=None, size=size)
     signatures = {"serving_default": function.get_concrete_function()}
     with files.replacing(out / "saved_model") as partial:
         # If the function were an attribute of the module, the weights would be written twice.
@@ -139,12 +149,12 @@ def write_saved_model(
 
 
 def write_tflite(
-    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
+    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size, protocol: Protocol
 ) -> dict[str, Any]:
     """Writes a LiteRT (TensorFlow Lite) model of one image and compares it with the function."""
     from rtda_jax.data.geometry import tf
 
-    segment = segmenter(_in_float32(models), size=size)
+    segment = segmenter(_in_float32(models), size=size, protocol=protocol)
     module = tf.Module()
     # LiteRT supports convolutions only in their plain form, that of platforms other than the CPU.
     function = _tensorflow_function(segment, batch=1, size=size, platforms=("cuda",))
@@ -182,14 +192,14 @@ def tflite_runner(
 
 
 def write_onnx(
-    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size
+    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size, protocol: Protocol
 ) -> dict[str, Any]:
     """Writes ONNX models of any number of images and of one, and compares them in onnxruntime."""
     try:
         from rtda_jax.deploy import onnx
     except ImportError:
         raise ConfigError("ONNX needs two packages: pip install 'rtda_jax[onnx]'") from None
-    segment = segmenter(_in_float32(models), size=size)
+    segment = segmenter(_in_float32(models), size=size, protocol=protocol)
     (batch,) = jax.export.symbolic_shape("b")
     agreements = []
     for file, count in {"model.onnx": batch, "model.batch1.onnx": 1}.items():
@@ -279,7 +289,7 @@ def _check(
     return share
 
 
-def _interface(chosen: Networks, size: tuple[int, int]) -> dict[str, Any]:
+def _interface(chosen: Networks, size: Size, protocol: Protocol) -> dict[str, Any]:
     """Describes the input and output of the exported function."""
     classes = class_set(chosen.config.benchmark.classes)
     normalisation = chosen.models[0].normalisation
@@ -295,7 +305,7 @@ def _interface(chosen: Networks, size: tuple[int, int]) -> dict[str, Any]:
             **dataclasses.asdict(NORMALISATIONS[normalisation]),
             "where": "inside the file",
         },
-        "fusion": "mean softmax" if len(chosen.models) > 1 else None,
+        "fusion": f"mean {protocol.fusion}" if len(chosen.models) > 1 else None,
     }
 
 
