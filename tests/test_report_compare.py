@@ -207,6 +207,26 @@ def test_runs_of_other_settings_share_no_row_and_other_protocols_no_table(
     assert {"scores-on-streets-protocol-1", "scores-on-streets-protocol-2"} <= tags.ids
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "tables"),
+    [
+        ("absent", "zero", 2),
+        ("output", "coarse", 2),
+        ("resize", "bicubic", 2),
+        ("upsampled", "mean logits", 1),
+    ],
+)
+def test_scores_by_different_rules_are_no_seeds_of_one_row(
+    workdirs, tmp_path, field, value, tables
+):
+    def change(results):
+        results["stages"]["evaluate"]["protocol"][field] = value
+
+    _, boards = series([workdirs[0], edited(workdirs[1], tmp_path / "edited", change)])
+    assert len(boards) == tables
+    assert [len(row.stages) for board in boards for row in board.rows] == [1, 1]
+
+
 def test_labels_of_different_configurations_are_distinct(undrawn, workdirs, tmp_path):
     def change(results):
         results["config"]["optim"]["g_lr"] = 0.5

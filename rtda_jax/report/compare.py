@@ -18,10 +18,11 @@ import numpy as np
 from rtda_jax.report.runs import Evaluation, Run, Training
 from rtda_jax.run.binding import Traits
 
-# The parts of a protocol that two numbers must share to be in the same table.
+# The parts of a protocol that two numbers must share to be in the same table. Records lack some of
+# them where they have their defaults.
 PROTOCOL = (
     *("split", "classes", "head_classes", "mode", "window", "stride", "scales", "mirror"),
-    *("input_size", "resolution", "align"),
+    *("input_size", "resize", "resolution", "align", "output", "absent"),
 )
 COLOURS = 8  # colours of the page
 REFERENCES = ("init", "taught_by", "pseudo_labels")  # fields that may name an earlier stage
@@ -252,9 +253,13 @@ def _stage(run: Run, name: str, earlier: Mapping[str, tuple[int, Stage]]) -> Sta
     fields = {k: v for k, v in run.fields[name].items() if k != "seed"}
     models = fields.pop("models", [])
     if evaluation is not None:
-        shared = {k: evaluation.protocol[k] for k in PROTOCOL if k in evaluation.protocol}
-        models = evaluation.models
-        fields = {"benchmark": run.benchmark, "protocol": json.dumps(shared, sort_keys=True)}
+        protocol, models = evaluation.protocol, evaluation.models
+        shared = {k: protocol[k] for k in PROTOCOL if k in protocol}
+        fields = {
+            "benchmark": run.benchmark,
+            "protocol": json.dumps(shared, sort_keys=True),
+            "fusion": protocol.get("upsampled", ""),
+        }
     named = {f"models.{i}": model for i, model in enumerate(models)}
     named |= {k: fields[k] for k in REFERENCES if isinstance(fields.get(k), str) and fields[k]}
     origins = []
