@@ -103,6 +103,12 @@ class Block(nn.Module):
         return self.norm(name="squash")(nn.Conv(6, (3, 3), name="again")(x), train=train)
 
 
+def unnamed(x, norm, train):
+    for _ in range(2):
+        x = nn.relu(norm()(nn.Conv(6, (3, 3))(x), train=train))
+    return x
+
+
 def of_flax(x, norm, train):
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, name="squash")(x)
 
@@ -133,6 +139,7 @@ ARRANGEMENTS = {
     "dense": lambda x, norm, train: norm(name="bn")(nn.Dense(6, name="again")(x), train=train),
     "recomputed": lambda x, norm, train: nn.remat(Block, static_argnums=2)(norm)(x, train),
     "unnormalised": lambda x, norm, train: nn.relu(x),
+    "unnamed": unnamed,
     "of Flax": of_flax,
     "of its own": of_its_own,
     "behind an activation": behind_an_activation,
@@ -142,7 +149,7 @@ ARRANGEMENTS = {
 }
 
 
-@pytest.mark.parametrize("arrangement", ["odd names", "dense", "recomputed"])
+@pytest.mark.parametrize("arrangement", ["odd names", "dense", "recomputed", "unnamed"])
 def test_names_do_not_matter(arrangement):
     model = Trial(5, arrangement=arrangement)
     variables = random_variables(model)

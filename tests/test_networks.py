@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers import config, write_workdir
+from ml_collections import ConfigDict
 
 from configs import base
 from rtda_jax.deploy import networks
@@ -93,6 +94,16 @@ def test_a_shipped_benchmark_may_lack_a_role(tmp_path):
     made.benchmark.source_eval = None
     write_json(tmp_path / "config.json", plain(made))
     assert recorded(tmp_path).benchmark.source_eval is None
+
+
+@pytest.mark.parametrize("field", ["model.name", "stage.train.model.name"])
+def test_a_record_of_a_network_of_somebodys_own_asks_for_its_file(trained, tmp_path, field):
+    record = ConfigDict(json.loads((trained[1] / "config.json").read_text()))
+    record.stage.train.model = {"name": "bisenet_resnet18"}
+    record.update_from_flattened_dict({field: "mine"})
+    write_json(tmp_path / "config.json", record.to_dict())
+    with pytest.raises(ConfigError, match=rf"unknown {field} 'mine'; .* give --config FILE\.py"):
+        recorded(tmp_path)
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 
 from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, require
+from rtda_jax.models import MODELS
 from rtda_jax.run.binding import FREE as RUN_FREE
 from rtda_jax.run.binding import bound_fields, check_bound, without_later
-from rtda_jax.run.workdir import plain, read_json
+from rtda_jax.run.workdir import flat, plain, read_json
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import architecture, load_network, make_plan, parse
 
@@ -61,6 +62,12 @@ def recorded(
                 f"--config.{field} would change what {workdir} was trained for; free are: "
                 + ", ".join(FREE)
             )
+    for field, name in flat(plain(config)).items():
+        require(
+            not field.endswith("model.name") or str(name) in MODELS,
+            f"{workdir / 'config.json'}: unknown {field} {name!r}; if a configuration file of your "
+            "own defines this network, give --config FILE.py and the flags that the run began with",
+        )
     return config
 
 

@@ -135,3 +135,7 @@ class FoldedNorm(nn.Module):
             raise ValueError("batch_norm 'folded' is for inference, training needs batch or frozen")
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         return (x.astype(jnp.float32) + _row(bias)).astype(self.dtype or x.dtype)
+
+
+# Flax names a layer without a name by its class, and folded weights must keep their names.
+FoldedNorm.__name__ = BatchNorm.__name__
