@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import json
+import shutil
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from mutilate import fuzz, mutilated
 
 from configs import base
+from rtda_jax.data.pseudo import HISTOGRAM, part_of_histogram
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding
 from rtda_jax.run.workdir import plain, write_json
@@ -238,6 +240,27 @@ def test_a_run_that_has_not_begun_may_be_corrected(tmp_path):
     begin(tmp_path, "train")
     with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.5 there, 0\.025 now"):
         claim(tmp_path, config())
+
+
+def test_confidences_counted_under_other_settings_are_counted_anew(tmp_path):
+    parts = [tmp_path / "labels" / name for name in (HISTOGRAM, part_of_histogram(1))]
+
+    def count(**fields):
+        """Returns whether a count of confidences outlives a claim."""
+        for path in parts:
+            path.touch()
+        claim(tmp_path, chain(**fields))
+        (there,) = {path.exists() for path in parts}
+        return there
+
+    claim(tmp_path, chain())
+    begin(tmp_path, "train")
+    assert count()
+    assert not count(pseudo__fusion="majority")
+    assert not count(pseudo__fusion="majority", steps=800)  # of the network that labels
+    assert count(pseudo__fusion="majority", steps=800)
+    shutil.rmtree(tmp_path / "train")
+    assert not count(pseudo__fusion="majority", steps=800)
 
 
 def folders(place):

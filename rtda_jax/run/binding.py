@@ -43,9 +43,8 @@ FREE = (
 # The places of a benchmark's files: moved data are the same data, see `bind_data`.
 PLACES = ("images", "labels", "list", "quarantine", "store_dir")
 
-# Files that a stage derives from its configuration and its data before it begins.
-DERIVED = ("class_counts.npz", "class_weights.json", "data.json")
-
+# Files that a stage derives from its configuration, its data and earlier stages before it begins.
+DERIVED = ("class_counts.npz", "class_weights.json", "data.json", "histogram*.npz")
 
 _CHOOSE = "Choose another --workdir, or give the configuration it was made with."
 
@@ -80,8 +79,8 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
     """Binds a workdir, and every stage of a configuration, to that configuration.
 
     The configuration becomes the workdir's `config.json`. A train stage that is given more steps is
-    no longer finished. If the configuration of a stage is changed before the stage has begun, the
-    files that were derived from the old one are removed.
+    no longer finished. If the configuration is changed before a stage has begun, or a stage that it
+    reads has not begun either, the files that it derived earlier are removed.
 
     Args:
       workdir: created if it does not exist; locked by this job.
@@ -99,9 +98,10 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
     corrected = path.exists() and read_json(path) != config
     for name in stage_names(config):
         folder, fields = workdir / name, bound_fields(config, name, kinds)
-        if corrected and not begun(folder):
-            for derived in DERIVED:
-                (folder / derived).unlink(missing_ok=True)
+        sources = _sources(config, name, kinds)
+        if not begun(folder) and (corrected or not all(begun(workdir / s) for s in sources)):
+            for derived in (path for pattern in DERIVED for path in folder.glob(pattern)):
+                derived.unlink()
         if begun(folder) and _recorded(workdir, name, kinds)[1].get("steps") != fields.get("steps"):
             (folder / "done.json").unlink(missing_ok=True)
         if fields:
@@ -351,16 +351,17 @@ def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fiel
 
 
 def _readers(config: Fields, name: str, kinds: Kinds) -> list[str]:
-    """Returns the stages that read the result of a stage."""
-    readers = []
-    for other in stage_names(config):
-        fields = _stage_fields(config, other, kinds)
-        named = [fields.get(field) for field in ("init", "taught_by", "pseudo_labels")]
-        sources = [*named, *(fields.get("models") or ())]
-        reads = name in [str(source).partition(":")[0] for source in sources]
-        if reads and other != name and bound_fields(config, other, kinds):
-            readers.append(other)
-    return readers
+    """Returns the stages that begin with the result of a stage; evaluations may be repeated."""
+    others = [other for other in stage_names(config) if bound_fields(config, other, kinds)]
+    return [other for other in others if name in _sources(config, other, kinds)]
+
+
+def _sources(config: Fields, name: str, kinds: Kinds) -> set[str]:
+    """Returns the stages whose results a stage reads."""
+    fields = _stage_fields(config, name, kinds)
+    named = [fields.get(field) for field in ("init", "taught_by", "pseudo_labels")]
+    references = [*named, *(fields.get("models") or ())]
+    return {str(reference).partition(":")[0] for reference in references if reference} - {name}
 
 
 def _grows(old: object, new: object) -> bool:
