@@ -20,6 +20,7 @@ from rtda_jax.stages import KINDS
 
 PLAIN = plain(base.get_config())
 claim = functools.partial(binding.claim, kinds=KINDS)
+check_bound = functools.partial(binding.check_bound, kinds=KINDS)
 bound_fields = functools.partial(binding.bound_fields, kinds=KINDS)
 
 
@@ -149,12 +150,30 @@ def test_steps_are_bound_where_a_later_stage_began_with_the_result(tmp_path):
 def test_a_pseudo_label_stage_is_bound_to_what_it_reads_alone(tmp_path):
     claim(tmp_path, chain())
     begin(tmp_path, "labels")
-    assert claim(tmp_path, chain(optim__g_lr=0.5, objective__pseudo=1.0)) == []
+    assert check_bound(tmp_path, chain(optim__g_lr=0.5, objective__pseudo=1.0)) == []
     with pytest.raises(ConfigError, match=r"pseudo\.cut: 0\.5 there, 0\.9 now \(stage labels\)"):
-        claim(tmp_path, chain(pseudo__cut=0.9))
+        check_bound(tmp_path, chain(pseudo__cut=0.9))
     with pytest.raises(ConfigError, match=r"benchmark\.target\.split"):
-        claim(tmp_path, chain(benchmark__target__split="camera_val"))
-    assert claim(tmp_path, chain(benchmark__eval__split="camera_train")) == []
+        check_bound(tmp_path, chain(benchmark__target__split="camera_val"))
+    assert check_bound(tmp_path, chain(benchmark__eval__split="camera_train")) == []
+
+
+def test_a_stage_is_not_made_anew_under_another_that_began_with_it(tmp_path):
+    claim(tmp_path, chain())
+    begin(tmp_path, "train", "labels", "again")
+    shutil.rmtree(tmp_path / "labels")
+    before = (tmp_path / "config.json").read_bytes()
+    other = chain(pseudo__cut=0.9)
+    with pytest.raises(ConfigError) as refused:
+        claim(tmp_path, other)
+    assert str(refused.value) == (
+        "stage labels would be made anew, but again began with its earlier result; remove "
+        f"{tmp_path / 'again'} too, or choose another --workdir"
+    )
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert check_bound(tmp_path, other) == []  # for jobs that make nothing
+    shutil.rmtree(tmp_path / "again")
+    assert claim(tmp_path, other) == []
 
 
 def test_what_binds_a_stage_that_trains_nothing_is_what_it_reads():

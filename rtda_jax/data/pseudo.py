@@ -68,7 +68,7 @@ class PseudoLabels:
         if hashlib.sha256(data).hexdigest() != self.sha256[i]:
             raise DataError(
                 f"{path}: changed since it was written, its hash is not the manifest's; "
-                f"delete {self.folder} and repeat the command to write new labels"
+                f"delete it and {self.folder}/done.json, and repeat the command to write it again"
             )
         return _size(data, path)
 

@@ -91,10 +91,19 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
       Sentences for the user about what changes.
 
     Raises:
-      ConfigError: as `check_bound` does; nothing is changed.
+      ConfigError: as `check_bound` does, or a stage that has not begun is one from whose earlier
+        result another began; nothing is changed.
     """
     path = workdir / "config.json"
     notes = check_bound(workdir, config, kinds)
+    for name in stage_names(config):
+        readers = _readers(workdir, config, name, kinds)
+        if readers and not begun(workdir / name):
+            raise ConfigError(
+                f"stage {name} would be made anew, but {', '.join(readers)} began with its earlier "
+                f"result; remove {', '.join(str(workdir / reader) for reader in readers)} too, or "
+                "choose another --workdir"
+            )
     corrected = path.exists() and read_json(path) != config
     for name in stage_names(config):
         folder, fields = workdir / name, bound_fields(config, name, kinds)
@@ -142,7 +151,7 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
             if then == now:
                 continue
             row = f"{field}: {printable(repr(then))} there, {printable(repr(now))} now"
-            readers = [r for r in _readers(config, name, kinds) if begun(workdir / r)]
+            readers = _readers(workdir, config, name, kinds)
             if field == "steps" and _grows(then, now) and not readers:
                 notes.append(
                     f"[{name}] is given {now} steps instead of {then}; from here on its learning "
@@ -350,9 +359,9 @@ def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fiel
         ) from None
 
 
-def _readers(config: Fields, name: str, kinds: Kinds) -> list[str]:
-    """Returns the stages that begin with the result of a stage; evaluations may be repeated."""
-    others = [other for other in stage_names(config) if bound_fields(config, other, kinds)]
+def _readers(workdir: pathlib.Path, config: Fields, name: str, kinds: Kinds) -> list[str]:
+    """Returns the stages that began with the result of a stage; evaluations can be repeated."""
+    others = [other for other in stage_names(config) if begun(workdir / other)]
     return [other for other in others if name in _sources(config, other, kinds)]
 
 
