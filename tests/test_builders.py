@@ -11,6 +11,7 @@ import data_files
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 
 from rtda_jax.data import DataError, builders, decode, default_dir, layouts, load, parts, shards
 from rtda_jax.data.streets import render
@@ -90,6 +91,28 @@ def test_processes_that_prepare_at_once_share_the_work(tmp_path):
     assert [process.returncode for process in running] == [0, 0]
     assert outputs == [["000", "001", "002", "003"]] * 2
     assert len(list(tmp_path.glob("prepared/folders/*/*/dataset_info.json"))) == 1
+
+
+def test_a_set_larger_than_memory_is_sorted_piece_by_piece(tmp_path, monkeypatch):
+    spec = {**data_files.folders(tmp_path, count=12), "store": "shards"}
+
+    def prepared(store_dir):
+        data = load({**spec, "store_dir": store_dir}, data_dir=tmp_path, classes="cityscapes19")
+        (records,) = (tmp_path / store_dir).rglob("*.array_record*")
+        return data.keys, records.read_bytes()
+
+    in_memory = prepared("in_memory")
+    sorted_at_once = []
+    of_bucket = shuffle._Bucket.read_values
+
+    def read_values(bucket):
+        sorted_at_once.append(len(bucket))
+        return of_bucket(bucket)
+
+    monkeypatch.setattr(shuffle._Bucket, "read_values", read_values)
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 0)
+    assert prepared("in_files") == in_memory
+    assert sum(sorted_at_once) == 12 and max(sorted_at_once) == 1
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
