@@ -38,6 +38,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     hub.check_unpublished(workdir)
     plan = checked_plan(config)
+    train_stage.check_batches(plan, workdir)
     train_stage.check_weights(plan, workdir)
     with _locked(workdir, config):
         return _run(config, plan, workdir, KINDS)

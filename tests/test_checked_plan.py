@@ -8,6 +8,8 @@ from rtda_jax.adapt import build
 from rtda_jax.data import DataError
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import create_discriminator
+from rtda_jax.run.workdir import write_json
+from rtda_jax.stages import train
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -98,3 +100,22 @@ def test_networks_that_cannot_be_started_from_are_refused_before_training(
     config.stage.second = {"kind": "train", "init": "train", **fields}
     with pytest.raises(ConfigError, match=f"stage second: init='train'.*{message}"):
         experiment.checked_plan(config.lock())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 3}, "batch_size 3 is not divisible by the 2 devices: use a multiple of 2"),
+        ({"optim": {"accumulate": 4}}, "with optim.accumulate=4: use a multiple of 8"),
+    ],
+)
+def test_batches_that_the_devices_cannot_share_are_refused_before_anything_runs(
+    root, tmp_path, fields, message
+):
+    config = folder_config(root)
+    config.stage.beta_005.update(fields)
+    with pytest.raises(ConfigError, match=f"stage beta_005: .*{message}"):
+        experiment.run(config.lock(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    write_json(tmp_path / "beta_005" / "done.json", {})  # on another machine
+    train.check_batches(experiment.checked_plan(config), tmp_path)

@@ -107,6 +107,21 @@ def _same_shapes(ours: Any, theirs: Any, network: str) -> None:
             )
 
 
+def check_batches(plan: Plan, workdir: pathlib.Path) -> None:
+    """Refuses batches that the devices cannot share, of all stages that are not finished.
+
+    This is no part of `check`, because a finished stage may have been trained on other devices.
+
+    Raises:
+      ConfigError: names the stage and a number that the size of its batches must be a multiple of.
+    """
+    for name, stage in plan.items():
+        if stage.kind == "train" and not (workdir / name / "done.json").exists():
+            size, accumulate = stage.config.batch_size, stage.config.optim.accumulate
+            with naming(name):
+                parallel.check_batch(size, parallel.mesh().size, accumulate=accumulate)
+
+
 def check_weights(plan: Plan, workdir: pathlib.Path) -> None:
     """Reads the files of pretrained weights of all stages that have not begun, to refuse them now.
 
