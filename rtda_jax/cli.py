@@ -376,6 +376,7 @@ def exit_code_of(job: Callable[[], None]) -> int:
         if parallel.peer_died(error):
             text = f"{str(error)[:500]}\nAnother process of this job is gone. {AGAIN}"
             return end(text, PEER_DIED)
+        error = parallel.for_user(error)
         if isinstance(error, errors.ERRORS):
             return end(f"{type(error).__name__}: {error}", error.exit_code)
         if isinstance(error, OSError):  # a full disk, a read-only folder
@@ -383,8 +384,7 @@ def exit_code_of(job: Callable[[], None]) -> int:
             return end(f"OSError: {reason}", FILE_FAILED)
         if not parallel.joined():
             raise
-        # A normal exit of the interpreter would wait for the other processes, which wait for this
-        # one.
+        # A normal exit would wait for the other processes, which wait for this one.
         return end(traceback.format_exc(), UNFORESEEN)
     return 0
 

@@ -40,8 +40,14 @@ class NotDeterministicError(RuntimeError):
     exit_code = 7
 
 
+class DeviceMemoryError(RuntimeError):
+    """A program that needs more memory than the device has left."""
+
+    exit_code = 9
+
+
 class Interrupted(Exception):
-    """SIGTERM or SIGINT arrived; the state is saved and the same command continues."""
+    """SIGTERM or SIGINT arrived; what is finished is saved and the same command continues."""
 
     exit_code = 75
 
@@ -53,6 +59,7 @@ ERRORS = (
     NotFiniteError,
     CheckpointError,
     NotDeterministicError,
+    DeviceMemoryError,
     Interrupted,
 )
 

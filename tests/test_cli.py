@@ -177,6 +177,32 @@ def test_a_file_that_cannot_be_used_is_named_without_its_number(capfd):
     assert capfd.readouterr().err == "\nOSError: /dev/null/x: Not a directory\n"
 
 
+def test_a_device_without_memory_left_is_a_sentence_and_says_what_helps(capfd):
+    """JAX's error may be the cause of another one."""
+
+    def job():
+        try:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory, 8 GiB.\nBuffers:")
+        except jax.errors.JaxRuntimeError as error:
+            raise RuntimeError("the step failed") from error
+
+    assert exit_code_of(job) == 9
+    message = capfd.readouterr().err
+    assert message.startswith(
+        "\nDeviceMemoryError: the device has not enough memory: RESOURCE_EXHAUSTED: Out of memory, "
+        "8 GiB; lower batch_size"
+    )
+    assert message.count("\n") == 2
+
+
+def test_ctrl_c_is_no_traceback_in_any_job(capfd):
+    def job():
+        raise KeyboardInterrupt
+
+    assert exit_code_of(job) == 75
+    assert capfd.readouterr().err == "\nInterrupted: stopped\n"
+
+
 def test_help_and_version_are_also_words(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main.py"])
     assert main(["help"]) == main(["--version"]) == 0

@@ -7,7 +7,7 @@ each process provides its share of it.
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import jax
@@ -15,7 +15,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rtda_jax.errors import ConfigError, DataError, printable
+from rtda_jax.errors import (
+    ERRORS,
+    ConfigError,
+    DataError,
+    DeviceMemoryError,
+    Interrupted,
+    printable,
+)
 
 T = TypeVar("T")
 
@@ -26,7 +33,8 @@ PATIENCE = 300  # seconds that the processes of a job wait for each other at the
 
 # Errors that begin with these words are a process's own fault; errors with these names come from a
 # collective.
-OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+OWN_FAULTS = (OUT_OF_MEMORY, "INVALID_ARGUMENT", "UNIMPLEMENTED")
 COLLECTIVES = ("Gloo", "NCCL")  # jax raises these as ValueError when a program is dispatched
 
 
@@ -82,21 +90,45 @@ def joined() -> bool:
     return jax.distributed.is_initialized()
 
 
-def peer_died(error: BaseException | None) -> bool:
+def peer_died(error: BaseException) -> bool:
     """Returns whether an error means that another process of the job is gone or does not answer.
 
     In that case a collective or a barrier fails, and libraries may have wrapped the error that JAX
     raised. Errors that this process caused itself (memory, programs) do not count.
     """
-    while joined() and error is not None:
-        text = str(error)
-        if isinstance(error, jax.errors.JaxRuntimeError) and not text.startswith(OWN_FAULTS):
-            return True
-        if isinstance(error, ValueError) and any(name in text for name in COLLECTIVES):
-            return True
-        context = None if error.__suppress_context__ else error.__context__
-        error = error.__cause__ or context
-    return False
+    return joined() and any(
+        (isinstance(e, jax.errors.JaxRuntimeError) and not str(e).startswith(OWN_FAULTS))
+        or (isinstance(e, ValueError) and any(name in str(e) for name in COLLECTIVES))
+        for e in _causes(error)
+    )
+
+
+def for_user(error: BaseException) -> BaseException:
+    """Returns the error of `rtda_jax.errors` that an error means, or else the error itself.
+
+    The device's lack of memory is a `DeviceMemoryError`, and Ctrl-C where nothing handles it is
+    `Interrupted`. An error of `rtda_jax.errors` stays, whatever caused it.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("stopped")
+    for cause in _causes(error):
+        if isinstance(cause, ERRORS):
+            break
+        if isinstance(cause, jax.errors.JaxRuntimeError) and str(cause).startswith(OUT_OF_MEMORY):
+            reason = str(cause).splitlines()[0].rstrip(".")
+            return DeviceMemoryError(
+                f"the device has not enough memory: {reason}; lower batch_size or the crop, or try "
+                "optim.accumulate=2, model.remat=views or dtype=bfloat16; does another program use "
+                "the device?"
+            )
+    return error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def process() -> tuple[int, int]:
