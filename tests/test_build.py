@@ -1,3 +1,4 @@
+import json
 import math
 import types
 
@@ -139,3 +140,15 @@ def test_a_reference_network_is_kept_only_where_a_term_reads_it():
 
     assert "reference" in memory(0.005)
     assert "reference" not in memory(0)
+
+
+def test_adaptive_thresholds_of_more_classes_than_their_keys_hold_are_refused(tmp_path):
+    def chosen(number):
+        file = tmp_path / f"{number}.json"
+        file.write_text(json.dumps({"classes": [{"name": f"class {n}"} for n in range(number)]}))
+        adaptive = {"objective__consistency": 1.0, "consistency__threshold": "adaptive"}
+        return config("source_only", "folders", benchmark__classes=str(file), **adaptive)
+
+    assert build.build(chosen(31)).num_classes == 31
+    with pytest.raises(ConfigError, match="'adaptive' serves at most 31 classes, got 32"):
+        build.build(chosen(32))

@@ -311,11 +311,3 @@ def test_fixed_thresholds_are_the_same_for_every_head_and_are_not_kept():
     confidence = softmax(np.asarray(added["weak"]["aux32"])).max(-1)
     assert measured.keys() == {"sure"}
     assert measured["sure"] == ((confidence > 0.45).sum(), confidence.size)
-
-
-def test_more_classes_than_the_keys_hold_are_refused():
-    np.testing.assert_array_equal(
-        consistency.initial_thresholds(ADAPTIVE, num_classes=31), np.full(31, np.float32(0.8))
-    )
-    with pytest.raises(ValueError, match="at most 31 classes, got 32"):
-        consistency.initial_thresholds(ADAPTIVE, num_classes=32)

@@ -41,6 +41,7 @@ THRESHOLDS = ("fixed", "adaptive")
 
 # Confidences become integers that sort like them: 27 bits for the value, 5 for the class.
 _VALUE_BITS, _CLASS_BITS = 27, 5
+MOST_CLASSES = 2**_CLASS_BITS - 1  # whose thresholds can adapt
 _LOWEST = 2.0**-15
 
 
@@ -154,11 +155,6 @@ def predict(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def initial_thresholds(options: ConsistencyOptions, *, num_classes: int) -> jax.Array:
     """Returns theta before the first step, float32 [K]."""
-    limit = 2**_CLASS_BITS - 1
-    require(
-        num_classes <= limit,
-        f"consistency.threshold='adaptive' serves at most {limit} classes, got {num_classes}",
-    )
     return jnp.full(num_classes, options.initial, jnp.float32)
 
 

@@ -13,7 +13,7 @@ import optax
 
 from rtda_jax.adapt import distance, terms, views
 from rtda_jax.adapt.adversary import Adversary
-from rtda_jax.adapt.consistency import ConsistencyOptions
+from rtda_jax.adapt.consistency import MOST_CLASSES, ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.teacher import TeacherOptions, TrainedNetwork
 from rtda_jax.adapt.terms import Objective, Outputs
@@ -134,6 +134,11 @@ class Method:
             self.accumulate == 1 or not adapts,
             "consistency.threshold='adaptive' sorts the predictions of the whole batch: it needs "
             f"optim.accumulate=1, got {self.accumulate}",
+        )
+        require(
+            self.num_classes <= MOST_CLASSES or not adapts,
+            f"consistency.threshold='adaptive' serves at most {MOST_CLASSES} classes, "
+            f"got {self.num_classes}",
         )
 
     @property
