@@ -13,6 +13,8 @@ from rtda_jax.adapt.state import TrainState
 from rtda_jax.errors import ConfigError
 from rtda_jax.stages.train import describe
 
+MIX = {"objective.mix": 1.0, "teacher.kind": "ema"}
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -42,6 +44,10 @@ from rtda_jax.stages.train import describe
         ({"fda_beta": 5.0}, r"FDA beta must lie in \[0, 0.5\], got 5"),
         ({"teacher.threshold": -1.0}, "teacher.threshold must be a probability within"),
         ({"mix.boundary_blur": 2.0}, "it needs mix.boundary"),
+        (
+            {**MIX, "mix.boundary": 3, "mix.boundary_blur": 21.1},
+            r"mix\.boundary_blur=21\.1 reaches 64 pixels away, .* benchmark\.crop=\(64, 128\)",
+        ),
         (
             {"objective.seg_aux4": 1.0},
             "needs the output 'aux4'; bisenet_resnet18 has: aux16, aux32, logits",

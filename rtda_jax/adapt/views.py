@@ -209,6 +209,11 @@ def class_mix(context: PartContext) -> Part | None:
         require(not pastes, "long_tail pastes onto mixed images: give objective.mix a weight")
         return None
     context.check_equal_sizes("objective.mix")
+    require(
+        options.mix.blur_radius < min(context.size),
+        f"mix.boundary_blur={options.mix.boundary_blur:g} reaches {options.mix.blur_radius} pixels "
+        f"away, too far for benchmark.crop={context.size}",
+    )
     by_threshold = pastes and options.long_tail.choice == "threshold"
     require(
         not by_threshold or context.adapts_thresholds,

@@ -109,6 +109,11 @@ class MixOptions:
             "mix.boundary_blur blurs the pixels near the seam: it needs mix.boundary",
         )
 
+    @property
+    def blur_radius(self) -> int:
+        """How many pixels away the blur reaches: three times its sigma."""
+        return math.ceil(3 * self.boundary_blur)
+
 
 @dataclasses.dataclass(frozen=True)
 class LongTailOptions:
@@ -192,7 +197,7 @@ def mix(
         weight = jnp.where(seam, 2 * weight, weight)
         if options.boundary_blur:
             sigma = jnp.full(len(image), options.boundary_blur)
-            radius = math.ceil(3 * options.boundary_blur)
+            radius = options.blur_radius
             image = paste(seam, gaussian_blur(image, sigma, radius=radius), image)
     return Mixed(recolour(image, paint, batch["source_index"]), label, weight)
 
