@@ -43,6 +43,11 @@ MIX = {"objective.mix": 1.0, "teacher.kind": "ema"}
         ({"consistency.initial": 1.5}, "consistency.initial must be a probability in"),
         ({"fda_beta": 5.0}, r"FDA beta must lie in \[0, 0.5\], got 5"),
         ({"teacher.threshold": -1.0}, "teacher.threshold must be a probability within"),
+        (
+            {**MIX, "teacher.borders": (32, 32, 0, 0)},
+            r"teacher\.borders=\(32, 32, 0, 0\) leave nothing of benchmark\.crop=\(64, 128\)",
+        ),
+        ({**MIX, "teacher.borders": (0, 0, 120, 8)}, "leave nothing of benchmark.crop"),
         ({"mix.boundary_blur": 2.0}, "it needs mix.boundary"),
         (
             {**MIX, "mix.boundary": 3, "mix.boundary_blur": 21.1},
@@ -158,3 +163,9 @@ def test_adaptive_thresholds_of_more_classes_than_their_keys_hold_are_refused(tm
     assert build.build(chosen(31)).num_classes == 31
     with pytest.raises(ConfigError, match="'adaptive' serves at most 31 classes, got 32"):
         build.build(chosen(32))
+
+
+def test_borders_may_leave_the_teacher_a_single_pixel():
+    chosen = get("dacs")
+    chosen.teacher.borders = (31, 32, 127, 0)
+    assert build.build(chosen).size == (64, 128)

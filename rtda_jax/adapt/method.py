@@ -140,6 +140,8 @@ class Method:
             f"consistency.threshold='adaptive' serves at most {MOST_CLASSES} classes, "
             f"got {self.num_classes}",
         )
+        if self.teaches:
+            self.teacher.check_borders(self.size)
 
     @property
     def consistency_heads(self) -> list[str]:

@@ -145,6 +145,18 @@ class TeacherOptions:
             f"teacher.borders must be numbers of pixels from 0, got {self.borders}",
         )
 
+    def check_borders(self, size: tuple[int, int]) -> None:
+        """Refuses borders that leave no pixel of a crop (H, W) to label.
+
+        Raises:
+          ConfigError: names the fields.
+        """
+        top, bottom, left, right = self.borders
+        require(
+            top + bottom < size[0] and left + right < size[1],
+            f"teacher.borders={self.borders} leave nothing of benchmark.crop={size}",
+        )
+
 
 def follow(teacher: Any, student: Any, step: jax.Array, *, options: TeacherOptions) -> Any:
     """Returns the teacher after its update by the student.
