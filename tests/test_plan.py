@@ -39,6 +39,10 @@ def test_stage_overrides_apply_to_the_stage_alone():
         (lambda c: c.adversary.update(d_factor=-3.0), r"adversary\.d_factor must be at least 0"),
         (lambda c: c.update(target_margins=(1, 0, 0, 0)), "they need mix or masked terms"),
         (
+            lambda c: c.teacher.update(kind="ema", average="parameters", statistics="batch"),
+            "stage train: teacher.average='parameters' needs forward passes of the teacher",
+        ),
+        (
             lambda c: c.benchmark.update(resize="cubic"),
             "unknown benchmark.resize 'cubic'; known: bi",
         ),

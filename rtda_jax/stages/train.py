@@ -51,18 +51,23 @@ UNREAD = (
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses an invalid zoom, invalid moves and margins, and an `init` that does not fit.
+    """Refuses an invalid zoom, moves, margins or teacher, and an `init` that does not fit.
 
     Raises:
       ConfigError: names the field.
     """
-    config = stage.config
+    config, method = stage.config, method_of(stage)
     # Read only for its errors.
     read(MoveOptions, config.augment, "augment")
+    require(
+        method.teaches or (method.teacher.kind, method.teacher.average) != ("ema", "parameters"),
+        "teacher.average='parameters' needs forward passes of the teacher, which give it running "
+        "statistics of its own: give objective.distil, mix or masked a weight",
+    )
     margins = tuple(config.target_margins)
     if any(margins):
         require(
-            method_of(stage).teaches,
+            method.teaches,
             "target_margins get no labels of the teacher: they need mix or masked terms",
         )
         check_margins(margins, size=tuple(config.benchmark.size))
