@@ -48,6 +48,10 @@ MIX = {"objective.mix": 1.0, "teacher.kind": "ema"}
             r"teacher\.borders=\(32, 32, 0, 0\) leave nothing of benchmark\.crop=\(64, 128\)",
         ),
         ({**MIX, "teacher.borders": (0, 0, 120, 8)}, "leave nothing of benchmark.crop"),
+        (
+            {**MIX, "teacher.statistics": "batch", "model.batch_norm": "frozen"},
+            "the teacher too: set teacher.statistics to 'running' and teacher.average to 'all'",
+        ),
         ({"mix.boundary_blur": 2.0}, "it needs mix.boundary"),
         (
             {**MIX, "mix.boundary": 3, "mix.boundary_blur": 21.1},

@@ -293,6 +293,12 @@ def check_combination(
         f"{' and '.join(names)} terms need a teacher to label the target: set teacher.kind to "
         "ema or frozen",
     )
+    frozen = model.batch_norm == "frozen" and not stage.taught_by
+    require(
+        not names or not frozen or teacher.statistics == "running",
+        "model.batch_norm='frozen' normalises by running statistics in the teacher too: set "
+        "teacher.statistics to 'running' and teacher.average to 'all'",
+    )
     require(
         "feature_distance" not in objective or bool(model.pretrained),
         "feature_distance compares features with those of a pretrained trunk: set "
