@@ -121,7 +121,7 @@ def _run(
         "stages": {},
     }
     earlier = earlier_results(workdir).get("stages", {})
-    # Earlier scores of these networks, whose folders were removed, are of other weights.
+    # Their folders were removed, and older records do not say of which weights the scores are.
     anew = {name for name in plan if not binding.begun(workdir / name)}
     for name, stage in plan.items():
         parallel.barrier(f"stage {name}")

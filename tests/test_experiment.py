@@ -132,6 +132,23 @@ def test_a_network_that_was_trained_anew_is_evaluated_again(finished, root, tmp_
     assert capsys.readouterr().out.count("finished, skipped") == 2
 
 
+def test_networks_of_another_training_are_evaluated_again(finished, root, tmp_path, capsys):
+    workdir, trained = tmp_path / "run", folder_config(root)
+    shutil.copytree(finished[1], workdir)
+    shutil.rmtree(workdir / "beta_005")
+    trained.stages = ("beta_001", "beta_005")  # as if it was stopped before the evaluations
+    experiment.run(trained.lock(), workdir)
+    for name in ("eval_001", "eval_005", "eval_mbt"):
+        record = {**read_json(workdir / name / "result.json"), "miou": 0.123}
+        if name == "eval_mbt":  # of an earlier release
+            del record["weights"]
+        write_json(workdir / name / "result.json", record)
+    stages = experiment.run(folder_config(root).lock(), workdir)["stages"]
+    assert stages["eval_001"]["miou"] == stages["eval_mbt"]["miou"] == 0.123
+    assert stages["eval_005"]["miou"] == finished[0]["stages"]["eval_005"]["miou"]
+    assert capsys.readouterr().out.count("again: its networks have changed") == 1
+
+
 def test_corrected_labels_are_evaluated_again(finished, root, tmp_path, capsys):
     workdir, data = tmp_path / "run", tmp_path / "data"
     shutil.copytree(finished[1], workdir)

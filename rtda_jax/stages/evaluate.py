@@ -1,5 +1,6 @@
 """An evaluate stage: scores, the protocol under which they were measured, and a picture grid."""
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -16,8 +17,9 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, one_of, require
 from rtda_jax.evaluate import Model, Protocol
-from rtda_jax.run import log, parallel
+from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import Fields, only
+from rtda_jax.run.files import sha256
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
 from rtda_jax.run.workdir import find_result, other_results, save_result
@@ -112,8 +114,8 @@ def padding_warning(protocol: Protocol, size: tuple[int, int]) -> str:
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the stage's networks, unless that is done, and returns the entry of results.json.
 
-    It is done again if the user's own images or labels have changed. Results under other protocols
-    or of fewer steps are kept as `others` of the entry.
+    It is done again if the networks or the user's own images or labels have changed. Results under
+    other protocols or of fewer steps are kept as `others` of the entry.
     """
     identity = identify(plan, name)
     record = find_result(workdir / name, identity)
@@ -121,8 +123,9 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     complete = record is not None and "seconds" in record  # `measure` adds it after the validators
     if record is None or not complete:
         return measure(plan, name, workdir)
-    if parallel.any_process(parallel.is_main() and _changed(plan[name].config, record), now=True):
-        log.say(f"[{name}] again: sizes or dates of its images or labels have changed")
+    changed = _changed(plan, name, workdir, record) if parallel.is_main() else ""
+    if parallel.any_process(bool(changed), now=True):
+        log.say(f"[{name}] again: {changed} have changed")
         return measure(plan, name, workdir)
     log.say(f"[{name}] finished, skipped")
     if not parallel.is_main():
@@ -131,17 +134,31 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     return with_others(workdir / name, record, identity)
 
 
-def _changed(config: ConfigDict, record: dict[str, Any]) -> bool:
-    """Returns whether files of the user's own evaluation set have changed since a record.
+def _changed(plan: Plan, name: str, workdir: pathlib.Path, record: dict[str, Any]) -> str:
+    """Returns what of a stage has changed since a record: networks, the user's own files, or "".
 
-    Scores stand if the files are gone, and older records do not say which files they are of.
+    Scores stand if the files are gone, and where older records do not say what they are of.
     """
-    if config.benchmark.eval.name != "folders" or "files" not in record:
-        return False
-    try:
-        return _files(_scored(config)) != record["files"]
-    except DataError:
-        return False
+    weights, config = _weights(plan, name, workdir), plan[name].config
+    earlier = record.get("weights", {})
+    if any(earlier.get(of, digest) != digest for of, digest in weights.items()):
+        return "its networks"
+    if config.benchmark.eval.name == "folders" and "files" in record:
+        with contextlib.suppress(DataError):
+            if _files(_scored(config)) != record["files"]:
+                return "sizes or dates of its images or labels"
+    return ""
+
+
+def _weights(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, str]:
+    """Returns a hash of the sealed checkpoint of each stage whose network a stage reads."""
+    stages = [plan[parse(model)[0]] for model in plan[name].models]
+    checkpoints = {s.name: workdir / s.name / "checkpoints" / str(s.config.steps) for s in stages}
+    return {
+        of: sha256(folder / checkpoint.MANIFEST)[:16]
+        for of, folder in checkpoints.items()
+        if checkpoint.is_sealed(folder)
+    }
 
 
 def _scored(config: ConfigDict) -> Dataset:
@@ -156,6 +173,7 @@ def _files(dataset: Dataset) -> str:
 def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the stage's networks, even if done before; returns the entry of results.json."""
     stage, config, identity = plan[name], plan[name].config, identify(plan, name)
+    weights = _weights(plan, name, workdir)
     log.say(f"[{name}] {' + '.join(stage.models)} on {config.benchmark.name}")
     models = [load_network(plan, reference, workdir) for reference in stage.models]
     head = class_set(config.benchmark.classes)
@@ -176,7 +194,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         scores = evaluate.report(
             confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
         )
-        facts = {"images": len(dataset), "files": _files(dataset), **identity}
+        facts = {"images": len(dataset), "files": _files(dataset), "weights": weights, **identity}
         record = scores | facts | {"confusion": confusion.tolist()}
         if parallel.is_main():  # before anything else can fail
             save_result(workdir / name, record, identity)
