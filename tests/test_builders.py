@@ -16,6 +16,7 @@ from tensorflow_datasets.core import shuffle
 from rtda_jax.data import DataError, builders, decode, default_dir, layouts, load, parts, shards
 from rtda_jax.data.streets import render
 from rtda_jax.errors import ConfigError
+from rtda_jax.tools import environment
 
 SMALL = {"game_train": 3, "game_val": 2, "camera_train": 3, "camera_val": 1}
 
@@ -181,7 +182,7 @@ def test_a_broken_file_stops_storing_by_name_and_the_rest_is_kept(tmp_path, monk
     spec = {**data_files.folders(tmp_path, count=4), "store": "shards"}
     whole = (tmp_path / "labels" / "003.png").read_bytes()
     (tmp_path / "labels" / "003.png").write_bytes(whole[:100])
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(environment, "cores", lambda: 1)
     with pytest.raises(DataError, match=r"labels.003\.png: truncated"):
         load(spec, data_dir=tmp_path, classes="cityscapes19")
     assert not list(tmp_path.glob("prepared/folders/*/*/dataset_info.json"))

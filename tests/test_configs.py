@@ -360,7 +360,7 @@ DEFAULTS = {
         "init": "", "taught_by": "", "pseudo_labels": "", "normalisation": "auto",
         "fda_beta": None, "fda_other_betas": [], "fda_window": "square",
         "rare_class": None, "rare_min_pixels": 1, "rare_crops": 1,
-        "target_margins": [0, 0, 0, 0], "cache_gib": 0.0, "threads": 2,
+        "target_margins": [0, 0, 0, 0], "cache_gib": 0.0, "threads": 0,
         "checkpoint_every_steps": 100, "checkpoint_keep": 2, "log_every_steps": 20,
         "loggers": [], "on_not_finite": "stop", "stall_seconds": 1800.0,
     },

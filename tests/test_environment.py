@@ -1,5 +1,6 @@
 """Freed memory stays in the process; records name the code that ran, wherever it is installed."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -39,6 +40,14 @@ def test_large_buffers_are_faulted_once():
 def test_memory_is_kept_before_jax_is_imported():
     code = "import sys, rtda_jax.tools.environment; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_only_cores_that_the_process_may_use_count(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 4, 5}, raising=False)
+    assert environment.cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert environment.cores() == 7
 
 
 @pytest.fixture

@@ -224,6 +224,7 @@ def test_a_healthy_log_and_one_without_these_values_are_silent():
         ({"target_classes": 1.1}, "one class is taking all"),
         ({"teacher_classes": 1.1}, "spread over 1.1 classes: it collapses"),
         ({"pull_target": 50.0}, "50 times the source's"),
+        ({"data_wait": 0.94}, "94% of the time is spent waiting for images: set store"),
     ],
 )
 def test_each_injected_collapse_is_named_once_after_some_patience(change, words):
@@ -303,6 +304,7 @@ def test_the_host_waits_for_the_step_that_is_too_far_behind():
         ("target_entropy", 0.01, 0.0099),
         ("target_classes", 1.5, 1.49),
         ("teacher_classes", 1.5, 1.49),
+        ("data_wait", 0.5, 0.51),
         ("pull_target", 10.0, 10.1),
         ("pull_weak", 10.0, 10.1),
         ("pull_strong", 10.0, 10.1),

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, PseudoLabels, RareClass, decode, load
+from rtda_jax.data import DataError, PseudoLabels, RareClass, decode, load, pipeline
 from rtda_jax.data.pseudo import label_path
 from rtda_jax.data.stream import Frame, eval_stream
 from rtda_jax.errors import ConfigError
+from rtda_jax.tools import environment
 
 KEYS = ("source_image", "source_label", "source_index", "target_image", "target_index")
 
@@ -114,6 +115,20 @@ def test_an_evaluation_can_be_bicubic(pair):
 )
 def test_threads_prefetch_and_cache_do_not_change_the_data(pair, options):
     assert_equal(batches(pair, 5, threads=1), batches(pair, 5, **options))
+
+
+def test_by_default_there_is_a_thread_for_each_core(pair, monkeypatch):
+    mapped, counts = pipeline.mapped, []
+
+    def recording(graph, element, *, threads):
+        counts.append(threads)
+        return mapped(graph, element, threads=threads)
+
+    monkeypatch.setattr(pipeline, "mapped", recording)
+    monkeypatch.setattr(environment, "cores", lambda: 5)
+    batches(pair, 1)
+    next(eval_stream(pair[1]))
+    assert counts == [5, 5]
 
 
 def test_resuming_continues_exactly(pair):

@@ -19,7 +19,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.data.sampling import contents, stretching, suspicions
 from rtda_jax.errors import DataError, printable
 from rtda_jax.run.files import write_bytes
-from rtda_jax.tools import drawing
+from rtda_jax.tools import drawing, environment
 
 _LOOKAHEAD = 4  # examples in flight per thread
 _NAMED = 20  # findings that the report shows; the manifest has all
@@ -97,7 +97,7 @@ def check_data(
     entries, seen = {}, dict[str, str]()
     sizes: collections.Counter[tuple[int, int]] = collections.Counter()
     raw = np.zeros(256, np.int64)
-    for finding in _findings(dataset, threads or os.cpu_count() or 1):
+    for finding in _findings(dataset, threads or environment.cores()):
         if finding.problem:
             quarantine[finding.key] = finding.problem
         if not finding.pixels_sha256:

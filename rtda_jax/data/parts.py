@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from rtda_jax.errors import DataError
 from rtda_jax.run.files import replacing
 from rtda_jax.run.log import Progress
+from rtda_jax.tools import environment
 
 PART = 16  # examples
 _LONGEST_HEADER = 2**22  # bytes
@@ -68,7 +69,7 @@ def make(
         (str(folder / name), arg) for name, arg in arguments.items() if not (folder / name).exists()
     ]
     progress = Progress(what, total, done=total * (len(arguments) - len(todo)) // len(arguments))
-    workers = min(workers or os.cpu_count() or 1, len(todo))
+    workers = min(workers or environment.cores(), len(todo))
     try:
         if workers <= 1:
             for path, argument in todo:
@@ -157,7 +158,7 @@ def _run_workers(
     maker: Maker, shares: Sequence[list[tuple[str, Any]]], progress: Progress, what: str
 ) -> None:
     """Runs a process for each share; the first error ends all of them."""
-    environment = {
+    variables = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": "1",
@@ -178,7 +179,7 @@ def _run_workers(
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
-                    env=environment,
+                    env=variables,
                 )
             )
             for log in logs

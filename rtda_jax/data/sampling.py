@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE, known_ids
 from rtda_jax.errors import ConfigError, DataError, printable
 from rtda_jax.run.files import read_npz, write_npz
+from rtda_jax.tools import environment
 
 _SAMPLE = 32  # labels that `dataset_sentences` reads
 _SHAPES = 8  # images whose size is looked up
@@ -49,7 +49,7 @@ def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
         counts[i, :classes] = histogram[:classes]
         counts[i, classes] = histogram[IGNORE]
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or environment.cores()) as pool:
         for _ in pool.map(count, range(len(dataset))):
             pass
     return counts

@@ -4,7 +4,6 @@ Importing this module does not import TensorFlow; the first stream does.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
@@ -16,6 +15,7 @@ from rtda_jax.data.pictures import FILTERS
 from rtda_jax.data.pseudo import PseudoLabels
 from rtda_jax.data.sampling import Candidates, RareClass
 from rtda_jax.errors import ConfigError, DataError, lookup, one_of, require
+from rtda_jax.tools import environment
 
 if TYPE_CHECKING:  # for annotations only: processes that decode images do not load JAX
     from jax import Array
@@ -93,7 +93,8 @@ class StreamOptions:
         1024x2048. They follow the image through zoom and crop, whereas `teacher.borders` are the
         borders of every crop.
       cache_gib: the GiB of decoded images that each domain may keep in memory.
-      threads: the threads of the input pipeline, 0 for one per core; the data do not depend on it.
+      threads: the threads of the input pipeline, 0 for one per core that the process may use; the
+        data do not depend on it.
     """
 
     rare_class: float | None = None
@@ -101,7 +102,7 @@ class StreamOptions:
     rare_crops: int = 1
     target_margins: Margins = (0, 0, 0, 0)
     cache_gib: float = 0.0
-    threads: int = 2
+    threads: int = 0
 
     def __post_init__(self) -> None:
         rare = self.rare_class
@@ -204,7 +205,7 @@ def train_stream(
     if any(margins):
         check_margins(margins, size=None if target is None else frame.size)
     share = batch_size // process_count
-    threads = options.threads or os.cpu_count() or 1
+    threads = options.threads or environment.cores()
 
     from rtda_jax.data import geometry, pipeline
 
@@ -285,7 +286,7 @@ def eval_stream(
     """
     from rtda_jax.data import geometry, pipeline
 
-    threads = threads or os.cpu_count() or 1
+    threads = threads or environment.cores()
     chosen = np.asarray(range(len(dataset)) if order is None else order, np.int64)
     chosen = chosen[process_index::process_count]
     examples = pipeline.Examples(dataset)

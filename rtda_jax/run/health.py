@@ -136,6 +136,7 @@ PATIENCE = 3  # log rows in a row before a warning
 DISCRIMINATOR_CERTAIN = 0.99  # a discriminator this often right on both domains teaches nothing
 ENTROPY_COLLAPSED = 0.01  # target entropy below which the network is sure of everything
 SINGLE_CLASS = 1.5  # effective number of predicted classes below which one dominates
+WAITING = 0.5  # share of the time that is spent waiting for images
 OVERPOWERED = 10.0  # a view's share of the gradient at the outputs, relative to the source's
 
 
@@ -168,6 +169,11 @@ def symptoms(metrics: Metrics) -> dict[str, str]:
             f"the teacher's labels of an image spread over {metrics['teacher_classes']:.1f} "
             "classes: it collapses; raise teacher.decay or teacher.threshold, lower the weights of "
             "mix and masked, or start from a trained network (init)"
+        )
+    if metrics.get("data_wait", 0.0) > WAITING:
+        sentences["data_wait"] = (
+            f"{metrics['data_wait']:.0%} of the time is spent waiting for images: set store=shards "
+            "or cache_gib, or raise threads (0 is one for each core)"
         )
     source = metrics.get("pull_source", 0.0)
     for key, pull in metrics.items():

@@ -136,17 +136,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "rtda_jax": rtda_jax.__version__, **packages()}
 
 
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def describe() -> dict[str, Any]:
     """Returns versions and machine, as `results.json` records them."""
     import jax
 
     devices = jax.devices()
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages(),
         "devices": [f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"],
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "cores": cores(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
