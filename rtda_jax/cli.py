@@ -176,13 +176,10 @@ def _check_data(command: Command) -> None:
 
 
 def _summary(command: Command) -> None:
-    from rtda_jax.adapt.options import typed
-    from rtda_jax.tools import cost
+    from rtda_jax.stages import KINDS, train
+    from rtda_jax.stages.plan import make_plan
 
-    model = command.config.model
-    size = typed(command.config.benchmark.crop, tuple[int, int], "benchmark.crop")
-    for name in filter(None, (model.name, model.large, command.config.adversary.network)):
-        print(cost.summary(name, size=size))
+    print(train.summary(make_plan(command.config, KINDS)))
 
 
 def _audit(command: Command) -> None:

@@ -11,7 +11,10 @@ from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.errors import ConfigError
-from rtda_jax.stages.train import describe
+from rtda_jax.stages import KINDS
+from rtda_jax.stages.plan import make_plan
+from rtda_jax.stages.train import describe, summary
+from rtda_jax.tools import cost
 
 MIX = {"objective.mix": 1.0, "teacher.kind": "ema"}
 
@@ -95,6 +98,21 @@ def test_a_discriminator_is_described_as_it_is_built():
     shapes = jax.eval_shape(lambda: build.initial_state(stage))
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.d_params["feature"]))
     assert said.startswith(f"fcd_light: {count:,} parameters")
+
+
+def test_the_summary_is_of_what_is_trained():
+    tiny = {"size": (64, 128), "num_classes": 11}
+    config = get("source_only", "synth_to_camvid")
+    config.benchmark.crop, config.model.name = tiny["size"], "bisenet_stdc1"
+    config.model.options = {"detail_head": True}
+    detailed = cost.summary("bisenet_stdc1", detail_head=True, **tiny)
+    assert summary(make_plan(config.lock(), KINDS)) == detailed
+
+    config = get("adversarial", "synth_to_camvid")
+    config.benchmark.crop, config.adversary.options = tiny["size"], {"use_bias": False}
+    discriminator = cost.summary("fcd", in_channels=11, size=tiny["size"], use_bias=False)
+    both = cost.summary("bisenet_resnet18", **tiny) + "\n" + discriminator
+    assert summary(make_plan(config.lock(), KINDS)) == both
 
 
 def test_pretrained_weights_are_asked_for_by_every_field_and_must_be_normalised_alike(monkeypatch):

@@ -202,25 +202,37 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
 def describe(method: Method, config: ConfigDict) -> list[str]:
     """Returns a line for each network: its name, parameters and cost of one training crop."""
-    networks = {config.model.name: config.model.options.to_dict()}
-    if config.model.large:
-        networks[config.model.large] = {}
-    costs = [
-        cost.model_cost(name, num_classes=method.num_classes, size=method.size, **options)
-        for name, options in networks.items()
-    ]
-    outputs = output_shapes(method.generator, image_shape=sample_shape(method.size))
-    for level in method.adversary.levels.values():
-        channels = level.shape(outputs, size=method.size).shape[-1]
-        options = method.adversary.options
-        costs.append(
-            cost.discriminator_cost(
-                options.network, in_channels=channels, size=method.size, **options.options
-            )
-        )
     height, width = method.size
+    costs = [cost.network_cost(name, **options) for name, options in _networks(method, config)]
     return [
         f"{c.name}: {c.training_parameters:,} parameters, "
         f"{c.macs / 1e9:.2f} G multiply-accumulates at {height}x{width}"
         for c in costs
     ]
+
+
+def summary(plan: Plan) -> str:
+    """Returns a table of every network that is trained, discriminators too, each once."""
+    tables = (
+        cost.summary(name, **options)
+        for stage in plan.values()
+        if stage.method is not None
+        for name, options in _networks(stage.method, stage.config)
+    )
+    return "\n".join(dict.fromkeys(tables))
+
+
+def _networks(method: Method, config: ConfigDict) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the name of each network, and the options of `cost.network_cost` for it."""
+    classes, size = method.num_classes, method.size
+    models = {config.model.name: config.model.options.to_dict()}
+    if config.model.large:
+        models[config.model.large] = {}
+    rows = [(n, {"num_classes": classes, "size": size, **options}) for n, options in models.items()]
+    outputs = output_shapes(method.generator, image_shape=sample_shape(size))
+    adversary = method.adversary.options
+    for level in method.adversary.levels.values():
+        channels = level.shape(outputs, size=size).shape[-1]
+        options = {"in_channels": channels, "size": size, **adversary.options}
+        rows.append((adversary.network, options))
+    return rows

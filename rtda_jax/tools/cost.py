@@ -199,6 +199,20 @@ def discriminator_cost(
     return Cost(name, size, parameters, parameters, parameters, modules, rows)
 
 
+def network_cost(name: str, **options: Any) -> Cost:
+    """Returns the cost of a segmentation network or of a discriminator.
+
+    Args:
+      name: a key of MODELS or DISCRIMINATORS.
+      options: those of `model_cost` or of `discriminator_cost`.
+
+    Raises:
+      ConfigError: the name is unknown.
+    """
+    one_of(name, [*MODELS, *DISCRIMINATORS], "network")
+    return model_cost(name, **options) if name in MODELS else discriminator_cost(name, **options)
+
+
 def cost_table(*, num_classes: int = 19, size: tuple[int, int] = (512, 1024)) -> str:
     """Returns a Markdown table with the parameters and MACs of every network and discriminator.
 
@@ -229,7 +243,7 @@ def cost_table(*, num_classes: int = 19, size: tuple[int, int] = (512, 1024)) ->
     return "\n".join([head, *lines])
 
 
-def summary(name: str, *, size: tuple[int, int] = (512, 1024), depth: int = 2) -> str:
+def summary(name: str, *, depth: int = 2, **options: Any) -> str:
     """Returns a table of a network or discriminator in text, by module.
 
     Each line has a module, the output [H,W,C] of its last layer with operations, its parameters
@@ -237,14 +251,13 @@ def summary(name: str, *, size: tuple[int, int] = (512, 1024), depth: int = 2) -
 
     Args:
       name: a key of MODELS or DISCRIMINATORS.
-      size: (H, W) of the image.
       depth: how many parts of a layer's path name its module.
+      options: those of `network_cost`.
 
     Raises:
       ConfigError: the name is unknown.
     """
-    one_of(name, [*MODELS, *DISCRIMINATORS], "network")
-    cost = model_cost(name, size=size) if name in MODELS else discriminator_cost(name, size=size)
+    cost = network_cost(name, **options)
 
     def top(path: str) -> str:
         return ".".join(path.split(".")[:depth])
@@ -261,8 +274,9 @@ def summary(name: str, *, size: tuple[int, int] = (512, 1024), depth: int = 2) -
         output = "x".join(str(n) for n in rows[-1].output) if rows else ""
         macs = f"{sum(r.macs for r in rows):,}" if rows else ""
         lines.append(f"{path:<32}{output:>18}{parameters.get(path, 0):>16,}{macs:>20}")
+    height, width = cost.size
     lines.append(
         f"{name}: {cost.training_parameters:,} parameters in training, "
-        f"{cost.inference_parameters:,} at inference, {cost.macs:,} MACs on {size[0]}x{size[1]}"
+        f"{cost.inference_parameters:,} at inference, {cost.macs:,} MACs on {height}x{width}"
     )
     return "\n".join(lines)
