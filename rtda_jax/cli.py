@@ -88,8 +88,9 @@ def _export(command: Command) -> None:
 
 
 def _publish(command: Command) -> None:
-    from rtda_jax.deploy import publish
+    from rtda_jax.deploy import networks, publish
 
+    networks.check_publishable(command.overrides, command.workdir)
     publish.run(
         _trained(command),
         out=command.output("published"),

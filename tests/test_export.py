@@ -19,6 +19,7 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Protocol
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.fold import fold
+from rtda_jax.run.workdir import write_json
 from rtda_jax.weights import load_pretrained
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "run_exported.py"
@@ -354,6 +355,17 @@ def test_the_file_predicts_as_the_evaluation_does(tmp_path, monkeypatch, fields,
     )
     np.testing.assert_array_equal(classes, expected)
     assert np.array_equal(expected, default) == (whole == Protocol())
+
+
+def test_a_size_of_another_evaluation_stands_beside_its_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "somebodys_own", Plain)
+    chosen = plain_networks(tmp_path, benchmark__eval_size=(16, 24))
+    protocol = {"mode": "whole", "input_size": list(SIZE)}
+    score = {"models": ["a", "b"], "miou": 0.3, "protocol": protocol}
+    write_json(tmp_path / "results.json", {"stages": {"evaluate": score}})
+    about = export.run(chosen, out=tmp_path / "export")
+    assert about["input"]["shape"] == ["b", 16, 24, 3]
+    assert (about["run"]["miou"], about["run"]["protocol"]) == (0.3, protocol)
 
 
 def test_a_network_of_somebodys_own_is_exported(tmp_path, monkeypatch):

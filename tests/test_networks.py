@@ -57,6 +57,10 @@ def test_a_run_is_known_by_its_own_record(trained):
 def test_only_how_it_predicts_may_be_overridden(trained):
     found = recorded(trained[1], **{"eval.mode": "slide", "eval.window": (16, 32)})
     assert (found.eval.mode, tuple(found.eval.window)) == ("slide", (16, 32))
+    found = recorded(trained[1], **{"benchmark.eval_size": (64, 96)})
+    assert tuple(networks.choose(found, trained[1]).config.benchmark.eval_size) == (64, 96)
+    with pytest.raises(ConfigError, match=r"--config\.benchmark\.crop would change what"):
+        recorded(trained[1], **{"benchmark.crop": (64, 96)})
     with pytest.raises(ConfigError, match=r"--config\.seed would change what"):
         recorded(trained[1], seed=3)
 

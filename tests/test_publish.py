@@ -11,7 +11,7 @@ from helpers import config, write_workdir
 from PIL import Image
 
 from rtda_jax import evaluate, experiment
-from rtda_jax.cli import JOBS
+from rtda_jax.cli import JOBS, main
 from rtda_jax.data.builders import rendered
 from rtda_jax.data.class_sets import IGNORE, TRAIN_IDS
 from rtda_jax.deploy import networks, predict, publish
@@ -152,6 +152,18 @@ def test_a_damaged_folder_is_refused(published, tmp_path, change, message):
     write_json(tmp_path / "published.json", record)
     with pytest.raises(ConfigError, match=message):
         choose(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("eval.fusion", "logits"), ("benchmark.eval_size", "16,32")]
+)
+@pytest.mark.parametrize("words", [[], ["--config=fda_mbt"]])
+def test_what_would_not_be_published_is_refused(workdir, tmp_path, capfd, field, value, words):
+    out = tmp_path / "out"
+    line = ["publish", f"--weights={workdir}", f"--config.{field}={value}", f"--output={out}"]
+    assert main([*line, *words]) == 2
+    assert f"--config.{field}: publish writes the record of" in capfd.readouterr().err
+    assert not out.exists()
 
 
 def test_publishing_overwrites_nothing_of_the_user(workdir, tmp_path):

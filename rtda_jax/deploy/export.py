@@ -323,6 +323,7 @@ def _run(chosen: Networks) -> dict[str, Any]:
         "seed": chosen.config.seed,
         "benchmark": chosen.config.benchmark.name,
         "miou": score.get("miou"),
+        "protocol": score.get("protocol"),  # of that score; the export may have another
         "config_sha256": files.sha256(chosen.workdir / "config.json"),
         "trained_at_commit": results.get("commit"),
         "exported_at_commit": environment.commit(),

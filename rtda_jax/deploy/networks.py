@@ -1,7 +1,7 @@
 """Finds the trained networks of a workdir, by the workdir's own record."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,13 +10,15 @@ from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.models import MODELS
 from rtda_jax.run.binding import FREE as RUN_FREE
-from rtda_jax.run.binding import bound_fields, check_bound, without_later
+from rtda_jax.run.binding import among, bound_fields, check_bound, without_later
 from rtda_jax.run.workdir import flat, plain, read_json
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import architecture, load_network, make_plan, parse
 
-# Fields that may differ from the run's: those that monitor it or decide how predictions are made.
-FREE = (*RUN_FREE, "eval")
+PREDICTION = ("eval", "benchmark.eval_size")  # fields that decide how predictions are made
+
+# Fields that may differ from the run's.
+FREE = (*RUN_FREE, *PREDICTION)
 
 
 def recorded(
@@ -57,7 +59,7 @@ def recorded(
     ) as error:
         raise ConfigError(f"{workdir / 'config.json'}: {error}") from None
     for field in overrides or {}:
-        if not any(field == free or field.startswith(f"{free}.") for free in FREE):
+        if not among(field, FREE):
             raise ConfigError(
                 f"--config.{field} would change what {workdir} was trained for; free are: "
                 + ", ".join(FREE)
@@ -126,6 +128,16 @@ def _check_published(config: ConfigDict, folder: pathlib.Path) -> None:
                 f"{folder} was published with {field}={there.get(field)!r} of stage {stage}, and "
                 f"--config has {here.get(field)!r}; without --config its own record is used",
             )
+
+
+def check_publishable(overrides: Iterable[str], workdir: pathlib.Path) -> None:
+    """Raises ConfigError for fields that would change predictions: publishing keeps the record."""
+    for field in overrides:
+        require(
+            not among(field, PREDICTION),
+            f"--config.{field}: publish writes the record of {workdir} as it is; leave this out, "
+            "and give it to the job that predicts",
+        )
 
 
 def _record(workdir: pathlib.Path) -> pathlib.Path:
