@@ -37,7 +37,7 @@ def test_stage_overrides_apply_to_the_stage_alone():
         (lambda c: c.eval.update(align="edges"), r"unknown eval\.align 'edges'"),
         (lambda c: c.objective.update(seg=-1.0), r"objective\.seg must be at least 0, got -1"),
         (lambda c: c.adversary.update(d_factor=-3.0), r"adversary\.d_factor must be at least 0"),
-        (lambda c: c.update(target_margins=(1, 0, 0, 0)), "they need mix or masked terms"),
+        (lambda c: c.update(target_margins=(1, 0, 0, 0)), "they need distil, mix or masked terms"),
         (
             lambda c: c.teacher.update(kind="ema", average="parameters", statistics="batch"),
             "stage train: teacher.average='parameters' needs forward passes of the teacher",

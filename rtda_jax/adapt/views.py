@@ -9,19 +9,19 @@ teacher labels its pixels, name its term in `TEACHER_LABELLED_VIEWS`.
 
 These keys of a batch are added on the device; `data.stream.Batch` lists those of the host:
 
-  key                        what it is                              added by             read by
-  teacher_label uint8        [B,H,W], 0..K-1                         step.label_target    views
-  teacher_weight float32     [B,H,W], 0 without a label              step.label_target    views
-  teacher_labelled bool      [B,H,W], not in borders or margins      step.label_target    terms
-  teacher_logits             [B,H,W,K]                               step.label_target    terms
-  mixed_image                [B,H,W,3]                               class_mix            step
-  mixed_label uint8          [B,H,W], 255 where ignored              class_mix            terms
-  mixed_weight float32       [B,H,W]                                 class_mix            terms
-  strong_image               [B,H,W,3]                               strong_view          step
-  strong_affine float32      [B,2,3], from its pixels to the target  strong_view          step, warp
-  masked_image               [B,H,W,3]                               masked_view          step
-  masked_label, _weight      as teacher_label, teacher_weight        masked_view          terms
-  reference_feature          [B,h,w,C], see `adapt/distance.py`      reference_features   terms
+  key                     what it is                          added by            read by
+  teacher_label uint8     [B,H,W], 0..K-1                     step.label_target   views, terms, step
+  teacher_weight float32  [B,H,W], 0 without a label          step.label_target   views
+  teacher_labelled bool   [B,H,W], not in borders or margins  step.label_target   terms, step
+  teacher_logits          [B,H,W,K]                           step.label_target   terms
+  mixed_image             [B,H,W,3]                           class_mix           step
+  mixed_label uint8       [B,H,W], 255 where ignored          class_mix           terms
+  mixed_weight float32    [B,H,W]                             class_mix           terms
+  strong_image            [B,H,W,3]                           strong_view         step
+  strong_affine float32   [B,2,3], from it to the target      strong_view         step, warp
+  masked_image            [B,H,W,3]                           masked_view         step
+  masked_label, _weight   as teacher_label, teacher_weight    masked_view         terms
+  reference_feature       [B,h,w,C], see `adapt/distance.py`  reference_features  terms
 """
 
 import dataclasses

@@ -68,7 +68,7 @@ def check(plan: Plan, stage: Stage) -> None:
     if any(margins):
         require(
             method.teaches,
-            "target_margins get no labels of the teacher: they need mix or masked terms",
+            "target_margins get no labels of the teacher: they need distil, mix or masked terms",
         )
         check_margins(margins, size=tuple(config.benchmark.size))
     if config.init:
