@@ -123,7 +123,8 @@ def evaluate(
 
     Args:
       models: one network, or several to fuse (multi-band transfer of FDA).
-      examples: dicts of `image` uint8 [h,w,3] and `label` uint8 [H,W].
+      examples: dicts of `image` uint8 [h,w,3] and `label` uint8 [H,W]. An example without a label
+        is predicted at the size of its image and not counted.
       num_classes: K.
       protocol: how images are read.
       on_prediction: called with (index, example, prediction uint8 [H,W]) for each image.
@@ -133,9 +134,10 @@ def evaluate(
     count = jax.jit(functools.partial(metrics.confusion_matrix, num_classes=num_classes))
     total = np.zeros((num_classes, num_classes), np.int64)
     for index, example in enumerate(examples):
-        label = example["label"]
-        prediction = predict(example["image"], size=label.shape)
-        total += np.asarray(count(label, prediction), np.int64)
+        size = example.get("label", example["image"]).shape[:2]
+        prediction = predict(example["image"], size=size)
+        if "label" in example:
+            total += np.asarray(count(example["label"], prediction), np.int64)
         if on_prediction is not None:
             on_prediction(index, example, np.asarray(prediction))
     return total

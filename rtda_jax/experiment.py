@@ -134,10 +134,10 @@ def _run(
         # The result of an earlier command stays until the new one is complete.
         stages = {**{k: earlier[k] for k in plan if k in earlier}, **results["stages"]}
         write_json(workdir / "results.json", results | {"stages": stages})
-    tables = {name: record for name, record in results["stages"].items() if "iou" in record}
-    if tables:
+    scored = {k: r for k, r in results["stages"].items() if r.get("miou") is not None}
+    if scored:
         log.say(f"\n{config.benchmark.name}, seed {config.seed}, final step of each model")
-        log.say(evaluate.table(tables))
+        log.say(evaluate.table(scored))
     log.say(f"\n{workdir / 'results.json'}")
     return results
 

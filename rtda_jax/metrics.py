@@ -65,8 +65,9 @@ def mean_iou(
         one of these still count as errors.
       absent: what an absent class adds, a key of `ABSENT`.
     """
-    iou = lookup(ABSENT, absent, "eval.absent")(iou_per_class(confusion)[_classes(confusion, rows)])
-    return float(iou.mean()) if iou.size else float("nan")
+    iou = iou_per_class(confusion)[_classes(confusion, rows)]
+    values = lookup(ABSENT, absent, "eval.absent")(iou)
+    return float("nan") if np.isnan(iou).all() else float(values.mean())
 
 
 def pixel_accuracy(confusion: np.ndarray, rows: Sequence[int] | None = None) -> float:

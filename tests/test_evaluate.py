@@ -68,6 +68,19 @@ def test_fusion_is_the_mean_softmax_over_one_confusion_matrix(mode, count):
     assert seen == [0, 1, 2]
 
 
+def test_images_without_labels_are_predicted_at_their_size_and_not_counted():
+    data = [{"image": example["image"]} for example in images(2, (10, 13))]
+    shapes = []
+    confusion = evaluate.evaluate(
+        models(1),
+        data,
+        num_classes=4,
+        on_prediction=lambda index, example, prediction: shapes.append(prediction.shape),
+    )
+    assert not confusion.any()
+    assert shapes == [(10, 13)] * 2
+
+
 def test_prediction_is_made_at_the_labels_resolution():
     predict = evaluate.predictor(models(1))
     image = images(1, (8, 12))[0]["image"]

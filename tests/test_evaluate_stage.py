@@ -15,6 +15,7 @@ from rtda_jax.errors import DataError
 from rtda_jax.evaluate import Protocol
 from rtda_jax.stages import KINDS, evaluate, validation
 from rtda_jax.stages.plan import make_plan
+from rtda_jax.tools import drawing
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("tiny_networks")
 def tiny(root, **fields):
     made = config("source_only", "folders", **{"steps": 1, **fields})
     made.update_from_flattened_dict(folder_fields(root))
+    made.benchmark.eval.labels = fields.get("benchmark__eval__labels", "target/labels")
     made.eval.pictures = fields.get("eval__pictures", 2)
     made.benchmark.source_eval = made.benchmark.source.copy_and_resolve_references()
     return made
@@ -77,6 +79,24 @@ def test_labels_without_a_class_give_no_score_and_say_so(copy, capsys):
     assert "no pixel of the 4 label images has a reported class" in told
     results = json.loads((copy / "run" / "results.json").read_text())
     assert "n/a" in experiment.summary_table(experiment.summarise([results]))
+
+
+def test_images_without_labels_get_the_scores_that_need_none(finished, copy, capsys):
+    shutil.rmtree(copy / "data" / "target" / "labels")
+    record = evaluated(copy, benchmark__eval__labels="")
+    assert (record["miou"], record["pixel_accuracy"], record["pixels"]) == (None, None, 0)
+    assert record["protocol"]["resolution"] == "input's"
+    assert not np.any(record["confusion"])
+    scores, labelled = record["validators"], finished[1]["stages"]["evaluate"]
+    assert 0 < scores.pop("masked_agreement") < 1  # at the size of the images, not of the labels
+    assert scores.items() <= labelled["validators"].items()
+    told = capsys.readouterr().out
+    assert f"only scores without labels: source_miou {scores['source_miou']:.3f}, entropy" in told
+    assert "warning" not in told and "IoU, %" not in told
+    with Image.open(copy / "run" / "evaluate" / "predictions.png") as sheet:
+        assert list(drawing.cells(sheet)) == ["source", "target", "prediction"]
+    (other,) = record["others"]  # with labels, from before
+    assert other["miou"] == labelled["miou"]
 
 
 def test_a_failed_evaluation_leaves_the_earlier_scores(finished, copy):
@@ -138,6 +158,7 @@ def test_a_record_says_what_determines_the_scores():
     """Reports compare scores of equal records alone, also with those of earlier releases."""
     made = config("source_only", "folders")
     made.benchmark.eval_size, made.benchmark.eval_classes = (24, 40), "synthia16"
+    made.benchmark.eval.labels = "labels"
     plan = make_plan(made, KINDS)
     whole = {
         "mode": "whole",

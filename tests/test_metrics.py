@@ -15,9 +15,9 @@ def brute_force(labels, predictions, classes):
     return counts
 
 
-def report(confusion):
+def report(confusion, **options):
     classes = range(len(confusion))
-    return evaluate.report(confusion, names=[str(k) for k in classes], rows=classes)
+    return evaluate.report(confusion, names=[str(k) for k in classes], rows=classes, **options)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -74,8 +74,9 @@ def test_a_class_that_is_never_predicted_counts_as_zero():
     assert metrics.mean_iou(np.array([[3, 0], [1, 0]])) == pytest.approx((3 / 4 + 0) / 2)
 
 
-def test_nothing_counted_is_none_not_zero():
-    nothing = report(np.zeros((3, 3), np.int64))
+@pytest.mark.parametrize("absent", metrics.ABSENT)
+def test_nothing_counted_is_none_not_zero(absent):
+    nothing = report(np.zeros((3, 3), np.int64), absent=absent)
     assert nothing["miou"] is nothing["pixel_accuracy"] is None
     assert set(nothing["iou"].values()) == {None}
 

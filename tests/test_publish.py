@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import io
 import pathlib
+import shutil
 import threading
 
 import numpy as np
@@ -115,6 +116,14 @@ def test_one_stage_is_published_alone_and_says_that_it_was_not_evaluated(workdir
     assert choose(tmp_path, stage="beta_005").names == ("beta_005",)
     with pytest.raises(ConfigError, match="'beta_005' alone, not of 'eval_mbt'"):
         choose(tmp_path, stage="eval_mbt")
+
+
+def test_an_evaluation_without_labels_has_no_score_to_publish(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    results = read_json(workdir / "results.json")
+    results["stages"]["eval_mbt"] |= {"miou": None, "pixel_accuracy": None}
+    write_json(tmp_path / "run" / "results.json", results)
+    assert publish.score(choose(tmp_path / "run")) is None
 
 
 def test_networks_of_another_architecture_than_the_evaluation_keep_theirs(tmp_path):

@@ -14,6 +14,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
 from rtda_jax.report import accounts, compare, contents, page, runs
 from rtda_jax.stages import validation
+from rtda_jax.tools import drawing
 
 
 def test_scores_are_mean_and_sample_deviation_over_seeds(workdirs, written):
@@ -52,6 +53,25 @@ def test_numbers_of_a_record_written_by_hand(tmp_path):
     assert "<title>road: right, 68.8% of its pixels</title>" in html
     assert "<title>sidewalk taken for road, 25.0% of its pixels</title>" in html
     assert "sidewalk: right, 75.0%" in html
+
+
+def test_a_run_that_was_evaluated_without_labels_shows_what_it_has(tmp_path):
+    folder = write_run(tmp_path / "own", "source_only", 0, skill=0.5)
+    results = json.loads((folder / "results.json").read_text())
+    nothing = np.zeros((19, 19), np.int64)
+    numbers = evaluate.report(nothing, names=HEAD.names, rows=range(19))
+    results["stages"]["evaluate"] |= {**numbers, "confusion": nothing.tolist()}
+    (folder / "results.json").write_text(json.dumps(results))
+    sheet = folder / "evaluate" / "predictions.png"
+    image = np.full((8, 16, 3), 90, np.uint8)
+    titles = ["target", "prediction"]
+    drawing.save(drawing.grid([[image, image]], titles=titles, names=(), colours=[]), sheet)
+    report.write([str(folder)], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert table(text, "method")["own"]["mIoU, %"] == "n/a (one seed)"
+    assert "rank correlation" not in text and "confusion-own" not in text
+    titles = [title for title, _ in contents.gallery(board([folder])).columns]
+    assert titles == ["(target)", "own"]
 
 
 def test_absent_classes_are_not_zero(written):

@@ -300,6 +300,12 @@ def test_target_images_that_are_scored_are_found_whatever_they_are_called(root, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("images", ["target/images", "target/images/"])
+def test_target_images_may_be_evaluated_without_labels(root, images):
+    fields = {"benchmark.eval.images": images, "benchmark.eval.labels": ""}
+    assert "label" in experiment.checked_plan(tiny(root, **fields))
+
+
 def test_the_evaluation_split_is_labelled_only_by_its_name(root):
     label = {**STAGES["label"], "pseudo": {"split": "eval"}}
     plan = make_plan(tiny(root, {**STAGES, "label": label}, **EVAL), KINDS)

@@ -105,6 +105,12 @@ def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def is_labelled(spec: Mapping[str, Any]) -> bool:
+    """Returns whether a specification names labels, which folders may lack."""
+    fields = checked(spec)
+    return fields["use"] == "labelled" and bool(fields.get("labels", True))
+
+
 def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Survey:
     """Finds the files of a checked specification, paired by name; labels may still be missing.
 
@@ -172,7 +178,7 @@ def _own_folders(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSe
         "folders: no images given; set the spec's field images to a folder or a glob, for instance "
         f"--config.benchmark.source.images=/data/images; {HINT}",
     )
-    labelled = fields["use"] == "labelled" and bool(fields["labels"])
+    labelled = is_labelled(fields)
     return _Place(
         name=f"folders/{fields['images']}",
         folder=root,

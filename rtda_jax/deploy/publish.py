@@ -238,7 +238,7 @@ def model_card(
         "",
     ]
     if measured is None:
-        lines += ["These networks were not evaluated before they were published.", ""]
+        lines += ["These networks were not evaluated on labels before they were published.", ""]
     else:
         lines += [
             f"{_percent(measured['miou'])} mIoU and {_percent(measured['pixel_accuracy'])} pixel "
@@ -283,14 +283,14 @@ def model_card(
 
 
 def score(chosen: Networks) -> dict[str, Any] | None:
-    """Returns the scores of these networks in the run's evaluation, or None."""
+    """Returns the scores of these networks in the run's evaluation on labels, or None."""
     if is_published(chosen.workdir):
         return read(chosen.workdir).score
     path = chosen.workdir / "results.json"
     stages = read_json(path).get("stages", {}) if path.exists() else {}
     fields = ("miou", "pixel_accuracy", "iou", "images", "step", "protocol")
     for result in (stages.get(chosen.stage, {}), *stages.values()):
-        if result.get("models") == list(chosen.names):
+        if result.get("models") == list(chosen.names) and result.get("miou") is not None:
             return without_paths({field: result.get(field) for field in fields})
     return None
 

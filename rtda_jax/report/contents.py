@@ -109,7 +109,11 @@ def _facts(boards: Sequence[Board]) -> list[tuple[str, str]]:
     ends = [(lower, "source only"), (upper, "oracle, trained on target labels")]
     if best is not None and best is not lower:
         ends.insert(1, (best, f"{best.label}, best adapted"))
-    facts = [(shown(series.miou), f"mIoU, %: {words}") for series, words in ends if series]
+    facts = [
+        (shown(series.miou), f"mIoU, %: {words}")
+        for series, words in ends
+        if series and series.miou
+    ]
     gap = board.gap_closed(best) if best else None
     return facts if gap is None else [*facts, (f"{100 * gap:.0f}%", "of the gap closed")]
 
@@ -175,8 +179,8 @@ def _predictions(board: Board) -> list[Block]:
 def gallery(board: Board) -> Gallery:
     """Returns target, truth and each row's prediction, from its first seed that has a picture.
 
-    A picture without a description of its cells, or with other images than the first picture, is
-    left out.
+    There is no truth where images were evaluated without labels. A picture without a description of
+    its cells, or with other images than the first picture, is left out.
 
     Raises:
       ConfigError: a picture is not a run's.
@@ -185,15 +189,14 @@ def gallery(board: Board) -> Gallery:
     for series in board.rows:
         path = next((e.picture for e in series.evaluations.values() if e.picture), None)
         cells = records.read_cells(path) if path else {}
-        if not {TARGET, TRUTH, PREDICTION} <= cells.keys():
+        if not {TARGET, PREDICTION} <= cells.keys():
             continue
-        target, truth, prediction = (
-            [_small(image) for image in cells[title][:SHOWN]]
-            for title in (TARGET, TRUTH, PREDICTION)
-        )
-        columns = columns or [("(target)", target), ("(truth)", truth)]
-        if _same(truth, columns[1][1]):
-            columns.append((series.label, prediction))
+        small = {title: [_small(image) for image in cells[title][:SHOWN]] for title in cells}
+        given = [(f"({title})", small[title]) for title in (TARGET, TRUTH) if title in small]
+        if not columns:
+            columns.extend(given)
+        if _same(given[-1][1], columns[len(given) - 1][1]):
+            columns.append((series.label, small[PREDICTION]))
     known = class_set(board.protocol["head_classes"])
     return Gallery(columns, known.names, known.colours)
 
@@ -218,8 +221,10 @@ def _methods(board: Board, where: str) -> list[Block]:
             run, e = stage.run, stage.evaluation
             name = Cell(run.name, run_id(run))
             rows.append((str(run.seed), name, stage.name, shown(e.miou), shown(e.pixel_accuracy)))
-        panels = [figures.class_bars(series, board), figures.confusion(series, board)]
-        inner: list[Block] = [Figures(panels), Table(head, rows, left=3)]
+        inner: list[Block] = [Table(head, rows, left=3)]
+        if series.miou is not None:
+            panels = [figures.class_bars(series, board), figures.confusion(series, board)]
+            inner.insert(0, Figures(panels))
         title = f"{series.label} · {shown(series.miou)} · {series.budget:,} steps"
         first = series is board.best(board.rows[0].budget)
         blocks.append(Details(title, inner, _method_id(series, where), series.label, first))
@@ -283,16 +288,13 @@ def _validation(board: Board) -> list[Block]:
             cells.append(shown(score) if name.endswith("miou") else shown(score, 1, 3))
         rows.append((series.label, *cells, shown(series.miou)))
     head = ["validator", "rank correlation with target mIoU", "evaluations"]
-    drawn = (figures.validator(name, board) for name in names)
+    drawn = [panel for name in names if (panel := figures.validator(name, board))]
     experiments = {s.stages[0].run.experiment: s.colour for s in board.rows}
     keys = [figures.Key(name, colour) for name, colour in experiments.items()]
-    return [
-        WORDS["validation"],
-        Table(["method", *names, "target mIoU, % (oracle)"], rows, method=0),
-        Table(head, [correlation(name, board) for name in names]),
-        WORDS["ranks"],
-        Figures([panel for panel in drawn if panel], keys),
-    ]
+    scores = Table(["method", *names, "target mIoU, % (oracle)"], rows, method=0)
+    ranks = Table(head, [correlation(name, board) for name in names])
+    compared = [ranks, WORDS["ranks"], Figures(drawn, keys)] if drawn else []
+    return [WORDS["validation"], scores, *compared]
 
 
 def correlation(name: str, board: Board) -> tuple[str, str, str]:

@@ -14,6 +14,7 @@ from rtda_jax import evaluate, fda
 from rtda_jax.adapt.options import read
 from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.spec import is_labelled
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, one_of, require
 from rtda_jax.evaluate import Model, Protocol
@@ -76,10 +77,10 @@ def bound(fields: Fields) -> Fields:
 
 
 def check_images(plan: Plan) -> None:
-    """Refuses missing folders and classes for the evaluation before training instead of after it.
+    """Refuses missing images and classes for the evaluation before training instead of after it.
 
     Raises:
-      ConfigError: names the stage, the fields, and how to train without an evaluation.
+      ConfigError: names the stage, the field, and how to train without an evaluation.
       DataError: names the classes to report that the network does not have.
     """
     trained = tuple(name for name, stage in plan.items() if stage.kind != "evaluate")
@@ -90,10 +91,10 @@ def check_images(plan: Plan) -> None:
             head.rows(class_set(stage.config.benchmark.eval_classes))
         if stage.kind == "evaluate" and scored.name == "folders":
             require(
-                bool(scored.images and scored.labels),
-                f"stage {name}: no images and labels to evaluate on; give "
-                "--config.benchmark.eval.images and --config.benchmark.eval.labels, or train "
-                f'without an evaluation: "--config.stages={trained}"',
+                bool(scored.images),
+                f"stage {name}: no images to evaluate on; give --config.benchmark.eval.images, "
+                "which may be those of benchmark.target, and --config.benchmark.eval.labels if "
+                f'there are labels, or train without an evaluation: "--config.stages={trained}"',
             )
 
 
@@ -203,8 +204,8 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     if not parallel.is_main():
         return record
     save_result(workdir / name, record, identity)
-    log.say(f"  mIoU {evaluate.percent(record['miou'])}   {workdir / name}")
-    if not record["pixels"]:
+    log.say(f"  {_headline(record, dataset)}   {workdir / name}")
+    if dataset.labelling is not None and not record["pixels"]:
         log.say(
             f"  warning: no pixel of the {len(dataset)} label images has a reported class, so that "
             "there is no score; benchmark.eval.labelling says what their ids mean"
@@ -213,6 +214,14 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     betas = [beta for beta in betas if beta is not None]
     save_pictures(config, rows, workdir / name, beta=betas[-1] if betas else None)
     return with_others(workdir / name, record, identity)
+
+
+def _headline(record: dict[str, Any], dataset: Dataset) -> str:
+    """Returns the mIoU in words, or without labels the scores that need none."""
+    if dataset.labelling is not None:
+        return f"mIoU {evaluate.percent(record['miou'])}"
+    scores = [f"{k} {v:.3f}" for k, v in record["validators"].items() if isinstance(v, float)]
+    return f"no labels, and therefore only scores without labels: {', '.join(scores) or 'none'}"
 
 
 def predict_all(
@@ -229,7 +238,7 @@ def predict_all(
     Args:
       config: the configuration of an evaluate stage.
       models: the networks to fuse.
-      dataset: the images and their labels.
+      dataset: the images and their labels, if there are any.
       protocol: how the images are read.
       observer: gathers what the validators need from the softmax of all images.
       heartbeat: called after every image.
@@ -343,7 +352,7 @@ def protocol_record(stage: Stage, protocol: Protocol) -> dict[str, Any]:
         "upsampled": averaged,
         **added,
         "align": protocol.align,
-        "resolution": "labels' own",
+        "resolution": "labels' own" if is_labelled(benchmark.eval) else "input's",
         "split": dict(benchmark.eval),
         # A user's classes by their whole definition, because the file may change or move.
         "classes": class_set(benchmark.eval_classes).name,
@@ -353,7 +362,7 @@ def protocol_record(stage: Stage, protocol: Protocol) -> dict[str, Any]:
 
 
 def examples(config: ConfigDict, rows: list[Row], *, beta: float | None):
-    """Returns the picture grid: source, stylised source, target, prediction, truth."""
+    """Returns the picture grid: source, stylised source, target, prediction, and any truth."""
     head = class_set(config.benchmark.classes)
     colours = np.asarray(head.colours, np.uint8)
     source = load(
@@ -370,9 +379,10 @@ def examples(config: ConfigDict, rows: list[Row], *, beta: float | None):
             styled = fda.transfer(*pair, beta=beta, window=config.fda_window)
             row.append(drawing.as_bytes(np.asarray(styled[0])))
         row += [example["image"], drawing.colourise(prediction, colours)]
-        row.append(drawing.colourise(example["label"], colours))
+        if "label" in example:
+            row.append(drawing.colourise(example["label"], colours))
         cells.append(row)
-    titles = ["source", "target", "prediction", "truth"]
+    titles = ["source", "target", "prediction"] + ["truth"] * ("label" in rows[0][0])
     if beta is not None:
         titles.insert(1, f"source as target (FDA {beta:g})")
     return drawing.grid(cells, titles=titles, names=head.names, colours=colours)

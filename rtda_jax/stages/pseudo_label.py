@@ -38,6 +38,7 @@ from rtda_jax.data.pseudo import (
     part_of_histogram,
     read_histogram,
 )
+from rtda_jax.data.spec import is_labelled
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model, folded
@@ -68,8 +69,9 @@ def check(plan: Plan, stage: Stage) -> None:
     config = stage.config
     options = read(PseudoLabelOptions, config.pseudo, "pseudo")
     options.check_votes(len(stage.models))
-    images = _spec(config.benchmark.target)
-    if options.split == "target" and any(images[1:]) and images == _spec(config.benchmark.eval):
+    images, scored = config.benchmark.target, config.benchmark.eval
+    same = any(_spec(images)[1:]) and _spec(images) == _spec(scored)
+    if options.split == "target" and same and is_labelled(scored):
         raise ConfigError(
             "benchmark.target holds the images that scores are measured on; labelling them for "
             "training makes the scores worthless; pseudo.split='eval' does so anyway"
@@ -161,7 +163,7 @@ def predictions(
 
 
 def check_scored(plan: Plan) -> None:
-    """Refuses to label target images that an evaluate stage of the plan measures scores on.
+    """Refuses to label target images that an evaluate stage of the plan scores by their labels.
 
     Raises:
       ConfigError: names the stage and one of the images.
@@ -169,7 +171,8 @@ def check_scored(plan: Plan) -> None:
     if not any(stage.kind == "evaluate" for stage in plan.values()):
         return
     for stage in plan.values():
-        if stage.kind == "pseudo_label" and stage.config.pseudo.split == "target":
+        labels_target = stage.kind == "pseudo_label" and stage.config.pseudo.split == "target"
+        if labels_target and is_labelled(stage.config.benchmark.eval):
             _refuse_scored(stage.name, stage.config)
 
 

@@ -221,7 +221,7 @@ def _agreement(
         confusion = np.zeros((len(classes), len(classes)), np.int64)
         progress = Progress("  masked agreement", share)
         for example in examples:
-            size = example["label"].shape
+            size = example.get("label", example["image"]).shape[:2]
             hidden = hide(example["image"], index=example["index"], colour=colour)
             seen, guessed = (predict(image, size=size) for image in (example["image"], hidden))
             pairs = metrics.confusion_matrix(seen, guessed, num_classes=len(classes))
