@@ -350,6 +350,14 @@ def test_the_defaults_are_these(section):
     assert found == DEFAULTS[section]
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "steps"),
+    [("streets", 100), ("synth_to_camvid", 100), ("folders", 1000), ("gta5_to_cityscapes", 1000)],
+)
+def test_long_trainings_have_fewer_checkpoints(benchmark, steps):
+    assert base.make(benchmark).checkpoint_every_steps == steps
+
+
 def test_the_objective_learns_from_the_labels_with_three_heads_unless_told_otherwise():
     values = base.defaults("streets")
     weights = {k: v for k, v in values.items() if k.startswith("objective.") and v}
