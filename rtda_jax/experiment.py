@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
 from rtda_jax.adapt.options import read
+from rtda_jax.data.labels import with_definitions
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import percent
 from rtda_jax.run import binding, checkpoint, log, parallel
@@ -66,7 +67,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _check_trained(plan: Plan, workdir: pathlib.Path, config: ConfigDict) -> None:
     """Refuses a workdir that is not trained to its end, before it is bound to a configuration."""
-    binding.check_bound(workdir, plain(config), KINDS)  # says more of another configuration
+    binding.check_bound(workdir, recorded(config), KINDS)  # says more of another configuration
     for name, stage in plan.items():
         done = workdir / name / "done.json"
         if stage.kind == "evaluate":
@@ -87,7 +88,7 @@ def _locked(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
     Raises:
       ConfigError: `binding.hold` refuses.
     """
-    with binding.hold(workdir, plain(config), KINDS) as notes:
+    with binding.hold(workdir, recorded(config), KINDS) as notes:
         for note in notes:
             log.say(note)
         yield
@@ -112,7 +113,7 @@ def _run(
     config: ConfigDict, plan: Plan, workdir: pathlib.Path, kinds: Mapping[str, Kind]
 ) -> dict[str, Any]:
     results: dict[str, Any] = {
-        "config": plain(config),
+        "config": recorded(config),
         "benchmark": config.benchmark.name,
         "seed": config.seed,
         "commit": environment.commit(),
@@ -140,6 +141,11 @@ def _run(
         log.say(evaluate.table(scored))
     log.say(f"\n{workdir / 'results.json'}")
     return results
+
+
+def recorded(config: ConfigDict) -> dict[str, Any]:
+    """Returns what a run records of a configuration: plain values that need no file of classes."""
+    return with_definitions(plain(config))
 
 
 def earlier_results(workdir: pathlib.Path) -> dict[str, Any]:

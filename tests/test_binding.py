@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mutilate import fuzz, mutilated
 
 from configs import base
+from rtda_jax.data.labels import define
 from rtda_jax.data.pseudo import HISTOGRAM, part_of_histogram
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding
@@ -292,6 +293,29 @@ def test_moved_files_are_no_other_configuration(tmp_path):
     claim(tmp_path, folders("/data"))
     begin(tmp_path, "train")
     assert claim(tmp_path, folders("/mnt/data")) == []
+
+
+def own(*names, **definition):
+    return config(benchmark__classes=define(names, **definition))
+
+
+def test_of_own_classes_the_names_in_their_order_are_bound(tmp_path):
+    claim(tmp_path, own("road", "sky", "car"))
+    begin(tmp_path, "train")
+    assert claim(tmp_path, own("road", "sky", "car", ignore=[9])) == []
+    for other in (own("car", "road", "sky"), own("road", "sky", "bus"), config()):
+        with pytest.raises(ConfigError, match=r"classes: \['road', 'sky', 'car'\] there, "):
+            claim(tmp_path, other)
+
+
+def test_the_path_of_own_classes_in_an_earlier_record_binds_nothing(tmp_path):
+    write_json(tmp_path / "config.json", config(benchmark__classes="/data/labels.json"))
+    begin(tmp_path, "train")
+    assert claim(tmp_path, own("road", "sky")) == []
+    with pytest.raises(
+        ConfigError, match=r"classes: \['road', 'sky'\] there, \['sky', 'road'\] now"
+    ):
+        claim(tmp_path, own("sky", "road"))
 
 
 def test_processes_need_not_agree_on_what_is_their_own():

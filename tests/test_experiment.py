@@ -11,8 +11,11 @@ import pytest
 from helpers import folder_config, write_workdir
 from PIL import Image
 
+from configs import base
 from rtda_jax import experiment, report
 from rtda_jax.data import DataError, batches
+from rtda_jax.data.labels import class_set
+from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.run import parallel
 from rtda_jax.run.workdir import lock, read_json, write_json
@@ -269,6 +272,23 @@ def test_of_several_processes_the_main_one_holds_the_workdir(tmp_path, monkeypat
 def test_evaluation_needs_a_trained_workdir(root, tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         experiment.reevaluate(folder_config(root).lock(), tmp_path)
+
+
+def test_a_workdir_needs_no_file_of_its_classes(root, tmp_path):
+    file, workdir = tmp_path / "labels.json", tmp_path / "run"
+    rows = [{"name": name, "ids": ids} for name, ids in (("flat", [7, 8]), ("rest", [11, 21]))]
+    file.write_text(json.dumps({"classes": rows, "ignore": [23, 26]}))
+    made = folder_config(root, name="source_only")
+    made.benchmark.classes = made.benchmark.eval_classes = str(file)
+    write_workdir(made.lock(), workdir)
+    write_json(workdir / "train" / "done.json", {"step": 3})
+    experiment.reevaluate(made, workdir)
+    moved = made.copy_and_resolve_references()
+    moved.benchmark.classes = moved.benchmark.eval_classes = str(file.rename(tmp_path / "x.json"))
+    networks.check(moved.lock(), workdir)
+    file.with_name("x.json").unlink()
+    chosen = networks.choose(networks.recorded(workdir, defaults=base.unchanged), workdir)
+    assert class_set(chosen.config.benchmark.classes).names == ("flat", "rest")
 
 
 def test_evaluation_that_is_refused_keeps_the_earlier_results(root, tmp_path):

@@ -38,6 +38,7 @@ __all__ = [
     "labelling",
     "parse",
     "stored",
+    "with_definitions",
 ]
 
 MOST_CLASSES = 250
@@ -82,6 +83,24 @@ def define(
     rows = [{"name": row} if isinstance(row, str) else dict(row) for row in classes]
     content = {"classes": rows, "ignore": list(ignore), "encoding": encoding}
     return parse(json.dumps(content), "classes")[0].name
+
+
+def with_definitions(record: Any) -> Any:
+    """Returns a record of a configuration in which files of the user's classes are their content.
+
+    Raises:
+      DataError: names a file that cannot be read.
+    """
+    if isinstance(record, list):
+        return [with_definitions(child) for child in record]
+    if not isinstance(record, Mapping):
+        return record
+    return {
+        key: class_set(child).name
+        if key in ("classes", "eval_classes") and isinstance(child, str)
+        else with_definitions(child)
+        for key, child in record.items()
+    }
 
 
 def stored(meaning: Labelling) -> Labelling:

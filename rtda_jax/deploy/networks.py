@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rtda_jax.data.labels import with_definitions
 from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.models import MODELS
@@ -108,7 +109,7 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     if publish.is_published(workdir):
         _check_published(config, workdir)
     else:
-        check_bound(workdir, plain(config), KINDS)
+        check_bound(workdir, with_definitions(plain(config)), KINDS)
 
 
 def _check_published(config: ConfigDict, folder: pathlib.Path) -> None:
@@ -117,11 +118,11 @@ def _check_published(config: ConfigDict, folder: pathlib.Path) -> None:
     Raises:
       ConfigError: names the first field that differs, or the record is damaged.
     """
-    given, theirs = plain(config), read_json(folder / "config.json")
+    given, theirs = with_definitions(plain(config)), read_json(folder / "config.json")
     for stage in dict.fromkeys(parse(name)[0] for name in publish.read(folder).networks):
         there = bound_fields(theirs, stage, KINDS)
         here = without_later(bound_fields(given, stage, KINDS), there, given)
-        here = publish.without_paths(publish.with_definitions(here))
+        here = publish.without_paths(here)
         for field in sorted(here.keys() | there.keys()):
             require(
                 here.get(field) == there.get(field),

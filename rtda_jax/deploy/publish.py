@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 import rtda_jax
 from rtda_jax import evaluate
 from rtda_jax.adapt import build
-from rtda_jax.data.labels import class_set
+from rtda_jax.data.labels import class_set, with_definitions
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.run import files, log
@@ -91,20 +91,6 @@ def run(
     if repository is not None:
         log.say(f"  uploaded to {hub.upload(out, repository, names=listed)}")
     return record
-
-
-def with_definitions(value: Any) -> Any:
-    """Returns a record in which files of the user's classes are replaced by their content."""
-    if isinstance(value, list):
-        return [with_definitions(child) for child in value]
-    if not isinstance(value, Mapping):
-        return value
-    return {
-        key: class_set(child).name
-        if key.rpartition(".")[2] in ("classes", "eval_classes") and isinstance(child, str)
-        else with_definitions(child)
-        for key, child in value.items()
-    }
 
 
 def without_paths(value: Any) -> Any:

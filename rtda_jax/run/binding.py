@@ -43,6 +43,9 @@ FREE = (
 # The places of a benchmark's files: moved data are the same data, see `bind_data`.
 PLACES = ("images", "labels", "list", "quarantine", "store_dir")
 
+# Of a user's own definition, the names are bound; the ids in label files may be corrected.
+CLASSES = "benchmark.classes"
+
 # Files that a stage derives from its configuration, its data and earlier stages before it begins.
 DERIVED = ("class_counts.npz", "class_weights.json", "data.json", "histogram*.npz")
 
@@ -148,8 +151,8 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
         new = without_later(bound_fields(config, name, kinds), old, config)
         for field in sorted(old.keys() | new.keys()):
             then, now = old.get(field, "absent"), new.get(field, "absent")
-            if then == now:
-                continue
+            if then == now or (field == CLASSES and str(then).endswith(".json")):
+                continue  # earlier releases bound the path of a definition
             row = f"{field}: {printable(repr(then))} there, {printable(repr(now))} now"
             readers = _readers(workdir, config, name, kinds)
             if field == "steps" and _grows(then, now) and not readers:
@@ -210,10 +213,7 @@ def bound_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
       ConfigError: the configuration is not that of an experiment, or a kind of stage is unknown.
     """
     fields = _stage_fields(config, name, kinds)
-    fields = lookup(kinds, fields["kind"], "kind").bound(fields)
-    if "model.pretrained" in fields:  # weights may move as data may
-        fields["model.pretrained"] = os.path.basename(str(fields["model.pretrained"]))
-    return {k: v for k, v in fields.items() if not _is_place(k)}
+    return _binding(lookup(kinds, fields["kind"], "kind").bound(fields))
 
 
 def without_later(fields: Fields, earlier: Fields, config: Fields) -> Fields:
@@ -348,7 +348,7 @@ def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fiel
     if path.exists():
         record = read_json(path)
         if isinstance(record.get("fields"), dict):
-            return f"release {printable(record.get('release'))}", record["fields"]
+            return f"release {printable(record.get('release'))}", _binding(record["fields"])
         raise ConfigError(f"{path}: not the record this program writes there")
     path = workdir / "config.json"
     try:
@@ -357,6 +357,16 @@ def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fiel
         raise ConfigError(
             f"{path} does not say what the stage {name} began with: {printable(error)}"
         ) from None
+
+
+def _binding(fields: Fields) -> Fields:
+    """Returns fields of a stage without places, and what binds it of weights and of own classes."""
+    fields = {k: v for k, v in fields.items() if not _is_place(k)}
+    if "model.pretrained" in fields:  # weights may move as data may
+        fields["model.pretrained"] = os.path.basename(str(fields["model.pretrained"]))
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # no definition
+        fields[CLASSES] = [row["name"] for row in json.loads(fields[CLASSES])["classes"]]
+    return fields
 
 
 def _readers(workdir: pathlib.Path, config: Fields, name: str, kinds: Kinds) -> list[str]:
