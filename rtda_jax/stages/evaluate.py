@@ -18,14 +18,13 @@ from rtda_jax.data.spec import is_labelled
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, one_of, require
 from rtda_jax.evaluate import Model, Protocol
-from rtda_jax.run import checkpoint, log, parallel
+from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import Fields, only
-from rtda_jax.run.files import sha256
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
 from rtda_jax.run.workdir import find_result, other_results, save_result
 from rtda_jax.stages import validation
-from rtda_jax.stages.plan import Plan, Stage, load_network, network_of, parse
+from rtda_jax.stages.plan import Plan, Stage, load_network, network_of, parse, seals
 from rtda_jax.tools import drawing
 
 Row = tuple[dict[str, Any], np.ndarray]  # an example and its prediction, for the pictures
@@ -140,7 +139,7 @@ def _changed(plan: Plan, name: str, workdir: pathlib.Path, record: dict[str, Any
 
     Scores stand if the files are gone, and where older records do not say what they are of.
     """
-    weights, config = _weights(plan, name, workdir), plan[name].config
+    weights, config = seals(plan, plan[name].models, workdir), plan[name].config
     earlier = record.get("weights", {})
     if any(earlier.get(of, digest) != digest for of, digest in weights.items()):
         return "its networks"
@@ -149,17 +148,6 @@ def _changed(plan: Plan, name: str, workdir: pathlib.Path, record: dict[str, Any
             if _files(_scored(config)) != record["files"]:
                 return "sizes or dates of its images or labels"
     return ""
-
-
-def _weights(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, str]:
-    """Returns a hash of the sealed checkpoint of each stage whose network a stage reads."""
-    stages = [plan[parse(model)[0]] for model in plan[name].models]
-    checkpoints = {s.name: workdir / s.name / "checkpoints" / str(s.config.steps) for s in stages}
-    return {
-        of: sha256(folder / checkpoint.MANIFEST)[:16]
-        for of, folder in checkpoints.items()
-        if checkpoint.is_sealed(folder)
-    }
 
 
 def _scored(config: ConfigDict) -> Dataset:
@@ -174,7 +162,7 @@ def _files(dataset: Dataset) -> str:
 def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the stage's networks, even if done before; returns the entry of results.json."""
     stage, config, identity = plan[name], plan[name].config, identify(plan, name)
-    weights = _weights(plan, name, workdir)
+    weights = seals(plan, stage.models, workdir)
     log.say(f"[{name}] {' + '.join(stage.models)} on {config.benchmark.name}")
     models = [load_network(plan, reference, workdir) for reference in stage.models]
     head = class_set(config.benchmark.classes)

@@ -7,7 +7,7 @@ module checks the names, and reads the networks once those stages are finished.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from rtda_jax.data.stream import StreamOptions
 from rtda_jax.errors import CheckpointError, ConfigError, lookup, require
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.binding import Traits
+from rtda_jax.run.files import sha256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +270,20 @@ def load_network(plan: Plan, network: str, workdir: pathlib.Path) -> evaluate.Mo
         variables = {"params": student["g_params"], "batch_stats": student["g_stats"]}
     module, normalisation, _ = method_of(stage).network(weights)
     return evaluate.Model(module, variables, normalisation)
+
+
+def seals(plan: Plan, networks: Iterable[str], workdir: pathlib.Path) -> dict[str, str]:
+    """Returns a hash of the sealed checkpoint of each stage that trained one of the networks.
+
+    Checkpoints that are not there, or come from a release before seals, are left out.
+    """
+    stages = [plan[parse(network)[0]] for network in networks]
+    folders = {s.name: workdir / s.name / "checkpoints" / str(s.config.steps) for s in stages}
+    return {
+        name: sha256(folder / checkpoint.MANIFEST)[:16]
+        for name, folder in folders.items()
+        if checkpoint.is_sealed(folder)
+    }
 
 
 def start_from(
