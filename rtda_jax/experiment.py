@@ -38,9 +38,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         another process.
     """
     hub.check_unpublished(workdir)
-    plan = checked_plan(config)
-    train_stage.check_batches(plan, workdir)
-    train_stage.check_weights(plan, workdir)
+    with stop_at_once("stopped before the first stage; the same command begins again"):
+        plan = checked_plan(config)
+        train_stage.check_batches(plan, workdir)
+        train_stage.check_weights(plan, workdir)
+        evaluate_stage.check_data(plan, workdir)
     with _locked(workdir, config):
         return _run(config, plan, workdir, KINDS)
 

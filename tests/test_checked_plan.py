@@ -9,7 +9,7 @@ from rtda_jax.data import DataError
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import create_discriminator
 from rtda_jax.run.workdir import write_json
-from rtda_jax.stages import train
+from rtda_jax.stages import evaluate, train
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -64,6 +64,19 @@ def test_an_evaluation_without_images_is_refused_before_training(root):
         experiment.checked_plan(made.lock())
     made.stages = ("beta_001", "beta_005")
     assert list(experiment.checked_plan(made.lock())) == ["beta_001", "beta_005"]
+
+
+@pytest.mark.parametrize("field", ["images", "labels"])
+def test_an_evaluation_whose_files_are_missing_is_refused_before_training(root, tmp_path, field):
+    made = folder_config(root)
+    made.benchmark.eval[field] = "target/nowhere"
+    message = r"stage eval_001: .*target/nowhere.*stages=\('beta_001', 'beta_005'\)"
+    with pytest.raises(DataError, match=message):
+        experiment.run(made.lock(), tmp_path)
+    assert not any(tmp_path.iterdir())
+    for name in ("eval_001", "eval_005", "eval_mbt"):  # their scores stand without the files
+        write_json(tmp_path / name / "result.json", {})
+    evaluate.check_data(experiment.checked_plan(made), tmp_path)
 
 
 def test_classes_to_report_that_the_network_lacks_are_refused_before_training(root):

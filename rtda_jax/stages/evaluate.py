@@ -22,7 +22,7 @@ from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
-from rtda_jax.run.workdir import find_result, other_results, save_result
+from rtda_jax.run.workdir import RESULT, find_result, other_results, save_result
 from rtda_jax.stages import validation
 from rtda_jax.stages.plan import Plan, Stage, load_network, network_of, parse, seals
 from rtda_jax.tools import drawing
@@ -82,7 +82,7 @@ def check_images(plan: Plan) -> None:
       ConfigError: names the stage, the field, and how to train without an evaluation.
       DataError: names the classes to report that the network does not have.
     """
-    trained = tuple(name for name, stage in plan.items() if stage.kind != "evaluate")
+    trained = _trained(plan)
     for name, stage in plan.items():
         scored = stage.config.benchmark.eval
         if stage.kind == "evaluate":
@@ -95,6 +95,28 @@ def check_images(plan: Plan) -> None:
                 "which may be those of benchmark.target, and --config.benchmark.eval.labels if "
                 f'there are labels, or train without an evaluation: "--config.stages={trained}"',
             )
+
+
+def check_data(plan: Plan, workdir: pathlib.Path) -> None:
+    """Looks for the images and labels of all stages without a result, before anything is trained.
+
+    Raises:
+      DataError: names the stage, what is missing, and how to train without an evaluation.
+    """
+    for name, stage in plan.items():
+        if stage.kind == "evaluate" and not (workdir / name / RESULT).exists():
+            try:
+                _scored(stage.config)
+            except DataError as error:
+                raise DataError(
+                    f"stage {name}: {error}; to train without an evaluation: "
+                    f'"--config.stages={_trained(plan)}"'
+                ) from error
+
+
+def _trained(plan: Plan) -> tuple[str, ...]:
+    """Returns the stages that need no evaluation, for `stages`."""
+    return tuple(name for name, stage in plan.items() if stage.kind != "evaluate")
 
 
 def padding_warning(protocol: Protocol, size: tuple[int, int]) -> str:
