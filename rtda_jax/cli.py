@@ -46,22 +46,15 @@ AGAIN = "The same command, with any number of processes, continues from the newe
 def _run(command: Command) -> None:
     from rtda_jax import experiment
 
-    _each_seed(command, experiment.run)
+    seeds = command.flags.seeds
+    experiment.each_seed(command.config, command.workdir, count=seeds, job=experiment.run)
 
 
 def _evaluate(command: Command) -> None:
     from rtda_jax import experiment
 
-    _each_seed(command, experiment.reevaluate)
-
-
-def _each_seed(command: Command, job: Callable[[ConfigDict, pathlib.Path], Any]) -> None:
-    from rtda_jax import experiment
-
-    if command.flags.seeds is None:
-        job(command.config, command.workdir)
-    else:
-        experiment.run_seeds(command.config, command.workdir, count=command.flags.seeds, job=job)
+    seeds = command.flags.seeds
+    experiment.each_seed(command.config, command.workdir, count=seeds, job=experiment.reevaluate)
 
 
 def _predict(command: Command) -> None:

@@ -161,6 +161,24 @@ def first_command(workdir: pathlib.Path) -> str:
     return earlier_results(workdir).get("command") or environment.command()
 
 
+def each_seed(config: ConfigDict, workdir: pathlib.Path, *, count: int | None, job: Job) -> None:
+    """Does a job in a workdir, or in its folder of each seed if it is told how many there are.
+
+    Raises:
+      ConfigError: the workdir holds the runs of several seeds, and their count is not given.
+    """
+    if count is not None:
+        run_seeds(config, workdir, count=count, job=job)
+        return
+    seeds = sorted(path.parent for path in workdir.glob("seed*/config.json"))
+    if seeds and not (workdir / "config.json").exists():
+        raise ConfigError(
+            f"{workdir} holds the runs of {len(seeds)} seeds: add --seeds={len(seeds)}, or name "
+            f"one of them, --workdir={seeds[0]}"
+        )
+    job(config, workdir)
+
+
 def run_seeds(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job) -> dict[str, Any]:
     """Runs or resumes seeds 0..count-1 in `workdir/seed<k>` and writes `workdir/summary.json`.
 

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -6,7 +7,9 @@ import pytest
 from helpers import folder_config
 
 from rtda_jax import experiment
+from rtda_jax.cli import JOBS
 from rtda_jax.errors import ConfigError, Interrupted
+from rtda_jax.run.workdir import write_json
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -98,3 +101,22 @@ def test_arguments_that_make_no_sense_are_refused(one_stage, tmp_path):
     other.seed = 3
     with pytest.raises(ConfigError, match=r"runs seeds 0 to 1; config\.seed must stay 0"):
         experiment.run_seeds(other, tmp_path, count=2, job=None)
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_a_workdir_of_several_seeds_needs_their_count_or_one_of_them(
+    one_stage, tmp_path, monkeypatch, job
+):
+    done = []
+    monkeypatch.setattr(experiment, "run", lambda config, workdir: done.append(workdir))
+    monkeypatch.setattr(experiment, "reevaluate", experiment.run)
+    command = SimpleNamespace(config=one_stage, workdir=tmp_path, flags=SimpleNamespace(seeds=None))
+    for seed in range(3):
+        write_json(tmp_path / f"seed{seed}" / "config.json", {})
+    message = f"3 seeds: add --seeds=3, or name one of them, --workdir={tmp_path}/seed0"
+    with pytest.raises(ConfigError, match=message):
+        JOBS[job].run(command)
+    assert not done
+    write_json(tmp_path / "config.json", {})  # it also is a run
+    JOBS[job].run(command)
+    assert done == [tmp_path]
