@@ -1,9 +1,12 @@
 """Tiny data sets in the true file layouts, written by the tests that read them."""
 
+import contextlib
 import dataclasses
 import pathlib
+import resource
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -11,6 +14,17 @@ from PIL import Image
 from rtda_jax.data.stream import Frame, MoveOptions, StreamOptions, train_stream
 
 SIZE = (24, 32)
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can grow beyond a size: what a full disk looks like to a writer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def picture(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:

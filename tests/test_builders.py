@@ -298,6 +298,19 @@ def test_where_nothing_can_be_written(tmp_path, small):
         streets(tmp_path / "file")
 
 
+def test_a_full_disk_is_an_error_of_the_folder_and_leaves_no_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 2)
+    monkeypatch.setattr(environment, "cores", lambda: 1)
+    spec = {**data_files.folders(tmp_path, count=6, size=(64, 64)), "store": "shards"}
+    with data_files.full_disk(50_000), pytest.raises(OSError, match="File too large") as raised:
+        load(spec, data_dir=tmp_path, classes="cityscapes19")
+    (folder,) = tmp_path.glob("prepared/folders/*")
+    assert raised.value.filename == str(folder)
+    assert "\n" not in raised.value.strerror
+    assert not list(folder.glob("*1.0.0"))
+    assert len(load(spec, data_dir=tmp_path, classes="cityscapes19")) == 6
+
+
 def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("RTDA_JAX_DATA", str(tmp_path))
     assert default_dir() == tmp_path

@@ -7,10 +7,12 @@ import sys
 import textwrap
 import threading
 
+import data_files
+import numpy as np
 import pytest
 
 from rtda_jax.errors import ConfigError, DataError
-from rtda_jax.run import files
+from rtda_jax.run import files, workdir
 
 
 def names(folder):
@@ -76,6 +78,23 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, erro
         raise error
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: files.write_bytes(path, bytes(2000)),
+        lambda path: files.write_npz(path, a=np.random.default_rng(0).random(2000)),
+        lambda path: workdir.write_json(path, {"a": "b" * 2000}),
+    ],
+    ids=["bytes", "npz", "json"],
+)
+def test_a_file_for_which_the_disk_has_no_room_is_named(tmp_path, write):
+    path = tmp_path / "new"
+    with data_files.full_disk(1000), pytest.raises(OSError, match="File too large") as raised:
+        write(path)
+    assert raised.value.filename == str(path)
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_moved_leaves_the_old_one(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 
+import data_files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +42,14 @@ def test_a_worker_that_dies_is_an_error(tmp_path):
     arguments = {"a": 1, "b": 2}
     with pytest.raises(DataError, match=r"(?s)a worker process failed.*TypeError"):
         parts.make(tmp_path, pathlib.Path, arguments, total=2, what="t", workers=2)
+
+
+def test_a_full_disk_is_no_error_of_the_data_and_the_part_is_named(tmp_path):
+    arguments = dict.fromkeys("01", "long" * 1000)
+    with data_files.full_disk(2000), pytest.raises(OSError, match="File too large") as raised:
+        parts.make(tmp_path, made_in_a_worker, arguments, total=2, what="t", workers=2)
+    assert pathlib.Path(raised.value.filename).parent == tmp_path
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_run_makes_the_missing_parts_only(tmp_path):

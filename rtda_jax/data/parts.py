@@ -63,6 +63,7 @@ def make(
 
     Raises:
       DataError: a maker raised an error, or a worker died.
+      OSError: names a part that could not be written, for example because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     todo = [
@@ -134,6 +135,10 @@ def main() -> int:
         except DataError as error:
             print(json.dumps({"error": str(error)}), flush=True)
             return error.exit_code
+        except OSError as error:
+            reason = [error.errno, error.strerror or str(error), str(error.filename or path)]
+            print(json.dumps({"os_error": reason}), flush=True)
+            return 1
         print(json.dumps(report), flush=True)
     return 0
 
@@ -213,4 +218,6 @@ def _supervise(process: subprocess.Popen, task: bytes, count: Callable[[int], No
         report = json.loads(line)
         if "error" in report:
             raise DataError(report["error"])
+        if "os_error" in report:
+            raise OSError(*report["os_error"])
         count(report["done"])

@@ -1,6 +1,7 @@
 """Prepared data sets: TFDS directories of array_record shards, written once and read by index."""
 
 import contextlib
+import errno
 import io
 import json
 import pathlib
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from rtda_jax.data.geometry import tf
 from rtda_jax.errors import DataError
 from rtda_jax.run.files import LOCK, read_bytes, wait_for_lock
 
@@ -35,6 +37,10 @@ def prepare(builder: Any, *, manual_dir: pathlib.Path | None = None) -> pathlib.
 
     One process generates it and others wait. TFDS writes to a temporary directory and renames it at
     the end, so that a directory that exists is complete.
+
+    Raises:
+      DataError: examples cannot be made, or the folder cannot be written to.
+      OSError: names the file or folder that could not be written, for example on a full disk.
     """
     final = pathlib.Path(builder.data_dir)
     if final.exists():
@@ -48,11 +54,19 @@ def prepare(builder: Any, *, manual_dir: pathlib.Path | None = None) -> pathlib.
 
 
 def _generate(builder: Any, manual_dir: pathlib.Path | None) -> None:
-    scratch = pathlib.Path(builder.data_dir).parent / "downloads"
+    folder = pathlib.Path(builder.data_dir).parent
+    scratch = folder / "downloads"
     config = tfds.download.DownloadConfig(manual_dir=manual_dir)
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_dir=scratch, download_config=config)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_dir=scratch, download_config=config)
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
+        if getattr(error, "filename", None):
+            raise
+        # On a full disk, TFDS and what it writes with raise errors of all these kinds.
+        reason = str(error).split("\n")[0]
+        raise OSError(errno.EIO, f"cannot be prepared: {reason}", str(folder)) from error
     shutil.rmtree(scratch, ignore_errors=True)
 
 

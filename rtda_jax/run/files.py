@@ -29,6 +29,7 @@ LOCK = ".lock"
 _PARTIAL = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.partial", re.DOTALL)
 _LARGEST = 2**29  # bytes of a file of a data set: more than the largest picture takes
 _UNPACKED = 16  # counts compress well
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, or in a quota or limit
 _GROWTH, _FLOOR = 4, 2**26  # a file may take four times its size, and 64 MiB however small it is
 
 
@@ -118,6 +119,9 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     The steps are write, fsync, rename. The temporary name is unique, so that two writers of one
     file do not mix, and it is removed if the block raises. The block may also make a folder, which
     then replaces a folder.
+
+    Raises:
+      OSError: with the path, if there is no room on the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
@@ -128,8 +132,10 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             _replace_folder(path, partial)
         else:
             partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         _remove(partial)
+        if isinstance(error, OSError) and error.errno in _FULL and not error.filename:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     fsync_folder(path.parent)
 
