@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+import shutil
 
 import data_files
 import numpy as np
@@ -7,10 +9,11 @@ import pytest
 from helpers import config, folder_fields, write_folders
 from PIL import Image
 
-from rtda_jax.data import DataError, batches, cached_class_counts, load, sampling
+from rtda_jax.data import DataError, batches, cached_class_counts, decode, load, sampling
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import Frame, MoveOptions, StreamOptions
 from rtda_jax.errors import ConfigError
+from rtda_jax.run import parallel
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,25 @@ def test_a_stage_that_began_refuses_labels_that_show_other_classes(tmp_path):
     np.testing.assert_array_equal(first_index(), expected)
     path.unlink()
     np.testing.assert_array_equal(first_index(), expected)
+
+
+def test_processes_do_not_count_what_the_main_process_has_counted(root, tmp_path, monkeypatch):
+    """Their hosts may have copies of the labels, with other times."""
+    chosen, path = made(root), tmp_path / "class_counts.npz"
+    data = batches.labelled_set(chosen)
+    counts = batches.stage_class_counts(chosen, data, folder=tmp_path)
+    content = path.read_bytes()
+    shutil.copytree(root, tmp_path / "copy")
+    os.utime(tmp_path / "copy" / "source" / "labels" / "000.png", (1, 1))
+    copy = made(tmp_path / "copy")
+    data = batches.labelled_set(copy)
+    monkeypatch.setattr(parallel, "on_main", lambda action: None)
+    monkeypatch.setattr(decode, "label", None)  # counting would fail
+    np.testing.assert_array_equal(batches.stage_class_counts(copy, data, folder=tmp_path), counts)
+    assert path.read_bytes() == content
+    path.unlink()
+    with pytest.raises(DataError, match=r"class_counts\.npz: .* must see one --workdir"):
+        batches.stage_class_counts(copy, data, folder=tmp_path)
 
 
 def path_pixels(path):

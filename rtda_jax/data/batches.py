@@ -134,9 +134,10 @@ def stage_class_counts(config: ConfigDict, dataset: Dataset, *, folder: pathlib.
     """Returns the number of pixels of each class in each labelled example, int64 [N,K].
 
     They are counted once and kept in the stage's folder. The main process counts, and the others
-    read its file.
+    read its file, whatever the times of their own copies of the labels are.
 
     Raises:
+      DataError: this process cannot read what the main process counted.
       ConfigError: in every process; labels have changed since the stage began, so that it would
         draw other images and use other class weights.
     """
@@ -149,7 +150,13 @@ def stage_class_counts(config: ConfigDict, dataset: Dataset, *, folder: pathlib.
         cached_class_counts(dataset, path, threads=config.threads, expected=expected)
 
     parallel.on_main(count)
-    return cached_class_counts(dataset, path, threads=config.threads)
+    counts = read_npz(path).get("counts")
+    if counts is None or counts.shape != (len(dataset), len(dataset.classes)):
+        raise DataError(
+            f"{path}: does not hold what the main process counted in {dataset.name}; all processes "
+            "must see one --workdir and the same data"
+        )
+    return counts
 
 
 def with_enet_weights(config: ConfigDict, folder: pathlib.Path) -> Any:
