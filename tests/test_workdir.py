@@ -43,6 +43,15 @@ def test_a_record_is_a_file_of_some_size(make, words, tmp_path):
         read_json(tmp_path / "config.json")
 
 
+def test_a_job_with_more_results_than_a_record_has_bytes_continues(tmp_path):
+    long = 14 * f"{250 * 'x'}/"
+    results = ["a.png", *(f"{n}/{long}b.png" for n in range(5000))]
+    for _ in range(2):
+        with workdir.claimed(tmp_path, record="predict.json", results=results):
+            (tmp_path / "a.png").touch()
+    assert (tmp_path / "predict.json").stat().st_size > 2**24
+
+
 def test_only_the_main_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "is_main", lambda: False)
     write_json(tmp_path / "b.json", {})

@@ -21,6 +21,7 @@ RESULT = "result.json"
 _NAMED = 3  # an error names at most this many files and then "..."
 _EVERYTHING = ""  # in the list of a record: everything in its folder
 _LARGEST = 2**24  # bytes of a record
+_LARGEST_LIST = 2**29  # bytes of a record that lists results, one for each image
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -29,14 +30,18 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         files.write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path, *, most: int = _LARGEST) -> dict[str, Any]:
     """Returns the object that `write_json` wrote.
+
+    Args:
+      path: the file.
+      most: the largest size in bytes.
 
     Raises:
       ConfigError: names the file if it cannot be read or does not hold a JSON object.
     """
     try:
-        value = json.loads(files.read(path, most=_LARGEST))
+        value = json.loads(files.read(path, most=most))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -116,7 +121,7 @@ def claimed(out: pathlib.Path, *, record: str, results: Iterable[str]) -> Iterat
 def written(record: pathlib.Path) -> set[str]:
     """Returns the results that a record lists, relative to its folder; none without a record."""
     try:
-        known: dict[str, Any] = read_json(record) if record.is_file() else {}
+        known: dict[str, Any] = read_json(record, most=_LARGEST_LIST) if record.is_file() else {}
     except (ConfigError, OSError):
         return set()
     results = known.get("results")
