@@ -118,6 +118,17 @@ def test_frequencies_and_weights_equal_a_brute_force_count(tmp_path):
     assert manifest["ignored"] == pytest.approx((classes == 255).mean())
 
 
+def test_reading_a_whole_set_shows_how_far_it_is(tmp_path, capsys):
+    spec = data_files.folders(tmp_path, count=4)
+    count_labels(load(spec, data_dir=tmp_path, classes="cityscapes19"))
+    check_data(spec, data_dir=tmp_path, out=tmp_path / "out", **QUIET)
+    lines = capsys.readouterr().err.splitlines()
+    for words in ("counting the classes of", "checking"):
+        progress = [line for line in lines if line.startswith(words)]
+        assert [f" {n}/4 " in line for n, line in enumerate(progress, 1)] == [True] * 4
+    assert len(lines) == 8 and max(map(len, lines)) <= 100
+
+
 def test_enet_weights_reproduce_those_that_brunstein_trained_with():
     # The report's table for GTA5; its implied frequencies must sum to one.
     weights = np.array([3.0769, 9.6166, 5.0283, 24.6669, 38.4588, 31.8801, 47.171, 48.6205,

@@ -1,5 +1,6 @@
 """Files are found once each, and lists are read back exactly."""
 
+import contextlib
 import json
 import os
 import socket
@@ -83,6 +84,36 @@ def test_links_are_followed_once_and_real_folders_keep_their_names(tmp_path):
     assert reasons["self"] == f"the same folder as {root}"
     assert reasons["a_link"] == f"the same folder as {root / 'z_real'}"
     assert sorted(reasons) == ["a_link", "gone", "self", "twice", "z_real/up"]
+
+
+def test_only_links_cost_a_look_at_what_they_lead_to(tmp_path, monkeypatch):
+    """A look at each of a million files would take minutes on a network disk."""
+    looked, scandir = [], os.scandir
+
+    class Entry:
+        def __init__(self, entry):
+            self.entry = entry
+
+        def __getattr__(self, name):
+            return getattr(self.entry, name)
+
+        def stat(self):
+            looked.append(self.entry.name)
+            return self.entry.stat()
+
+    @contextlib.contextmanager
+    def scanning(folder):
+        with scandir(folder) as entries:
+            yield map(Entry, entries)
+
+    for name in ("a.png", "b.txt", "c/d.png"):
+        touch(tmp_path / name)
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "gone.txt").symlink_to("nowhere")
+    monkeypatch.setattr(os, "scandir", scanning)
+    walk = listing.walk(tmp_path)
+    assert names(walk, tmp_path) == ["a.png", "c/d.png", "link.png"]
+    assert looked == ["gone.txt", "link.png"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")

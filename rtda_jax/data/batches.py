@@ -33,7 +33,7 @@ from rtda_jax.data.stream import (
     train_stream,
 )
 from rtda_jax.errors import DataError, lookup, require
-from rtda_jax.run import log, parallel
+from rtda_jax.run import parallel
 from rtda_jax.run.binding import begun, bind_data
 from rtda_jax.run.files import read_npz
 from rtda_jax.run.workdir import write_json
@@ -144,8 +144,6 @@ def stage_class_counts(config: ConfigDict, dataset: Dataset, *, folder: pathlib.
     path = folder / "class_counts.npz"
 
     def count() -> None:
-        if not path.exists():
-            log.say(f"  counting the classes of {dataset.name}, {len(dataset)} labels")
         expected = read_npz(path).get("counts") if begun(folder) else None
         cached_class_counts(dataset, path, threads=config.threads, expected=expected)
 

@@ -19,6 +19,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.data.sampling import contents, stretching, suspicions
 from rtda_jax.errors import DataError, printable
 from rtda_jax.run.files import write_bytes
+from rtda_jax.run.log import Progress
 from rtda_jax.tools import drawing, environment
 
 _LOOKAHEAD = 4  # examples in flight per thread
@@ -97,7 +98,9 @@ def check_data(
     entries, seen = {}, dict[str, str]()
     sizes: collections.Counter[tuple[int, int]] = collections.Counter()
     raw = np.zeros(256, np.int64)
+    progress = Progress(f"checking {dataset.name}", len(dataset))
     for finding in _findings(dataset, threads or environment.cores()):
+        progress.add(1)
         if finding.problem:
             quarantine[finding.key] = finding.problem
         if not finding.pixels_sha256:
@@ -111,6 +114,7 @@ def check_data(
             dark.append(finding.key)
         if finding.raw is not None and not finding.problem:
             raw += finding.raw
+    progress.end()
     if dark:
         warnings.append(
             f"{len(dark)} images are almost black, such as {dark[0]}: are they of 10 or 12 bits, "

@@ -31,7 +31,7 @@ _UNIT = 32  # pixels: sides that are multiples of it need no padding in any netw
 def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
     """Counts the pixels of each class in each example.
 
-    Only one label per thread is in memory at a time.
+    Only one label per thread is in memory at a time. A line on stderr shows the progress.
 
     Returns:
       int64 [N,K+1]; the last column counts the ignored pixels.
@@ -39,6 +39,8 @@ def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
     Raises:
       DataError: the set has no labels, or a file cannot be read.
     """
+    from rtda_jax.run.log import Progress  # loads JAX, which processes that decode do not need
+
     if dataset.labelling is None:
         raise DataError(f"{dataset.name}: has no labels to count")
     classes = len(dataset.classes)
@@ -49,9 +51,11 @@ def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
         counts[i, :classes] = histogram[:classes]
         counts[i, classes] = histogram[IGNORE]
 
+    progress = Progress(f"counting the classes of {dataset.name}", len(dataset), unit="label")
     with ThreadPoolExecutor(threads or environment.cores()) as pool:
         for _ in pool.map(count, range(len(dataset))):
-            pass
+            progress.add(1)
+    progress.end()
     return counts
 
 
