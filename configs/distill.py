@@ -42,6 +42,7 @@ from typing import Literal
 from ml_collections import ConfigDict
 
 from configs import arguments, base, daformer, mic, recipes, ssl
+from rtda_jax.errors import require
 
 Large = Literal["bisenet_lite2", "bisenet_lite1", "bisenet_resnet101", "deeplab_resnet101"]
 
@@ -52,8 +53,8 @@ def make(
     large: Large = "bisenet_lite2",
     pretrained: recipes.Network = daformer.NETWORK,
     labels: Literal["hard", "soft", "online"] = "hard",
-    temperature: float = 2.0,
-    inconsistency: float = 1.0,
+    temperature: float | None = None,
+    inconsistency: float | None = None,
     fda: float | None = None,
 ) -> ConfigDict:
     """Returns the distillation on a benchmark.
@@ -64,11 +65,18 @@ def make(
       pretrained: the real-time network that learns from it and starts from ImageNet weights.
       labels: what the small network learns: labels that are stored once, or the larger network's
         probabilities for every image it sees, after that network is trained or meanwhile.
-      temperature: T of labels=soft and labels=online.
+      temperature: T of labels=soft and labels=online; None means 2.
       inconsistency: by how much labels=online prefers classes on which teacher and small network
-        disagree; 0 weighs all classes alike.
+        disagree; 0 weighs all classes alike, and None means 1.
       fda: beta of the band that the source takes from the target; None leaves the source as it is.
     """
+    require(
+        temperature is None or labels != "hard",
+        "temperature goes with labels=soft and labels=online; labels=hard has none",
+    )
+    require(inconsistency is None or labels == "online", "inconsistency goes with labels=online")
+    temperature = 2.0 if temperature is None else temperature
+    inconsistency = 1.0 if inconsistency is None else inconsistency
     config = mic.make(benchmark, pretrained=pretrained, fda=fda)
     if labels == "online":
         config.model.large = large
@@ -85,7 +93,7 @@ def make(
         return config
     taught = [f"{term}{head}" for term in ("mix", "masked") for head in base.HEADS]
     unused = [name for name in config.objective if "_aux" in name] if "deeplab" in large else []
-    learn = {"hard": _hard, "soft": _soft}[labels](temperature)
+    learn = _hard() if labels == "hard" else _soft(temperature)
     learn["small"]["objective"] |= dict.fromkeys((*taught, "feature_distance"), 0.0)
     config.stages = ("large", *learn, "eval_large", "eval_small")
     config.stage = ConfigDict(
@@ -103,8 +111,7 @@ def make(
     return config
 
 
-def _hard(temperature: float) -> dict[str, dict]:
-    del temperature
+def _hard() -> dict[str, dict]:
     small = {**ssl.learn("label"), "teacher": {"kind": "none"}, "target_margins": (0, 0, 0, 0)}
     return {"label": {"kind": "pseudo_label", "models": ("large:teacher",)}, "small": small}
 

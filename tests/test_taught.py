@@ -189,6 +189,19 @@ def test_a_teacher_of_other_classes_is_refused(root):
         make_plan(made.lock(), KINDS)
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("temperature=2", "labels=hard has none"),
+        ("inconsistency=1", "inconsistency goes with labels=online"),
+        ("labels=soft,inconsistency=0", "inconsistency goes with labels=online"),
+    ],
+)
+def test_what_the_labels_do_not_use_is_refused(argument, message):
+    with pytest.raises(ConfigError, match=message):
+        get("distill", argument)
+
+
 def test_the_configuration_distils_hard_and_soft_labels():
     hard, fine = stages(get("distill")), stages(get("distill", "labels=soft,temperature=3"))
     assert list(hard) == ["large", "label", "small", "eval_large", "eval_small"]
