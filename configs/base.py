@@ -76,7 +76,7 @@ def make(benchmark: str) -> ConfigDict:
     config.eval = section(Protocol, EvalOptions, **_windows(pair.crop))
 
     # How a run is monitored and saved: logs, checkpoints, nonfinite losses, stalls.
-    every = 1000 if pair.steps > 1000 else LoopOptions.checkpoint_every_steps
+    every = max(LoopOptions.checkpoint_every_steps, pair.steps // 40)
     config.update(section(LoopOptions, checkpoint_every_steps=every))
 
     config.speed = section(SpeedOptions)  # how the job benchmark measures

@@ -40,8 +40,7 @@ class LoopOptions:
     Attributes:
       log_every_steps: the steps between two rows of metrics.jsonl, which hold means over them.
       loggers: the loggers beside metrics.jsonl, such as "tensorboard".
-      checkpoint_every_steps: the steps between two checkpoints; benchmarks of more than 1000 steps
-        set 1000.
+      checkpoint_every_steps: the steps between two checkpoints; a fortieth of a long benchmark.
       checkpoint_keep: how many of the newest checkpoints are kept; 2 or more, in case one is
         damaged.
       on_not_finite: what to do after a nonfinite loss or gradient: "stop", or "skip" the update.

@@ -1,15 +1,11 @@
 """A workdir is bound to some fields of its configuration; the others may change."""
 
-import contextlib
 import copy
 import functools
 import json
 import shutil
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from mutilate import fuzz, mutilated
 
 from configs import base
 from rtda_jax.data.labels import define
@@ -377,46 +373,6 @@ def test_a_field_that_is_gone_is_refused(trained):
         claim(trained, config())
 
 
-class Images:
-    def __init__(self, folder, keys):
-        self.folder, self.keys = folder, keys
-
-    def where(self, i):
-        return str(self.folder / self.keys[i])
-
-
-def images(folder, sizes):
-    folder.mkdir(parents=True)
-    for name, size in sizes.items():
-        (folder / name).write_bytes(b"x" * size)
-    return Images(folder, list(sizes))
-
-
-def test_data_are_known_by_their_names_and_sizes_wherever_they_lie(tmp_path):
-    sizes = {f"{n}.png": 10 + n for n in range(250)}
-    here = images(tmp_path / "here", sizes)
-    moved = images(tmp_path / "moved", sizes)
-    renamed = images(tmp_path / "renamed", {f"x{name}": size for name, size in sizes.items()})
-    other = images(tmp_path / "other", {name: size + 1 for name, size in sizes.items()})
-    stage = tmp_path / "run" / "train"
-    binding.bind_data(stage, {"source": here})
-    binding.bind_data(stage, {"source": other})  # the stage has not begun
-    binding.bind_data(stage, {"source": here})
-    begin(stage.parent, "train")
-    binding.bind_data(stage, {"source": moved, "target": other})
-    binding.bind_data(stage, {"source": here})  # the other role is remembered
-    for changed in (renamed, other):
-        with pytest.raises(ConfigError, match="began with another source set: 250 examples, "):
-            binding.bind_data(stage, {"source": changed, "target": other})
-    with pytest.raises(ConfigError, match="another target set"):
-        binding.bind_data(stage, {"source": here, "target": here})
-
-
-def test_an_empty_set_and_one_without_files_have_fingerprints(tmp_path):
-    assert binding.fingerprint(Images(tmp_path, [])).startswith("0 examples")
-    assert binding.fingerprint(Images(tmp_path, ["a\0", "b"])).startswith("2 examples")
-
-
 DAMAGED = [b"", b"[]", b"{", b'{"stages": 3}', b'{"stages": ["train"], "stage": {"train": 1}}']
 
 
@@ -427,24 +383,6 @@ def test_a_damaged_record_is_a_sentence(trained, name, data):
     (trained / name).write_bytes(data)
     with pytest.raises(ConfigError, match=name):
         claim(trained, config())
-
-
-RECORDS = [json.dumps(PLAIN).encode(), b'{"stages": ["train"], "stage": {"train": {"kind": "x"}}}']
-
-
-@fuzz
-@given(st.sampled_from(["config.json", "train/bound.json"]), mutilated([*RECORDS, b"[" * 100_000]))
-def test_any_record_is_refused_or_read(tmp_path, name, data):
-    begin_once(tmp_path)
-    (tmp_path / "train" / "bound.json").unlink(missing_ok=True)
-    (tmp_path / name).write_bytes(data)
-    with contextlib.suppress(ConfigError):
-        claim(tmp_path, config())
-
-
-def begin_once(workdir):
-    if not (workdir / "train").exists():
-        begin(workdir, "train")
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,7 @@ def test_the_defaults_are_these(section):
 
 @pytest.mark.parametrize(
     ("benchmark", "steps"),
-    [("streets", 100), ("synth_to_camvid", 100), ("folders", 1000), ("gta5_to_cityscapes", 1000)],
+    [("streets", 100), ("synth_to_camvid", 100), ("folders", 250), ("gta5_to_cityscapes", 1000)],
 )
 def test_long_trainings_have_fewer_checkpoints(benchmark, steps):
     assert base.make(benchmark).checkpoint_every_steps == steps

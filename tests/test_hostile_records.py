@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutilate import JSONS, changed, fuzz, mutilated
+from test_binding import begin
 
 from configs import base
 from rtda_jax import experiment
@@ -20,6 +21,24 @@ from rtda_jax.run.binding import claim
 from rtda_jax.run.workdir import plain
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
+
+PLAIN = plain(base.get_config())
+RECORDS = [json.dumps(PLAIN).encode(), b'{"stages": ["train"], "stage": {"train": {"kind": "x"}}}']
+
+
+@fuzz
+@given(st.sampled_from(["config.json", "train/bound.json"]), mutilated([*RECORDS, b"[" * 100_000]))
+def test_the_record_of_a_stage(tmp_path, name, data):
+    begin_once(tmp_path)
+    (tmp_path / "train" / "bound.json").unlink(missing_ok=True)
+    (tmp_path / name).write_bytes(data)
+    with contextlib.suppress(ConfigError):
+        claim(tmp_path, PLAIN, KINDS)
+
+
+def begin_once(workdir):
+    if not (workdir / "train").exists():
+        begin(workdir, "train")
 
 
 @fuzz

@@ -1,0 +1,47 @@
+"""A stage is bound to its data, wherever they lie."""
+
+import pytest
+from test_binding import begin
+
+from rtda_jax.errors import ConfigError
+from rtda_jax.run import binding
+
+
+class Images:
+    def __init__(self, folder, keys):
+        self.folder, self.keys = folder, keys
+
+    def where(self, i):
+        return str(self.folder / self.keys[i])
+
+
+def images(folder, sizes):
+    folder.mkdir(parents=True)
+    for name, size in sizes.items():
+        (folder / name).write_bytes(b"x" * size)
+    return Images(folder, list(sizes))
+
+
+def test_data_are_known_by_their_names_and_sizes_wherever_they_lie(tmp_path):
+    sizes = {f"{n}.png": 10 + n for n in range(250)}
+    here = images(tmp_path / "here", sizes)
+    moved = images(tmp_path / "moved", sizes)
+    renamed = images(tmp_path / "renamed", {f"x{name}": size for name, size in sizes.items()})
+    other = images(tmp_path / "other", {name: size + 1 for name, size in sizes.items()})
+    stage = tmp_path / "run" / "train"
+    binding.bind_data(stage, {"source": here})
+    binding.bind_data(stage, {"source": other})  # the stage has not begun
+    binding.bind_data(stage, {"source": here})
+    begin(stage.parent, "train")
+    binding.bind_data(stage, {"source": moved, "target": other})
+    binding.bind_data(stage, {"source": here})  # the other role is remembered
+    for changed in (renamed, other):
+        with pytest.raises(ConfigError, match="began with another source set: 250 examples, "):
+            binding.bind_data(stage, {"source": changed, "target": other})
+    with pytest.raises(ConfigError, match="another target set"):
+        binding.bind_data(stage, {"source": here, "target": here})
+
+
+def test_an_empty_set_and_one_without_files_have_fingerprints(tmp_path):
+    assert binding.fingerprint(Images(tmp_path, [])).startswith("0 examples")
+    assert binding.fingerprint(Images(tmp_path, ["a\0", "b"])).startswith("2 examples")
