@@ -34,7 +34,7 @@ from rtda_jax.run.command import (
 )
 from rtda_jax.tools import environment, hub
 
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rtda_jax"
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rtda_jax"
 WIDTH = 100  # columns of the help
 
 UNFORESEEN = 1  # exit code, as of any Python program
@@ -311,7 +311,8 @@ def _start(words: Sequence[str]) -> None:
 
     from rtda_jax.run import log, parallel
 
-    jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     job, command = parse(words, JOBS, default=_of_workdir)
     if command.flags.deterministic:

@@ -208,7 +208,6 @@ def command(port, processes, index, workdir, root, unforeseen):
         *(f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"),
         *(f"--process_id={index}", f"--workdir={workdir}"),
     ]
-    cli.CACHE = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     with tiny.stubs(), mock.patch.object(train, "paired_batches", lambda *a, **b: batches):
         sys.exit(cli.main(words))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import rtda_jax
 from configs import benchmarks
-from rtda_jax import experiment
+from rtda_jax import cli, experiment
 from rtda_jax.cli import JOBS, exit_code_of, main
 from rtda_jax.run import files
 from rtda_jax.run.command import define_flags, load_config, parse
@@ -201,6 +201,24 @@ def test_ctrl_c_is_no_traceback_in_any_job(capfd):
 
     assert exit_code_of(job) == 75
     assert capfd.readouterr().err == "\nInterrupted: stopped\n"
+
+
+def test_compiled_programs_are_kept_where_the_user_wants_them(monkeypatch):
+    folder = jax.config.jax_compilation_cache_dir
+    try:
+        for chosen, expected in (("/elsewhere", folder), ("", str(cli.CACHE / "compiled"))):
+            monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)  # JAX itself reads it once
+            assert main(["summary", "--config=no_such"]) == 2
+            assert jax.config.jax_compilation_cache_dir == expected
+    finally:
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def test_an_empty_variable_is_no_folder(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    code = "from rtda_jax import cli; print(cli.CACHE)"
+    folder = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert folder.strip() == str(pathlib.Path("~/.cache/rtda_jax").expanduser())
 
 
 def test_help_and_version_are_also_words(capsys, monkeypatch):
