@@ -198,6 +198,7 @@ def test_sigkill_while_files_of_any_stage_are_touched(kill, root, undisturbed, t
     for stage in results["stages"].values(), expected["stages"].values():
         for measured in stage:
             del measured["seconds"]
+            measured.pop("weights", None)  # orbax draws the names of the files that are sealed
     assert results["stages"] == expected["stages"]
 
 
