@@ -19,8 +19,8 @@ from rtda_jax.adapt.teacher import TeacherOptions, TrainedNetwork
 from rtda_jax.adapt.terms import Objective, Outputs
 from rtda_jax.adapt.views import TARGET_VIEWS, VIEWS
 from rtda_jax.augment import Batch
-from rtda_jax.errors import lookup, one_of, require
-from rtda_jax.models import MODELS, options_of
+from rtda_jax.errors import lookup, require
+from rtda_jax.models import MODELS
 from rtda_jax.ops.conv import CONVOLUTION
 from rtda_jax.weights import imagenet
 
@@ -63,8 +63,6 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         lookup(MODELS, self.name, "model.name")
-        for name in self.options:
-            one_of(name, options_of(self.name), f"field of model.options for {self.name}")
         if self.large:
             lookup(MODELS, self.large, "model.large")
         require(

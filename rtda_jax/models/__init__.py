@@ -3,15 +3,15 @@
 A new network is a subclass of `layers.Network` in a file of its own and an entry of MODELS.
 """
 
-import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from rtda_jax.errors import lookup
+from rtda_jax.errors import lookup, one_of
 from rtda_jax.models.bisenet import BiSeNet
 from rtda_jax.models.bisenet_v1 import BiSeNetLite, BiSeNetV1
 from rtda_jax.models.deeplab import DeepLab, DeepLabVGG
@@ -57,17 +57,15 @@ def create_model(name: str, num_classes: int = 19, **options: Any) -> nn.Module:
       num_classes: K.
       options: axis_name, batch_norm ("batch", "frozen", "last"), auxiliary ("always" computes the
         auxiliary logits with train=False too), dtype, and those of the network's class.
+
+    Raises:
+      ConfigError: the name or an option is unknown.
     """
-    return lookup(MODELS, name, "model")(num_classes=num_classes, **options)
-
-
-def options_of(name: str) -> set[str]:
-    """Returns the names of the options of a network (a key of MODELS) that are its own."""
-    network = MODELS[name]
-    chosen = network.keywords if isinstance(network, functools.partial) else {}
-    cls: Any = network.func if isinstance(network, functools.partial) else network
-    shared = {field.name for field in dataclasses.fields(Network)}
-    return {field.name for field in dataclasses.fields(cls)} - shared - set(chosen)
+    network = lookup(MODELS, name, "model")
+    known = inspect.signature(network).parameters.keys() - {"name", "parent"}  # Flax's own
+    for option in options:
+        one_of(option, known, f"field of model.options for {name}")
+    return network(num_classes=num_classes, **options)
 
 
 def create_discriminator(name: str, in_channels: int = 19, **options: Any) -> nn.Module:
