@@ -27,7 +27,7 @@ onnx = pytest.importorskip("rtda_jax.deploy.onnx")
 pytest.importorskip("onnxruntime")
 
 SIZE = (64, 96)
-FAST = ("bisenet_resnet18", "bisenet_stdc1", "bisenet_tufl", "bisenet_lite0")
+FAST = ("bisenet_resnet18", "bisenet_tufl")  # others are compared at an odd size, see below
 
 
 def draw(*shape, seed=0):
