@@ -137,7 +137,8 @@ def follow_images(
     from rtda_jax.data import load, sampling  # imports TensorFlow
 
     benchmark, default = config.benchmark, benchmarks.BENCHMARKS["folders"]["size"]
-    if overrides.keys() & {f"benchmark.{name}" for name in SIZES} or benchmark.size != default:
+    fixed = {f"benchmark.{name}" for name in SIZES if name != "eval_size"}
+    if overrides.keys() & fixed or benchmark.size != default:
         return []
     lines = []
     if (recorded := _recorded_size(workdir)) is not None:

@@ -36,6 +36,7 @@ from ml_collections import ConfigDict
 from configs import arguments, base, benchmarks, recipes
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import require
+from rtda_jax.train import LoopOptions
 
 # The authors' class weights for Cityscapes and SYNTHIA, about 1 / ln(1.1 + frequency).
 _CITYSCAPES = {
@@ -128,6 +129,7 @@ def make(
     _set_losses(config, heads)
     _set_views(config)
     if full:
+        config.checkpoint_every_steps = LoopOptions.checkpoint_every_steps  # its stages are short
         config.batch_size = 2
         config.augment.scale = (1.0, 1.5)
     _set_authors_sizes(config)

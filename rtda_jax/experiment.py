@@ -206,8 +206,9 @@ def run_seeds(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job
         results.append(job(chosen.lock(), workdir / f"seed{seed}"))
         summary = summarise(results)
         write_json(workdir / "summary.json", summary)
-    log.say(f"\n{config.benchmark.name}, mIoU in %, mean ± sample standard deviation")
-    log.say(summary_table(summary))
+    if summary["stages"]:
+        log.say(f"\n{config.benchmark.name}, mIoU in %, mean ± sample standard deviation")
+        log.say(summary_table(summary))
     log.say(f"\n{workdir / 'summary.json'}")
     return summary
 
@@ -221,9 +222,9 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
     first = results[0]
     stages = {}
     for name, stage in first["stages"].items():
-        if "iou" not in stage:
-            continue
         runs = [result["stages"][name] for result in results]
+        if all(run.get("miou") is None for run in runs):  # no evaluation, or one without labels
+            continue
         stages[name] = {
             "miou": spread([r["miou"] for r in runs]),
             "pixel_accuracy": spread([r["pixel_accuracy"] for r in runs]),

@@ -3,13 +3,11 @@
 import copy
 import functools
 import json
-import shutil
 
 import pytest
 
 from configs import base
 from rtda_jax.data.labels import define
-from rtda_jax.data.pseudo import HISTOGRAM, part_of_histogram
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding
 from rtda_jax.run.workdir import plain, write_json
@@ -155,24 +153,6 @@ def test_a_pseudo_label_stage_is_bound_to_what_it_reads_alone(tmp_path):
     assert check_bound(tmp_path, chain(benchmark__eval__split="camera_train")) == []
 
 
-def test_a_stage_is_not_made_anew_under_another_that_began_with_it(tmp_path):
-    claim(tmp_path, chain())
-    begin(tmp_path, "train", "labels", "again")
-    shutil.rmtree(tmp_path / "labels")
-    before = (tmp_path / "config.json").read_bytes()
-    other = chain(pseudo__cut=0.9)
-    with pytest.raises(ConfigError) as refused:
-        claim(tmp_path, other)
-    assert str(refused.value) == (
-        "stage labels would be made anew, but again began with its earlier result; remove "
-        f"{tmp_path / 'again'} too, or choose another --workdir"
-    )
-    assert (tmp_path / "config.json").read_bytes() == before
-    assert check_bound(tmp_path, other) == []  # for jobs that make nothing
-    shutil.rmtree(tmp_path / "again")
-    assert claim(tmp_path, other) == []
-
-
 def test_what_binds_a_stage_that_trains_nothing_is_what_it_reads():
     made = chain()
     made["stages"] = [*made["stages"], "measure", "evaluate"]
@@ -258,30 +238,10 @@ def test_a_run_that_has_not_begun_may_be_corrected(tmp_path):
         claim(tmp_path, config())
 
 
-def test_confidences_counted_under_other_settings_are_counted_anew(tmp_path):
-    parts = [tmp_path / "labels" / name for name in (HISTOGRAM, part_of_histogram(1))]
-
-    def count(**fields):
-        """Returns whether a count of confidences outlives a claim."""
-        for path in parts:
-            path.touch()
-        claim(tmp_path, chain(**fields))
-        (there,) = {path.exists() for path in parts}
-        return there
-
-    claim(tmp_path, chain())
-    begin(tmp_path, "train")
-    assert count()
-    assert not count(pseudo__fusion="majority")
-    assert not count(pseudo__fusion="majority", steps=800)  # of the network that labels
-    assert count(pseudo__fusion="majority", steps=800)
-    shutil.rmtree(tmp_path / "train")
-    assert not count(pseudo__fusion="majority", steps=800)
-
-
 def folders(place):
     places = ("images", "labels", "list", "quarantine", "store_dir")
     spec = {"name": "folders", **{field: f"{place}/{field}" for field in places}}
+    spec["labelling"] = f"{place}/labels.json"
     return config(benchmark__source=dict(spec), model__pretrained=f"{place}/resnet18.pth")
 
 

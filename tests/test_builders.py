@@ -311,6 +311,16 @@ def test_a_full_disk_is_an_error_of_the_folder_and_leaves_no_set(tmp_path, monke
     assert len(load(spec, data_dir=tmp_path, classes="cityscapes19")) == 6
 
 
+def test_a_bug_in_preparing_keeps_its_traceback(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(parts, "make", broken)
+    spec = {**data_files.folders(tmp_path, count=2, size=(16, 16)), "store": "shards"}
+    with pytest.raises(RuntimeError, match="a bug"):
+        load(spec, data_dir=tmp_path, classes="cityscapes19")
+
+
 def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("RTDA_JAX_DATA", str(tmp_path))
     assert default_dir() == tmp_path

@@ -37,6 +37,8 @@ def test_the_size_follows_ones_own_images(own_images, tmp_path, capfd):
         assert benchmark[name] == (64, 128)
     assert (config.eval.window, config.eval.stride) == ((64, 128), (54, 107))
     assert own_images("--config.eval.window=32,32").eval.window == (32, 32)
+    evaluated = own_images("--config.benchmark.eval_size=32,64").benchmark
+    assert (evaluated.size, evaluated.eval_size) == ((64, 128), (32, 64))
 
 
 def test_a_damaged_image_does_not_decide_the_size(own_images, tmp_path, capfd):

@@ -45,6 +45,7 @@ def test_mean_and_sample_standard_deviation():
     car = summary["stages"]["evaluate"]["iou"]["car"]
     assert (car["mean"], car["values"]) == (pytest.approx(0.4), [None, 0.3, 0.5])
     assert "evaluate  30.0 ± 26.5  10.0 20.0 60.0  50.0 ± 0.0" in experiment.summary_table(summary)
+    assert experiment.summarise([result_of(0, None, None)])["stages"] == {}  # without labels
     alone = experiment.summarise(runs[:1])
     assert alone["stages"]["evaluate"]["miou"]["std"] is None
     assert "10.0  " in experiment.summary_table(alone)

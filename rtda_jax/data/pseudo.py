@@ -14,7 +14,7 @@ import numpy as np
 
 from rtda_jax.data import pictures
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.labels import IGNORE
+from rtda_jax.data.labels import IGNORE, class_set
 from rtda_jax.errors import DataError
 from rtda_jax.run.files import read_bytes, read_npz, write_npz
 
@@ -105,7 +105,7 @@ def load_pseudo(folder: str | os.PathLike, *, target: Dataset) -> PseudoLabels:
     if not path.exists():
         raise DataError(f"{folder}: no finished pseudo-labels ({MANIFEST} is missing)")
     manifest = _manifest(path)
-    if manifest["classes"] != target.classes.name:
+    if class_set(manifest["classes"]).names != target.classes.names:
         raise DataError(
             f"{path}: labels of the classes {manifest['classes']!r}, not {target.classes.name!r}"
         )

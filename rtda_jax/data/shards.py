@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from rtda_jax.data.geometry import tf
 from rtda_jax.errors import DataError
-from rtda_jax.run.files import LOCK, read_bytes, wait_for_lock
+from rtda_jax.run.files import FULL, LOCK, read_bytes, wait_for_lock
 
 ANEW = "delete the folder to prepare it again"
 # TFDS imports the class that a data set's features name; only TFDS's own classes are allowed.
@@ -62,12 +63,18 @@ def _generate(builder: Any, manual_dir: pathlib.Path | None) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_dir=scratch, download_config=config)
     except (OSError, RuntimeError, tf.errors.OpError) as error:
-        if getattr(error, "filename", None):
-            raise
         # On a full disk, TFDS and what it writes with raise errors of all these kinds.
+        if getattr(error, "filename", None) or not _is_full(error):
+            raise
         reason = str(error).split("\n")[0]
         raise OSError(errno.EIO, f"cannot be prepared: {reason}", str(folder)) from error
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Returns whether an error means that there is no room on the disk, in a quota or a limit."""
+    text = str(error)
+    return getattr(error, "errno", None) in FULL or any(os.strerror(n) in text for n in FULL)
 
 
 def _hold(folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:

@@ -48,7 +48,6 @@ CLASSES = "benchmark.classes"
 
 # Files that a stage derives from its configuration, its data and earlier stages before it begins.
 DERIVED = ("class_counts.npz", "class_weights.json", "data.json", "histogram*.npz")
-
 _CHOOSE = "Choose another --workdir, or give the configuration it was made with."
 
 Fields = dict[str, Any]
@@ -100,17 +99,17 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
     path = workdir / "config.json"
     notes = check_bound(workdir, config, kinds)
     for name in stage_names(config):
-        readers = _readers(workdir, config, name, kinds)
+        readers = _readers(workdir, config, name)
         if readers and not begun(workdir / name):
             raise ConfigError(
                 f"stage {name} would be made anew, but {', '.join(readers)} began with its earlier "
                 f"result; remove {', '.join(str(workdir / reader) for reader in readers)} too, or "
                 "choose another --workdir"
             )
-    corrected = path.exists() and read_json(path) != config
+    corrected = path.exists() and _computed(read_json(path)) != _computed(config)
     for name in stage_names(config):
         folder, fields = workdir / name, bound_fields(config, name, kinds)
-        sources = _sources(config, name, kinds)
+        sources = _sources(config, name)
         if not begun(folder) and (corrected or not all(begun(workdir / s) for s in sources)):
             for derived in (path for pattern in DERIVED for path in folder.glob(pattern)):
                 derived.unlink()
@@ -154,8 +153,9 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
             if then == now or (field == CLASSES and str(then).endswith(".json")):
                 continue  # earlier releases bound the path of a definition
             row = f"{field}: {printable(repr(then))} there, {printable(repr(now))} now"
-            readers = _readers(workdir, config, name, kinds)
-            if field == "steps" and _grows(then, now) and not readers:
+            readers = _readers(workdir, config, name)
+            grows = isinstance(then, int) and isinstance(now, int) and then < now
+            if field == "steps" and grows and not readers:
                 notes.append(
                     f"[{name}] is given {now} steps instead of {then}; from here on its learning "
                     f"rate follows the schedule of {now} steps"
@@ -237,7 +237,7 @@ def without_later(fields: Fields, earlier: Fields, config: Fields) -> Fields:
 
 def shared_fields(config: Fields) -> Fields:
     """Returns the fields in which the processes of one job must agree, by dotted name."""
-    return {k: v for k, v in flat(config).items() if not (among(k, HOST) or _is_place(k))}
+    return {k: v for k, v in _unplaced(flat(config)).items() if not among(k, HOST)}
 
 
 def only(fields: Fields, names: Sequence[str]) -> Fields:
@@ -274,7 +274,7 @@ class Images(Protocol):
         """A unique name for each example."""
 
     def where(self, i: int) -> str:
-        """The path of an example's image, or another name if the image has no file of its own."""
+        """The path of an example's image, or another name if it has no file."""
 
 
 def fingerprint(images: Images) -> str:
@@ -360,32 +360,38 @@ def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fiel
 
 
 def _binding(fields: Fields) -> Fields:
-    """Returns fields of a stage without places, and what binds it of weights and of own classes."""
-    fields = {k: v for k, v in fields.items() if not _is_place(k)}
-    if "model.pretrained" in fields:  # weights may move as data may
-        fields["model.pretrained"] = os.path.basename(str(fields["model.pretrained"]))
+    """Returns fields of a stage without places, and of the user's own classes their names."""
+    fields = _unplaced(fields)
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # no definition
         fields[CLASSES] = [row["name"] for row in json.loads(fields[CLASSES])["classes"]]
     return fields
 
 
-def _readers(workdir: pathlib.Path, config: Fields, name: str, kinds: Kinds) -> list[str]:
-    """Returns the stages that began with the result of a stage; evaluations can be repeated."""
-    others = [other for other in stage_names(config) if begun(workdir / other)]
-    return [other for other in others if name in _sources(config, other, kinds)]
+def _unplaced(fields: Fields) -> Fields:
+    """Returns fields without places; of files of weights and definitions, only the names stay."""
+    places = {k for k in fields if k.startswith("benchmark.") and k.rpartition(".")[2] in PLACES}
+    return {k: _without_folder(k, v) for k, v in fields.items() if k not in places}
 
 
-def _sources(config: Fields, name: str, kinds: Kinds) -> set[str]:
-    """Returns the stages whose results a stage reads."""
-    fields = _stage_fields(config, name, kinds)
-    named = [fields.get(field) for field in ("init", "taught_by", "pseudo_labels")]
-    references = [*named, *(fields.get("models") or ())]
+def _without_folder(field: str, value: Any) -> Any:
+    definition = field.endswith(".labelling") and str(value).endswith(".json")
+    return os.path.basename(str(value)) if definition or field == "model.pretrained" else value
+
+
+def _computed(config: Fields) -> Fields:
+    """Returns the fields of a whole configuration that decide what is computed."""
+    return {field: value for field, value in flat(config).items() if not among(field, FREE)}
+
+
+def _readers(workdir: pathlib.Path, config: Fields, name: str) -> list[str]:
+    """Returns the stages, left out ones too, that began with a result; evaluations never do."""
+    stages = config["stage"]
+    return [other for other in stages if begun(workdir / other) and name in _sources(config, other)]
+
+
+def _sources(config: Fields, name: str) -> set[str]:
+    """Returns the stages whose results a stage reads itself."""
+    fields = {**config, **config["stage"][name]}
+    references = [fields.get(field) for field in ("init", "taught_by", "pseudo_labels")]
+    references += fields.get("models") or ()
     return {str(reference).partition(":")[0] for reference in references if reference} - {name}
-
-
-def _grows(old: object, new: object) -> bool:
-    return isinstance(old, int) and isinstance(new, int) and old < new
-
-
-def _is_place(field: str) -> bool:
-    return field.startswith("benchmark.") and field.rpartition(".")[2] in PLACES

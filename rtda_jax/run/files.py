@@ -29,7 +29,7 @@ LOCK = ".lock"
 _PARTIAL = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.partial", re.DOTALL)
 _LARGEST = 2**29  # bytes of a file of a data set: more than the largest picture takes
 _UNPACKED = 16  # counts compress well
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, or in a quota or limit
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, or in a quota or limit
 _GROWTH, _FLOOR = 4, 2**26  # a file may take four times its size, and 64 MiB however small it is
 
 
@@ -134,7 +134,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             partial.replace(path)
     except BaseException as error:
         _remove(partial)
-        if isinstance(error, OSError) and error.errno in _FULL and not error.filename:
+        if isinstance(error, OSError) and error.errno in FULL and not error.filename:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     fsync_folder(path.parent)

@@ -117,9 +117,9 @@ def for_user(error: BaseException) -> BaseException:
         if isinstance(cause, jax.errors.JaxRuntimeError) and str(cause).startswith(OUT_OF_MEMORY):
             reason = str(cause).splitlines()[0].rstrip(".")
             return DeviceMemoryError(
-                f"the device has not enough memory: {reason}; lower batch_size or the crop, or try "
-                "optim.accumulate=2, model.remat=views or dtype=bfloat16; does another program use "
-                "the device?"
+                f"the device has not enough memory: {reason}; in training, lower batch_size or the "
+                "crop, or try optim.accumulate=2, model.remat=views or dtype=bfloat16; otherwise "
+                "lower benchmark.eval_size; does another program use the device?"
             )
     return error
 
