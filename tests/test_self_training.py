@@ -18,6 +18,7 @@ from PIL import Image
 
 from rtda_jax import experiment, train
 from rtda_jax.data import DataError, batches, load, load_pseudo
+from rtda_jax.data.labels import class_set, define
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.stages import KINDS, pseudo_label, statistics
 from rtda_jax.stages.plan import load_network, make_plan, start_from
@@ -262,6 +263,10 @@ def test_labels_of_other_images_or_classes_are_refused(labels, root):
     assert len(load_pseudo(labels, target=target(root)).keys) == 6
     with pytest.raises(DataError, match="labels of the classes 'cityscapes19', not 'synthia16'"):
         load_pseudo(labels, target=target(root, "synthia16"))
+    record = json.loads((labels / "manifest.json").read_text())
+    record["classes"] = define(class_set("cityscapes19").names, ignore=(99,))  # since corrected
+    (labels / "manifest.json").write_text(json.dumps(record))
+    assert len(load_pseudo(labels, target=target(root)).keys) == 6
     (root / "others.txt").write_text("000\n001\n")
     with pytest.raises(DataError, match=r"made for 6 images .* differ in '002'"):
         load_pseudo(labels, target=target(root, list="others.txt"))
