@@ -190,7 +190,7 @@ def test_a_device_without_memory_left_is_a_sentence_and_says_what_helps(capfd):
     message = capfd.readouterr().err
     assert message.startswith(
         "\nDeviceMemoryError: the device has not enough memory: RESOURCE_EXHAUSTED: Out of memory, "
-        "8 GiB; lower batch_size"
+        "8 GiB; in training, lower batch_size"
     )
     assert message.count("\n") == 2
 

@@ -30,7 +30,9 @@ ACCUMULATED = {
 }
 
 
-@pytest.mark.parametrize("family", ACCUMULATED)
+@pytest.mark.parametrize(
+    "family", ["adversarial", "dacs", pytest.param("tufl", marks=pytest.mark.slow)]
+)
 def test_micro_batches_learn_what_their_batch_does(family):
     def two_steps(accumulate, mesh=None):
         changes = {**ACCUMULATED[family], "optim.accumulate": accumulate}

@@ -60,9 +60,10 @@ def two_steps(chosen):
     return stage, current, still
 
 
-@pytest.mark.parametrize(
-    "name", ["source_only", "fda", pytest.param("adversarial", marks=pytest.mark.slow)]
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("source_only", "adversarial")]
+
+
+@pytest.mark.parametrize("name", ["fda", *SLOW])
 def test_one_step_of_real_networks(name):
     stage, _, still = two_steps(config(name))
     assert not still

@@ -195,7 +195,10 @@ def test_every_network_decides_every_pixel_alike(name, normalisation):
     assert operators(model).count("Transpose") <= 1
 
 
-@pytest.mark.parametrize("name", ["bisenet_lite0", "bisenet_stdc1", "deeplab_vgg16"])
+@pytest.mark.parametrize(
+    "name",
+    ["bisenet_lite0", "bisenet_stdc1", pytest.param("deeplab_vgg16", marks=pytest.mark.slow)],
+)
 def test_a_size_that_is_no_multiple_of_the_stride_is_cropped_alike(name):
     compare(name, normalisation="imagenet", batches=(2,), size=(67, 99))
 

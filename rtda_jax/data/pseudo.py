@@ -15,7 +15,7 @@ import numpy as np
 from rtda_jax.data import pictures
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE, class_set
-from rtda_jax.errors import DataError
+from rtda_jax.errors import ConfigError, DataError
 from rtda_jax.run.files import read_bytes, read_npz, write_npz
 
 MANIFEST = "manifest.json"
@@ -133,9 +133,10 @@ def _manifest(path: pathlib.Path) -> dict:
     try:
         manifest = json.loads(read_bytes(path))
         if set(manifest) >= {"classes", "data", "files"} and isinstance(manifest["files"], dict):
+            class_set(str(manifest["classes"]))
             return manifest
         problem = "classes, data and files are not all in it"
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError, ConfigError, DataError) as error:
         problem = str(error)
     raise DataError(f"{path}: not what a pseudo_label stage writes: {problem}")
 

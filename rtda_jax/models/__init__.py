@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from rtda_jax.errors import lookup, one_of
+from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.models.bisenet import BiSeNet
 from rtda_jax.models.bisenet_v1 import BiSeNetLite, BiSeNetV1
 from rtda_jax.models.deeplab import DeepLab, DeepLabVGG
@@ -62,9 +62,10 @@ def create_model(name: str, num_classes: int = 19, **options: Any) -> nn.Module:
       ConfigError: the name or an option is unknown.
     """
     network = lookup(MODELS, name, "model")
-    known = inspect.signature(network).parameters.keys() - {"name", "parent"}  # Flax's own
-    for option in options:
-        one_of(option, known, f"field of model.options for {name}")
+    try:
+        inspect.signature(network).bind(num_classes=num_classes, **options)
+    except TypeError as error:
+        raise ConfigError(f"model.options of {name}: {error}") from None
     return network(num_classes=num_classes, **options)
 
 
