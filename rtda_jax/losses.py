@@ -20,7 +20,7 @@ IGNORE = 255
 
 
 class Sum(NamedTuple):
-    """A sum over pixels and the number of pixels that it counts.
+    """A sum over pixels and what divides it: their number, or the sum of their class weights.
 
     The step adds up both over all devices before it divides. A mean of the devices' own means would
     be wrong where they ignore different numbers of pixels.

@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from rtda_jax.adapt import build
-from rtda_jax.errors import CheckpointError, ConfigError
+from rtda_jax.errors import CheckpointError, ConfigError, DeviceMemoryError
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.workdir import write_json
 from rtda_jax.stages.plan import load_network
@@ -246,6 +246,19 @@ def test_a_checkpoint_without_seal_is_used_and_it_is_said(tmp_path, capsys):
     assert step == 3
     np.testing.assert_array_equal(restored["weights"], state(3)["weights"])
     assert "has no sha256.json, so it is not verified" in capsys.readouterr().out
+
+
+def test_a_device_without_memory_left_damages_no_checkpoint(run):
+    folder = run / "checkpoints"
+    (folder / "6" / checkpoint.MANIFEST).unlink()
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory, 8 GiB.")
+    with (
+        checkpoint.manager(folder, keep=3) as held,
+        mock.patch.object(held, "restore", side_effect=full),
+        pytest.raises(DeviceMemoryError, match="lower batch_size"),
+    ):
+        checkpoint.resume(held, abstract())
+    assert newest(run)[0] == 6
 
 
 def test_one_without_seal_that_can_not_be_restored_is_set_aside_as_well(run, capsys):

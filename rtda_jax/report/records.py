@@ -165,4 +165,4 @@ def read_cells(path: pathlib.Path) -> Cells:
         sheet.load()
         return drawing.cells(sheet) or {}
     except Exception as error:  # what Pillow raises for damaged files has no common class
-        raise ConfigError(f"{path}: not a picture that a run writes: {error}") from None
+        raise ConfigError(f"{path}: not a picture that a run writes: {error}") from error

@@ -206,6 +206,8 @@ def _reading(orbax: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a damaged file can raise anything
+        if (known := parallel.for_user(error)) is not error:
+            raise known from error  # a device without memory left, which damages no checkpoint
         raise CheckpointError(
             f"{orbax.directory}: the checkpoint of step {step} cannot be restored: {error}"
         ) from error
