@@ -1,10 +1,9 @@
-"""The process and the machine of a run: its memory allocator, versions, devices and commit.
+"""The process and the machine of a run: versions, devices and commit.
 
-JAX is imported only to describe devices, because `keep_freed_memory` must be called before that.
+JAX is imported only to describe devices, because the command line sets up memory before that.
 """
 
 import contextlib
-import ctypes
 import hashlib
 import importlib.metadata
 import os
@@ -28,27 +27,6 @@ PACKAGES = (
     "tensorflow",  # or, on x86-64, the package without CUDA
     "tensorflow-cpu",
 )
-
-# Numbers of glibc's mallopt, from malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep large buffers that are freed; must be called before JAX starts.
-
-    A compiled step allocates and frees the same hundreds of megabytes each time. By default glibc
-    returns them to the system, and their pages fault again in every step. If the memory is kept,
-    the step on two cores is about a sixth faster. Without glibc, this function does nothing.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # a Linux without glibc
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, -1)  # never
-    mallopt(M_ARENA_MAX, 1)
 
 
 def commit() -> str | None:
