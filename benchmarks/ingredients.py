@@ -1,14 +1,17 @@
-"""Draws what each method and each ingredient is worth, from the runs of `methods.py`.
+"""Draws what each method and each ingredient is worth, from the scores of `methods.py`'s runs.
 
-    python benchmarks/ingredients.py runs/camvid runs/idd docs/ingredients.svg
+    python benchmarks/ingredients.py docs/ingredients.json                       # draws it again
+    python benchmarks/ingredients.py docs/ingredients.json runs/camvid runs/idd
 
-A panel for each folder of runs, and in it a line for each row that was run: the mIoU of each seed,
-the mean and the standard deviation.
+Folders of runs replace the scores of their rows in the file, whose figure has the same name and
+ends in `.svg`. It has a panel for each benchmark, and in it a line for each row that was run: the
+mIoU of each seed, the mean and the standard deviation.
 """
 
 import argparse
 import json
 import pathlib
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,9 +20,12 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
+Scores = dict[str, dict[str, list[float]]]  # benchmark -> ROW/EVALUATION -> mIoU in % of each seed
+
 # What the figure shows: words, row, evaluation. A line with a plus has what the lines above it
 # have, back to the one without.
 LINES = (
+    ("source only, without colour jitter", "no_jitter", "eval_source_only"),
     ("source only", "adabn", "eval_source_only"),
     ("the target's statistics (AdaBN)", "adabn", "eval_adabn"),
     ("a discriminator of the output", "adversarial", "evaluate"),
@@ -51,20 +57,32 @@ class Panel(NamedTuple):
     lines: list[Line]
 
 
-def read(folder: pathlib.Path) -> Panel:
-    """Returns the lines whose rows were run in a folder of `methods.py`."""
-    benchmark, lines = "", []
-    for words, row, evaluation in LINES:
+def read(folder: pathlib.Path) -> Scores:
+    """Returns the scores of the rows that were run in a folder of `methods.py`."""
+    scores: Scores = {}
+    for _, row, evaluation in LINES:
         path = folder / row / "summary.json"
         if path.is_file():
             summary = json.loads(path.read_text())
-            benchmark, miou = summary["benchmark"], summary["stages"][evaluation]["miou"]
-            values = [100 * value for value in miou["values"]]
-            std = miou["std"] or 0.0  # one seed has none
-            lines.append(Line(words, values, 100 * miou["mean"], 100 * std))
-    if not lines:
+            values = [round(100 * v, 3) for v in summary["stages"][evaluation]["miou"]["values"]]
+            scores.setdefault(summary["benchmark"], {})[f"{row}/{evaluation}"] = values
+    if not scores:
         raise SystemExit(f"{folder} holds no finished row of benchmarks/methods.py")
-    return Panel(benchmark, lines)
+    return scores
+
+
+def panels(scores: Scores) -> list[Panel]:
+    """Returns what is drawn of the scores; the deviation of one seed is 0."""
+    found = []
+    for benchmark, rows in scores.items():
+        lines = []
+        for words, row, evaluation in LINES:
+            values = rows.get(f"{row}/{evaluation}")
+            if values:
+                std = statistics.stdev(values) if len(values) > 1 else 0.0
+                lines.append(Line(words, values, statistics.fmean(values), std))
+        found.append(Panel(benchmark, lines))
+    return found
 
 
 def draw(panels: Sequence[Panel], path: pathlib.Path) -> None:
@@ -97,7 +115,12 @@ def draw(panels: Sequence[Panel], path: pathlib.Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", type=pathlib.Path, nargs="+", help="workdirs of methods.py")
-    parser.add_argument("figure", type=pathlib.Path, help="the SVG file that is written")
+    parser.add_argument("scores", type=pathlib.Path, help="the JSON file of all scores")
+    parser.add_argument("runs", type=pathlib.Path, nargs="*", help="workdirs of methods.py")
     flags = parser.parse_args()
-    draw([read(folder) for folder in flags.runs], flags.figure)
+    known: Scores = json.loads(flags.scores.read_text()) if flags.scores.exists() else {}
+    for folder in flags.runs:
+        for name, rows in read(folder).items():
+            known.setdefault(name, {}).update(rows)
+    flags.scores.write_text(json.dumps(known, indent=1) + "\n")
+    draw(panels(known), flags.scores.with_suffix(".svg"))

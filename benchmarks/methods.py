@@ -13,42 +13,62 @@ with the exit code of the run that failed, if one does.
 import pathlib
 import subprocess
 import sys
+from typing import Literal, NamedTuple
 
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Name of a row -> configuration file of `configs/` and its options.
+
+class Row(NamedTuple):
+    """A row of the table: how one method is run.
+
+    Attributes:
+      config: a configuration file of `configs/`.
+      options: its options.
+      flags: further flags.
+      initial: "flag" starts from the weights that --pretrained names, "random" never does.
+    """
+
+    config: str
+    options: str = ""
+    flags: tuple[str, ...] = ()
+    initial: Literal["flag", "random"] = "flag"
+
+
 ROWS = {
-    "source_only": ("source_only", ""),
-    "colour": ("source_only", "colour=0.5"),
-    "adabn": ("adabn", ""),
-    "adversarial": ("adversarial", ""),
-    "fcd_light": ("adversarial", "network=fcd_light"),
-    "multi": ("adversarial", "level=multi"),
-    "three": ("adversarial", "level=three"),
-    "feature": ("adversarial", "level=feature"),
-    "minent": ("minent", ""),
-    "advent": ("advent", ""),
-    "fda_mbt": ("fda_mbt", ""),
+    "source_only": Row("source_only"),
+    "colour": Row("source_only", "colour=0.5"),
+    "adabn": Row("adabn"),
+    "adversarial": Row("adversarial"),
+    "fcd_light": Row("adversarial", "network=fcd_light"),
+    "multi": Row("adversarial", "level=multi"),
+    "three": Row("adversarial", "level=three"),
+    "feature": Row("adversarial", "level=feature"),
+    "minent": Row("minent"),
+    "advent": Row("advent"),
+    "fda_mbt": Row("fda_mbt"),
     # The same two bands and their fusion, then self-training and its control.
-    "fda_ssl": ("fda_ssl", "control=yes"),
-    "ssl_study": ("ssl_study", ""),
-    "dacs": ("dacs", ""),
-    "tufl_parts": ("tufl_parts", ""),
-    "target_only": ("target_only", ""),
-    "fda": ("fda", ""),  # one band of fda_mbt
+    "fda_ssl": Row("fda_ssl", "control=yes"),
+    "ssl_study": Row("ssl_study"),
+    "dacs": Row("dacs"),
+    "tufl_parts": Row("tufl_parts"),
+    "target_only": Row("target_only"),
+    "fda": Row("fda"),  # one band of fda_mbt
+    # What --pretrained brings along: the weights, and the recipe's jitter of colours.
+    "no_jitter": Row("adabn", flags=("--config.augment.texture=none",)),
+    "random_weights": Row("adabn", initial="random"),
     # Modern self-training, one more ingredient in each row. These networks have ImageNet trunks.
-    "rare": ("source_only", "rare=0.1"),
-    "teacher": ("daformer", "distance=0"),
-    "teacher_fda": ("daformer", "distance=0,fda=0.01"),
-    "daformer": ("daformer", ""),
-    "daformer_fda": ("daformer", "fda=0.01"),
-    "masked_fda": ("mic", "distance=0,fda=0.01"),  # teacher_fda and masked images
-    "mic": ("mic", ""),
-    "mic_fda": ("mic", "fda=0.01"),
-    "distill": ("distill", "fda=0.01"),
-    "distill_online": ("distill", "labels=online,fda=0.01"),
+    "rare": Row("source_only", "rare=0.1"),
+    "teacher": Row("daformer", "distance=0"),
+    "teacher_fda": Row("daformer", "distance=0,fda=0.01"),
+    "daformer": Row("daformer"),
+    "daformer_fda": Row("daformer", "fda=0.01"),
+    "masked_fda": Row("mic", "distance=0,fda=0.01"),  # teacher_fda and masked images
+    "mic": Row("mic"),
+    "mic_fda": Row("mic", "fda=0.01"),
+    "distill": Row("distill", "fda=0.01"),
+    "distill_online": Row("distill", "labels=online,fda=0.01"),
 }
 DOCUMENTS = list(ROWS)[: list(ROWS).index("target_only") + 1]
 
@@ -64,12 +84,12 @@ def command(
     row: str, *, benchmark: str, seeds: int, folder: pathlib.Path, pretrained: str = ""
 ) -> list[str]:
     """Returns the command line of the first seeds of a row, as a user would type it."""
-    name, options = ROWS[row]
-    network = f"pretrained={pretrained}" if pretrained else ""
-    argument = ",".join(part for part in (benchmark, options, network) if part)
+    chosen = ROWS[row]
+    network = f"pretrained={pretrained}" if pretrained and chosen.initial == "flag" else ""
+    argument = ",".join(part for part in (benchmark, chosen.options, network) if part)
     return [
-        *(sys.executable, "main.py", "--config", f"configs/{name}.py:{argument}"),
-        *(f"--seeds={seeds}", "--workdir", str(folder / row)),
+        *(sys.executable, "main.py", "--config", f"configs/{chosen.config}.py:{argument}"),
+        *(f"--seeds={seeds}", "--workdir", str(folder / row), *chosen.flags),
     ]
 
 

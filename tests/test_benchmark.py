@@ -222,10 +222,17 @@ def test_every_row_of_the_table_of_methods_is_a_config(row, tmp_path):
     assert config.benchmark.name == "synth_to_camvid"
     assert make_plan(config, KINDS)
     plain = module.get_config("synth_to_camvid")
-    assert (config.to_dict() == plain.to_dict()) == (not methods.ROWS[row][1])
-    assert line[-3:] == ["--seeds=2", "--workdir", str(tmp_path / row)]
+    assert (config.to_dict() == plain.to_dict()) == (not methods.ROWS[row].options)
+    chosen = methods.ROWS[row]
+    after = ["--seeds=2", "--workdir", str(tmp_path / row), *chosen.flags]
+    assert line[-len(after) :] == after
     line = methods.command(
         row, benchmark="streets", seeds=1, folder=tmp_path, pretrained="bisenet_lite1"
     )
     argument = line[line.index("--config") + 1].partition(":")[2]
-    assert module.get_config(argument).model.name == "bisenet_lite1"
+    given = "bisenet_resnet18" if chosen.initial == "random" else "bisenet_lite1"
+    config = module.get_config(argument)
+    assert config.model.name == given
+    for flag in chosen.flags:
+        name, _, value = flag.removeprefix("--config.").partition("=")
+        assert functools.reduce(getattr, name.split("."), config) != value
