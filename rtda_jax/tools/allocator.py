@@ -12,7 +12,7 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event, with the seconds it took
-LARGE_COMPILATION = 1.0  # seconds; what takes less leaves few holes
+LARGE_COMPILATION = 5.0  # seconds; one that takes less, or comes from the cache, leaves few holes
 LARGEST_PIECE, SMALLEST_PIECE = 2**26, 2**16  # bytes
 
 
@@ -32,7 +32,7 @@ def keep_freed_memory() -> None:
 
 @functools.cache
 def retire_holes_after_compilations() -> None:
-    """Makes JAX call `retire_holes` after every compilation that takes more than a second."""
+    """Makes JAX call `retire_holes` after every compilation that takes more than five seconds."""
     import jax  # not earlier, because `keep_freed_memory` must come before
 
     def compiled(event: str, duration_secs: float, **_: str | int) -> None:
