@@ -25,6 +25,7 @@ Scores = dict[str, dict[str, list[float]]]  # benchmark -> ROW/EVALUATION -> mIo
 # What the figure shows: words, row, evaluation. A line with a plus has what the lines above it
 # have, back to the one without.
 LINES = (
+    ("source only, ResNet-18, random weights", "random_weights", "eval_source_only"),
     ("source only, without colour jitter", "no_jitter", "eval_source_only"),
     ("source only", "adabn", "eval_source_only"),
     ("the target's statistics (AdaBN)", "adabn", "eval_adabn"),
