@@ -16,9 +16,9 @@ Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 20
     python main.py --config configs/fda_ssl.py
     python main.py --config configs/fda_ssl.py:control=yes
 
-Expected on `synth_to_camvid` at 160x224 with pretrained=bisenet_lite0: 37.3 ± 0.7 mIoU, both bands
-fused 35.2 ± 0.9, seeds 0 to 2; from random weights at 128x160: 25.1 and 21.1, seed 0
-(docs/results.md).
+Expected with pretrained=bisenet_lite0 on `synth_to_camvid` at 160x224: 37.3 ± 0.7 mIoU, both bands
+fused 35.2 ± 0.9; on `synth_to_idd`: 41.9 ± 0.1 and 40.4 ± 0.1, seeds 0 to 2; from random weights on
+`synth_to_camvid` at 128x160: 25.1 and 21.1, seed 0 (docs/results.md).
 """
 
 from typing import Literal
