@@ -12,7 +12,6 @@ import argparse
 import json
 import pathlib
 import statistics
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -86,14 +85,15 @@ def panels(scores: Scores) -> list[Panel]:
     return found
 
 
-def draw(panels: Sequence[Panel], path: pathlib.Path) -> None:
-    """Writes the figure as SVG."""
+def draw(scores: Scores, path: pathlib.Path) -> None:
+    """Writes the figure of all scores as SVG."""
+    shown = panels(scores)
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "rtda_jax", "font.size": 10})
-    run = {line.words for panel in panels for line in panel.lines}
+    run = {line.words for panel in shown for line in panel.lines}
     words = [words for words, _, _ in reversed(LINES) if words in run]
-    size = (3.4 * len(panels) + 2.2, 0.36 * len(words) + 0.9)
-    figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    for axes, panel in zip(row[0], panels, strict=True):
+    size = (3.4 * len(shown) + 2.2, 0.36 * len(words) + 0.9)
+    figure, row = plt.subplots(1, len(shown), figsize=size, sharey=True, squeeze=False)
+    for axes, panel in zip(row[0], shown, strict=True):
         for line in panel.lines:
             place = words.index(line.words)
             axes.errorbar(line.mean, place, xerr=line.std, fmt="o", color="#1f5fa8", capsize=3)
@@ -124,4 +124,4 @@ if __name__ == "__main__":
         for name, rows in read(folder).items():
             known.setdefault(name, {}).update(rows)
     flags.scores.write_text(json.dumps(known, indent=1) + "\n")
-    draw(panels(known), flags.scores.with_suffix(".svg"))
+    draw(known, flags.scores.with_suffix(".svg"))

@@ -205,6 +205,8 @@ def restore_only(orbax: ocp.CheckpointManager, abstract: dict[str, Any], *, step
 def _reading(orbax: ocp.CheckpointManager, step: int | None) -> Iterator[None]:
     try:
         yield
+    except MemoryError:  # of this process, which damages no checkpoint
+        raise
     except Exception as error:  # a damaged file can raise anything
         if (known := parallel.for_user(error)) is not error:
             raise known from error  # a device without memory left, which damages no checkpoint
