@@ -27,7 +27,7 @@ from rtda_jax.data.batches import paired_batches
 from rtda_jax.errors import ConfigError
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
-from rtda_jax.tools import allocator
+from rtda_jax.tools import environment
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # of `configs`, `benchmarks`
 
@@ -90,8 +90,8 @@ def main() -> None:
     parser.add_argument("--model", help="this network for all of them")
     parser.add_argument("--turns", type=int, default=10)
     flags = parser.parse_args()
-    allocator.keep_freed_memory()
-    allocator.retire_holes_after_compilations()
+    environment.keep_freed_memory()
+    environment.retire_holes_after_compilations()
     with tempfile.TemporaryDirectory() as folder:
         steps = {
             name: compiled(

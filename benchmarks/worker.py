@@ -6,13 +6,13 @@ import pickle
 import sys
 from typing import Any
 
-from rtda_jax.tools import allocator
+from rtda_jax.tools import environment
 
 
 def _ours(spec: dict[str, Any]) -> dict[str, Any]:
     from benchmarks import ours
 
-    allocator.retire_holes_after_compilations()
+    environment.retire_holes_after_compilations()
     config = pickle.loads(pathlib.Path(spec["config"]).read_bytes())
     return ours.JOBS[spec["job"]](config, spec)
 
@@ -33,7 +33,7 @@ SIDES = {"ours": _ours, "theirs": _theirs}
 
 def main() -> None:
     """Reads the spec, runs it and writes the result."""
-    allocator.keep_freed_memory()  # as in main.py; PyTorch profits as much
+    environment.keep_freed_memory()  # as in main.py; PyTorch profits as much
     spec = json.loads(pathlib.Path(sys.argv[1]).read_text())
     result = SIDES[spec["side"]](spec)
     pathlib.Path(sys.argv[2]).write_text(json.dumps(result))

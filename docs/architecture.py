@@ -33,11 +33,10 @@ NODES = {
     "losses": "losses of pixels",
     "fda": "Fourier adaptation",
     "metrics": "mIoU",
-    "tools_allocator": "memory that is kept",
     "tools_audit": "the same steps twice",
     "tools_cost": "parameters and operations",
     "tools_drawing": "pictures",
-    "tools_environment": "versions, commit",
+    "tools_environment": "versions, memory",
     "tools_hub": "networks of others",
 }
 IGNORED = {"__init__", "__main__", "errors"}

@@ -32,7 +32,7 @@ from rtda_jax.run.command import (
     load_config,
     parse,
 )
-from rtda_jax.tools import allocator, environment, hub
+from rtda_jax.tools import environment, hub
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rtda_jax"
 WIDTH = 100  # columns of the help
@@ -299,7 +299,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{program} {rtda_jax.__version__}")
         return 0
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    allocator.keep_freed_memory()  # before JAX starts
+    environment.keep_freed_memory()  # before JAX starts
     faulthandler.enable()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
@@ -314,7 +314,7 @@ def _start(words: Sequence[str]) -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(CACHE / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    allocator.retire_holes_after_compilations()
+    environment.retire_holes_after_compilations()
     job, command = parse(words, JOBS, default=_of_workdir)
     if command.flags.deterministic:
         parallel.deterministic()

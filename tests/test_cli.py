@@ -18,7 +18,7 @@ from rtda_jax.cli import JOBS, exit_code_of, main
 from rtda_jax.run import files
 from rtda_jax.run.command import define_flags, load_config, parse
 from rtda_jax.run.workdir import flat, plain, write_json
-from rtda_jax.tools import allocator
+from rtda_jax.tools import environment
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -250,7 +250,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "run", lambda config, _: experiment.checked_plan(config))
     # The program sets these for its whole process.
     for name in ("keep_freed_memory", "retire_holes_after_compilations"):
-        monkeypatch.setattr(allocator, name, lambda: None)
+        monkeypatch.setattr(environment, name, lambda: None)
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     monkeypatch.setattr(logging, "use_absl_handler", lambda: None)
     return tmp_path

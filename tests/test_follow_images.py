@@ -8,7 +8,7 @@ from helpers import folder_fields, write_folders
 from rtda_jax import experiment
 from rtda_jax.cli import main
 from rtda_jax.run.workdir import write_json
-from rtda_jax.tools import allocator
+from rtda_jax.tools import environment
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def own_images(tmp_path, monkeypatch):
     configurations = []
     monkeypatch.setattr(experiment, "run", lambda config, _: configurations.append(config))
     for name in ("keep_freed_memory", "retire_holes_after_compilations"):
-        monkeypatch.setattr(allocator, name, lambda: None)
+        monkeypatch.setattr(environment, name, lambda: None)
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     monkeypatch.setattr(logging, "use_absl_handler", lambda: None)
     places = [f"--config.{field}={value}" for field, value in folder_fields(tmp_path).items()]
