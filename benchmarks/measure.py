@@ -28,8 +28,12 @@ def batch(
     blocks = rng.integers(0, num_classes, (count, -(-size[0] // 8), -(-size[1] // 8)), np.uint8)
     blocks[rng.random(blocks.shape) < 0.1] = 255
     labels = np.ascontiguousarray(blocks.repeat(8, 1).repeat(8, 2)[:, : size[0], : size[1]])
+    numbers = np.arange(count, dtype=np.int32)
     made = {"source_image": images(count, size, seed=1), "source_label": labels}
-    return made | ({"target_image": images(count, size, seed=2)} if target else {})
+    made["source_index"] = numbers
+    return made | (
+        {"target_image": images(count, size, seed=2), "target_index": numbers} if target else {}
+    )
 
 
 def timed(function: Callable[[], Any], *, steps: int, warm: int = 1) -> dict[str, Any]:

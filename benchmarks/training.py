@@ -65,8 +65,18 @@ def step_macs(network: int, discriminator: int, *, domains: int, batch_size: int
 def configuration(
     method: str, *, model: str, dtype: str, crop: tuple[int, int], batch_size: int
 ) -> Any:
-    """Returns a configuration of configs/ with another network, precision and sizes."""
-    config = importlib.import_module(f"configs.{method}").get_config("folders")
+    """Returns a configuration of configs/ with another network, precision and sizes.
+
+    Args:
+      method: CONFIG[:ARGUMENTS] of configs/, such as "mic:distance=0".
+      model: the network's name.
+      dtype: the precision of the networks.
+      crop: (h, w) of every image.
+      batch_size: the images of each domain.
+    """
+    name, _, arguments = method.partition(":")
+    chosen = ",".join(part for part in ("folders", arguments) if part)
+    config = importlib.import_module(f"configs.{name}").get_config(chosen)
     config.model.name, config.dtype, config.batch_size = model, dtype, batch_size
     config.benchmark.size = config.benchmark.crop = config.benchmark.eval_size = crop
     if model.startswith("deeplab"):

@@ -15,6 +15,7 @@ SECTIONS = {
     "deterministic_compile": ("deterministic", "compile_all"),
     "ours": ("ours", "run"),
     "theirs": ("theirs", "run"),
+    "taught": ("ours", "run_taught"),
     "trace": ("trace", "run"),
     "parts": ("parts", "run"),
     "feed": ("feed", "run"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure, training
-from benchmarks.gpu.plan import Program, Sizes, programs, sizes_of
+from benchmarks.gpu.plan import Program, Sizes, programs, sizes_of, taught_programs
 from benchmarks.gpu.record import Record
 from rtda_jax import evaluate
 from rtda_jax.adapt import build
@@ -31,13 +31,14 @@ def peak() -> int | None:
 
 def config_of(program: Program, sizes: Sizes) -> Any:
     """Returns the configuration of a program; inference has that of source-only training."""
-    deeplab = program.model.startswith("deeplab")
+    batch_size = sizes.batch_deeplab if program.model.startswith("deeplab") else sizes.batch
+    taught = program in taught_programs(sizes)
     return training.configuration(
         program.method or "source_only",
         model=program.model,
         dtype=program.dtype,
         crop=sizes.crop,
-        batch_size=sizes.batch_deeplab if deeplab else sizes.batch,
+        batch_size=sizes.batch_teacher if taught else batch_size,
     )
 
 
@@ -58,11 +59,14 @@ def compiled(parts: training.Training, batch: Any) -> tuple[jax.stages.Compiled,
     return program, seconds
 
 
-def flops(config: Any, parts: training.Training) -> float:
+def flops(config: Any, parts: training.Training) -> float | None:
     """Counts the FLOPs of one step: twice the multiply-accumulates of all convolutions.
 
-    Auxiliary heads, resizes, normalisations and the Fourier transform are not counted.
+    Auxiliary heads, resizes, normalisations and the Fourier transform are not counted. Returns None
+    for a step with a teacher, whose passes are not counted.
     """
+    if config.teacher.kind != "none":
+        return None
     crop, name = tuple(config.benchmark.crop), config.model.name
     network, discriminator = cost.model_cost(name, num_classes=19, size=crop).macs, 0
     if parts.adversary:
@@ -191,6 +195,14 @@ def run(spec: dict[str, Any], record: Record) -> None:
     record.run("ceiling", lambda: ceiling(sizes))
 
 
+def run_taught(spec: dict[str, Any], record: Record) -> None:
+    """Times the steps that learn from a teacher."""
+    sizes = sizes_of(spec)
+    record.run("about", about)
+    for program in taught_programs(sizes):
+        record.run(program.name, functools.partial(train, program, sizes))
+
+
 def compile_all(spec: dict[str, Any], record: Record) -> None:
     """Compiles every program of every network at once, which fills the compilation cache."""
     sizes = sizes_of(spec)
@@ -198,6 +210,7 @@ def compile_all(spec: dict[str, Any], record: Record) -> None:
     wanted = [p for m in spec["models"] for p in programs(m, sizes)]
     # The main programs of each network first: the pool takes them in order.
     wanted.sort(key=lambda p: [q.name for q in programs(p.model, sizes)].index(p.name))
+    wanted += taught_programs(sizes)
 
     def build(program: Program) -> dict[str, Any]:
         config = config_of(program, sizes)

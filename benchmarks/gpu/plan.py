@@ -16,6 +16,8 @@ class Sizes(NamedTuple):
     check_crop: tuple[int, int]  # of the step that is compared with the CPU's
     check_batch: int
     train: tuple[tuple[str, str], ...]  # configurations and precisions of the main network's step
+    batch_teacher: int  # of the steps that learn from a teacher
+    taught: tuple[tuple[str, str], ...]  # configurations and precisions of these steps
     infer_dtypes: tuple[str, ...]
     train_form: str  # of PyTorch, a key of torch_twins.step.FORMS
     infer_forms: tuple[str, ...]
@@ -32,6 +34,12 @@ FULL = Sizes(
     check_crop=(128, 256),
     check_batch=8,
     train=(("fda", "bfloat16"), ("fda", "float32"), ("source_only", "bfloat16")),
+    batch_teacher=4,
+    taught=(
+        ("mic:distance=0,fda=0.01", "bfloat16"),
+        ("distill:labels=online,fda=0.01", "bfloat16"),
+        ("mic:distance=0,fda=0.01", "float32"),
+    ),
     infer_dtypes=("bfloat16", "float32"),
     train_form="compile_amp",
     infer_forms=("compile_amp", "cuda_graphs_amp"),
@@ -47,6 +55,8 @@ TOY = Sizes(
     check_crop=(64, 128),
     check_batch=2,
     train=(("fda", "float32"), ("source_only", "float32")),  # a CPU takes seconds for bfloat16
+    batch_teacher=2,
+    taught=(("mic:distance=0,fda=0.01", "float32"),),
     infer_dtypes=("bfloat16",),
     train_form="channels_last",
     infer_forms=("channels_last",),
@@ -55,6 +65,7 @@ SIZES = {"full": FULL, "toy": TOY}
 
 MODELS = ("bisenet_resnet18", "bisenet_stdc1", "bisenet_lite0", "deeplab_resnet101")
 MAIN = MODELS[0]  # whose step is taken apart
+TAUGHT = "bisenet_lite0"  # whose steps that learn from a teacher are timed, without a twin
 
 
 class Program(NamedTuple):
@@ -62,7 +73,7 @@ class Program(NamedTuple):
 
     job: str  # "train" or "infer"
     model: str
-    method: str  # of "train": a configuration of configs/
+    method: str  # of "train": CONFIG[:ARGUMENTS] of configs/
     dtype: str
 
     @property
@@ -78,6 +89,11 @@ def programs(model: str, sizes: Sizes) -> list[Program]:
         *(Program("train", model, method, dtype) for method, dtype in train),
         *(Program("infer", model, "", dtype) for dtype in sizes.infer_dtypes),
     ]
+
+
+def taught_programs(sizes: Sizes) -> list[Program]:
+    """Returns the training steps that learn from a teacher, the most important first."""
+    return [Program("train", TAUGHT, method, dtype) for method, dtype in sizes.taught]
 
 
 def main_program(sizes: Sizes) -> Program:
@@ -116,6 +132,7 @@ def then(models: list[str]) -> list[Section]:
     return [
         Section("ours", MAIN),
         Section("theirs", MAIN),
+        Section("taught", TAUGHT),
         Section("trace", MAIN),
         Section("parts"),
         Section("feed", MAIN),

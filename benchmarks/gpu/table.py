@@ -49,7 +49,7 @@ def _ceiling(report: dict[str, Any]) -> float | None:
 
 
 def _used(value: dict[str, Any], seconds: float | None, ceiling: float | None) -> str:
-    if not seconds or not ceiling or "flops" not in value:
+    if not seconds or not ceiling or not value.get("flops"):
         return NONE
     return f"{value['flops'] / seconds / ceiling:.1%}"
 
@@ -77,6 +77,18 @@ def training(report: dict[str, Any], models: list[str]) -> list[str]:
         *("our MFU", "PyTorch's MFU"),
         *("our peak so far, GiB", "our program, GiB", "PyTorch's peak, GiB"),
     ]
+    return _table(head, rows)
+
+
+def taught(report: dict[str, Any]) -> list[str]:
+    """Writes the table of our steps that learn from a teacher."""
+    rows = []
+    for program in plan.taught_programs(plan.SIZES[report["sizes"]]):
+        value = part(report, f"taught {plan.TAUGHT}", program.name)
+        name = f"`{program.model}` {program.method}, {program.dtype}, batch {value.get('batch')}"
+        times = _ms(_median(value)), _ms(value.get("queued"))
+        rows.append([name, *times, _gib(value.get("peak")), _gib(value.get("program_memory"))])
+    head = ["step with a teacher", "ms", "queued, ms", "peak so far, GiB", "program, GiB"]
     return _table(head, rows)
 
 
@@ -259,8 +271,9 @@ def markdown(report: dict[str, Any]) -> str:
     """Writes the whole page; what was not measured says so."""
     models = [m for m in plan.MODELS if f"ours {m}" in report["sections"]] or [plan.MAIN]
     lines = [
-        *heading(report), *states(report), *training(report, models), *inference(report, models),
-        *ceilings(report), *correctness(report), *repeatability(report), *account(report),
-        *pieces(report), *feeding(report), *compilers(report, models),
+        *heading(report), *states(report), *training(report, models), *taught(report),
+        *inference(report, models), *ceilings(report), *correctness(report),
+        *repeatability(report), *account(report), *pieces(report), *feeding(report),
+        *compilers(report, models),
     ]  # fmt: skip
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
