@@ -145,7 +145,9 @@ def train(
         journal = Journal(workdir, config, options, method, names=names, start_step=start_step)
         with journal:
             sentence = f"stopped before step {start_step + 1} was finished; {CONTINUES}"
-            compiled_step = compiling_first(compiled_step, stop=interrupted, sentence=sentence)
+            compiled_step = compiling_first(
+                compiled_step, what="the training step", stop=interrupted, sentence=sentence
+            )
             stream = batches(start_step) if start_step < config.steps else iter(())
             for step in range(start_step + 1, config.steps + 1):
                 batch = journal.wait_for(stream)
@@ -187,6 +189,7 @@ def _begin(
         return done, state
     state = compiling(
         functools.partial(build.initial_state, method),
+        what="the initial weights",
         stop=stop,
         sentence=f"stopped before the first step; {CONTINUES}",
     )

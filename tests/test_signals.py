@@ -112,8 +112,8 @@ def raises():
 
 def test_compiling_is_said_after_some_patience(monkeypatch, capsys):
     monkeypatch.setattr(signals, "PATIENCE", 0.0)
-    signals.compiling(lambda: time.sleep(0.3))
-    assert capsys.readouterr().out.count("compiling") == 1
+    signals.compiling(lambda: time.sleep(0.3), what="the step")
+    assert capsys.readouterr().out.count("compiling the step;") == 1
     monkeypatch.setattr(signals, "PATIENCE", 60.0)
     signals.compiling(lambda: time.sleep(0.3))
     assert capsys.readouterr().out == ""

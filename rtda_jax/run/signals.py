@@ -103,7 +103,11 @@ def _handle_first(action: Callable[[], None]) -> Iterator[None]:
 
 
 def compiling(
-    work: Callable[[], Result], *, stop: threading.Event | None = None, sentence: str = ""
+    work: Callable[[], Result],
+    *,
+    what: str = "the network",
+    stop: threading.Event | None = None,
+    sentence: str = "",
 ) -> Result:
     """Returns what `work` returns, and reacts to signals while it compiles.
 
@@ -112,6 +116,7 @@ def compiling(
 
     Args:
       work: a function that compiles when it is called, such as the first call of a jitted function.
+      what: what is compiled, for the message.
       stop: an event of `shutdown_event` that ends the waiting. An exception of `stop_at_once` ends
         it in any case.
       sentence: the message of `Interrupted`.
@@ -136,7 +141,7 @@ def compiling(
     start, quiet = time.monotonic(), True
     while not concurrent.futures.wait([outcome], timeout=0.1).done:
         if quiet and time.monotonic() - start > PATIENCE:
-            say("  compiling; the next start takes what is compiled from the cache")
+            say(f"  compiling {what}; the next start takes it from the cache")
             quiet = False
         if stop is not None and stop.is_set() and parallel.process()[1] == 1:
             raise Interrupted(sentence)
@@ -147,6 +152,7 @@ def compiling(
 def compiling_first(
     function: Callable[Arguments, Result],
     *,
+    what: str = "the network",
     stop: threading.Event | None = None,
     sentence: str = "",
 ) -> Callable[Arguments, Result]:
@@ -159,7 +165,7 @@ def compiling_first(
             return function(*args, **kwargs)
         called = True
         work = functools.partial(function, *args, **kwargs)
-        return compiling(work, stop=stop, sentence=sentence)
+        return compiling(work, what=what, stop=stop, sentence=sentence)
 
     return call
 

@@ -131,7 +131,7 @@ def measure(model: Model, batches: Iterable[np.ndarray]) -> Any:
         )
         return jax.tree.map(lambda m, x: m + (x - m) / number, mean, updated["batch_stats"])
 
-    measured = compiling_first(average)
+    measured = compiling_first(average, what="the statistics")
     mean, number = jax.tree.map(jnp.zeros_like, model.variables["batch_stats"]), 0
     for number, images in enumerate(batches, start=1):
         mean = measured(model.variables["params"], mean, images, jnp.float32(number))
