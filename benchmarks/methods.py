@@ -68,6 +68,8 @@ ROWS = {
     "mic": Row("mic"),
     "mic_fda": Row("mic", "fda=0.01"),
     "distill": Row("distill", "fda=0.01"),
+    "distill_soft": Row("distill", "labels=soft,fda=0.01"),
+    "distill_daformer": Row("distill", "method=daformer,labels=soft,fda=0.01"),  # without masks
     "distill_online": Row("distill", "labels=online,fda=0.01"),
 }
 DOCUMENTS = list(ROWS)[: list(ROWS).index("target_only") + 1]

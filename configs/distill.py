@@ -1,6 +1,7 @@
 """Distillation: a larger network is adapted, and a small one learns its labels of the target.
 
-  large    trains the larger network with MIC (configs/mic.py)
+  large    trains the larger network with MIC (configs/mic.py), or without masked images
+           (method=daformer, configs/daformer.py)
 
 labels=hard
   label    the averaged teacher of `large` labels the target's images: the more confident pixels of
@@ -9,15 +10,15 @@ labels=hard
            learns from the source and these labels
 
 labels=soft
-  small    objective(G) = seg + distil, on the same heads: the averaged teacher of `large` sees each
-           target image of the batch, and distil = T^2 KL(teacher || small) of softmax at
-           temperature T
+  small    objective(G) = seg + mix + masked + distil, on the same heads: the averaged teacher of
+           `large` sees each target image of the batch. Its labels are those of mix and masked, as
+           in `large`, and distil = T^2 KL(teacher || small) of softmax at temperature T
 
 labels=online
-  train    trains both networks at once: the larger one with MIC, as in `large` above, and the small
-           one with objective(G) = that of configs/mic.py + distil, on the same heads. The average
-           of the larger network is the teacher of both. A pixel of distil has the weight
-           1 + INCONSISTENCY (1 - IoU of teacher and small network) of the teacher's class
+  train    trains both networks at once: the larger one as in `large` above, and the small one with
+           the same objective + distil, on the same heads. The average of the larger network is the
+           teacher of both. A pixel of distil has the weight 1 + INCONSISTENCY (1 - IoU of teacher
+           and small network) of the teacher's class
 
 The average of a small network is a weak teacher. The larger network costs only training time: at
 inference, only the small one runs.
@@ -52,9 +53,11 @@ def make(
     *,
     large: Large = "bisenet_lite2",
     pretrained: recipes.Network = daformer.NETWORK,
+    method: Literal["mic", "daformer"] = "mic",
     labels: Literal["hard", "soft", "online"] = "hard",
     temperature: float | None = None,
     inconsistency: float | None = None,
+    distance: float = daformer.DISTANCE,
     fda: float | None = None,
 ) -> ConfigDict:
     """Returns the distillation on a benchmark.
@@ -63,11 +66,15 @@ def make(
       benchmark: a key of `benchmarks.BENCHMARKS`.
       large: the network that labels.
       pretrained: the real-time network that learns from it and starts from ImageNet weights.
-      labels: what the small network learns: labels that are stored once, or the larger network's
-        probabilities for every image it sees, after that network is trained or meanwhile.
+      method: how the larger network is adapted: "daformer" has no masked images.
+      labels: what the small network learns: labels that are stored once, or the labels and
+        probabilities of the larger network's teacher for every image it sees, after that network is
+        trained or meanwhile.
       temperature: T of labels=soft and labels=online; None means 2.
       inconsistency: by how much labels=online prefers classes on which teacher and small network
         disagree; 0 weighs all classes alike, and None means 1.
+      distance: weight of the feature distance, which the small network of labels=hard and
+        labels=soft does without.
       fda: beta of the band that the source takes from the target; None leaves the source as it is.
     """
     require(
@@ -77,7 +84,8 @@ def make(
     require(inconsistency is None or labels == "online", "inconsistency goes with labels=online")
     temperature = 2.0 if temperature is None else temperature
     inconsistency = 1.0 if inconsistency is None else inconsistency
-    config = mic.make(benchmark, pretrained=pretrained, fda=fda)
+    adapt = {"mic": mic.make, "daformer": daformer.make}[method]
+    config = adapt(benchmark, pretrained=pretrained, distance=distance, fda=fda)
     if labels == "online":
         config.model.large = large
         config.teacher.update({"temperature": temperature, "inconsistency": inconsistency})
@@ -91,10 +99,9 @@ def make(
             }
         )
         return config
-    taught = [f"{term}{head}" for term in ("mix", "masked") for head in base.HEADS]
     unused = [name for name in config.objective if "_aux" in name] if "deeplab" in large else []
     learn = _hard() if labels == "hard" else _soft(temperature)
-    learn["small"]["objective"] |= dict.fromkeys((*taught, "feature_distance"), 0.0)
+    learn["small"]["objective"]["feature_distance"] = 0.0
     config.stages = ("large", *learn, "eval_large", "eval_small")
     config.stage = ConfigDict(
         {
@@ -113,6 +120,8 @@ def make(
 
 def _hard() -> dict[str, dict]:
     small = {**ssl.learn("label"), "teacher": {"kind": "none"}, "target_margins": (0, 0, 0, 0)}
+    taught = [f"{term}{head}" for term in ("mix", "masked") for head in base.HEADS]
+    small["objective"] |= dict.fromkeys(taught, 0.0)
     return {"label": {"kind": "pseudo_label", "models": ("large:teacher",)}, "small": small}
 
 

@@ -10,6 +10,7 @@ import pytest
 from helpers import Tiny, config, folder_fields, get, stages, write_folders
 from test_self_training import arrays
 
+from configs import base
 from rtda_jax import experiment
 from rtda_jax.adapt import build, consistency, terms
 from rtda_jax.adapt.step import label_target
@@ -26,7 +27,7 @@ STAGES = {
         "model": {"name": "bisenet_stdc1"},
         "normalisation": "tensorflow",
         "teacher": {"kind": "ema"},
-        "objective": {"distil": 0.0, "distil_aux16": 0.0},
+        "objective": {"distil": 0.0, "distil_aux16": 0.0, "mix": 1.0, "masked": 1.0},
     },
     "small": {
         "kind": "train",
@@ -55,7 +56,7 @@ def soft(root, **fields):
     made.update_from_flattened_dict(folder_fields(root))
     made.eval.pictures, made.eval.validators = 1, ()
     made.stages, made.stage = tuple(STAGES), type(made)(STAGES)
-    made.objective.update({"distil": 1.0, "distil_aux16": 0.5})
+    made.objective.update({"distil": 1.0, "distil_aux16": 0.5, "mix": 1.0, "masked": 1.0})
     made.update_from_flattened_dict(fields)
     return made.lock()
 
@@ -131,6 +132,9 @@ def test_the_teacher_is_the_network_of_the_stage_that_is_named_and_stays(whole, 
         model.variables, normalise(jnp.float32(image), name="tensorflow"), train=False
     )
     np.testing.assert_allclose(batch["teacher_logits"], seen["logits"], rtol=1e-5, atol=1e-5)
+    classes = np.argmax(np.asarray(seen["logits"]), axis=-1)
+    clear = np.ptp(np.sort(np.asarray(seen["logits"]), axis=-1)[..., -2:], axis=-1) > 1e-4
+    np.testing.assert_array_equal(np.asarray(batch["teacher_label"])[clear], classes[clear])
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(whole, root, tmp_path, monkeypatch):
@@ -171,7 +175,11 @@ def test_the_record_and_the_log_name_the_term(whole):
         ({"stage.small.taught_by": "huge"}, "'huge' is no earlier train or statistics stage"),
         ({"stage.small.taught_by": "small"}, "'small' is no earlier"),
         ({"stage.small.teacher.kind": "ema"}, "needs teacher.kind='frozen', not 'ema'"),
-        ({"stage.large.teacher.kind": "none"}, "'large:teacher': that stage trains no teacher"),
+        (
+            {f"stage.large.objective.{name}": 0.0 for name in ("mix", "masked")}
+            | {"stage.large.teacher.kind": "none"},
+            "'large:teacher': that stage trains no teacher",
+        ),
         ({"stage.small.teacher.temperature": 0.0}, "teacher.temperature must be above 0"),
         ({"stage.small.taught_by": "", "stage.small.teacher.kind": "none"}, "need a teacher"),
     ],
@@ -209,8 +217,17 @@ def test_the_configuration_distils_hard_and_soft_labels():
     small = fine["small"]
     assert small.model.name == "bisenet_lite0" and fine["large"].model.name == "bisenet_lite2"
     active = {name: weight for name, weight in small.objective.items() if weight}
-    assert active == dict.fromkeys(
-        ("seg", "seg_aux16", "seg_aux32", "distil", "distil_aux16", "distil_aux32"), 1.0
-    )
+    families = ("seg", "mix", "masked", "distil")
+    assert active == {f"{name}{head}": 1.0 for name in families for head in base.HEADS}
+    learnt = {name for name, weight in hard["small"].objective.items() if weight}
+    assert learnt == {f"{name}{head}" for name in ("seg", "pseudo") for head in base.HEADS}
     assert (small.taught_by, small.teacher.kind) == ("large:teacher", "frozen")
     assert (small.teacher.temperature, small.teacher.statistics) == (3.0, "running")
+
+
+def test_the_larger_network_may_be_adapted_without_masks():
+    fine = stages(get("distill", "method=daformer,labels=soft,distance=0"))
+    active = {name: {k for k, w in fine[name].objective.items() if w} for name in fine}
+    adapted = {f"{name}{head}" for name in ("seg", "mix") for head in base.HEADS}
+    assert active["large"] == adapted
+    assert active["small"] == adapted | {f"distil{head}" for head in base.HEADS}
