@@ -59,7 +59,9 @@ def compiled(name: str, *, model: str | None, count: int, folder: pathlib.Path) 
     stage = plan[chosen].config
     if stage.pseudo_labels:
         raise ConfigError(f"{name}: reads the labels of stage {stage.pseudo_labels!r}, none here")
-    parts = training(stage)
+    method = plan[chosen].method
+    assert method is not None  # every train stage has one
+    parts = training(stage, teacher=method.teacher_network)
     stream = paired_batches(stage, needs_target=parts.needs_target, folder=folder)(0)
     batches = list(itertools.islice(stream, count))
     state = parts.start()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.adapt import build
+from rtda_jax.adapt.method import TrainedNetwork
 from rtda_jax.adapt.step import make_train_step
 
 AUXILIARY = ("seg_aux16", "seg_aux32")  # terms that DeepLab with a single head lacks
@@ -41,9 +42,18 @@ class Training:
         return jax.eval_shape(self.start)
 
 
-def training(config: Any, *, axis_name: str | None = None) -> Training:
-    """Builds the step of a train stage's configuration; nothing is computed."""
+def training(
+    config: Any, *, axis_name: str | None = None, teacher: TrainedNetwork | None = None
+) -> Training:
+    """Builds the step of a train stage; nothing is computed.
+
+    Args:
+      config: the stage's configuration.
+      axis_name: the device axis, if the step will be mapped over devices.
+      teacher: the network of another stage that teaches (`taught_by`).
+    """
     method = build.build(config, axis_name=axis_name)
+    method = dataclasses.replace(method, teacher_network=teacher)
     return Training(
         step=make_train_step(method),
         start=functools.partial(build.initial_state, method),
