@@ -37,6 +37,9 @@ LINES = (
     ("+ FDA, one band", "teacher_fda", "eval_student"),
     ("+ masked images", "masked_fda", "eval_student"),
     ("+ feature distance (MIC + FDA)", "mic_fda", "eval_student"),
+    ("distilled from Lite2, its stored labels", "distill", "eval_small"),
+    ("its probabilities, mixing, masks", "distill_soft", "eval_small"),
+    ("the same of a Lite2 without masks", "distill_daformer", "eval_small"),
     ("target only (oracle)", "target_only", "evaluate"),
 )
 

@@ -35,7 +35,8 @@ Vinyals & Dean, arXiv 1503.02531.
     python main.py --config configs/distill.py:labels=soft
     python main.py --config configs/distill.py:labels=online
 
-Not yet measured here.
+Expected on `synth_to_camvid` at 160x224 with fda=0.01, seed 0: 38.3 mIoU, and 38.8 with labels=soft
+(docs/results.md). labels=online has not been measured here.
 """
 
 from typing import Literal
