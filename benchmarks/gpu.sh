@@ -2,7 +2,7 @@
 # Checks and times rtda_jax against PyTorch on this machine's accelerator, and writes
 # gpu.json and gpu.md into a folder:
 #
-#     benchmarks/gpu.sh OUT                # one GPU, about eight minutes, nothing to download
+#     benchmarks/gpu.sh OUT                # one GPU, at most eight minutes, nothing to download
 #     benchmarks/gpu.sh OUT --toy          # every line at toy size, on a CPU too
 #
 # Needs jax, flax, optax, orbax-checkpoint, ml-collections and, for the comparison, torch.

@@ -248,6 +248,18 @@ def test_a_cut_picture_is_an_error_and_not_grey(kind):
             pictures.rgb(data[: len(data) // 2], "a")
 
 
+def test_a_process_without_memory_finds_no_picture_damaged(monkeypatch):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3)).save(file, "PNG")
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
+    with pytest.raises(MemoryError), pictures.opened(file.getvalue(), "whole.png") as image:
+        image.load()
+
+
 def test_sizes_are_checked_before_decoding(monkeypatch):
     monkeypatch.setattr(pictures, "MAX_PIXELS", RGB.shape[0] * RGB.shape[1] - 1)
     with pytest.raises(DataError, match=r"a: 32x24 pixels; a picture may have 1 to 767"):

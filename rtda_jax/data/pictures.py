@@ -127,7 +127,8 @@ def read(path: str | os.PathLike) -> np.ndarray:
 def opened(data: bytes, where: str) -> Iterator[Image.Image]:
     """Opens an encoded picture after checking its size and checksums; pixels may still be damaged.
 
-    Any error inside the context becomes a DataError about this picture.
+    Any error inside the context becomes a DataError about this picture, except that the process has
+    no memory left.
     """
     if not data:
         raise DataError(f"{where}: zero bytes; expected a picture")
@@ -144,7 +145,7 @@ def opened(data: bytes, where: str) -> Iterator[Image.Image]:
                 with Image.open(io.BytesIO(data), formats=("PNG",)) as copy:
                     copy.verify()
             yield image
-    except DataError:
+    except (DataError, MemoryError):  # a lack of memory says nothing about the picture
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(
