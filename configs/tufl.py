@@ -204,6 +204,9 @@ def _training_stages(
     preset: str,
 ) -> dict[str, Any]:
     steps = config.get_oneway_ref("steps")  # of small pairs; it follows a flag
+    # The warm-up of `recipes.FULL` would be longer than stage one.
+    warm_up = recipes.SMALL.warmup_steps
+    short = {"warmup_steps": warm_up} if config.optim.warmup_steps > warm_up else {}
     return {
         "source": {
             "kind": "train",
@@ -216,13 +219,14 @@ def _training_stages(
             "kind": "train",
             "init": "source",
             "steps": 1200 if full else steps // 2,
-            "optim": {"schedule_steps": 2000 if full else steps * 3 // 4},
+            "optim": {"schedule_steps": 2000 if full else steps * 3 // 4, **short},
         },
         "two": {
             "kind": "train",
             "init": "one",
             "objective": {"mix": 0.5},
             "teacher": {"kind": "frozen"},
+            "optim": short,
             "long_tail": {"probability": 0.0 if preset == "code" else 0.3},
             "steps": 2000 if full else steps * 3 // 4,
         },

@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
 from rtda_jax.adapt.options import read
-from rtda_jax.data.labels import with_definitions
-from rtda_jax.errors import ConfigError
+from rtda_jax.data import batches
+from rtda_jax.data.labels import class_set, with_definitions
+from rtda_jax.errors import ConfigError, DataError, require
 from rtda_jax.evaluate import percent
 from rtda_jax.run import binding, checkpoint, log, parallel
 from rtda_jax.run.signals import stop_at_once
-from rtda_jax.run.workdir import plain, read_json, write_json
+from rtda_jax.run.workdir import RESULT, plain, read_json, write_json
 from rtda_jax.stages import KINDS, pseudo_label
 from rtda_jax.stages import evaluate as evaluate_stage
 from rtda_jax.stages import train as train_stage
@@ -42,7 +43,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         plan = checked_plan(config)
         train_stage.check_batches(plan, workdir)
         train_stage.check_weights(plan, workdir)
-        evaluate_stage.check_data(plan, workdir)
+        check_data(plan, workdir)
     with _locked(workdir, config):
         return _run(config, plan, workdir, KINDS)
 
@@ -107,8 +108,56 @@ def checked_plan(config: ConfigDict) -> Plan:
         with naming(name):  # otherwise its errors would appear in the middle of a run
             read(LoopOptions, stage.config, "")
     pseudo_label.check_scored(plan)
-    evaluate_stage.check_images(plan)
+    check_images(plan)
     return plan
+
+
+def check_images(plan: Plan) -> None:
+    """Refuses missing images and classes for the evaluation before training instead of after it.
+
+    Raises:
+      ConfigError: names the stage, the field, and how to train without an evaluation.
+      DataError: names the classes to report that the network does not have.
+    """
+    trained = _trained(plan)
+    for name, stage in plan.items():
+        scored = stage.config.benchmark.eval
+        if stage.kind == "evaluate":
+            head = class_set(stage.config.benchmark.classes)
+            head.rows(class_set(stage.config.benchmark.eval_classes))
+        if stage.kind == "evaluate" and scored.name == "folders":
+            require(
+                bool(scored.images),
+                f"stage {name}: no images to evaluate on; give --config.benchmark.eval.images, "
+                "which may be those of benchmark.target, and --config.benchmark.eval.labels if "
+                f'there are labels, or train without an evaluation: "--config.stages={trained}"',
+            )
+
+
+def check_data(plan: Plan, workdir: pathlib.Path) -> None:
+    """Looks for the images and labels of all unfinished stages, before the first of them runs.
+
+    Raises:
+      DataError: names the stage and what is missing; if it is an evaluation, also how to train
+        without one.
+    """
+    for name, stage in plan.items():
+        if stage.kind == "evaluate" and not (workdir / name / RESULT).exists():
+            try:
+                evaluate_stage.scored_set(stage.config)
+            except DataError as error:
+                raise DataError(
+                    f"stage {name}: {error}; to train without an evaluation: "
+                    f'"--config.stages={_trained(plan)}"'
+                ) from error
+        elif stage.kind != "evaluate" and not (workdir / name / "done.json").exists():
+            with naming(name):
+                batches.look_for(stage.config, KINDS[stage.kind].reads(stage))
+
+
+def _trained(plan: Plan) -> tuple[str, ...]:
+    """Returns the stages that need no evaluation, for `stages`."""
+    return tuple(name for name, stage in plan.items() if stage.kind != "evaluate")
 
 
 def _run(

@@ -235,10 +235,7 @@ def binary_cross_entropy(logits: jax.Array, *, domain: float) -> jax.Array:
 
 
 def least_squares(logits: jax.Array, *, domain: float) -> jax.Array:
-    """Computes the squared distance of discriminator outputs to a domain (LSGAN).
-
-    The domains are source 0 and target 1.
-    """
+    """Computes the squared distance of discriminator outputs to a domain, 0 or 1 (LSGAN)."""
     return (logits.astype(jnp.float32) - domain) ** 2
 
 
@@ -296,7 +293,9 @@ def class_weights(options: LossOptions, *, num_classes: int) -> jax.Array | None
 
 
 def check_weights(options: LossOptions, *, num_classes: int) -> None:
-    """Raises ConfigError unless there is one given weight for each class."""
+    """Raises ConfigError unless there is one given weight for each class, and one above 0."""
+    valid = not options.weights or min(options.weights) >= 0 < max(options.weights)
+    require(valid, "loss.weights must be at least 0, and one of them above 0")
     require(
         options.weighting != "given" or len(options.weights) == num_classes,
         f"loss.weights has {len(options.weights)} numbers, the class set has {num_classes} classes",

@@ -118,8 +118,16 @@ def train(
     mesh = parallel.mesh()
     parallel.check_batch(config.batch_size, mesh.size, accumulate=config.optim.accumulate)
     workdir.mkdir(parents=True, exist_ok=True)
+    for field, given in (
+        ("init", start_from),
+        ("taught_by", taught_by),
+        ("pseudo_labels", pseudo_folder or batches),
+    ):
+        require(
+            not config[field] or given is not None,
+            f"{field}={config[field]!r} names a stage, which only an experiment has",
+        )
     if method is None:
-        require(not config.taught_by, "taught_by names a stage, which only an experiment has")
         method = build.build(config, axis_name=parallel.AXIS)
     method = with_class_weights(method, config, workdir)
     names = health.example_numbers if batches else functools.partial(example_names, config)

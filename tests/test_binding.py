@@ -165,7 +165,7 @@ def test_what_binds_a_stage_that_trains_nothing_is_what_it_reads():
     images = {"benchmark.classes", "benchmark.size", "benchmark.resize", "benchmark.target"}
     assert groups("labels") == {"kind", "models", "pseudo", *images}
     assert groups("measure") == {
-        *("kind", "models", "statistics", "seed", "batch_size", "normalisation"),
+        *("kind", "models", "statistics", "seed", "batch_size"),
         *images,
     }
     assert groups("evaluate") == set()

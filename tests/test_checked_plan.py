@@ -9,7 +9,7 @@ from rtda_jax.data import DataError
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import create_discriminator
 from rtda_jax.run.workdir import write_json
-from rtda_jax.stages import evaluate, train
+from rtda_jax.stages import train
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -76,7 +76,7 @@ def test_an_evaluation_whose_files_are_missing_is_refused_before_training(root, 
     assert not any(tmp_path.iterdir())
     for name in ("eval_001", "eval_005", "eval_mbt"):  # their scores stand without the files
         write_json(tmp_path / name / "result.json", {})
-    evaluate.check_data(experiment.checked_plan(made), tmp_path)
+    experiment.check_data(experiment.checked_plan(made), tmp_path)
 
 
 def test_classes_to_report_that_the_network_lacks_are_refused_before_training(root):
@@ -97,7 +97,7 @@ def test_an_output_to_score_that_a_network_lacks_is_refused_before_training(root
     [
         (
             {"benchmark": {"classes": "synthia16"}},
-            r"params\.aux16\.bias is \(19,\) there, \(16,\) h",
+            ": 'train' knows other classes than benchmark.classes; they differ in terrain, ",
         ),
         ({"normalisation": "caffe_bgr"}, "trained with normalisation 'imagenet', not 'caffe_bgr'"),
         ({"adversary": {"network": "fcd_light"}}, r"output\.\S+ is \S+ there, \S+ here"),
@@ -110,7 +110,7 @@ def test_networks_that_cannot_be_started_from_are_refused_before_training(
     config = folder_config(root, "adversarial")
     config.stages = ("train", "second")
     config.stage.second = {"kind": "train", "init": "train", **fields}
-    with pytest.raises(ConfigError, match=f"stage second: init='train'.*{message}"):
+    with pytest.raises(ConfigError, match=f"stage second: init.*{message}"):
         experiment.checked_plan(config.lock())
 
 
@@ -131,3 +131,71 @@ def test_batches_that_the_devices_cannot_share_are_refused_before_anything_runs(
     assert not (tmp_path / "run").exists()
     write_json(tmp_path / "beta_005" / "done.json", {})  # on another machine
     train.check_batches(experiment.checked_plan(config), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "message"),
+    [
+        ("fda_mbt", "eval_mbt", r"eval_mbt: models: 'beta_001' knows other classes .* terrain, t"),
+        ("ssl", "label", "label: models: 'adversarial' knows other classes"),
+    ],
+)
+def test_networks_of_other_classes_are_neither_scored_nor_asked_for_labels(
+    root, name, stage, message
+):
+    """The scores would be wrong, and the labels would fail after the training."""
+    config = folder_config(root, name)
+    config.stage[stage].benchmark = {"classes": "synthia16", "eval_classes": "synthia16"}
+    with pytest.raises(ConfigError, match=message):
+        experiment.checked_plan(config.lock())
+
+
+def test_a_size_of_one_stage_needs_the_sizes_that_would_follow_it(root):
+    config = folder_config(root, "source_only")
+    config.benchmark.source_size = config.benchmark.get_oneway_ref("size")
+    config.stage.train.benchmark = {"size": (48, 96)}
+    with pytest.raises(ConfigError, match=r"benchmark\.source_size would follow benchmark\.size"):
+        experiment.checked_plan(config)
+    config.stage.train.benchmark.source_size = (64, 96)
+    experiment.checked_plan(config)
+
+
+def test_labels_of_other_images_are_refused_before_training(root):
+    config = folder_config(root, "ssl", pseudo__split="eval")
+    experiment.checked_plan(config)  # here the evaluation has the target's images
+    config.benchmark.eval.images = "source/images"
+    message = r"labels benchmark\.eval with images 'source/images', but benchmark\.target has"
+    with pytest.raises(ConfigError, match=f"stage ssl: pseudo_labels='label' {message}"):
+        experiment.checked_plan(config)
+
+
+def test_a_frozen_teacher_needs_a_network_to_be_a_copy_of(root):
+    config = folder_config(root, "dacs")
+    config.teacher.update({"kind": "frozen"})
+    with pytest.raises(ConfigError, match=r"stage train: teacher\.kind='frozen' keeps the network"):
+        experiment.checked_plan(config.lock())
+
+
+@pytest.mark.parametrize("field", ["size", "classes"])
+def test_pasted_classes_that_do_not_fit_are_refused_before_training(root, field):
+    config = folder_config(root, "tufl")
+    if field == "size":
+        config.augment.scale = (1.0, 2.0)
+        config.benchmark.crop = config.benchmark.source_crop = (96, 192)
+        config.benchmark.size = config.benchmark.source_size = (64, 128)
+        message = "candidates need a size and a crop within it"
+    else:
+        config.long_tail.classes = (25,)
+        message = r"classes \[25\] are not among the 19 classes"
+    with pytest.raises(DataError, match=f"stage two: {message}"):
+        experiment.checked_plan(config.lock())
+
+
+@pytest.mark.parametrize("name", ["adabn", "tufl"])
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_missing_training_images_are_named_before_anything_runs(root, tmp_path, name, role):
+    config = folder_config(root, name)
+    config.benchmark[role].images = "nowhere"
+    with pytest.raises(DataError, match=r"stage \w+: .*nowhere"):
+        experiment.run(config.lock(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

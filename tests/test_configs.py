@@ -196,7 +196,7 @@ def test_shards_are_stored_at_the_size_that_tufl_or_the_command_line_says():
     made.benchmark.source.size = (1024, 2048)
     assert made.benchmark.size == (640, 1280)
     made = get("tufl", "gta5_to_cityscapes")
-    made.update_from_flattened_dict({"benchmark.size": (32, 64)})
+    made.update_from_flattened_dict({"benchmark.size": (32, 64), "benchmark.crop": (32, 64)})
     for stage in stages(made).values():
         for role in ("source", "target", "target_labelled"):
             assert stage.benchmark[role].size == (32, 64)

@@ -21,7 +21,8 @@ from rtda_jax.data import DataError, batches, load, load_pseudo
 from rtda_jax.data.labels import class_set, define
 from rtda_jax.errors import ConfigError, Interrupted
 from rtda_jax.stages import KINDS, pseudo_label, statistics
-from rtda_jax.stages.plan import load_network, make_plan, start_from
+from rtda_jax.stages.plan import load_network, make_plan
+from rtda_jax.stages.train import start_from
 
 TESTS = pathlib.Path(__file__).parent
 

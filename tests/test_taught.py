@@ -193,7 +193,7 @@ def test_a_teacher_of_other_classes_is_refused(root):
     made = soft(root)
     with made.unlocked():
         made.stage.large.benchmark = {"classes": "camvid11", "eval_classes": "camvid11"}
-    with pytest.raises(ConfigError, match="'large:teacher' knows other classes: camvid11"):
+    with pytest.raises(ConfigError, match="'large:teacher' knows other classes"):
         make_plan(made.lock(), KINDS)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,7 +30,7 @@ from rtda_jax.adapt.terms import TermContext
 from rtda_jax.adapt.views import PartContext, ViewOptions
 from rtda_jax.augment.normalise import AUTO, check_normalisation
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import lookup, one_of, require
+from rtda_jax.errors import ConfigError, lookup, one_of, require
 from rtda_jax.losses import LossOptions
 from rtda_jax.models import DISCRIMINATORS, create_discriminator, create_model
 from rtda_jax.weights import imagenet
@@ -138,6 +139,7 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
 
 def _generator(config: ConfigDict, axis_name: str | None) -> nn.Module:
     model = read(ModelOptions, config.model, "model")
+    _check_options(model.options, {"batch_norm": "model.batch_norm", "dtype": "dtype"}, "model")
     return create_model(
         model.name,
         num_classes=len(class_set(config.benchmark.classes)),
@@ -156,6 +158,7 @@ def _adversary(
 ) -> Adversary:
     """Returns a discriminator for every level that a term of the objective needs."""
     lookup(DISCRIMINATORS, options.network, "adversary.network")
+    _check_options(options.options, {"dtype": "dtype"}, "adversary")
     levels_by_name = adversary.levels(options.view)
     needed = {term.level for term, _ in objective.values() if term.level is not None}
     levels = {name: levels_by_name[name] for name in sorted(needed)}
@@ -170,6 +173,14 @@ def _adversary(
         for name, level in levels.items()
     }
     return Adversary(discriminators, levels, options)
+
+
+def _check_options(options: Mapping[str, Any], fields: Mapping[str, str], section: str) -> None:
+    """Refuses options of a network that have a field of their own, or follow from the data."""
+    derived = dict.fromkeys(("num_classes", "in_channels", "axis_name"), "the data and the devices")
+    for name in sorted(options.keys() & {**fields, **derived}.keys()):
+        field = {**fields, **derived}[name]
+        raise ConfigError(f"{section}.options.{name} is set by {field}")
 
 
 def _preparation(

@@ -94,7 +94,7 @@ def typed(value: Any, hint: Any, path: str) -> Any:
         return None if value is None else typed(value, _without_none(hint), path)
     if origin is Mapping:
         fields = value.to_dict() if isinstance(value, ConfigDict) else value
-        return dict(_of(fields, (Mapping,), "fields and values", path))
+        return _immutable(dict(_of(fields, (Mapping,), "fields and values", path)))
     if origin in (tuple, Sequence):
         items = _of(value, (tuple, list), "a tuple", path)
         if origin is tuple and arguments[-1] is not Ellipsis:
@@ -126,3 +126,12 @@ def _without_none(hint: Any) -> Any:
     """Returns the type that a hint such as `float | None` allows besides None."""
     (declared,) = (t for t in typing.get_args(hint) if t is not type(None))
     return declared
+
+
+def _immutable(value: Any) -> Any:
+    """Returns a value with tuples for lists, which a record in JSON has in their place."""
+    if isinstance(value, list | tuple):
+        return tuple(_immutable(item) for item in value)
+    if isinstance(value, Mapping):
+        return {name: _immutable(item) for name, item in value.items()}
+    return value

@@ -335,7 +335,9 @@ def _shares(sums: Mapping[str, Sum], method: Method, counts: Logs | None = None)
     """Returns shares of means over the whole batch: those of all devices and parts add up to it."""
     if counts is None:
         counts = {name: lax.stop_gradient(_psum(s.count, method)) for name, s in sums.items()}
-    return {name: s.total / jnp.maximum(counts[name], 1.0) for name, s in sums.items()}
+    # Class weights of a small scale count less than one pixel; only a count of 0 has no mean.
+    divisors = {name: jnp.where(count > 0, count, 1.0) for name, count in counts.items()}
+    return {name: s.total / divisors[name] for name, s in sums.items()}
 
 
 def predictions(outputs: Outputs) -> dict[str, Sum]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from rtda_jax.data.sampling import (
     Candidates,
     RareClass,
     cached_class_counts,
+    check_classes,
     dataset_sentences,
     enet_weights,
     frequencies,
@@ -28,6 +29,7 @@ from rtda_jax.data.stream import (
     Frame,
     MoveOptions,
     StreamOptions,
+    check_candidates,
     check_sizes,
     padding,
     train_stream,
@@ -98,6 +100,41 @@ def frame(config: ConfigDict, domain: str) -> Frame:
     prefix = "source_" if domain == "source" else ""
     size, crop = (tuple(config.benchmark[f"{prefix}{name}"]) for name in ("size", "crop"))
     return Frame(size, crop, config.benchmark[f"{prefix}resize"])
+
+
+def look_for(config: ConfigDict, roles: Iterable[str]) -> None:
+    """Looks for the files of data sets; it neither decodes images nor prepares shards of them.
+
+    Args:
+      config: a stage's configuration.
+      roles: fields of `benchmark`, such as "source" and "target".
+
+    Raises:
+      DataError: names what is missing.
+    """
+    benchmark = config.benchmark
+    for role in roles:
+        if not benchmark[role]:
+            raise DataError(f"benchmark {benchmark.name} has no {role} images")
+        spec = dict(benchmark[role])
+        spec |= {"store": "files"} if "store" in spec else {}
+        load(spec, data_dir=config.data_dir, classes=benchmark.classes)
+
+
+def check_frames(config: ConfigDict, *, needs_target: bool) -> None:
+    """Refuses sizes, crops, zooms and pasted classes of a train stage that do not fit together.
+
+    Raises:
+      DataError: names what does not fit.
+    """
+    scale, source = tuple(config.augment.scale), frame(config, config.labelled)
+    check_sizes(source, scale)
+    if needs_target:
+        check_sizes(frame(config, "target"), scale)
+    if config.long_tail.probability > 0:
+        check_candidates(source)
+        classes = class_set(config.benchmark.classes)
+        check_classes(config.long_tail.classes, num_classes=len(classes))
 
 
 def target_set(config: ConfigDict) -> Dataset:
@@ -224,9 +261,7 @@ def paired_batches(
     moves = _options(MoveOptions, config.augment)
     frames = {"source": frame(config, config.labelled), "target": frame(config, "target")}
     # Checked here as well, because the stream begins only after the network was compiled.
-    check_sizes(frames["source"], moves.scale, candidates)
-    if target:
-        check_sizes(frames["target"], moves.scale)
+    check_frames(config, needs_target=needs_target)
 
     def batches(start: int) -> Iterator[Batch]:
         return train_stream(

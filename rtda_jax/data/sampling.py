@@ -356,9 +356,7 @@ class Candidates:
             raise DataError(f"candidates need at least one slot, got {self.slots}")
         if not 0 <= self.probability <= 1:
             raise DataError(f"candidates need a probability, got {self.probability:g}")
-        wrong = [c for c in self.classes if not 0 <= c < self.counts.shape[1]]
-        if wrong:
-            raise DataError(f"classes {wrong} are not among the {self.counts.shape[1]} classes")
+        check_classes(self.classes, num_classes=self.counts.shape[1])
         if not len(self.drawn):
             raise DataError(
                 f"no example has {self.min_pixels} pixels of any class that could be pasted"
@@ -369,3 +367,13 @@ class Candidates:
         """Returns the classes to draw from: the requested ones that some example shows."""
         present = np.flatnonzero((self.counts >= self.min_pixels).any(axis=0))
         return np.intersect1d(present, self.classes) if self.classes else present
+
+
+def check_classes(classes: Sequence[int], *, num_classes: int) -> None:
+    """Refuses classes to draw from that are unknown.
+
+    Raises:
+      DataError: names them.
+    """
+    if wrong := [c for c in classes if not 0 <= c < num_classes]:
+        raise DataError(f"classes {wrong} are not among the {num_classes} classes")

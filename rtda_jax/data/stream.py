@@ -200,7 +200,9 @@ def train_stream(
         raise DataError(f"batch_size {batch_size} is not divisible by {process_count} processes")
     for domain in sets:
         lookup(FILTERS, frames[domain].resize, "resize")
-        check_sizes(frames[domain], moves.scale, candidates if domain == "source" else None)
+        check_sizes(frames[domain], moves.scale)
+    if candidates is not None:
+        check_candidates(frames["source"])
     margins = options.target_margins
     if any(margins):
         check_margins(margins, size=None if target is None else frame.size)
@@ -307,14 +309,11 @@ def eval_stream(
         yield {**example, "index": index, "key": dataset.keys[index]}
 
 
-def check_sizes(
-    frame: Frame, scale: tuple[float, float], candidates: Candidates | None = None
-) -> None:
+def check_sizes(frame: Frame, scale: tuple[float, float]) -> None:
     """Refuses sizes, crops and zooms that do not fit together.
 
     Raises:
-      DataError: a zoom without a crop, a crop that neither `size` nor the largest zoom fills, or
-        candidates whose crops are not within `size`.
+      DataError: a zoom without a crop, or a crop that neither `size` nor the largest zoom fills.
     """
     size, crop = frame.size, frame.crop
     if size is None and crop is None and scale != (1.0, 1.0):
@@ -327,7 +326,16 @@ def check_sizes(
                 f"{largest[0]}x{largest[1]}: all of them would be padded with black; raise "
                 "benchmark.size or lower benchmark.crop"
             )
-    if candidates is not None and (size is None or crop is None or np.any(np.less(size, crop))):
+
+
+def check_candidates(frame: Frame) -> None:
+    """Refuses images from which no candidates for pasting can be cropped.
+
+    Raises:
+      DataError: the frame has no size, or no crop within it.
+    """
+    size, crop = frame.size, frame.crop
+    if size is None or crop is None or np.any(np.less(size, crop)):
         raise DataError("candidates need a size and a crop within it")
 
 

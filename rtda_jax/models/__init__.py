@@ -5,7 +5,7 @@ A new network is a subclass of `layers.Network` in a file of its own and an entr
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -62,11 +62,9 @@ def create_model(name: str, num_classes: int = 19, **options: Any) -> nn.Module:
       ConfigError: the name or an option is unknown.
     """
     network = lookup(MODELS, name, "model")
-    try:
-        inspect.signature(network).bind(num_classes=num_classes, **options)
-    except TypeError as error:
-        raise ConfigError(f"model.options of {name}: {error}") from None
-    return network(num_classes=num_classes, **options)
+    arguments = {"num_classes": num_classes, **options}
+    _check_arguments(network, arguments, what=f"model.options of {name}")
+    return network(**arguments)
 
 
 def create_discriminator(name: str, in_channels: int = 19, **options: Any) -> nn.Module:
@@ -76,8 +74,23 @@ def create_discriminator(name: str, in_channels: int = 19, **options: Any) -> nn
       name: of the discriminator.
       in_channels: C.
       options: use_bias, output_stride (32, or 1 for logits at the input's resolution), dtype.
+
+    Raises:
+      ConfigError: the name or an option is unknown.
     """
-    return lookup(DISCRIMINATORS, name, "discriminator")(in_channels=in_channels, **options)
+    network = lookup(DISCRIMINATORS, name, "discriminator")
+    arguments = {"in_channels": in_channels, **options}
+    _check_arguments(network, arguments, what=f"adversary.options of {name}")
+    return network(**arguments)
+
+
+def _check_arguments(
+    network: Callable[..., nn.Module], arguments: Mapping[str, Any], *, what: str
+) -> None:
+    try:
+        inspect.signature(network).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{what}: {error}") from None
 
 
 def trainable(model: nn.Module, params: Any) -> Any:

@@ -7,6 +7,7 @@ KINDS = {
     "train": Kind(
         run=train.run,
         check=train.check,
+        reads=train.reads,
         bound=train.bound,
         record="training",
         sees_target=True,
@@ -15,6 +16,7 @@ KINDS = {
     "pseudo_label": Kind(
         run=pseudo_label.run,
         check=pseudo_label.check,
+        reads=pseudo_label.reads,
         bound=pseudo_label.bound,
         sees_target=True,
         reads_networks=True,
@@ -22,6 +24,7 @@ KINDS = {
     "statistics": Kind(
         run=statistics.run,
         check=statistics.check,
+        reads=statistics.reads,
         bound=statistics.bound,
         sees_target=True,
         reads_networks=True,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import watchdog
-from rtda_jax.run.workdir import RESULT, find_result, other_results, save_result
+from rtda_jax.run.workdir import find_result, other_results, save_result
 from rtda_jax.stages import validation
 from rtda_jax.stages.plan import Plan, Stage, load_network, network_of, parse, seals
 from rtda_jax.tools import drawing
@@ -75,50 +76,6 @@ def bound(fields: Fields) -> Fields:
     return only(fields, ())
 
 
-def check_images(plan: Plan) -> None:
-    """Refuses missing images and classes for the evaluation before training instead of after it.
-
-    Raises:
-      ConfigError: names the stage, the field, and how to train without an evaluation.
-      DataError: names the classes to report that the network does not have.
-    """
-    trained = _trained(plan)
-    for name, stage in plan.items():
-        scored = stage.config.benchmark.eval
-        if stage.kind == "evaluate":
-            head = class_set(stage.config.benchmark.classes)
-            head.rows(class_set(stage.config.benchmark.eval_classes))
-        if stage.kind == "evaluate" and scored.name == "folders":
-            require(
-                bool(scored.images),
-                f"stage {name}: no images to evaluate on; give --config.benchmark.eval.images, "
-                "which may be those of benchmark.target, and --config.benchmark.eval.labels if "
-                f'there are labels, or train without an evaluation: "--config.stages={trained}"',
-            )
-
-
-def check_data(plan: Plan, workdir: pathlib.Path) -> None:
-    """Looks for the images and labels of all stages without a result, before anything is trained.
-
-    Raises:
-      DataError: names the stage, what is missing, and how to train without an evaluation.
-    """
-    for name, stage in plan.items():
-        if stage.kind == "evaluate" and not (workdir / name / RESULT).exists():
-            try:
-                _scored(stage.config)
-            except DataError as error:
-                raise DataError(
-                    f"stage {name}: {error}; to train without an evaluation: "
-                    f'"--config.stages={_trained(plan)}"'
-                ) from error
-
-
-def _trained(plan: Plan) -> tuple[str, ...]:
-    """Returns the stages that need no evaluation, for `stages`."""
-    return tuple(name for name, stage in plan.items() if stage.kind != "evaluate")
-
-
 def padding_warning(protocol: Protocol, size: tuple[int, int]) -> str:
     """Returns a warning if "slide" reads images of a size in larger windows at every scale."""
     if protocol.mode != "slide" or protocol.window is None:
@@ -136,8 +93,9 @@ def padding_warning(protocol: Protocol, size: tuple[int, int]) -> str:
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates the stage's networks, unless that is done, and returns the entry of results.json.
 
-    It is done again if the networks or the user's own images or labels have changed. Results under
-    other protocols or of fewer steps are kept as `others` of the entry.
+    It is done again if the networks, the user's own images or labels, or the validators that are
+    asked for have changed. Results under other protocols or of fewer steps are kept as `others` of
+    the entry.
     """
     identity = identify(plan, name)
     record = find_result(workdir / name, identity)
@@ -157,7 +115,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _changed(plan: Plan, name: str, workdir: pathlib.Path, record: dict[str, Any]) -> str:
-    """Returns what of a stage has changed since a record: networks, the user's own files, or "".
+    """Returns what has changed since a record: networks, the user's own files, validators, or "".
 
     Scores stand if the files are gone, and where older records do not say what they are of.
     """
@@ -167,18 +125,39 @@ def _changed(plan: Plan, name: str, workdir: pathlib.Path, record: dict[str, Any
         return "its networks"
     if config.benchmark.eval.name == "folders" and "files" in record:
         with contextlib.suppress(DataError):
-            if _files(_scored(config)) != record["files"]:
+            dataset = scored_set(config)
+            if _files(dataset) != record["files"]:
                 return "sizes or dates of its images or labels"
+            if record.get("meaning", meaning := _meaning(dataset)) != meaning:
+                return "the classes of its label ids"
+    if record.get("asked", asked := _asked(config)) != asked:
+        return "eval.validators or eval.validator_images"
     return ""
 
 
-def _scored(config: ConfigDict) -> Dataset:
+def scored_set(config: ConfigDict) -> Dataset:
+    """Returns the set of images that an evaluate stage scores."""
     spec, classes = config.benchmark.eval, config.benchmark.classes
     return load(spec, data_dir=config.data_dir, classes=class_set(classes).name)
 
 
 def _files(dataset: Dataset) -> str:
     return dataset.reader.fingerprint(labels=True)[:16]
+
+
+def _meaning(dataset: Dataset) -> str:
+    """Returns a digest of how label files become classes, which a `labels.json` may change."""
+    if dataset.labelling is None:
+        return ""
+    labelling = dataset.labelling
+    table = dataset.classes.lut(labelling).tolist()
+    described = (table, labelling.encoding, labelling.colours, sorted(labelling.numbers.items()))
+    return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
+
+
+def _asked(config: ConfigDict) -> list[str]:
+    """Returns the validators that an evaluation is asked for, and on how many images."""
+    return [*config.eval.validators, str(config.eval.validator_images)]
 
 
 def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -189,7 +168,7 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     models = [load_network(plan, reference, workdir) for reference in stage.models]
     head = class_set(config.benchmark.classes)
     reported = class_set(config.benchmark.eval_classes)
-    dataset = _scored(config)
+    dataset = scored_set(config)
     _, processes = parallel.process()
     if processes > len(dataset):
         raise ConfigError(f"stage {name}: {len(dataset)} images are too few for {processes}")
@@ -205,8 +184,14 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
         scores = evaluate.report(
             confusion, names=reported.names, rows=head.rows(reported), absent=protocol.absent
         )
-        facts = {"images": len(dataset), "files": _files(dataset), "weights": weights, **identity}
-        record = scores | facts | {"confusion": confusion.tolist()}
+        facts = {
+            "images": len(dataset),
+            "files": _files(dataset),
+            "meaning": _meaning(dataset),
+            "asked": _asked(config),
+            "weights": weights,
+        }
+        record = scores | facts | identity | {"confusion": confusion.tolist()}
         if parallel.is_main():  # before anything else can fail
             save_result(workdir / name, record, identity)
         record["validators"] = validate(config, models, observer, protocol, heartbeat)
@@ -272,6 +257,7 @@ def predict_all(
         dataset,
         size=tuple(config.benchmark.eval_size),
         resize=config.benchmark.resize,
+        threads=config.threads,
         process_index=process_index,
         process_count=process_count,
     )
@@ -380,7 +366,10 @@ def examples(config: ConfigDict, rows: list[Row], *, beta: float | None):
     )
     cells = []
     stream = eval_stream(
-        source, size=tuple(config.benchmark.eval_size), resize=config.benchmark.resize
+        source,
+        size=tuple(config.benchmark.eval_size),
+        resize=config.benchmark.resize,
+        threads=config.threads,
     )
     for (example, prediction), played in zip(rows, stream, strict=False):
         row = [played["image"]]

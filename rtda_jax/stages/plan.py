@@ -5,6 +5,7 @@ module checks the names, and reads the networks once those stages are finished.
 """
 
 import contextlib
+import copy
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,10 +24,11 @@ from rtda_jax.adapt.teacher import TrainedNetwork
 from rtda_jax.data.batches import BenchmarkOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import StreamOptions
-from rtda_jax.errors import CheckpointError, ConfigError, lookup, require
+from rtda_jax.errors import CheckpointError, ConfigError, DataError, lookup, require
 from rtda_jax.run import checkpoint, parallel
-from rtda_jax.run.binding import Traits
+from rtda_jax.run.binding import FREE, Traits, among
 from rtda_jax.run.files import sha256
+from rtda_jax.run.workdir import flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +67,12 @@ class Kind(Traits):
       run: runs the stage of a plan in a workdir, or prints that it is finished; returns its entry
         of results.json.
       check: raises a ConfigError if a stage cannot be run after those of the plan.
+      reads: returns the fields of `benchmark` whose images a stage cannot do without.
     """
 
     run: Callable[[Plan, str, pathlib.Path], dict[str, Any]]
     check: Callable[[Plan, Stage], None]
+    reads: Callable[[Stage], tuple[str, ...]] = lambda _: ()
 
 
 def make_plan(config: ConfigDict, kinds: Mapping[str, Kind]) -> Plan:
@@ -98,11 +102,11 @@ def make_plan(config: ConfigDict, kinds: Mapping[str, Kind]) -> Plan:
 
 @contextlib.contextmanager
 def naming(stage: str) -> Iterator[None]:
-    """Adds the name of a stage to a ConfigError."""
+    """Adds the name of a stage to a ConfigError or DataError."""
     try:
         yield
-    except ConfigError as error:
-        raise ConfigError(f"stage {stage}: {error}") from error.__cause__
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"stage {stage}: {error}") from error.__cause__
 
 
 def _stage(
@@ -123,11 +127,13 @@ def _stage(
         check_network(plan, model, kinds)
     method = None
     if kind.leaves_network and models:
+        _check_read(kind, overrides)
         stage_config, method = _of_changed_network(plan, models[0])
     else:
         stage_config = config.copy_and_resolve_references()
         with stage_config.unlocked():
             del stage_config["stages"], stage_config["stage"]
+        _check_followers(kind, config, overrides)
     _override(stage_config.lock(), overrides)
     # These are read only for their errors, so that an invalid field is refused before any stage
     # runs.
@@ -135,6 +141,8 @@ def _stage(
     read(StreamOptions, stage_config, "")
     read(BenchmarkOptions, stage_config.benchmark, "benchmark")
     stage_config.normalisation = build.normalisation_of(stage_config)
+    for model in models:
+        check_classes(plan, model, stage_config, field="models")
     if kind.leaves_network and method is None:
         check_beginning(plan, stage_config, kinds)
         method = _method(plan, stage_config)
@@ -169,6 +177,53 @@ def _override(config: ConfigDict, overrides: dict[str, Any]) -> None:
         config.update(overrides)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
+
+
+def _check_read(kind: Kind, overrides: Mapping[str, Any]) -> None:
+    """Refuses fields that a stage does not read because it has the network of an earlier one."""
+    fields = flat(dict(overrides))
+    others = fields.keys() - kind.bound(fields).keys()
+    unread = sorted(field for field in others if not among(field, FREE))
+    require(not unread, f"{', '.join(unread)}: the network of `models` decides that")
+
+
+def _check_followers(kind: Kind, config: ConfigDict, overrides: dict[str, Any]) -> None:
+    """Refuses a size or class set without the fields that would follow it.
+
+    In the record of a run every field has its own value, so that nothing follows there.
+    """
+    changed = copy.deepcopy(config)
+    _override(changed.lock(), overrides)
+    given = {f"benchmark.{field}" for field in flat(dict(overrides.get("benchmark", {})))}
+    before, after = (flat(c.benchmark.to_dict()) for c in (config, changed))
+    moved = {f"benchmark.{field}" for field in after if after[field] != before[field]}
+    stores = {k: v.get("store") for k, v in config.benchmark.items() if isinstance(v, ConfigDict)}
+    unread = [f"benchmark.{role}" for role, store in stores.items() if store != "shards"]
+    missing = {field: None for field in sorted(moved - given) if not among(field, unread)}
+    if kind.record != "scores":  # an evaluation binds nothing, but reads its size and classes
+        missing = kind.bound(missing)
+    require(
+        not missing,
+        f"{', '.join(missing)} would follow {', '.join(sorted(given & moved))}: give the stage a "
+        "value for each of them too",
+    )
+
+
+def check_classes(plan: Plan, network: str, config: ConfigDict, *, field: str) -> None:
+    """Refuses a network whose classes are not those of a stage's configuration.
+
+    Raises:
+      ConfigError: names the field, the network and its classes.
+    """
+    theirs = plan[parse(network)[0]].config
+    _same_classes(theirs, config, f"{field}: {network!r} knows")
+
+
+def _same_classes(theirs: ConfigDict, ours: ConfigDict, who: str) -> None:
+    known, wanted = (class_set(config.benchmark.classes).names for config in (theirs, ours))
+    strange = sorted(set(known) ^ set(wanted)) or ["their order"]
+    differ = f"they differ in {', '.join(strange[:3])}"
+    require(known == wanted, f"{who} other classes than benchmark.classes; {differ}")
 
 
 def parse(network: str) -> tuple[str, str]:
@@ -234,8 +289,10 @@ def check_beginning(plan: Plan, config: ConfigDict, kinds: Mapping[str, Kind]) -
         )
     if config.init:
         check_network(plan, config.init, kinds)
+        check_classes(plan, config.init, config, field="init")
     if config.pseudo_labels:
         check_earlier(plan, config.pseudo_labels, ("pseudo_label",))
+        _check_labels(plan[config.pseudo_labels].config, config)
     if config.taught_by:
         check_network(plan, config.taught_by, kinds)
         require(
@@ -243,11 +300,20 @@ def check_beginning(plan: Plan, config: ConfigDict, kinds: Mapping[str, Kind]) -
             f"taught_by={config.taught_by!r} is a teacher that stays as it is: it needs "
             f"teacher.kind='frozen', not {config.teacher.kind!r}",
         )
-        theirs = plan[parse(config.taught_by)[0]].config.benchmark.classes
+        check_classes(plan, config.taught_by, config, field="taught_by")
+
+
+def _check_labels(labelling: ConfigDict, config: ConfigDict) -> None:
+    """Refuses the labels of a pseudo_label stage for other images or classes than a stage's."""
+    split = labelling.pseudo.split
+    theirs, ours = labelling.benchmark[split], config.benchmark.target
+    for field in ("name", "split", "images", "list", "quarantine"):
         require(
-            class_set(theirs) == class_set(config.benchmark.classes),
-            f"taught_by={config.taught_by!r} knows other classes: {theirs}",
+            theirs.get(field, "") == ours.get(field, ""),
+            f"pseudo_labels={config.pseudo_labels!r} labels benchmark.{split} with {field} "
+            f"{theirs.get(field, '')!r}, but benchmark.target has {ours.get(field, '')!r}",
         )
+    _same_classes(labelling, config, f"pseudo_labels={config.pseudo_labels!r} has")
 
 
 def load_network(plan: Plan, network: str, workdir: pathlib.Path) -> evaluate.Model:
@@ -261,12 +327,12 @@ def load_network(plan: Plan, network: str, workdir: pathlib.Path) -> evaluate.Mo
     fresh, folder = state_shapes(stage), workdir / name
     if weights == "large":
         wanted = {"large": {"network": fresh.large.network}}
-        variables = _restore(stage, folder, {"memory": wanted})["memory"]["large"]["network"]
+        variables = restore(stage, folder, {"memory": wanted})["memory"]["large"]["network"]
     elif weights == "teacher":
-        variables = _restore(stage, folder, {"teacher": fresh.teacher})["teacher"]
+        variables = restore(stage, folder, {"teacher": fresh.teacher})["teacher"]
     else:
         wanted = {"g_params": fresh.g_params, "g_stats": fresh.g_stats}
-        student = _restore(stage, folder, wanted)
+        student = restore(stage, folder, wanted)
         variables = {"params": student["g_params"], "batch_stats": student["g_stats"]}
     module, normalisation, _ = method_of(stage).network(weights)
     return evaluate.Model(module, variables, normalisation)
@@ -286,54 +352,6 @@ def seals(plan: Plan, networks: Iterable[str], workdir: pathlib.Path) -> dict[st
     }
 
 
-def start_from(
-    state: TrainState, *, stage: Stage, plan: Plan, workdir: pathlib.Path
-) -> tuple[TrainState, str]:
-    """Returns a fresh state with the networks that the stage starts from, and a sentence.
-
-    These are the segmentation network of the stage that `init` names, with its batch statistics,
-    and the discriminators of the levels that both stages train. The optimizers start fresh.
-
-    Raises:
-      ConfigError: that stage is not finished.
-    """
-    network = stage.config.init
-    model = load_network(plan, network, workdir)
-    earlier = plan[parse(network)[0]]
-    wanted = {level: state.d_params[level] for level in shared_levels(stage, earlier)}
-    restored = {}
-    if wanted:
-        restored = _restore(earlier, workdir / earlier.name, {"d_params": wanted})["d_params"]
-    state = state.replace(
-        g_params=model.variables["params"],
-        g_stats=model.variables["batch_stats"],
-        d_params={**state.d_params, **restored},
-    )
-    taken = ", ".join(["segmentation network", *(f"discriminator of {level}" for level in wanted)])
-    return state, f"starts from {network}: {taken}"
-
-
-def shared_levels(stage: Stage, earlier: Stage) -> list[str]:
-    """Returns the levels whose discriminators both stages train."""
-    if earlier.changes_network:
-        return []
-    ours, theirs = (method_of(each).adversary.networks for each in (stage, earlier))
-    return sorted(ours.keys() & theirs.keys())
-
-
-def taught_by(
-    state: TrainState, *, stage: Stage, plan: Plan, workdir: pathlib.Path
-) -> tuple[TrainState, str]:
-    """Returns a state whose teacher is the network that the stage's `taught_by` names.
-
-    Raises:
-      ConfigError: that stage is not finished.
-    """
-    network = stage.config.taught_by
-    variables = load_network(plan, network, workdir).variables
-    return state.replace(teacher=variables), f"taught by {network}"
-
-
 def method_of(stage: Stage) -> Method:
     """Returns the method of a stage that produces a network."""
     assert stage.method is not None
@@ -351,7 +369,18 @@ def state_shapes(stage: Stage) -> TrainState:
     return jax.eval_shape(lambda: build.initial_state(method_of(stage)))
 
 
-def _restore(stage: Stage, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def restore(stage: Stage, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Returns the wanted parts of a finished stage's state, on one device.
+
+    Args:
+      stage: the stage.
+      folder: its folder.
+      wanted: the shapes of the parts, as fields of its state.
+
+    Raises:
+      ConfigError: the stage is not finished.
+      CheckpointError: its last checkpoint is damaged.
+    """
     steps = stage.config.steps
     step = checkpoint.newest_healthy(folder / "checkpoints")
     if step != steps:

@@ -44,7 +44,7 @@ from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model, folded
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log, parallel
-from rtda_jax.run.binding import Fields, only
+from rtda_jax.run.binding import Fields, bind_data, only
 from rtda_jax.run.files import read_bytes, write_bytes, write_npz
 from rtda_jax.run.log import Progress
 from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
@@ -82,6 +82,11 @@ def check(plan: Plan, stage: Stage) -> None:
             one_of(head, heads, f"output of {reference} in pseudo.heads:")
 
 
+def reads(stage: Stage) -> tuple[str, ...]:
+    """Returns the set of images that are labelled."""
+    return (stage.config.pseudo.split,)
+
+
 def bound(fields: Fields) -> Fields:
     """Returns the fields of a stage, and of the labelled split, that decide its labels."""
     names = ("kind", "models", "pseudo", "benchmark.classes", "benchmark.size", "benchmark.resize")
@@ -109,6 +114,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     )
     classes = class_set(benchmark.classes)
     dataset = images(config)
+    bind_data(folder, {options.split: dataset})  # labels that are there were made for its images
     begin = time.perf_counter()
     with shutdown_event() as interrupted, watchdog(config.stall_seconds) as heartbeat:
         sentence = f"stopped in stage {name}; the same command continues there"

@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rtda_jax.adapt.options import read
+from rtda_jax.adapt.state import check_one_image
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data.batches import target_set
 from rtda_jax.data.stream import eval_stream
@@ -47,7 +48,7 @@ class StatisticsOptions:
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses more than one network, one without statistics, or an invalid number of batches.
+    """Refuses more than one network, one without statistics, and batches that cannot be measured.
 
     Raises:
       ConfigError: names the field or the network.
@@ -56,15 +57,25 @@ def check(plan: Plan, stage: Stage) -> None:
     require(number == 1, f"kind 'statistics' reads one model, got {number}")
     read(StatisticsOptions, stage.config.statistics, "statistics")
     (reference,) = stage.models
+    network = network_of(plan, reference)
     require(
-        bool(network_of(plan, reference).shapes()["batch_stats"]),
+        bool(network.shapes()["batch_stats"]),
         f"kind 'statistics' needs a network with batch normalisation; {reference} has none",
     )
+    if stage.config.batch_size == 1:
+        module: nn.Module = network.module.clone(batch_norm="last", axis_name=None)
+        check_one_image(module, size=tuple(stage.config.benchmark.size))
+
+
+def reads(stage: Stage) -> tuple[str, ...]:
+    """Returns the set of images whose statistics are measured."""
+    del stage
+    return ("target",)
 
 
 def bound(fields: Fields) -> Fields:
     """Returns the fields of a stage that decide its statistics."""
-    names = ("kind", "models", "statistics", "seed", "batch_size", "normalisation")
+    names = ("kind", "models", "statistics", "seed", "batch_size")
     return only(
         fields,
         (*names, "benchmark.classes", "benchmark.size", "benchmark.resize", "benchmark.target"),

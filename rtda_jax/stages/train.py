@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from rtda_jax.adapt import build, views
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
-from rtda_jax.adapt.state import output_shapes, sample_shape
+from rtda_jax.adapt.state import TrainState, output_shapes, sample_shape
 from rtda_jax.adapt.terms import formula
-from rtda_jax.data.batches import introduction
+from rtda_jax.data.batches import check_frames, introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run import checkpoint, log, parallel
@@ -22,14 +22,13 @@ from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import (
     Plan,
     Stage,
+    load_network,
     method_of,
     naming,
     network_of,
     parse,
-    shared_levels,
-    start_from,
+    restore,
     state_shapes,
-    taught_by,
 )
 from rtda_jax.tools import cost
 from rtda_jax.train import train
@@ -51,7 +50,7 @@ UNREAD = (
 
 
 def check(plan: Plan, stage: Stage) -> None:
-    """Refuses an invalid zoom, moves, margins or teacher, and an `init` that does not fit.
+    """Refuses invalid sizes, zooms, moves, margins or teachers, and an `init` that does not fit.
 
     Raises:
       ConfigError: names the field.
@@ -64,6 +63,15 @@ def check(plan: Plan, stage: Stage) -> None:
         "teacher.average='parameters' needs forward passes of the teacher, which give it running "
         "statistics of its own: give objective.distil, mix or masked a weight",
     )
+    begins = config.init or config.taught_by
+    whole = config.model.pretrained and config.model.pretrained_part == "all"
+    require(
+        not method.teaches or method.teacher.kind != "frozen" or bool(begins or whole),
+        "teacher.kind='frozen' keeps the network with which the stage begins as the teacher, and "
+        "its classifier would be untrained: give init, taught_by, or model.pretrained with "
+        "model.pretrained_part='all'",
+    )
+    check_frames(config, needs_target=method.needs_target)
     margins = tuple(config.target_margins)
     if any(margins):
         require(
@@ -73,6 +81,12 @@ def check(plan: Plan, stage: Stage) -> None:
         check_margins(margins, size=tuple(config.benchmark.size))
     if config.init:
         _check_init(plan, stage)
+
+
+def reads(stage: Stage) -> tuple[str, ...]:
+    """Returns the sets of images that the stage trains on."""
+    labelled = {"source": "source", "target": "target_labelled"}[stage.config.labelled]
+    return (labelled, "target") if method_of(stage).needs_target else (labelled,)
 
 
 def _check_init(plan: Plan, stage: Stage) -> None:
@@ -198,6 +212,54 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     }
     write_json(done, record)
     return record
+
+
+def start_from(
+    state: TrainState, *, stage: Stage, plan: Plan, workdir: pathlib.Path
+) -> tuple[TrainState, str]:
+    """Returns a fresh state with the networks that the stage starts from, and a sentence.
+
+    These are the segmentation network of the stage that `init` names, with its batch statistics,
+    and the discriminators of the levels that both stages train. The optimizers start fresh.
+
+    Raises:
+      ConfigError: that stage is not finished.
+    """
+    network = stage.config.init
+    model = load_network(plan, network, workdir)
+    earlier = plan[parse(network)[0]]
+    wanted = {level: state.d_params[level] for level in shared_levels(stage, earlier)}
+    restored = {}
+    if wanted:
+        restored = restore(earlier, workdir / earlier.name, {"d_params": wanted})["d_params"]
+    state = state.replace(
+        g_params=model.variables["params"],
+        g_stats=model.variables["batch_stats"],
+        d_params={**state.d_params, **restored},
+    )
+    taken = ", ".join(["segmentation network", *(f"discriminator of {level}" for level in wanted)])
+    return state, f"starts from {network}: {taken}"
+
+
+def shared_levels(stage: Stage, earlier: Stage) -> list[str]:
+    """Returns the levels whose discriminators both stages train."""
+    if earlier.changes_network:
+        return []
+    ours, theirs = (method_of(each).adversary.networks for each in (stage, earlier))
+    return sorted(ours.keys() & theirs.keys())
+
+
+def taught_by(
+    state: TrainState, *, stage: Stage, plan: Plan, workdir: pathlib.Path
+) -> tuple[TrainState, str]:
+    """Returns a state whose teacher is the network that the stage's `taught_by` names.
+
+    Raises:
+      ConfigError: that stage is not finished.
+    """
+    network = stage.config.taught_by
+    variables = load_network(plan, network, workdir).variables
+    return state.replace(teacher=variables), f"taught by {network}"
 
 
 def describe(method: Method, config: ConfigDict) -> list[str]:

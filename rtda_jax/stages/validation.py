@@ -246,7 +246,11 @@ def _first_examples(config: ConfigDict, spec: Any) -> tuple[Iterator[dict[str, A
     process, processes = parallel.process()
     share = range(process, count, processes)
     stream = eval_stream(
-        dataset, size=tuple(benchmark.eval_size), resize=benchmark.resize, order=share
+        dataset,
+        size=tuple(benchmark.eval_size),
+        resize=benchmark.resize,
+        order=share,
+        threads=config.threads,
     )
     return stream, len(share), count
 

@@ -144,7 +144,9 @@ def load_pretrained(
         unused=tuple(sorted(file.arrays.keys() - loaded.keys())),
         notes=notes,
     )
-    return flax.traverse_util.unflatten_dict(flat), report
+    # Flattening drops empty collections: a network without normalisation has no statistics.
+    filled = {name: {} for name in variables} | flax.traverse_util.unflatten_dict(flat)
+    return filled, report
 
 
 def _check_names(
