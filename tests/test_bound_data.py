@@ -1,10 +1,14 @@
 """A stage is bound to its data, wherever they lie."""
 
 import pytest
+from helpers import folder_config
 from test_binding import begin
 
+from rtda_jax import experiment
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding
+from rtda_jax.run.workdir import write_json
+from rtda_jax.stages import pseudo_label
 
 
 class Images:
@@ -45,3 +49,17 @@ def test_data_are_known_by_their_names_and_sizes_wherever_they_lie(tmp_path):
 def test_an_empty_set_and_one_without_files_have_fingerprints(tmp_path):
     assert binding.fingerprint(Images(tmp_path, [])).startswith("0 examples")
     assert binding.fingerprint(Images(tmp_path, ["a\0", "b"])).startswith("2 examples")
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_labels_are_not_continued_on_other_images(root, tmp_path, monkeypatch):
+    """Their thresholds hold over the whole set, so that the files would have two kinds of them."""
+    plan = experiment.checked_plan(folder_config(root, "ssl", pseudo__split="eval").lock())
+    for function in ("load_network", "predictor"):
+        monkeypatch.setattr(pseudo_label, function, lambda *_, **__: None)
+    stage = tmp_path / "label"
+    (stage / "labels").mkdir(parents=True)
+    (stage / "labels" / "0.png").touch()
+    write_json(stage / "data.json", {"eval": "9 examples, of which some were quarantined since"})
+    with pytest.raises(ConfigError, match="label began with another eval set: 9 examples"):
+        pseudo_label.run(plan, "label", tmp_path)

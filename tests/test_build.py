@@ -7,6 +7,7 @@ import pytest
 from helpers import config, get
 
 from rtda_jax.adapt import build, optim
+from rtda_jax.adapt.method import ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
@@ -60,6 +61,16 @@ MIX = {"objective.mix": 1.0, "teacher.kind": "ema"}
             {**MIX, "mix.boundary": 3, "mix.boundary_blur": 21.1},
             r"mix\.boundary_blur=21\.1 reaches 64 pixels away, .* benchmark\.crop=\(64, 128\)",
         ),
+        (
+            {"model.options": {"batch_norm": "frozen"}},
+            r"model\.options\.batch_norm is set by model\.batch_norm",
+        ),
+        (
+            {"objective.adv_output": 0.001, "adversary.options": {"bias": False}},
+            r"adversary\.options of fcd: got an unexpected keyword argument 'bias'",
+        ),
+        ({"loss.weighting": "given", "loss.weights": (-1.0,) * 19}, r"loss\.weights must be at l"),
+        ({"loss.weighting": "given", "loss.weights": (0.0,) * 19}, "one of them above 0"),
         (
             {"objective.seg_aux4": 1.0},
             "needs the output 'aux4'; bisenet_resnet18 has: aux16, aux32, logits",
@@ -191,3 +202,13 @@ def test_borders_may_leave_the_teacher_a_single_pixel():
     chosen = get("dacs")
     chosen.teacher.borders = (31, 32, 127, 0)
     assert build.build(chosen).size == (64, 128)
+
+
+def test_options_that_were_recorded_in_json_are_those_of_the_run():
+    """JSON has no tuples, and a network with a list among its options has no hash."""
+    config = get("source_only")
+    config.model.options = {"scales": (8, 16, 32)}
+    before = read(ModelOptions, config.model, "model")
+    config.model.options = json.loads(json.dumps(config.model.options.to_dict()))
+    assert read(ModelOptions, config.model, "model") == before
+    hash(build.build(config).generator)

@@ -123,6 +123,46 @@ def test_an_evaluation_that_ended_before_its_validators_is_done_again(finished, 
     assert again["validators"] == expected["validators"]
 
 
+def test_other_validators_are_measured_although_the_scores_are_there(finished, copy):
+    def run(*validators):
+        config = tiny(copy / "data")
+        config.eval.validators = validators
+        return experiment.run(config.lock(), copy / "run")["stages"]["evaluate"]
+
+    earlier = finished[1]["stages"]["evaluate"]["validators"]
+    for validators in (("entropy",), ("entropy", "nuclear_norm")):
+        assert run(*validators)["validators"] == {k: earlier[k] for k in validators}
+
+
+def test_labels_that_mean_something_else_are_scored_again(copy):
+    def confusion(*, road, car):
+        rows = [{"name": "road", "ids": [road]}, {"name": "car", "ids": [car]}]
+        others = [i for i in range(256) if i not in (road, car)]
+        content = json.dumps({"classes": rows, "ignore": others})
+        (copy / "data" / "target" / "labels.json").write_text(content)
+        results = experiment.run(tiny(copy / "data").lock(), copy / "run")
+        return results["stages"]["evaluate"]["confusion"]
+
+    names = class_set("cityscapes19").names
+    road, car = names.index("road"), names.index("car")
+    first, second = confusion(road=7, car=26), confusion(road=26, car=7)
+    assert first[road] == second[car] != first[car] == second[road]
+
+
+def test_an_evaluation_reads_with_as_many_threads_as_it_may(copy, monkeypatch):
+    threads = []
+    for module in (evaluate, validation):
+        read = module.eval_stream
+
+        def asked(*args, read=read, **options):
+            threads.append(options.get("threads"))
+            return read(*args, **options)
+
+        monkeypatch.setattr(module, "eval_stream", asked)
+    evaluated(copy, threads=1)
+    assert len(threads) == 4 and set(threads) == {1}  # scores, pictures and two validators
+
+
 @pytest.mark.parametrize(
     ("window", "scales", "warned"),
     [

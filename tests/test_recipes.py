@@ -73,3 +73,11 @@ def test_daformer_draws_crops_that_show_the_class_where_crops_are_smaller_than_i
     small, large = get("daformer", "synth_to_camvid"), get("daformer", "gta5_to_cityscapes")
     assert (small.rare_class, small.rare_min_pixels, small.rare_crops) == (0.1, 1, 1)
     assert (large.rare_class, large.rare_min_pixels, large.rare_crops) == (0.01, 3000, 11)
+
+
+def test_the_warm_up_of_long_runs_is_not_longer_than_a_short_stage():
+    long, short = (get("tufl", f"{b},pretrained=bisenet_lite0") for b in ("gta5_to_cityscapes", ""))
+    assert long.optim.warmup_steps == 1500
+    for config in (long, short):
+        for name in ("one", "two"):
+            assert stages(config)[name].optim.warmup_steps == 50

@@ -67,6 +67,24 @@ def test_a_network_without_batch_normalisation_is_refused_before_it_is_trained()
         helpers.stages(config)
 
 
+def test_a_batch_of_one_image_is_refused_where_a_layer_sees_one_value_of_each():
+    config = helpers.config("adabn")
+    config.stage.adabn.batch_size = 1
+    with pytest.raises(ConfigError, match=r"stage adabn: .*one value"):
+        helpers.stages(config)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"normalisation": "caffe_bgr"}, {"dtype": "bfloat16"}, {"model": {"name": "x"}}]
+)
+def test_what_the_measured_network_decides_is_not_a_field_of_the_stage(fields):
+    config = helpers.config("adabn")
+    config.stage.adabn.update({**fields, "batch_size": 2, "threads": 1})
+    message = r"stage adabn: (normalisation|dtype|model\.name): the network of `models` decides"
+    with pytest.raises(ConfigError, match=message):
+        helpers.stages(config)
+
+
 @pytest.fixture
 def target_of_seven(monkeypatch):
     """Seven images that are told apart by their first pixel, and what was asked of the stream."""

@@ -214,6 +214,13 @@ def test_batch_must_divide_by_the_devices(tmp_path):
         train(config("source_only", batch_size=3), tmp_path, batches=batches)
 
 
+@pytest.mark.parametrize("field", ["init", "taught_by", "pseudo_labels"])
+def test_an_earlier_stage_is_only_known_to_an_experiment(field, tmp_path):
+    made = config("source_only", **{field: "before"})
+    with pytest.raises(ConfigError, match=f"{field}='before' names a stage, which only an exper"):
+        train(made, tmp_path)
+
+
 def test_newest_checkpoints_are_kept(undisturbed):
     kept = sorted(int(p.name) for p in (undisturbed[1] / "checkpoints").iterdir())
     assert kept == [4, 6]

@@ -270,6 +270,7 @@ def test_stdc_trunk_and_its_known_unused_names(tmp_path):
 def test_vgg_of_two_origins_must_be_told_apart(tmp_path):
     name = "deeplab_vgg16"
     variables = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes_of(name, 2, True))
+    variables = {**variables, "batch_stats": {}}  # as in a state of a network without normalisation
     indices = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
     widths = [3, 64, 64, 128, 128, *[256] * 3, *[512] * 6]
     arrays = {"classifier.0.weight": np.zeros((4, 4), np.float32)}
@@ -283,6 +284,7 @@ def test_vgg_of_two_origins_must_be_told_apart(tmp_path):
         loaded, report = load_pretrained(path, name, variables, naming=naming)
         assert report.normalisation == normalisation
         assert loaded["params"]["backbone"]["conv5_3"]["bias"][0] == 28
+        assert loaded["batch_stats"] == {}
         assert "params.backbone.fc6.kernel" in report.missing
 
 
