@@ -38,6 +38,7 @@ __all__ = [
     "labelling",
     "parse",
     "stored",
+    "unnamed",
     "with_definitions",
 ]
 
@@ -109,6 +110,15 @@ def stored(meaning: Labelling) -> Labelling:
         return LABELLINGS[_STORED[meaning.name]]
     ids = meaning.ids if IGNORE in meaning.ids else (*meaning.ids, IGNORE)
     return dataclasses.replace(meaning, encoding="index", ids=ids, colours=(), numbers={})
+
+
+def unnamed(meaning: Labelling | None) -> Labelling | None:
+    """Returns a labelling without the path of a user's definition, for digests: one file has many
+    paths.
+    """
+    if meaning is None or meaning.name in LABELLINGS:
+        return meaning
+    return dataclasses.replace(meaning, name="")
 
 
 def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
