@@ -231,6 +231,8 @@ def each_seed(config: ConfigDict, workdir: pathlib.Path, *, count: int | None, j
 def run_seeds(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job) -> dict[str, Any]:
     """Runs or resumes seeds 0..count-1 in `workdir/seed<k>` and writes `workdir/summary.json`.
 
+    An earlier summary stays until the new one has as many of the seeds.
+
     The compiled programs do not depend on the seed unless augment.draw is "run", so that only the
     first seed compiles and the others read the persistent cache.
 
@@ -247,19 +249,32 @@ def run_seeds(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job
         raise ConfigError(f"--seeds must be 1 or more, got {count}")
     if config.seed:
         raise ConfigError(f"--seeds={count} runs seeds 0 to {count - 1}; config.seed must stay 0")
-    results = []
+    path, results, least = workdir / "summary.json", [], _least(workdir, count)
     for seed in range(count):
         chosen = config.copy_and_resolve_references()
         chosen.seed = seed
         log.say(f"\n=== seed {seed}, {seed + 1} of {count} ===")
         results.append(job(chosen.lock(), workdir / f"seed{seed}"))
         summary = summarise(results)
-        write_json(workdir / "summary.json", summary)
+        if len(results) >= least:
+            write_json(path, summary)
     if summary["stages"]:
         log.say(f"\n{config.benchmark.name}, mIoU in %, mean ± sample standard deviation")
         log.say(summary_table(summary))
-    log.say(f"\n{workdir / 'summary.json'}")
+    log.say(f"\n{path}")
     return summary
+
+
+def _least(workdir: pathlib.Path, count: int) -> int:
+    """Returns how many seeds a summary must have to replace that of an earlier command."""
+    earlier = None
+    with contextlib.suppress(FileNotFoundError, ConfigError):  # a damaged one is replaced at once
+        earlier = read_json(workdir / "summary.json").get("seeds")
+    if not isinstance(earlier, list):
+        return 0
+    # A seed without results begins anew: nothing of it is worth keeping.
+    there = [k for k in range(count) if (workdir / f"seed{k}" / "results.json").exists()]
+    return sum(seed in earlier for seed in there)
 
 
 def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:

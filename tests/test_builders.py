@@ -13,11 +13,24 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
-from rtda_jax.data import DataError, builders, decode, default_dir, layouts, load, parts, shards
+from rtda_jax.data import (
+    DataError,
+    builders,
+    decode,
+    default_dir,
+    labels,
+    layouts,
+    load,
+    parts,
+    sampling,
+    shards,
+)
+from rtda_jax.data.dataset import Dataset, Files
 from rtda_jax.data.streets import render
 from rtda_jax.errors import ConfigError
 from rtda_jax.tools import environment
 
+COUNTS = np.zeros((2, 3), np.int64)  # of two classes and of ignored pixels, in two labels
 SMALL = {"game_train": 3, "game_val": 2, "camera_train": 3, "camera_val": 1}
 
 
@@ -175,6 +188,30 @@ def test_changed_files_are_stored_anew(tmp_path):
     os.utime(path, (1, 1))
     data = load(spec, data_dir=tmp_path, classes="cityscapes19")
     np.testing.assert_array_equal(decode.examine(data, 0)[0], data_files.picture(99))
+
+
+def test_a_definition_of_labels_by_another_path_is_the_same_data(tmp_path, monkeypatch):
+    """A definition that says something else is not, and known labellings keep their digests."""
+    spec = data_files.folders(tmp_path, count=2, among=[7, 8])
+    monkeypatch.chdir(tmp_path)
+    text = labels.define([{"name": "road", "ids": [7]}, {"name": "car", "ids": [8]}])
+    other = labels.define([{"name": "road", "ids": [7, 8]}, {"name": "car", "ids": [26]}])
+    for file, content in (("own.json", text), ("copy.json", text), ("other.json", other)):
+        (tmp_path / file).write_text(content)
+    paths = ("own.json", "./own.json", str(tmp_path / "own.json"), "copy.json", text)
+    sets = [load({**spec, "store": "shards"}, data_dir=tmp_path, classes=c) for c in paths]
+    assert len({data.reader.folder for data in sets}) == 1
+    counted = []
+    monkeypatch.setattr(sampling, "count_labels", lambda d, **_: counted.append(d) or COUNTS)
+    for classes in (*paths, "other.json"):
+        data = load(spec, data_dir=tmp_path, classes=classes)
+        sampling.cached_class_counts(data, tmp_path / "counts.npz")
+    assert len(counted) == 2
+    changed = load({**spec, "store": "shards"}, data_dir=tmp_path, classes="other.json")
+    assert changed.reader.folder != sets[0].reader.folder
+    known = labels.labelling("cityscapes_ids")
+    data = Dataset("x", ("a",), changed.classes, known, Files(("no/a.png",), ("no/b.png",)))
+    assert builders._digest(data) == "12276ebdb1"
 
 
 def test_a_broken_file_stops_storing_by_name_and_the_rest_is_kept(tmp_path, monkeypatch):

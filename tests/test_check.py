@@ -277,6 +277,25 @@ def test_a_benchmark_is_checked_role_by_role(tmp_path):
     assert all((out / role / "manifest.json").exists() for role in found)
 
 
+@pytest.mark.parametrize("case", ["same", "other", "a label is missing"])
+def test_the_target_is_checked_unless_all_of_it_was_with_labels(tmp_path, case):
+    labelled = data_files.folders(tmp_path / "a", count=2)
+    target = {**labelled, "labels": "", "use": "unlabelled"}
+    if case == "other":
+        target["images"] = data_files.folders(tmp_path / "b", count=2)["images"]
+    elif case == "a label is missing":
+        (tmp_path / "a" / "labels" / "001.png").unlink()
+    sets = {"source": None, "source_eval": None, "target": target, "target_labelled": labelled}
+    benchmark = {**sets, "classes": "cityscapes19", "eval": None}
+    for folder in {labelled["images"], target["images"]}:
+        damaged = tmp_path / folder / "001.png"
+        damaged.write_bytes(damaged.read_bytes()[:300])
+    found = check_benchmark(benchmark, data_dir=tmp_path, out=tmp_path / "out", say=len)
+    assert set(found) == {"target_labelled", *(("target",) if case != "same" else ())}
+    last = list(found.values())[-1]
+    assert "truncated or damaged" in last["quarantine"]["001"]
+
+
 def test_a_set_without_a_usable_example_fails_after_all_sets_were_checked(tmp_path):
     spec = data_files.folders(tmp_path, count=2)
     (tmp_path / "empty.png").touch()

@@ -201,6 +201,16 @@ def test_classes_of_a_config_file_are_text():
     )
 
 
+def colourful(count):
+    """The definition of two classes with as many colours, of which class `b` has all but one."""
+    colours = [[n, n, 7] for n in range(count)]
+    rows = [
+        {"name": "a", "label_colours": colours[:1]},
+        {"name": "b", "label_colours": colours[1:]},
+    ]
+    return {"classes": rows, "ignore": [], "encoding": "rgb"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -217,6 +227,8 @@ def test_classes_of_a_config_file_are_text():
         ({"ignore": [256], "encoding": "red"}, "a number from 0 to 255, got 256"),
         ({"ignore": [*range(300, 600)]}, "with one above 255 there may be 254"),
         ({"ignore": [True]}, "a number from 0 to 65535, got True"),
+        (colourful(255), "255 label colours; there may be 254"),
+        ({**colourful(253), "ignore": [[9, 9, 9], [8, 8, 8]]}, "255 label colours; there may be"),
         ({"encoding": "hex"}, "encoding must be index, red or rgb, got 'hex'"),
         ({"encoding": "rgb"}, "'label_colours', not 'ids'"),
         ({"classes": [{"name": "a", "ids": [3]}, {"name": "b"}]}, "no ids or label colours for b"),
@@ -273,6 +285,20 @@ def test_labels_beside_the_data_are_read_as_the_definition_says(tmp_path, encodi
     data = load(spec, data_dir=tmp_path, classes=str(tmp_path / "labels.json"))
     np.testing.assert_array_equal(decode.examine(data, 0)[1], numbers)
     np.testing.assert_array_equal(next(eval_stream(data))["label"], numbers)
+
+
+def test_as_many_colours_as_there_may_be_are_told_apart_and_from_others(tmp_path):
+    for name, blue in (("listed", 7), ("other", 8)):
+        numbers = np.arange(254, dtype=np.uint8).reshape(2, 127)
+        pixels = np.stack([numbers, numbers, np.full_like(numbers, blue)], -1)
+        data_files.save(tmp_path / "images" / f"{name}.png", data_files.picture(0, (2, 127)))
+        data_files.save(tmp_path / "labels" / f"{name}.png", pixels)
+    (tmp_path / "labels.json").write_text(json.dumps(colourful(254)))
+    spec = {"name": "folders", "images": "images", "labels": "labels"}
+    data = load(spec, data_dir=tmp_path, classes=str(tmp_path / "labels.json"))
+    np.testing.assert_array_equal(decode.examine(data, 0)[1], numbers > 0)
+    with pytest.raises(DataError, match=r"other\.png: 254 label pixels .* outside"):
+        decode.examine(data, 1)
 
 
 def test_a_labelling_by_name_maps_to_other_classes(tmp_path):

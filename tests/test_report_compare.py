@@ -207,6 +207,34 @@ def test_runs_of_other_settings_share_no_row_and_other_protocols_no_table(
     assert {"scores-on-streets-protocol-1", "scores-on-streets-protocol-2"} <= tags.ids
 
 
+def test_seeds_are_of_one_row_only_if_their_data_are(tmp_path):
+    """Data that moved are the same for a run that continues, but not for two runs."""
+
+    def run(name, seed=0, **data):
+        def change(results):
+            places = {"images": "gta", "labels": "gta_labels", "store_dir": f"/scratch/{name}"}
+            results["config"]["benchmark"]["source"] |= {**places, **data}
+            results["config"]["data_dir"] = f"/job/{name}"
+            for stage in results["stages"].values():
+                if "protocol" in stage:  # all are evaluated on the same images
+                    stage["protocol"]["split"] = {"name": "folders", "images": "val"}
+
+        written = tmp_path / "written" / name
+        write_run(written, "source_only", seed, skill=0.4, benchmark="folders")
+        return edited(written, tmp_path / name, change)
+
+    first, second = run("gta-s0"), run("gta-s1", 1)
+    others = [
+        run(f"other-s{seed}", seed, **{field: "other"})
+        for seed, field in enumerate(("images", "labels", "labelling", "list", "quarantine"))
+    ]
+    trained, (only,) = series([first, second, *others])
+    for rows in (trained, only.rows):
+        assert sorted(len(row.stages) for row in rows) == [1, 1, 1, 1, 1, 2]
+        assert not any(row.repeats for row in rows)
+    assert "benchmark.source.images" in compare.differences(trained)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "tables"),
     [

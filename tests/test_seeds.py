@@ -1,3 +1,4 @@
+import contextlib
 import json
 from types import SimpleNamespace
 
@@ -93,6 +94,42 @@ def test_an_interrupted_seed_leaves_the_summary_of_the_finished_ones(one_stage, 
     with pytest.raises(Interrupted):
         experiment.run_seeds(one_stage, tmp_path, count=3, job=job)
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [0]
+
+
+def test_evaluating_again_keeps_the_summary_until_the_new_one_has_as_many_seeds(
+    one_stage, tmp_path
+):
+    def summary():
+        return json.loads((tmp_path / "summary.json").read_text())
+
+    def evaluated(miou, *, until):
+        def job(config, workdir):
+            if config.seed == until:
+                raise Interrupted("stopped in stage evaluate")
+            result = result_of(config.seed, miou, 0.2)
+            write_json(workdir / "results.json", result)
+            return result
+
+        with contextlib.suppress(Interrupted):
+            experiment.run_seeds(one_stage, tmp_path, count=3, job=job)
+        return summary()["stages"]["evaluate"]["miou"]["values"]
+
+    assert evaluated(0.1, until=2) == [0.1, 0.1]
+    assert evaluated(0.2, until=1) == [0.1, 0.1]
+    assert evaluated(0.3, until=2) == [0.3, 0.3]
+    assert evaluated(0.4, until=3) == [0.4, 0.4, 0.4]
+    assert evaluated(0.5, until=2) == [0.4, 0.4, 0.4]
+    for seed in (0, 1, 2):  # they begin anew
+        (tmp_path / f"seed{seed}" / "results.json").unlink()
+    assert evaluated(0.6, until=1) == [0.6]
+    assert evaluated(0.7, until=3) == [0.7, 0.7, 0.7]
+    for damaged in ("{", '{"seeds": 3}'):
+        (tmp_path / "summary.json").write_text(damaged)
+        assert evaluated(0.7, until=1) == [0.7]
+    fewer = experiment.run_seeds(
+        one_stage, tmp_path, count=2, job=lambda c, _: result_of(c.seed, 0.8, 0.2)
+    )
+    assert fewer == summary()
 
 
 def test_arguments_that_make_no_sense_are_refused(one_stage, tmp_path):

@@ -1,5 +1,7 @@
 """Specifications of data sets: their fields, their lists, and what a wrong one says."""
 
+import json
+
 import data_files
 import pytest
 
@@ -14,6 +16,20 @@ def test_globs_choose_among_files(tmp_path):
         data_files.save(tmp_path / "x" / f"{name}.png", data_files.picture(0))
     data = load({"name": "folders", "images": "x/a_*.png"}, data_dir=tmp_path, classes=CLASSES)
     assert data.keys == ("a_1", "a_2") and data.labelling is None
+
+
+def test_a_pattern_of_labels_finds_the_definition_that_their_folder_finds(tmp_path):
+    data_files.save(tmp_path / "images" / "city" / "a.png", data_files.picture(0))
+    data_files.save(tmp_path / "all" / "gt" / "city" / "a_gt.png", data_files.ids(0, [7, 11]))
+    rows = [{"name": "sky", "ids": [7]}, {"name": "car", "ids": [11]}]
+    spec = {"name": "folders", "images": "images", "label_suffix": "_gt"}
+    for place in ("all/gt", "all"):  # the folder of the labels, and the one above
+        file = tmp_path / place / "labels.json"
+        file.write_text(json.dumps({"classes": rows}))
+        for labels in ("all/gt", "all/gt/*/*_gt.png", "all/gt/**/*.png", "all/gt/c*/a_gt.png"):
+            data = load({**spec, "labels": labels}, data_dir=tmp_path, classes=CLASSES)
+            assert data.labelling.name == str(file), labels
+        file.unlink()
 
 
 def test_lists_and_quarantines_choose_examples(tmp_path):

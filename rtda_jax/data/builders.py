@@ -335,7 +335,7 @@ def _digest(dataset: Dataset) -> str:
     labelled = dataset.labelling is not None
     about = (
         _READER,
-        dataset.labelling,
+        labels.unnamed(dataset.labelling),
         sorted(dataset.lenient),
         tuple(dataset.keys),
         dataset.reader.fingerprint(labels=labelled),

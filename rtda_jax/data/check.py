@@ -158,8 +158,8 @@ def check_benchmark(
 ) -> dict[str, dict[str, Any]]:
     """Runs `check_data` for every set of a benchmark (`configs/benchmarks.py`), into `out/ROLE`.
 
-    The training images of the target are checked with their labels, if there are any, because this
-    job does not train.
+    The training images of the target are checked with their labels, if all of them have some,
+    because this job does not train.
 
     Raises:
       DataError: after all sets were checked, none of the examples of a set is usable.
@@ -167,10 +167,13 @@ def check_benchmark(
     manifests = {}
     for role in ("source", "source_eval", "target_labelled", "target", "eval"):
         spec = benchmark[role]
-        if not spec or (role == "target" and "target_labelled" in manifests):
+        if not spec or (spec["name"] == "folders" and not spec["images"]):
             continue
-        if spec["name"] == "folders" and not spec["images"]:
-            continue
+        if role == "target" and "target_labelled" in manifests:
+            roles = (benchmark["target"], benchmark["target_labelled"])
+            images, labelled = (_images(of, data_dir, benchmark["classes"]) for of in roles)
+            if images <= labelled:
+                continue
         manifests[role] = check_data(
             spec,
             data_dir=data_dir,
@@ -237,6 +240,12 @@ def _everything(
         if files.labelling is not None and key not in files.pairs.labels
     }
     return files.dataset(tuple(key for key in files.keys if key not in missing)), missing
+
+
+def _images(spec: Mapping[str, Any], data_dir: str | os.PathLike, classes: str) -> set[str]:
+    """Returns where the images are that `check_data` decodes."""
+    dataset, _ = _everything(spec, data_dir, classes)
+    return {dataset.where(i) for i in range(len(dataset))}
 
 
 def _findings(dataset: Dataset, threads: int) -> Iterator[Finding]:

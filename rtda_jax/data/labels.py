@@ -38,6 +38,7 @@ __all__ = [
     "labelling",
     "parse",
     "stored",
+    "unnamed",
     "with_definitions",
 ]
 
@@ -111,6 +112,15 @@ def stored(meaning: Labelling) -> Labelling:
     return dataclasses.replace(meaning, encoding="index", ids=ids, colours=(), numbers={})
 
 
+def unnamed(meaning: Labelling | None) -> Labelling | None:
+    """Returns a labelling without the path of a user's definition, for digests: one file has many
+    paths.
+    """
+    if meaning is None or meaning.name in LABELLINGS:
+        return meaning
+    return dataclasses.replace(meaning, name="")
+
+
 def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
     """Reads a definition of the user's classes: a JSON object, stored with the data as
     `labels.json`.
@@ -122,7 +132,7 @@ def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
         colours in label files (default [colour]); `cityscapes`, the Cityscapes ids that map to it,
         so that GTA5, SYNTHIA or Cityscapes can be its source (default: the id of the same name).
       ignore: the raw ids (of "rgb": colours) that count nowhere; 255 is ignored unless it is a
-        class. All others are an error that names the file.
+        class. All others are an error that names the file. Of "rgb", there may be 254 colours.
       encoding: how label files are stored: "index" (default), "red" or "rgb". The ids of "index"
         go to 65535; if any is above 255, the labelling's raw ids are their positions.
 
@@ -166,6 +176,8 @@ def _labelling_of_colours(rows: list[dict], ignored: list, where: str) -> Labell
         raise DataError(f"{where}: classes have 'label_colours', not 'ids', if encoding is rgb")
     groups = [row.get("label_colours", [row["colour"]] if "colour" in row else []) for row in rows]
     palette = [_colour(c, where) for group in (*groups, ignored) for c in group]
+    if len(palette) > _MOST_NUMBERS:  # a colour's position is its raw id
+        raise DataError(f"{where}: {len(palette)} label colours; there may be {_MOST_NUMBERS}")
     _once(palette, where)
     _all_filled(rows, groups, where)
     names = [row["name"] for row, group in zip(rows, groups, strict=True) for _ in group]

@@ -152,7 +152,7 @@ def find(root: pathlib.Path, pattern: str, *, how_to_get: str) -> Pictures:
     Raises:
       DataError: nothing was found, or two pictures have the same name.
     """
-    base, rest = _literal(os.fspath(root), os.path.expanduser(pattern))
+    base, rest = literal(os.fspath(root), os.path.expanduser(pattern))
     if not rest and os.path.isdir(base):
         folder, paths, left_out = base, *walk(base)
     elif not rest:
@@ -316,7 +316,7 @@ def _of_other_kind(path: str) -> LeftOut:
     return LeftOut(path, f"{extension} is not read", other_kind=True)
 
 
-def _literal(root: str, pattern: str) -> tuple[str, str]:
+def literal(root: str, pattern: str) -> tuple[str, str]:
     """Splits a path below a root into the part that exists literally, and the rest."""
     parts = pathlib.PurePath(root, pattern).parts
     base = parts[0] if os.path.isabs(os.path.join(root, pattern)) else ""

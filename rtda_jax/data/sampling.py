@@ -17,7 +17,7 @@ import numpy as np
 
 from rtda_jax.data import decode, pictures
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.labels import IGNORE, known_ids
+from rtda_jax.data.labels import IGNORE, known_ids, unnamed
 from rtda_jax.errors import ConfigError, DataError, printable
 from rtda_jax.run.files import read_npz, write_npz
 from rtda_jax.tools import environment
@@ -84,11 +84,12 @@ def cached_class_counts(
       ConfigError: the labels were counted again and the counts are not the expected ones; the cache
         is not changed.
     """
+    meaning = repr(unnamed(dataset.labelling))
     about = {
         "name": np.array(dataset.name),
         "keys": np.array([json.dumps(key) for key in dataset.keys]),  # escapes every name to ASCII
         "classes": np.array(dataset.classes.names),
-        "labels": np.array([repr(dataset.labelling), dataset.reader.fingerprint(labels=True)]),
+        "labels": np.array([meaning, dataset.reader.fingerprint(labels=True)]),
     }
     cached = read_npz(path)
     same = all(name in cached and np.array_equal(cached[name], v) for name, v in about.items())

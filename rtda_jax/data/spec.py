@@ -48,7 +48,8 @@ FIELDS: dict[str, dict[str, Any]] = {
         "images": "",  # a folder (searched at any depth), a file or a glob
         "labels": "",  # the same; empty: unlabelled
         # Key of labels.LABELLINGS, or a labels.json; empty: a labels.json in the folder of labels
-        # or beside it, else that of benchmark.classes if it is one, else cityscapes_ids.
+        # (of a pattern: the folder before its first wildcard) or beside it, else that of
+        # benchmark.classes if it is one, else cityscapes_ids.
         "labelling": "",
         "image_suffix": "",  # end of image names that label names lack
         "label_suffix": "",  # and the other way round
@@ -197,7 +198,8 @@ def _own_labelling(fields: Mapping[str, Any], root: pathlib.Path, classes: Class
         return meanings.labelling(str(root / os.path.expanduser(name)))
     if name:
         return meanings.labelling(name)
-    folder = root / os.path.expanduser(fields["labels"])
+    # Of a pattern, the folder that it searches: it may name many folders below.
+    folder = pathlib.Path(listing.literal(str(root), os.path.expanduser(fields["labels"]))[0])
     for beside in (folder / meanings.DEFINITION_FILE, folder.parent / meanings.DEFINITION_FILE):
         if beside.is_file():
             return meanings.labelling(str(beside))

@@ -26,6 +26,7 @@ MOST_METRICS = 64 << 20  # bytes
 MOST_FIELDS = 4096  # of a configuration
 MOST_STAGES = 64
 MOST_KEYS = 48  # of metrics.jsonl that the report draws
+DATA = ("images", "labels", "labelling", "list", "quarantine")  # say which data a set has
 
 HEALTH = ("target_entropy", "target_classes")  # logged signs of a collapse
 SPEED = ("images_per_second", "data_wait")
@@ -246,7 +247,7 @@ def load(folder: pathlib.Path, kinds: Kinds, name: str = "run") -> Run:
         benchmark=record["benchmark"],
         seed=record["seed"],
         kinds=known,
-        fields={stage: bound_fields(config, stage, kinds) for stage in planned},
+        fields={stage: _fields(config, stage, kinds) for stage in planned},
         commit=record["commit"] or "",
         environment=record["environment"],
         command=record["command"],
@@ -254,6 +255,18 @@ def load(folder: pathlib.Path, kinds: Kinds, name: str = "run") -> Run:
         evaluations=results["scores"],
         missing=[stage for stage in known if stage not in stages],
     )
+
+
+def _fields(config: dict[str, Any], stage: str, kinds: Kinds) -> dict[str, Any]:
+    """Returns the flat fields that decide the result of a stage, with the places of its data.
+
+    A run may continue on data that moved. Of two runs, nothing but the places of their data says
+    whether these are the same.
+    """
+    placed = bound_fields(config, stage, kinds, placed=True)
+    of_sets = {k: v for k, v in placed.items() if k.startswith("benchmark.")}
+    data = {k: v for k, v in of_sets.items() if k.rpartition(".")[2] in DATA}
+    return bound_fields(config, stage, kinds) | data
 
 
 def _training(value: Any, where: str, folder: pathlib.Path) -> Training:

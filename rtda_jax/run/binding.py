@@ -206,14 +206,17 @@ def begun(folder: pathlib.Path) -> bool:
     return bool(steps) or (folder / "done.json").exists() or any((folder / "labels").glob("*"))
 
 
-def bound_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
+def bound_fields(config: Fields, name: str, kinds: Kinds, *, placed: bool = False) -> Fields:
     """Returns the fields that decide what a stage computes, by dotted name.
+
+    If `placed`, the places of files are among them, and classes are their whole definition.
 
     Raises:
       ConfigError: the configuration is not that of an experiment, or a kind of stage is unknown.
     """
     fields = _stage_fields(config, name, kinds)
-    return _binding(lookup(kinds, fields["kind"], "kind").bound(fields))
+    fields = lookup(kinds, fields["kind"], "kind").bound(fields)
+    return fields if placed else _binding(fields)
 
 
 def without_later(fields: Fields, earlier: Fields, config: Fields) -> Fields:
