@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import threading
 
+import jax
 import numpy as np
 import pytest
 from fake_hub import FakeHub
@@ -180,6 +181,20 @@ def test_publishing_overwrites_nothing_of_the_user(workdir, tmp_path):
     with pytest.raises(ConfigError, match=r"README\.md"):
         publish.run(choose(workdir), out=tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_what_is_refused_leaves_the_earlier_folder(workdir, tmp_path):
+    publish.run(choose(workdir), out=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    *others, last = (chosen := choose(workdir)).models
+    large = jax.tree.map(lambda leaf: np.full_like(leaf, 1e5), last.variables)
+    with pytest.raises(ConfigError, match=r"beta_005\.safetensors: .* float16 cannot hold"):
+        publish.run(
+            chosen._replace(models=(*others, last._replace(variables=large))),
+            out=tmp_path,
+            precision="float16",
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
 
 
 def test_own_classes_are_published_as_their_definition(tmp_path):

@@ -109,7 +109,8 @@ def run(
     for sentence in left_out:
         log.say(f"  {sentence}")
     files = [file for item in items for file in media.files_of(item, views)]
-    with claimed(out, record=media.RECORD, results=["legend.png", *files]) as listed:
+    with claimed(out, record=media.RECORD, results=["legend.png", *files]) as begin:
+        listed = begin()
         drawing.save(Image.fromarray(media.legend(key, 640)), out / "legend.png")
 
         def classify(picture: Picture) -> Any:
