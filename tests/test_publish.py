@@ -35,7 +35,7 @@ def workdir(tmp_path_factory):
         "pixel_accuracy": 0.7,
         "iou": {"road": 0.9, "car": None},
         "images": 4,
-        "step": 2,
+        "step": made.steps,
         "models": ["beta_001", "beta_005"],
         "protocol": {"mode": "whole", "split": {"list": "/home/ann/val.txt"}},
     }
@@ -123,6 +123,20 @@ def test_an_evaluation_without_labels_has_no_score_to_publish(workdir, tmp_path)
     shutil.copytree(workdir, tmp_path / "run")
     results = read_json(workdir / "results.json")
     results["stages"]["eval_mbt"] |= {"miou": None, "pixel_accuracy": None}
+    write_json(tmp_path / "run" / "results.json", results)
+    assert publish.score(choose(tmp_path / "run")) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": 400}, {"weights": {"beta_005": "0" * 16}}, {"models": ["beta_001"]}]
+)
+def test_a_score_of_other_weights_is_not_published(workdir, tmp_path, change):
+    shutil.copytree(workdir, tmp_path / "run")
+    results = read_json(workdir / "results.json")
+    results["stages"]["eval_mbt"]["weights"] = dict(choose(workdir).seals)
+    write_json(tmp_path / "run" / "results.json", results)
+    assert publish.score(choose(tmp_path / "run"))["miou"] == 0.312
+    results["stages"]["eval_mbt"] |= change
     write_json(tmp_path / "run" / "results.json", results)
     assert publish.score(choose(tmp_path / "run")) is None
 

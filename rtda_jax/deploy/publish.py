@@ -273,16 +273,29 @@ def model_card(
 
 
 def score(chosen: Networks) -> dict[str, Any] | None:
-    """Returns the scores of these networks in the run's evaluation on labels, or None."""
+    """Returns the scores of these networks in the run's evaluation on labels, or None.
+
+    Scores of other weights do not count, as those from before the run was trained further.
+    """
     if is_published(chosen.workdir):
         return read(chosen.workdir).score
     path = chosen.workdir / "results.json"
     stages = read_json(path).get("stages", {}) if path.exists() else {}
     fields = ("miou", "pixel_accuracy", "iou", "images", "step", "protocol")
     for result in (stages.get(chosen.stage, {}), *stages.values()):
-        if result.get("models") == list(chosen.names) and result.get("miou") is not None:
+        if result.get("miou") is not None and _is_of(result, chosen):
             return without_paths({field: result.get(field) for field in fields})
     return None
+
+
+def _is_of(result: Mapping[str, Any], chosen: Networks) -> bool:
+    """Returns whether an evaluation read these weights; older releases recorded no seals."""
+    seals = result.get("weights") or {}
+    return (
+        result.get("models") == list(chosen.names)
+        and result.get("step") == chosen.step
+        and all(seals.get(of, digest) == digest for of, digest in chosen.seals.items())
+    )
 
 
 def _named(spec: ConfigDict) -> str:
