@@ -39,6 +39,16 @@ def test_a_video_keeps_its_frames_times_and_size(tmp_path, classify):
     assert not list(out.rglob("*.partial"))
 
 
+def test_frames_of_an_earlier_longer_video_do_not_stay(tmp_path, classify):
+    pytest.importorskip("av")
+    for count in (6, 2):
+        write_video(tmp_path / "clip.mp4", [noise(32, 64, seed) for seed in range(count)])
+        out = run(tmp_path, tmp_path / "clip.mp4", shown=("train_ids", "overlay"))
+        (out / "train_ids" / "clip" / "notes.png").touch()  # of the user: it stays
+    names = sorted(path.name for path in (out / "train_ids" / "clip").iterdir())
+    assert names == ["000000.png", "000001.png", "notes.png"]
+
+
 def test_a_damaged_video_is_named_and_its_beginning_kept(tmp_path, classify):
     pytest.importorskip("av")
     write_video(tmp_path / "in" / "clip.mp4", [noise(64, 96, seed) for seed in range(30)])

@@ -268,6 +268,8 @@ class Writer:
             if picture.frame is None:
                 drawing.save(Image.fromarray(image), path)
             elif view in FOLDERS:
+                if not picture.number:
+                    _remove_frames(path)
                 drawing.save(Image.fromarray(image), path / f"{picture.number:06d}.png")
             else:
                 if view not in self._videos:
@@ -280,3 +282,10 @@ class Writer:
                         )
                     )
                 self._videos[view](image, picture.frame)
+
+
+def _remove_frames(folder: pathlib.Path) -> None:
+    """Removes the frames of an earlier prediction, of which a longer video had more."""
+    for path in folder.glob("*.png"):
+        if re.fullmatch(r"\d{6,}", path.stem):
+            path.unlink()
