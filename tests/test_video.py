@@ -159,6 +159,20 @@ def test_a_recording_ends_by_a_signal_without_an_error(tmp_path, classify, monke
     assert len(list(video.read(out / "overlay" / "camera_live.mp4"))) == record["pictures"]
 
 
+def test_a_further_recording_replaces_no_earlier_one(tmp_path, classify, monkeypatch):
+    pytest.importorskip("av")
+    shown = (("overlay", "train_ids"), ("overlay",), ("train_ids",))
+    for count, views in zip((5, 3, 2), shown, strict=True):
+        frames = [video.Frame(noise(32, 48), t, 1 / RATE, RATE) for t in range(count)]
+        monkeypatch.setattr(video, "stream", lambda source, frames=frames: iter(frames))
+        out = run(tmp_path, "rtsp://camera/live", shown=views)
+    recordings = {p.stem: len(list(video.read(p))) for p in (out / "overlay").iterdir()}
+    assert recordings == {"camera_live": 5, "camera_live-2": 3}
+    pictures = {p.name: len(list(p.iterdir())) for p in (out / "train_ids").iterdir()}
+    assert pictures == {"camera_live": 5, "camera_live-3": 2}
+    assert "overlay/camera_live.mp4" in json.loads((out / "predict.json").read_text())["results"]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
