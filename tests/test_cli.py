@@ -387,3 +387,7 @@ def test_the_help_names_every_job_and_flag_in_100_columns(capsys):
     assert all(f"\n  {name} " in text for name in JOBS)
     assert all(f"\n  --{name} " in text for name in define_flags())
     assert max(map(len, text.splitlines())) <= 100
+    words = " ".join(text.split())
+    assert "--data_dir Where data sets lie; default $RTDA_JAX_DATA or ~/.cache/rtda_jax." in words
+    assert "--output predict, export, publish, retrieve, report: folder of results;" in words
+    assert "WORKDIR/JOB, of publish WORKDIR/published, of report ./report." in words

@@ -98,7 +98,7 @@ def define_flags() -> flags.FlagValues:
 
     text("job", "run", "The job, if the first word does not name it.")
     text("workdir", None, "Folder of the run; default runs/CONFIG[-ARGUMENT].")
-    text("data_dir", None, "Where data sets lie; default the cache.")
+    text("data_dir", None, "Where data sets lie; default $RTDA_JAX_DATA or ~/.cache/rtda_jax.")
     flags.DEFINE_bool(
         "deterministic", False, "Uses only deterministic GPU kernels; slower.", flag_values=values
     )
@@ -115,7 +115,7 @@ def define_flags() -> flags.FlagValues:
     text(
         "output",
         None,
-        "folder of the results; default WORKDIR/JOB, of report ./report.",
+        "folder of results; default WORKDIR/JOB, of publish WORKDIR/published, of report ./report.",
     )
     text("input", None, "image, video, folder, camera (0) or URL; --input may be left out.")
     names("view", ["overlay"], "overlay, side_by_side, colours, train_ids or label_ids.")
