@@ -49,7 +49,8 @@ def measured(options: Any, size: tuple[int, int], folder: pathlib.Path) -> Itera
     models, protocol = evaluate.folded(_models(options)), evaluate.Protocol()
     formats = [name for name, needs in NEEDS.items() if _installed(*needs)]
     for name in formats:
-        export.FORMATS[name].write(models, folder, size=size, protocol=protocol)
+        _, write = export.FORMATS[name].make(models, size=size, protocol=protocol)
+        write(folder)
     segment = export.segmenter(models, size=size, protocol=protocol)
     exported = export.lower(segment, size=size)
     (folder / "model.stablehlo").write_bytes(exported.serialize())

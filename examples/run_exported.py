@@ -7,6 +7,7 @@ run those of people you trust.
 """
 
 import argparse
+import io
 import json
 import pathlib
 from typing import Any
@@ -25,14 +26,15 @@ def read(path: pathlib.Path) -> Image.Image:
 
     The EXIF orientation is applied, alpha is dropped, and of 16 bits the upper 8 stay.
     """
-    with Image.open(path, formats=FORMATS) as image:
+    data = path.read_bytes()  # of a path, Pillow maps some files and loses their orientation
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         grey_16 = image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")
         if image.mode in ("I", "F", "LAB") and not grey_16:
             raise SystemExit(f"{path}: save it with 8 bits of RGB")
         if image.width * image.height > MOST_PIXELS:
             raise SystemExit(f"{path}: above {MOST_PIXELS:,} pixels")
         if image.format == "PNG":  # Pillow decodes a PNG without checking its checksums
-            with Image.open(path, formats=("PNG",)) as copy:
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as copy:
                 copy.verify()
         image = ImageOps.exif_transpose(image)
         if grey_16:

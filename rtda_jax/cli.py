@@ -25,6 +25,7 @@ from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run.command import (
     DEFAULT_CONFIG,
+    READERS,
     Command,
     Job,
     config_names,
@@ -200,12 +201,9 @@ JOBS = {
         _run,
         "Trains and evaluates an experiment, or continues it.",
         "--config fda_mbt --config.seed=1",
-        repeats=True,
     ),
-    "train": Job(_run, "Another word for run.", "train --config fda_mbt", repeats=True),
-    "evaluate": Job(
-        _evaluate, "Evaluates a trained workdir again.", "evaluate --config fda_mbt", repeats=True
-    ),
+    "train": Job(_run, "Another word for run.", "train --config fda_mbt"),
+    "evaluate": Job(_evaluate, "Evaluates a trained workdir again.", "evaluate --config fda_mbt"),
     "predict": Job(
         _predict,
         "Segments images, videos, a folder, a camera or a stream.",
@@ -232,6 +230,7 @@ JOBS = {
         "Makes one page about any number of runs.",
         "report runs/* --output report",
         positional_flag="runs",
+        configured=False,
     ),
     "check_data": Job(
         _check_data,
@@ -270,7 +269,8 @@ def help_text(program: str) -> str:
     for name in values:
         default = values[name].default
         shown = ",".join(default) if isinstance(default, list) else default
-        entries[name] = f"{values[name].help}" + (f" Default {shown}." if shown else "")
+        readers = f"{', '.join(READERS[name])}: " if name in READERS else ""
+        entries[name] = f"{readers}{values[name].help}" + (f" Default {shown}." if shown else "")
     lines = [usage(program).rpartition("\n\n")[0], "", "Flags:"]
     for name, about in entries.items():
         wrapped = textwrap.wrap(about, WIDTH - 20, break_on_hyphens=False)
@@ -318,8 +318,11 @@ def _start(words: Sequence[str]) -> None:
     job, command = parse(words, JOBS, default=_of_workdir)
     if command.flags.deterministic:
         parallel.deterministic()
-    if command.flags.coordinator:
-        join(command.flags)
+    values = command.flags
+    alone = values.num_processes is None and values.process_id is None
+    require(values.coordinator or alone, "--num_processes and --process_id need --coordinator")
+    if values.coordinator:
+        join(values)
     if command.given and command.config.benchmark.name == "folders":
         from configs import base
 

@@ -110,10 +110,14 @@ MISTYPED = {  # under fda
     "run": "unexpected arguments: run",
     "--seeds=x": "flag --seeds=x: ",
     "--seeds=0": "--seeds must be 1 or more, got 0",
-    "--seeds=2 --job=summary": "--seeds goes with --job=run or evaluate, not summary",
+    "--seeds=2 --job=summary": "--seeds goes with run, train, evaluate, not summary",
+    "--stage=train": "--stage goes with predict, export, publish, retrieve, not run",
+    "--job=report --workdir=a": "--workdir goes with run, train, evaluate, predict,",
+    "--job=report a": "--config goes with run, train, evaluate, predict,",
+    "--num_processes=2 --process_id=0": "--num_processes and --process_id need --coordinator",
     "--deterministic=perhaps": "flag --deterministic=perhaps: ",
     "--flagfile=missing": "missing",
-    "--weights=nope": "--weights=nope: no such folder",
+    "--job=export --weights=nope": "--weights=nope: no such folder",
     "--coordinator=host:1": "needs --num_processes and --process_id",
     "--coordinator=host --num_processes=2 --process_id=0": "must be HOST:PORT",
     "--coordinator=host:http --num_processes=2 --process_id=0": "must be HOST:PORT",
@@ -139,6 +143,9 @@ LINES = {f"--config=fda {words}": sentence for words, sentence in MISTYPED.items
     "summary --config=fda --config.benchmark.crop=64": "benchmark.crop must have 2 values",
     "summary --config=fda --config.benchmark.crop=a,b": "crop must have 2 values, got ('a,b',)",
     "--config=fda:folders --config.benchmark.name=streets": "after the colon of --config, as in",
+    "summary --weights streets": "--weights goes with predict, export, publish, retrieve, not summ",
+    "summary --output nowhere": "--output goes with predict, export, publish, retrieve, report, n",
+    "report a --config.steps=3": "--config goes with run, train, evaluate, predict,",
     "summary extra": "unexpected arguments: extra",
     "predict a.jpg b.jpg": "unexpected arguments: a.jpg b.jpg",
     "report": "name the workdirs to report on",
@@ -380,3 +387,7 @@ def test_the_help_names_every_job_and_flag_in_100_columns(capsys):
     assert all(f"\n  {name} " in text for name in JOBS)
     assert all(f"\n  --{name} " in text for name in define_flags())
     assert max(map(len, text.splitlines())) <= 100
+    words = " ".join(text.split())
+    assert "--data_dir Where data sets lie; default $RTDA_JAX_DATA or ~/.cache/rtda_jax." in words
+    assert "--output predict, export, publish, retrieve, report: folder of results;" in words
+    assert "WORKDIR/JOB, of publish WORKDIR/published, of report ./report." in words

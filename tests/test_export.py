@@ -249,16 +249,16 @@ def test_a_model_that_decides_otherwise_is_not_written(exported, tmp_path, monke
     monkeypatch.setattr(onnx, "FUNCTIONS", wrong)
     with pytest.raises(ConfigError, match=r"model\.onnx puts [\d.]+% of the pixels in another"):
         export.run(networks.choose(settings, workdir), out=tmp_path, also=("onnx",))
-    assert [path.name for path in tmp_path.glob("model*")] == ["model.json"]
-    assert json.loads((tmp_path / "model.json").read_text())["finished"] is False
+    assert not list(tmp_path.glob("model*"))
 
 
-def test_without_its_package_onnx_is_refused(exported, tmp_path, monkeypatch):
-    settings, workdir, _ = exported
+def test_without_its_package_onnx_is_refused_and_the_export_stays(exported, monkeypatch):
+    settings, workdir, about = exported
     monkeypatch.setitem(sys.modules, "rtda_jax.deploy.onnx", None)
     monkeypatch.delattr("rtda_jax.deploy.onnx", raising=False)
     with pytest.raises(ConfigError, match=r"pip install 'rtda_jax\[onnx\]'"):
-        export.run(networks.choose(settings, workdir), out=tmp_path, also=("onnx",))
+        export.run(networks.choose(settings, workdir), out=workdir / "export", also=("onnx",))
+    assert json.loads((workdir / "export" / "model.json").read_text()) == about
 
 
 @pytest.mark.slow

@@ -67,6 +67,13 @@ KINDS = {
     "16-bit grey ppm": (Image.fromarray(GREY.astype(np.uint16) * 257), {"format": "PPM"}),
     "two colours in ppm": (Image.fromarray(GREY).convert("1"), {"format": "PPM"}),
     "16-bit grey tiff": (Image.fromarray(GREY.astype(np.uint16) * 257), {"format": "TIFF"}),
+    # Uncompressed: given a path instead of the content, Pillow maps these into memory.
+    "turned 16-bit tiff": (
+        Image.fromarray(GREY.astype(np.uint16) * 257),
+        {"format": "TIFF", "exif": exif(6)},
+    ),
+    "turned grey tiff": (Image.fromarray(GREY), {"format": "TIFF", "exif": exif(6)}),
+    "turned palette tiff": quantized(format="TIFF", exif=exif(6)),
     **{
         f"{kind}, orientation {turn}": (
             Image.fromarray(RGB),

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import threading
 
+import jax
 import numpy as np
 import pytest
 from fake_hub import FakeHub
@@ -34,7 +35,7 @@ def workdir(tmp_path_factory):
         "pixel_accuracy": 0.7,
         "iou": {"road": 0.9, "car": None},
         "images": 4,
-        "step": 2,
+        "step": made.steps,
         "models": ["beta_001", "beta_005"],
         "protocol": {"mode": "whole", "split": {"list": "/home/ann/val.txt"}},
     }
@@ -126,6 +127,20 @@ def test_an_evaluation_without_labels_has_no_score_to_publish(workdir, tmp_path)
     assert publish.score(choose(tmp_path / "run")) is None
 
 
+@pytest.mark.parametrize(
+    "change", [{"step": 400}, {"weights": {"beta_005": "0" * 16}}, {"models": ["beta_001"]}]
+)
+def test_a_score_of_other_weights_is_not_published(workdir, tmp_path, change):
+    shutil.copytree(workdir, tmp_path / "run")
+    results = read_json(workdir / "results.json")
+    results["stages"]["eval_mbt"]["weights"] = dict(choose(workdir).seals)
+    write_json(tmp_path / "run" / "results.json", results)
+    assert publish.score(choose(tmp_path / "run"))["miou"] == 0.312
+    results["stages"]["eval_mbt"] |= change
+    write_json(tmp_path / "run" / "results.json", results)
+    assert publish.score(choose(tmp_path / "run")) is None
+
+
 def test_networks_of_another_architecture_than_the_evaluation_keep_theirs(tmp_path):
     made = config("fda_mbt")
     with made.unlocked():
@@ -180,6 +195,20 @@ def test_publishing_overwrites_nothing_of_the_user(workdir, tmp_path):
     with pytest.raises(ConfigError, match=r"README\.md"):
         publish.run(choose(workdir), out=tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_what_is_refused_leaves_the_earlier_folder(workdir, tmp_path):
+    publish.run(choose(workdir), out=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    *others, last = (chosen := choose(workdir)).models
+    large = jax.tree.map(lambda leaf: np.full_like(leaf, 1e5), last.variables)
+    with pytest.raises(ConfigError, match=r"beta_005\.safetensors: .* float16 cannot hold"):
+        publish.run(
+            chosen._replace(models=(*others, last._replace(variables=large))),
+            out=tmp_path,
+            precision="float16",
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
 
 
 def test_own_classes_are_published_as_their_definition(tmp_path):

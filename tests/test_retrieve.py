@@ -9,7 +9,7 @@ from test_fold import random_variables
 from rtda_jax.augment import normalise
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import Networks, retrieve
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, DataError
 from rtda_jax.evaluate import Model, folded
 from rtda_jax.models import create_model
 from rtda_jax.tools import drawing
@@ -140,6 +140,16 @@ def test_a_sheet_names_the_images_and_shows_their_classes():
     assert (retrieve.with_bar(side, 1, colours)[80:] == 128).all()
     unlabelled = side._replace(histograms=None)
     assert (retrieve.with_bar(unlabelled, 0, colours)[80:] == 128).all()
+
+
+def test_a_retrieval_without_its_data_leaves_the_earlier_one(root):
+    run(root, made(root))
+    before = {path.name: path.read_bytes() for path in (root / "out").glob("*.*")}
+    config = made(root)
+    config.benchmark.source.images = str(root / "nowhere")
+    with pytest.raises(DataError, match="nowhere"):
+        run(root, config)
+    assert {path.name: path.read_bytes() for path in (root / "out").glob("*.*")} == before
 
 
 def test_files_that_no_retrieval_wrote_are_left_alone(root):

@@ -39,6 +39,16 @@ def test_a_video_keeps_its_frames_times_and_size(tmp_path, classify):
     assert not list(out.rglob("*.partial"))
 
 
+def test_frames_of_an_earlier_longer_video_do_not_stay(tmp_path, classify):
+    pytest.importorskip("av")
+    for count in (6, 2):
+        write_video(tmp_path / "clip.mp4", [noise(32, 64, seed) for seed in range(count)])
+        out = run(tmp_path, tmp_path / "clip.mp4", shown=("train_ids", "overlay"))
+        (out / "train_ids" / "clip" / "notes.png").touch()  # of the user: it stays
+    names = sorted(path.name for path in (out / "train_ids" / "clip").iterdir())
+    assert names == ["000000.png", "000001.png", "notes.png"]
+
+
 def test_a_damaged_video_is_named_and_its_beginning_kept(tmp_path, classify):
     pytest.importorskip("av")
     write_video(tmp_path / "in" / "clip.mp4", [noise(64, 96, seed) for seed in range(30)])
@@ -147,6 +157,20 @@ def test_a_recording_ends_by_a_signal_without_an_error(tmp_path, classify, monke
     record = json.loads((out / "predict.json").read_text())
     assert 10 < record["pictures"] < 60
     assert len(list(video.read(out / "overlay" / "camera_live.mp4"))) == record["pictures"]
+
+
+def test_a_further_recording_replaces_no_earlier_one(tmp_path, classify, monkeypatch):
+    pytest.importorskip("av")
+    shown = (("overlay", "train_ids"), ("overlay",), ("train_ids",))
+    for count, views in zip((5, 3, 2), shown, strict=True):
+        frames = [video.Frame(noise(32, 48), t, 1 / RATE, RATE) for t in range(count)]
+        monkeypatch.setattr(video, "stream", lambda source, frames=frames: iter(frames))
+        out = run(tmp_path, "rtsp://camera/live", shown=views)
+    recordings = {p.stem: len(list(video.read(p))) for p in (out / "overlay").iterdir()}
+    assert recordings == {"camera_live": 5, "camera_live-2": 3}
+    pictures = {p.name: len(list(p.iterdir())) for p in (out / "train_ids").iterdir()}
+    assert pictures == {"camera_live": 5, "camera_live-3": 2}
+    assert "overlay/camera_live.mp4" in json.loads((out / "predict.json").read_text())["results"]
 
 
 @pytest.mark.parametrize(

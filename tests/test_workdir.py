@@ -47,9 +47,25 @@ def test_a_job_with_more_results_than_a_record_has_bytes_continues(tmp_path):
     long = 14 * f"{250 * 'x'}/"
     results = ["a.png", *(f"{n}/{long}b.png" for n in range(5000))]
     for _ in range(2):
-        with workdir.claimed(tmp_path, record="predict.json", results=results):
+        with workdir.claimed(tmp_path, record="predict.json", results=results) as begin:
+            begin()
             (tmp_path / "a.png").touch()
     assert (tmp_path / "predict.json").stat().st_size > 2**24
+
+
+def test_a_job_that_is_refused_leaves_the_earlier_record(tmp_path):
+    def claim():
+        return workdir.claimed(tmp_path, record="model.json", results=["a.bin"])
+
+    with claim() as begin:
+        write_json(tmp_path / "model.json", {"file": "a.bin", "results": begin()})
+    before = (tmp_path / "model.json").read_bytes()
+    with pytest.raises(ConfigError, match="refused"), claim():
+        raise ConfigError("refused")
+    assert (tmp_path / "model.json").read_bytes() == before
+    with claim() as begin:
+        begin()
+    assert read_json(tmp_path / "model.json")["finished"] is False
 
 
 def test_only_the_main_process_writes(tmp_path, monkeypatch):

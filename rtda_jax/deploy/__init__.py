@@ -1,6 +1,8 @@
 """Uses a trained workdir: predictions, exported networks, cross-domain retrieval."""
 
 import pathlib
+import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -12,7 +14,9 @@ class Networks(NamedTuple):
     """Networks that predict together, and their origin.
 
     `config` is the stage's configuration; `names` are the stages that left the models, such as
-    "train" or "train:teacher"; `networks` are the models' keys of `rtda_jax.models.MODELS`.
+    "train" or "train:teacher"; `networks` are the models' keys of `rtda_jax.models.MODELS`. `step`
+    is that of the first of them, and `seals` has the hash of each sealed checkpoint by its stage:
+    an evaluation of these weights recorded the same.
     """
 
     models: tuple[Model, ...]
@@ -21,3 +25,5 @@ class Networks(NamedTuple):
     workdir: pathlib.Path
     config: ConfigDict
     networks: tuple[str, ...]
+    step: int | None = None
+    seals: Mapping[str, str] = types.MappingProxyType({})

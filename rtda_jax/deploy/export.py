@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,7 @@ RECORD = "model.json"
 
 Segment = jax.stages.Wrapped  # the result of jax.jit
 Size = tuple[int, int]
+Made = tuple[dict[str, Any], Callable[[pathlib.Path], None]]  # what Format.make returns
 
 
 def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dict[str, Any]:
@@ -61,14 +62,18 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
         *weights.values(),
         *(f for form in formats.values() for f in form.files),
     ]
-    with claimed(out, record=RECORD, results=results) as listed:
+    with claimed(out, record=RECORD, results=results) as begin:
         models = evaluate.folded(chosen.models)
         exported = lower(segmenter(models, size=size, protocol=protocol), size=size)
         program = bytes(exported.serialize())
-        about = {
-            name: {"files": form.files, **form.write(models, out, size=size, protocol=protocol)}
-            for name, form in formats.items()
+        made = {
+            name: form.make(models, size=size, protocol=protocol) for name, form in formats.items()
         }
+        about = {name: {"files": formats[name].files, **entry} for name, (entry, _) in made.items()}
+        of_run = _run(chosen)
+        listed = begin()
+        for _, write in made.values():
+            write(out)
         files.write_bytes(out / "model.stablehlo", program)
         for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
             path = out / weights[name]
@@ -83,7 +88,7 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
             "calling_convention": exported.calling_convention_version,
             "platforms": list(exported.platforms),
             **_interface(chosen, size, protocol),
-            "run": _run(chosen),
+            "run": of_run,
             "weights": {
                 name: {"file": file, "sha256": files.sha256(out / file)}
                 for name, file in weights.items()
@@ -133,25 +138,24 @@ def lower(segment: Segment, *, size: tuple[int, int]) -> jax.export.Exported:
         raise ConfigError(f"the network cannot be exported: {error}") from error
 
 
-def write_saved_model(
-    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size, protocol: Protocol
-) -> dict[str, Any]:
-    """Writes a TensorFlow SavedModel, whose signature maps `images` to `classes`, any b."""
+def make_saved_model(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Made:
+    """Makes a TensorFlow SavedModel, whose signature maps `images` to `classes`, any b."""
     from rtda_jax.data.geometry import tf
 
     segment = segmenter(models, size=size, protocol=protocol)
     function = _tensorflow_function(segment, batch=None, size=size)
     signatures = {"serving_default": function.get_concrete_function()}
-    with files.replacing(out / "saved_model") as partial:
-        # If the function were an attribute of the module, the weights would be written twice.
-        tf.saved_model.save(tf.Module(), str(partial), signatures=signatures)
-    return {}
+
+    def write(out: pathlib.Path) -> None:
+        with files.replacing(out / "saved_model") as partial:
+            # If the function were an attribute of the module, the weights would be written twice.
+            tf.saved_model.save(tf.Module(), str(partial), signatures=signatures)
+
+    return {}, write
 
 
-def write_tflite(
-    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size, protocol: Protocol
-) -> dict[str, Any]:
-    """Writes a LiteRT (TensorFlow Lite) model of one image and compares it with the function."""
+def make_tflite(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Made:
+    """Makes a LiteRT (TensorFlow Lite) model of one image and compares it with the function."""
     from rtda_jax.data.geometry import tf
 
     segment = segmenter(_in_float32(models), size=size, protocol=protocol)
@@ -162,8 +166,7 @@ def write_tflite(
     model = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert()
     batches = [_pictures(1, size, seed) for seed in range(3)]
     agreement = _check("LiteRT", tflite_runner(model), segment, batches)
-    files.write_bytes(out / "model.tflite", model)
-    return {"agreement": agreement}
+    return {"agreement": agreement}, _writer({"model.tflite": model})
 
 
 def tflite_runner(
@@ -191,17 +194,15 @@ def tflite_runner(
     return run
 
 
-def write_onnx(
-    models: Sequence[evaluate.Model], out: pathlib.Path, *, size: Size, protocol: Protocol
-) -> dict[str, Any]:
-    """Writes ONNX models of any number of images and of one, and compares them in onnxruntime."""
+def make_onnx(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Made:
+    """Makes ONNX models of any number of images and of one, and compares them in onnxruntime."""
     try:
         from rtda_jax.deploy import onnx
     except ImportError:
         raise ConfigError("ONNX needs two packages: pip install 'rtda_jax[onnx]'") from None
     segment = segmenter(_in_float32(models), size=size, protocol=protocol)
     (batch,) = jax.export.symbolic_shape("b")
-    agreements = []
+    agreements, contents = [], {}
     for file, count in {"model.onnx": batch, "model.batch1.onnx": 1}.items():
         model = onnx.convert(segment, jax.ShapeDtypeStruct((count, *size, 3), jnp.uint8))
         run = onnx.runner(model)
@@ -210,27 +211,39 @@ def write_onnx(
         else:
             batches = [_pictures(n, size, seed=n) for n in ((1, 2) if count is batch else (1,))]
             agreements.append(_check(file, run, segment, batches))
-        files.write_bytes(out / file, model.SerializeToString())
-    return {"opset": onnx.OPSET, "agreement": min(agreements, default=None)}
+        contents[file] = model.SerializeToString()
+    entry = {"opset": onnx.OPSET, "agreement": min(agreements, default=None)}
+    return entry, _writer(contents)
+
+
+def _writer(contents: Mapping[str, bytes]) -> Callable[[pathlib.Path], None]:
+    """Returns a function that writes files, by their names, into a folder."""
+
+    def write(out: pathlib.Path) -> None:
+        for name, content in contents.items():
+            files.write_bytes(out / name, content)
+
+    return write
 
 
 class Format(NamedTuple):
     """A further format.
 
     Attributes:
-      write: writes it and returns its entry in model.json.
+      make: converts networks and checks the result; returns its entry in model.json, and a function
+        that writes it into a folder.
       files: the names of its files; a name with a slash at the end is a folder.
     """
 
-    write: Callable[..., dict[str, Any]]
+    make: Callable[..., Made]
     files: tuple[str, ...]
 
 
 # Formats besides model.stablehlo, which is always written.
 FORMATS = {
-    "onnx": Format(write_onnx, ("model.onnx", "model.batch1.onnx")),
-    "saved_model": Format(write_saved_model, ("saved_model/",)),
-    "tflite": Format(write_tflite, ("model.tflite",)),
+    "onnx": Format(make_onnx, ("model.onnx", "model.batch1.onnx")),
+    "saved_model": Format(make_saved_model, ("saved_model/",)),
+    "tflite": Format(make_tflite, ("model.tflite",)),
 }
 
 

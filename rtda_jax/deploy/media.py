@@ -177,6 +177,17 @@ def files_of(item: Input, views: Iterable[str]) -> list[str]:
     return names
 
 
+def unrecorded(item: Input, *, out: pathlib.Path) -> Input:
+    """Returns a stream with a name that no result in the folder has: NAME, or NAME-2, NAME-3, ...
+
+    The same camera can be recorded again, but no recording can be made again.
+    """
+    name, number = item.name, 2
+    while any((out / file).exists() for file in files_of(item, VIEWS)):
+        item, number = item._replace(name=name.with_name(f"{name.name}-{number}")), number + 1
+    return item
+
+
 def distinct(items: Sequence[Input], views: Iterable[str]) -> list[Input]:
     """Returns the inputs with names for which no result equals or contains another one.
 
@@ -268,6 +279,8 @@ class Writer:
             if picture.frame is None:
                 drawing.save(Image.fromarray(image), path)
             elif view in FOLDERS:
+                if not picture.number:
+                    _remove_frames(path)
                 drawing.save(Image.fromarray(image), path / f"{picture.number:06d}.png")
             else:
                 if view not in self._videos:
@@ -280,3 +293,10 @@ class Writer:
                         )
                     )
                 self._videos[view](image, picture.frame)
+
+
+def _remove_frames(folder: pathlib.Path) -> None:
+    """Removes the frames of an earlier prediction, of which a longer video had more."""
+    for path in folder.glob("*.png"):
+        if re.fullmatch(r"\d{6,}", path.stem):
+            path.unlink()

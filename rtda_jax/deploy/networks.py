@@ -14,7 +14,7 @@ from rtda_jax.run.binding import FREE as RUN_FREE
 from rtda_jax.run.binding import among, bound_fields, check_bound, without_later
 from rtda_jax.run.workdir import flat, plain, read_json
 from rtda_jax.stages import KINDS
-from rtda_jax.stages.plan import architecture, load_network, make_plan, parse
+from rtda_jax.stages.plan import architecture, load_network, make_plan, parse, seals
 
 PREDICTION = ("eval", "benchmark.eval_size")  # fields that decide how predictions are made
 
@@ -187,4 +187,13 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
             raise ConfigError(f"{workdir / parse(name)[0]} is not trained; run --job=run")
     models = tuple(load_network(plan, name, workdir) for name in names)
     networks = tuple(architecture(plan, name) for name in names)
-    return Networks(models, names, stage, workdir, plan[stage].config, networks)
+    return Networks(
+        models,
+        names,
+        stage,
+        workdir,
+        plan[stage].config,
+        networks,
+        step=plan[parse(names[0])[0]].config.steps,
+        seals=seals(plan, names, workdir),
+    )

@@ -73,6 +73,7 @@ def run(
 
     Writes OUT/VIEW/NAME.png, for a video OUT/VIEW/NAME.mp4 (train_ids and label_ids: a folder of
     PNGs), all at the size of the input, and OUT/legend.png and OUT/predict.json, which is returned.
+    A further recording of a camera or a stream is called NAME-2, NAME-3 and so on.
 
     Args:
       choose: loads the networks, see networks.choose; called once the input has been found.
@@ -94,6 +95,9 @@ def run(
     prepare = lookup(RESOLUTIONS, resolution, "resolution")
     listing = media.find(str(source), out=out)
     items = media.distinct(listing.inputs, views)
+    live = items[0].kind == "stream"
+    if live:
+        items = [media.unrecorded(items[0], out=out)]
     if any(item.kind != "image" for item in items):
         video.pyav()
     chosen = choose()
@@ -102,14 +106,14 @@ def run(
     ids = tuple(classes.label_ids().tolist()) if "label_ids" in views else ()
     key = Key(classes.names, classes.colours, ids)
     predict = evaluate.predictor(chosen.models, protocol=protocol)
-    live = items[0].kind == "stream"
     inputs_of = _counted(len(items), "stream" if live else "file")
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {inputs_of}")
     left_out = sentences(listing.left_out)
     for sentence in left_out:
         log.say(f"  {sentence}")
     files = [file for item in items for file in media.files_of(item, views)]
-    with claimed(out, record=media.RECORD, results=["legend.png", *files]) as listed:
+    with claimed(out, record=media.RECORD, results=["legend.png", *files]) as begin:
+        listed = begin()
         drawing.save(Image.fromarray(media.legend(key, 640)), out / "legend.png")
 
         def classify(picture: Picture) -> Any:

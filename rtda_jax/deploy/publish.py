@@ -27,7 +27,7 @@ from rtda_jax.stages.plan import Plan, architecture, parse
 from rtda_jax.tools import environment, hub
 from rtda_jax.tools.hub import RECORD
 from rtda_jax.weights import export_pretrained, load_pretrained
-from rtda_jax.weights.load import PRECISIONS
+from rtda_jax.weights.load import PRECISIONS, rounded
 
 
 def run(
@@ -59,7 +59,12 @@ def run(
         hub.check(repository)  # before anything is written
     weights = {name: f"{name.replace(':', '-')}.safetensors" for name in chosen.names}
     results = [*weights.values(), "config.json", "README.md"]
-    with claimed(out, record=RECORD, results=results) as listed:
+    with claimed(out, record=RECORD, results=results) as begin:
+        for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
+            rounded(model.variables, network, out / weights[name], precision=precision)
+        run_record = without_paths(with_definitions(read_json(chosen.workdir / "config.json")))
+        measured = score(chosen)
+        listed = begin()
         for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
             path = out / weights[name]
             export_pretrained(
@@ -69,8 +74,7 @@ def run(
                 normalisation=model.normalisation,
                 precision=precision,
             )
-        run_record = read_json(chosen.workdir / "config.json")
-        write_json(out / "config.json", without_paths(with_definitions(run_record)))
+        write_json(out / "config.json", run_record)
         record = {
             "format": 1,
             "stage": chosen.stage,
@@ -79,7 +83,7 @@ def run(
                 name: {"file": file, "sha256": files.sha256(out / file), "network": network}
                 for (name, file), network in zip(weights.items(), chosen.networks, strict=True)
             },
-            "score": score(chosen),
+            "score": measured,
             "rtda_jax": rtda_jax.__version__,
             "commit": environment.commit(),
             "results": listed,
@@ -197,7 +201,7 @@ def model_card(
 ) -> str:
     """Returns the content of README.md: networks, scores, protocol, and how to use them."""
     config, measured = chosen.config, record["score"]
-    rounded = record["precision"] == "float16"
+    halved = record["precision"] == "float16"
     start = without_paths(config.model.pretrained)
     classes = class_set(config.benchmark.classes).names
     title = f"{' + '.join(dict.fromkeys(chosen.networks))}, {config.benchmark.name}"
@@ -229,7 +233,7 @@ def model_card(
         lines += [
             f"{_percent(measured['miou'])} mIoU and {_percent(measured['pixel_accuracy'])} pixel "
             f"accuracy on {measured['images']} images, at step {measured['step']}"
-            + (", before the weights were rounded to float16" if rounded else "")
+            + (", before the weights were rounded to float16" if halved else "")
             + ". Protocol:",
             "",
             "```",
@@ -269,16 +273,29 @@ def model_card(
 
 
 def score(chosen: Networks) -> dict[str, Any] | None:
-    """Returns the scores of these networks in the run's evaluation on labels, or None."""
+    """Returns the scores of these networks in the run's evaluation on labels, or None.
+
+    Scores of other weights do not count, as those from before the run was trained further.
+    """
     if is_published(chosen.workdir):
         return read(chosen.workdir).score
     path = chosen.workdir / "results.json"
     stages = read_json(path).get("stages", {}) if path.exists() else {}
     fields = ("miou", "pixel_accuracy", "iou", "images", "step", "protocol")
     for result in (stages.get(chosen.stage, {}), *stages.values()):
-        if result.get("models") == list(chosen.names) and result.get("miou") is not None:
+        if result.get("miou") is not None and _is_of(result, chosen):
             return without_paths({field: result.get(field) for field in fields})
     return None
+
+
+def _is_of(result: Mapping[str, Any], chosen: Networks) -> bool:
+    """Returns whether an evaluation read these weights; older releases recorded no seals."""
+    seals = result.get("weights") or {}
+    return (
+        result.get("models") == list(chosen.names)
+        and result.get("step") == chosen.step
+        and all(seals.get(of, digest) == digest for of, digest in chosen.seals.items())
+    )
 
 
 def _named(spec: ConfigDict) -> str:

@@ -70,7 +70,7 @@ def run(runs: Mapping[str, Networks], *, out: pathlib.Path) -> dict[str, Any]:
         raise ConfigError(f"the runs read images of different sizes: {sizes}")
     directions = ("source_to_target", "target_to_source")
     sheets = [f"{name}_{direction}.png" for name in runs for direction in directions]
-    with claimed(out, record=RECORD, results=sheets) as listed:
+    with claimed(out, record=RECORD, results=sheets) as begin:
         classes = class_set(config.benchmark.classes)
         describers = {name: describer(chosen.models) for name, chosen in runs.items()}
         sides = [
@@ -90,6 +90,7 @@ def run(runs: Mapping[str, Networks], *, out: pathlib.Path) -> dict[str, Any]:
             "neighbours": min(NEIGHBOURS, *(len(side.small) for side in sides)),
             "runs": {},
         }
+        listed = begin()
         for name, chosen in runs.items():
             numbers: dict[str, Any] = {
                 "workdir": str(chosen.workdir),

@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -24,7 +24,20 @@ from rtda_jax.tools.environment import configs_folder, provide_configs
 DEFAULT_CONFIG = "fda_mbt"
 _NAME = "a benchmark is chosen after the colon of --config, as in fda:streets, not by its name"
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # modules that others import
-PLACES = ("workdir", "weights", "output", "data_dir", "input", "before")  # flags
+PLACES = ("workdir", "weights", "output", "data_dir", "input", "before", "coordinator")  # flags
+PROCESSES = ("run", "train", "evaluate")  # jobs of several seeds and processes
+# The jobs that read a flag; flags that are not here, and --config, are read by all but report.
+READERS = {
+    **dict.fromkeys(("seeds", "coordinator", "num_processes", "process_id"), PROCESSES),
+    **dict.fromkeys(("weights", "stage"), hub.READERS),
+    "output": (*hub.READERS, "report"),
+    **dict.fromkeys(("input", "view", "resolution"), ("predict",)),
+    **dict.fromkeys(("repository", "licence", "precision"), ("publish",)),
+    "also": ("export",),
+    **dict.fromkeys(("before", "before_stage"), ("retrieve",)),
+    **dict.fromkeys(("runs", "speed", "published"), ("report",)),
+    "parts": ("benchmark",),
+}
 
 
 class Command(NamedTuple):
@@ -59,14 +72,14 @@ class Job(NamedTuple):
       purpose: one sentence for the help.
       example: an example of the words after the name of the program.
       positional_flag: the flag to which words without a flag belong; "" if there may be none.
-      repeats: whether the job accepts --seeds and --coordinator.
+      configured: whether the job is about one configuration.
     """
 
     run: Callable[[Command], None]
     purpose: str
     example: str
     positional_flag: str = ""
-    repeats: bool = False
+    configured: bool = True
 
 
 def define_flags() -> flags.FlagValues:
@@ -85,47 +98,38 @@ def define_flags() -> flags.FlagValues:
 
     text("job", "run", "The job, if the first word does not name it.")
     text("workdir", None, "Folder of the run; default runs/CONFIG[-ARGUMENT].")
-    text("data_dir", None, "Where data sets lie; default the cache.")
+    text("data_dir", None, "Where data sets lie; default $RTDA_JAX_DATA or ~/.cache/rtda_jax.")
     flags.DEFINE_bool(
-        "deterministic",
-        False,
-        "Uses only deterministic kernels on a GPU; slower.",
-        flag_values=values,
+        "deterministic", False, "Uses only deterministic GPU kernels; slower.", flag_values=values
     )
-    number("seeds", "run, evaluate: seeds 0..N-1 in WORKDIR/seedK, with their mean and spread.")
-    text(
-        "coordinator", None, "run, evaluate: HOST:PORT of the first of several processes, or auto."
-    )
-    number("num_processes", "run, evaluate: how many processes there are.")
-    number("process_id", "run, evaluate: which process this is, from 0.")
+    number("seeds", "seeds 0..N-1 in WORKDIR/seedK, with their mean and spread.")
+    text("coordinator", None, "HOST:PORT of the first of several processes, or auto.")
+    number("num_processes", "how many processes there are.")
+    number("process_id", "which process this is, from 0.")
     text(
         "weights",
         None,
-        "predict, export, publish, retrieve: a trained workdir, its name in ./runs, "
-        "hf://OWNER/NAME, or streets, a small network that comes with rtda_jax.",
+        "a trained workdir, its name in ./runs, hf://OWNER/NAME, or streets (of this package).",
     )
-    text("stage", None, "predict, export, retrieve: the stage to use; default the last evaluation.")
+    text("stage", None, "the stage to use; default the last evaluation.")
     text(
         "output",
         None,
-        "predict, export, retrieve, report: folder of the results; default WORKDIR/JOB, of report "
-        "./report.",
+        "folder of results; default WORKDIR/JOB, of publish WORKDIR/published, of report ./report.",
     )
-    text(
-        "input", None, "predict: image, video, folder, camera (0) or URL; --input may be left out."
-    )
-    names("view", ["overlay"], "predict: overlay, side_by_side, colours, train_ids or label_ids.")
-    text("resolution", "eval", "predict: images at the benchmark's eval size, or native.")
-    text("repository", None, "publish: OWNER/NAME on the Hugging Face Hub; default: no upload.")
-    text("licence", "", "publish: the licence of the weights, such as cc-by-nc-4.0.")
-    text("precision", "float32", "publish: type of the written weights, float32 or float16.")
-    names("also", [], "export: further formats: onnx, saved_model, tflite.")
-    text("before", None, "retrieve: another workdir to compare with.")
-    text("before_stage", None, "retrieve: the stage to compare with, of --before or of WORKDIR.")
-    names("runs", [], "report: workdirs or patterns; --runs may be left out.")
-    names("speed", [], "report: speed.json files of the job benchmark.")
-    names("published", [], "report: further papers to show.")
-    names("parts", ["train", "infer"], "benchmark: some of train, infer, networks.")
+    text("input", None, "image, video, folder, camera (0) or URL; --input may be left out.")
+    names("view", ["overlay"], "overlay, side_by_side, colours, train_ids or label_ids.")
+    text("resolution", "eval", "images at the benchmark's eval size, or native.")
+    text("repository", None, "OWNER/NAME on the Hugging Face Hub; default: no upload.")
+    text("licence", "", "the licence of the weights, such as cc-by-nc-4.0.")
+    text("precision", "float32", "type of the written weights, float32 or float16.")
+    names("also", [], "further formats: onnx, saved_model, tflite.")
+    text("before", None, "another workdir to compare with.")
+    text("before_stage", None, "the stage to compare with, of --before or of WORKDIR.")
+    names("runs", [], "workdirs or patterns; --runs may be left out.")
+    names("speed", [], "speed.json files of the job benchmark.")
+    names("published", [], "further papers to show.")
+    names("parts", ["train", "infer"], "some of train, infer, networks.")
     return values
 
 
@@ -266,22 +270,22 @@ def parse(
         setattr(values, job.positional_flag, rest[0])
     elif rest:
         raise ConfigError(f"unexpected arguments: {' '.join(rest)}")
-    for flag in ("seeds", "coordinator"):
-        require(
-            job.repeats or values[flag].value is None,
-            f"--{flag} goes with --job=run or evaluate, not {values.job}",
-        )
+    overrides = config_flags.get_override_values(values["config"])
+    present = [flag for flag in define_flags() if values[flag].present and flag != "job"]
+    check_read([*present, *(["config"] if given or overrides else [])], values.job, jobs)
     for flag in PLACES:  # a variable of the shell that is not set, for example
         require(values[flag].value != "", f"--{flag} is empty")
     if values.data_dir is not None:
         config.data_dir = values.data_dir
-    overrides = config_flags.get_override_values(values["config"])
-    require(
-        values.job in hub.READERS or not hub.is_address(values.weights),
-        f"--weights={values.weights} goes with {', '.join(hub.READERS)}, not {values.job}",
-    )
     workdir = hub.find_workdir(source, workdir=values.workdir, weights=values.weights)
     return job, Command(config, given, overrides, workdir, values)
+
+
+def check_read(given: Iterable[str], job: str, jobs: Mapping[str, Job]) -> None:
+    """Raises ConfigError for a flag that the job does not read, as it would change nothing."""
+    for flag in given:
+        readers = READERS.get(flag) or [name for name in jobs if jobs[name].configured]
+        require(job in readers, f"--{flag} goes with {', '.join(readers)}, not {job}")
 
 
 def check_once(words: Sequence[str]) -> None:

@@ -2,14 +2,15 @@
 
 A job lists its results in its record (predict.json, model.json, retrieve.json) before it writes the
 first of them, so that a job that was killed recognises its own files when it is started again. A
-job overwrites only files that an earlier job wrote.
+job overwrites only files that an earlier job wrote, and a job that is refused before its first
+result leaves the results and the record of the earlier one as they were.
 """
 
 import contextlib
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -81,8 +82,10 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claimed(out: pathlib.Path, *, record: str, results: Iterable[str]) -> Iterator[list[str]]:
-    """Locks a folder for one job and lists the results of the job in the record.
+def claimed(
+    out: pathlib.Path, *, record: str, results: Iterable[str]
+) -> Iterator[Callable[[], list[str]]]:
+    """Locks a folder for one job, which then lists its results in the record.
 
     Args:
       out: the folder; created if it does not exist.
@@ -91,8 +94,10 @@ def claimed(out: pathlib.Path, *, record: str, results: Iterable[str]) -> Iterat
         is a folder that belongs to the job with all of its content.
 
     Yields:
-      The list that the record must have under "results" when the job replaces it: the job's own
-      files and those of earlier jobs that are still there.
+      A function to call before the first result is written, and after all that may be refused: it
+      replaces the record of an earlier job. It returns the list that the record must have under
+      "results" when the job replaces it in turn: the job's own files and those of earlier jobs that
+      are still there.
 
     Raises:
       ConfigError: another job holds the folder, or the folder has files of these names that no
@@ -114,8 +119,12 @@ def claimed(out: pathlib.Path, *, record: str, results: Iterable[str]) -> Iterat
                 "choose another --output"
             )
         listed = sorted(names | {name for name in ours - {_EVERYTHING} if (out / name).exists()})
-        write_json(out / record, {"finished": False, "results": listed})
-        yield listed
+
+        def begin() -> list[str]:
+            write_json(out / record, {"finished": False, "results": listed})
+            return listed
+
+        yield begin
 
 
 def written(record: pathlib.Path) -> set[str]:

@@ -230,6 +230,23 @@ def torch_arrays(variables: dict[str, Any], model_name: str) -> dict[str, np.nda
     return arrays
 
 
+def rounded(
+    variables: dict[str, Any], model_name: str, path: str | pathlib.Path, *, precision: str
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of `torch_arrays` in the precision of a file.
+
+    Raises:
+      ConfigError: names the path; an unknown precision, or a weight that is too large for it.
+    """
+    dtype = lookup(PRECISIONS, precision, "precision")
+    with np.errstate(over="ignore"):  # what overflows is named below
+        arrays = {k: v.astype(dtype) for k, v in torch_arrays(variables, model_name).items()}
+    for name, array in arrays.items():
+        if not np.all(np.isfinite(array)):
+            raise ConfigError(f"{path}: {name} has numbers that {precision} cannot hold")
+    return arrays
+
+
 def export_pretrained(
     variables: dict[str, Any],
     model_name: str,
@@ -253,12 +270,7 @@ def export_pretrained(
     Raises:
       ConfigError: an unknown precision, or a weight that is too large for it.
     """
-    dtype = lookup(PRECISIONS, precision, "precision")
-    with np.errstate(over="ignore"):  # what overflows is named below
-        arrays = {k: v.astype(dtype) for k, v in torch_arrays(variables, model_name).items()}
-    for name, array in arrays.items():
-        if not np.all(np.isfinite(array)):
-            raise ConfigError(f"{path}: {name} has numbers that {precision} cannot hold")
+    arrays = rounded(variables, model_name, path, precision=precision)
     for name in [n for n in arrays if n.endswith(".running_mean")]:
         arrays[re.sub("running_mean$", "num_batches_tracked", name)] = np.zeros((), np.int64)
     metadata = {"model": model_name, "naming": next(iter(namings_of(model_name, "all")))}
