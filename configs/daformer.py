@@ -1,4 +1,4 @@
-"""DAFormer's training on a real-time network: self-training, rare classes, feature distance.
+"""DAFormer on a real-time network: online self-training, rare classes, feature distance.
 
 objective(G) = seg + mix, on the main and both auxiliary heads, + 0.005 feature_distance
 mix          = cross-entropy of target images with half of the source batch's classes on them
