@@ -339,10 +339,10 @@ def _shares(sums: Mapping[str, Sum], method: Method, counts: Logs | None = None)
 
 
 def predictions(outputs: Outputs) -> dict[str, Sum]:
-    """Returns the summed entropy of the target's predictions (in nats) and their summed softmax [K].
+    """Returns the summed entropy of the target's predictions and their summed softmax [K].
 
-    They describe the target itself, or the mixed or masked images where the target does not go
-    through the network.
+    The entropy is in nats. Both describe the target itself, or the mixed or masked images where the
+    target does not go through the network.
     """
     target_logits = [outputs[view]["logits"] for view in TARGET_VIEWS if view in outputs]
     if not target_logits:
