@@ -12,8 +12,8 @@ Paper: Tsai, Hung, Schulter, Sohn, Yang & Chandraker, Learning to adapt structur
 semantic segmentation (AdaptSegNet), CVPR 2018. Brunstein & De Souza Coelho, Nikiforos et al. and
 Bartoletti et al. use it with BiSeNet, as is done here.
 
-    python main.py --config configs/adversarial.py
-    python main.py --config configs/adversarial.py:level=multi,network=fcd_light
+    python main.py --config adversarial
+    python main.py --config adversarial:level=multi,network=fcd_light
 
 Expected on `streets`: 19.8 ± 0.2 mIoU at level=output, 21.0 ± 0.3 at multi, 21.0 ± 0.4 at feature,
 19.2 ± 0.6 with fcd_light, seeds 0 to 2 (docs/results.md).
