@@ -1,6 +1,6 @@
 """Compares the speed of rtda_jax with PyTorch's: training step and inference of a configuration.
 
-    python main.py --job=benchmark --config configs/fda.py:folders
+    python main.py --job=benchmark --config fda:folders
     python main.py --job=benchmark --parts=networks  # inference of every network
     python main.py --job=benchmark --config fda --config.speed.rounds=5
 

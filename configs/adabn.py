@@ -7,7 +7,7 @@ statistics   = mean and variance of every batch normalisation, averaged over one
 Paper: Li, Wang, Shi, Liu & Hou, Revisiting batch normalization for practical domain adaptation,
 arXiv 1603.04779, 2016.
 
-    python main.py --config configs/adabn.py
+    python main.py --config adabn
 
 Expected on `streets`: 22.4 ± 0.8 mIoU, seeds 0 to 2 (docs/results.md).
 """

@@ -23,7 +23,7 @@ Papers: Tsai, Hung, Schulter, Sohn, Yang & Chandraker, Learning to adapt structu
 for semantic segmentation, CVPR 2018; Thukral, Khantwal & Agarwal, Domain adaptation for image
 segmentation, which tries lambda = 0.0005, 0.001 and 0.004.
 
-    python main.py --config configs/adaptsegnet.py:gta5_to_cityscapes,preset=multi \\
+    python main.py --config adaptsegnet:gta5_to_cityscapes,preset=multi \\
         --config.model.pretrained=DeepLab_resnet_pretrained_init-f81d91e8.pth
 
 Needs GTA5, Cityscapes and the authors' file of initial weights. Published for GTA5 to Cityscapes

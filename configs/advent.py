@@ -15,8 +15,8 @@ which no code was released.
 Paper: Vu, Jain, Bucher, Cord & Pérez, ADVENT: Adversarial entropy minimization for domain
 adaptation in semantic segmentation, CVPR 2019.
 
-    python main.py --config configs/advent.py
-    python main.py --config configs/advent.py:gta5_to_cityscapes,preset=ensemble \\
+    python main.py --config advent
+    python main.py --config advent:gta5_to_cityscapes,preset=ensemble \\
         --config.model.pretrained=DeepLab_resnet_pretrained_imagenet.pth
 
 Expected on `streets`: 19.9 ± 0.5 mIoU, seeds 0 to 2 (docs/results.md). The presets need GTA5,

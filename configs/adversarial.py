@@ -1,19 +1,19 @@
 """Adversarial adaptation: the network learns to fool a discriminator of source and target.
 
 objective(G) = seg + seg_aux16 + seg_aux32 + adv(level)
-objective(D) = 1/2 [BCE(D(view source), 0) + BCE(D(view target), 1)]     for each level
+objective(D) = 1/2 [BCE(D(x source), 0) + BCE(D(x target), 1)]           for each level
 
-    level=output    0.001 adv_output                             view = softmax of the logits
+    level=output    0.001 adv_output                             x = softmax of the logits
     level=multi     0.001 adv_output + 0.0002 adv_aux16          (AdaptSegNet's weights)
     level=three     0.001 adv_output + 0.0002 adv_aux16 + 0.0002 adv_aux32     (Nikiforos et al.)
-    level=feature   0.001 adv_feature                            view = features, at image size
+    level=feature   0.001 adv_feature                            x = features, at image size
 
 Paper: Tsai, Hung, Schulter, Sohn, Yang & Chandraker, Learning to adapt structured output space for
 semantic segmentation (AdaptSegNet), CVPR 2018. Brunstein & De Souza Coelho, Nikiforos et al. and
 Bartoletti et al. use it with BiSeNet, as is done here.
 
-    python main.py --config configs/adversarial.py
-    python main.py --config configs/adversarial.py:level=multi,network=fcd_light
+    python main.py --config adversarial
+    python main.py --config adversarial:level=multi,network=fcd_light
 
 Expected on `streets`: 19.8 ± 0.2 mIoU at level=output, 21.0 ± 0.3 at multi, 21.0 ± 0.4 at feature,
 19.2 ± 0.6 with fcd_light, seeds 0 to 2 (docs/results.md).

@@ -15,7 +15,7 @@ BiSeNet, and their code has the four-scale variant that is used here.
 Paper (Bartoletti): Bartoletti, Bulfamante & Sciortino, Multiple layer self supervised learning for
 real-time semantic segmentation, Politecnico di Torino.
 
-    python main.py --config configs/bartoletti.py:gta5_to_cityscapes,layers=2
+    python main.py --config bartoletti:gta5_to_cityscapes,layers=2
 
 Published for GTA5 to Cityscapes, best epoch: FCD 30.8 mIoU, FCD-Light 30.4, self-training by one,
 two and three layers 31.5, 31.0 and 31.3.

@@ -15,7 +15,7 @@ all four dilations. The first stage stops at 80,000 of 250,000 iterations, the s
 Paper: Li, Yuan & Vasconcelos, Bidirectional learning for domain adaptation of semantic
 segmentation, CVPR 2019.
 
-    python main.py --config configs/bdl.py:gta5_to_cityscapes --config.model.pretrained=FILE.pth
+    python main.py --config bdl:gta5_to_cityscapes --config.model.pretrained=FILE.pth
 
 Needs GTA5, Cityscapes and the authors' file of initial weights. Published for GTA5 to Cityscapes:
 48.5 mIoU, with translated images and two rounds of labels. We have not trained it to the end; see

@@ -22,8 +22,8 @@ own size.
 Paper: Tranheden, Olsson, Pinto & Svensson, DACS: Domain adaptation via cross-domain mixed
 sampling, WACV 2021.
 
-    python main.py --config configs/dacs.py
-    python main.py --config configs/dacs.py:gta5_to_cityscapes,preset=released \\
+    python main.py --config dacs
+    python main.py --config dacs:gta5_to_cityscapes,preset=released \\
         --config.model.pretrained=resnet101COCO-41f33a49.pth
 
 Expected on `streets`: 17.0 ± 0.9 mIoU, the teacher 17.3 ± 0.2, seeds 0 to 2 (docs/results.md). The

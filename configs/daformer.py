@@ -1,4 +1,4 @@
-"""DAFormer's training on a real-time network: self-training, rare classes, feature distance.
+"""DAFormer on a real-time network: online self-training, rare classes, feature distance.
 
 objective(G) = seg + mix, on the main and both auxiliary heads, + 0.005 feature_distance
 mix          = cross-entropy of target images with half of the source batch's classes on them
@@ -20,7 +20,7 @@ Paper: Hoyer, Dai & Van Gool, DAFormer: Improving network architectures and trai
 for domain-adaptive semantic segmentation, CVPR 2022.
 
     pip install -e '.[pretrained]'
-    python main.py --config configs/daformer.py
+    python main.py --config daformer
 
 Published with DAFormer's own network, GTA5 to Cityscapes: 68.3 mIoU. Expected on `synth_to_camvid`
 at 160x224 with distance=0,fda=0.01: 36.9 ± 0.5 mIoU, and on `synth_to_idd` 41.6 ± 0.3, seeds 0 to 2

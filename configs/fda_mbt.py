@@ -7,7 +7,7 @@ prediction   = argmax 1/2 [softmax G_0.01 + softmax G_0.05]
 Papers: Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic segmentation;
 Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 2020.
 
-    python main.py --config configs/fda_mbt.py
+    python main.py --config fda_mbt
 
 Expected on `streets`: 22.9 ± 1.3 mIoU, seeds 0 to 2 (docs/results.md).
 configs/fda.py trains either band alone.

@@ -13,8 +13,8 @@ learning rates. Nikiforos et al. do not halve the discriminator's loss; to do th
 Papers: Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic segmentation;
 Yang & Soatto, FDA: Fourier domain adaptation for semantic segmentation, CVPR 2020.
 
-    python main.py --config configs/fda_ssl.py
-    python main.py --config configs/fda_ssl.py:control=yes
+    python main.py --config fda_ssl
+    python main.py --config fda_ssl:control=yes
 
 Expected with pretrained=bisenet_lite0 on `synth_to_camvid` at 160x224: 37.3 ± 0.7 mIoU, both bands
 fused 35.2 ± 0.9; on `synth_to_idd`: 41.9 ± 0.1 and 40.4 ± 0.1, seeds 0 to 2; from random weights on

@@ -16,7 +16,7 @@ shape.
 Paper (Brunstein): Brunstein & De Souza Coelho, Analysis of loss function impact on real-time domain
 adaptation in semantic segmentation, Politecnico di Torino.
 
-    python main.py --config configs/loss_study.py:gta5_to_cityscapes,loss=focal,backbone=101
+    python main.py --config loss_study:gta5_to_cityscapes,loss=focal,backbone=101
 
 Published for GTA5 to Cityscapes, 50 epochs, FCD, with ce, wce and focal: 16.4, 19.0, 21.0 mIoU with
 backbone=18 and 22.2, 23.4, 25.9 with backbone=101.

@@ -8,11 +8,12 @@ Paper: Hoyer, Dai, Wang & Van Gool, MIC: Masked image consistency for context-en
 adaptation, CVPR 2023.
 
     pip install -e '.[pretrained]'
-    python main.py --config configs/mic.py
+    python main.py --config mic
 
 Published with DAFormer's network, GTA5 to Cityscapes: 70.6 mIoU. Expected on `synth_to_camvid` with
 fda=0.01: 34.3 ± 1.1 mIoU, and 37.5 ± 0.3 at 160x224, and on `synth_to_idd` 39.9 ± 0.2, seeds 0 to 2
-(docs/results.md). There, the masked images cost 2 points: see configs/daformer.py.
+(docs/results.md). On `synth_to_idd` the masked images cost 2 points:
+`daformer:distance=0,fda=0.01` has 41.6 ± 0.3.
 """
 
 from ml_collections import ConfigDict

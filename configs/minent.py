@@ -12,8 +12,8 @@ The authors report the best of 60 checkpoints on the validation set; here it is 
 Paper: Vu, Jain, Bucher, Cord & Pérez, ADVENT: Adversarial entropy minimization for domain
 adaptation in semantic segmentation, CVPR 2019.
 
-    python main.py --config configs/minent.py
-    python main.py --config configs/minent.py:gta5_to_cityscapes,preset=released \\
+    python main.py --config minent
+    python main.py --config minent:gta5_to_cityscapes,preset=released \\
         --config.model.pretrained=DeepLab_resnet_pretrained_imagenet.pth
 
 Expected on `streets`: 20.3 ± 0.5 mIoU, seeds 0 to 2 (docs/results.md). The preset needs GTA5,

@@ -21,7 +21,7 @@ oracle is configs/target_only.py, and their self-training is configs/fda_ssl.py.
 Paper (Nikiforos): Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic
 segmentation, Politecnico di Torino.
 
-    python main.py --config configs/nikiforos.py:gta5_to_cityscapes,row=fda,beta=0.05
+    python main.py --config nikiforos:gta5_to_cityscapes,row=fda,beta=0.05
 
 Published for GTA5 to Cityscapes: 16.2 mIoU source, 22.6 augmented, 26.4 adversarial, 26.9 fda at
 0.01, 25.3 fda at 0.05, 27.5 mbt.

@@ -8,8 +8,8 @@ includes the effect of target statistics; configs/adabn.py measures that part al
 the augmentation of Nikiforos, Cappello & Macaluso, Real-time domain adaptation in semantic
 segmentation: strong contrast and saturation on half of the source images.
 
-    python main.py --config configs/source_only.py
-    python main.py --config configs/source_only.py:colour=0.5
+    python main.py --config source_only
+    python main.py --config source_only:colour=0.5
 
 Expected on `streets`: 10.0 ± 1.8 mIoU, 14.0 ± 1.1 with colour=0.5, seeds 0 to 2 (docs/results.md).
 """

@@ -17,8 +17,8 @@ layer, as is done here. --config.stage.label.pseudo.fusion=majority lets three l
 Paper (Bartoletti): Bartoletti, Bulfamante & Sciortino, Multiple layer self supervised learning for
 real-time semantic segmentation, Politecnico di Torino.
 
-    python main.py --config configs/ssl.py
-    python main.py --config configs/ssl.py:layers=3
+    python main.py --config ssl
+    python main.py --config ssl:layers=3
 
 Expected on `streets`: 19.0 ± 0.8 mIoU by one layer, 20.4 ± 2.0 by two, 20.7 ± 2.0 by three, seeds
 0 to 2 (docs/results.md, from configs/ssl_study.py).

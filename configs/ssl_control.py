@@ -9,8 +9,8 @@ objective(G) = seg + seg_aux16 + seg_aux32 + 0.001 adv_output                   
 The gain of self-training over `eval_control` is due to its labels alone. The papers are those of
 configs/ssl.py and configs/fda_ssl.py; neither has such a control.
 
-    python main.py --config configs/ssl_control.py
-    python main.py --config configs/ssl_control.py:way=continued
+    python main.py --config ssl_control
+    python main.py --config ssl_control:way=continued
 
 Expected on `streets`: 24.3 ± 0.5 mIoU with way=longer, seeds 0 to 2 (docs/results.md).
 """

@@ -9,7 +9,7 @@ adversarial network.
 Paper (Bartoletti): Bartoletti, Bulfamante & Sciortino, Multiple layer self supervised learning for
 real-time semantic segmentation, Politecnico di Torino.
 
-    python main.py --config configs/ssl_study.py --seeds 3
+    python main.py --config ssl_study --seeds 3
 
 Expected on `streets`: one layer 19.0 ± 0.8, two 20.4 ± 2.0, three 20.7 ± 2.0 mIoU; the control
 with the same number of steps 24.3 ± 0.5; seeds 0 to 2 (docs/results.md).

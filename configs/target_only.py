@@ -2,7 +2,7 @@
 
 objective(G) = seg + seg_aux16 + seg_aux32          inputs = target, with its labels
 
-    python main.py --config configs/target_only.py
+    python main.py --config target_only
 
 Expected on `streets`: 27.5 ± 0.5 mIoU, seeds 0 to 2 (docs/results.md).
 """

@@ -19,8 +19,8 @@ scratch or from --config.model.pretrained. configs/tufl_parts.py measures what e
 Paper (tufl): Yan, Qian, Wang & Yang, Threshold-adaptive unsupervised focal loss for domain adaptive
 semantic segmentation, arXiv 2208.10716.
 
-    python main.py --config configs/tufl.py
-    python main.py --config configs/tufl.py:cityscapes_to_crosscity:rome
+    python main.py --config tufl
+    python main.py --config tufl:cityscapes_to_crosscity:rome
 
 Expected on `streets`: 19.2 ± 0.7 mIoU, seeds 0 to 2 (docs/results.md, from configs/tufl_parts.py).
 Published for BiSeNet, Cityscapes to CrossCity, single scale: 52.3 Rome, 56.4 Rio, 51.1 Taipei,

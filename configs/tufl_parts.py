@@ -11,7 +11,7 @@ objective(G) = that of configs/tufl.py, in these stages:
 Paper (tufl): Yan, Qian, Wang & Yang, Threshold-adaptive unsupervised focal loss for domain adaptive
 semantic segmentation, arXiv 2208.10716.
 
-    python main.py --config configs/tufl_parts.py
+    python main.py --config tufl_parts
 
 Expected on `streets`: 17.4 ± 0.9 source, 18.6 ± 0.8 fixed and adaptive, 19.2 ± 0.5 longer,
 19.1 ± 0.4 mixing, 19.2 ± 0.7 long_tail, mIoU, seeds 0 to 2 (docs/tufl.md).

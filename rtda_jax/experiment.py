@@ -211,7 +211,7 @@ def first_command(workdir: pathlib.Path) -> str:
 
 
 def each_seed(config: ConfigDict, workdir: pathlib.Path, *, count: int | None, job: Job) -> None:
-    """Does a job in a workdir, or in its folder of each seed if it is told how many there are.
+    """Runs a job in a workdir, or in the folder of each seed if the number of seeds is given.
 
     Raises:
       ConfigError: the workdir holds the runs of several seeds, and their count is not given.

@@ -245,7 +245,8 @@ class LossOptions:
 
     Attributes:
       weighting: the origin of class weights: "none", "given" in `weights`, or "enet", for which
-        training counts the labelled set and then sets `weights` and "given".
+        training counts the labelled set and then sets `weights` and "given". They multiply seg,
+        mix, masked and consistency, and no other term.
       weights: the weight of each class.
       enet_c: the constant c of the weights 1 / ln(c + frequency) (ENet, Paszke et al. 2016).
       reduction: the divisor of the summed loss of seg terms, a key of `REDUCTIONS`; "ohem" never

@@ -16,7 +16,7 @@ TESTS = {
     "An exported network": "export::a_fresh_interpreter_gets_every_pixel_of_five_images",
     "The network between": "security::jax_neither_encrypts_nor_authenticates",
     "Your own data folder": "listing::links_are_followed_once_and_real_folders_keep_their_names",
-    "Sums of checkpoints": "hostile_records::seals hostile::pseudo_labels_of_another",
+    "Checksums of checkpoints": "hostile_records::seals hostile::pseudo_labels_of_another",
     "Orbax reads": "hostile_records::checkpoints_without_a_seal "
     "pictures::pixels_are_those_that_pillow_says builders::16_bit_labels_are_stored_as_8_bits "
     "video::a_video_keeps_its_frames_times_and_size",

@@ -148,7 +148,7 @@ class Method:
 
     @property
     def teaches(self) -> bool:
-        """Whether a term reads what the teacher sees in the target."""
+        """Whether a term reads the teacher's predictions for the target."""
         return any(term.needs_teacher for term, _ in self.objective.values())
 
     @property

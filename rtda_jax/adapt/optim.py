@@ -50,7 +50,9 @@ REPEATS: dict[str, Callable[[jax.Array, jax.Array], jax.Array] | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class OptimOptions:
-    """The section `optim` of a configuration; `g_` is the segmentation network's, `d_` the others'.
+    """The section `optim` of a configuration.
+
+    Fields with `g_` are the segmentation network's, those with `d_` the discriminators'.
 
     Attributes:
       accumulate: the number of micro-batches that each device cuts its share of a batch into; it

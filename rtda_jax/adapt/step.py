@@ -187,7 +187,7 @@ def learn_in_parts(method: Method, state: TrainState, batch: Batch) -> Learned:
     """Returns what `learn` does, one micro-batch after the other where the method accumulates.
 
     The micro-batches are consecutive rows of this device's share. All start from the same running
-    statistics, and the new ones are the mean of what each makes of them.
+    statistics, and the new ones are the mean over the micro-batches.
     """
     if method.accumulate == 1:
         return learn(method, state, batch)
@@ -341,10 +341,10 @@ def _shares(sums: Mapping[str, Sum], method: Method, counts: Logs | None = None)
 
 
 def predictions(outputs: Outputs) -> dict[str, Sum]:
-    """Returns the sums of the entropy of the target's predictions, in nats, and of themselves [K].
+    """Returns the summed entropy of the target's predictions and their summed softmax [K].
 
-    They describe the target itself, or the mixed or masked images where the target does not go
-    through the network.
+    The entropy is in nats. Both describe the target itself, or the mixed or masked images where the
+    target does not go through the network.
     """
     target_logits = [outputs[view]["logits"] for view in TARGET_VIEWS if view in outputs]
     if not target_logits:
@@ -359,7 +359,7 @@ def predictions(outputs: Outputs) -> dict[str, Sum]:
 
 
 def described(logs: Logs) -> Logs:
-    """Returns the logs with a description of the target's mean prediction in place of itself.
+    """Returns the logs with `target_entropy` and `target_classes` instead of the mean prediction.
 
     target_entropy in [0,1] is the mean entropy of a pixel. target_classes in [1,K] is the
     exponential of the mean prediction's entropy: over how many classes it spreads. Both fall when

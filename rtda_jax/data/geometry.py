@@ -1,5 +1,7 @@
 """Resizing, cropping and mirroring of an image and its label together, inside a tf.data graph.
 
+A *move* is one draw of the geometric augmentation: the zoom, the crop and whether it is mirrored.
+
 Modules that use TensorFlow import `tf` from here. It is restricted to the CPU, so that all of the
 GPU's memory belongs to JAX. No module outside `rtda_jax.data` needs TensorFlow.
 """

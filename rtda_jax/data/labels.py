@@ -87,7 +87,7 @@ def define(
 
 
 def with_definitions(record: Any) -> Any:
-    """Returns a record of a configuration in which files of the user's classes are their content.
+    """Returns a configuration's record with the content of each class file in place of its path.
 
     Raises:
       DataError: names a file that cannot be read.
@@ -105,7 +105,7 @@ def with_definitions(record: Any) -> Any:
 
 
 def stored(meaning: Labelling) -> Labelling:
-    """Returns what the raw ids of a labelling are called once they are stored in one channel."""
+    """Returns the labelling of the label files after they have been stored with one channel."""
     if meaning.name in _STORED:
         return LABELLINGS[_STORED[meaning.name]]
     ids = meaning.ids if IGNORE in meaning.ids else (*meaning.ids, IGNORE)

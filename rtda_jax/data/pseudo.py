@@ -1,6 +1,7 @@
-"""Pseudo-labels: what a network takes a set's images for, as PNG files and their manifest.
+"""Pseudo-labels: a network's predictions for the images of a set, as PNG files with a manifest.
 
-The files of the histogram are here too, from which thresholds over the whole set come.
+The confidence histograms, from which thresholds over the whole set are computed, are stored here
+too.
 """
 
 import dataclasses

@@ -161,7 +161,7 @@ class Board:
     def ends(self, budget: int) -> tuple[Series | None, Series | None]:
         """Returns the rows of source only and of the oracle at a budget.
 
-        It is the only row of its kind, or the one with that name. A row is named by its label, or
+        Each is the only row of its kind, or the one with that name. A row is named by its label, or
         else by its stage if that is `eval_` and the name.
         """
         rows = [row for row in self.rows if row.budget == budget]

@@ -221,7 +221,7 @@ def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def seal(folder: pathlib.Path) -> None:
-    """Durably writes a seal into a folder: the size and SHA-256 of every file in it."""
+    """Writes a seal into a folder, durably: the size and SHA-256 of every file in it."""
     sums = {}
     for path in _files(folder):
         fsync(path)

@@ -57,8 +57,8 @@ def _holds_run(folder: pathlib.Path) -> bool:
 def results_folder(workdir: pathlib.Path, weights: str | None) -> pathlib.Path:
     """Returns the folder for the results of a network: its own, or one in ./runs.
 
-    Nothing is written into the cache of the hub, which is runs/OWNER--NAME here, nor into the
-    package.
+    Nothing is written into the hub's cache or the package: the results of hf://OWNER/NAME go to
+    runs/OWNER--NAME, and those of a network of the package to runs/NAME.
     """
     if weights is not None and is_address(weights):
         match = ADDRESS.fullmatch(weights)
