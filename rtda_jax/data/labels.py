@@ -113,9 +113,7 @@ def stored(meaning: Labelling) -> Labelling:
 
 
 def unnamed(meaning: Labelling | None) -> Labelling | None:
-    """Returns a labelling without the path of a user's definition, for digests: one file has many
-    paths.
-    """
+    """Returns a labelling for digests, without the path of a user's file, which has many."""
     if meaning is None or meaning.name in LABELLINGS:
         return meaning
     return dataclasses.replace(meaning, name="")
