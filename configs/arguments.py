@@ -5,7 +5,8 @@ description of its arguments. A keyword that Python reserves ends in an undersco
 and is written without it: `lambda=0.004` sets `lambda_`.
 
 Every config also takes `pretrained=NETWORK`, which trains that network from ImageNet's weights with
-the optimizer of `recipes.py`. A `make` that has this argument itself decides what it means.
+the optimizer of `recipes.py`, and with it `recipe=short` or `recipe=long`. A `make` that has the
+first argument itself decides what it means.
 """
 
 import inspect
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 from configs import benchmarks, recipes
 from rtda_jax.errors import ConfigError, lookup, require
 
-PRETRAINED = "pretrained"
+PRETRAINED, RECIPE = "pretrained", "recipe"
 
 
 def parsed(make: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]:
@@ -27,14 +28,21 @@ def parsed(make: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]:
 
     def get_config(arg: str = "") -> ConfigDict:
         benchmark, options = parse(make, arg)
-        own = PRETRAINED in inspect.signature(make).parameters
-        network = None if own else options.pop(PRETRAINED, None)
+        chosen = {name: options.pop(name, None) for name in _common(make)}
+        network, recipe = chosen.get(PRETRAINED), chosen.get(RECIPE)
+        require(network or not recipe, f"recipe={recipe} needs pretrained=NETWORK, which it trains")
         config = make(benchmark, **options)
         if network is not None:
-            recipes.use_pretrained(config, network)
+            recipes.use_pretrained(config, network, recipe=recipe)
         return config
 
     return get_config
+
+
+def _common(make: Callable[..., ConfigDict]) -> dict[str, Any]:
+    """Returns the arguments, with their types, that a config has without declaring them."""
+    own = PRETRAINED in inspect.signature(make).parameters
+    return {} if own else {PRETRAINED: recipes.Network, RECIPE: recipes.Name}
 
 
 def parse(make: Callable[..., ConfigDict], arg: str) -> tuple[str, dict[str, Any]]:
@@ -48,7 +56,7 @@ def parse(make: Callable[..., ConfigDict], arg: str) -> tuple[str, dict[str, Any
     Raises:
       ConfigError: an argument is unknown, is given twice, or has an invalid value.
     """
-    hints = {PRETRAINED: (PRETRAINED, recipes.Network)} | {
+    hints = {name: (name, hint) for name, hint in _common(make).items()} | {
         name.rstrip("_"): (name, hint)
         for name, hint in typing.get_type_hints(make).items()
         if name in inspect.signature(make).parameters and name != "benchmark"

@@ -8,10 +8,11 @@ teacher      = average of the parameters, updated before it labels, normalising 
 feature_distance = L2 distance of the last trunk stage from the ImageNet trunk's, on things
 source       = images drawn by their rare classes; fda=BETA gives them the target's low frequencies
 
-The method follows the paper's code. Two of its rules come from its libraries, and only runs of at
-least 10,000 steps follow them: mmseg averages the cross-entropy over all pixels, ignored ones
-included (loss.reduction=pixels), and mmcv's warm-up multiplies a decay that begins at step 0
-(optim.warmup=linear_factor). Shorter runs average over labelled pixels and decay after the warm-up.
+The method follows the paper's code. Two of its rules come from its libraries, and only long runs
+(recipe=long, from 10,000 steps) follow them: mmseg averages the cross-entropy over all pixels,
+ignored ones included (loss.reduction=pixels), and mmcv's warm-up multiplies a decay that begins at
+step 0 (optim.warmup=linear_factor). Shorter runs average over labelled pixels and decay after the
+warm-up.
 
 The network is BiSeNet on EfficientNet-Lite instead of a transformer with 85 million parameters;
 because BiSeNet has auxiliary heads, they are trained too.
@@ -41,25 +42,25 @@ def make(
     pretrained: recipes.Network = NETWORK,
     distance: float = DISTANCE,
     fda: float | None = None,
+    recipe: recipes.Name | None = None,
 ) -> ConfigDict:
     """Returns DAFormer's training on a benchmark.
-
-    The benchmark's number of steps selects the recipe. --config.steps is applied later and does not
-    change this choice.
 
     Args:
       benchmark: a key of `benchmarks.BENCHMARKS`.
       pretrained: the network, whose trunk has ImageNet weights.
       distance: weight of the feature distance.
       fda: beta of the band that the source takes from the target; None leaves the source as it is.
+      recipe: the hyperparameters of short or long runs, see `recipes.py`; None means those that
+        suit the benchmark's number of steps. --config.steps is read later and does not change them.
     """
     config = dacs.make(benchmark)
-    chosen = recipes.recipe(config)
-    recipes.use_pretrained(config, pretrained)
+    chosen = recipes.choose(config, recipe)
+    recipes.use_pretrained(config, pretrained, recipe=recipe)
     config.objective.feature_distance = distance
     config.fda_beta = fda
     config.rare_class = chosen.rare_temperature
-    if chosen is recipes.FULL:
+    if chosen is recipes.LONG:
         config.loss.reduction = "pixels"  # as mmseg, which counts ignored pixels
         config.rare_min_pixels = 3000
         config.rare_crops = 11  # up to ten more crops, until one shows half of these pixels

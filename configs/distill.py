@@ -60,6 +60,7 @@ def make(
     inconsistency: float | None = None,
     distance: float = daformer.DISTANCE,
     fda: float | None = None,
+    recipe: recipes.Name | None = None,
 ) -> ConfigDict:
     """Returns the distillation on a benchmark.
 
@@ -77,6 +78,7 @@ def make(
       distance: weight of the feature distance, which the small network of labels=hard and
         labels=soft does without.
       fda: beta of the band that the source takes from the target; None leaves the source as it is.
+      recipe: the hyperparameters of short or long runs; None means those that suit the steps.
     """
     require(
         temperature is None or labels != "hard",
@@ -86,7 +88,7 @@ def make(
     temperature = 2.0 if temperature is None else temperature
     inconsistency = 1.0 if inconsistency is None else inconsistency
     adapt = {"mic": mic.make, "daformer": daformer.make}[method]
-    config = adapt(benchmark, pretrained=pretrained, distance=distance, fda=fda)
+    config = adapt(benchmark, pretrained=pretrained, distance=distance, fda=fda, recipe=recipe)
     if labels == "online":
         config.model.large = large
         config.teacher.update({"temperature": temperature, "inconsistency": inconsistency})

@@ -27,6 +27,7 @@ def make(
     pretrained: recipes.Network = daformer.NETWORK,
     distance: float = daformer.DISTANCE,
     fda: float | None = None,
+    recipe: recipes.Name | None = None,
 ) -> ConfigDict:
     """Returns MIC on a benchmark; recipe and arguments are those of `daformer.make`.
 
@@ -35,9 +36,12 @@ def make(
       pretrained: the network, whose trunk has ImageNet weights.
       distance: weight of the feature distance.
       fda: beta of the band that the source takes from the target; None leaves the source as it is.
+      recipe: the hyperparameters of short or long runs; None means those that suit the steps.
     """
-    config = daformer.make(benchmark, pretrained=pretrained, distance=distance, fda=fda)
-    chosen = recipes.recipe(config)
+    config = daformer.make(
+        benchmark, pretrained=pretrained, distance=distance, fda=fda, recipe=recipe
+    )
+    chosen = recipes.choose(config, recipe)
     config.objective.update({f"masked{head}": 1.0 for head in base.HEADS})
     config.masked.update({"block": chosen.block, "ratio": chosen.hidden_share})
     return config

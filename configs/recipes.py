@@ -1,8 +1,10 @@
 """Recipes for real-time networks with an ImageNet trunk: the optimizer, the teacher, the masks.
 
-`use_pretrained` changes a configuration of any method. `FULL` has the hyperparameters of DAFormer
-and MIC. `SMALL` is for small data sets and a few hundred steps, for which the warm-up of DAFormer
-and MIC would be too long. It was chosen by a trial in PyTorch and is not tuned.
+`use_pretrained` changes a configuration of any method. `LONG` has the hyperparameters of DAFormer
+and MIC. `SHORT` is for a few hundred or thousand steps, for which the warm-up of DAFormer and MIC
+would be too long. It was chosen by a trial in PyTorch and is not tuned. The benchmark's number of
+steps chooses between them, and `recipe=short` or `recipe=long` after the colon of --config does so
+in its place: with benchmarks of many steps, a short run needs `recipe=short` and --config.steps.
 """
 
 import dataclasses
@@ -16,7 +18,9 @@ from rtda_jax.evaluate import Protocol
 
 Network = Literal["bisenet_lite0", "bisenet_lite1", "bisenet_lite2", "bisenet_resnet18"]
 
-LONG = 10_000  # runs of at least this many steps use the recipe FULL
+Name = Literal["short", "long"]
+
+MANY = 10_000  # benchmarks of at least this many steps have the long recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Recipe:
       warmup: the warm-up, a key of `rtda_jax.adapt.optim.WARMUPS`.
       warmup_steps: the steps of the warm-up.
       power: the exponent of the poly schedule; 1 is linear.
-      rare_temperature: the temperature of rare class sampling. With that of FULL, a short run would
+      rare_temperature: the temperature of rare class sampling. With that of LONG, a short run would
         see images of the rarest class only.
       jitter: the change of colours of source images, a key of `rtda_jax.augment.colour.RECOLOURS`.
         It helps short runs on few images; DAFormer and MIC change only the mixed images.
@@ -50,7 +54,7 @@ class Recipe:
     hidden_share: float
 
 
-SMALL = Recipe(
+SHORT = Recipe(
     trunk_lr=2e-4,
     heads_factor=5.0,
     warmup="linear",
@@ -62,7 +66,7 @@ SMALL = Recipe(
     block=32,
     hidden_share=0.5,
 )
-FULL = Recipe(
+LONG = Recipe(
     trunk_lr=6e-5,
     heads_factor=10.0,
     warmup="linear_factor",
@@ -76,12 +80,12 @@ FULL = Recipe(
 )
 
 
-def recipe(config: ConfigDict) -> Recipe:
-    """Returns the recipe that suits the number of steps."""
-    return FULL if config.steps >= LONG else SMALL
+def choose(config: ConfigDict, recipe: Name | None = None) -> Recipe:
+    """Returns the recipe with a name, or the one that suits the number of steps."""
+    return {"short": SHORT, "long": LONG, None: LONG if config.steps >= MANY else SHORT}[recipe]
 
 
-def use_pretrained(config: ConfigDict, network: str) -> None:
+def use_pretrained(config: ConfigDict, network: str, *, recipe: Name | None = None) -> None:
     """Gives a configuration a network with an ImageNet trunk, AdamW and the recipe's jitter.
 
     What belongs to another network goes back to its default: options, normalisation, repeated
@@ -91,8 +95,9 @@ def use_pretrained(config: ConfigDict, network: str) -> None:
     Args:
       config: the configuration of any method.
       network: a network with published ImageNet weights.
+      recipe: the name of the recipe; None means the one that suits the number of steps.
     """
-    chosen = recipe(config)
+    chosen = choose(config, recipe)
     config.model.update({"name": network, "pretrained": "imagenet"})
     config.model.options = ConfigDict()  # `update` would keep those of the other network
     config.normalisation = AUTO

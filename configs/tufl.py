@@ -204,8 +204,8 @@ def _training_stages(
     preset: str,
 ) -> dict[str, Any]:
     steps = config.get_oneway_ref("steps")  # of small pairs; it follows a flag
-    # The warm-up of `recipes.FULL` would be longer than stage one.
-    warm_up = recipes.SMALL.warmup_steps
+    # The warm-up of `recipes.LONG` would be longer than stage one.
+    warm_up = recipes.SHORT.warmup_steps
     short = {"warmup_steps": warm_up} if config.optim.warmup_steps > warm_up else {}
     return {
         "source": {

@@ -81,3 +81,23 @@ def test_the_warm_up_of_long_runs_is_not_longer_than_a_short_stage():
     for config in (long, short):
         for name in ("one", "two"):
             assert stages(config)[name].optim.warmup_steps == 50
+
+
+@pytest.mark.parametrize("name", ["daformer", "mic", "distill", "adabn"])
+def test_a_short_run_of_a_long_benchmark_has_the_recipe_of_short_runs(name):
+    """The two configurations then differ in nothing but the benchmark and what follows from it."""
+    long, short = (get(name, f"{b},pretrained=bisenet_lite0") for b in ("folders", "streets"))
+    chosen = get(name, "folders,pretrained=bisenet_lite0,recipe=short")
+    assert long.optim.warmup_steps == 1500
+    sections = ("optim", "teacher", "augment", "masked", "loss", "mix", "objective")
+    fields = ("rare_class", "rare_crops", "rare_min_pixels", "fda_beta", *sections)
+    for field in fields:
+        assert chosen[field] == short[field], field
+    assert get(name, "streets,pretrained=bisenet_lite0,recipe=long").optim == long.optim
+
+
+def test_a_recipe_is_one_of_a_pretrained_network():
+    with pytest.raises(ConfigError, match="recipe=short needs pretrained=NETWORK"):
+        get("fda", "recipe=short")
+    with pytest.raises(ConfigError, match=r"unknown option in '.*': 'recipe'"):
+        get("tufl", "streets,recipe=short")
