@@ -325,7 +325,7 @@ def check_combination(
     require(
         teacher.kind == "ema" and bool(names),
         "model.large is trained to be a teacher: set teacher.kind to ema, and give "
-        "objective.distil, mix or masked a weight",
+        f"objective.{terms.TAUGHT} a weight",
     )
     require(
         not stage.init,

@@ -157,11 +157,15 @@ class Method:
         return self.teacher.inconsistency > 0 and terms.distils(self.objective)
 
     def network(self, weights: str) -> TrainedNetwork:
-        """Returns the network of "student", "large" or "teacher"."""
+        """Returns the network of "student", "large" or "teacher".
+
+        The teacher is the average of the large network, if there is one, and else of the student.
+        """
         if weights == "teacher" and self.teacher_network is not None:
             return self.teacher_network
-        method = self if weights == "student" else self.large or self
-        return TrainedNetwork(method.generator, method.normalisation, method.size)
+        if weights != "student" and self.large is not None:
+            return self.large.network("student")
+        return TrainedNetwork(self.generator, self.normalisation, self.size)
 
     @property
     def uses_reference(self) -> bool:
@@ -248,5 +252,5 @@ def _heads_needed(method: Method, view: str) -> tuple[str, ...]:
     """Returns the heads of a view that are read, in alphabetical order; XLA drops the others."""
     heads = {term.head for term, _ in method.objective.values() if view in term.views}
     if heads and view != "source":
-        heads.add("logits")  # for `predictions`
+        heads.add("logits")  # for `step.target_statistics`
     return tuple(sorted(heads))

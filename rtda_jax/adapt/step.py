@@ -169,7 +169,7 @@ def learn(method: Method, state: TrainState, batch: Batch, counts: Logs | None =
     (loss, (shares, memory)), output_grads = jax.value_and_grad(generator_loss, has_aux=True)(
         outputs, method, state, batch, counts
     )
-    shares = {"loss": loss, **shares, **_shares(predictions(outputs), method, counts)}
+    shares = {"loss": loss, **shares, **_shares(target_statistics(outputs), method, counts)}
     squares = {view: optax.tree.norm(g, squared=True) for view, g in output_grads.items()}
     d_grads: Any = {}
     if method.adversary.networks:
@@ -226,7 +226,7 @@ def count(method: Method, state: TrainState, batch: Batch) -> Logs:
     outputs, _ = forward(method, state.g_params, state.g_stats, batch)
     sums, _ = generator_sums(outputs, method, state, batch)
     losses, accuracies = discriminator_sums(state.d_params, method, outputs, batch)
-    sums |= predictions(outputs) | losses | accuracies
+    sums |= target_statistics(outputs) | losses | accuracies
     return {name: lax.stop_gradient(sum_.count) for name, sum_ in sums.items()}
 
 
@@ -340,7 +340,7 @@ def _shares(sums: Mapping[str, Sum], method: Method, counts: Logs | None = None)
     return {name: s.total / divisors[name] for name, s in sums.items()}
 
 
-def predictions(outputs: Outputs) -> dict[str, Sum]:
+def target_statistics(outputs: Outputs) -> dict[str, Sum]:
     """Returns the summed entropy of the target's predictions and their summed softmax [K].
 
     The entropy is in nats. Both describe the target itself, or the mixed or masked images where the

@@ -255,7 +255,7 @@ def inside(height: int, width: int, borders: tuple[int, int, int, int]) -> jax.A
 
 
 class TrainedNetwork(NamedTuple):
-    """A network that a stage trains, without its variables.
+    """What is known of a network that a stage trains before its variables are read.
 
     Attributes:
       module: the network, of any architecture.
@@ -276,7 +276,7 @@ class TrainedNetwork(NamedTuple):
         _, variables = network_shapes(self.module, image_shape=sample_shape(self.size))
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
-    def variables(self) -> Any:
+    def zeros(self) -> Any:
         """Returns zeros of the shapes of its variables, until those of the stage are read."""
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.shapes())
 
@@ -291,6 +291,6 @@ def with_teacher(
     if options.kind == "none":
         return state
     if network is not None:
-        return state.replace(teacher=network.variables())
+        return state.replace(teacher=network.zeros())
     # A copy, because the step donates the buffers of its state, and each only once.
     return state.replace(teacher=jax.tree.map(jnp.copy, state.student))

@@ -276,6 +276,9 @@ FAMILIES: dict[str, Callable[[str, TermContext], Term]] = {
     **{name: _by_teacher(view) for name, view in TEACHER_LABELLED_VIEWS.items()},
 }
 
+# The terms that read the teacher's predictions, as a phrase for errors: "distil, mix or masked".
+TAUGHT = " or ".join(", ".join(("distil", *TEACHER_LABELLED_VIEWS)).rsplit(", ", 1))
+
 # Every term of an objective by the name that a configuration gives it.
 TERMS: dict[str, Callable[[TermContext], Term]] = {
     **{

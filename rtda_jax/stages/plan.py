@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rtda_jax import evaluate
-from rtda_jax.adapt import build
+from rtda_jax.adapt import build, terms
 from rtda_jax.adapt.build import StageOptions
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
@@ -165,8 +165,8 @@ def _method(plan: Plan, config: ConfigDict) -> Method:
         return method
     require(
         method.teaches,
-        f"taught_by={config.taught_by!r} is read by no term: give objective.distil, mix or "
-        "masked a weight",
+        f"taught_by={config.taught_by!r} is read by no term: give objective.{terms.TAUGHT} a "
+        "weight",
     )
     return dataclasses.replace(method, teacher_network=network_of(plan, config.taught_by))
 

@@ -12,7 +12,7 @@ from rtda_jax.adapt import build, views
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState, output_shapes, sample_shape
-from rtda_jax.adapt.terms import formula
+from rtda_jax.adapt.terms import TAUGHT, formula
 from rtda_jax.data.batches import check_frames, introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
 from rtda_jax.errors import ConfigError, require
@@ -61,7 +61,7 @@ def check(plan: Plan, stage: Stage) -> None:
     require(
         method.teaches or (method.teacher.kind, method.teacher.average) != ("ema", "parameters"),
         "teacher.average='parameters' needs forward passes of the teacher, which give it running "
-        "statistics of its own: give objective.distil, mix or masked a weight",
+        f"statistics of its own: give objective.{TAUGHT} a weight",
     )
     begins = config.init or config.taught_by
     whole = config.model.pretrained and config.model.pretrained_part == "all"
@@ -76,7 +76,7 @@ def check(plan: Plan, stage: Stage) -> None:
     if any(margins):
         require(
             method.teaches,
-            "target_margins get no labels of the teacher: they need distil, mix or masked terms",
+            f"target_margins get no labels of the teacher: they need {TAUGHT} terms",
         )
         check_margins(margins, size=tuple(config.benchmark.size))
     if config.init:
