@@ -124,7 +124,7 @@ def test_an_evaluate_stage_writes_the_validators_it_is_asked_for(tmp_path):
     assert validation.report(made, [], None, protocol=Protocol()) == {"source_miou": None}
 
 
-def chosen_examples(dataset, size, resize, order):
+def chosen_examples(dataset, size, resize, order, threads):
     return [{**dataset[i], "index": i} for i in order]
 
 
