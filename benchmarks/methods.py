@@ -62,6 +62,7 @@ ROWS = {
     "rare": Row("source_only", "rare=0.1"),
     "teacher": Row("daformer", "distance=0"),
     "teacher_fda": Row("daformer", "distance=0,fda=0.01"),
+    "teacher_fda_longer": Row("daformer", "distance=0,fda=0.01", ("--config.steps=1600",)),
     "daformer": Row("daformer"),
     "daformer_fda": Row("daformer", "fda=0.01"),
     "masked_fda": Row("mic", "distance=0,fda=0.01"),  # teacher_fda and masked images
