@@ -121,9 +121,10 @@ def stream(start):
 
 
 def run(family, workdir, *, batches=stream, **fields):
-    """The final state of a stage in this process, on the host."""
+    """The final state of a stage in this process, on the host; it begins from new weights."""
     with stubs():
-        return jax.device_get(train(config(family, **fields), workdir, batches=batches))
+        made = config(family, **{"init": "", **fields})
+        return jax.device_get(train(made, workdir, batches=batches))
 
 
 def leaves(state):
