@@ -277,7 +277,7 @@ def test_the_entropy_of_the_target_is_that_of_the_first_view_that_shows_it():
         }
 
     def of_predictions(outputs):
-        sums = adapt_step.predictions(outputs)
+        sums = adapt_step.target_statistics(outputs)
         return adapt_step.described({name: s.total / s.count for name, s in sums.items()})
 
     for view in ("target", "mixed", "masked"):
