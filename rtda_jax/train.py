@@ -117,7 +117,6 @@ def train(
     options = read(LoopOptions, config, "")
     mesh = parallel.mesh()
     parallel.check_batch(config.batch_size, mesh.size, accumulate=config.optim.accumulate)
-    workdir.mkdir(parents=True, exist_ok=True)
     for field, given in (
         ("init", start_from),
         ("taught_by", taught_by),
@@ -127,6 +126,7 @@ def train(
             not config[field] or given is not None,
             f"{field}={config[field]!r} names a stage, which only an experiment has",
         )
+    workdir.mkdir(parents=True, exist_ok=True)
     if method is None:
         method = build.build(config, axis_name=parallel.AXIS)
     method = with_class_weights(method, config, workdir)

@@ -218,7 +218,8 @@ def test_batch_must_divide_by_the_devices(tmp_path):
 def test_an_earlier_stage_is_only_known_to_an_experiment(field, tmp_path):
     made = config("source_only", **{field: "before"})
     with pytest.raises(ConfigError, match=f"{field}='before' names a stage, which only an exper"):
-        train(made, tmp_path)
+        train(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_newest_checkpoints_are_kept(undisturbed):

@@ -178,9 +178,9 @@ def _adversary(
 def _check_options(options: Mapping[str, Any], fields: Mapping[str, str], section: str) -> None:
     """Refuses options of a network that have a field of their own, or follow from the data."""
     derived = dict.fromkeys(("num_classes", "in_channels", "axis_name"), "the data and the devices")
-    for name in sorted(options.keys() & {**fields, **derived}.keys()):
-        field = {**fields, **derived}[name]
-        raise ConfigError(f"{section}.options.{name} is set by {field}")
+    taken = {**derived, **fields}
+    for name in sorted(options.keys() & taken.keys()):
+        raise ConfigError(f"{section}.options.{name} is set by {taken[name]}")
 
 
 def _preparation(

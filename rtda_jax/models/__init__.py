@@ -5,7 +5,7 @@ A new network is a subclass of `layers.Network` in a file of its own and an entr
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -62,9 +62,7 @@ def create_model(name: str, num_classes: int = 19, **options: Any) -> nn.Module:
       ConfigError: the name or an option is unknown.
     """
     network = lookup(MODELS, name, "model")
-    arguments = {"num_classes": num_classes, **options}
-    _check_arguments(network, arguments, what=f"model.options of {name}")
-    return network(**arguments)
+    return _create(network, f"model.options of {name}", num_classes=num_classes, **options)
 
 
 def create_discriminator(name: str, in_channels: int = 19, **options: Any) -> nn.Module:
@@ -79,18 +77,16 @@ def create_discriminator(name: str, in_channels: int = 19, **options: Any) -> nn
       ConfigError: the name or an option is unknown.
     """
     network = lookup(DISCRIMINATORS, name, "discriminator")
-    arguments = {"in_channels": in_channels, **options}
-    _check_arguments(network, arguments, what=f"adversary.options of {name}")
-    return network(**arguments)
+    return _create(network, f"adversary.options of {name}", in_channels=in_channels, **options)
 
 
-def _check_arguments(
-    network: Callable[..., nn.Module], arguments: Mapping[str, Any], *, what: str
-) -> None:
+def _create(network: Callable[..., nn.Module], what: str, /, **arguments: Any) -> nn.Module:
+    """Returns the network with these arguments; an unknown one is named as an option of `what`."""
     try:
         inspect.signature(network).bind(**arguments)
     except TypeError as error:
         raise ConfigError(f"{what}: {error}") from None
+    return network(**arguments)
 
 
 def trainable(model: nn.Module, params: Any) -> Any:
