@@ -7,7 +7,7 @@ from rtda_jax import experiment
 from rtda_jax.adapt import build
 from rtda_jax.data import DataError
 from rtda_jax.errors import ConfigError
-from rtda_jax.models import create_discriminator
+from rtda_jax.models import create_discriminator, create_model
 from rtda_jax.run.workdir import write_json
 from rtda_jax.stages import train
 
@@ -90,6 +90,27 @@ def test_an_output_to_score_that_a_network_lacks_is_refused_before_training(root
     message = r"stage eval_001: unknown eval\.output of beta_001: 'coarse'; known: logits"
     with pytest.raises(ConfigError, match=message):
         experiment.checked_plan(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"benchmark.eval_size": (24, 64)},
+            r"benchmark\.eval_size=\(24, 64\): BiSeNet has stride",
+        ),
+        (
+            {"eval.mode": "slide", "eval.window": (16, 16), "eval.stride": (8, 8)},
+            r"eval\.window=\(16, 16\): .* the smallest image is 32x32, got 16x16",
+        ),
+    ],
+)
+def test_images_too_small_to_score_are_refused_before_training(root, fields, message, monkeypatch):
+    monkeypatch.setattr(build, "create_model", create_model)
+    config = folder_config(root, "source_only")
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ConfigError, match=f"stage evaluate: {message}"):
+        experiment.checked_plan(config.lock())
 
 
 @pytest.mark.parametrize(

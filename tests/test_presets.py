@@ -44,7 +44,7 @@ GOLDEN_RELEASED = {
 @pytest.mark.parametrize("name", GOLDEN_RELEASED)
 def test_presets_train_what_the_authors_code_does(name):
     config, _, preset = name.partition(":")
-    assert trained(planned(config, f"preset={preset}")) == GOLDEN_RELEASED[name]
+    assert trained(planned(config, f"gta5_to_cityscapes,preset={preset}")) == GOLDEN_RELEASED[name]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,8 @@ def test_presets_read_images_at_the_authors_sizes(name, arg, expected):
 
 
 def test_fda_and_bdl_label_the_target_by_coarse_maps():
-    fda = {name: stage.config for name, stage in planned("fda", "preset=released").items()}
+    plan = planned("fda", "gta5_to_cityscapes,preset=released")
+    fda = {name: stage.config for name, stage in plan.items()}
     bdl = stages(get("bdl"))
     for stage, cut in ((fda["label"], 0.66), (bdl["label"], 0.5)):
         rule = stage.pseudo

@@ -16,8 +16,9 @@ from rtda_jax.adapt import build, consistency, terms
 from rtda_jax.adapt.step import label_target
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.errors import ConfigError
-from rtda_jax.stages import KINDS
+from rtda_jax.stages import KINDS, train
 from rtda_jax.stages.plan import load_network, make_plan
+from rtda_jax.train import Journal
 
 pytestmark = pytest.mark.usefixtures("networks_of_two_kinds")
 
@@ -138,10 +139,8 @@ def test_the_teacher_is_the_network_of_the_stage_that_is_named_and_stays(whole, 
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(whole, root, tmp_path, monkeypatch):
-    from rtda_jax import train
-
     made = soft(root)
-    monkeypatch.setattr(train.Journal, "add", stopping(train.Journal.add, after=5))
+    monkeypatch.setattr(Journal, "add", stopping(Journal.add, after=5))
     with pytest.raises(KeyboardInterrupt):
         experiment.run(made, tmp_path)
     monkeypatch.undo()
@@ -182,11 +181,28 @@ def test_the_record_and_the_log_name_the_term(whole):
         ),
         ({"stage.small.teacher.temperature": 0.0}, "teacher.temperature must be above 0"),
         ({"stage.small.taught_by": "", "stage.small.teacher.kind": "none"}, "need a teacher"),
+        (
+            {
+                "stage.large.model.batch_norm": "frozen",
+                "stage.large.model.pretrained": "imagenet",
+                "stage.small.teacher.statistics": "batch",
+                "stage.small.normalisation": "imagenet",
+            },
+            "taught_by='large:teacher' has model.batch_norm='frozen', .* to 'running'",
+        ),
     ],
 )
 def test_what_cannot_teach_is_refused_before_anything_runs(root, fields, message):
     with pytest.raises(ConfigError, match=message):
         make_plan(soft(root, **fields), KINDS)
+
+
+def test_a_teacher_that_normalises_by_the_batch_is_tried_on_one_image(root, monkeypatch):
+    tried = []
+    monkeypatch.setattr(train, "check_one_image", lambda network, *, size: tried.append(network))
+    fields = {"stage.small.batch_size": 1, "stage.small.teacher.statistics": "batch"}
+    plan = make_plan(soft(root, **fields), KINDS)
+    assert tried == [plan["large"].method.generator]
 
 
 def test_a_teacher_of_other_classes_is_refused(root):

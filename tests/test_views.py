@@ -164,7 +164,10 @@ def test_each_image_of_the_source_draws_one_of_the_bands():
     assert set(drawn) == {0, 1, 2}
 
 
-def test_other_bands_need_a_first_one():
+def test_bands_that_would_change_nothing_are_refused():
+    message = "beta=0.01 and fda_window='corners' exchanges no frequency"
+    with pytest.raises(ConfigError, match=message):
+        prepared(part_context(fda_beta=0.01, fda_window="corners"), batch())
     with pytest.raises(ConfigError, match=r"fda_other_betas=\(0.05,\) are drawn beside fda_beta"):
         ViewOptions(fda_other_betas=(0.05,))
     ViewOptions(fda_beta=0.0, fda_other_betas=(0.05,))  # a band of the mean alone is a band

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.adapt.state import TrainState, network_shapes, output_shapes, sample_shape
-from rtda_jax.errors import one_of, require
+from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.losses import Sum
 
 TEACHERS = ("none", "ema", "frozen")
@@ -270,6 +270,19 @@ class TrainedNetwork(NamedTuple):
     def heads(self) -> set[str]:
         """Returns the names of its outputs, except for the feature in front of the classifier."""
         return {*output_shapes(self.module, image_shape=sample_shape(self.size))} - {"feature"}
+
+    def check_size(self, size: tuple[int, int], *, field: str) -> None:
+        """Refuses images that are too small for it.
+
+        Raises:
+          ConfigError: names the field that has the size.
+        """
+        if all(side >= trained for side, trained in zip(size, self.size, strict=True)):
+            return  # crops of that size were accepted, so that nothing has to be traced
+        try:
+            output_shapes(self.module, image_shape=sample_shape(size))
+        except ConfigError as error:
+            raise ConfigError(f"{field}={size}: {error}") from error
 
     def shapes(self) -> dict[str, Any]:
         """Returns the shapes of its variables, {"params", "batch_stats"}."""

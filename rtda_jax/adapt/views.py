@@ -182,9 +182,12 @@ def stylise(context: PartContext) -> Part | None:
         return None
     betas = (beta, *context.options.fda_other_betas)
     context.check_equal_sizes("fda_beta")
-    # An invalid beta or window is refused here, before the first step.
     for each in betas:
-        fda.target_share(*context.size, beta=each, window=window)
+        require(  # the share of the target refuses invalid betas and windows
+            fda.target_share(*context.size, beta=each, window=window).any(),
+            f"FDA with beta={each:g} and fda_window={window!r} exchanges no frequency of crops of "
+            f"{context.size[0]}x{context.size[1]}: give a larger beta or another window",
+        )
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del state

@@ -62,13 +62,18 @@ def check(plan: Plan, stage: Stage) -> None:
     """Refuses a protocol that cannot be run.
 
     Raises:
-      ConfigError: names the field, and a network that lacks the output.
+      ConfigError: names the field, and a network that lacks the output or needs larger images.
     """
     protocol = read(Protocol, stage.config.eval, "eval")
     read(EvalOptions, stage.config.eval, "eval")
+    field, size = "benchmark.eval_size", tuple(stage.config.benchmark.eval_size)
+    if protocol.mode == "slide" and protocol.window is not None:
+        field, size = "eval.window", protocol.window
     for reference in stage.models:
-        outputs = network_of(plan, reference).heads().intersection(evaluate.OUTPUTS)
+        network = network_of(plan, reference)
+        outputs = network.heads().intersection(evaluate.OUTPUTS)
         one_of(protocol.output, outputs, f"eval.output of {reference}:")
+        network.check_size(size, field=field)
 
 
 def bound(fields: Fields) -> Fields:

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from rtda_jax.adapt import build, views
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.options import read
-from rtda_jax.adapt.state import TrainState, output_shapes, sample_shape
+from rtda_jax.adapt.state import TrainState, check_one_image, output_shapes, sample_shape
+from rtda_jax.adapt.teacher import TrainedNetwork
 from rtda_jax.adapt.terms import TAUGHT, formula
 from rtda_jax.data.batches import check_frames, introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
@@ -81,6 +82,8 @@ def check(plan: Plan, stage: Stage) -> None:
         check_margins(margins, size=tuple(config.benchmark.size))
     if config.init:
         _check_init(plan, stage)
+    if method.teacher_network is not None and method.teacher.statistics == "batch":
+        _check_batch_statistics(method.teacher_network, config)
 
 
 def reads(stage: Stage) -> tuple[str, ...]:
@@ -107,6 +110,21 @@ def _check_init(plan: Plan, stage: Stage) -> None:
     if levels := shared_levels(stage, origin):
         ours, theirs = (state_shapes(each).d_params for each in (stage, origin))
         _same_shapes({k: ours[k] for k in levels}, {k: theirs[k] for k in levels}, network)
+
+
+def _check_batch_statistics(network: TrainedNetwork, config: ConfigDict) -> None:
+    """Refuses a teacher of an earlier stage that has no statistics of a batch to normalise by.
+
+    Raises:
+      ConfigError: names the fields, or the normalisation.
+    """
+    require(
+        network.module.batch_norm != "frozen",
+        f"taught_by={config.taught_by!r} has model.batch_norm='frozen', which normalises by "
+        "running statistics: set teacher.statistics to 'running'",
+    )
+    if config.batch_size <= config.optim.accumulate:
+        check_one_image(network.module, size=tuple(config.benchmark.crop))
 
 
 def _same_shapes(ours: Any, theirs: Any, network: str) -> None:
