@@ -237,10 +237,10 @@ class Journal:
     ) -> None:
         self._method, self._start_step, self._steps = method, start_step, config.steps
         self._metrics_file = workdir / log.METRICS_FILE
-        self._leftovers_file = workdir / log.LEFTOVERS_FILE
+        self._leftovers_file = workdir / health.LEFTOVERS_FILE
         if parallel.is_main():
             log.truncate(self._metrics_file, after=start_step)
-        leftovers = log.read_leftovers(self._leftovers_file, step=start_step)
+        leftovers = health.read_leftovers(self._leftovers_file, step=start_step)
         self._pending = health.PendingSteps(names, leftovers)
         self._alarm = health.Alarm()
         self._loggers = Loggers(options.loggers if parallel.is_main() else (), workdir)
@@ -287,6 +287,6 @@ class Journal:
     def save_leftovers(self, step: int, checkpoints: Any) -> None:
         """Saves the metrics since the last row, so that a resumed run writes the same row."""
         leftovers = self._pending.leftovers()
-        log.save_leftovers(
+        health.save_leftovers(
             self._leftovers_file, leftovers, step=step, steps=checkpoints.all_steps()
         )

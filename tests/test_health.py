@@ -326,3 +326,29 @@ def test_a_discriminator_is_certain_only_if_it_is_on_both_domains():
 
 def test_without_a_gradient_of_the_source_no_view_overpowers_it():
     assert symptoms({"pull_source": 0.0, "pull_target": 99.0}) == {}
+
+
+def test_leftovers_are_those_of_one_step(tmp_path):
+    path, left = tmp_path / "leftovers.json", {"rows": [{"loss": 1.0}], "skipped": 0}
+    nothing = {"rows": [], "skipped": 0}
+    assert health.read_leftovers(path, step=3) == {}
+    health.save_leftovers(path, nothing, step=3, steps=[])
+    assert not path.exists()
+    health.save_leftovers(path, left, step=4, steps=[])
+    health.save_leftovers(path, left, step=6, steps=[4])
+    assert health.read_leftovers(path, step=4) == health.read_leftovers(path, step=6) == left
+    health.save_leftovers(path, nothing, step=6, steps=[4, 6])  # removes the entry of before
+    assert health.read_leftovers(path, step=6) == {}
+    assert health.read_leftovers(path, step=4) == left
+    health.save_leftovers(path, left, step=8, steps=[6])  # 4 has no checkpoint any longer
+    assert json.loads(path.read_text()) == {"8": left}
+
+
+@pytest.mark.parametrize("data", ["", "[]", '{"x": {}}', '{"4": [1]}', '{"-4": {}}'])
+def test_damaged_leftovers_are_said_and_cost_one_row(tmp_path, data, capsys):
+    path = tmp_path / "leftovers.json"
+    path.write_text(data)
+    assert health.read_leftovers(path, step=4) == {}
+    assert "leftovers.json is damaged" in capsys.readouterr().out
+    health.save_leftovers(path, {"rows": [1]}, step=4, steps=[])
+    assert health.read_leftovers(path, step=4) == {"rows": [1]}

@@ -102,32 +102,6 @@ def test_a_torn_last_line_is_what_a_killed_run_leaves(tmp_path, capsys):
     assert not (tmp_path / "none.jsonl").exists()
 
 
-def test_leftovers_are_those_of_one_step(tmp_path):
-    path, left = tmp_path / "leftovers.json", {"rows": [{"loss": 1.0}], "skipped": 0}
-    nothing = {"rows": [], "skipped": 0}
-    assert log.read_leftovers(path, step=3) == {}
-    log.save_leftovers(path, nothing, step=3, steps=[])
-    assert not path.exists()
-    log.save_leftovers(path, left, step=4, steps=[])
-    log.save_leftovers(path, left, step=6, steps=[4])
-    assert log.read_leftovers(path, step=4) == log.read_leftovers(path, step=6) == left
-    log.save_leftovers(path, nothing, step=6, steps=[4, 6])  # an empty rest removes the stale entry
-    assert log.read_leftovers(path, step=6) == {}
-    assert log.read_leftovers(path, step=4) == left
-    log.save_leftovers(path, left, step=8, steps=[6])  # 4 has no checkpoint any longer
-    assert json.loads(path.read_text()) == {"8": left}
-
-
-@pytest.mark.parametrize("data", ["", "[]", '{"x": {}}', '{"4": [1]}', '{"-4": {}}'])
-def test_damaged_leftovers_are_said_and_cost_one_row(tmp_path, data, capsys):
-    path = tmp_path / "leftovers.json"
-    path.write_text(data)
-    assert log.read_leftovers(path, step=4) == {}
-    assert "leftovers.json is damaged" in capsys.readouterr().out
-    log.save_leftovers(path, {"rows": [1]}, step=4, steps=[])
-    assert log.read_leftovers(path, step=4) == {"rows": [1]}
-
-
 def test_what_is_said_cannot_command_a_terminal(capsys):
     log.say("a\x1b[2Jb\nc\rd\te\u202ef\udcffg é")
     assert capsys.readouterr().out == "a\\x1b[2Jb\nc\\rd\\te\\u202ef\\udcffg é\n"

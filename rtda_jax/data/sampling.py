@@ -20,6 +20,7 @@ from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE, known_ids, unnamed
 from rtda_jax.errors import ConfigError, DataError, printable
 from rtda_jax.run.files import read_npz, write_npz
+from rtda_jax.run.log import Progress
 from rtda_jax.tools import environment
 
 _SAMPLE = 32  # labels that `dataset_sentences` reads
@@ -39,8 +40,6 @@ def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
     Raises:
       DataError: the set has no labels, or a file cannot be read.
     """
-    from rtda_jax.run.log import Progress  # loads JAX, which processes that decode do not need
-
     if dataset.labelling is None:
         raise DataError(f"{dataset.name}: has no labels to count")
     classes = len(dataset.classes)

@@ -1,18 +1,22 @@
 """Health of a run: refuses or skips nonfinite updates, and warns of a collapse."""
 
 import collections
+import contextlib
 import math
+import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rtda_jax.errors import NotFiniteError
+from rtda_jax.errors import ConfigError, NotFiniteError
 from rtda_jax.run.log import Metrics, accuracies, say
+from rtda_jax.run.workdir import read_json, write_json
 
+LEFTOVERS_FILE = "leftovers.json"
 SKIPPED = "skipped"
 MAX_SKIPPED_IN_A_ROW = 100  # a run that skips this many steps in a row does not recover
 
@@ -124,6 +128,44 @@ class PendingSteps:
             for domain, index in indices.items()
         ]
         return f" (its batch: {'; '.join(parts)})" if parts else ""
+
+
+def save_leftovers(
+    path: pathlib.Path, leftovers: Mapping[str, Any], *, step: int, steps: Collection[int]
+) -> None:
+    """Saves the metrics since the last log row, so that a resumed run writes the same row.
+
+    Call this before the checkpoint of the step is written, which may be between two rows.
+
+    Args:
+      path: the file; it does not exist as long as no checkpoint has leftovers.
+      leftovers: plain values by name, see `PendingSteps.leftovers`.
+      step: the step of the checkpoint.
+      steps: the steps that already have a checkpoint; entries of all others are dropped.
+    """
+    saved = _leftovers(path)
+    new = {s: values for s, values in saved.items() if int(s) in steps and int(s) != step}
+    if any(leftovers.values()):
+        new[str(step)] = dict(leftovers)
+    if new != saved:
+        write_json(path, new)
+
+
+def read_leftovers(path: pathlib.Path, *, step: int) -> dict[str, Any]:
+    """Returns the leftovers of a checkpoint's step; empty if there are none."""
+    return _leftovers(path).get(str(step), {})
+
+
+def _leftovers(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns the leftovers by step; none if the file is damaged, which costs only one log row."""
+    if not path.exists():
+        return {}
+    with contextlib.suppress(ConfigError):
+        saved = read_json(path)
+        if all(step.isdecimal() and isinstance(values, dict) for step, values in saved.items()):
+            return saved
+    say(f"  WARNING: {path} is damaged; the next row of the log may cover fewer steps")
+    return {}
 
 
 def example_numbers(domain: str, indices: np.ndarray) -> list[str]:

@@ -7,16 +7,14 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from rtda_jax.errors import ConfigError, printable
 from rtda_jax.run import files
 from rtda_jax.run.files import write_bytes
-from rtda_jax.run.workdir import read_json, write_json
 
 METRICS_FILE = "metrics.jsonl"
-LEFTOVERS_FILE = "leftovers.json"
 
 # The values of one log row by name; "step" is among them.
 Metrics = Mapping[str, float]
@@ -113,44 +111,6 @@ def append(path: pathlib.Path, metrics: Metrics) -> None:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-def save_leftovers(
-    path: pathlib.Path, leftovers: Mapping[str, Any], *, step: int, steps: Collection[int]
-) -> None:
-    """Saves the metrics since the last log row, so that a resumed run writes the same row.
-
-    Call this before the checkpoint of the step is written, which may be between two rows.
-
-    Args:
-      path: the file; it does not exist as long as no checkpoint has leftovers.
-      leftovers: plain values by name, see `PendingSteps.leftovers`.
-      step: the step of the checkpoint.
-      steps: the steps that already have a checkpoint; entries of all others are dropped.
-    """
-    saved = _leftovers(path)
-    new = {s: values for s, values in saved.items() if int(s) in steps and int(s) != step}
-    if any(leftovers.values()):
-        new[str(step)] = dict(leftovers)
-    if new != saved:
-        write_json(path, new)
-
-
-def read_leftovers(path: pathlib.Path, *, step: int) -> dict[str, Any]:
-    """Returns the leftovers of a checkpoint's step; empty if there are none."""
-    return _leftovers(path).get(str(step), {})
-
-
-def _leftovers(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Returns the leftovers by step; none if the file is damaged, which costs only one log row."""
-    if not path.exists():
-        return {}
-    with contextlib.suppress(ConfigError):
-        saved = read_json(path)
-        if all(step.isdecimal() and isinstance(values, dict) for step, values in saved.items()):
-            return saved
-    say(f"  WARNING: {path} is damaged; the next row of the log may cover fewer steps")
-    return {}
 
 
 def line(metrics: Metrics, *, steps: int, objective: Sequence[str]) -> str:
