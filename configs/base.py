@@ -17,7 +17,6 @@ from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.method import ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
-from rtda_jax.adapt.options import section, typed
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import TERMS
@@ -26,8 +25,9 @@ from rtda_jax.augment.colour import ColourOptions
 from rtda_jax.data.stream import MoveOptions, StreamOptions
 from rtda_jax.evaluate import Protocol
 from rtda_jax.losses import LossOptions
+from rtda_jax.options import flat, plain, section, typed
 from rtda_jax.run.binding import begun
-from rtda_jax.run.workdir import flat, plain, read_json
+from rtda_jax.run.workdir import read_json
 from rtda_jax.stages.evaluate import EvalOptions
 from rtda_jax.stages.statistics import StatisticsOptions
 from rtda_jax.tools.cost import SpeedOptions

@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 
 from rtda_jax.adapt import build
 from rtda_jax.adapt.method import Method
-from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.step import Logs, make_train_step
 from rtda_jax.adapt.teacher import with_teacher
 from rtda_jax.data.batches import Batches, example_names, paired_batches, with_enet_weights
 from rtda_jax.data.stream import Batch
 from rtda_jax.errors import Interrupted, lookup, require
+from rtda_jax.options import read
 from rtda_jax.run import checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
 from rtda_jax.run.loggers import check as check_loggers

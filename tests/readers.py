@@ -36,6 +36,7 @@ from rtda_jax.data import (
 from rtda_jax.data.geometry import tf
 from rtda_jax.deploy import media, networks
 from rtda_jax.errors import ERRORS
+from rtda_jax.options import plain
 from rtda_jax.report import records, runs
 from rtda_jax.run import binding, checkpoint, log, workdir
 from rtda_jax.run.files import read_npz
@@ -184,7 +185,7 @@ def part_files(folder: pathlib.Path) -> Reader:
 
 
 def configurations(folder: pathlib.Path) -> Reader:
-    config = workdir.plain(base.get_config())
+    config = plain(base.get_config())
 
     def read(path):
         def plan(folder):

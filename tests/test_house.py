@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -133,3 +135,10 @@ def test_a_house_that_is_broken_once_is_named(changed, check, modules):
     texts = sources()
     assert modules & set(check(texts)) == set()
     assert modules <= set(check(texts | changed))
+
+
+@pytest.mark.parametrize("module", ["cli", "data.parts", "data.stream", "run.files"])
+def test_what_must_not_wait_for_jax_does_not_load_it(module):
+    """Help and usage are immediate, and processes that decode hold no copy of JAX."""
+    code = f"import sys, rtda_jax.{module}; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, cwd=ROOT)

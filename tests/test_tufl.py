@@ -13,13 +13,12 @@ from configs import benchmarks, tufl
 from rtda_jax import evaluate
 from rtda_jax.adapt import build, optim, views
 from rtda_jax.adapt.optim import OptimOptions
-from rtda_jax.adapt.options import read
 from rtda_jax.adapt.step import label_target, make_train_step
 from rtda_jax.augment import colour, geometry
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
+from rtda_jax.options import flat, plain, read
 from rtda_jax.run import checkpoint, parallel
-from rtda_jax.run.workdir import flat, plain
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 

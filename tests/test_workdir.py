@@ -5,10 +5,10 @@ import os
 import pytest
 
 from rtda_jax.errors import ConfigError
+from rtda_jax.options import flat
 from rtda_jax.run import parallel, workdir
 from rtda_jax.run.workdir import (
     find_result,
-    flat,
     lock,
     other_results,
     read_json,

@@ -17,7 +17,6 @@ from rtda_jax.adapt.consistency import ConsistencyOptions, initial_thresholds
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.method import Method, ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
-from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import (
     TrainState,
     check_one_image,
@@ -33,6 +32,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, lookup, one_of, require
 from rtda_jax.losses import LossOptions
 from rtda_jax.models import DISCRIMINATORS, create_discriminator, create_model
+from rtda_jax.options import read
 from rtda_jax.weights import imagenet
 from rtda_jax.weights.load import load_pretrained
 

@@ -26,11 +26,11 @@ from rtda_jax.adapt import adversary, consistency, distance
 from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
-from rtda_jax.adapt.options import typed
 from rtda_jax.adapt.views import TEACHER_LABELLED_VIEWS
 from rtda_jax.augment import Batch
 from rtda_jax.errors import ConfigError, lookup, require
 from rtda_jax.losses import LossOptions, Sum
+from rtda_jax.options import typed
 
 Outputs = Mapping[str, Mapping[str, jax.Array]]
 

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -35,13 +35,13 @@ from rtda_jax.data.stream import (
     train_stream,
 )
 from rtda_jax.errors import DataError, lookup, require
+from rtda_jax.options import read
 from rtda_jax.run import parallel
 from rtda_jax.run.binding import begun, bind_data
 from rtda_jax.run.files import read_npz
 from rtda_jax.run.workdir import write_json
 
 Batches = Callable[[int], Iterator[Batch]]
-Options = TypeVar("Options", MoveOptions, StreamOptions)
 LARGEST_SIDE = 2**16  # enough for any image, and small enough for shapes to be machine integers
 
 
@@ -231,7 +231,7 @@ def paired_batches(
     Raises:
       DataError: a set cannot be read, or sizes, crops and zooms do not fit together.
     """
-    options = _options(StreamOptions, config)
+    options = read(StreamOptions, config, "")
     process_index, process_count = parallel.process()
     source = labelled_set(config)
     target = target_set(config) if needs_target else None
@@ -258,7 +258,7 @@ def paired_batches(
             min_pixels=config.long_tail.min_pixels,
         )
 
-    moves = _options(MoveOptions, config.augment)
+    moves = read(MoveOptions, config.augment, "augment")
     frames = {"source": frame(config, config.labelled), "target": frame(config, "target")}
     # Checked here as well, because the stream begins only after the network was compiled.
     check_frames(config, needs_target=needs_target)
@@ -282,13 +282,6 @@ def paired_batches(
         )
 
     return batches
-
-
-def _options(cls: type[Options], section: ConfigDict) -> Options:
-    """Returns an option class with the values of a section, whose types the plan has checked."""
-    values = {field.name: section[field.name] for field in dataclasses.fields(cls)}
-    recorded = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}  # JSON has no tuples
-    return cls(**values | recorded)
 
 
 def example_names(config: ConfigDict, domain: str, indices: np.ndarray) -> list[str]:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax import evaluate
-from rtda_jax.adapt.options import read
 from rtda_jax.augment.normalise import NORMALISATIONS
 from rtda_jax.data.labels import class_set
 from rtda_jax.deploy import Networks, publish
@@ -20,6 +19,7 @@ from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.evaluate import Protocol
 from rtda_jax.ops.activations import argmax
 from rtda_jax.ops.resize import upsample
+from rtda_jax.options import read
 from rtda_jax.run import files, log
 from rtda_jax.run.workdir import claimed, read_json, write_json
 from rtda_jax.tools import environment

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rtda_jax import evaluate
-from rtda_jax.adapt.options import read
 from rtda_jax.data import pictures
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.listing import sentences
@@ -23,6 +22,7 @@ from rtda_jax.deploy import Networks, media, video
 from rtda_jax.deploy.media import Input, Key, Picture
 from rtda_jax.errors import DataError, Interrupted, lookup, require
 from rtda_jax.evaluate import Protocol
+from rtda_jax.options import read
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress
 from rtda_jax.run.workdir import claimed, write_json

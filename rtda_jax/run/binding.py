@@ -18,8 +18,9 @@ from typing import Any, Literal, Protocol
 
 import rtda_jax
 from rtda_jax.errors import ConfigError, lookup, printable
+from rtda_jax.options import flat
 from rtda_jax.run import parallel
-from rtda_jax.run.workdir import flat, lock, read_json, write_json
+from rtda_jax.run.workdir import lock, read_json, write_json
 from rtda_jax.tools import environment
 
 RECORD = "bound.json"
@@ -86,7 +87,7 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
 
     Args:
       workdir: created if it does not exist; locked by this job.
-      config: nested plain values, see `workdir.plain`.
+      config: nested plain values, see `options.plain`.
       kinds: the table of all kinds of stages.
 
     Returns:
@@ -333,8 +334,7 @@ def _stage_fields(config: Fields, name: str, kinds: Kinds) -> Fields:
     names = stage_names(config)
     stage, models = config["stage"][name], config["stage"][name].get("models")
     kind = lookup(kinds, stage["kind"], "kind")
-    changes = kind.reads_networks and kind.leaves_network
-    if changes and isinstance(models, list) and models:
+    if kind.reads_networks and kind.leaves_network and isinstance(models, list) and models:
         changed = str(models[0]).partition(":")[0]
         if changed not in names[: names.index(name)]:
             raise ConfigError(f"stage {name}: {printable(changed)} is no earlier stage")

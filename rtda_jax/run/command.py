@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
+from rtda_jax.options import flat
 from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder, provide_configs
 
@@ -214,9 +214,7 @@ def _check_complete(config: ConfigDict, path: pathlib.Path) -> None:
 def fields(config: ConfigDict) -> set[str]:
     """Returns the dotted names of a configuration's fields, except for benchmark and stages."""
     return {
-        name
-        for name in flatten_dict(config.to_dict(), sep=".")
-        if not name.startswith(("benchmark.", "stage."))
+        name for name in flat(config.to_dict()) if not name.startswith(("benchmark.", "stage."))
     }
 
 
@@ -358,7 +356,7 @@ def _field(config: ConfigDict, field: str) -> Any:
 
 def _nearest(config: ConfigDict, field: str) -> str:
     """Returns the end of an error message: similar names, or all known names of the section."""
-    known = list(flatten_dict(config.to_dict(), sep="."))
+    known = list(flat(config.to_dict()))
     last = field.rpartition(".")[2]
     near = [name for name in known if name.rpartition(".")[2] == last]
     near += difflib.get_close_matches(field, known, n=3, cutoff=0.75)

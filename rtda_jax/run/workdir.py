@@ -13,8 +13,6 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import files, parallel
 
@@ -52,21 +50,6 @@ def read_json(path: pathlib.Path, *, most: int = _LARGEST) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: holds a {type(value).__name__}, expected an object")
     return value
-
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """Returns a configuration as nested plain values, as if it had been read from JSON."""
-    return json.loads(config.to_json_best_effort())
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns a nested dict as one level of dotted names."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    rows: dict[str, Any] = {}
-    for key, value in tree.items():
-        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return rows
 
 
 @contextlib.contextmanager

@@ -12,13 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rtda_jax import evaluate, fda
-from rtda_jax.adapt.options import read
 from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.spec import is_labelled
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, one_of, require
 from rtda_jax.evaluate import Model, Protocol
+from rtda_jax.options import read
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress

@@ -18,17 +18,16 @@ from rtda_jax import evaluate
 from rtda_jax.adapt import build, terms
 from rtda_jax.adapt.build import StageOptions
 from rtda_jax.adapt.method import Method
-from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.teacher import TrainedNetwork
 from rtda_jax.data.batches import BenchmarkOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import StreamOptions
 from rtda_jax.errors import CheckpointError, ConfigError, DataError, lookup, require
+from rtda_jax.options import flat, read
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.binding import FREE, Traits, among
 from rtda_jax.run.files import sha256
-from rtda_jax.run.workdir import flat
 
 
 @dataclasses.dataclass(frozen=True)

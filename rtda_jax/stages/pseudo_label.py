@@ -24,7 +24,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rtda_jax.adapt import pseudo_labels
-from rtda_jax.adapt.options import read
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, load, pictures
@@ -43,6 +42,7 @@ from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model, folded
 from rtda_jax.ops.resize import upsample
+from rtda_jax.options import read
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import Fields, bind_data, only
 from rtda_jax.run.files import read_bytes, write_bytes, write_npz

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import check_one_image
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data.batches import target_set
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import require
 from rtda_jax.evaluate import Model
+from rtda_jax.options import read
 from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress

@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from rtda_jax.adapt import build, views
 from rtda_jax.adapt.method import Method
-from rtda_jax.adapt.options import read
 from rtda_jax.adapt.state import TrainState, check_one_image, output_shapes, sample_shape
 from rtda_jax.adapt.teacher import TrainedNetwork
 from rtda_jax.adapt.terms import TAUGHT, formula
 from rtda_jax.data.batches import check_frames, introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
 from rtda_jax.errors import ConfigError, require
+from rtda_jax.options import read
 from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import FREE, Fields, among, begun
 from rtda_jax.run.workdir import read_json, write_json

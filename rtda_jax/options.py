@@ -1,4 +1,4 @@
-"""Option dataclasses and the sections of a configuration that hold their values.
+"""Configurations: sections, the option dataclasses that they become, and plain values.
 
 Every pure module owns a frozen dataclass of its options, the only place that holds defaults and
 validates values. `section` makes a part of `configs/base.py` from such dataclasses. `read` makes a
@@ -6,6 +6,7 @@ dataclass from that part, including the user's changes.
 """
 
 import dataclasses
+import json
 import sys
 import types
 import typing
@@ -135,3 +136,18 @@ def _immutable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _immutable(item) for name, item in value.items()}
     return value
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """Returns a configuration as nested plain values, as if it had been read from JSON."""
+    return json.loads(config.to_json_best_effort())
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns a nested dict as one level of dotted names."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    rows: dict[str, Any] = {}
+    for key, value in tree.items():
+        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return rows
