@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rtda_jax.adapt import build
-from rtda_jax.adapt.method import TrainedNetwork
+from rtda_jax.adapt.state import NetworkSpec
 from rtda_jax.adapt.step import make_train_step
 
 AUXILIARY = ("seg_aux16", "seg_aux32")  # terms that DeepLab with a single head lacks
@@ -43,7 +43,7 @@ class Training:
 
 
 def training(
-    config: Any, *, axis_name: str | None = None, teacher: TrainedNetwork | None = None
+    config: Any, *, axis_name: str | None = None, teacher: NetworkSpec | None = None
 ) -> Training:
     """Builds the step of a train stage; nothing is computed.
 

@@ -182,9 +182,9 @@ def test_what_cannot_be_folded_is_evaluated_as_it_is(arrangement, reason, capsys
 
 @pytest.mark.parametrize("arrangement", ["of Flax", "of its own"])
 def test_a_normalisation_that_does_not_obey_the_network_is_not_trained(arrangement):
-    output_shapes(Trial(5, "devices"), image_shape=(2, *SIZE, 3))
+    output_shapes(Trial(5, "devices"), size=SIZE)
     with pytest.raises(ConfigError, match="Trial: the normalisation squash does not come from Net"):
-        output_shapes(Trial(5, "devices", arrangement=arrangement), image_shape=(2, *SIZE, 3))
+        output_shapes(Trial(5, "devices", arrangement=arrangement), size=SIZE)
 
 
 @pytest.mark.parametrize("arrangement", ["odd names", "behind an activation", "unnormalised"])

@@ -9,8 +9,9 @@ from helpers import SIZE, Tiny, batch, config, in_training, normalised, softmax
 
 from rtda_jax.adapt import build, teacher, views
 from rtda_jax.adapt import step as adapt_step
+from rtda_jax.adapt.state import NetworkSpec
 from rtda_jax.adapt.step import make_train_step
-from rtda_jax.adapt.teacher import TeacherOptions, TrainedNetwork, follow
+from rtda_jax.adapt.teacher import TeacherOptions, follow
 from rtda_jax.errors import ConfigError
 from rtda_jax.models import create_model
 from rtda_jax.run import parallel
@@ -270,6 +271,6 @@ def test_the_share_of_a_batch_is_that_of_all_devices_in_the_step_as_well(tiny_ne
 
 @pytest.mark.parametrize("name", ["bisenet_lite0", "deeplab_resnet101", "deeplab_vgg16"])
 def test_a_network_of_any_architecture_has_shapes_before_its_variables_are_read(name):
-    shapes = TrainedNetwork(create_model(name), "imagenet", SIZE).shapes()
+    shapes = NetworkSpec(create_model(name), "imagenet", SIZE).shapes()
     assert set(shapes) == {"params", "batch_stats"} and jax.tree.leaves(shapes["params"])
     assert bool(jax.tree.leaves(shapes["batch_stats"])) == (name != "deeplab_vgg16")

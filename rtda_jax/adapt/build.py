@@ -22,7 +22,6 @@ from rtda_jax.adapt.state import (
     check_one_image,
     create_state,
     output_shapes,
-    sample_shape,
 )
 from rtda_jax.adapt.teacher import TeacherOptions, with_teacher
 from rtda_jax.adapt.terms import TermContext
@@ -107,7 +106,7 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
     check_combination(stage, sections, objective, needs_target=needs_target)
 
     generator = _generator(config, axis_name)
-    outputs = output_shapes(generator, image_shape=sample_shape(size))
+    outputs = output_shapes(generator, size=size)
     terms.check_heads(sections.model.name, objective, outputs)
     if stage.batch_size <= sections.optim.accumulate:
         check_one_image(generator, size=size)
@@ -222,8 +221,7 @@ def large_config(config: ConfigDict) -> ConfigDict:
         large.model.options = ConfigDict()  # `update` would keep those of the small network
         if large.model.pretrained == imagenet.NAME:
             large.normalisation = AUTO
-        size = tuple(config.benchmark.crop)
-        heads = {*output_shapes(_generator(large, None), image_shape=sample_shape(size))}
+        heads = {*output_shapes(_generator(large, None), size=tuple(config.benchmark.crop))}
         large.objective = ConfigDict(
             {
                 name: weight
@@ -348,7 +346,7 @@ def initial_state(method: Method) -> TrainState:
         method.g_tx,
         method.d_tx,
         seed=method.seed,
-        image_shape=sample_shape(method.size),
+        size=method.size,
         memory=memory,
     )
     if method.large is not None:

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.adapt.state import sample_shape
+from rtda_jax.adapt.state import network_shapes, sample_shape
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.losses import IGNORE, Sum
 
@@ -158,9 +158,9 @@ def trunk_map(
     Raises:
       ConfigError: the trunk has no such map, or the network has no trunk.
     """
+    _, variables = network_shapes(generator, size=size)
     images = jax.ShapeDtypeStruct(sample_shape(size), jnp.float32)
-    variables = jax.eval_shape(lambda x: generator.init(jax.random.key(0), x, train=True), images)
-    maps = jax.eval_shape(functools.partial(trunk_maps, generator), variables, images)
+    maps = jax.eval_shape(functools.partial(trunk_maps, generator), dict(variables), images)
     require(
         -len(maps) <= index < len(maps),
         f"distance.stage must be one of the trunk's {len(maps)} feature maps, got {index}",

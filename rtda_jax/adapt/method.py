@@ -15,7 +15,8 @@ from rtda_jax.adapt import distance, terms, views
 from rtda_jax.adapt.adversary import Adversary
 from rtda_jax.adapt.consistency import MOST_CLASSES, ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
-from rtda_jax.adapt.teacher import TeacherOptions, TrainedNetwork
+from rtda_jax.adapt.state import NetworkSpec
+from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import Objective, Outputs
 from rtda_jax.adapt.views import TARGET_VIEWS, VIEWS
 from rtda_jax.augment import Batch
@@ -123,7 +124,7 @@ class Method:
     needs_target: bool
     accumulate: int = 1
     axis_name: str | None = None
-    teacher_network: TrainedNetwork | None = None
+    teacher_network: NetworkSpec | None = None
     large: "Method | None" = None
 
     def __post_init__(self) -> None:
@@ -156,7 +157,7 @@ class Method:
         """Whether distil terms weigh classes, for which `memory["agreement"]` is measured."""
         return self.teacher.inconsistency > 0 and terms.distils(self.objective)
 
-    def network(self, weights: str) -> TrainedNetwork:
+    def network(self, weights: str) -> NetworkSpec:
         """Returns the network of "student", "large" or "teacher".
 
         The teacher is the average of the large network, if there is one, and else of the student.
@@ -165,7 +166,7 @@ class Method:
             return self.teacher_network
         if weights != "student" and self.large is not None:
             return self.large.network("student")
-        return TrainedNetwork(self.generator, self.normalisation, self.size)
+        return NetworkSpec(self.generator, self.normalisation, self.size)
 
     @property
     def uses_reference(self) -> bool:

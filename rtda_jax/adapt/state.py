@@ -3,7 +3,7 @@
 import functools
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import flax.linen as nn
@@ -74,8 +74,8 @@ class TrainState(flax.struct.PyTreeNode):
         return self.replace(memory={**self.memory, "large": parts})
 
     @property
-    def student(self) -> dict[str, Any]:
-        """The variables that a teacher averages: those of the large network if there is one."""
+    def followed(self) -> dict[str, Any]:
+        """The variables that a teacher averages: the large network's if there is one."""
         return self.large.network if "large" in self.memory else self.network
 
 
@@ -86,7 +86,7 @@ def create_state(
     d_tx: optax.GradientTransformation,
     *,
     seed: int,
-    image_shape: tuple[int, int, int, int],
+    size: tuple[int, int],
     memory: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
     """Returns a fresh state whose arrays depend on the seed and the networks alone.
@@ -97,20 +97,20 @@ def create_state(
       g_tx: the segmentation network's optimizer.
       d_tx: one optimizer for all discriminators.
       seed: the seed of initialisation and of everything random on the device.
-      image_shape: [B,H,W,3], a shape that the networks can be initialised with (`sample_shape`).
+      size: the sides (H, W) of a training crop.
       memory: the state's memory before the first step.
     """
     g_key, d_key, step_key = jax.random.split(jax.random.key(seed), 3)
-    images = jnp.zeros(image_shape, jnp.float32)
+    images = jnp.zeros(sample_shape(size), jnp.float32)
     # Compiled initialisers leave out the networks' outputs, and are taken from the cache.
     variables = jax.jit(lambda key: generator.init(key, images, train=True))(g_key)
-    outputs = output_shapes(generator, image_shape=image_shape)
+    outputs = output_shapes(generator, size=size)
 
     def discriminators(key: jax.Array) -> dict[str, Any]:
         d_params = {}
         for name, network in adversary.networks.items():
             level = adversary.levels[name]
-            judged = level.shape(outputs, size=image_shape[1:3])
+            judged = level.shape(outputs, size=size)
             maps = jnp.zeros(judged.shape, judged.dtype)
             d_params[name] = network.init(jax.random.fold_in(key, level.number), maps)["params"]
         return d_params
@@ -137,19 +137,19 @@ def sample_shape(size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def output_shapes(
-    generator: nn.Module, *, image_shape: tuple[int, int, int, int]
+    generator: nn.Module, *, size: tuple[int, int]
 ) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a segmentation network's named outputs in training.
 
     Raises:
       ConfigError: as `network_shapes` does.
     """
-    return network_shapes(generator, image_shape=image_shape)[0]
+    return network_shapes(generator, size=size)[0]
 
 
 @functools.cache
 def network_shapes(
-    generator: nn.Module, *, image_shape: tuple[int, int, int, int]
+    generator: nn.Module, *, size: tuple[int, int]
 ) -> tuple[Mapping[str, jax.ShapeDtypeStruct], Mapping[str, Any]]:
     """Returns the shapes of a segmentation network's named outputs in training and its variables.
 
@@ -158,7 +158,7 @@ def network_shapes(
     Raises:
       ConfigError: a normalisation of the network does not come from `Network.norm_layer`.
     """
-    images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+    images = jax.ShapeDtypeStruct(sample_shape(size), jnp.float32)
     known: set[tuple[str, ...]] = set()
 
     def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -188,6 +188,46 @@ def _obeys(layer: BatchNorm, generator: nn.Module) -> bool:
         return False
     frozen = generator.batch_norm == "frozen"
     return (layer.axis_name, layer.frozen) == (generator.axis_name, frozen)
+
+
+class NetworkSpec(NamedTuple):
+    """A network whose variables are not read yet.
+
+    Attributes:
+      module: the network, of any architecture.
+      normalisation: the normalisation of the images that it reads.
+      size: the sides (H, W) of a training crop, from which its shapes are derived.
+    """
+
+    module: nn.Module
+    normalisation: str
+    size: tuple[int, int]
+
+    def heads(self) -> set[str]:
+        """Returns the names of its outputs, except for the feature in front of the classifier."""
+        return {*output_shapes(self.module, size=self.size)} - {"feature"}
+
+    def check_size(self, size: tuple[int, int], *, field: str) -> None:
+        """Refuses images that are too small for it.
+
+        Raises:
+          ConfigError: names the field that has the size.
+        """
+        if all(side >= trained for side, trained in zip(size, self.size, strict=True)):
+            return  # crops of that size were accepted, so that nothing has to be traced
+        try:
+            output_shapes(self.module, size=size)
+        except ConfigError as error:
+            raise ConfigError(f"{field}={size}: {error}") from error
+
+    def shapes(self) -> dict[str, Any]:
+        """Returns the shapes of its variables, {"params", "batch_stats"}."""
+        _, variables = network_shapes(self.module, size=self.size)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    def zeros(self) -> Any:
+        """Returns zeros of the shapes of its variables, until those of the stage are read."""
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.shapes())
 
 
 @functools.cache

@@ -118,7 +118,7 @@ def _follow(method: Method, state: TrainState, moment: str) -> TrainState:
     if method.teacher.follows != moment:
         return state
     options = method.teacher
-    variables = teacher.follow(state.teacher, state.student, state.step, options=options)
+    variables = teacher.follow(state.teacher, state.followed, state.step, options=options)
     return state.replace(teacher=variables)
 
 

@@ -9,14 +9,14 @@ both.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rtda_jax.adapt.state import TrainState, network_shapes, output_shapes, sample_shape
-from rtda_jax.errors import ConfigError, one_of, require
+from rtda_jax.adapt.state import NetworkSpec, TrainState
+from rtda_jax.errors import one_of, require
 from rtda_jax.losses import Sum
 
 TEACHERS = ("none", "ema", "frozen")
@@ -254,48 +254,8 @@ def inside(height: int, width: int, borders: tuple[int, int, int, int]) -> jax.A
     return within & (columns >= left) & (columns < width - right)
 
 
-class TrainedNetwork(NamedTuple):
-    """What is known of a network that a stage trains before its variables are read.
-
-    Attributes:
-      module: the network, of any architecture.
-      normalisation: the normalisation of the images that it reads.
-      size: the sides (H, W) of a training crop, from which its shapes are derived.
-    """
-
-    module: nn.Module
-    normalisation: str
-    size: tuple[int, int]
-
-    def heads(self) -> set[str]:
-        """Returns the names of its outputs, except for the feature in front of the classifier."""
-        return {*output_shapes(self.module, image_shape=sample_shape(self.size))} - {"feature"}
-
-    def check_size(self, size: tuple[int, int], *, field: str) -> None:
-        """Refuses images that are too small for it.
-
-        Raises:
-          ConfigError: names the field that has the size.
-        """
-        if all(side >= trained for side, trained in zip(size, self.size, strict=True)):
-            return  # crops of that size were accepted, so that nothing has to be traced
-        try:
-            output_shapes(self.module, image_shape=sample_shape(size))
-        except ConfigError as error:
-            raise ConfigError(f"{field}={size}: {error}") from error
-
-    def shapes(self) -> dict[str, Any]:
-        """Returns the shapes of its variables, {"params", "batch_stats"}."""
-        _, variables = network_shapes(self.module, image_shape=sample_shape(self.size))
-        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-
-    def zeros(self) -> Any:
-        """Returns zeros of the shapes of its variables, until those of the stage are read."""
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.shapes())
-
-
 def with_teacher(
-    state: TrainState, options: TeacherOptions, *, network: TrainedNetwork | None = None
+    state: TrainState, options: TeacherOptions, *, network: NetworkSpec | None = None
 ) -> TrainState:
     """Returns the state with a teacher that equals its student, if the method has a teacher.
 
@@ -306,4 +266,4 @@ def with_teacher(
     if network is not None:
         return state.replace(teacher=network.zeros())
     # A copy, because the step donates the buffers of its state, and each only once.
-    return state.replace(teacher=jax.tree.map(jnp.copy, state.student))
+    return state.replace(teacher=jax.tree.map(jnp.copy, state.followed))

@@ -11,13 +11,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 import rtda_jax
 from rtda_jax import evaluate
-from rtda_jax.adapt import build
 from rtda_jax.data.labels import class_set, with_definitions
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, one_of, require
@@ -178,13 +175,10 @@ def load(folder: pathlib.Path, plan: Plan) -> Networks:
         method = plan[of].method
         require(method is not None, f"{folder / RECORD}: the stage of {name!r} trains no network")
         assert method is not None
-        shapes = jax.eval_shape(lambda method=method: build.initial_state(method))
-        wanted = shapes.network if weights == "student" else shapes.student
-        empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted)
-        variables, report = load_pretrained(folder / file, network, empty, part="all")
+        spec = method.network(weights)
+        variables, report = load_pretrained(folder / file, network, spec.zeros(), part="all")
         require(not report.missing, f"{folder / file} lacks weights of {network}")
-        module, normalisation, _ = method.network(weights)
-        models.append(evaluate.Model(module, variables, normalisation))
+        models.append(evaluate.Model(spec.module, variables, spec.normalisation))
         architectures.append(network)
     return Networks(
         tuple(models), tuple(described), stage, folder, plan[stage].config, tuple(architectures)
@@ -231,8 +225,9 @@ def model_card(
         lines += ["These networks were not evaluated on labels before they were published.", ""]
     else:
         lines += [
-            f"{_percent(measured['miou'])} mIoU and {_percent(measured['pixel_accuracy'])} pixel "
-            f"accuracy on {measured['images']} images, at step {measured['step']}"
+            f"{evaluate.percent(measured['miou'])} mIoU and "
+            f"{evaluate.percent(measured['pixel_accuracy'])} pixel accuracy on "
+            f"{measured['images']} images, at step {measured['step']}"
             + (", before the weights were rounded to float16" if halved else "")
             + ". Protocol:",
             "",
@@ -242,7 +237,7 @@ def model_card(
             "",
             "| class | IoU, % |",
             "| --- | --: |",
-            *(f"| {name} | {_percent(value)} |" for name, value in measured["iou"].items()),
+            *(f"| {name} | {evaluate.percent(value)} |" for name, value in measured["iou"].items()),
             "",
         ]
     lines += [
@@ -301,7 +296,3 @@ def _is_of(result: Mapping[str, Any], chosen: Networks) -> bool:
 def _named(spec: ConfigDict) -> str:
     """Returns the name of a data set, and of the part of it where it has several."""
     return f"`{spec.name}`" + (f" (`{spec.split}`)" if spec.get("split") else "")
-
-
-def _percent(share: float | None) -> str:
-    return "n/a" if share is None else f"{100 * share:.1f}"

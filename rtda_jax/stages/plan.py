@@ -18,8 +18,7 @@ from rtda_jax import evaluate
 from rtda_jax.adapt import build, terms
 from rtda_jax.adapt.build import StageOptions
 from rtda_jax.adapt.method import Method
-from rtda_jax.adapt.state import TrainState
-from rtda_jax.adapt.teacher import TrainedNetwork
+from rtda_jax.adapt.state import NetworkSpec, TrainState
 from rtda_jax.data.batches import BenchmarkOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import StreamOptions
@@ -357,7 +356,7 @@ def method_of(stage: Stage) -> Method:
     return stage.method
 
 
-def network_of(plan: Plan, network: str) -> TrainedNetwork:
+def network_of(plan: Plan, network: str) -> NetworkSpec:
     """Returns the network that "STAGE", "STAGE:teacher" or "STAGE:large" names, untrained."""
     name, weights = parse(network)
     return method_of(plan[name]).network(weights)

@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 
 from rtda_jax.adapt import build, views
 from rtda_jax.adapt.method import Method
-from rtda_jax.adapt.state import TrainState, check_one_image, output_shapes, sample_shape
-from rtda_jax.adapt.teacher import TrainedNetwork
+from rtda_jax.adapt.state import NetworkSpec, TrainState, check_one_image, output_shapes
 from rtda_jax.adapt.terms import TAUGHT, formula
 from rtda_jax.data.batches import check_frames, introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
@@ -112,7 +111,7 @@ def _check_init(plan: Plan, stage: Stage) -> None:
         _same_shapes({k: ours[k] for k in levels}, {k: theirs[k] for k in levels}, network)
 
 
-def _check_batch_statistics(network: TrainedNetwork, config: ConfigDict) -> None:
+def _check_batch_statistics(network: NetworkSpec, config: ConfigDict) -> None:
     """Refuses a teacher of an earlier stage that has no statistics of a batch to normalise by.
 
     Raises:
@@ -309,7 +308,7 @@ def _networks(method: Method, config: ConfigDict) -> list[tuple[str, dict[str, A
     if config.model.large:
         models[config.model.large] = {}
     rows = [(n, {"num_classes": classes, "size": size, **options}) for n, options in models.items()]
-    outputs = output_shapes(method.generator, image_shape=sample_shape(size))
+    outputs = output_shapes(method.generator, size=size)
     adversary = method.adversary.options
     for level in method.adversary.levels.values():
         channels = level.shape(outputs, size=size).shape[-1]
