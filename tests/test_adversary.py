@@ -29,12 +29,7 @@ class First(nn.Module):
 
 
 def judges(names, **options):
-    places = adversary.levels(options.get("view", "softmax"))
-    return Adversary(
-        {name: First() for name in names},
-        {name: places[name] for name in names},
-        AdversaryOptions(**options),
-    )
+    return Adversary({name: First() for name in names}, AdversaryOptions(**options))
 
 
 def verdicts(seed=0):
@@ -99,7 +94,7 @@ def test_losses_label_the_source_zero_and_the_target_one(gan_loss):
 def test_each_level_judges_its_own_output(level, view):
     rng = np.random.default_rng(2)
     outputs = {head: np.float32(rng.normal(size=(1, 8, 6, 5))) for head in HEADS.values()}
-    assert adversary.levels(view)[level].head == HEADS[level]
+    assert adversary.LEVELS[level].head == HEADS[level]
     got = judges((level,), view=view).judge(
         {level: {"factor": jnp.float32(2)}}, outputs, size=(8, 6)
     )
@@ -114,7 +109,7 @@ def test_each_level_judges_its_own_output(level, view):
 
 def test_the_numbers_of_levels_stay_what_they_were():
     """A level's first weights depend on its number."""
-    numbers = {name: level.number for name, level in adversary.levels("softmax").items()}
+    numbers = {name: level.number for name, level in adversary.LEVELS.items()}
     expected = {"aux16": 0, "aux32": 1, "output": 2, "feature": 3, "aux8": 4, "aux4": 5}
     assert numbers == expected
 
@@ -131,10 +126,10 @@ def test_the_factor_of_a_discriminator_is_from_zero():
 
 def test_self_information_and_features_reach_the_discriminator():
     outputs = {"logits": jnp.ones((1, 4, 4, 3)), "feature": jnp.ones((1, 2, 2, 7))}
-    seen = adversary.levels("self_information")
+    judge = Adversary({}, AdversaryOptions(view="self_information"))
     np.testing.assert_allclose(
-        seen["output"].read(outputs["logits"], (4, 4)).sum(-1), np.ones((1, 4, 4)), rtol=1e-6
+        judge.read("output", outputs, size=(4, 4)).sum(-1), np.ones((1, 4, 4)), rtol=1e-6
     )
-    assert seen["feature"].read(outputs["feature"], (16, 32)).shape == (1, 16, 32, 7)
+    assert judge.read("feature", outputs, size=(16, 32)).shape == (1, 16, 32, 7)
     with pytest.raises(ValueError, match=r"adversary\.view 'x'; known: self_information, softmax"):
-        adversary.levels("x")
+        AdversaryOptions(view="x")

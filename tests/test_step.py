@@ -8,7 +8,7 @@ from helpers import SIZE, TinyDiscriminator, batch, config, in_training
 from jax.sharding import NamedSharding, PartitionSpec
 from steps import BOTH, prepared_batch, run, small_method, small_step, uneven
 
-from rtda_jax.adapt import build, terms, views
+from rtda_jax.adapt import adversary, build, terms, views
 from rtda_jax.adapt import step as adapt_step
 from rtda_jax.adapt.method import forward
 from rtda_jax.adapt.step import make_train_step
@@ -309,7 +309,7 @@ def test_a_fresh_state_is_a_function_of_the_seed():
     g_key, d_key, step_key = jax.random.split(jax.random.key(7), 3)
     images = jnp.zeros((2, *SIZE, 3))
     variables = method.generator.init(g_key, images, train=True)
-    level = method.adversary.levels["output"].number
+    level = adversary.LEVELS["output"].number
     judged = jnp.zeros((2, *SIZE, 19))
     judge = TinyDiscriminator().init(jax.random.fold_in(d_key, level), judged)
     for ours, expected in (

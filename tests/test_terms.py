@@ -119,7 +119,7 @@ def test_the_entropies_of_the_target_are_meaned_over_all_pixels(eta):
         assert count == entropy.size
 
 
-@pytest.mark.parametrize("level", sorted(adversary.levels("softmax")))
+@pytest.mark.parametrize("level", sorted(adversary.LEVELS))
 @pytest.mark.parametrize("gan_loss", ["bce", "least_squares"])
 def test_deceiving_is_the_loss_of_a_source_at_the_level(level, gan_loss):
     z = np.random.default_rng(5).normal(0, 2, (2, 3, 4, 1)).astype(np.float32)

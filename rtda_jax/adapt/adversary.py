@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax import losses
-from rtda_jax.errors import lookup, require
+from rtda_jax.errors import one_of, require
 from rtda_jax.losses import Sum
 from rtda_jax.ops.resize import upsample
 
@@ -42,25 +42,33 @@ GAN_LOSSES = {
 }
 
 
-def _softmax(logits: jax.Array, size: Size) -> jax.Array:
-    del size
-    return jax.nn.softmax(logits, axis=-1)
-
-
-def _self_information(logits: jax.Array, size: Size) -> jax.Array:
-    del size
-    return losses.self_information(logits)
-
-
-def _features(feature: jax.Array, size: Size) -> jax.Array:
-    """Returns the input features of the classifier, resized to the image (Tsai et al. 2018)."""
-    return upsample(feature, size=size)
-
-
 # The maps that discriminators of logits read.
-MAPS = {
-    "softmax": _softmax,  # Tsai et al. 2018
-    "self_information": _self_information,  # AdvEnt, Vu et al. 2019
+MAPS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "softmax": jax.nn.softmax,  # Tsai et al. 2018
+    "self_information": losses.self_information,  # AdvEnt, Vu et al. 2019
+}
+
+
+class Level(NamedTuple):
+    """The place of one discriminator.
+
+    Attributes:
+      number: the level's number. It is fixed, so that the initial weights of the discriminator do
+        not depend on which other levels exist.
+      head: the output of the segmentation network that the discriminator judges.
+    """
+
+    number: int
+    head: str
+
+
+LEVELS = {
+    "aux16": Level(0, "aux16"),
+    "aux32": Level(1, "aux32"),
+    "output": Level(2, "logits"),
+    "feature": Level(3, "feature"),
+    "aux8": Level(4, "aux8"),
+    "aux4": Level(5, "aux4"),
 }
 
 
@@ -85,51 +93,9 @@ class AdversaryOptions:
     d_factor: float = 0.5
 
     def __post_init__(self) -> None:
-        lookup(MAPS, self.view, "adversary.view")
-        lookup(GAN_LOSSES, self.gan_loss, "adversary.gan_loss")
+        one_of(self.view, MAPS, "adversary.view")
+        one_of(self.gan_loss, GAN_LOSSES, "adversary.gan_loss")
         require(self.d_factor >= 0, f"adversary.d_factor must be at least 0, got {self.d_factor:g}")
-
-
-class Level(NamedTuple):
-    """The place of one discriminator.
-
-    Attributes:
-      number: the level's number. It is fixed, so that the initial weights of the discriminator do
-        not depend on which other levels exist.
-      head: the output of the segmentation network that the discriminator judges.
-      read: the function (that output [B,h,w,C], image size (H, W)) -> what the discriminator reads.
-    """
-
-    number: int
-    head: str
-    read: Callable[[jax.Array, Size], jax.Array]
-
-    def shape(self, outputs: Mapping[str, Any], *, size: Size) -> jax.ShapeDtypeStruct:
-        """Returns the shape of what the discriminator reads, given the shapes of all outputs."""
-        return jax.eval_shape(lambda output: self.read(output, size), outputs[self.head])
-
-
-def levels(read_as: str) -> dict[str, Level]:
-    """Returns every level by name.
-
-    Args:
-      read_as: the map that discriminators of logits read, a key of `MAPS`.
-
-    Raises:
-      ConfigError: the map is unknown.
-    """
-    read = lookup(MAPS, read_as, "adversary.view")
-    return {
-        "aux16": Level(0, "aux16", read),
-        "aux32": Level(1, "aux32", read),
-        "output": Level(2, "logits", read),
-        "feature": Level(3, "feature", _features),
-        "aux8": Level(4, "aux8", read),
-        "aux4": Level(5, "aux4", read),
-    }
-
-
-LEVELS = tuple(levels("softmax"))  # their names, which do not depend on the map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +104,22 @@ class Adversary:
 
     Attributes:
       networks: the discriminators by level; empty if the method has no adversary.
-      levels: the levels of the discriminators, by the same names.
       options: the options of their training.
     """
 
     networks: Mapping[str, nn.Module]
-    levels: Mapping[str, Level]
     options: AdversaryOptions = AdversaryOptions()
+
+    def read(self, level: str, outputs: Mapping[str, jax.Array], *, size: Size) -> jax.Array:
+        """Returns what the discriminator of a level reads, [B,h,w,C], C as in the head's output.
+
+        That is a map of the head's logits. Features in front of the classifier are read as they
+        are, resized to the image (Tsai et al. 2018).
+        """
+        output = outputs[LEVELS[level].head]
+        if level == "feature":
+            return upsample(output, size=size)
+        return MAPS[self.options.view](output)
 
     def judge(
         self, params: Any, outputs: Mapping[str, jax.Array], *, size: Size
@@ -158,8 +133,7 @@ class Adversary:
         """
         verdicts: dict[str, Any] = {}
         for name, network in self.networks.items():
-            level = self.levels[name]
-            judged = level.read(outputs[level.head], size)
+            judged = self.read(name, outputs, size=size)
             verdicts[name] = network.apply({"params": params[name]}, judged)
         return verdicts
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rtda_jax import losses
-from rtda_jax.adapt import adversary, distance, optim, terms, views
-from rtda_jax.adapt.adversary import Adversary, AdversaryOptions
+from rtda_jax.adapt import distance, optim, terms, views
+from rtda_jax.adapt.adversary import LEVELS, Adversary, AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions, initial_thresholds
 from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.method import Method, ModelOptions
@@ -156,22 +156,19 @@ def _adversary(
     outputs: Mapping[str, jax.ShapeDtypeStruct],
 ) -> Adversary:
     """Returns a discriminator for every level that a term of the objective needs."""
-    lookup(DISCRIMINATORS, options.network, "adversary.network")
+    one_of(options.network, DISCRIMINATORS, "adversary.network")
     _check_options(options.options, {"dtype": "dtype"}, "adversary")
-    levels_by_name = adversary.levels(options.view)
-    needed = {term.level for term, _ in objective.values() if term.level is not None}
-    levels = {name: levels_by_name[name] for name in sorted(needed)}
-    size = tuple(config.benchmark.crop)
-    discriminators = {
-        name: create_discriminator(
+    levels = sorted({term.level for term, _ in objective.values() if term.level is not None})
+    networks = {
+        level: create_discriminator(
             options.network,
-            in_channels=level.shape(outputs, size=size).shape[-1],
+            in_channels=outputs[LEVELS[level].head].shape[-1],
             dtype=DTYPES[config.dtype],
             **options.options,
         )
-        for name, level in levels.items()
+        for level in levels
     }
-    return Adversary(discriminators, levels, options)
+    return Adversary(networks, options)
 
 
 def _check_options(options: Mapping[str, Any], fields: Mapping[str, str], section: str) -> None:

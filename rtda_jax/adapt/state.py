@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtda_jax.adapt.adversary import Adversary
+from rtda_jax.adapt.adversary import LEVELS, Adversary
 from rtda_jax.errors import ConfigError
 from rtda_jax.models.layers import Network
 from rtda_jax.ops.norm import BatchNorm
@@ -104,15 +104,15 @@ def create_state(
     images = jnp.zeros(sample_shape(size), jnp.float32)
     # Compiled initialisers leave out the networks' outputs, and are taken from the cache.
     variables = jax.jit(lambda key: generator.init(key, images, train=True))(g_key)
-    outputs = output_shapes(generator, size=size)
+    outputs = dict(output_shapes(generator, size=size))
 
     def discriminators(key: jax.Array) -> dict[str, Any]:
         d_params = {}
-        for name, network in adversary.networks.items():
-            level = adversary.levels[name]
-            judged = level.shape(outputs, size=size)
+        for level, network in adversary.networks.items():
+            judged = jax.eval_shape(functools.partial(adversary.read, level, size=size), outputs)
             maps = jnp.zeros(judged.shape, judged.dtype)
-            d_params[name] = network.init(jax.random.fold_in(key, level.number), maps)["params"]
+            level_key = jax.random.fold_in(key, LEVELS[level].number)
+            d_params[level] = network.init(level_key, maps)["params"]
         return d_params
 
     d_params = jax.jit(discriminators)(d_key)

@@ -246,14 +246,13 @@ def _detail(context: TermContext) -> Term:
 def _deceive(level: str, context: TermContext) -> Term:
     """Returns the generator's loss: the discriminator should take the target for the source."""
     gan_loss = adversary.GAN_LOSSES[context.adversary.gan_loss].loss
-    head = adversary.levels(context.adversary.view)[level].head
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
         del batch
         return _over_all_pixels(gan_loss(outputs["verdicts"][level], domain=adversary.SOURCE))
 
     # The source is a view of this term too, because the discriminator's own loss reads it.
-    return Term(evaluate, frozenset({"source", "target"}), head, level)
+    return Term(evaluate, frozenset({"source", "target"}), adversary.LEVELS[level].head, level)
 
 
 # The suffix of a term's name says which head it reads.

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rtda_jax.adapt import build, views
+from rtda_jax.adapt.adversary import LEVELS
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.state import NetworkSpec, TrainState, check_one_image, output_shapes
 from rtda_jax.adapt.terms import TAUGHT, formula
@@ -310,8 +311,8 @@ def _networks(method: Method, config: ConfigDict) -> list[tuple[str, dict[str, A
     rows = [(n, {"num_classes": classes, "size": size, **options}) for n, options in models.items()]
     outputs = output_shapes(method.generator, size=size)
     adversary = method.adversary.options
-    for level in method.adversary.levels.values():
-        channels = level.shape(outputs, size=size).shape[-1]
+    for level in method.adversary.networks:
+        channels = outputs[LEVELS[level].head].shape[-1]
         options = {"in_channels": channels, "size": size, **adversary.options}
         rows.append((adversary.network, options))
     return rows
