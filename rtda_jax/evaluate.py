@@ -15,7 +15,7 @@ from jax import lax
 
 from rtda_jax import metrics
 from rtda_jax.augment.normalise import normalise
-from rtda_jax.errors import ConfigError, lookup, one_of, require
+from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.models.fold import fold_or_keep
 from rtda_jax.ops.activations import argmax
 from rtda_jax.ops.resize import ALIGNMENTS, upsample
@@ -29,14 +29,10 @@ MODES = ("whole", "slide")
 OUTPUTS = ("logits", "coarse")
 
 
-def _logits(stacked: jax.Array) -> jax.Array:
-    return stacked
-
-
 # Fusions of several networks: functions of their logits [M,B,h,w,K].
 FUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softmax": jax.nn.softmax,  # multi-band transfer (FDA, Nikiforos)
-    "logits": _logits,  # the ensemble of ADVENT
+    "logits": lambda stacked: stacked,  # the ensemble of ADVENT
 }
 
 
@@ -74,8 +70,8 @@ class Protocol:
         one_of(self.mode, MODES, "eval.mode")
         one_of(self.align, ALIGNMENTS, "eval.align")
         one_of(self.output, OUTPUTS, "eval.output")
-        lookup(FUSIONS, self.fusion, "eval.fusion")
-        lookup(metrics.ABSENT, self.absent, "eval.absent")
+        one_of(self.fusion, FUSIONS, "eval.fusion")
+        one_of(self.absent, metrics.ABSENT, "eval.absent")
         if self.mode == "whole":
             require(
                 not self.mirror and self.scales == (1.0,),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rtda_jax.errors import ConfigError, lookup, one_of, require
+from rtda_jax.errors import lookup, one_of, require
 
 IGNORE = 255
 
@@ -239,6 +239,9 @@ def least_squares(logits: jax.Array, *, domain: float) -> jax.Array:
     return (logits.astype(jnp.float32) - domain) ** 2
 
 
+WEIGHTINGS = ("none", "given", "enet")
+
+
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
     """The fields of `config.loss`: what a labelled pixel costs.
@@ -290,7 +293,12 @@ def class_weights(options: LossOptions, *, num_classes: int) -> jax.Array | None
       ConfigError: the weights are not computed yet, or their number is not K.
     """
     check_weights(options, num_classes=num_classes)
-    return WEIGHTINGS[options.weighting](options)
+    require(
+        options.weighting != "enet",
+        "the class weights of loss.weighting='enet' are not computed yet; training computes them "
+        "from the labelled set; or give loss.weights",
+    )
+    return jnp.array(options.weights, jnp.float32) if options.weighting == "given" else None
 
 
 def check_weights(options: LossOptions, *, num_classes: int) -> None:
@@ -301,28 +309,6 @@ def check_weights(options: LossOptions, *, num_classes: int) -> None:
         options.weighting != "given" or len(options.weights) == num_classes,
         f"loss.weights has {len(options.weights)} numbers, the class set has {num_classes} classes",
     )
-
-
-def _unweighted(options: LossOptions) -> None:
-    del options
-
-
-def _given(options: LossOptions) -> jax.Array:
-    return jnp.array(options.weights, jnp.float32)
-
-
-def _not_counted(options: LossOptions) -> None:
-    raise ConfigError(
-        f"the class weights of loss.weighting={options.weighting!r} are not computed yet; training "
-        "computes them from the labelled set; or give loss.weights"
-    )
-
-
-WEIGHTINGS: dict[str, Callable[[LossOptions], jax.Array | None]] = {
-    "none": _unweighted,
-    "given": _given,
-    "enet": _not_counted,
-}
 
 
 def _sum_of_weights(labels: jax.Array, weights: jax.Array | None) -> jax.Array:

@@ -185,7 +185,7 @@ def test_files_of_a_run_are_regular_and_inside_it(finished, tmp_path, name, kind
         os.mkfifo(path)
     else:
         path.symlink_to("/dev/zero" if kind == "device" else outside)
-    words = "a link that leads out of" if kind == "link" else "not a regular file"
+    words = "a link that leads out of" if kind == "link" else "is not a regular file"
     with pytest.raises(ConfigError, match=f"{path.name}: {words}"):
         report.write([str(folder)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -203,7 +203,9 @@ def test_files_of_a_run_have_a_limit(finished, tmp_path):
     for name in ("eval_mbt/predictions.png", "beta_001/metrics.jsonl", "results.json"):
         with (folder / name).open("ab") as file:
             file.truncate(1 << 34)  # a sparse file, which takes no space
-        with pytest.raises(ConfigError, match=rf"{name}: 17,179,869,184 bytes; expected at most"):
+        with pytest.raises(
+            ConfigError, match=rf"{name}: has 17,179,869,184 bytes; expected at most"
+        ):
             report.write([str(folder)], tmp_path / "out")
 
 

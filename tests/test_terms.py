@@ -160,8 +160,8 @@ def test_every_head_of_a_family_needs_a_teacher_as_the_main_one_does():
 
 @pytest.mark.parametrize("suffix", terms.HEADS)
 def test_an_objective_distils_with_any_head(suffix):
-    assert terms.distils(["seg", f"distil{suffix}"])
-    assert not terms.distils(["seg", f"mix{suffix}", f"masked{suffix}"])
+    assert terms.is_distil(f"distil{suffix}")
+    assert not any(map(terms.is_distil, ["seg", f"mix{suffix}", f"masked{suffix}"]))
 
 
 def test_distilling_without_weights_is_the_mean_over_the_labelled_pixels():

@@ -223,7 +223,7 @@ def large_config(config: ConfigDict) -> ConfigDict:
             {
                 name: weight
                 for name, (term, weight) in make_objective(config).items()
-                if not terms.distils((name,)) and term.head in heads | {distance.HEAD}
+                if not terms.is_distil(name) and term.head in heads | {distance.HEAD}
             }
         )
     return large

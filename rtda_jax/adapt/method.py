@@ -155,7 +155,7 @@ class Method:
     @property
     def weighs_classes(self) -> bool:
         """Whether distil terms weigh classes, for which `memory["agreement"]` is measured."""
-        return self.teacher.inconsistency > 0 and terms.distils(self.objective)
+        return self.teacher.inconsistency > 0 and any(map(terms.is_distil, self.objective))
 
     def network(self, weights: str) -> NetworkSpec:
         """Returns the network of "student", "large" or "teacher".
@@ -216,15 +216,11 @@ def _view_by_view(
 PASSES = {"batch": _view_by_view, "frozen": _all_views_at_once}
 
 
-def _keep(network: Network) -> Network:
-    return network
-
-
 # What the backward pass of a view computes again instead of keeping it from the forward pass:
 # functions of (variables, images) -> (outputs, updated variables) that return such a function.
 # XLA's compiler for CPUs computes again so early that it saves no memory, see docs/scale.md.
 REMATS: dict[str, Callable[[Network], Network]] = {
-    "none": _keep,
+    "none": lambda forward_pass: forward_pass,
     # All but the outputs of convolutions: normalisations, rectifiers, resizes; little work.
     "norms": functools.partial(
         jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLUTION)

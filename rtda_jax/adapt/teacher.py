@@ -46,25 +46,11 @@ FORWARD_PASSES: dict[str, Callable[[nn.Module, Any, jax.Array], tuple[jax.Array,
 }
 
 
-def _average_all(averaged: Any, teacher: Any) -> Any:
-    del teacher
-    return averaged
-
-
-def _average_parameters(averaged: Any, teacher: Any) -> Any:
-    return {**averaged, "batch_stats": teacher["batch_stats"]}
-
-
 # The variables that follow the student: functions (average, previous teacher) -> the new teacher.
 AVERAGES: dict[str, Callable[[Any, Any], Any]] = {
-    "all": _average_all,
-    "parameters": _average_parameters,
+    "all": lambda averaged, teacher: averaged,
+    "parameters": lambda averaged, teacher: {**averaged, "batch_stats": teacher["batch_stats"]},
 }
-
-
-def _share_of_each_image(share: jax.Array, axis_name: str | None) -> jax.Array:
-    del axis_name
-    return share
 
 
 def _share_of_the_batch(share: jax.Array, axis_name: str | None) -> jax.Array:
@@ -76,7 +62,7 @@ def _share_of_the_batch(share: jax.Array, axis_name: str | None) -> jax.Array:
 # The images over which the share of confident pixels is taken: functions (share of each image [B],
 # axis_name) -> float32 [B].
 SHARES: dict[str, Callable[[jax.Array, str | None], jax.Array]] = {
-    "image": _share_of_each_image,  # French et al. 2020
+    "image": lambda share, axis_name: share,  # French et al. 2020
     "batch": _share_of_the_batch,  # the code of DACS, DAFormer and MIC; over all devices
 }
 

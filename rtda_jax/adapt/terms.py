@@ -15,7 +15,7 @@ be wrong wherever devices ignore different numbers of pixels.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -338,9 +338,9 @@ def adapts_thresholds(objective: Objective, options: ConsistencyOptions) -> bool
     return options.adapts and "strong" in views(objective)
 
 
-def distils(names: Iterable[str]) -> bool:
-    """Returns whether one of the named terms reads the teacher's soft labels."""
-    return any(name.partition("_")[0] == "distil" for name in names)
+def is_distil(name: str) -> bool:
+    """Returns whether the term of this name reads the teacher's soft labels."""
+    return name.partition("_")[0] == "distil"
 
 
 def heads(objective: Objective, *, view: str) -> list[str]:

@@ -17,11 +17,6 @@ from rtda_jax.losses import valid
 IGNORED = {"never": False, "class": True}  # "class" as in the code of DACS, DAFormer and TUFL
 
 
-def _of_each_image(shown: jax.Array, axis_name: str | None) -> jax.Array:
-    del axis_name
-    return shown
-
-
 def _of_the_batch(shown: jax.Array, axis_name: str | None) -> jax.Array:
     images = shown.sum(axis=0, keepdims=True, dtype=jnp.int32)
     everywhere = images if axis_name is None else jax.lax.psum(images, axis_name)
@@ -30,7 +25,7 @@ def _of_the_batch(shown: jax.Array, axis_name: str | None) -> jax.Array:
 
 # The classes of which half are drawn: functions (shown bool [B,K+1], axis_name) -> bool [B,K+1].
 AMONG: dict[str, Callable[[jax.Array, str | None], jax.Array]] = {
-    "image": _of_each_image,  # those that the image shows: ClassMix, DACS, TUFL
+    "image": lambda shown, axis_name: shown,  # those that the image shows: ClassMix, DACS, TUFL
     "batch": _of_the_batch,  # those that the images of all devices show: DAFormer, MIC
 }
 

@@ -27,3 +27,8 @@ class Networks(NamedTuple):
     networks: tuple[str, ...]
     step: int | None = None
     seals: Mapping[str, str] = types.MappingProxyType({})
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The name of the file that holds each model's weights, by the model's name."""
+        return {name: f"{name.replace(':', '-')}.safetensors" for name in self.names}

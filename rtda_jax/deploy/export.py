@@ -56,10 +56,9 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir}, {size[0]}x{size[1]}")
     if protocol.mode != "whole":
         log.say(f"  evaluated in mode {protocol.mode!r}, exported to read images whole")
-    weights = {name: f"{name.replace(':', '-')}.safetensors" for name in chosen.names}
     results = [
         "model.stablehlo",
-        *weights.values(),
+        *chosen.files.values(),
         *(f for form in formats.values() for f in form.files),
     ]
     with claimed(out, record=RECORD, results=results) as begin:
@@ -76,7 +75,7 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
             write(out)
         files.write_bytes(out / "model.stablehlo", program)
         for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
-            path = out / weights[name]
+            path = out / chosen.files[name]
             export_pretrained(model.variables, network, path, normalisation=model.normalisation)
         description = {
             "file": "model.stablehlo",
@@ -91,7 +90,7 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
             "run": of_run,
             "weights": {
                 name: {"file": file, "sha256": files.sha256(out / file)}
-                for name, file in weights.items()
+                for name, file in chosen.files.items()
             },
             "results": listed,
         }

@@ -54,16 +54,15 @@ def run(
     one_of(precision, PRECISIONS, "precision")
     if repository is not None:
         hub.check(repository)  # before anything is written
-    weights = {name: f"{name.replace(':', '-')}.safetensors" for name in chosen.names}
-    results = [*weights.values(), "config.json", "README.md"]
+    results = [*chosen.files.values(), "config.json", "README.md"]
     with claimed(out, record=RECORD, results=results) as begin:
         for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
-            rounded(model.variables, network, out / weights[name], precision=precision)
+            rounded(model.variables, network, out / chosen.files[name], precision=precision)
         run_record = without_paths(with_definitions(read_json(chosen.workdir / "config.json")))
         measured = score(chosen)
         listed = begin()
         for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
-            path = out / weights[name]
+            path = out / chosen.files[name]
             export_pretrained(
                 model.variables,
                 network,
@@ -78,7 +77,7 @@ def run(
             "precision": precision,
             "networks": {
                 name: {"file": file, "sha256": files.sha256(out / file), "network": network}
-                for (name, file), network in zip(weights.items(), chosen.networks, strict=True)
+                for (name, file), network in zip(chosen.files.items(), chosen.networks, strict=True)
             },
             "score": measured,
             "rtda_jax": rtda_jax.__version__,

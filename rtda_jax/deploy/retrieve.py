@@ -18,6 +18,7 @@ from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Model, folded
 from rtda_jax.run import log
+from rtda_jax.run.log import Progress
 from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing
 
@@ -165,7 +166,7 @@ def gather(
     every = -(-len(dataset) // IMAGES)
     features: dict[str, list[np.ndarray]] = {run: [] for run in describers}
     histograms, small, keys = [], [], []
-    total = -(-len(dataset) // every)
+    progress = Progress(f"  {name}", -(-len(dataset) // every))
     for example in eval_stream(dataset, size=size, resize=resize, process_count=every):
         for run, describe in describers.items():
             features[run].append(describe(example["image"]))
@@ -174,8 +175,8 @@ def gather(
         keys.append(example["key"])
         if "label" in example:
             histograms.append(histogram(example["label"], classes=len(dataset.classes)))
-        if len(small) % 50 == 0:
-            log.say(f"  {name}: {len(small)}/{total} images")
+        progress.add(1)
+    progress.end()
     return Side(
         name,
         dataset.name,

@@ -8,7 +8,6 @@ import io
 import json
 import pathlib
 import reprlib
-import stat
 import typing
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from rtda_jax.errors import ConfigError, printable, require
+from rtda_jax.run import files
 from rtda_jax.tools import drawing
 
 NUMBER, OPTIONAL = int | float, int | float | None
@@ -109,18 +109,14 @@ def read(path: pathlib.Path, *, inside: pathlib.Path | None, most: int) -> bytes
       ConfigError: it is no regular file, too large, unreadable, or a link that leaves the folder.
     """
     try:
-        status = path.stat()
-        require(stat.S_ISREG(status.st_mode), f"{path}: not a regular file")
-        inner = inside is None or path.resolve().is_relative_to(inside.resolve())
-        require(inner, f"{path}: a link that leads out of the run's folder")
-        size = status.st_size
-        require(size <= most, f"{path}: {size:,} bytes; expected at most {most:,}")
-        with path.open("rb") as file:
-            return file.read(most)
+        data = files.read(path, most=most)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path}: {files.reason(path, error)}") from None
+    inner = inside is None or path.resolve().is_relative_to(inside.resolve())
+    require(inner, f"{path}: a link that leads out of the run's folder")
+    return data
 
 
 def parse(where: str, data: bytes) -> Any:

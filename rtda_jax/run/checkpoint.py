@@ -14,7 +14,6 @@ Importing this module silences the warnings of orbax.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import pathlib
@@ -28,7 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from rtda_jax.errors import CheckpointError
 from rtda_jax.run import files, parallel
-from rtda_jax.run.files import fsync, fsync_folder, write_bytes
+from rtda_jax.run.files import fsync, fsync_folder, sha256, write_bytes
 from rtda_jax.run.log import say
 
 MANIFEST = "sha256.json"
@@ -225,7 +224,7 @@ def seal(folder: pathlib.Path) -> None:
     sums = {}
     for path in _files(folder):
         fsync(path)
-        sums[str(path.relative_to(folder))] = [path.stat().st_size, _digest(path)]
+        sums[str(path.relative_to(folder))] = [path.stat().st_size, sha256(path)]
     write_bytes(folder / MANIFEST, json.dumps(sums, indent=1).encode())
     for path in (*folder.rglob("*"), folder.parent):
         if path.is_dir():
@@ -272,7 +271,7 @@ def why_damaged(folder: pathlib.Path) -> str:
         try:
             if (actual := present[name].stat().st_size) != size:
                 return f"{name} has {actual} of {size} bytes"
-            if _digest(present[name]) != digest:
+            if sha256(present[name]) != digest:
                 return f"{name} is not what was written (SHA-256 differs)"
         except OSError as error:
             return f"{name} cannot be read: {error}"
@@ -353,11 +352,6 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(
         p for p in folder.rglob("*") if p.is_file() and str(p.relative_to(folder)) not in UNSEALED
     )
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _steps(directory: pathlib.Path) -> list[int]:

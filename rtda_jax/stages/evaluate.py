@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from rtda_jax import evaluate, fda
 from rtda_jax.data import Dataset, load
@@ -303,7 +304,7 @@ def save_pictures(
     path, sheet = folder / "predictions.png", None
     try:
         if rows:
-            sheet = examples(config, rows, beta=beta)
+            sheet = picture_grid(config, rows, beta=beta)
     except DataError as error:
         log.say(f"  warning: no pictures: {error}")
     if sheet is None:
@@ -362,7 +363,7 @@ def protocol_record(stage: Stage, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def examples(config: ConfigDict, rows: list[Row], *, beta: float | None):
+def picture_grid(config: ConfigDict, rows: list[Row], *, beta: float | None) -> Image.Image:
     """Returns the picture grid: source, stylised source, target, prediction, and any truth."""
     head = class_set(config.benchmark.classes)
     colours = np.asarray(head.colours, np.uint8)

@@ -4,6 +4,7 @@ They are computed in the same pass over the target's images as an evaluation, an
 source that was not trained on.
 """
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -58,12 +59,7 @@ def statistics(probabilities: jax.Array) -> Statistics:
 
 def add(a: Statistics, b: Statistics) -> Statistics:
     """Returns the statistics of both."""
-    return Statistics(
-        a.pixels + b.pixels,
-        a.entropy + b.entropy,
-        a.probability + b.probability,
-        a.gram + b.gram,
-    )
+    return Statistics(*map(operator.add, a, b))
 
 
 def entropy(s: Statistics) -> float:

@@ -6,7 +6,6 @@ attempt or the next command continues it. If its content is wrong, it is deleted
 """
 
 import dataclasses
-import hashlib
 import http.client
 import os
 import pathlib
@@ -17,7 +16,7 @@ import urllib.parse
 import urllib.request
 from typing import IO
 
-from rtda_jax.run.files import wait_for_lock
+from rtda_jax.run.files import sha256, wait_for_lock
 from rtda_jax.run.log import Progress
 
 _CHUNK = 2**20
@@ -46,8 +45,7 @@ PATIENCE = Patience()
 
 def agrees(path: pathlib.Path, digest: str) -> bool:
     """Returns whether the SHA-256 of a file begins with these hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(digest)
+    return sha256(path).startswith(digest)
 
 
 def fetch(url: str, path: pathlib.Path, *, digest: str, patience: Patience = PATIENCE) -> None:
