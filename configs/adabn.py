@@ -20,14 +20,13 @@ from configs import arguments, base
 def make(benchmark: str) -> ConfigDict:
     """Returns AdaBN on a benchmark."""
     config = base.make(benchmark)
-    config.stages = ("source_only", "adabn", "eval_source_only", "eval_adabn")
-    config.stage = ConfigDict(
+    base.set_stages(
+        config,
         {
             "source_only": {"kind": "train"},
             "adabn": {"kind": "statistics", "models": ("source_only",)},
-            "eval_source_only": {"kind": "evaluate", "models": ("source_only",)},
-            "eval_adabn": {"kind": "evaluate", "models": ("adabn",)},
-        }
+            **base.evaluated("source_only", "adabn"),
+        },
     )
     return config
 

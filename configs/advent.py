@@ -28,7 +28,7 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from configs import adaptsegnet, adversarial, arguments, minent
+from configs import adaptsegnet, adversarial, arguments, base, minent
 
 
 def make(
@@ -52,15 +52,14 @@ def make(
     config.eval.fusion = "logits"
     if preset == "ensemble":
         alone = {**dict.fromkeys(adversarial.LEVELS["multi"], 0.0), **minent.WEIGHTS}
-        config.stages = ("advent", "minent", "eval_advent", "eval_minent", "eval_both")
-        config.stage = ConfigDict(
+        base.set_stages(
+            config,
             {
                 "advent": {"kind": "train"},
                 "minent": {"kind": "train", "objective": alone},
-                "eval_advent": {"kind": "evaluate", "models": ("advent",)},
-                "eval_minent": {"kind": "evaluate", "models": ("minent",)},
+                **base.evaluated("advent", "minent"),
                 "eval_both": {"kind": "evaluate", "models": ("advent", "minent")},
-            }
+            },
         )
     return config
 

@@ -82,11 +82,19 @@ def make(benchmark: str) -> ConfigDict:
     config.speed = section(SpeedOptions)  # how the job benchmark measures
 
     # The experiment: named stages in order. Each may override the fields above for itself.
-    config.stages = ("train", "evaluate")
-    config.stage = ConfigDict()
-    config.stage.train = ConfigDict({"kind": "train"})
-    config.stage.evaluate = ConfigDict({"kind": "evaluate", "models": ("train",)})
+    evaluate = {"kind": "evaluate", "models": ("train",)}
+    set_stages(config, {"train": {"kind": "train"}, "evaluate": evaluate})
     return config
+
+
+def set_stages(config: ConfigDict, stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Makes the experiment consist of these stages, in this order."""
+    config.stages, config.stage = tuple(stages), ConfigDict(stages)
+
+
+def evaluated(*names: str) -> dict[str, dict[str, Any]]:
+    """Returns a stage eval_NAME for the network of each named train stage."""
+    return {f"eval_{name}": {"kind": "evaluate", "models": (name,)} for name in names}
 
 
 def defaults(benchmark: str) -> dict[str, Any]:

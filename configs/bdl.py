@@ -24,7 +24,7 @@ docs/faithful.md.
 
 from ml_collections import ConfigDict
 
-from configs import adaptsegnet, adversarial, arguments
+from configs import adaptsegnet, adversarial, arguments, base
 
 
 def make(benchmark: str) -> ConfigDict:
@@ -32,15 +32,14 @@ def make(benchmark: str) -> ConfigDict:
     config = adversarial.make(benchmark)
     adaptsegnet.deeplab(config, heads=1, aspp="all", steps=120_000)
     rule = {"heads": ("coarse",), "scope": "dataset", "cut": 0.5}
-    config.stages = ("adversarial", "label", "ssl", "eval_adversarial", "eval_ssl")
-    config.stage = ConfigDict(
+    base.set_stages(
+        config,
         {
             "adversarial": {"kind": "train", "steps": 80_000},
             "label": {"kind": "pseudo_label", "models": ("adversarial",), "pseudo": rule},
             "ssl": {"kind": "train", "pseudo_labels": "label", "objective": {"pseudo": 1.0}},
-            "eval_adversarial": {"kind": "evaluate", "models": ("adversarial",)},
-            "eval_ssl": {"kind": "evaluate", "models": ("ssl",)},
-        }
+            **base.evaluated("adversarial", "ssl"),
+        },
     )
     return config
 

@@ -49,13 +49,13 @@ def make(benchmark: str, *, preset: Literal["released"] | None = None) -> Config
     config = base.make(benchmark)
     config.objective.update({f"mix{head}": 1.0 for head in base.HEADS})
     config.teacher.kind = "ema"
-    config.stages = ("train", "eval_student", "eval_teacher")
-    config.stage = ConfigDict(
+    base.set_stages(
+        config,
         {
             "train": {"kind": "train"},
             "eval_student": {"kind": "evaluate", "models": ("train",)},
             "eval_teacher": {"kind": "evaluate", "models": ("train:teacher",)},
-        }
+        },
     )
     if preset == "released":
         _released(config)

@@ -94,20 +94,20 @@ def make(
         config.model.large = large
         config.teacher.update({"temperature": temperature, "inconsistency": inconsistency})
         config.objective.update({f"distil{head}": 1.0 for head in base.HEADS})
-        config.stages = ("train", "eval_large", "eval_small")
-        config.stage = ConfigDict(
+        base.set_stages(
+            config,
             {
                 "train": {"kind": "train"},
                 "eval_large": {"kind": "evaluate", "models": ("train:large",)},
                 "eval_small": {"kind": "evaluate", "models": ("train",)},
-            }
+            },
         )
         return config
     unused = [name for name in config.objective if "_aux" in name] if "deeplab" in large else []
     learn = _hard() if labels == "hard" else _soft(temperature)
     learn["small"]["objective"]["feature_distance"] = 0.0
-    config.stages = ("large", *learn, "eval_large", "eval_small")
-    config.stage = ConfigDict(
+    base.set_stages(
+        config,
         {
             "large": {
                 "kind": "train",
@@ -115,9 +115,8 @@ def make(
                 "objective": dict.fromkeys(unused, 0.0),  # DeepLab has one head
             },
             **learn,
-            "eval_large": {"kind": "evaluate", "models": ("large",)},
-            "eval_small": {"kind": "evaluate", "models": ("small",)},
-        }
+            **base.evaluated("large", "small"),
+        },
     )
     return config
 

@@ -93,16 +93,16 @@ def released(benchmark: str) -> ConfigDict:
     first = trained("beta")
     again = trained("ssl", pseudo_labels="label", objective={"pseudo": 1.0})
     rule = {"heads": ("coarse",), "fusion": "mean", "scope": "dataset", "cut": 0.66}
-    config.stage = ConfigDict(
+    base.set_stages(
+        config,
         {
             **first,
             "eval_mbt": {"kind": "evaluate", "models": tuple(first)},
             "label": {"kind": "pseudo_label", "models": tuple(first), "pseudo": rule},
             **again,
             "eval_ssl": {"kind": "evaluate", "models": tuple(again)},
-        }
+        },
     )
-    config.stages = (*first, "eval_mbt", "label", *again, "eval_ssl")
     return config
 
 

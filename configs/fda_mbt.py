@@ -15,7 +15,7 @@ configs/fda.py trains either band alone.
 
 from ml_collections import ConfigDict
 
-from configs import adversarial, arguments
+from configs import adversarial, arguments, base
 
 
 def make(
@@ -26,15 +26,15 @@ def make(
 ) -> ConfigDict:
     """Returns multi-band transfer on a benchmark; the options are those of `adversarial.make`."""
     config = adversarial.make(benchmark, level=level, network=network)
-    config.stages = ("beta_001", "beta_005", "eval_001", "eval_005", "eval_mbt")
-    config.stage = ConfigDict(
+    base.set_stages(
+        config,
         {
             "beta_001": {"kind": "train", "fda_beta": 0.01},
             "beta_005": {"kind": "train", "fda_beta": 0.05},
             "eval_001": {"kind": "evaluate", "models": ("beta_001",)},
             "eval_005": {"kind": "evaluate", "models": ("beta_005",)},
             "eval_mbt": {"kind": "evaluate", "models": ("beta_001", "beta_005")},
-        }
+        },
     )
     return config
 

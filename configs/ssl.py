@@ -66,15 +66,14 @@ def make(
       network: the discriminators.
     """
     config = adversarial.make(benchmark, level=level, network=network)
-    config.stages = ("adversarial", "label", "ssl", "eval_adversarial", "eval_ssl")
-    config.stage = ConfigDict(
+    base.set_stages(
+        config,
         {
             "adversarial": {"kind": "train"},
             "label": label(layers),
             "ssl": learn("label"),
-            "eval_adversarial": {"kind": "evaluate", "models": ("adversarial",)},
-            "eval_ssl": {"kind": "evaluate", "models": ("ssl",)},
-        }
+            **base.evaluated("adversarial", "ssl"),
+        },
     )
     return config
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from configs import adversarial, arguments
+from configs import adversarial, arguments, base
 
 
 def longer(config: ConfigDict) -> dict:
@@ -36,14 +36,13 @@ def make(benchmark: str, *, way: Literal["longer", "continued"] = "longer") -> C
     """
     config = adversarial.make(benchmark)
     continued = {"kind": "train", "init": "adversarial"}
-    config.stages = ("adversarial", "control", "eval_adversarial", "eval_control")
-    config.stage = ConfigDict(
+    base.set_stages(
+        config,
         {
             "adversarial": {"kind": "train"},
             "control": longer(config) if way == "longer" else continued,
-            "eval_adversarial": {"kind": "evaluate", "models": ("adversarial",)},
-            "eval_control": {"kind": "evaluate", "models": ("control",)},
-        }
+            **base.evaluated("adversarial", "control"),
+        },
     )
     return config
 

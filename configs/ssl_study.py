@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import adversarial, arguments, ssl, ssl_control
+from configs import adversarial, arguments, base, ssl, ssl_control
 
 
 def make(
@@ -36,9 +36,7 @@ def make(
         stage[f"ssl_{layers}"] = ssl.learn(f"label_{layers}")
     stage["control"] = ssl_control.longer(config)
     trained = [name for name, fields in stage.items() if fields["kind"] == "train"]
-    stage |= {f"eval_{name}": {"kind": "evaluate", "models": (name,)} for name in trained}
-    config.stages = tuple(stage)
-    config.stage = ConfigDict(stage)
+    base.set_stages(config, {**stage, **base.evaluated(*trained)})
     return config
 
 

@@ -68,9 +68,7 @@ _AUTHORS = {
 }
 
 _EVALUATIONS = {
-    "eval_source": {"kind": "evaluate", "models": ("source",)},
-    "eval_one": {"kind": "evaluate", "models": ("one",)},
-    "eval_two": {"kind": "evaluate", "models": ("two",)},
+    **base.evaluated("source", "one", "two"),
     "eval_13": {
         "kind": "evaluate",
         "models": ("two",),

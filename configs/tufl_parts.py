@@ -21,7 +21,7 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from configs import arguments, recipes, tufl
+from configs import arguments, base, recipes, tufl
 
 TRAINED = ("source", "fixed", "adaptive", "longer", "mixing", "long_tail")
 
@@ -53,10 +53,7 @@ def make(
         "mixing": {**like(two), "init": "adaptive", "long_tail": {"probability": 0.0}},
         "long_tail": {**like(two), "init": "adaptive", "long_tail": {"probability": 0.3}},
     }
-    for name in TRAINED:
-        stages[f"eval_{name}"] = {"kind": "evaluate", "models": (name,)}
-    config.stages = tuple(stages)
-    config.stage = ConfigDict(stages)
+    base.set_stages(config, {**stages, **base.evaluated(*TRAINED)})
     return config
 
 
