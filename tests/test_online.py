@@ -15,7 +15,7 @@ from helpers import (
 )
 from test_taught import softmax
 
-from rtda_jax.adapt import build, consistency, terms
+from rtda_jax.adapt import build, teacher, terms
 from rtda_jax.adapt import step as adapt_step
 from rtda_jax.adapt.step import label_target, make_train_step
 from rtda_jax.adapt.teacher import with_teacher
@@ -79,7 +79,7 @@ def test_the_inconsistency_of_a_class_is_one_minus_its_iou():
     logits = rng.normal(size=(2, 3, 4, 5))
     labels = np.where(rng.random((2, 3, 4)) < 0.5, logits.argmax(-1), rng.integers(0, 4, (2, 3, 4)))
     labelled = rng.random(labels.shape) < 0.7
-    areas, count = consistency.agreement(
+    areas, count = teacher.agreement(
         jnp.float32(logits), jnp.uint8(labels), jnp.array(labelled), num_classes=6
     )
     ours, theirs = logits.argmax(-1)[labelled], labels[labelled]
@@ -88,8 +88,8 @@ def test_the_inconsistency_of_a_class_is_one_minus_its_iou():
     assert count == labelled.sum() and either[5] == 0 < min(either[:5]) and max(both) > 0
     np.testing.assert_array_equal(areas, [both, either])
     expected = [1 - b / e if e else 1 for b, e in zip(both, either, strict=True)]
-    np.testing.assert_allclose(consistency.inconsistency(areas / count), expected, rtol=1e-6)
-    weights = consistency.class_weights(areas / count, strength=2.5)
+    np.testing.assert_allclose(teacher.inconsistency(areas / count), expected, rtol=1e-6)
+    weights = teacher.distil_weights(areas / count, strength=2.5)
     np.testing.assert_allclose(weights, 1 + 2.5 * np.array(expected), rtol=1e-6)
 
 

@@ -12,7 +12,7 @@ from test_self_training import arrays
 
 from configs import base
 from rtda_jax import experiment
-from rtda_jax.adapt import build, consistency, terms
+from rtda_jax.adapt import build, teacher, terms
 from rtda_jax.adapt.step import label_target
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.errors import ConfigError
@@ -86,9 +86,7 @@ def test_the_disagreement_is_the_divergence_of_softened_softmax(temperature):
     ours, theirs = 3 * rng.normal(size=(2, 2, 3, 4, 5))
     p, q = softmax(theirs / temperature), softmax(ours / temperature)
     expected = temperature**2 * (p * (np.log(p) - np.log(q))).sum(-1)
-    value = consistency.disagreement(
-        jnp.float32(ours), jnp.float32(theirs), temperature=temperature
-    )
+    value = teacher.disagreement(jnp.float32(ours), jnp.float32(theirs), temperature=temperature)
     np.testing.assert_allclose(value, expected, rtol=2e-4, atol=1e-5)
 
 
@@ -96,7 +94,7 @@ def test_its_gradient_is_that_of_hinton_and_reaches_the_student_alone():
     rng = np.random.default_rng(1)
     ours, theirs = (jnp.float32(x) for x in rng.normal(size=(2, 1, 2, 2, 4)))
     to_ours, to_theirs = jax.grad(
-        lambda a, b: consistency.disagreement(a, b, temperature=3.0).sum(), argnums=(0, 1)
+        lambda a, b: teacher.disagreement(a, b, temperature=3.0).sum(), argnums=(0, 1)
     )(ours, theirs)
     expected = 3 * (softmax(np.asarray(ours) / 3) - softmax(np.asarray(theirs) / 3))
     np.testing.assert_allclose(to_ours, expected, rtol=1e-4, atol=1e-6)
@@ -112,7 +110,7 @@ def test_the_term_averages_over_labelled_pixels_at_the_temperature_of_the_option
     labelled = jnp.array(rng.random((2, 3, 4)) < 0.5)
     batch = {"teacher_logits": taught, "teacher_labelled": labelled}
     sums = term.evaluate({"target": {"aux16": student}}, batch)
-    expected = consistency.disagreement(student, taught, temperature=2.5)
+    expected = teacher.disagreement(student, taught, temperature=2.5)
     assert float(sums.total / sums.count) == pytest.approx(
         float(expected[labelled].mean()), rel=1e-5
     )

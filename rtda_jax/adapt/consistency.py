@@ -16,7 +16,6 @@ resumed run continues with them.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -269,63 +268,3 @@ def _decode(keys: jax.Array) -> jax.Array:
 
 def _bits_of_one() -> jax.Array:
     return lax.bitcast_convert_type(jnp.float32(1), jnp.uint32)
-
-
-def disagreement(logits: jax.Array, taught: jax.Array, *, temperature: float) -> jax.Array:
-    """Computes T^2 KL(softmax(taught / T) || softmax(logits / T)) of each pixel, in nats.
-
-    The factor T^2 makes the size of the gradient independent of T (Hinton, Vinyals & Dean,
-    Distilling the knowledge in a neural network, 2015). No gradient reaches `taught`.
-
-    Args:
-      logits: float [B,H,W,K] of the student.
-      taught: float [B,H,W,K] of the teacher.
-      temperature: T, above 0; a higher one lets the teacher's less likely classes count for more.
-
-    Returns:
-      float32 [B,H,W], at least 0.
-    """
-    log_q = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
-    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(taught).astype(jnp.float32) / temperature)
-    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-
-
-def agreement(
-    logits: jax.Array, labels: jax.Array, labelled: jax.Array, *, num_classes: int
-) -> Sum:
-    """Counts the pixels on which student and teacher agree, by class.
-
-    Args:
-      logits: float [B,H,W,K] of the student.
-      labels: uint8 [B,H,W], the teacher's most probable class.
-      labelled: bool [B,H,W], where pixels count.
-      num_classes: K.
-
-    Returns:
-      float32 [2,K], for each class the pixels that both assign to it and those that at least one of
-      them does, with the number of all pixels that count.
-    """
-    one_hot = functools.partial(jax.nn.one_hot, num_classes=num_classes, dtype=bool)
-    count = labelled[..., None]
-    ours, theirs = one_hot(logits.argmax(axis=-1)) & count, one_hot(labels) & count
-    areas = [area.sum(axis=(0, 1, 2), dtype=jnp.float32) for area in (ours & theirs, ours | theirs)]
-    return Sum(jnp.stack(areas), labelled.sum(dtype=jnp.float32))
-
-
-def inconsistency(agreement: jax.Array) -> jax.Array:
-    """Returns how much student and teacher disagree on each class, float32 [K] in [0,1].
-
-    It is 1 - IoU of their predictions, from the areas [2,K] that `agreement` counts, and 1 for a
-    class that neither has predicted.
-    """
-    both, either = agreement
-    return 1 - both / jnp.maximum(either, jnp.finfo(jnp.float32).tiny)
-
-
-def class_weights(agreement: jax.Array, *, strength: float) -> jax.Array:
-    """Returns the weights 1 + strength * `inconsistency` of the classes, float32 [K].
-
-    DUDA (Kang et al., arXiv 2504.09814) gives classes on which the large and the small network
-    disagree more weight. This formula is our own, not the paper's.
-    """
-    return 1 + strength * inconsistency(agreement)

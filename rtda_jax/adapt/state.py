@@ -34,7 +34,7 @@ class TrainState(flax.struct.PyTreeNode):
         step; absent unless consistency terms have consistency.threshold="adaptive";
         "reference", {"params", "batch_stats"} of the frozen network with which feature_distance
         compares and which `views.reference_features` reads; absent without that term;
-        "agreement", float32 [2,K], the averaged areas of `consistency.agreement`; absent unless
+        "agreement", float32 [2,K], the averaged areas of `teacher.agreement`; absent unless
         distil terms have teacher.inconsistency;
         "large", see `with_large`, a larger network that is trained as well and that the teacher
         follows; absent without model.large.

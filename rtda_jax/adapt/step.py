@@ -52,6 +52,29 @@ def train_step(method: Method, state: TrainState, batch: Batch) -> tuple[TrainSt
     return updated.replace(step=updated.step + 1), logs
 
 
+def label_target(
+    method: Method, teacher_variables: Any, batch: Batch
+) -> tuple[Batch, Any, dict[str, Sum]]:
+    """Adds the teacher's predictions for the target to a batch, if a term reads them.
+
+    Returns:
+      The batch, the teacher's variables after its forward pass, and sums to log.
+    """
+    if not method.teaches:
+        return batch, teacher_variables, {}
+    network = method.network("teacher")
+    images = normalise(batch["target_image"].astype(jnp.float32), name=network.normalisation)
+    labels, sums, teacher_variables = teacher.label(
+        network.module,
+        teacher_variables,
+        images,
+        options=method.teacher,
+        unlabelled=batch.get("target_border"),
+        axis_name=method.axis_name,
+    )
+    return {**batch, **labels}, teacher_variables, sums
+
+
 def update_networks(
     method: Method,
     state: TrainState,
@@ -108,7 +131,7 @@ def _remember(method: Method, memory: Any, logs: Logs) -> tuple[Any, Logs]:
     stays = method.teacher.decay
     areas = stays * memory["agreement"] + (1 - stays) * logs.pop("agreement")
     seen = areas[1] > 0
-    each = jnp.where(seen, consistency.inconsistency(areas), 0.0)
+    each = jnp.where(seen, teacher.inconsistency(areas), 0.0)
     logs["inconsistency"] = each.sum() / jnp.maximum(seen.sum(), 1)
     return {**memory, "agreement": areas}, logs
 
@@ -230,29 +253,6 @@ def count(method: Method, state: TrainState, batch: Batch) -> Logs:
     return {name: lax.stop_gradient(sum_.count) for name, sum_ in sums.items()}
 
 
-def label_target(
-    method: Method, teacher_variables: Any, batch: Batch
-) -> tuple[Batch, Any, dict[str, Sum]]:
-    """Adds the teacher's predictions for the target to a batch, if a term reads them.
-
-    Returns:
-      The batch, the teacher's variables after its forward pass, and sums to log.
-    """
-    if not method.teaches:
-        return batch, teacher_variables, {}
-    network = method.network("teacher")
-    images = normalise(batch["target_image"].astype(jnp.float32), name=network.normalisation)
-    labels, sums, teacher_variables = teacher.label(
-        network.module,
-        teacher_variables,
-        images,
-        options=method.teacher,
-        unlabelled=batch.get("target_border"),
-        axis_name=method.axis_name,
-    )
-    return {**batch, **labels}, teacher_variables, sums
-
-
 def generator_loss(
     outputs: Outputs, method: Method, state: TrainState, batch: Batch, counts: Logs | None
 ) -> tuple[jax.Array, tuple[Logs, Any]]:
@@ -283,9 +283,9 @@ def generator_sums(
         term_inputs |= comparison
     if method.weighs_classes:
         strength = method.teacher.inconsistency
-        weights = consistency.class_weights(memory["agreement"], strength=strength)
+        weights = teacher.distil_weights(memory["agreement"], strength=strength)
         term_inputs["weights"] = {"classes": weights}
-        measured["agreement"] = consistency.agreement(
+        measured["agreement"] = teacher.agreement(
             outputs["target"]["logits"],
             batch["teacher_label"],
             batch["teacher_labelled"],

@@ -3,17 +3,19 @@
 The student is the segmentation network, or the large network that is trained beside it. A teacher
 is a moving average of the student (Tarvainen and Valpola 2017), or it is frozen. Its predictions
 for a target image become pseudo-labels with a weight for each pixel; mixed and masked views are
-trained on them. Where the code of DACS, DAFormer and MIC differs from their texts, an option offers
-both.
+trained on them, and distil terms learn its probabilities. Where the code of DACS, DAFormer and MIC
+differs from their texts, an option offers both.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rtda_jax.adapt.state import NetworkSpec, TrainState
 from rtda_jax.errors import one_of, require
@@ -55,7 +57,7 @@ AVERAGES: dict[str, Callable[[Any, Any], Any]] = {
 
 def _share_of_the_batch(share: jax.Array, axis_name: str | None) -> jax.Array:
     mean = share.mean(keepdims=True)
-    everywhere = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+    everywhere = mean if axis_name is None else lax.pmean(mean, axis_name)
     return jnp.broadcast_to(everywhere, share.shape)
 
 
@@ -82,7 +84,7 @@ class TeacherOptions:
       statistics: the statistics that its normalisations use, a key of `FORWARD_PASSES`.
       temperature: T of its soft labels, which distil terms read.
       inconsistency: by how much distil terms prefer classes on which student and teacher disagree,
-        see `consistency.class_weights`; 0 weighs all classes alike.
+        see `distil_weights`; 0 weighs all classes alike.
       threshold: the teacher is sure of a pixel if its probability is at least this.
       share: the images over which the share of sure pixels is taken, a key of `SHARES`. This share
         is the weight of every pseudo-label.
@@ -187,7 +189,7 @@ def label(
       - the teacher after the forward pass.
     """
     logits, teacher = FORWARD_PASSES[options.statistics](generator, teacher, images)
-    probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
+    probabilities = lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
     share = confidence(probabilities, threshold=options.threshold)
     weight = SHARES[options.share](share, axis_name)[:, None, None]
     labelled = jnp.ones(images.shape[:3], bool)
@@ -238,6 +240,66 @@ def inside(height: int, width: int, borders: tuple[int, int, int, int]) -> jax.A
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     within = (rows >= top) & (rows < height - bottom)
     return within & (columns >= left) & (columns < width - right)
+
+
+def disagreement(logits: jax.Array, taught: jax.Array, *, temperature: float) -> jax.Array:
+    """Computes T^2 KL(softmax(taught / T) || softmax(logits / T)) of each pixel, in nats.
+
+    The factor T^2 makes the size of the gradient independent of T (Hinton, Vinyals & Dean,
+    Distilling the knowledge in a neural network, 2015). No gradient reaches `taught`.
+
+    Args:
+      logits: float [B,H,W,K] of the student.
+      taught: float [B,H,W,K] of the teacher.
+      temperature: T, above 0; a higher one lets the teacher's less likely classes count for more.
+
+    Returns:
+      float32 [B,H,W], at least 0.
+    """
+    log_q = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    log_p = jax.nn.log_softmax(lax.stop_gradient(taught).astype(jnp.float32) / temperature)
+    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+
+
+def agreement(
+    logits: jax.Array, labels: jax.Array, labelled: jax.Array, *, num_classes: int
+) -> Sum:
+    """Counts the pixels on which student and teacher agree, by class.
+
+    Args:
+      logits: float [B,H,W,K] of the student.
+      labels: uint8 [B,H,W], the teacher's most probable class.
+      labelled: bool [B,H,W], where pixels count.
+      num_classes: K.
+
+    Returns:
+      float32 [2,K], for each class the pixels that both assign to it and those that at least one of
+      them does, with the number of all pixels that count.
+    """
+    one_hot = functools.partial(jax.nn.one_hot, num_classes=num_classes, dtype=bool)
+    count = labelled[..., None]
+    ours, theirs = one_hot(logits.argmax(axis=-1)) & count, one_hot(labels) & count
+    areas = [area.sum(axis=(0, 1, 2), dtype=jnp.float32) for area in (ours & theirs, ours | theirs)]
+    return Sum(jnp.stack(areas), labelled.sum(dtype=jnp.float32))
+
+
+def inconsistency(areas: jax.Array) -> jax.Array:
+    """Returns how much student and teacher disagree on each class, float32 [K] in [0,1].
+
+    It is 1 - IoU of their predictions, from the areas [2,K] that `agreement` counts, and 1 for a
+    class that neither has predicted.
+    """
+    both, either = areas
+    return 1 - both / jnp.maximum(either, jnp.finfo(jnp.float32).tiny)
+
+
+def distil_weights(areas: jax.Array, *, strength: float) -> jax.Array:
+    """Returns the weights 1 + strength * `inconsistency` of the classes, float32 [K].
+
+    DUDA (Kang et al., arXiv 2504.09814) gives classes on which the large and the small network
+    disagree more weight. This formula is our own, not the paper's.
+    """
+    return 1 + strength * inconsistency(areas)
 
 
 def with_teacher(

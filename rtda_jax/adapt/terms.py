@@ -6,7 +6,7 @@ A term reads the outputs of the networks for one batch:
     outputs["weak"][head]          the target's output, moved to the pixels of the strong view
     outputs["threshold"][head]     the confidence that counts, see `consistency.compare`
     outputs["verdicts"][level]     a discriminator's logits [B,h,w,1] for the target
-    outputs["weights"]["classes"]  the weights [K] of distil, see `consistency.class_weights`
+    outputs["weights"]["classes"]  the weights [K] of distil, see `teacher.distil_weights`
 
 It returns its loss summed over pixels together with their number, or with the sum of their class
 weights, so that the step can divide by the count over all devices. A mean of means per device would
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax import losses
-from rtda_jax.adapt import adversary, consistency, distance
+from rtda_jax.adapt import adversary, consistency, distance, teacher
 from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
@@ -156,7 +156,7 @@ def _distil(head: str, context: TermContext) -> Term:
     """
 
     def evaluate(outputs: Outputs, batch: Batch) -> Sum:
-        loss = consistency.disagreement(
+        loss = teacher.disagreement(
             outputs["target"][head], batch["teacher_logits"], temperature=context.temperature
         )
         labelled = batch["teacher_labelled"]
