@@ -86,8 +86,8 @@ def one_of(name: str, known: Collection[str], what: str) -> str:
     return name
 
 
-def require(condition: bool, message: str) -> None:
-    """Raises a ConfigError with the message unless the condition holds."""
+def require(condition: object, message: str) -> None:
+    """Raises a ConfigError with the message unless the condition is true, or not empty."""
     if not condition:
         raise ConfigError(message)
 

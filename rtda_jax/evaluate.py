@@ -93,7 +93,7 @@ class Protocol:
             f"evaluation windows {self.window} at strides {self.stride} leave pixels unseen",
         )
         require(
-            bool(self.scales) and all(np.isfinite(s) and s > 0 for s in self.scales),
+            self.scales and all(np.isfinite(s) and s > 0 for s in self.scales),
             f"eval.scales must be above 0, got {self.scales}",
         )
 

@@ -127,7 +127,7 @@ def check_images(plan: Plan) -> None:
             head.rows(class_set(stage.config.benchmark.eval_classes))
         if stage.kind == "evaluate" and scored.name == "folders":
             require(
-                bool(scored.images),
+                scored.images,
                 f"stage {name}: no images to evaluate on; give --config.benchmark.eval.images, "
                 "which may be those of benchmark.target, and --config.benchmark.eval.labels if "
                 f'there are labels, or train without an evaluation: "--config.stages={trained}"',

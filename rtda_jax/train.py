@@ -17,7 +17,7 @@ from rtda_jax.adapt.step import Logs, make_train_step
 from rtda_jax.adapt.teacher import with_teacher
 from rtda_jax.data.batches import Batches, example_names, paired_batches, with_enet_weights
 from rtda_jax.data.stream import Batch
-from rtda_jax.errors import Interrupted, lookup, require
+from rtda_jax.errors import Interrupted, one_of, require
 from rtda_jax.options import read
 from rtda_jax.run import checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
@@ -64,7 +64,7 @@ class LoopOptions:
         ):
             value = getattr(self, name)
             require(value >= least, f"{name} must be at least {least}, got {value:g}")
-        lookup(health.POLICIES, self.on_not_finite, "on_not_finite")
+        one_of(self.on_not_finite, health.POLICIES, "on_not_finite")
         check_loggers(self.loggers)
 
 

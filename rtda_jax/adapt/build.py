@@ -28,7 +28,7 @@ from rtda_jax.adapt.terms import TermContext
 from rtda_jax.adapt.views import PartContext, ViewOptions
 from rtda_jax.augment.normalise import AUTO, check_normalisation
 from rtda_jax.data.labels import class_set
-from rtda_jax.errors import ConfigError, lookup, one_of, require
+from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.losses import LossOptions
 from rtda_jax.models import DISCRIMINATORS, create_discriminator, create_model
 from rtda_jax.options import read
@@ -71,9 +71,9 @@ class StageOptions:
             value = getattr(self, name)
             require(value >= 1, f"{name} must be at least 1, got {value}")
         require(0 <= self.seed < 2**32, f"seed must lie in [0, 2^32), got {self.seed}")
-        lookup(DTYPES, self.dtype, "dtype")
+        one_of(self.dtype, DTYPES, "dtype")
         one_of(self.labelled, LABELLED_DOMAINS, "labelled")
-        lookup(losses.PIXEL_LOSSES, self.pixel_loss, "pixel_loss")
+        one_of(self.pixel_loss, losses.PIXEL_LOSSES, "pixel_loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,11 +286,11 @@ def check_combination(
     )
     pseudo = sorted(name for name in objective if name.startswith("pseudo"))
     require(
-        not pseudo or bool(stage.pseudo_labels),
+        not pseudo or stage.pseudo_labels,
         f"term {' and '.join(pseudo)} needs pseudo_labels, an earlier pseudo_label stage",
     )
     require(
-        bool(pseudo) or not stage.pseudo_labels,
+        pseudo or not stage.pseudo_labels,
         f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo a weight",
     )
     names = [name for name, (term, _) in objective.items() if term.needs_teacher]
@@ -306,7 +306,7 @@ def check_combination(
         "teacher.statistics to 'running' and teacher.average to 'all'",
     )
     require(
-        "feature_distance" not in objective or bool(model.pretrained),
+        "feature_distance" not in objective or model.pretrained,
         "feature_distance compares features with those of a pretrained trunk: set "
         "model.pretrained, for example to 'imagenet'",
     )
@@ -318,7 +318,7 @@ def check_combination(
         f"{' and '.join(judged)}: discriminators judge one network; leave model.large empty",
     )
     require(
-        teacher.kind == "ema" and bool(names),
+        teacher.kind == "ema" and names,
         "model.large is trained to be a teacher: set teacher.kind to ema, and give "
         f"objective.{terms.TAUGHT} a weight",
     )

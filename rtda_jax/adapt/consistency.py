@@ -72,7 +72,7 @@ class ConsistencyOptions:
     decay: float = 0.0
 
     def __post_init__(self) -> None:
-        lookup(FORMS, self.form, "consistency.form")
+        one_of(self.form, FORMS, "consistency.form")
         one_of(self.threshold, THRESHOLDS, "consistency.threshold")
         for name, valid, range_ in (
             ("gamma", self.gamma == 0 or self.gamma >= 1, "0 or at least 1"),

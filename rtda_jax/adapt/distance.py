@@ -62,7 +62,7 @@ class DistanceOptions:
             )
         chosen = self.classes or [name for name in names if name in THINGS]
         require(
-            bool(chosen),
+            chosen,
             f"none of the classes {', '.join(names)} is known as a thing: name those that "
             "feature_distance looks at in distance.classes",
         )

@@ -20,7 +20,7 @@ from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import Objective, Outputs
 from rtda_jax.adapt.views import TARGET_VIEWS, VIEWS
 from rtda_jax.augment import Batch
-from rtda_jax.errors import lookup, require
+from rtda_jax.errors import one_of, require
 from rtda_jax.models import MODELS
 from rtda_jax.ops.conv import CONVOLUTION
 from rtda_jax.weights import imagenet
@@ -63,17 +63,17 @@ class ModelOptions:
     large: str = ""
 
     def __post_init__(self) -> None:
-        lookup(MODELS, self.name, "model.name")
+        one_of(self.name, MODELS, "model.name")
         if self.large:
-            lookup(MODELS, self.large, "model.large")
+            one_of(self.large, MODELS, "model.large")
         require(
             not self.large or self.pretrained in ("", imagenet.NAME),
             f"model.pretrained={self.pretrained!r} holds the weights of one network: with "
             "model.large it must be 'imagenet' or empty",
         )
-        lookup(PASSES, self.batch_norm, "model.batch_norm")
-        lookup(UPDATING_VIEWS, self.statistics, "model.statistics")
-        lookup(REMATS, self.remat, "model.remat")
+        one_of(self.batch_norm, PASSES, "model.batch_norm")
+        one_of(self.statistics, UPDATING_VIEWS, "model.statistics")
+        one_of(self.remat, REMATS, "model.remat")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rtda_jax.errors import lookup, require
+from rtda_jax.errors import one_of, require
 from rtda_jax.models import group_of, trainable
 from rtda_jax.models.deeplab import DeepLab
 
@@ -103,11 +103,11 @@ class OptimOptions:
     schedule_every_steps: int = 1
 
     def __post_init__(self) -> None:
-        lookup(OPTIMIZERS, self.g_optimizer, "optim.g_optimizer")
-        lookup(DECAYED, self.g_decayed, "optim.g_decayed")
-        lookup(GROUPS, self.g_groups, "optim.g_groups")
-        lookup(REPEATS, self.g_repeats, "optim.g_repeats")
-        lookup(WARMUPS, self.warmup, "optim.warmup")
+        one_of(self.g_optimizer, OPTIMIZERS, "optim.g_optimizer")
+        one_of(self.g_decayed, DECAYED, "optim.g_decayed")
+        one_of(self.g_groups, GROUPS, "optim.g_groups")
+        one_of(self.g_repeats, REPEATS, "optim.g_repeats")
+        one_of(self.warmup, WARMUPS, "optim.warmup")
         require(
             self.g_repeats == "none"
             or (self.g_optimizer == "sgd" and self.g_decayed == "all" and self.g_groups != "all"),

@@ -96,12 +96,12 @@ class PseudoLabelOptions:
     split: str = "target"
 
     def __post_init__(self) -> None:
-        require(bool(self.heads), "pseudo.heads must name at least one output")
-        lookup(FUSIONS, self.fusion, "pseudo.fusion")
+        require(self.heads, "pseudo.heads must name at least one output")
+        one_of(self.fusion, FUSIONS, "pseudo.fusion")
         one_of(self.scope, SCOPES, "pseudo.scope")
         require(0 <= self.cut < 1, f"pseudo.cut must lie in [0, 1), got {self.cut:g}")
         require(0 < self.cap <= 1, f"pseudo.cap must lie in (0, 1], got {self.cap:g}")
-        lookup(INDICES, self.index, "pseudo.index")
+        one_of(self.index, INDICES, "pseudo.index")
         one_of(self.split, SPLITS, "pseudo.split")
 
     def check_votes(self, models: int) -> None:

@@ -305,7 +305,7 @@ def select(weights: Mapping[str, float], context: TermContext) -> dict[str, tupl
         require(weight >= 0, f"objective.{name} must be at least 0, got {weight:g}")
         if weight:
             objective[name] = (make(context), weight)
-    require(bool(objective), "the objective has no term of non-zero weight")
+    require(objective, "the objective has no term of non-zero weight")
     return objective
 
 

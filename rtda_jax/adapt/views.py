@@ -38,7 +38,7 @@ from rtda_jax.augment.colour import ColourOptions
 from rtda_jax.augment.geometry import AffineOptions, MaskOptions
 from rtda_jax.augment.mixing import LongTailOptions, MixOptions
 from rtda_jax.augment.normalise import AUTO, NORMALISATIONS, normalise
-from rtda_jax.errors import lookup, require
+from rtda_jax.errors import one_of, require
 
 # Views go through the network in this order, which decides whose statistics come last.
 VIEWS = ("source", "target", "strong", "mixed", "masked")
@@ -84,7 +84,7 @@ class ViewOptions:
 
     def __post_init__(self) -> None:
         if self.normalisation != AUTO:
-            lookup(NORMALISATIONS, self.normalisation, "normalisation")
+            one_of(self.normalisation, NORMALISATIONS, "normalisation")
         require(
             self.fda_beta is not None or not self.fda_other_betas,
             f"fda_other_betas={self.fda_other_betas} are drawn beside fda_beta, which is None: "

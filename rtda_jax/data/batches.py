@@ -34,7 +34,7 @@ from rtda_jax.data.stream import (
     padding,
     train_stream,
 )
-from rtda_jax.errors import DataError, lookup, require
+from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.options import read
 from rtda_jax.run import parallel
 from rtda_jax.run.binding import begun, bind_data
@@ -69,7 +69,7 @@ class BenchmarkOptions:
 
     def __post_init__(self) -> None:
         for name in ("resize", "source_resize"):
-            lookup(FILTERS, getattr(self, name), f"benchmark.{name}")
+            one_of(getattr(self, name), FILTERS, f"benchmark.{name}")
         for name in ("size", "crop", "source_size", "source_crop", "eval_size"):
             sides = getattr(self, name)
             valid = all(1 <= side <= LARGEST_SIDE for side in sides)

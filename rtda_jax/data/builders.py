@@ -22,7 +22,7 @@ from rtda_jax.data.dataset import Dataset, Files
 from rtda_jax.data.geometry import tf
 from rtda_jax.data.layouts import HINT, LAYOUTS
 from rtda_jax.data.parts import Example, Maker
-from rtda_jax.errors import DataError, lookup
+from rtda_jax.errors import DataError, one_of
 
 # The built-in pair: the examples of each split, and what they are rendered from.
 STREETS_SIZE = (96, 192)
@@ -262,7 +262,7 @@ def stored(
     """
     if not isinstance(dataset.reader, Files):
         raise DataError(f"{dataset.name}: is stored already")
-    lookup(IMAGES, image_format, "image format")
+    one_of(image_format, IMAGES, "image format")
     name, _, split = dataset.name.partition("/")
     resolution = f"{size[0]}x{size[1]}" if size else "original"
     if size and resize != "bilinear":
@@ -294,7 +294,7 @@ def stored(
 
 def streets(data_dir: pathlib.Path, split: str) -> shards.Shards:
     """Returns a split of the built-in pair, which is rendered on the first call."""
-    lookup(STREETS_SPLITS, split, "split of streets")
+    one_of(split, STREETS_SPLITS, "split of streets")
     return shards.Shards(shards.prepare(Streets(data_dir=data_dir)), split)
 
 

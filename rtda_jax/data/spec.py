@@ -175,7 +175,7 @@ class _Place:
 
 def _own_folders(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> _Place:
     require(
-        bool(fields["images"]),
+        fields["images"],
         "folders: no images given; set the spec's field images to a folder or a glob, for instance "
         f"--config.benchmark.source.images=/data/images; {HINT}",
     )
@@ -213,9 +213,7 @@ def _known(fields: Mapping[str, Any], root: pathlib.Path) -> _Place:
     split = lookup(layout.splits, fields["split"], f"split of {fields['name']}")
     name = f"{fields['name']}/{fields['split']}"
     labelled = fields["use"] == "labelled"
-    require(
-        bool(split.labels) or not labelled, f"{name} has no labels; its use must be 'unlabelled'"
-    )
+    require(split.labels or not labelled, f"{name} has no labels; its use must be 'unlabelled'")
     return _Place(
         name=name,
         folder=root / layout.folder,

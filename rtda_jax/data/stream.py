@@ -14,7 +14,7 @@ from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.pictures import FILTERS
 from rtda_jax.data.pseudo import PseudoLabels
 from rtda_jax.data.sampling import Candidates, RareClass
-from rtda_jax.errors import ConfigError, DataError, lookup, one_of, require
+from rtda_jax.errors import ConfigError, DataError, one_of, require
 from rtda_jax.tools import environment
 
 if TYPE_CHECKING:  # for annotations only: processes that decode images do not load JAX
@@ -199,7 +199,7 @@ def train_stream(
     if batch_size % process_count:
         raise DataError(f"batch_size {batch_size} is not divisible by {process_count} processes")
     for domain in sets:
-        lookup(FILTERS, frames[domain].resize, "resize")
+        one_of(frames[domain].resize, FILTERS, "resize")
         check_sizes(frames[domain], moves.scale)
     if candidates is not None:
         check_candidates(frames["source"])

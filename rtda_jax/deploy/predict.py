@@ -90,7 +90,7 @@ def run(
       Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete. For a camera or
         a stream, this is the normal end of the recording and not an error.
     """
-    require(bool(views), f"--view names nothing to write; known: {', '.join(media.VIEWS)}")
+    require(views, f"--view names nothing to write; known: {', '.join(media.VIEWS)}")
     shown = {view: lookup(media.VIEWS, view, "view") for view in views}
     prepare = lookup(RESOLUTIONS, resolution, "resolution")
     listing = media.find(str(source), out=out)

@@ -334,7 +334,7 @@ def speeds(paths: Sequence[pathlib.Path]) -> dict[str, dict[str, Any]]:
         require(model not in networks, again)
         largest = [next(reversed(process["sizes"].items()), ("", None)) for process in processes]
         times = [timed["rows"]["host"]["seconds"] for _, timed in largest if timed]
-        require(bool(times) and all(times), f"{path}: infer: ours: no times of any image")
+        require(times and all(times), f"{path}: infer: ours: no times of any image")
         networks[model] = {
             "ms": 1e3 * float(np.median([np.median(seconds) for seconds in times])),
             "size": largest[0][0],

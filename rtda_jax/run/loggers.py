@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
-from rtda_jax.errors import ConfigError, lookup, printable
+from rtda_jax.errors import ConfigError, one_of, printable
 from rtda_jax.run import log
 from rtda_jax.run.binding import RECORD
 from rtda_jax.run.log import Metrics
@@ -195,7 +195,7 @@ class Loggers:
 def check(names: Sequence[str]) -> None:
     """Raises ConfigError for a name that is not a key of `LOGGERS`."""
     for name in names:
-        lookup(LOGGERS, name, "name in `loggers`:")
+        one_of(name, LOGGERS, "name in `loggers`:")
 
 
 def group(name: str) -> str:

@@ -87,7 +87,7 @@ def make_plan(config: ConfigDict, kinds: Mapping[str, Kind]) -> Plan:
       ConfigError: names the stage and what is wrong with it.
     """
     plan: Plan = {}
-    require(bool(config.stages), "stages names no stage")
+    require(config.stages, "stages names no stage")
     for name in config.stages:
         require(name not in plan, f"stages names {name!r} twice")
         overrides = lookup(config.stage.to_dict(), name, "name in stages")
@@ -118,7 +118,7 @@ def _stage(
     kind = lookup(kinds, kind_name, "kind")
     models = tuple(overrides.pop("models", ())) if kind.reads_networks else ()
     require(
-        bool(models) or not kind.reads_networks,
+        models or not kind.reads_networks,
         f"kind {kind_name!r} needs models, the stages whose networks it reads",
     )
     for model in models:

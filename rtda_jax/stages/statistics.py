@@ -59,7 +59,7 @@ def check(plan: Plan, stage: Stage) -> None:
     (reference,) = stage.models
     network = network_of(plan, reference)
     require(
-        bool(network.shapes()["batch_stats"]),
+        network.shapes()["batch_stats"],
         f"kind 'statistics' needs a network with batch normalisation; {reference} has none",
     )
     if stage.config.batch_size == 1:

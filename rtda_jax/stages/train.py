@@ -67,7 +67,7 @@ def check(plan: Plan, stage: Stage) -> None:
     begins = config.init or config.taught_by
     whole = config.model.pretrained and config.model.pretrained_part == "all"
     require(
-        not method.teaches or method.teacher.kind != "frozen" or bool(begins or whole),
+        not method.teaches or method.teacher.kind != "frozen" or begins or whole,
         "teacher.kind='frozen' keeps the network with which the stage begins as the teacher, and "
         "its classifier would be untrained: give init, taught_by, or model.pretrained with "
         "model.pretrained_part='all'",
