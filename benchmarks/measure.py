@@ -36,16 +36,15 @@ def batch(
     )
 
 
-def timed(function: Callable[[], Any], *, steps: int, warm: int = 1) -> dict[str, Any]:
-    """Times the first call with its compilation, then `steps` calls after `warm` uncounted ones.
+def timed(function: Callable[[], Any], *, steps: int) -> dict[str, Any]:
+    """Times the first call with its compilation, then `steps` calls after one that is not counted.
 
     Returns seconds of the wall clock and of the processor, all threads together.
     """
     begin = time.perf_counter()
     function()
     first, reached = time.perf_counter() - begin, time.time()
-    for _ in range(warm):
-        function()
+    function()
     seconds, cpu = [], []
     for _ in range(steps):
         begin, used = time.perf_counter(), time.process_time()

@@ -4,7 +4,6 @@ A section such as `config.loss` is made from the option dataclass of the module 
 dataclass documents, validates and holds the default of each of its fields.
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,15 +24,12 @@ from rtda_jax.augment.colour import ColourOptions
 from rtda_jax.data.stream import MoveOptions, StreamOptions
 from rtda_jax.evaluate import Protocol
 from rtda_jax.losses import LossOptions
-from rtda_jax.options import flat, plain, section, typed
-from rtda_jax.run.binding import begun
-from rtda_jax.run.workdir import read_json
+from rtda_jax.options import flat, plain, section
 from rtda_jax.stages.evaluate import EvalOptions
 from rtda_jax.stages.statistics import StatisticsOptions
 from rtda_jax.tools.cost import SpeedOptions
 from rtda_jax.train import LoopOptions
 
-SIZES = ("size", "crop", "eval_size", "source_size", "source_crop")  # fields of a benchmark
 HEADS = ("", "_aux16", "_aux32")  # suffixes of terms: the main head and both auxiliary heads
 
 
@@ -73,7 +69,7 @@ def make(benchmark: str) -> ConfigDict:
     # Options of the other kinds of stages.
     config.pseudo = section(PseudoLabelOptions)  # how a pseudo_label stage labels
     config.statistics = section(StatisticsOptions)  # what a statistics stage averages
-    config.eval = section(Protocol, EvalOptions, **_windows(pair.crop))
+    config.eval = section(Protocol, EvalOptions, **benchmarks.windows(pair.crop))
 
     # How a run is monitored and saved: logs, checkpoints, nonfinite losses, stalls.
     every = max(LoopOptions.checkpoint_every_steps, pair.steps // 40)
@@ -106,72 +102,6 @@ def unchanged(benchmark: str) -> ConfigDict:
     """Returns the defaults on a benchmark, also on one that a user's own configuration defines."""
     known = benchmark in benchmarks.BENCHMARKS
     return make(benchmark if known else benchmarks.DEFAULT)
-
-
-def _windows(crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Returns the windows of sliding evaluation and their strides, for a network of this crop."""
-    return {"window": tuple(crop), "stride": tuple((5 * side + 5) // 6 for side in crop)}
-
-
-def _recorded_size(workdir: pathlib.Path) -> tuple[int, int] | None:
-    """Returns the size of the run that has begun in a workdir; None without one on "folders"."""
-    for folder in (workdir, workdir / "seed0"):
-        if (folder / "config.json").exists() and any(map(begun, folder.glob("*/"))):
-            recorded = read_json(folder / "config.json").get("benchmark")
-            if isinstance(recorded, dict) and recorded.get("name") == "folders":
-                return typed(tuple(recorded.get("size", ())), tuple[int, int], "benchmark.size")
-    return None
-
-
-def follow_images(
-    config: ConfigDict, *, overrides: Mapping[str, Any], workdir: pathlib.Path
-) -> list[str]:
-    """Gives images of one's own a size with their proportions, where the user has set no size.
-
-    The size is that of the run in the workdir. Before there is one, it has the proportions of the
-    target's images, or else of the source's, and the pixels of the default size or fewer.
-
-    Args:
-      config: on the benchmark "folders"; its sizes are changed.
-      overrides: the fields that flags have set.
-      workdir: the folder of the run, or of several seeds.
-
-    Returns:
-      A sentence for the user, if the size follows the images.
-
-    Raises:
-      DataError: there are no images.
-    """
-    from rtda_jax.data import load, sampling  # imports TensorFlow
-
-    benchmark, default = config.benchmark, benchmarks.BENCHMARKS["folders"]["size"]
-    fixed = {f"benchmark.{name}" for name in SIZES if name != "eval_size"}
-    if overrides.keys() & fixed or benchmark.size != default:
-        return []
-    lines = []
-    if (recorded := _recorded_size(workdir)) is not None:
-        benchmark.size = recorded
-    else:
-        specs = [benchmark[role].to_dict() for role in ("target", "source")]
-        spec = next((spec for spec in specs if spec["images"]), None)
-        if spec is None:
-            return []
-        spec |= {"use": "unlabelled", "store": "files"}
-        images = load(spec, data_dir=config.data_dir, classes=benchmark.classes)
-        shapes = sampling.shapes(images).most_common(1)
-        if not shapes:
-            return []
-        (height, width), _ = shapes[0]
-        pixels = min(height * width, default[0] * default[1])
-        rows, columns = benchmark.size = sampling.fitting((height, width), pixels=pixels)
-        lines = [
-            f"images of {width}x{height} are read as {columns}x{rows}; another size is set by "
-            "--config.benchmark.size=HEIGHT,WIDTH"
-        ]
-    for name, value in _windows(benchmark.crop).items():
-        if f"eval.{name}" not in overrides:
-            config.eval[name] = value
-    return lines
 
 
 get_config = arguments.parsed(make)

@@ -19,13 +19,20 @@ defaults and the data sets are in rtda_jax/data/spec.py. All benchmarks have the
   steps, batch_size, g_lr    training steps, images of each domain per step, generator's rate
 
 For "folders", crop and eval_size follow size, and eval_classes follows classes, until they are set.
-The command line lets its size follow the images, see `follow_images` in base.py.
+The command line lets its size follow the images, see `follow_images`.
 """
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from rtda_jax.data import spec
 from rtda_jax.errors import lookup
+from rtda_jax.options import typed
+from rtda_jax.run.binding import begun
+from rtda_jax.run.workdir import read_json
 
 
 def _spec(name: str, split: str = "", use: str = "labelled") -> dict:
@@ -187,3 +194,69 @@ def get(name: str) -> ConfigDict:
             for name in ("size", "resize"):  # of shards
                 benchmark[role][name] = benchmark.get_oneway_ref(f"{prefix}{name}")
     return benchmark
+
+
+def windows(crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Returns the windows of sliding evaluation and their strides, for a network of this crop."""
+    return {"window": tuple(crop), "stride": tuple((5 * side + 5) // 6 for side in crop)}
+
+
+def _recorded_size(workdir: pathlib.Path) -> tuple[int, int] | None:
+    """Returns the size of the run that has begun in a workdir; None without one on "folders"."""
+    for folder in (workdir, workdir / "seed0"):
+        if (folder / "config.json").exists() and any(map(begun, folder.glob("*/"))):
+            recorded = read_json(folder / "config.json").get("benchmark")
+            if isinstance(recorded, dict) and recorded.get("name") == "folders":
+                return typed(tuple(recorded.get("size", ())), tuple[int, int], "benchmark.size")
+    return None
+
+
+def follow_images(
+    config: ConfigDict, *, overrides: Mapping[str, Any], workdir: pathlib.Path
+) -> list[str]:
+    """Gives images of one's own a size with their proportions, where the user has set no size.
+
+    The size is that of the run in the workdir. Before there is one, it has the proportions of the
+    target's images, or else of the source's, and the pixels of the default size or fewer.
+
+    Args:
+      config: on the benchmark "folders"; its sizes are changed.
+      overrides: the fields that flags have set.
+      workdir: the folder of the run, or of several seeds.
+
+    Returns:
+      A sentence for the user, if the size follows the images.
+
+    Raises:
+      DataError: there are no images.
+    """
+    from rtda_jax.data import load, sampling  # imports TensorFlow
+
+    benchmark, default = config.benchmark, BENCHMARKS["folders"]["size"]
+    fixed = {f"benchmark.{name}" for name in ("size", "crop", "source_size", "source_crop")}
+    if overrides.keys() & fixed or benchmark.size != default:
+        return []
+    lines = []
+    if (recorded := _recorded_size(workdir)) is not None:
+        benchmark.size = recorded
+    else:
+        specs = [benchmark[role].to_dict() for role in ("target", "source")]
+        spec = next((spec for spec in specs if spec["images"]), None)
+        if spec is None:
+            return []
+        spec |= {"use": "unlabelled", "store": "files"}
+        images = load(spec, data_dir=config.data_dir, classes=benchmark.classes)
+        shapes = sampling.shapes(images).most_common(1)
+        if not shapes:
+            return []
+        (height, width), _ = shapes[0]
+        pixels = min(height * width, default[0] * default[1])
+        rows, columns = benchmark.size = sampling.fitting((height, width), pixels=pixels)
+        lines = [
+            f"images of {width}x{height} are read as {columns}x{rows}; another size is set by "
+            "--config.benchmark.size=HEIGHT,WIDTH"
+        ]
+    for name, value in windows(benchmark.crop).items():
+        if f"eval.{name}" not in overrides:
+            config.eval[name] = value
+    return lines

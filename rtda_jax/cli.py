@@ -324,9 +324,9 @@ def _start(words: Sequence[str]) -> None:
     if values.coordinator:
         join(values)
     if command.given and command.config.benchmark.name == "folders":
-        from configs import base
+        from configs import benchmarks
 
-        for line in base.follow_images(
+        for line in benchmarks.follow_images(
             command.config, overrides=command.overrides, workdir=command.workdir
         ):
             log.say(line)

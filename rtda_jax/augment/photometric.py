@@ -145,11 +145,11 @@ def shadow(images: jax.Array, pattern: jax.Array, intensity: jax.Array) -> jax.A
     return images * (1 - intensity.reshape(-1, 1, 1, 1) * pattern)
 
 
-def shadow_pattern(keys: jax.Array, *, size: tuple[int, int], cells: int = 6) -> jax.Array:
+def shadow_pattern(keys: jax.Array, *, size: tuple[int, int]) -> jax.Array:
     """Returns random patches with soft edges, [B,H,W,1] in [0,1], one pattern for each key [B].
 
     They replace TUFL's patches, which are cut from a photograph of shadows of unstated origin. Two
-    octaves of smoothed noise, `cells` across the shorter side, pass through a steep sigmoid.
+    octaves of smoothed noise, 6 and 12 cells across the shorter side, pass through a steep sigmoid.
     """
 
     def octave(keys: jax.Array, cells: int) -> jax.Array:
@@ -158,4 +158,4 @@ def shadow_pattern(keys: jax.Array, *, size: tuple[int, int], cells: int = 6) ->
         return upsample(coarse, size=size, align="corners")
 
     first, second = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 2))(keys), 1, 0)
-    return jax.nn.sigmoid(6 * (octave(first, cells) + 0.5 * octave(second, 2 * cells)))
+    return jax.nn.sigmoid(6 * (octave(first, 6) + 0.5 * octave(second, 12)))

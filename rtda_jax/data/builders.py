@@ -42,8 +42,7 @@ class Parted(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     code_path: ClassVar = None  # TFDS looks for checksum files there; we have none
 
-    def __init__(self, *, workers: int | None = None, **kwargs: Any) -> None:
-        self.workers = workers
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"file_format": "array_record", **kwargs})
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -72,7 +71,6 @@ class Parted(tfds.core.GeneratorBasedBuilder):
             arguments,
             total=total,
             what=f"preparing {self.name} {split}",
-            workers=self.workers,
         )
         # TFDS sorts the examples by 128-bit numbers. It divides those of a large set by ranges of
         # numbers among 1000 files, which it sorts in memory one by one.
@@ -247,7 +245,6 @@ def stored(
     size: tuple[int, ...] = (),
     resize: str = "bilinear",
     image_format: str = "png",
-    workers: int | None = None,
 ) -> Dataset:
     """Returns the same examples from array_record shards, which the first call writes.
 
@@ -279,7 +276,7 @@ def stored(
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every configuration that is not listed
     try:
-        builder = BUILDERS[name](config=config, data_dir=data_dir / "prepared", workers=workers)
+        builder = BUILDERS[name](config=config, data_dir=data_dir / "prepared")
     finally:
         logging.set_verbosity(verbosity)
     reader = shards.Shards(shards.prepare(builder), SPLIT)

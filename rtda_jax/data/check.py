@@ -153,7 +153,6 @@ def check_benchmark(
     *,
     data_dir: str | os.PathLike,
     out: str | os.PathLike,
-    threads: int | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, dict[str, Any]]:
     """Runs `check_data` for every set of a benchmark (`configs/benchmarks.py`), into `out/ROLE`.
@@ -179,7 +178,6 @@ def check_benchmark(
             data_dir=data_dir,
             classes=benchmark["classes"],
             out=pathlib.Path(out) / role,
-            threads=threads,
             say=say,
         )
         field = _SIZES.get(role, "size")
@@ -194,9 +192,7 @@ def check_benchmark(
     return manifests
 
 
-def contact_sheet(
-    dataset: Dataset, path: pathlib.Path, indices: Sequence[int], *, rows: int = _ROWS
-) -> None:
+def contact_sheet(dataset: Dataset, path: pathlib.Path, indices: Sequence[int]) -> None:
     """Writes a PNG of evenly chosen examples: image, label over image, label, and the legend.
 
     Ignored pixels are black in the label and unchanged in the overlay. Sheets of unlabelled sets
@@ -206,9 +202,8 @@ def contact_sheet(
       dataset: the data set.
       path: the path of the PNG.
       indices: the examples that can be read.
-      rows: how many examples are shown.
     """
-    places = np.linspace(0, len(indices) - 1, min(rows, len(indices))).round().astype(int)
+    places = np.linspace(0, len(indices) - 1, min(_ROWS, len(indices))).round().astype(int)
     strips = [_row(dataset, indices[place]) for place in places]
     if dataset.labelling is not None:
         strips.append(

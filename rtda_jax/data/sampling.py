@@ -186,13 +186,13 @@ def dataset_sentences(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
     return [printable(line, limit=None) for line in lines]
 
 
-def shapes(dataset: Dataset, *, sample: int = _SHAPES) -> collections.Counter[tuple[int, int]]:
+def shapes(dataset: Dataset) -> collections.Counter[tuple[int, int]]:
     """Returns how many of some evenly spaced images have each shape (H, W).
 
     Images that cannot be read are left out; the jobs that need them name them.
     """
     found: collections.Counter[tuple[int, int]] = collections.Counter()
-    for i in _evenly(len(dataset), sample):
+    for i in _evenly(len(dataset), _SHAPES):
         with contextlib.suppress(DataError):
             height, width, _ = pictures.rgb(dataset.reader.image(i), dataset.where(i)).shape
             found[height, width] += 1

@@ -213,12 +213,15 @@ def network_cost(name: str, **options: Any) -> Cost:
     return model_cost(name, **options) if name in MODELS else discriminator_cost(name, **options)
 
 
-def cost_table(*, num_classes: int = 19, size: tuple[int, int] = (512, 1024)) -> str:
+def cost_table() -> str:
     """Returns a Markdown table with the parameters and MACs of every network and discriminator.
+
+    They are those for 19 classes and images of 512x1024.
 
     Discriminators also have the FLOPs as counted in two reports, which give them for discriminators
     only.
     """
+    num_classes, size = 19, (512, 1024)
     costs = [model_cost(name, num_classes=num_classes, size=size) for name in MODELS]
     for name in DISCRIMINATORS:
         costs.append(discriminator_cost(name, in_channels=num_classes, size=size))
