@@ -15,7 +15,7 @@ import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict
@@ -34,6 +34,9 @@ from rtda_jax.run.command import (
     parse,
 )
 from rtda_jax.tools import environment, hub
+
+if TYPE_CHECKING:
+    from rtda_jax.deploy import Networks
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rtda_jax"
 WIDTH = 100  # columns of the help
@@ -107,7 +110,7 @@ def _retrieve(command: Command) -> None:
     retrieve.run(runs, out=command.output("retrieve"))
 
 
-def _trained(command: Command) -> Any:
+def _trained(command: Command) -> "Networks":
     """Returns the networks of a workdir from its record; a given --config must agree with it.
 
     Raises:
@@ -316,9 +319,9 @@ def _start(words: Sequence[str]) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     environment.retire_holes_after_compilations()
     job, command = parse(words, JOBS, default=_of_workdir)
-    if command.flags.deterministic:
-        parallel.deterministic()
     values = command.flags
+    if values.deterministic:
+        parallel.deterministic()
     alone = values.num_processes is None and values.process_id is None
     require(values.coordinator or alone, "--num_processes and --process_id need --coordinator")
     if values.coordinator:

@@ -111,7 +111,7 @@ class Pairs:
     def diagnose(self, position: int) -> None:
         """Decodes the files of a position one by one, so that a broken one raises by its name."""
         for domain, examples in self.examples.items():
-            index = int(self._index(domain, tf.constant(position, tf.int64)))
+            index = int(self._drawn(domain, tf.constant(position, tf.int64))[0])
             decode.examine(examples.dataset, index)
             if domain == "target" and self.pseudo_labels is not None:
                 self.pseudo_labels.examine(index)
@@ -120,22 +120,22 @@ class Pairs:
             for index in candidate_draws(self.candidates, key)[2]:
                 decode.examine(self.examples["source"].dataset, int(index))
 
-    def _index(self, domain: str, position: Tensor) -> Tensor:
+    def _drawn(self, domain: str, position: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the index of an example, and the class for which it was drawn, if any."""
         if domain == "source" and self.rare is not None:
-            return rare_example(self.rare, seed_of(self.seed, _RARE, position))[0]
+            return rare_example(self.rare, seed_of(self.seed, _RARE, position))
         count = len(self.examples[domain].dataset)
-        return shuffled(position, seed=self.seed, domain=DOMAINS.index(domain), count=count)
+        return shuffled(position, seed=self.seed, domain=DOMAINS.index(domain), count=count), None
 
     def _moved(self, domain: str, position: Tensor) -> dict[str, Tensor]:
-        index = self._index(domain, position)
+        index, shown_class = self._drawn(domain, position)
         image, label = self.examples[domain](index)
         if domain == "target" and self.pseudo_labels is not None:
             label = pseudo_label(self.pseudo_labels, index)
         fixed = domain == "target" and self.fixed_target
         key = seed_of(self.seed, _MOVES[domain], tf.zeros_like(position) if fixed else position)
         shape = tf.shape(image)[:2]
-        if domain == "source" and self.rare is not None and self.rare.crops > 1:
-            shown_class = rare_example(self.rare, seed_of(self.seed, _RARE, position))[1]
+        if shown_class is not None and self.rare is not None and self.rare.crops > 1:
             move = geometry.draw_showing(
                 self.moves[domain],
                 key,
