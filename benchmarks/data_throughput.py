@@ -142,9 +142,9 @@ def main() -> None:
               f"{CROP[0]}x{CROP[1]} crops of {SIZE[0]}x{SIZE[1]}")  # fmt: skip
         print(f"{'':<42}{'images/s':>10}{'per core':>10}{'times':>8}")
         for name, (make, warm) in rows.items():
-            found = rate(make(), flags.seconds, warm=warm)
-            base = base or found
-            print(f"{name:<42}{found:>10.1f}{found / flags.threads:>10.1f}{found / base:>8.1f}")
+            speed = rate(make(), flags.seconds, warm=warm)
+            base = base or speed
+            print(f"{name:<42}{speed:>10.1f}{speed / flags.threads:>10.1f}{speed / base:>8.1f}")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"peak memory of this process: {peak:.2f} GiB")
 

@@ -78,7 +78,7 @@ def read(folder: pathlib.Path) -> Scores:
 
 def panels(scores: Scores) -> list[Panel]:
     """Returns what is drawn of the scores; the deviation of one seed is 0."""
-    found = []
+    drawn = []
     for benchmark, rows in scores.items():
         lines = []
         for words, row, evaluation in LINES:
@@ -86,8 +86,8 @@ def panels(scores: Scores) -> list[Panel]:
             if values:
                 std = statistics.stdev(values) if len(values) > 1 else 0.0
                 lines.append(Line(words, values, statistics.fmean(values), std))
-        found.append(Panel(benchmark, lines))
-    return found
+        drawn.append(Panel(benchmark, lines))
+    return drawn
 
 
 def draw(scores: Scores, path: pathlib.Path) -> None:

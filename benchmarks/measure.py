@@ -29,9 +29,9 @@ def batch(
     blocks[rng.random(blocks.shape) < 0.1] = 255
     labels = np.ascontiguousarray(blocks.repeat(8, 1).repeat(8, 2)[:, : size[0], : size[1]])
     numbers = np.arange(count, dtype=np.int32)
-    made = {"source_image": images(count, size, seed=1), "source_label": labels}
-    made["source_index"] = numbers
-    return made | (
+    entries = {"source_image": images(count, size, seed=1), "source_label": labels}
+    entries["source_index"] = numbers
+    return entries | (
         {"target_image": images(count, size, seed=2), "target_index": numbers} if target else {}
     )
 

@@ -10,12 +10,12 @@ from rtda_jax.run.log import say
 
 def run(stage: Any, settings: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     """Runs rounds of each network of the class set and the precision of a stage, by name."""
-    found = {}
+    times = {}
     for name in MODELS:
         say(f"\n{name}")
         bench = Bench(of(stage, name), settings, folder, sizes=[tuple(settings["networks_size"])])
-        found[name] = bench.compare("infer", "", detail=0)
-    return found
+        times[name] = bench.compare("infer", "", detail=0)
+    return times
 
 
 def of(stage: Any, name: str) -> Any:

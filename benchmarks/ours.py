@@ -53,8 +53,8 @@ def train(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
         state, logs = run(state, batch)
         return float(logs["loss"])
 
-    found = measure.timed(step, steps=spec["steps"])
-    return _about(config) | found | _peak() | {"ceiling": _ceiling(config)}
+    times = measure.timed(step, steps=spec["steps"])
+    return _about(config) | times | _peak() | {"ceiling": _ceiling(config)}
 
 
 def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
@@ -63,15 +63,15 @@ def infer(config: Any, spec: dict[str, Any]) -> dict[str, Any]:
     folded = fold(module, training.variables(module, tuple(spec["sizes"][0])))
     model = evaluate.Model(*folded, build.normalisation_of(config))
     predict = evaluate.predictor([model])
-    found: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
     for size in map(tuple, spec["sizes"]):
         image = measure.images(1, size, seed=3)[0]
         calls = {"host": lambda size=size, image=image: np.asarray(predict(image, size=size))}
         if spec["parts"]:
             calls |= _parts(model, predict, image)
         rows = {name: measure.timed(call, steps=spec["steps"]) for name, call in calls.items()}
-        found[f"{size[0]}x{size[1]}"] = {"rows": rows, **_peak()}
-    return _about(config) | {"sizes": found, "ceiling": _ceiling(config)}
+        sizes[f"{size[0]}x{size[1]}"] = {"rows": rows, **_peak()}
+    return _about(config) | {"sizes": sizes, "ceiling": _ceiling(config)}
 
 
 def _parts(model: evaluate.Model, predict: Any, image: np.ndarray) -> dict[str, Any]:

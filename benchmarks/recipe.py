@@ -68,9 +68,9 @@ def no_training_twin(config: Any) -> str:
     fields = config.to_dict()
     for field, known in TRAINED:
         group, _, name = field.rpartition(".")
-        found = (fields.get(group, {}) if group else fields).get(name, known[0])
-        if found not in known:
-            return f"the PyTorch twin has no {field} {found!r}, only {', '.join(map(str, known))}"
+        value = (fields.get(group, {}) if group else fields).get(name, known[0])
+        if value not in known:
+            return f"the PyTorch twin has no {field} {value!r}, only {', '.join(map(str, known))}"
     for name, weight in config.objective.items():
         if weight and name not in TERMS:
             return f"the PyTorch twin has no term {name!r}, only {', '.join(TERMS)}"

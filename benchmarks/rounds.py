@@ -39,15 +39,15 @@ class Bench:
     ) -> None:
         self.settings, self.folder = settings, folder
         (folder / "config").write_bytes(pickle.dumps(stage))
-        made, ordered = recipe(stage), sorted(sizes, key=math.prod)
+        chosen, ordered = recipe(stage), sorted(sizes, key=math.prod)
         self.spec = {
             "config": str(folder / "config"),
-            "recipe": made,
+            "recipe": chosen,
             "sizes": ordered,
             "batch": {
                 "count": stage.batch_size,
                 "size": tuple(stage.benchmark.crop),
-                "num_classes": made["num_classes"],
+                "num_classes": chosen["num_classes"],
                 "target": target,
             },
         }
@@ -105,10 +105,10 @@ class Bench:
             if side == "theirs":
                 return {"not_run": f"the process ended with {done.returncode}: {last}"}
             raise RuntimeError(f"{job} of ours ended with {done.returncode}: {done.stderr[-2000:]}")
-        found = json.loads(result.read_text())
-        if job == "train" and "reached" in found:
-            found["to_first_step"] = found.pop("reached") - launched
-        return found
+        measured = json.loads(result.read_text())
+        if job == "train" and "reached" in measured:
+            measured["to_first_step"] = measured.pop("reached") - launched
+        return measured
 
 
 def speed_of(result: dict[str, Any]) -> float:

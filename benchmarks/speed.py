@@ -60,7 +60,7 @@ def run(
     stage, built = planned.config, planned.method
     settings = dataclasses.asdict(read(SpeedOptions, config.speed, "speed"))
     say(f"{cost.cost_table()}\n")
-    found = {
+    record = {
         "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
         "model": stage.model.name,
         "adversary": stage.adversary.network if built.adversary.networks else None,
@@ -74,35 +74,37 @@ def run(
         "load_before": os.getloadavg(),
         "begun": time.time(),
     }
-    found["macs"] = _macs(found, recipe(stage)["num_classes"], tuple(settings["infer_size"]))
+    record["macs"] = _macs(record, recipe(stage)["num_classes"], tuple(settings["infer_size"]))
     reasons = {"train": no_training_twin, "infer": no_inference_twin}
     with tempfile.TemporaryDirectory(prefix="rtda_jax_speed") as folder:
         for part in parts:
             if part == "networks":
-                found[part] = networks.run(stage, settings, pathlib.Path(folder))
+                record[part] = networks.run(stage, settings, pathlib.Path(folder))
                 continue
             sizes = {tuple(stage.benchmark.crop), tuple(settings["infer_size"])}
             bench = rounds.Bench(
                 stage, settings, pathlib.Path(folder), sizes=sizes, target=built.needs_target
             )
-            found[part] = bench.compare(part, reasons[part](stage))
-    found["seconds"] = time.time() - found["begun"]
-    found["load_after"] = os.getloadavg()
-    table = report.markdown(found)
-    write_bytes(workdir / "speed.json", (json.dumps(found, indent=1) + "\n").encode())
+            record[part] = bench.compare(part, reasons[part](stage))
+    record["seconds"] = time.time() - record["begun"]
+    record["load_after"] = os.getloadavg()
+    table = report.markdown(record)
+    write_bytes(workdir / "speed.json", (json.dumps(record, indent=1) + "\n").encode())
     write_bytes(workdir / "speed.md", (table + "\n").encode())
     say(f"\n{table}\n\n{workdir / 'speed.json'}, {workdir / 'speed.md'}")
-    return found
+    return record
 
 
-def _macs(found: dict[str, Any], num_classes: int, infer_size: tuple[int, int]) -> dict[str, int]:
+def _macs(record: dict[str, Any], num_classes: int, infer_size: tuple[int, int]) -> dict[str, int]:
     """Counts the multiply-accumulates of a training step, and of one image by size."""
-    crop, name = tuple(found["crop"]), found["model"]
+    crop, name = tuple(record["crop"]), record["model"]
     sizes = {crop, infer_size}
     macs = {s: cost.model_cost(name, num_classes=num_classes, size=s).macs for s in sizes}
     judge = 0
-    if found["adversary"]:
-        judge = cost.discriminator_cost(found["adversary"], in_channels=num_classes, size=crop).macs
-    domains, batch_size = found["domains"], found["batch_size"]
+    if record["adversary"]:
+        judge = cost.discriminator_cost(
+            record["adversary"], in_channels=num_classes, size=crop
+        ).macs
+    domains, batch_size = record["domains"], record["batch_size"]
     step = training.step_macs(macs[crop], judge, domains=domains, batch_size=batch_size)
     return {"step": step, **{f"{h}x{w}": count for (h, w), count in macs.items()}}

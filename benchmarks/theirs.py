@@ -63,14 +63,14 @@ def _ceiling(twin: Twin) -> float:
 def train(spec: dict[str, Any]) -> dict[str, Any]:
     """Times the training step, from the host's batch to the losses."""
     twin, batch = _twin(spec), measure.batch(**spec["batch"])
-    found = measure.timed(lambda: twin.step(batch), steps=spec["steps"])
-    return _about(twin, spec) | found | _peak(twin) | {"ceiling": _ceiling(twin)}
+    times = measure.timed(lambda: twin.step(batch), steps=spec["steps"])
+    return _about(twin, spec) | times | _peak(twin) | {"ceiling": _ceiling(twin)}
 
 
 def infer(spec: dict[str, Any]) -> dict[str, Any]:
     """Times the segmentation of one image of each size, uint8 to uint8."""
     twin = _twin(spec)
-    found: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
     for size in map(tuple, spec["sizes"]):
         image = measure.images(1, size, seed=3)[0]
         pixels = torch.as_tensor(image, device=twin.device)
@@ -87,8 +87,8 @@ def infer(spec: dict[str, Any]) -> dict[str, Any]:
             calls["logits"] = synchronised(twin.logits, pixels)
             calls["classes"] = synchronised(twin.classes, pixels)
         rows = {name: measure.timed(call, steps=spec["steps"]) for name, call in calls.items()}
-        found[f"{size[0]}x{size[1]}"] = {"rows": rows, **_peak(twin)}
-    return _about(twin, spec) | {"sizes": found, "ceiling": _ceiling(twin)}
+        sizes[f"{size[0]}x{size[1]}"] = {"rows": rows, **_peak(twin)}
+    return _about(twin, spec) | {"sizes": sizes, "ceiling": _ceiling(twin)}
 
 
 JOBS = {"train": train, "infer": infer}

@@ -50,8 +50,8 @@ def instructions(text: str) -> dict[str, Instruction]:
     for line in text.splitlines():
         if match := INSTRUCTION.match(line):
             name, shape, opcode = match.groups()
-            found = [pattern.search(line) for pattern in (OP_NAME, TARGET, LABELS)]
-            table[name] = Instruction(shape, opcode, *(m.group(1) if m else "" for m in found))
+            matches = [pattern.search(line) for pattern in (OP_NAME, TARGET, LABELS)]
+            table[name] = Instruction(shape, opcode, *(m.group(1) if m else "" for m in matches))
     return table
 
 

@@ -232,11 +232,11 @@ def _unknown(data: bytes) -> str:
 def _scans(data: bytes) -> int:
     """Returns the number of scans in the first picture of a JPEG."""
     count, place = 0, 2
-    while (found := _MARKER.search(data, place)) and found[0][1] != _END_OF_IMAGE:
-        if found[0][1] == _START_OF_SCAN:
+    while (marker := _MARKER.search(data, place)) and marker[0][1] != _END_OF_IMAGE:
+        if marker[0][1] == _START_OF_SCAN:
             count += 1
-        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
-        place = found.end() + max(length, 2)
+        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        place = marker.end() + max(length, 2)
     return count
 
 

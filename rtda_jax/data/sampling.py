@@ -191,27 +191,27 @@ def shapes(dataset: Dataset) -> collections.Counter[tuple[int, int]]:
 
     Images that cannot be read are left out; the jobs that need them name them.
     """
-    found: collections.Counter[tuple[int, int]] = collections.Counter()
+    images: collections.Counter[tuple[int, int]] = collections.Counter()
     for i in _evenly(len(dataset), _SHAPES):
         with contextlib.suppress(DataError):
             height, width, _ = pictures.rgb(dataset.reader.image(i), dataset.where(i)).shape
-            found[height, width] += 1
-    return found
+            images[height, width] += 1
+    return images
 
 
 def stretching(
-    found: Mapping[tuple[int, int], int], size: tuple[int, int], *, field: str
+    images: Mapping[tuple[int, int], int], size: tuple[int, int], *, field: str
 ) -> list[str]:
     """Returns a warning if resizing changes the proportions of most images by a fifth or more.
 
     Args:
-      found: shape (H, W) -> images.
+      images: how many images have each shape (H, W).
       size: (H, W) that images are resized to.
       field: of the configuration that says so.
     """
-    if not found:
+    if not images:
         return []
-    height, width = max(found, key=lambda shape: found[shape])
+    height, width = max(images, key=lambda shape: images[shape])
 
     def factor(size: tuple[int, int]) -> float:
         return size[1] / size[0] * height / width

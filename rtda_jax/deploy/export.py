@@ -31,7 +31,7 @@ RECORD = "model.json"
 
 Segment = jax.stages.Wrapped  # the result of jax.jit
 Size = tuple[int, int]
-Made = tuple[dict[str, Any], Callable[[pathlib.Path], None]]  # what Format.make returns
+Product = tuple[dict[str, Any], Callable[[pathlib.Path], None]]  # what Format.make returns
 
 
 def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dict[str, Any]:
@@ -65,13 +65,15 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
         models = evaluate.folded(chosen.models)
         exported = lower(segmenter(models, size=size, protocol=protocol), size=size)
         program = bytes(exported.serialize())
-        made = {
+        products = {
             name: form.make(models, size=size, protocol=protocol) for name, form in formats.items()
         }
-        about = {name: {"files": formats[name].files, **entry} for name, (entry, _) in made.items()}
+        about = {
+            name: {"files": formats[name].files, **entry} for name, (entry, _) in products.items()
+        }
         of_run = _run(chosen)
         listed = begin()
-        for _, write in made.values():
+        for _, write in products.values():
             write(out)
         files.write_bytes(out / "model.stablehlo", program)
         for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
@@ -137,7 +139,9 @@ def lower(segment: Segment, *, size: tuple[int, int]) -> jax.export.Exported:
         raise ConfigError(f"the network cannot be exported: {error}") from error
 
 
-def make_saved_model(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Made:
+def make_saved_model(
+    models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol
+) -> Product:
     """Makes a TensorFlow SavedModel, whose signature maps `images` to `classes`, any b."""
     from rtda_jax.data.geometry import tf
 
@@ -153,7 +157,7 @@ def make_saved_model(models: Sequence[evaluate.Model], *, size: Size, protocol: 
     return {}, write
 
 
-def make_tflite(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Made:
+def make_tflite(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Product:
     """Makes a LiteRT (TensorFlow Lite) model of one image and compares it with the function."""
     from rtda_jax.data.geometry import tf
 
@@ -193,7 +197,7 @@ def tflite_runner(
     return run
 
 
-def make_onnx(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Made:
+def make_onnx(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Product:
     """Makes ONNX models of any number of images and of one, and compares them in onnxruntime."""
     try:
         from rtda_jax.deploy import onnx
@@ -234,7 +238,7 @@ class Format(NamedTuple):
       files: the names of its files; a name with a slash at the end is a folder.
     """
 
-    make: Callable[..., Made]
+    make: Callable[..., Product]
     files: tuple[str, ...]
 
 

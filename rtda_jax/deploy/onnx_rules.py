@@ -195,7 +195,7 @@ def _gather(graph: Graph, equation: Any, x: Tensor, indices: Operand) -> Tensor:
     JAX turns slices of an array with a symbolic dimension into gathers.
     """
     numbers, lengths = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    collapsed, kept = numbers.collapsed_slice_dims, iter(numbers.offset_dims)
+    collapsed, offsets = numbers.collapsed_slice_dims, iter(numbers.offset_dims)
     if not isinstance(indices, np.ndarray) or indices.ndim > 2 or numbers.operand_batching_dims:
         raise _refuse(equation, "at computed places or of several axes")
     (chosen,) = collapsed if indices.ndim == 2 and len(collapsed) == 1 else (None,)
@@ -216,10 +216,10 @@ def _gather(graph: Graph, equation: Any, x: Tensor, indices: Operand) -> Tensor:
         if collapsed:
             squeezed = graph.integers([x.axes.index(axis) for axis in collapsed])
             name = graph.node("Squeeze", name, squeezed)
-        places = list(kept)
+        places = list(offsets)
     else:
         (free,) = set(new) - set(numbers.offset_dims)
-        places = [free if axis == chosen else next(kept) for axis in left]
+        places = [free if axis == chosen else next(offsets) for axis in left]
     order = dict(zip(left, places, strict=True))
     return result(name, tuple(order[axis] for axis in x.axes if axis in order), equation)
 

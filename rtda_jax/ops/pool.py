@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rtda_jax.ops.conv import Pair, pair
-
-Pads = tuple[Pair, Pair]  # (above, below), (left, right)
+from rtda_jax.ops.conv import Padding, Pair, pair
 
 
 def _output_length(length: int, window: int, stride: int, padding: int, ceil_mode: bool) -> int:
@@ -27,7 +25,7 @@ def _output_length(length: int, window: int, stride: int, padding: int, ceil_mod
 
 def _geometry(
     shape: tuple[int, ...], window: Pair, stride: Pair, padding: Pair, ceil_mode: bool
-) -> tuple[Pair, Pads]:
+) -> tuple[Pair, Padding]:
     """Returns the output size and the explicit (low, high) padding that yields it."""
     sizes, pads = [], []
     for n, k, s, p in zip(shape[1:3], window, stride, padding, strict=True):
@@ -59,7 +57,7 @@ def _taps(x: jax.Array, size: Pair, window: Pair, stride: Pair) -> list[jax.Arra
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _max_pool(x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: Pads) -> jax.Array:
+def _max_pool(x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: Padding) -> jax.Array:
     """Returns only the maxima; their positions are needed only for a gradient."""
 
     def plain(x: jax.Array) -> jax.Array:
@@ -74,7 +72,7 @@ def _max_pool(x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: Pads) 
 
 
 def _max_pool_forward(
-    x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: Pads
+    x: jax.Array, window: Pair, stride: Pair, size: Pair, pads: Padding
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     padded = lax.pad(x, _lowest(x.dtype), ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
     taps = _taps(padded, size, window, stride)
@@ -91,7 +89,7 @@ def _max_pool_backward(
     window: Pair,
     stride: Pair,
     size: Pair,
-    pads: Pads,
+    pads: Padding,
     residuals: tuple[jax.Array, jax.Array],
     dy: jax.Array,
 ) -> tuple[jax.Array]:

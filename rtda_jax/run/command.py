@@ -22,9 +22,11 @@ from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder, provide_configs
 
 DEFAULT_CONFIG = "fda_mbt"
-_NAME = "a benchmark is chosen after the colon of --config, as in fda:streets, not by its name"
+_CHOOSE_BENCHMARK = (
+    "a benchmark is chosen after the colon of --config, as in fda:streets, not by its name"
+)
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # modules that others import
-PLACES = ("workdir", "weights", "output", "data_dir", "input", "before", "coordinator")  # flags
+NOT_EMPTY = ("workdir", "weights", "output", "data_dir", "input", "before", "coordinator")  # flags
 PROCESSES = ("run", "train", "evaluate")  # jobs of several seeds and processes
 # The jobs that read a flag; flags that are not here, and --config, are read by all but report.
 READERS = {
@@ -271,7 +273,7 @@ def parse(
     overrides = config_flags.get_override_values(values["config"])
     present = [flag for flag in define_flags() if values[flag].present and flag != "job"]
     check_read([*present, *(["config"] if given or overrides else [])], values.job, jobs)
-    for flag in PLACES:  # a variable of the shell that is not set, for example
+    for flag in NOT_EMPTY:  # a variable of the shell that is not set, for example
         require(values[flag].value != "", f"--{flag} is empty")
     if values.data_dir is not None:
         config.data_dir = values.data_dir
@@ -314,7 +316,7 @@ def check_fields(words: Sequence[str], config: ConfigDict) -> None:
     for name, value in _flags(words):
         if name.startswith("config."):
             current = _field(config, name.removeprefix("config."))
-            require(name != "config.benchmark.name" or value == current, _NAME)
+            require(name != "config.benchmark.name" or value == current, _CHOOSE_BENCHMARK)
             what, parse_value = _KINDS.get(type(current), ("", str))
             try:
                 if value is not None:

@@ -13,9 +13,8 @@ from ml_collections import ConfigDict
 from rtda_jax.adapt import build
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.step import make_train_step
-from rtda_jax.data import DataError
 from rtda_jax.data.batches import Batches, paired_batches
-from rtda_jax.errors import NotDeterministicError
+from rtda_jax.errors import DataError, NotDeterministicError
 from rtda_jax.run import parallel
 from rtda_jax.run.log import say
 from rtda_jax.run.workdir import lock

@@ -84,8 +84,8 @@ def _fetch(url: str, path: pathlib.Path, digest: str, patience: Patience) -> Non
         except _BrokenError as error:
             size = _size(partial)
             if size <= begin or attempt == patience.attempts:
-                kept = f"; the next attempt continues after {size} bytes" if size else ""
-                raise DownloadError(f"{url}: {error}{kept}") from error
+                later = f"; the next attempt continues after {size} bytes" if size else ""
+                raise DownloadError(f"{url}: {error}{later}") from error
             time.sleep(patience.pause)
             continue
         if agrees(partial, digest):
