@@ -250,11 +250,10 @@ class Journal:
         )
 
     def __enter__(self) -> "Journal":
-        self._loggers.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._loggers.__exit__(None, None, None)
+        self._loggers.close()
 
     def wait_for(self, stream: Iterator[Batch]) -> Batch:
         """Returns the next batch and measures how long the loop waited for it."""

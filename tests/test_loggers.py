@@ -1,5 +1,6 @@
 """Loggers beside metrics.jsonl: each step once, whatever happens to them or to the run."""
 
+import contextlib
 import sys
 import types
 
@@ -57,7 +58,7 @@ def torn_run(folder, name):
     log.append(path, ROWS[0])
     for start in (1, 3):
         log.truncate(path, after=start)
-        with Loggers((name,), folder) as loggers:
+        with contextlib.closing(Loggers((name,), folder)) as loggers:
             for row in ROWS[start : start + 3]:
                 log.append(path, row)
                 loggers.write(row)
@@ -175,14 +176,14 @@ def test_a_continued_run_is_one_run_of_a_service_with_every_step_once(name, serv
 
 def test_mlflow_stores_where_its_variable_says(services, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
-    with Loggers(("mlflow",), tmp_path):
+    with contextlib.closing(Loggers(("mlflow",), tmp_path)):
         assert services["mlflow"].store == "http://localhost:5000"
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_that_fails_is_left_out_and_the_run_goes_on(name, services, tmp_path, capsys):
     other = "trackio" if name == "wandb" else "wandb"
-    with Loggers((name, other), tmp_path) as loggers:
+    with contextlib.closing(Loggers((name, other), tmp_path)) as loggers:
         loggers.write(ROWS[0])
         services[name].broken = OSError("no\x1bnetwork")
         loggers.write(ROWS[1])
@@ -199,7 +200,7 @@ def test_a_service_that_fails_is_left_out_and_the_run_goes_on(name, services, tm
     path = tmp_path / log.METRICS_FILE
     for row in ROWS[:3]:
         log.append(path, row)
-    with Loggers((name,), tmp_path):  # the next start sends what it missed
+    with contextlib.closing(Loggers((name,), tmp_path)):  # the next start sends what it missed
         (rows,) = services[name].runs.values()
         assert rows == expected(ROWS[:3])
 

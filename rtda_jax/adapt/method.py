@@ -25,7 +25,8 @@ from rtda_jax.models import MODELS
 from rtda_jax.ops.conv import CONVOLUTION
 from rtda_jax.weights import imagenet
 
-Network = Callable[[Any, jax.Array], tuple[Any, Any]]
+# A function (variables, images) -> (outputs, updated variables).
+Apply = Callable[[Any, jax.Array], tuple[Any, Any]]
 
 # The views whose forward passes update the running statistics, by `model.statistics`.
 UPDATING_VIEWS = {"both": VIEWS, "source": ("source",), "target": TARGET_VIEWS}
@@ -217,10 +218,10 @@ PASSES = {"batch": _view_by_view, "frozen": _all_views_at_once}
 
 
 # What the backward pass of a view computes again instead of keeping it from the forward pass:
-# functions of (variables, images) -> (outputs, updated variables) that return such a function.
-# XLA's compiler for CPUs computes again so early that it saves no memory, see docs/scale.md.
-REMATS: dict[str, Callable[[Network], Network]] = {
-    "none": lambda forward_pass: forward_pass,
+# functions from one `Apply` to another. XLA's compiler for CPUs computes again so early that it
+# saves no memory, see docs/scale.md.
+REMATS: dict[str, Callable[[Apply], Apply]] = {
+    "none": lambda apply: apply,
     # All but the outputs of convolutions: normalisations, rectifiers, resizes; little work.
     "norms": functools.partial(
         jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(CONVOLUTION)

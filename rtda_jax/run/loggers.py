@@ -166,7 +166,7 @@ class Loggers:
             try:
                 self.opened[name] = LOGGERS[name](folder)
             except Exception as error:  # services raise errors of their own
-                self.__exit__()
+                self.close()
                 if isinstance(error, ConfigError):
                     raise
                 raise ConfigError(
@@ -177,10 +177,8 @@ class Loggers:
         """Sends a row to each logger; a logger that fails gets no further rows."""
         self._each(lambda logger: logger.write(metrics))
 
-    def __enter__(self) -> "Loggers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Closes each logger."""
         self._each(lambda logger: logger.close())
 
     def _each(self, action: Callable[[Logger], None]) -> None:

@@ -1,4 +1,6 @@
-"""Runs one program on one or many devices, in one or many processes; no other module names devices.
+"""Runs one program on one or many devices, in one or many processes.
+
+No other module places arrays on devices.
 
 The train state has no device axis: it is replicated. A batch is split along its leading axis, and
 each process provides its share of it.
