@@ -25,9 +25,9 @@ from benchmarks import measure, networks, report, rounds, training
 from benchmarks.recipe import no_inference_twin, no_training_twin, recipe
 from rtda_jax.adapt import terms
 from rtda_jax.errors import ConfigError
-from rtda_jax.options import read
 from rtda_jax.run.files import write_bytes
 from rtda_jax.run.log import say
+from rtda_jax.run.options import read
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.tools import cost, environment

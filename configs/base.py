@@ -24,7 +24,7 @@ from rtda_jax.augment.colour import ColourOptions
 from rtda_jax.data.stream import MoveOptions, StreamOptions
 from rtda_jax.evaluate import Protocol
 from rtda_jax.losses import LossOptions
-from rtda_jax.options import flat, plain, section
+from rtda_jax.run.options import flat, plain, section
 from rtda_jax.stages.evaluate import EvalOptions
 from rtda_jax.stages.statistics import StatisticsOptions
 from rtda_jax.tools.cost import SpeedOptions

@@ -30,8 +30,8 @@ from ml_collections import ConfigDict
 
 from rtda_jax.data import spec
 from rtda_jax.errors import lookup
-from rtda_jax.options import typed
 from rtda_jax.run.binding import begun
+from rtda_jax.run.options import typed
 from rtda_jax.run.workdir import read_json
 
 

@@ -39,7 +39,7 @@ NODES = {
     "tools_environment": "versions, memory",
     "tools_hub": "networks of others",
 }
-IGNORED = {"__init__", "__main__", "errors", "options"}
+IGNORED = {"__init__", "__main__", "errors"}
 
 
 def node(parts: list[str]) -> str | None:

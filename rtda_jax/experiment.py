@@ -17,8 +17,8 @@ from rtda_jax.data import batches
 from rtda_jax.data.labels import class_set, with_definitions
 from rtda_jax.errors import ConfigError, DataError, require
 from rtda_jax.evaluate import percent
-from rtda_jax.options import plain, read
 from rtda_jax.run import binding, checkpoint, log, parallel
+from rtda_jax.run.options import plain, read
 from rtda_jax.run.signals import stop_at_once
 from rtda_jax.run.workdir import RESULT, read_json, write_json
 from rtda_jax.stages import KINDS, pseudo_label

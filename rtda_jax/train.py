@@ -18,10 +18,10 @@ from rtda_jax.adapt.teacher import with_teacher
 from rtda_jax.data.batches import Batches, example_names, paired_batches, with_enet_weights
 from rtda_jax.data.stream import Batch
 from rtda_jax.errors import Interrupted, one_of, require
-from rtda_jax.options import read
 from rtda_jax.run import checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
 from rtda_jax.run.loggers import check as check_loggers
+from rtda_jax.run.options import read
 from rtda_jax.run.signals import compiling, compiling_first, shutdown_event, watchdog
 
 # How many steps the host may run ahead of the device: enough to hide the host's work, few enough

@@ -13,8 +13,8 @@ from rtda_jax.adapt import build
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.streets import render
 from rtda_jax.models.layers import Conv, ConvNorm, Network
-from rtda_jax.options import plain
 from rtda_jax.run import checkpoint
+from rtda_jax.run.options import plain
 from rtda_jax.run.workdir import write_json
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan

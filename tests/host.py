@@ -23,8 +23,8 @@ from configs import base
 from rtda_jax import cli, experiment, train
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError
-from rtda_jax.options import plain
 from rtda_jax.run import binding, checkpoint, parallel
+from rtda_jax.run.options import plain
 from rtda_jax.stages import KINDS, pseudo_label, statistics
 from rtda_jax.tools import environment
 

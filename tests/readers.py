@@ -36,10 +36,10 @@ from rtda_jax.data import (
 from rtda_jax.data.geometry import tf
 from rtda_jax.deploy import media, networks
 from rtda_jax.errors import ERRORS
-from rtda_jax.options import plain
 from rtda_jax.report import records, runs
 from rtda_jax.run import binding, checkpoint, log, workdir
 from rtda_jax.run.files import read_npz
+from rtda_jax.run.options import plain
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.weights import read_weights

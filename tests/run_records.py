@@ -9,10 +9,10 @@ import numpy as np
 
 from rtda_jax import evaluate
 from rtda_jax.data.labels import class_set
-from rtda_jax.options import plain
 from rtda_jax.report import compare, runs
 from rtda_jax.run import log
 from rtda_jax.run.files import LOCK
+from rtda_jax.run.options import plain
 from rtda_jax.run.workdir import write_json
 from rtda_jax.stages import KINDS
 from rtda_jax.tools import drawing

@@ -9,8 +9,8 @@ import pytest
 from configs import base
 from rtda_jax.data.labels import define
 from rtda_jax.errors import ConfigError
-from rtda_jax.options import plain
 from rtda_jax.run import binding
+from rtda_jax.run.options import plain
 from rtda_jax.run.workdir import write_json
 from rtda_jax.stages import KINDS
 

@@ -11,7 +11,7 @@ from rtda_jax.adapt.method import ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.errors import ConfigError
-from rtda_jax.options import read
+from rtda_jax.run.options import read
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.stages.train import describe, summary

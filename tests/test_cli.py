@@ -15,9 +15,9 @@ import rtda_jax
 from configs import benchmarks
 from rtda_jax import cli, experiment
 from rtda_jax.cli import JOBS, exit_code_of, main
-from rtda_jax.options import flat, plain
 from rtda_jax.run import files
 from rtda_jax.run.command import define_flags, load_config, parse
+from rtda_jax.run.options import flat, plain
 from rtda_jax.run.workdir import write_json
 from rtda_jax.tools import environment
 

@@ -16,9 +16,9 @@ from configs import base
 from rtda_jax import experiment
 from rtda_jax.deploy import networks
 from rtda_jax.errors import CheckpointError, ConfigError
-from rtda_jax.options import plain
 from rtda_jax.run import checkpoint
 from rtda_jax.run.binding import claim
+from rtda_jax.run.options import plain
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from configs import base
 from rtda_jax.deploy import networks
 from rtda_jax.errors import ConfigError
-from rtda_jax.options import plain
+from rtda_jax.run.options import plain
 from rtda_jax.run.workdir import write_json
 
 

@@ -17,8 +17,8 @@ from rtda_jax.adapt.step import label_target, make_train_step
 from rtda_jax.augment import colour, geometry
 from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError
-from rtda_jax.options import flat, plain, read
 from rtda_jax.run import checkpoint, parallel
+from rtda_jax.run.options import flat, plain, read
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 

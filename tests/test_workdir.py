@@ -5,8 +5,8 @@ import os
 import pytest
 
 from rtda_jax.errors import ConfigError
-from rtda_jax.options import flat
 from rtda_jax.run import parallel, workdir
+from rtda_jax.run.options import flat
 from rtda_jax.run.workdir import (
     find_result,
     lock,

@@ -31,7 +31,7 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.losses import LossOptions
 from rtda_jax.models import DISCRIMINATORS, create_discriminator, create_model
-from rtda_jax.options import read
+from rtda_jax.run.options import read
 from rtda_jax.weights import imagenet
 from rtda_jax.weights.load import load_pretrained
 

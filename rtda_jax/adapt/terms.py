@@ -30,7 +30,7 @@ from rtda_jax.adapt.views import TEACHER_LABELLED_VIEWS
 from rtda_jax.augment import Batch
 from rtda_jax.errors import ConfigError, lookup, require
 from rtda_jax.losses import LossOptions, Sum
-from rtda_jax.options import typed
+from rtda_jax.run.options import typed
 
 Outputs = Mapping[str, Mapping[str, jax.Array]]
 

@@ -35,10 +35,10 @@ from rtda_jax.data.stream import (
     train_stream,
 )
 from rtda_jax.errors import DataError, lookup, one_of, require
-from rtda_jax.options import read
 from rtda_jax.run import parallel
 from rtda_jax.run.binding import begun, bind_data
 from rtda_jax.run.files import read_npz
+from rtda_jax.run.options import read
 from rtda_jax.run.workdir import write_json
 
 Batches = Callable[[int], Iterator[Batch]]

@@ -19,8 +19,8 @@ from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.evaluate import Protocol
 from rtda_jax.ops.activations import argmax
 from rtda_jax.ops.resize import upsample
-from rtda_jax.options import read
 from rtda_jax.run import files, log
+from rtda_jax.run.options import read
 from rtda_jax.run.workdir import claimed, read_json, write_json
 from rtda_jax.tools import environment
 from rtda_jax.weights import export_pretrained

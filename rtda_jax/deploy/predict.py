@@ -22,9 +22,9 @@ from rtda_jax.deploy import Networks, media, video
 from rtda_jax.deploy.media import Input, Key, Picture
 from rtda_jax.errors import DataError, Interrupted, lookup, require
 from rtda_jax.evaluate import Protocol
-from rtda_jax.options import read
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress
+from rtda_jax.run.options import read
 from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing
 

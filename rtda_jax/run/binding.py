@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol
 
 import rtda_jax
 from rtda_jax.errors import ConfigError, lookup, printable
-from rtda_jax.options import flat
 from rtda_jax.run import parallel
+from rtda_jax.run.options import flat
 from rtda_jax.run.workdir import lock, read_json, write_json
 from rtda_jax.tools import environment
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
-from rtda_jax.options import flat
+from rtda_jax.run.options import flat
 from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder, provide_configs
 

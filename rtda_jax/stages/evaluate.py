@@ -19,10 +19,10 @@ from rtda_jax.data.spec import is_labelled
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, one_of, require
 from rtda_jax.evaluate import Model, Protocol
-from rtda_jax.options import read
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress
+from rtda_jax.run.options import read
 from rtda_jax.run.signals import watchdog
 from rtda_jax.run.workdir import find_result, other_results, save_result
 from rtda_jax.stages import validation

@@ -24,10 +24,10 @@ from rtda_jax.data.batches import target_set
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import require
 from rtda_jax.evaluate import Model
-from rtda_jax.options import read
 from rtda_jax.run import checkpoint, log, parallel
 from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress
+from rtda_jax.run.options import read
 from rtda_jax.run.signals import compiling_first, watchdog
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import Plan, Stage, load_network, network_of
