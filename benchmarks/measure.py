@@ -1,6 +1,5 @@
 """Clocks, memory and synthetic batches for both sides; it imports neither JAX nor PyTorch."""
 
-import os
 import resource
 import sys
 import time
@@ -8,11 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
-
-def cores() -> int:
-    """Counts the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def images(count: int, size: tuple[int, int], *, seed: int) -> np.ndarray:

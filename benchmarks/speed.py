@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks import measure, networks, report, rounds, training
+from benchmarks import networks, report, rounds, training
 from benchmarks.recipe import no_inference_twin, no_training_twin, recipe
 from rtda_jax.adapt import terms
 from rtda_jax.errors import ConfigError
@@ -70,7 +70,7 @@ def run(
         "fda_beta": stage.fda_beta,
         "networks_size": "{}x{}".format(*settings["networks_size"]),
         "commit": environment.commit(),
-        "cores": measure.cores(),
+        "cores": environment.cores(),
         "load_before": os.getloadavg(),
         "begun": time.time(),
     }

@@ -6,6 +6,7 @@ import torch
 
 from benchmarks import measure
 from benchmarks.torch_twins.step import FORMS, Twin
+from rtda_jax.tools import environment
 
 
 class NotRun(Exception):
@@ -17,7 +18,7 @@ def _twin(spec: dict[str, Any]) -> Twin:
         raise NotRun("JAX runs on a GPU, this PyTorch sees none")
     if spec["platform"] not in ("cpu", "gpu"):
         raise NotRun(f"no PyTorch twin for the platform {spec['platform']!r}")
-    torch.set_num_threads(measure.cores())
+    torch.set_num_threads(environment.cores())
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(0)

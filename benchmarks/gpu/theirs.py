@@ -12,6 +12,7 @@ from benchmarks import measure
 from benchmarks.gpu.plan import MAIN, Sizes, sizes_of
 from benchmarks.gpu.record import Record
 from benchmarks.torch_twins.step import FORMS, Twin
+from rtda_jax.tools import environment
 
 CUDA = torch.cuda.is_available()
 
@@ -24,7 +25,7 @@ def wait() -> None:
 
 def prepare() -> None:
     """Sets the usual options for speed, and static shapes for torch.compile."""
-    torch.set_num_threads(measure.cores())
+    torch.set_num_threads(environment.cores())
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(0)
