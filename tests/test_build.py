@@ -11,7 +11,7 @@ from rtda_jax.adapt.method import ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.errors import ConfigError
-from rtda_jax.run.options import read
+from rtda_jax.run.options import check_reaches_a_stage, read
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.stages.train import describe, summary
@@ -212,3 +212,23 @@ def test_options_that_were_recorded_in_json_are_those_of_the_run():
     config.model.options = json.loads(json.dumps(config.model.options.to_dict()))
     assert read(ModelOptions, config.model, "model") == before
     hash(build.build(config).generator)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "stage"),
+    [
+        ("fda_mbt", "fda_beta", "beta_001"),
+        ("bdl", "steps", "adversarial"),
+        ("bdl", "pseudo.cut", "label"),
+        ("fda_mbt", "batch_size", None),
+        ("tufl", "eval.mode", None),  # one of its evaluations slides
+    ],
+)
+def test_a_field_that_every_stage_sets_itself_is_not_changed_for_all(name, field, stage):
+    made = get(name)
+    if stage is None:
+        check_reaches_a_stage(made, ["seed", field])
+        return
+    message = rf"--config\.{field} would change nothing.*--config\.stage\.{stage}\.{field}"
+    with pytest.raises(ConfigError, match=message):
+        check_reaches_a_stage(made, ["seed", field])

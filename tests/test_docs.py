@@ -78,3 +78,10 @@ def test_commands_name_jobs_flags_configurations_and_fields_that_exist(page, tmp
     )  # that nobody has trained
     for words in commands(page):
         parse(words, JOBS)
+
+
+def test_the_readme_shows_a_config_as_it_is():
+    readme, config = ((ROOT / name).read_text() for name in ("README.md", "configs/fda_mbt.py"))
+    begin = "    base.set_stages("
+    stages = config[config.index(begin) :].partition("\n\n")[0]
+    assert stages in readme

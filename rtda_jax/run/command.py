@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
-from rtda_jax.run.options import flat
+from rtda_jax.run.options import check_reaches_a_stage, flat
 from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder, provide_configs
 
@@ -271,6 +271,7 @@ def parse(
     elif rest:
         raise ConfigError(f"unexpected arguments: {' '.join(rest)}")
     overrides = config_flags.get_override_values(values["config"])
+    check_reaches_a_stage(config, overrides)
     present = [flag for flag in define_flags() if values[flag].present and flag != "job"]
     check_read([*present, *(["config"] if given or overrides else [])], values.job, jobs)
     for flag in NOT_EMPTY:  # a variable of the shell that is not set, for example

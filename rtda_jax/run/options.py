@@ -10,7 +10,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -136,6 +136,29 @@ def _immutable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _immutable(item) for name, item in value.items()}
     return value
+
+
+def check_reaches_a_stage(config: ConfigDict, fields: Iterable[str]) -> None:
+    """Refuses a field that the user has changed and that every stage which reads it sets itself.
+
+    Args:
+      config: the experiment's configuration.
+      fields: the dotted names of the fields that the user has changed.
+
+    Raises:
+      ConfigError: names the field, and the field of the first stage that sets it.
+    """
+    sections = config.stage.to_dict()
+    stages = {name: flat(sections[name]) for name in config.stages if name in sections}
+    for field in fields:
+        setting = [name for name, changed in stages.items() if field in changed]
+        kinds = {stages[name].get("kind") for name in setting}
+        reading = [name for name, changed in stages.items() if changed.get("kind") in kinds]
+        require(
+            not setting or len(setting) < len(reading),
+            f"--config.{field} would change nothing, because {', '.join(setting)} set it for "
+            f"themselves: use --config.stage.{setting[0] if setting else ''}.{field}",
+        )
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
