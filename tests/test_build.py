@@ -11,7 +11,7 @@ from rtda_jax.adapt.method import ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.errors import ConfigError
-from rtda_jax.run.options import check_reaches_a_stage, read
+from rtda_jax.run.options import check_followed, read, stage_fields
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.stages.train import describe, summary
@@ -215,20 +215,25 @@ def test_options_that_were_recorded_in_json_are_those_of_the_run():
 
 
 @pytest.mark.parametrize(
-    ("name", "field", "stage"),
+    ("name", "field", "value", "own"),
     [
-        ("fda_mbt", "fda_beta", "beta_001"),
-        ("bdl", "steps", "adversarial"),
-        ("bdl", "pseudo.cut", "label"),
-        ("fda_mbt", "batch_size", None),
-        ("tufl", "eval.mode", None),  # one of its evaluations slides
+        ("fda_mbt", "fda_beta", 0.09, "beta_001 (0.01), beta_005 (0.05). No stage would read it"),
+        ("bdl", "steps", 20, "adversarial (80000)"),  # the second training has these 20
+        ("bdl", "pseudo.cut", 0.3, "label (0.5). No stage would read it"),
+        ("fda_mbt", "fda_beta", 0.01, "beta_005 (0.05)"),
+        ("fda_mbt", "batch_size", 2, None),
+        ("ssl_control", "steps", 20, None),  # the control's number of steps follows
+        ("fda_ssl", "optim.g_lr", 0.1, None),
     ],
 )
-def test_a_field_that_every_stage_sets_itself_is_not_changed_for_all(name, field, stage):
+def test_a_field_that_stages_set_for_themselves_is_named(name, field, value, own):
     made = get(name)
-    if stage is None:
-        check_reaches_a_stage(made, ["seed", field])
-        return
-    message = rf"--config\.{field} would change nothing.*--config\.stage\.{stage}\.{field}"
-    with pytest.raises(ConfigError, match=message):
-        check_reaches_a_stage(made, ["seed", field])
+    before = stage_fields(made)
+    made.update_from_flattened_dict({field: value})
+    try:
+        sentences = check_followed(made, before, ["seed", field])
+    except ConfigError as error:
+        sentences = [str(error)]
+    prefix = f"--config.{field} does not change what a stage sets for itself: "
+    assert not sentences if own is None else sentences[0].startswith(prefix + own)
+    assert len(sentences) == (own is not None)

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict, config_flags
 
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
-from rtda_jax.run.options import check_reaches_a_stage, flat
+from rtda_jax.run import log
+from rtda_jax.run.options import check_followed, flat, stage_fields
 from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder, provide_configs
 
@@ -108,11 +109,7 @@ def define_flags() -> flags.FlagValues:
     text("coordinator", None, "HOST:PORT of the first of several processes, or auto.")
     number("num_processes", "how many processes there are.")
     number("process_id", "which process this is, from 0.")
-    text(
-        "weights",
-        None,
-        "a trained workdir, its name in ./runs, hf://OWNER/NAME, or streets (of this package).",
-    )
+    text("weights", None, "a workdir, its name in ./runs, hf://OWNER/NAME, or streets (built in).")
     text("stage", None, "the stage to use; default the last evaluation.")
     text(
         "output",
@@ -256,6 +253,7 @@ def parse(
         provide_configs()
         config = default(dict(_flags(words)))
     check_fields(words, config)
+    before = stage_fields(config)
     line = ["rtda-jax", *words]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=line)
@@ -271,7 +269,8 @@ def parse(
     elif rest:
         raise ConfigError(f"unexpected arguments: {' '.join(rest)}")
     overrides = config_flags.get_override_values(values["config"])
-    check_reaches_a_stage(config, overrides)
+    for sentence in check_followed(config, before, overrides):
+        log.say(sentence)
     present = [flag for flag in define_flags() if values[flag].present and flag != "job"]
     check_read([*present, *(["config"] if given or overrides else [])], values.job, jobs)
     for flag in NOT_EMPTY:  # a variable of the shell that is not set, for example

@@ -138,27 +138,48 @@ def _immutable(value: Any) -> Any:
     return value
 
 
-def check_reaches_a_stage(config: ConfigDict, fields: Iterable[str]) -> None:
-    """Refuses a field that the user has changed and that every stage which reads it sets itself.
+def stage_fields(config: ConfigDict) -> dict[str, dict[str, Any]]:
+    """Returns the fields that each stage of an experiment sets for itself, by its name."""
+    sections = config.stage.to_dict()
+    return {name: flat(sections[name]) for name in config.stages if name in sections}
+
+
+def check_followed(
+    config: ConfigDict, before: Mapping[str, Mapping[str, Any]], fields: Iterable[str]
+) -> list[str]:
+    """Returns a sentence for each changed field that some stages have a value of their own for.
 
     Args:
-      config: the experiment's configuration.
-      fields: the dotted names of the fields that the user has changed.
+      config: the experiment's configuration with the changes.
+      before: `stage_fields` before the changes; a field of a stage may follow that of the
+        experiment.
+      fields: the dotted names of the changed fields.
 
     Raises:
-      ConfigError: names the field, and the field of the first stage that sets it.
+      ConfigError: a change does nothing, because all stages that could read it have their own
+        value.
     """
-    sections = config.stage.to_dict()
-    stages = {name: flat(sections[name]) for name in config.stages if name in sections}
+    now, whole = stage_fields(config), flat(config.to_dict())
+    sentences = []
     for field in fields:
-        setting = [name for name, changed in stages.items() if field in changed]
-        kinds = {stages[name].get("kind") for name in setting}
-        reading = [name for name, changed in stages.items() if changed.get("kind") in kinds]
-        require(
-            not setting or len(setting) < len(reading),
-            f"--config.{field} would change nothing, because {', '.join(setting)} set it for "
-            f"themselves: use --config.stage.{setting[0] if setting else ''}.{field}",
-        )
+        own = {
+            name: values[field]
+            for name, values in now.items()
+            if field in values
+            and values[field] != whole.get(field)
+            and values[field] == before.get(name, {}).get(field)
+        }
+        kinds = {now[name]["kind"] for name in own}
+        readers = [name for name, values in now.items() if values["kind"] in kinds]
+        if own:
+            stages = ", ".join(f"{name} ({value!r})" for name, value in own.items())
+            sentence = f"--config.{field} does not change what a stage sets for itself: {stages}"
+            require(
+                len(own) < len(readers),
+                f"{sentence}. No stage would read it: give --config.stage.{min(own)}.{field}",
+            )
+            sentences.append(sentence)
+    return sentences
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
