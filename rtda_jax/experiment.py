@@ -44,6 +44,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         train_stage.check_batches(plan, workdir)
         train_stage.check_weights(plan, workdir)
         check_data(plan, workdir)
+        check_same_data(plan, workdir)
     with _locked(workdir, config):
         return _run(config, plan, workdir, KINDS)
 
@@ -62,6 +63,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     hub.check_unpublished(workdir)
     plan = checked_plan(config)
     _check_trained(plan, workdir, config)
+    check_same_data(plan, workdir)
     with _locked(workdir, config):
         parallel.barrier("checked")
         again = dataclasses.replace(KINDS["evaluate"], run=evaluate_stage.measure)
@@ -153,6 +155,18 @@ def check_data(plan: Plan, workdir: pathlib.Path) -> None:
         elif stage.kind != "evaluate" and not (workdir / name / "done.json").exists():
             with naming(name):
                 batches.look_for(stage.config, KINDS[stage.kind].reads(stage))
+
+
+def check_same_data(plan: Plan, workdir: pathlib.Path) -> None:
+    """Refuses other images than those with which a stage began, before the workdir records them.
+
+    Raises:
+      ConfigError: names the folder of the stage and the set.
+    """
+    for name, stage in plan.items():
+        if binding.begun(workdir / name):
+            for role in KINDS[stage.kind].reads(stage):
+                batches.check_same(stage.config, role, workdir / name)
 
 
 def _trained(plan: Plan) -> tuple[str, ...]:

@@ -79,3 +79,10 @@ def test_the_flag_reaches_the_compiler(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
     parallel.deterministic()
     assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x --xla_gpu_deterministic_ops=true"
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_batches_that_the_devices_cannot_share_are_refused(root, tmp_path):
+    config = helpers.folder_config(root, "source_only", batch_size=3)
+    with pytest.raises(ConfigError, match="batch_size 3 is not divisible by the 2 devices"):
+        audit.run(config.lock(), tmp_path)

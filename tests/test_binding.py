@@ -10,7 +10,7 @@ from configs import base
 from rtda_jax.data.labels import define
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding
-from rtda_jax.run.options import plain
+from rtda_jax.run.options import only, plain
 from rtda_jax.run.workdir import write_json
 from rtda_jax.stages import KINDS
 
@@ -205,7 +205,7 @@ def test_a_new_kind_of_stage_says_itself_what_binds_it():
     made["stage"]["prune"] = {"kind": "prune", "models": ["train"]}
     with pytest.raises(ConfigError, match=r"unknown kind 'prune'; known: evaluate, "):
         bound_fields(made, "prune")
-    prune = binding.Traits(bound=lambda fields: binding.only(fields, ("kind", "optim.g_lr")))
+    prune = binding.Traits(bound=lambda fields: only(fields, ("kind", "optim.g_lr")))
     fields = binding.bound_fields(made, "prune", {**KINDS, "prune": prune})
     assert fields == {"kind": "prune", "optim.g_lr": 0.025}
 

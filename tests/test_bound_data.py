@@ -1,7 +1,10 @@
 """A stage is bound to its data, wherever they lie."""
 
+import pathlib
+import shutil
+
 import pytest
-from helpers import folder_config
+from helpers import folder_config, write_folders
 from test_binding import begin
 
 from rtda_jax import experiment
@@ -63,3 +66,36 @@ def test_labels_are_not_continued_on_other_images(root, tmp_path, monkeypatch):
     write_json(stage / "data.json", {"eval": "9 examples, of which some were quarantined since"})
     with pytest.raises(ConfigError, match="label began with another eval set: 9 examples"):
         pseudo_label.run(plan, "label", tmp_path)
+
+
+@pytest.mark.usefixtures("tiny_networks")
+@pytest.mark.parametrize("store", ["files", "shards"])
+def test_a_finished_run_is_not_told_that_it_had_other_data(tmp_path, store):
+    write_folders(tmp_path / "data")
+    config = folder_config(tmp_path / "data", "adabn", steps=1, benchmark__source__store=store)
+    config.benchmark.source.store_dir, workdir = str(tmp_path / "shards"), tmp_path / "run"
+    experiment.run(config, workdir)
+    before = (workdir / "config.json").read_bytes()
+    data = tmp_path / "data"
+    write_folders(data / "more", count=5)
+    for job in (experiment.run, experiment.reevaluate):
+        for role, stage in (("source", "source_only"), ("target", "adabn")):
+            other = config.copy_and_resolve_references()
+            for field in ("images", "labels"):
+                other.benchmark[role][field] = f"more/{role}/{field}"
+            with pytest.raises(ConfigError, match=f"{stage} began with another {role} set"):
+                job(other.lock(), workdir)
+    assert (workdir / "config.json").read_bytes() == before
+    shutil.move(data / "source", tmp_path / "elsewhere")
+    experiment.run(config, workdir)  # finished stages need no files
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_a_shorter_list_of_images_is_evaluated_again(tmp_path):
+    write_folders(tmp_path / "data")
+    config = folder_config(tmp_path / "data", "source_only", steps=1)
+    listed = config.benchmark.eval.list = str(tmp_path / "val.txt")
+    for count in (3, 2):
+        pathlib.Path(listed).write_text("".join(f"{i:03d}.png\n" for i in range(count)))
+        result = experiment.run(config, tmp_path / "run")
+        assert result["stages"]["evaluate"]["images"] == count

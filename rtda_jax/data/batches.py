@@ -1,9 +1,10 @@
 """The batches that a train stage learns from: its configuration turned into a stream."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -36,7 +37,7 @@ from rtda_jax.data.stream import (
 )
 from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.run import parallel
-from rtda_jax.run.binding import begun, bind_data
+from rtda_jax.run.binding import Images, begun, bind_data, check_data, fingerprint
 from rtda_jax.run.files import read_npz
 from rtda_jax.run.options import read
 from rtda_jax.run.workdir import write_json
@@ -102,8 +103,8 @@ def frame(config: ConfigDict, domain: str) -> Frame:
     return Frame(size, crop, config.benchmark[f"{prefix}resize"])
 
 
-def look_for(config: ConfigDict, roles: Iterable[str]) -> None:
-    """Looks for the files of data sets; it neither decodes images nor prepares shards of them.
+def look_for(config: ConfigDict, roles: Iterable[str]) -> dict[str, Dataset]:
+    """Returns data sets by role, as files; it neither decodes images nor prepares shards of them.
 
     Args:
       config: a stage's configuration.
@@ -112,13 +113,44 @@ def look_for(config: ConfigDict, roles: Iterable[str]) -> None:
     Raises:
       DataError: names what is missing.
     """
-    benchmark = config.benchmark
+    benchmark, sets = config.benchmark, {}
     for role in roles:
         if not benchmark[role]:
             raise DataError(f"benchmark {benchmark.name} has no {role} images")
         spec = dict(benchmark[role])
         spec |= {"store": "files"} if "store" in spec else {}
-        load(spec, data_dir=config.data_dir, classes=benchmark.classes)
+        sets[role] = load(spec, data_dir=config.data_dir, classes=benchmark.classes)
+    return sets
+
+
+class _Named(NamedTuple):
+    """Images without files of their own, such as those of shards."""
+
+    keys: Sequence[str]
+
+    def where(self, i: int) -> str:
+        """Returns no path."""
+        del i
+        return ""
+
+
+def check_same(config: ConfigDict, role: str, folder: pathlib.Path) -> None:
+    """Refuses other images than those with which a stage began, also if it is finished.
+
+    Args:
+      config: the stage's configuration.
+      role: a field of `benchmark` that the stage reads.
+      folder: the stage's folder.
+
+    Raises:
+      ConfigError: names the role.
+    """
+    with contextlib.suppress(DataError):  # the files of a finished stage may be gone
+        images: Images = look_for(config, [role])[role]
+        if config.benchmark[role].get("store") == "shards":
+            images = _Named(images.keys)
+        bound = "source" if role == "target_labelled" else role  # see `paired_batches`
+        check_data(folder, {bound: fingerprint(images)})
 
 
 def check_frames(config: ConfigDict, *, needs_target: bool) -> None:

@@ -11,8 +11,8 @@ from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.models import MODELS
 from rtda_jax.run.binding import FREE as RUN_FREE
-from rtda_jax.run.binding import among, bound_fields, check_bound, without_later
-from rtda_jax.run.options import flat, plain
+from rtda_jax.run.binding import bound_fields, check_bound, without_later
+from rtda_jax.run.options import among, flat, plain
 from rtda_jax.run.workdir import read_json
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import architecture, load_network, make_plan, parse, seals

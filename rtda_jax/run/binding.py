@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 import rtda_jax
 from rtda_jax.errors import ConfigError, lookup, printable
 from rtda_jax.run import parallel
-from rtda_jax.run.options import flat
+from rtda_jax.run.options import Fields, among, flat
 from rtda_jax.run.workdir import lock, read_json, write_json
 from rtda_jax.tools import environment
 
@@ -48,10 +48,9 @@ PLACES = ("images", "labels", "list", "quarantine", "store_dir")
 CLASSES = "benchmark.classes"
 
 # Files that a stage derives from its configuration, its data and earlier stages before it begins.
-DERIVED = ("class_counts.npz", "class_weights.json", "data.json", "histogram*.npz")
+DATA = "data.json"
+DERIVED = ("class_counts.npz", "class_weights.json", DATA, "histogram*.npz")
 _CHOOSE = "Choose another --workdir, or give the configuration it was made with."
-
-Fields = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,16 +243,6 @@ def shared_fields(config: Fields) -> Fields:
     return {k: v for k, v in _unplaced(flat(config)).items() if not among(k, HOST)}
 
 
-def only(fields: Fields, names: Sequence[str]) -> Fields:
-    """Returns the fields that have one of the names or belong to a group of that name."""
-    return {field: value for field, value in fields.items() if among(field, names)}
-
-
-def among(field: str, names: Sequence[str]) -> bool:
-    """Returns whether a dotted field has one of the names or belongs to a group of that name."""
-    return any(field == name or field.startswith(f"{name}.") for name in names)
-
-
 def stage_names(config: Fields) -> list[str]:
     """Returns the stages of a configuration in their order.
 
@@ -309,21 +298,31 @@ def bind_data(folder: pathlib.Path, sets: Mapping[str, Images]) -> None:
     Raises:
       ConfigError: in every process; names the role.
     """
-    path, new = folder / "data.json", {role: fingerprint(data) for role, data in sets.items()}
+    new = {role: fingerprint(data) for role, data in sets.items()}
     parallel.check_agreement({f"data of {role}": value for role, value in new.items()})
 
     def record() -> None:
-        old = read_json(path) if begun(folder) and path.exists() else {}
-        for role in sorted(old.keys() & new.keys()):
-            if old[role] != new[role]:
-                raise ConfigError(
-                    f"{folder} began with another {role} set: {old[role]} there, {new[role]} now. "
-                    "Choose another --workdir, or give the data it began with."
-                )
+        old = check_data(folder, new)
         if old != {**old, **new}:
-            write_json(path, {**old, **new})
+            write_json(folder / DATA, {**old, **new})
 
     parallel.on_main(record)
+
+
+def check_data(folder: pathlib.Path, fingerprints: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns the fingerprints of the data with which a stage began, by role, if it has begun.
+
+    Raises:
+      ConfigError: the given fingerprint of a role is another one.
+    """
+    old = read_json(folder / DATA) if begun(folder) and (folder / DATA).exists() else {}
+    for role in sorted(old.keys() & fingerprints.keys()):
+        if old[role] != fingerprints[role]:
+            raise ConfigError(
+                f"{folder} began with another {role} set: {old[role]} there, {fingerprints[role]} "
+                "now. Choose another --workdir, or give the data it began with."
+            )
+    return old
 
 
 def _stage_fields(config: Fields, name: str, kinds: Kinds) -> Fields:

@@ -18,6 +18,7 @@ from ml_collections.config_dict import placeholder
 
 from rtda_jax.errors import ConfigError, require
 
+Fields = dict[str, Any]
 Options = TypeVar("Options")
 
 
@@ -195,3 +196,13 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return rows
+
+
+def only(fields: Fields, names: Sequence[str]) -> Fields:
+    """Returns the fields that have one of the names or belong to a group of that name."""
+    return {field: value for field, value in fields.items() if among(field, names)}
+
+
+def among(field: str, names: Sequence[str]) -> bool:
+    """Returns whether a dotted field has one of the names or belongs to a group of that name."""
+    return any(field == name or field.startswith(f"{name}.") for name in names)

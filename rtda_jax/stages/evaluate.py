@@ -20,9 +20,8 @@ from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, one_of, require
 from rtda_jax.evaluate import Model, Protocol
 from rtda_jax.run import log, parallel
-from rtda_jax.run.binding import Fields, only
 from rtda_jax.run.log import Progress
-from rtda_jax.run.options import read
+from rtda_jax.run.options import Fields, only, read
 from rtda_jax.run.signals import watchdog
 from rtda_jax.run.workdir import find_result, other_results, save_result
 from rtda_jax.stages import validation
@@ -129,7 +128,9 @@ def _changed(plan: Plan, name: str, workdir: pathlib.Path, record: dict[str, Any
     earlier = record.get("weights", {})
     if any(earlier.get(of, digest) != digest for of, digest in weights.items()):
         return "its networks"
-    if config.benchmark.eval.name == "folders" and "files" in record:
+    spec = config.benchmark.eval
+    users_own = spec.name == "folders" or spec.get("list") or spec.get("quarantine")
+    if users_own and "files" in record:
         with contextlib.suppress(DataError):
             dataset = scored_set(config)
             if _files(dataset) != record["files"]:

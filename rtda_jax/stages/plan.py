@@ -24,9 +24,9 @@ from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import StreamOptions
 from rtda_jax.errors import CheckpointError, ConfigError, DataError, lookup, require
 from rtda_jax.run import checkpoint, parallel
-from rtda_jax.run.binding import FREE, Traits, among
+from rtda_jax.run.binding import FREE, Traits
 from rtda_jax.run.files import sha256
-from rtda_jax.run.options import flat, read
+from rtda_jax.run.options import among, flat, read
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,10 +43,10 @@ from rtda_jax.errors import ConfigError, Interrupted, one_of
 from rtda_jax.evaluate import Model, folded
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log, parallel
-from rtda_jax.run.binding import Fields, bind_data, only
+from rtda_jax.run.binding import bind_data
 from rtda_jax.run.files import read_bytes, write_bytes, write_npz
 from rtda_jax.run.log import Progress
-from rtda_jax.run.options import read
+from rtda_jax.run.options import Fields, only, read
 from rtda_jax.run.signals import compiling_first, shutdown_event, watchdog
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import Plan, Stage, load_network, network_of

@@ -25,9 +25,9 @@ from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import require
 from rtda_jax.evaluate import Model
 from rtda_jax.run import checkpoint, log, parallel
-from rtda_jax.run.binding import Fields, only
+from rtda_jax.run.binding import bind_data
 from rtda_jax.run.log import Progress
-from rtda_jax.run.options import read
+from rtda_jax.run.options import Fields, only, read
 from rtda_jax.run.signals import compiling_first, watchdog
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import Plan, Stage, load_network, network_of
@@ -62,9 +62,11 @@ def check(plan: Plan, stage: Stage) -> None:
         network.shapes()["batch_stats"],
         f"kind 'statistics' needs a network with batch normalisation; {reference} has none",
     )
+    size = tuple(stage.config.benchmark.size)
+    network.check_size(size, field="benchmark.size")
     if stage.config.batch_size == 1:
         module: nn.Module = network.module.clone(batch_norm="last", axis_name=None)
-        check_one_image(module, size=tuple(stage.config.benchmark.size))
+        check_one_image(module, size=size)
 
 
 def reads(stage: Stage) -> tuple[str, ...]:
@@ -93,6 +95,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     if done.exists() and not checkpoint.is_damaged(folder / "checkpoints"):
         log.say(f"[{name}] finished, skipped")
         return read_json(done)
+    bind_data(folder, {"target": target_set(config)})
     (reference,) = stage.models
     log.say(f"[{name}] batch statistics of {reference} from {config.benchmark.target.name}")
     model = load_network(plan, reference, workdir)

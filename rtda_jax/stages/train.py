@@ -17,8 +17,8 @@ from rtda_jax.data.batches import check_frames, introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run import checkpoint, log, parallel
-from rtda_jax.run.binding import FREE, Fields, among, begun
-from rtda_jax.run.options import read
+from rtda_jax.run.binding import FREE, begun
+from rtda_jax.run.options import Fields, among, read
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import (
     Plan,

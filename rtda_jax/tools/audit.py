@@ -43,6 +43,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             if planned.kind != "train" or planned.method is None:
                 continue
             stage, needs_target = planned.config, planned.method.needs_target
+            devices, accumulate = parallel.mesh().size, stage.optim.accumulate
+            parallel.check_batch(stage.batch_size, devices, accumulate=accumulate)
             pseudo_folder = workdir / stage.pseudo_labels if stage.pseudo_labels else None
             if pseudo_folder is not None and not pseudo_folder.exists():
                 say(
