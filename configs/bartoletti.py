@@ -52,6 +52,7 @@ def make(
     config.model.name = f"bisenet_mpg_resnet{backbone}"
     config.model.statistics = "both"
     config.normalisation = "cityscapes_bgr"
+    config.model.pretrained_input = "any"  # the code reads torchvision's weights so
     config.augment.flip = False
     adaptsegnet.use_source_size(config)
     config.adversary.options.output_stride = 1

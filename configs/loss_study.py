@@ -58,6 +58,7 @@ def make(
     config.steps = epoch * epochs
     config.optim.update({"g_lr": 2.5e-4, "d_lr": 2.5e-4, "schedule_every_steps": epoch})
     config.normalisation = "caffe_bgr"
+    config.model.pretrained_input = "any"  # the code reads torchvision's weights so
     config.model.statistics = "both"
     if loss == "wce":
         config.loss.weighting = "enet"

@@ -31,13 +31,14 @@ from rtda_jax.train import LoopOptions
 Job = Callable[[ConfigDict, pathlib.Path], dict[str, Any]]
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Runs every stage that is not finished and gathers what they measured in `results.json`.
 
     Raises:
       ConfigError: a stage cannot be run, or the workdir belongs to another configuration or
         another process.
     """
+    workdir = pathlib.Path(workdir)
     hub.check_unpublished(workdir)
     with stop_at_once("stopped before the first stage; the same command begins again"):
         plan = checked_plan(config)
@@ -49,7 +50,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         return _run(config, plan, workdir, KINDS)
 
 
-def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def reevaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Evaluates a trained workdir again, without training.
 
     A result under the same protocol is replaced once the new one is complete; others are kept.
@@ -58,6 +59,7 @@ def reevaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       ConfigError: the workdir is not trained to its end, or it belongs to another configuration
         or another process; the earlier results are unchanged.
     """
+    workdir = pathlib.Path(workdir)
     if not (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
     hub.check_unpublished(workdir)
@@ -242,7 +244,9 @@ def each_seed(config: ConfigDict, workdir: pathlib.Path, *, count: int | None, j
     job(config, workdir)
 
 
-def run_seeds(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job) -> dict[str, Any]:
+def run_seeds(
+    config: ConfigDict, workdir: str | pathlib.Path, *, count: int, job: Job
+) -> dict[str, Any]:
     """Runs or resumes seeds 0..count-1 in `workdir/seed<k>` and writes `workdir/summary.json`.
 
     An earlier summary stays until the new one has as many of the seeds.
@@ -259,6 +263,7 @@ def run_seeds(config: ConfigDict, workdir: pathlib.Path, *, count: int, job: Job
     Raises:
       ConfigError: count is below 1, or the configuration has a seed of its own.
     """
+    workdir = pathlib.Path(workdir)
     if count < 1:
         raise ConfigError(f"--seeds must be 1 or more, got {count}")
     if config.seed:

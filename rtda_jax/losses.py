@@ -307,7 +307,8 @@ def check_weights(options: LossOptions, *, num_classes: int) -> None:
     require(valid, "loss.weights must be at least 0, and one of them above 0")
     require(
         options.weighting != "given" or len(options.weights) == num_classes,
-        f"loss.weights has {len(options.weights)} numbers, the class set has {num_classes} classes",
+        f"loss.weights has {len(options.weights)} numbers, the class set has {num_classes} "
+        "classes: give a weight for each, or loss.weighting='enet' to compute them from the labels",
     )
 
 

@@ -17,12 +17,13 @@ from rtda_jax.adapt.step import Logs, make_train_step
 from rtda_jax.adapt.teacher import with_teacher
 from rtda_jax.data.batches import Batches, example_names, paired_batches, with_enet_weights
 from rtda_jax.data.stream import Batch
-from rtda_jax.errors import Interrupted, one_of, require
-from rtda_jax.run import checkpoint, health, log, parallel
+from rtda_jax.errors import DataError, Interrupted, one_of, require
+from rtda_jax.run import binding, checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
 from rtda_jax.run.loggers import check as check_loggers
-from rtda_jax.run.options import read
+from rtda_jax.run.options import among, flat, plain, read
 from rtda_jax.run.signals import compiling, compiling_first, shutdown_event, watchdog
+from rtda_jax.run.workdir import read_json, write_json
 
 # How many steps the host may run ahead of the device: enough to hide the host's work, few enough
 # to bound memory.
@@ -107,7 +108,8 @@ def train(
       The final state.
 
     Raises:
-      ConfigError, DataError: the configuration or the data cannot be used.
+      ConfigError: the configuration cannot be used, or the folder began with another one.
+      DataError: the data cannot be used, or the batches end before the last step.
       NotFiniteError: a loss or gradient is nonfinite and `on_not_finite` is "stop"; no checkpoint
         is written after it.
       CheckpointError: a checkpoint cannot be written, or none of them is healthy.
@@ -127,6 +129,7 @@ def train(
             f"{field}={config[field]!r} names a stage, which only an experiment has",
         )
     workdir.mkdir(parents=True, exist_ok=True)
+    _bind(workdir, config)
     if method is None:
         method = build.build(config, axis_name=parallel.AXIS)
     method = with_class_weights(method, config, workdir)
@@ -177,6 +180,28 @@ def train(
                     checkpoint.finish(checkpoints)
                     raise Interrupted(f"stopped after step {step}; {CONTINUES}")
     return state
+
+
+def _bind(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Binds a folder to its configuration, unless an experiment has done so.
+
+    Raises:
+      ConfigError: the folder began with another configuration; only `steps` may grow.
+    """
+    if (workdir / binding.RECORD).exists():
+        return
+    path = workdir / "config.json"
+    fields = {k: v for k, v in flat(plain(config)).items() if not among(k, binding.FREE)}
+    if binding.begun(workdir) and path.exists():
+        for field, then in read_json(path).items():
+            now = fields.get(field)
+            require(
+                then == now or (field == "steps" and then < now),
+                f"{workdir} began with {field}={then!r}, and now it is {now!r}: choose another "
+                "folder, or give the configuration it began with",
+            )
+    if parallel.is_main():
+        write_json(path, fields)
 
 
 def _begin(
@@ -256,9 +281,16 @@ class Journal:
         self._loggers.close()
 
     def wait_for(self, stream: Iterator[Batch]) -> Batch:
-        """Returns the next batch and measures how long the loop waited for it."""
+        """Returns the next batch and measures how long the loop waited for it.
+
+        Raises:
+          DataError: there is none.
+        """
         with self._clock.waiting():
-            return next(stream)
+            batch = next(stream, None)
+        if batch is None:
+            raise DataError(f"the batches end before the last of {self._steps} steps")
+        return batch
 
     def add(self, step: int, logs: Logs, batch: Batch) -> None:
         """Adds the logs of one step, which may not have arrived from the device yet."""

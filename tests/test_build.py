@@ -27,6 +27,7 @@ MIX = {"objective.mix": 1.0, "teacher.kind": "ema"}
         ({"objective.adv_output": 1.0, "labelled": "target"}, "leaves no domain to adapt to"),
         ({"model.name": "bisenet"}, "unknown model.name 'bisenet'; known: .*bisenet_resnet18"),
         ({"dtype": "float17"}, "unknown dtype 'float17'; known: bfloat16, float32"),
+        ({"model.pretrained_input": "none"}, "unknown model.pretrained_input 'none'; known: any"),
         ({"model.statistics": "none"}, "unknown model.statistics 'none'; known: both"),
         ({"normalisation": "none"}, "unknown normalisation 'none'"),
         ({"objective.pseudo": 1.0}, "term pseudo needs pseudo_labels"),
@@ -153,6 +154,9 @@ def test_pretrained_weights_are_asked_for_by_every_field_and_must_be_normalised_
     with pytest.raises(ConfigError, match=r"b\.pth was trained with normalisation 'caffe_bgr'"):
         build.pretrained_state(state, chosen)
     assert asked[1][1]["naming"] is None
+    chosen.model.pretrained_input = "any"
+    _, sentence = build.pretrained_state(state, chosen)
+    assert sentence.endswith("; its images are normalised by tensorflow from here on")
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,11 @@ def test_trains_what_it_says(name):
 BESIDES = (
     "pixel_loss", "loss.weighting", "fda_window", "adversary.network", "adversary.view",
     "adversary.gan_loss", "adversary.d_factor", "teacher.kind", "augment.colour", "augment.flip",
-    "model.batch_norm", "normalisation", "optim.g_groups",
+    "model.batch_norm", "model.pretrained_input", "normalisation", "optim.g_groups",
 )  # fmt: skip
 CAFFE = {"normalisation": {"caffe_bgr"}}
 UNMIRRORED = {"augment.flip": {False}}
+UNCHECKED = {"model.pretrained_input": {"any"}}
 TUFL = {"loss.weighting": {"given"}, "model.batch_norm": {"frozen"}, "optim.g_groups": {"heads"}}
 LITE = {
     "teacher.kind": {"ema"},
@@ -136,9 +137,9 @@ GOLDEN_BESIDES = {
     "mic": LITE,
     "tufl": {**TUFL, "teacher.kind": {"frozen"}},
     "tufl_parts": {**TUFL, "teacher.kind": {"frozen"}},
-    "loss_study": CAFFE,
+    "loss_study": {**CAFFE, **UNCHECKED},
     "nikiforos": {"adversary.d_factor": {1.0}, "augment.colour": {0.5}},
-    "bartoletti": {**UNMIRRORED, "normalisation": {"cityscapes_bgr"}},
+    "bartoletti": {**UNMIRRORED, **UNCHECKED, "normalisation": {"cityscapes_bgr"}},
     "adaptsegnet": {**CAFFE, **UNMIRRORED, "optim.g_groups": {"heads"}},
     "bdl": {**CAFFE, **UNMIRRORED, "optim.g_groups": {"heads"}},
 }
@@ -302,7 +303,7 @@ DEFAULTS = {
     "model": {
         "name": "bisenet_resnet18", "batch_norm": "batch", "statistics": "target",
         "remat": "none", "pretrained": "", "pretrained_part": "backbone",
-        "pretrained_naming": "", "pretrained_key": "", "large": "",
+        "pretrained_naming": "", "pretrained_input": "same", "pretrained_key": "", "large": "",
     },
     "adversary": {"network": "fcd", "view": "softmax", "gan_loss": "bce", "d_factor": 0.5},
     "consistency": {

@@ -349,6 +349,11 @@ def test_class_weights_are_those_of_frequencies_but_some_count_twice(pair):
     assert plan["two"].long_tail.related == related
 
 
+def test_classes_of_ones_own_are_weighted_by_their_own_frequencies():
+    made = config("tufl", "folders")
+    assert (made.loss.weighting, made.loss.enet_c, made.loss.weights) == ("enet", 1.1, ())
+
+
 def changed(plan, other, stage):
     """Returns the fields of a stage that differ, with their values in the other plan."""
     a, b = (flat(plain(p[stage])) for p in (plan, other))

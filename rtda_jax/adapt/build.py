@@ -375,11 +375,12 @@ def pretrained_state(state: TrainState, config: ConfigDict) -> tuple[TrainState,
         naming=model.pretrained_naming or None,
         key=model.pretrained_key,
     )
-    check_normalisation(
-        normalisation_of(config), required=report.normalisation, path=str(report.path)
-    )
+    sentence, configured = str(report), normalisation_of(config)
+    if model.pretrained_input == "same":
+        check_normalisation(configured, required=report.normalisation, path=str(report.path))
+    elif report.normalisation not in (None, configured):
+        sentence += f"; its images are normalised by {configured} from here on"
     loaded = state.replace(g_params=variables["params"], g_stats=variables["batch_stats"])
-    sentence = str(report)
     if model.large:
         large, large_report = pretrained_state(loaded.large, large_config(config))
         loaded, sentence = loaded.with_large(large), f"{sentence}; {large_report}"

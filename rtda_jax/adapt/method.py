@@ -31,6 +31,8 @@ Apply = Callable[[Any, jax.Array], tuple[Any, Any]]
 # The views whose forward passes update the running statistics, by `model.statistics`.
 UPDATING_VIEWS = {"both": VIEWS, "source": ("source",), "target": TARGET_VIEWS}
 
+INPUTS = ("same", "any")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
@@ -47,6 +49,8 @@ class ModelOptions:
         from an installed package or a download; if empty, training starts from scratch.
       pretrained_part: "backbone", or "all" for the whole network.
       pretrained_naming: the naming of the file's tensors; needed only if it is ambiguous.
+      pretrained_input: whether weights may come from images of another normalisation, one of
+        `INPUTS`. Some released code reads torchvision's ResNets so.
       pretrained_key: the part of a file that holds several networks, such as "ema_model".
       large: a larger network, a key of `MODELS`, that is trained on the same batches and terms
         except distil; the teacher of both networks is its average. If empty, there is none.
@@ -60,6 +64,7 @@ class ModelOptions:
     pretrained: str = ""
     pretrained_part: str = "backbone"
     pretrained_naming: str = ""
+    pretrained_input: str = "same"
     pretrained_key: str = ""
     large: str = ""
 
@@ -72,6 +77,7 @@ class ModelOptions:
             f"model.pretrained={self.pretrained!r} holds the weights of one network: with "
             "model.large it must be 'imagenet' or empty",
         )
+        one_of(self.pretrained_input, INPUTS, "model.pretrained_input")
         one_of(self.batch_norm, PASSES, "model.batch_norm")
         one_of(self.statistics, UPDATING_VIEWS, "model.statistics")
         one_of(self.remat, REMATS, "model.remat")

@@ -50,7 +50,8 @@ def create_model(name: str, num_classes: int = 19, **options: Any) -> nn.Module:
 
     `model.apply(variables, images[B,H,W,3], train=False)` returns a dict: float32 "logits"
     [B,H,W,K] at the input's resolution, "feature" in front of the classifier, and with train=True
-    (and mutable=["batch_stats"]) the auxiliary logits "aux16", "aux32", ... also [B,H,W,K].
+    (and mutable=["batch_stats"]) the auxiliary logits "aux16", "aux32", ... also [B,H,W,K]. For
+    training, call `model.init` with train=True too, which makes the weights of these heads.
 
     Args:
       name: of the network.
