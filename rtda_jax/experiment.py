@@ -53,7 +53,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
 def reevaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Evaluates a trained workdir again, without training.
 
-    A result under the same protocol is replaced once the new one is complete; others are kept.
+    A result under the same protocol is replaced once the new one is complete; others are kept. What
+    was changed for this evaluation stays in its result: later jobs read the images as before.
 
     Raises:
       ConfigError: the workdir is not trained to its end, or it belongs to another configuration
@@ -66,7 +67,7 @@ def reevaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any
     plan = checked_plan(config)
     _check_trained(plan, workdir, config)
     check_same_data(plan, workdir)
-    with _locked(workdir, config):
+    with _locked(workdir, config, bind=binding.check_bound):
         parallel.barrier("checked")
         again = dataclasses.replace(KINDS["evaluate"], run=evaluate_stage.measure)
         return _run(config, plan, workdir, {**KINDS, "evaluate": again})
@@ -89,13 +90,15 @@ def _check_trained(plan: Plan, workdir: pathlib.Path, config: ConfigDict) -> Non
 
 
 @contextlib.contextmanager
-def _locked(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+def _locked(
+    workdir: pathlib.Path, config: ConfigDict, *, bind: Callable[..., list[str]] = binding.claim
+) -> Iterator[None]:
     """Locks a workdir with `binding.hold` and prints what changes in it.
 
     Raises:
       ConfigError: `binding.hold` refuses.
     """
-    with binding.hold(workdir, recorded(config), KINDS) as notes:
+    with binding.hold(workdir, recorded(config), KINDS, bind=bind) as notes:
         for note in notes:
             log.say(note)
         yield
@@ -180,7 +183,7 @@ def _run(
     config: ConfigDict, plan: Plan, workdir: pathlib.Path, kinds: Mapping[str, Kind]
 ) -> dict[str, Any]:
     results: dict[str, Any] = {
-        "config": recorded(config),
+        "config": read_json(workdir / "config.json"),
         "benchmark": config.benchmark.name,
         "seed": config.seed,
         "commit": environment.commit(),

@@ -139,10 +139,10 @@ def exchange(source: jax.Array, target: jax.Array, share: jax.typing.ArrayLike) 
       float32 of the shape of source.
 
     Raises:
-      ValueError: source and target differ in shape.
+      ValueError: source and target differ in shape, or are no batches of images.
     """
-    if source.shape != target.shape:
-        raise ValueError(f"FDA needs equal shapes, got {source.shape} and {target.shape}")
+    if source.shape != target.shape or source.ndim != 4:
+        raise ValueError(f"FDA needs equal shapes [B,H,W,C], got {source.shape} and {target.shape}")
     size, axes = source.shape[1:3], (1, 2)
     exchanged = jnp.asarray(share).reshape(-1, size[0], size[1] // 2 + 1, 1)
     spectrum = jnp.fft.rfft2(source.astype(jnp.float32), axes=axes)

@@ -63,7 +63,12 @@ def cross_entropy(
 
     Returns:
       float32 [B,H,W], 0 where ignored.
+
+    Raises:
+      ValueError: logits and labels are not of the same pixels.
     """
+    if logits.shape[:-1] != labels.shape:  # they would broadcast
+        raise ValueError(f"logits {logits.shape} and labels {labels.shape} differ in their pixels")
     # The label is replaced before the loss, since a mask after it would keep the NaN of class 255.
     loss = optax.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), _as_classes(labels)

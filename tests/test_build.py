@@ -11,7 +11,7 @@ from rtda_jax.adapt.method import ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.errors import ConfigError
-from rtda_jax.run.options import check_followed, read, stage_fields
+from rtda_jax.run.options import check_followed, open_stage_field, read, stage_fields
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 from rtda_jax.stages.train import describe, summary
@@ -241,3 +241,24 @@ def test_a_field_that_stages_set_for_themselves_is_named(name, field, value, own
     prefix = f"--config.{field} does not change what a stage sets for itself: "
     assert not sentences if own is None else sentences[0].startswith(prefix + own)
     assert len(sentences) == (own is not None)
+
+
+def test_a_flag_may_change_any_field_of_one_stage():
+    made = get("fda_mbt")
+    for field, value in (
+        ("stage.beta_001.steps", 9),
+        ("stage.beta_005.optim.g_lr", 0.5),
+        ("stage.beta_005.rare_class", 0.1),
+        ("stage.eval_mbt.eval.mode", "slide"),
+    ):
+        open_stage_field(made, field)
+        made.update_from_flattened_dict({field: value})
+    configs = {name: stage.config for name, stage in make_plan(made.lock(), KINDS).items()}
+    assert (configs["beta_001"].steps, configs["beta_005"].steps) == (9, 400)
+    assert (configs["beta_001"].optim.g_lr, configs["beta_005"].optim.g_lr) == (0.025, 0.5)
+    assert (configs["beta_001"].rare_class, configs["beta_005"].rare_class) == (None, 0.1)
+    assert [configs[f"eval_{name}"].eval.mode for name in ("001", "mbt")] == ["whole", "slide"]
+    before = made.to_json_best_effort()
+    for field in ("steps", "stage.train.steps", "stage.beta_001.stepz", "stage.beta_001.optim"):
+        open_stage_field(made, field)
+    assert made.to_json_best_effort() == before

@@ -236,3 +236,13 @@ def test_a_record_says_what_determines_the_scores():
     }
     (record,) = [evaluate.protocol_record(plan["evaluate"], Protocol(**slide))]
     assert record["upsampled"] == "mean softmax" and record["mirror"] is False
+
+
+def test_an_evaluation_again_changes_no_later_job(copy, capsys):
+    path = copy / "run" / "config.json"
+    before = path.read_bytes()
+    sliding = {"eval__mode": "slide", "eval__window": (32, 32), "eval__stride": (32, 32)}
+    again = experiment.reevaluate(tiny(copy / "data", **sliding).lock(), copy / "run")
+    assert again["stages"]["evaluate"]["protocol"]["mode"] == "slide"
+    assert path.read_bytes() == before
+    assert "no label has wall, fence, " in capsys.readouterr().out

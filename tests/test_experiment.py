@@ -281,6 +281,7 @@ def test_a_workdir_needs_no_file_of_its_classes(root, tmp_path):
     made = folder_config(root, name="source_only")
     made.benchmark.classes = made.benchmark.eval_classes = str(file)
     write_workdir(made.lock(), workdir)
+    write_json(workdir / "config.json", experiment.recorded(made))
     write_json(workdir / "train" / "done.json", {"step": 3})
     experiment.reevaluate(made, workdir)
     moved = made.copy_and_resolve_references()

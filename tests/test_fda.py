@@ -172,3 +172,5 @@ def test_the_square_is_the_default_window():
 def test_refuses_unequal_shapes():
     with pytest.raises(ValueError, match="equal shapes"):
         fda.transfer(jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16, 18, 3)), beta=0.1)
+    with pytest.raises(ValueError, match=r"equal shapes \[B,H,W,C\]"):
+        fda.transfer(jnp.zeros((16, 16, 3)), jnp.zeros((16, 16, 3)), beta=0.1)

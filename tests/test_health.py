@@ -108,7 +108,8 @@ def test_skip_leaves_every_bit_but_the_counter(where, tmp_path, capsys):
     ]
     assert [row.get("skipped", 0) for row in rows] == [0, 0, 1]
 
-    after = tiny.run("adversarial", tmp_path / "skipped", batches=clean_unpoisoned, steps=3)
+    fields = {"steps": 3, "optim__schedule_steps": 20}
+    after = tiny.run("adversarial", tmp_path / "skipped", batches=clean_unpoisoned, **fields)
     assert tiny.leaves(after) == skipped
 
 

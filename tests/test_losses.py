@@ -352,3 +352,8 @@ def test_detail_is_the_binary_cross_entropy_and_the_dice_loss_of_each_image():
         expected[i] += 1 - (2 * both + 1) / (p[i].sum() + target[i].sum() + 1)
     found = losses.detail(jnp.asarray(z)[..., None], jnp.asarray(labels))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_of_other_pixels_are_refused():
+    with pytest.raises(ValueError, match="differ in their pixels"):
+        losses.focal(jnp.zeros((2, 4, 6, 3)), jnp.zeros((1, 4, 6), jnp.int32))

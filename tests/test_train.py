@@ -1,4 +1,5 @@
 import functools
+import itertools
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from helpers import batch, batches, config, shrink
 
 from rtda_jax import train as train_loop
 from rtda_jax.adapt import build
-from rtda_jax.errors import ConfigError, Interrupted, NotFiniteError
+from rtda_jax.errors import ConfigError, DataError, Interrupted, NotFiniteError
 from rtda_jax.run import parallel, signals
 from rtda_jax.train import Journal, LoopOptions, train
 from rtda_jax.weights import export_pretrained
@@ -250,3 +251,17 @@ def test_training_starts_from_a_file_of_weights(tmp_path):
     made.model.pretrained = str(tmp_path / "absent.pth")
     with pytest.raises(ConfigError, match=r"absent\.pth"):
         train(made, tmp_path / "third", batches=source)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_folder_of_another_configuration_and_batches_that_end_are_refused(tmp_path):
+    def some(start):
+        return itertools.islice(batches(start), 1)
+
+    with pytest.raises(DataError, match="the batches end before the last of 6 steps"):
+        train(chosen(), tmp_path / "short", batches=some)
+    train(chosen(), tmp_path, batches=batches)
+    other = chosen().copy_and_resolve_references()
+    other.optim.g_lr = 0.5
+    with pytest.raises(ConfigError, match=r"began with optim\.g_lr=0\.01, and now it is 0\.5"):
+        train(other, tmp_path, batches=batches)

@@ -176,14 +176,17 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
 
 
 @contextlib.contextmanager
-def hold(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> Iterator[list[str]]:
+def hold(
+    workdir: pathlib.Path, config: Fields, kinds: Kinds, *, bind: Callable[..., list[str]] = claim
+) -> Iterator[list[str]]:
     """Locks a workdir for one job, binds it to the job's configuration, and yields what changes.
+
 
     All processes of the job must have the same configuration, code and packages, and see the same
     folder. Only the main process locks and claims it, so that they do not race.
 
     Raises:
-      ConfigError: in every process; the processes differ, another job holds the folder, or `claim`
+      ConfigError: in every process; the processes differ, another job holds the folder, or `bind`
         refuses.
     """
     parallel.check_agreement(
@@ -193,7 +196,7 @@ def hold(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> Iterator[list[s
     )
     notes: list[str] = []
     with lock(workdir):
-        parallel.on_main(lambda: notes.extend(claim(workdir, config, kinds)))
+        parallel.on_main(lambda: notes.extend(bind(workdir, config, kinds)))
         path = workdir / "config.json"
         seen = path.exists() and hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         parallel.check_agreement({"config.json of the workdir, a folder that all must see": seen})
@@ -289,14 +292,12 @@ def fingerprint(images: Images) -> str:
 def bind_data(folder: pathlib.Path, sets: Mapping[str, Images]) -> None:
     """Binds a stage to its data, wherever they are stored; refuses if it began with other data.
 
-    All processes of a job must have the same data.
-
     Args:
       folder: the stage's.
       sets: the data sets that the stage reads, by their role.
 
     Raises:
-      ConfigError: in every process; names the role.
+      ConfigError: in every process; names the role. All processes must have the same data.
     """
     new = {role: fingerprint(data) for role, data in sets.items()}
     parallel.check_agreement({f"data of {role}": value for role, value in new.items()})

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run import log
-from rtda_jax.run.options import check_followed, flat, stage_fields
+from rtda_jax.run.options import check_followed, flat, open_stage_field, stage_fields
 from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder, provide_configs
 
@@ -315,6 +315,7 @@ def check_fields(words: Sequence[str], config: ConfigDict) -> None:
     """
     for name, value in _flags(words):
         if name.startswith("config."):
+            open_stage_field(config, name.removeprefix("config."))
             current = _field(config, name.removeprefix("config."))
             require(name != "config.benchmark.name" or value == current, _CHOOSE_BENCHMARK)
             what, parse_value = _KINDS.get(type(current), ("", str))
@@ -332,8 +333,7 @@ def _flags(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             return
         if re.match(r"--?[A-Za-z]", word):
             name, equals, value = word.lstrip("-").partition("=")
-            following = words[i + 1] if i + 1 < len(words) else None
-            yield name, value if equals else following
+            yield name, value if equals else next(iter(words[i + 1 :]), None)
 
 
 def _field(config: ConfigDict, field: str) -> Any:
@@ -359,6 +359,8 @@ def _field(config: ConfigDict, field: str) -> Any:
 def _nearest(config: ConfigDict, field: str) -> str:
     """Returns the end of an error message: similar names, or all known names of the section."""
     known = list(flat(config.to_dict()))
+    if field.startswith("stage."):
+        known = [f"stage.{stage}.{name}" for stage in config.stage for name in known]
     last = field.rpartition(".")[2]
     near = [name for name in known if name.rpartition(".")[2] == last]
     near += difflib.get_close_matches(field, known, n=3, cutoff=0.75)

@@ -145,6 +145,35 @@ def stage_fields(config: ConfigDict) -> dict[str, dict[str, Any]]:
     return {name: flat(sections[name]) for name in config.stages if name in sections}
 
 
+def open_stage_field(config: ConfigDict, field: str) -> None:
+    """Gives a stage a field of the experiment that it does not set yet, with the same value.
+
+    A flag can then change the field for that stage alone.
+
+    Args:
+      config: the experiment's configuration, which is changed.
+      field: a dotted name, such as "stage.train.optim.g_lr"; other names change nothing.
+    """
+    first, _, rest = field.partition(".")
+    stage, _, rest = rest.partition(".")
+    *sections, last = rest.split(".")
+    if first != "stage" or stage not in config.stage or rest in flat(config.stage[stage].to_dict()):
+        return
+    whole, own = config, config.stage[stage]
+    for section in sections:
+        if not isinstance(whole.get(section), ConfigDict):
+            return
+        whole = whole[section]
+    if last not in whole or isinstance(whole[last], ConfigDict):
+        return
+    with config.unlocked():
+        for section in sections:
+            if section not in own:
+                own[section] = ConfigDict()
+            own = own[section]
+        own[last] = whole.get_oneway_ref(last)
+
+
 def check_followed(
     config: ConfigDict, before: Mapping[str, Mapping[str, Any]], fields: Iterable[str]
 ) -> list[str]:

@@ -212,6 +212,10 @@ def measure(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
             f"  warning: no pixel of the {len(dataset)} label images has a reported class, so that "
             "there is no score; benchmark.eval.labelling says what their ids mean"
         )
+    counted = confusion.sum(axis=1)[list(head.rows(reported))]
+    absent = [name for name, pixels in zip(reported.names, counted, strict=True) if not pixels]
+    if record["pixels"] and absent:
+        log.say(f"  no label has {', '.join(absent)}; benchmark.eval_classes can leave them out")
     betas = [plan[parse(reference)[0]].config.fda_beta for reference in stage.models]
     betas = [beta for beta in betas if beta is not None]
     save_pictures(config, rows, workdir / name, beta=betas[-1] if betas else None)
