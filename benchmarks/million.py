@@ -21,11 +21,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.dataset import Dataset, fingerprint
 from rtda_jax.data.labels import class_set, labelling
 from rtda_jax.data.sampling import RareClass
 from rtda_jax.data.stream import Frame, StreamOptions, train_stream
-from rtda_jax.run.binding import fingerprint
 from rtda_jax.run.log import say
 
 SIZE = (64, 128)

@@ -21,6 +21,7 @@ import tiny
 
 from configs import base
 from rtda_jax import cli, experiment, train
+from rtda_jax.data.dataset import fingerprint
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding, checkpoint, parallel
@@ -155,7 +156,7 @@ def hold(workdir, differing):
         mock.patch.object(environment, "commit", lambda: commit),
         binding.hold(workdir, config, KINDS),
     ):
-        binding.bind_data(workdir / "train", {"source": data})
+        binding.bind_data(workdir / "train", {"source": fingerprint(data)})
         print(f"process {index} holds it")
         if differing == "main":
             parallel.on_main(refuse)

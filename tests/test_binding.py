@@ -124,8 +124,15 @@ def test_a_train_stage_may_be_given_more_steps(trained):
     )
     assert not (trained / "train" / "done.json").exists()
     assert claim(trained, config(steps=800)) == []
+    # Nothing was computed since, so that the finished network is still there.
+    assert claim(trained, config()) == ["[train] goes back to its 400 finished steps"]
+    assert json.loads((trained / "train" / "done.json").read_text()) == {"step": 400}
+    claim(trained, config(steps=800))
+    (trained / "train" / "checkpoints" / "500").mkdir()
     with pytest.raises(ConfigError, match="steps: 800 there, 400 now"):
         claim(trained, config())
+    with pytest.raises(ConfigError, match="steps: 800 there, 500 now"):
+        claim(trained, config(steps=500))
 
 
 def chain(**fields):

@@ -8,6 +8,7 @@ from helpers import folder_config, write_folders
 from test_binding import begin
 
 from rtda_jax import experiment
+from rtda_jax.data.dataset import fingerprint
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding
 from rtda_jax.run.workdir import write_json
@@ -29,6 +30,10 @@ def images(folder, sizes):
     return Images(folder, list(sizes))
 
 
+def bind(stage, sets):
+    binding.bind_data(stage, {role: fingerprint(each) for role, each in sets.items()})
+
+
 def test_data_are_known_by_their_names_and_sizes_wherever_they_lie(tmp_path):
     sizes = {f"{n}.png": 10 + n for n in range(250)}
     here = images(tmp_path / "here", sizes)
@@ -36,22 +41,22 @@ def test_data_are_known_by_their_names_and_sizes_wherever_they_lie(tmp_path):
     renamed = images(tmp_path / "renamed", {f"x{name}": size for name, size in sizes.items()})
     other = images(tmp_path / "other", {name: size + 1 for name, size in sizes.items()})
     stage = tmp_path / "run" / "train"
-    binding.bind_data(stage, {"source": here})
-    binding.bind_data(stage, {"source": other})  # the stage has not begun
-    binding.bind_data(stage, {"source": here})
+    bind(stage, {"source": here})
+    bind(stage, {"source": other})  # the stage has not begun
+    bind(stage, {"source": here})
     begin(stage.parent, "train")
-    binding.bind_data(stage, {"source": moved, "target": other})
-    binding.bind_data(stage, {"source": here})  # the other role is remembered
+    bind(stage, {"source": moved, "target": other})
+    bind(stage, {"source": here})  # the other role is remembered
     for changed in (renamed, other):
         with pytest.raises(ConfigError, match="began with another source set: 250 examples, "):
-            binding.bind_data(stage, {"source": changed, "target": other})
+            bind(stage, {"source": changed, "target": other})
     with pytest.raises(ConfigError, match="another target set"):
-        binding.bind_data(stage, {"source": here, "target": here})
+        bind(stage, {"source": here, "target": here})
 
 
 def test_an_empty_set_and_one_without_files_have_fingerprints(tmp_path):
-    assert binding.fingerprint(Images(tmp_path, [])).startswith("0 examples")
-    assert binding.fingerprint(Images(tmp_path, ["a\0", "b"])).startswith("2 examples")
+    assert fingerprint(Images(tmp_path, [])).startswith("0 examples")
+    assert fingerprint(Images(tmp_path, ["a\0", "b"])).startswith("2 examples")
 
 
 @pytest.mark.usefixtures("tiny_networks")

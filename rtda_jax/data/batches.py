@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rtda_jax.data import load
-from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.dataset import Dataset, Images, fingerprint
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pictures import FILTERS
 from rtda_jax.data.pseudo import load_pseudo
@@ -37,7 +37,7 @@ from rtda_jax.data.stream import (
 )
 from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.run import parallel
-from rtda_jax.run.binding import Images, begun, bind_data, check_data, fingerprint
+from rtda_jax.run.binding import begun, bind_data, check_data
 from rtda_jax.run.files import read_npz
 from rtda_jax.run.options import read
 from rtda_jax.run.workdir import write_json
@@ -267,7 +267,8 @@ def paired_batches(
     process_index, process_count = parallel.process()
     source = labelled_set(config)
     target = target_set(config) if needs_target else None
-    bind_data(folder, {"source": source, **({"target": target} if target else {})})
+    sets = {"source": source, **({"target": target} if target else {})}
+    bind_data(folder, {role: fingerprint(images) for role, images in sets.items()})
     pseudo_labels = None
     if pseudo_folder and target:
         pseudo_labels = load_pseudo(pseudo_folder, target=target)

@@ -1,13 +1,17 @@
 """A set of encoded pictures and labels with random access."""
 
+import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from typing import Protocol
 
 from rtda_jax.data.class_sets import ClassSet, Labelling
 from rtda_jax.run.files import read_bytes
+
+EXAMPLES = 100  # images of a data set whose sizes in bytes are part of its fingerprint
 
 
 class Reader(Protocol):
@@ -109,3 +113,30 @@ def _state(path: str) -> tuple[int, int]:
     except OSError:  # reading the file later names the problem
         return (-1, -1)
     return status.st_size, status.st_mtime_ns
+
+
+class Images(Protocol):
+    """The part of a data set from which its fingerprint is made."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """A unique name for each example."""
+
+    def where(self, i: int) -> str:
+        """The path of an example's image, or another name if it has no file."""
+
+
+def fingerprint(images: Images) -> str:
+    """Returns a hash of a data set that stays the same when its files move as a whole.
+
+    It covers the names of all examples, and the sizes in bytes of `EXAMPLES` images.
+    """
+    count = len(images.keys)
+    digest = hashlib.sha256(b"[")  # the names as a JSON list, of which one at a time is in memory
+    for number, name in enumerate(images.keys):
+        digest.update(f"{', ' if number else ''}{json.dumps(name)}".encode())
+    digest.update(b"]")
+    for i in range(0, count, -(-count // EXAMPLES) or 1):
+        with contextlib.suppress(OSError, ValueError):  # not in a file of its own
+            digest.update(f"{i} {os.path.getsize(images.where(i))}\n".encode())
+    return f"{count} examples, {digest.hexdigest()[:16]}"

@@ -13,8 +13,8 @@ import importlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import rtda_jax
 from rtda_jax.errors import ConfigError, lookup, printable
@@ -25,7 +25,6 @@ from rtda_jax.tools import environment
 
 RECORD = "bound.json"
 CURRENT = f"release {rtda_jax.__version__}"
-EXAMPLES = 100  # images of a data set whose sizes in bytes are part of its fingerprint
 
 # Fields that may differ between the processes of one job.
 HOST = ("data_dir", "threads", "cache_gib", "stall_seconds")
@@ -81,8 +80,9 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
     """Binds a workdir, and every stage of a configuration, to that configuration.
 
     The configuration becomes the workdir's `config.json`. A train stage that is given more steps is
-    no longer finished. If the configuration is changed before a stage has begun, or a stage that it
-    reads has not begun either, the files that it derived earlier are removed.
+    no longer finished, and is finished again if it goes back before it has saved any of them. If
+    the configuration is changed before a stage has begun, or a stage that it reads has not begun
+    either, the files that it derived earlier are removed.
 
     Args:
       workdir: created if it does not exist; locked by this job.
@@ -113,8 +113,13 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
         if not begun(folder) and (corrected or not all(begun(workdir / s) for s in sources)):
             for derived in (path for pattern in DERIVED for path in folder.glob(pattern)):
                 derived.unlink()
-        if begun(folder) and _recorded(workdir, name, kinds)[1].get("steps") != fields.get("steps"):
-            (folder / "done.json").unlink(missing_ok=True)
+        if begun(folder):
+            then, now = _recorded(workdir, name, kinds)[1].get("steps"), fields.get("steps")
+            finished, earlier = folder / "done.json", folder / f"done-{now}.json"
+            if then != now and earlier.exists():
+                earlier.replace(finished)
+            elif then != now and finished.exists():
+                finished.replace(folder / f"done-{then}.json")
         if fields:
             write_json(folder / RECORD, {"release": rtda_jax.__version__, "fields": fields})
     write_json(path, config)
@@ -155,6 +160,9 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
             row = f"{field}: {printable(repr(then))} there, {printable(repr(now))} now"
             readers = _readers(workdir, config, name)
             grows = isinstance(then, int) and isinstance(now, int) and then < now
+            if field == "steps" and _was_finished(workdir / name, now):
+                notes.append(f"[{name}] goes back to its {now} finished steps")
+                continue
             if field == "steps" and grows and not readers:
                 notes.append(
                     f"[{name}] is given {now} steps instead of {then}; from here on its learning "
@@ -207,6 +215,12 @@ def begun(folder: pathlib.Path) -> bool:
     """Returns whether a stage has left files from which it would continue."""
     steps = [path for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
     return bool(steps) or (folder / "done.json").exists() or any((folder / "labels").glob("*"))
+
+
+def _was_finished(folder: pathlib.Path, steps: Any) -> bool:
+    """Returns whether a stage was finished after some steps, and has computed nothing since."""
+    saved = [int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
+    return (folder / f"done-{steps}.json").exists() and max(saved, default=0) == steps
 
 
 def bound_fields(config: Fields, name: str, kinds: Kinds, *, placed: bool = False) -> Fields:
@@ -262,50 +276,22 @@ def stage_names(config: Fields) -> list[str]:
     return names
 
 
-class Images(Protocol):
-    """The part of a data set from which its fingerprint is made."""
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """A unique name for each example."""
-
-    def where(self, i: int) -> str:
-        """The path of an example's image, or another name if it has no file."""
-
-
-def fingerprint(images: Images) -> str:
-    """Returns a hash of a data set that stays the same when its files move as a whole.
-
-    It covers the names of all examples, and the sizes in bytes of `EXAMPLES` images.
-    """
-    count = len(images.keys)
-    digest = hashlib.sha256(b"[")  # the names as a JSON list, of which one at a time is in memory
-    for number, name in enumerate(images.keys):
-        digest.update(f"{', ' if number else ''}{json.dumps(name)}".encode())
-    digest.update(b"]")
-    for i in range(0, count, -(-count // EXAMPLES) or 1):
-        with contextlib.suppress(OSError, ValueError):  # not in a file of its own
-            digest.update(f"{i} {os.path.getsize(images.where(i))}\n".encode())
-    return f"{count} examples, {digest.hexdigest()[:16]}"
-
-
-def bind_data(folder: pathlib.Path, sets: Mapping[str, Images]) -> None:
+def bind_data(folder: pathlib.Path, fingerprints: Mapping[str, str]) -> None:
     """Binds a stage to its data, wherever they are stored; refuses if it began with other data.
 
     Args:
       folder: the stage's.
-      sets: the data sets that the stage reads, by their role.
+      fingerprints: those of the data sets that the stage reads, by their role.
 
     Raises:
       ConfigError: in every process; names the role. All processes must have the same data.
     """
-    new = {role: fingerprint(data) for role, data in sets.items()}
-    parallel.check_agreement({f"data of {role}": value for role, value in new.items()})
+    parallel.check_agreement({f"data of {role}": value for role, value in fingerprints.items()})
 
     def record() -> None:
-        old = check_data(folder, new)
-        if old != {**old, **new}:
-            write_json(folder / DATA, {**old, **new})
+        old = check_data(folder, fingerprints)
+        if old != {**old, **fingerprints}:
+            write_json(folder / DATA, {**old, **fingerprints})
 
     parallel.on_main(record)
 

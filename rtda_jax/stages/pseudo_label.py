@@ -27,6 +27,7 @@ from rtda_jax.adapt import pseudo_labels
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, load, pictures
+from rtda_jax.data.dataset import fingerprint
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.pictures import png
 from rtda_jax.data.pseudo import (
@@ -114,7 +115,8 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     )
     classes = class_set(benchmark.classes)
     dataset = images(config)
-    bind_data(folder, {options.split: dataset})  # labels that are there were made for its images
+    # Labels that are there were made for its images.
+    bind_data(folder, {options.split: fingerprint(dataset)})
     begin = time.perf_counter()
     with shutdown_event() as interrupted, watchdog(config.stall_seconds) as heartbeat:
         sentence = f"stopped in stage {name}; the same command continues there"

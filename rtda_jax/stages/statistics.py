@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from rtda_jax.adapt.state import check_one_image
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.data.batches import target_set
+from rtda_jax.data.dataset import fingerprint
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import require
 from rtda_jax.evaluate import Model
@@ -95,7 +96,7 @@ def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
     if done.exists() and not checkpoint.is_damaged(folder / "checkpoints"):
         log.say(f"[{name}] finished, skipped")
         return read_json(done)
-    bind_data(folder, {"target": target_set(config)})
+    bind_data(folder, {"target": fingerprint(target_set(config))})
     (reference,) = stage.models
     log.say(f"[{name}] batch statistics of {reference} from {config.benchmark.target.name}")
     model = load_network(plan, reference, workdir)
