@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
             if code := subprocess.run(line, cwd=ROOT).returncode:
                 return code
     runs = [str(folder / row) for row in _ROWS.value]
-    report = [sys.executable, "main.py", "--job=report", "--output", str(folder / "report")]
+    report = [sys.executable, "main.py", "report", "--output", str(folder / "report")]
     return subprocess.run([*report, *runs], cwd=ROOT).returncode
 
 

@@ -1,8 +1,8 @@
 """Compares the speed of rtda_jax with PyTorch's: training step and inference of a configuration.
 
-    python main.py --job=benchmark --config fda:folders
-    python main.py --job=benchmark --parts=networks  # inference of every network
-    python main.py --job=benchmark --config fda --config.speed.rounds=5
+    python main.py benchmark --config fda:folders
+    python main.py benchmark --parts=networks  # inference of every network
+    python main.py benchmark --config fda --config.speed.rounds=5
 
 Neither data nor TensorFlow is used. The two sides take turns, one process after the other, so that
 other work on the machine affects both, and each ratio is that of two consecutive processes. PyTorch

@@ -22,7 +22,7 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 
 
 def read(path: pathlib.Path) -> Image.Image:
-    """Returns a picture in 8-bit RGB and upright, as training and `--job=predict` read it.
+    """Returns a picture in 8-bit RGB and upright, as training and the job predict read it.
 
     The EXIF orientation is applied, alpha is dropped, and of 16 bits the upper 8 stay.
     """
@@ -99,7 +99,7 @@ def results(images: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]
 def main() -> None:
     """Writes the classes of every image of the command line as a PNG with their colours."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("export", type=pathlib.Path, help="the folder that --job=export wrote")
+    parser.add_argument("export", type=pathlib.Path, help="the folder that the job export wrote")
     parser.add_argument("images", type=pathlib.Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--output", type=pathlib.Path, help="default EXPORT/predictions")
     words = parser.parse_args()

@@ -191,7 +191,7 @@ def _benchmark(command: Command) -> None:
     if not (clone / "benchmarks" / "speed.py").is_file():
         raise ConfigError(
             "the job benchmark compares with networks in PyTorch, which are not installed; run "
-            "`python main.py --job=benchmark` in a clone of the repository"
+            "`python main.py benchmark` in a clone of the repository"
         )
     sys.path.insert(0, str(clone))
     from benchmarks import speed
@@ -231,7 +231,7 @@ JOBS = {
     "report": Job(
         _report,
         "Makes one page about any number of runs.",
-        "report runs/* --output report",
+        "report 'runs/*' --output report",
         positional_flag="runs",
         configured=False,
     ),

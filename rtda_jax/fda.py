@@ -99,7 +99,8 @@ def transfer(
     Returns:
       float32 of the same shape; values may leave [0,255].
     """
-    return exchange(source, target, target_share(*source.shape[1:3], beta=beta, window=window))
+    size = _common_size(source, target)
+    return exchange(source, target, target_share(*size, beta=beta, window=window))
 
 
 def transfer_drawn(
@@ -121,7 +122,8 @@ def transfer_drawn(
       betas: sizes of windows, as in `transfer`.
       window: a key of `WINDOWS`.
     """
-    shares = [target_share(*source.shape[1:3], beta=beta, window=window) for beta in betas]
+    size = _common_size(source, target)
+    shares = [target_share(*size, beta=beta, window=window) for beta in betas]
     drawn = jax.vmap(lambda own: jax.random.randint(own, (), 0, len(betas)))(image_keys(key, index))
     return exchange(source, target, jnp.stack(shares)[drawn])
 
@@ -141,9 +143,7 @@ def exchange(source: jax.Array, target: jax.Array, share: jax.typing.ArrayLike) 
     Raises:
       ValueError: source and target differ in shape, or are no batches of images.
     """
-    if source.shape != target.shape or source.ndim != 4:
-        raise ValueError(f"FDA needs equal shapes [B,H,W,C], got {source.shape} and {target.shape}")
-    size, axes = source.shape[1:3], (1, 2)
+    size, axes = _common_size(source, target), (1, 2)
     exchanged = jnp.asarray(share).reshape(-1, size[0], size[1] // 2 + 1, 1)
     spectrum = jnp.fft.rfft2(source.astype(jnp.float32), axes=axes)
     amplitude = jnp.abs(spectrum)
@@ -153,3 +153,11 @@ def exchange(source: jax.Array, target: jax.Array, share: jax.typing.ArrayLike) 
     between = exchanged * wanted + (1 - exchanged) * amplitude
     mixed = jnp.where(exchanged > 0, between * phase, spectrum)
     return jnp.fft.irfft2(mixed, s=size, axes=axes)
+
+
+def _common_size(source: jax.Array, target: jax.Array) -> tuple[int, int]:
+    """Returns (H, W); raises ValueError for different shapes, or no batches of images."""
+    if source.shape != target.shape or source.ndim != 4:
+        both = f"{source.shape} and {target.shape}"
+        raise ValueError(f"FDA needs two batches of the same shape [B,H,W,3], got {both}")
+    return source.shape[1], source.shape[2]

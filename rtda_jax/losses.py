@@ -51,6 +51,12 @@ def label_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
     return jnp.where(valid(labels), weights, 0.0)
 
 
+def _check_shapes(values: tuple[int, ...], labels: jax.Array) -> None:
+    """Raises ValueError unless there is one value per label: broadcasting would reuse labels."""
+    if values != labels.shape:
+        raise ValueError(f"labels {labels.shape} do not fit pixels {values}")
+
+
 def cross_entropy(
     logits: jax.Array, labels: jax.Array, *, class_weights: jax.Array | None = None
 ) -> jax.Array:
@@ -67,8 +73,7 @@ def cross_entropy(
     Raises:
       ValueError: logits and labels are not of the same pixels.
     """
-    if logits.shape[:-1] != labels.shape:  # they would broadcast
-        raise ValueError(f"logits {logits.shape} and labels {labels.shape} differ in their pixels")
+    _check_shapes(logits.shape[:-1], labels)
     # The label is replaced before the loss, since a mask after it would keep the NaN of class 255.
     loss = optax.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), _as_classes(labels)
@@ -119,6 +124,7 @@ def hardest(
       probability: a pixel is easy if the probability of its true class is at least this, in (0, 1).
       rule: the rule that gives n_min, a key of `N_MIN_RULES`.
     """
+    _check_shapes(loss.shape, labels)
     flat = lax.stop_gradient(loss).ravel()
     descending = jnp.sort(flat, descending=True)
     n_min = N_MIN_RULES[rule].n_min(labels)
@@ -226,6 +232,7 @@ def detail(logits: jax.Array, labels: jax.Array) -> jax.Array:
       logits: float [B,H,W,1], positive where the network sees a boundary.
       labels: integer [B,H,W].
     """
+    _check_shapes(logits.shape[:-1], labels)
     z, target = logits[..., 0].astype(jnp.float32), detail_targets(labels)
     p, pixels = jax.nn.sigmoid(z), (1, 2)
     overlap = 2 * (p * target).sum(pixels) + 1

@@ -297,7 +297,8 @@ class Journal:
         self._pending.add(step, logs, batch, ahead=AHEAD)
         if step == self._start_step + 1:
             jax.block_until_ready(logs)
-            log.say(f"  first step after {log.duration(self._clock.elapsed())} (compilation)")
+            waited = log.duration(self._clock.elapsed())
+            log.say(f"  first step after {waited} (compilation, or its cache)")
             self._clock.restart(step)
 
     def write_row(self, step: int) -> None:

@@ -3,6 +3,10 @@
 import functools
 import importlib
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -236,3 +240,23 @@ def test_every_row_of_the_table_of_methods_is_a_config(row, tmp_path):
     for flag in chosen.flags:
         name, _, value = flag.removeprefix("--config.").partition("=")
         assert functools.reduce(getattr, name.split("."), config) != value
+
+
+@pytest.mark.slow
+def test_the_comparison_of_formats_has_a_row_for_every_runtime(tmp_path):
+    root = pathlib.Path(__file__).parents[1]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.formats", "--rounds=2"]
+    table = subprocess.run(
+        [*command, "--network=bisenet_lite0", "--size=64x96"],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
+    )
+    assert table.returncode == 0, table.stderr
+    rows = [line for line in table.stdout.splitlines() if line.startswith("| ")][2:]
+    left_out = [line for line in table.stdout.splitlines() if "is not installed" in line]
+    assert len(rows) + len(left_out) == 6
+    for row in rows:
+        name, _, share, _ = row.strip("| ").split(" | ")
+        assert float(share) > 99.9, name

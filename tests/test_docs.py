@@ -2,13 +2,17 @@
 
 import ast
 import importlib.util
+import json
 import pathlib
 import re
 import shlex
 
 import pytest
+from ml_collections import ConfigDict
 
+import rtda_jax.data.labels
 from rtda_jax.cli import JOBS
+from rtda_jax.data.labels import class_set
 from rtda_jax.run.command import parse
 from rtda_jax.tools import hub
 
@@ -78,6 +82,16 @@ def test_commands_name_jobs_flags_configurations_and_fields_that_exist(page, tmp
     )  # that nobody has trained
     for words in commands(page):
         parse(words, JOBS)
+
+
+def test_classes_of_ones_own_are_defined_as_the_page_shows():
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    (code,) = re.findall(r"^```python\n(config\.benchmark\.classes = .*?)^```", page, re.M | re.S)
+    config = ConfigDict({"benchmark": {"classes": "cityscapes19"}})
+    exec(code, {"config": config, "rtda_jax": rtda_jax})
+    assert class_set(config.benchmark.classes).names == ("road", "rail")
+    (listing,) = re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)
+    assert class_set(json.dumps(json.loads(listing))).names[:2] == ("road", "rail")
 
 
 def test_the_readme_shows_a_config_as_it_is():

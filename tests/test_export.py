@@ -19,6 +19,7 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.evaluate import Protocol
 from rtda_jax.models import MODELS, create_model
 from rtda_jax.models.fold import fold
+from rtda_jax.run import files
 from rtda_jax.run.workdir import write_json
 from rtda_jax.weights import load_pretrained
 
@@ -249,7 +250,31 @@ def test_a_model_that_decides_otherwise_is_not_written(exported, tmp_path, monke
     monkeypatch.setattr(onnx, "FUNCTIONS", wrong)
     with pytest.raises(ConfigError, match=r"model\.onnx puts [\d.]+% of the pixels in another"):
         export.run(networks.choose(settings, workdir), out=tmp_path, also=("onnx",))
-    assert not list(tmp_path.glob("model*"))
+    assert sorted(p.name for p in tmp_path.glob("model*")) == ["model.json", "model.stablehlo"]
+
+
+def test_a_refused_format_leaves_the_others(exported, tmp_path, monkeypatch):
+    settings, workdir, _ = exported
+
+    def refuse(*_, **__):
+        raise ConfigError("cannot")
+
+    def make(*_, **__):
+        return {"agreement": 1.0}, lambda out: (out / "model.tflite").write_text("written")
+
+    formats = {"onnx": (refuse, ("model.onnx",)), "tflite": (make, ("model.tflite",))}
+    formats = {name: export.Format(*form) for name, form in formats.items()}
+    monkeypatch.setattr(export, "FORMATS", formats)
+    for stale in ("", "; model.onnx there is of an earlier export"):
+        with pytest.raises(ConfigError, match=f"cannot\n.* without --also=onnx{stale}$"):
+            export.run(networks.choose(settings, workdir), out=tmp_path, also=("onnx", "tflite"))
+        found = json.loads((tmp_path / "model.json").read_text())
+        assert found["also"] == ["tflite"] and found["tflite"]["agreement"] == 1.0
+        assert found["sha256"] == files.sha256(tmp_path / "model.stablehlo")
+        missing = [name for name in found["results"] if not (tmp_path / name).exists()]
+        assert not missing and ("model.onnx" in found["results"]) == bool(stale)
+        (tmp_path / "model.onnx").write_text("old")
+        write_json(tmp_path / "model.json", {**found, "results": [*found["results"], "model.onnx"]})
 
 
 def test_without_its_package_onnx_is_refused_and_the_export_stays(exported, monkeypatch):
@@ -267,26 +292,6 @@ def test_a_tflite_model_gets_every_pixel(exported, tmp_path):
     about = export.run(networks.choose(settings, workdir), out=tmp_path, also=("tflite",))
     assert about["tflite"] == {"files": ["model.tflite"], "agreement": 1.0}
     assert (tmp_path / "model.tflite").read_bytes()[4:8] == b"TFL3"
-
-
-@pytest.mark.slow
-def test_the_comparison_of_formats_has_a_row_for_every_runtime(tmp_path):
-    root = pathlib.Path(__file__).parents[1]
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.formats", "--rounds=2"]
-    table = subprocess.run(
-        [*command, "--network=bisenet_lite0", "--size=64x96"],
-        capture_output=True,
-        text=True,
-        cwd=root,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
-    )
-    assert table.returncode == 0, table.stderr
-    rows = [line for line in table.stdout.splitlines() if line.startswith("| ")][2:]
-    left_out = [line for line in table.stdout.splitlines() if "is not installed" in line]
-    assert len(rows) + len(left_out) == 6
-    for row in rows:
-        name, _, share, _ = row.strip("| ").split(" | ")
-        assert float(share) > 99.9, name
 
 
 def test_files_that_are_not_of_an_export_are_left_alone(exported, tmp_path):

@@ -169,8 +169,16 @@ def test_the_square_is_the_default_window():
     assert default.dtype == jnp.float32
 
 
-def test_refuses_unequal_shapes():
-    with pytest.raises(ValueError, match="equal shapes"):
-        fda.transfer(jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16, 18, 3)), beta=0.1)
-    with pytest.raises(ValueError, match=r"equal shapes \[B,H,W,C\]"):
-        fda.transfer(jnp.zeros((16, 16, 3)), jnp.zeros((16, 16, 3)), beta=0.1)
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [((1, 16, 16, 3), (1, 16, 18, 3)), ((16, 18, 3), (16, 18, 3)), ((16, 18), (16, 18))],
+)
+def test_refuses_unequal_shapes_and_single_images(source, target):
+    pair = (jnp.zeros(source), jnp.zeros(target))
+    key, index = jax.random.key(0), jnp.zeros(1, jnp.int32)
+    for function in (
+        lambda: fda.transfer(*pair, beta=0.1),
+        lambda: fda.transfer_drawn(*pair, key, index, betas=(0.1, 0.2)),
+    ):
+        with pytest.raises(ValueError, match=r"same shape \[B,H,W,3\], got \("):
+            function()

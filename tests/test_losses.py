@@ -33,6 +33,22 @@ def test_cross_entropy_against_numpy():
     np.testing.assert_allclose(loss, numpy_cross_entropy(logits, labels), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.cross_entropy,
+        losses.focal,
+        lambda logits, labels: losses.hardest(logits[..., 0], labels),
+        lambda logits, labels: losses.detail(logits[..., :1], labels),
+        lambda logits, labels: jax.jit(losses.focal)(logits, labels),
+    ],
+)
+def test_labels_of_another_shape_are_not_broadcast(loss):
+    logits, labels = example()
+    with pytest.raises(ValueError, match=r"labels \(1, 4, 6\) do not fit pixels \(2, 4, 6\)"):
+        loss(jnp.float32(logits), jnp.asarray(labels[:1]))
+
+
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 0.5])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_focal_against_numpy(gamma, weighted):
@@ -352,8 +368,3 @@ def test_detail_is_the_binary_cross_entropy_and_the_dice_loss_of_each_image():
         expected[i] += 1 - (2 * both + 1) / (p[i].sum() + target[i].sum() + 1)
     found = losses.detail(jnp.asarray(z)[..., None], jnp.asarray(labels))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_labels_of_other_pixels_are_refused():
-    with pytest.raises(ValueError, match="differ in their pixels"):
-        losses.focal(jnp.zeros((2, 4, 6, 3)), jnp.zeros((1, 4, 6), jnp.int32))

@@ -153,6 +153,21 @@ def test_what_no_rule_translates_is_refused_by_its_primitive(function, primitive
         onnx.convert(function, jax.ShapeDtypeStruct((2, 4, 8, 4), jnp.float32))
 
 
+def test_what_is_refused_is_placed_in_its_module():
+    class Head(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return jax.image.resize(x, (2, 8, 16, 4), "bilinear")
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Head(name="up")(x)
+
+    with pytest.raises(ConfigError, match=r"dot_general of .*\n  in Net/up/_resize$"):
+        onnx.convert(lambda x: Net().apply({}, x), jax.ShapeDtypeStruct((2, 4, 8, 4), jnp.float32))
+
+
 def models(*names, normalisation):
     for seed, name in enumerate(names):
         module = create_model(name)

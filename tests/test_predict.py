@@ -14,6 +14,7 @@ from predictions import noise, result, run
 
 from rtda_jax import evaluate
 from rtda_jax.data import pictures as picture_files
+from rtda_jax.data.labels import define
 from rtda_jax.deploy import media, networks, predict
 from rtda_jax.errors import ConfigError, DataError
 
@@ -86,7 +87,10 @@ def test_broken_files_are_named_and_the_others_predicted(tmp_path, classify, cap
     }.items():
         assert f"{folder / name}: {problem}" in said
     assert sorted(p.name for p in (tmp_path / "out" / "train_ids").iterdir()) == ["a.png", "z.png"]
-    assert len(json.loads((tmp_path / "out" / "predict.json").read_text())["failed"]) == 4
+    record = json.loads((tmp_path / "out" / "predict.json").read_text())
+    assert len(record["failed"]) == 4
+    files = [f"train_ids/{name}.png" for name in "az"]
+    assert record["results"] == ["legend.png", "predict.json", *files]
 
 
 def test_both_pictures_of_a_name_are_predicted(tmp_path, classify):
@@ -274,6 +278,10 @@ def test_label_ids_are_those_of_cityscapes(tmp_path, classify):
     ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
     expected = np.array(ids, np.uint8)[classify(image)]
     np.testing.assert_array_equal(result(out / "label_ids" / "a.png"), expected)
+    rows = [{"name": name, "label_colours": [(k, 0, 0)]} for k, name in enumerate("ab")]
+    red = define(rows, encoding="rgb")
+    with pytest.raises(ConfigError, match="--view=label_ids: labels in 'own classes' are colours"):
+        run(tmp_path, tmp_path / "a.png", shown=("label_ids",), benchmark__classes=red)
 
 
 @pytest.mark.parametrize(

@@ -110,14 +110,15 @@ def test_own_classes_have_their_names_and_colours(tmp_path, count):
 def test_scores_by_other_protocols_stand_with_their_run(undrawn, workdirs, tmp_path):
     def change(results):
         stage = results["stages"]["evaluate"]
-        protocol = stage["protocol"] | {"mode": "slide"}
+        own = labels.define([{"name": n, "ids": [i]} for i, n in enumerate(("road", "sky"))])
+        protocol = stage["protocol"] | {"mode": "slide", "classes": own}
         stage["others"] = [
             {"miou": 0.5, "pixel_accuracy": None, "step": 20, "protocol": protocol, "models": []}
         ]
 
     report.write([edited(workdirs[0], tmp_path / "run", change)], tmp_path / "out")
     lines = table((tmp_path / "out" / "report.md").read_text(), "evaluation")
-    line = lines["evaluate, earlier: 20 steps, mode slide"]
+    line = lines["evaluate, earlier: 20 steps, classes the run's own (road, sky), mode slide"]
     assert (line["mIoU, %"], line["pixel accuracy, %"]) == ("50.0", "n/a")
     with pytest.raises(ConfigError, match="evaluate: others: no field 'miou'"):
         odd = edited(

@@ -164,7 +164,25 @@ def test_files_that_no_retrieval_wrote_are_left_alone(root):
 def test_without_labels_the_agreement_is_left_out_and_said(root, capsys):
     record = run(root, made(root, benchmark__eval__use="unlabelled"))
     assert record["runs"]["after"]["source_to_target"]["agreement"] is None
-    assert "has no labels" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "has no labels" in said
+    assert "n/a" not in said and "chance   best" not in said and "mean of" not in said
+
+
+def test_a_table_has_the_columns_that_were_measured():
+    alike = {"first": 0.5, "all": 0.25, "chance": 0.125, "best": 1.0}
+    numbers = {
+        "source_to_target": {"agreement": alike, "mixing": {"other_domain": 0.1, "chance": 0.2}},
+        "target_to_source": {"agreement": alike, "mixing": {"other_domain": 1.0, "chance": 1.0}},
+    }
+    record = {"neighbours": 5, "labelled": True, "runs": {"after": numbers}}
+    head, row, alone = retrieve._table(record)
+    assert head == f"{'%':<26}   first  mean of 5  chance    best   other domain (chance)"
+    assert row == f"{'after source_to_target':<26}    50.0       25.0    12.5   100.0   10.0 (20.0)"
+    assert alone.endswith("100.0   n/a")
+    head, row, _ = retrieve._table({**record, "neighbours": 1})
+    assert head == f"{'%':<26}   first  chance    best   other domain (chance)"
+    assert row.split()[2:] == ["50.0", "12.5", "100.0", "10.0", "(20.0)"]
 
 
 def test_a_target_without_evaluation_images_is_searched_in_its_training_images(root):

@@ -113,7 +113,7 @@ def raises():
 def test_compiling_is_said_after_some_patience(monkeypatch, capsys):
     monkeypatch.setattr(signals, "PATIENCE", 0.0)
     signals.compiling(lambda: time.sleep(0.3), what="the step")
-    assert capsys.readouterr().out.count("compiling the step;") == 1
+    assert capsys.readouterr().out.count("compiling the step, unless an earlier") == 1
     monkeypatch.setattr(signals, "PATIENCE", 60.0)
     signals.compiling(lambda: time.sleep(0.3))
     assert capsys.readouterr().out == ""

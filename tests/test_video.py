@@ -181,10 +181,15 @@ def test_a_further_recording_replaces_no_earlier_one(tmp_path, classify, monkeyp
         ("rtsp://127.0.0.1:9/x", "no video that can be read"),
     ],
 )
-def test_a_stream_that_is_not_there_is_named(tmp_path, classify, source, message):
+def test_a_stream_that_is_not_there_is_named(tmp_path, classify, capsys, source, message):
     pytest.importorskip("av")
     with pytest.raises(DataError, match=message):
         run(tmp_path, source, shown=("overlay",))
+    assert "can be watched" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "predict.json").read_text())["results"] == [
+        "legend.png",
+        "predict.json",
+    ]
 
 
 @pytest.mark.parametrize("source", ["file:///etc/passwd", "concat://a|b"])

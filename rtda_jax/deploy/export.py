@@ -1,8 +1,8 @@
 """Exports a trained network as files that run without this package: pixels in, classes out."""
 
 import dataclasses
-import json
 import pathlib
+import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +37,8 @@ Product = tuple[dict[str, Any], Callable[[pathlib.Path], None]]  # what Format.m
 def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dict[str, Any]:
     """Writes model.stablehlo, its description model.json, and each network as .safetensors.
 
+    The further formats come after them: if one is refused, all others are written and stay.
+
     Args:
       chosen: the result of networks.choose.
       out: the folder; created if it does not exist.
@@ -46,10 +48,12 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
       The content of model.json.
 
     Raises:
-      ConfigError: a format is unknown, a network cannot be exported, or the folder has files of
-        these names that no earlier export wrote.
+      ConfigError: a format is unknown or refused, a network cannot be exported, or the folder has
+        files of these names that no earlier export wrote.
     """
     formats = {name: lookup(FORMATS, name, "format") for name in also}
+    for form in formats.values():
+        form.check()
     config = chosen.config
     protocol = read(Protocol, config.eval, "eval")
     size = (config.benchmark.eval_size[0], config.benchmark.eval_size[1])
@@ -65,16 +69,8 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
         models = evaluate.folded(chosen.models)
         exported = lower(segmenter(models, size=size, protocol=protocol), size=size)
         program = bytes(exported.serialize())
-        products = {
-            name: form.make(models, size=size, protocol=protocol) for name, form in formats.items()
-        }
-        about = {
-            name: {"files": formats[name].files, **entry} for name, (entry, _) in products.items()
-        }
         of_run = _run(chosen)
         listed = begin()
-        for _, write in products.values():
-            write(out)
         files.write_bytes(out / "model.stablehlo", program)
         for name, model, network in zip(chosen.names, chosen.models, chosen.networks, strict=True):
             path = out / chosen.files[name]
@@ -83,8 +79,7 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
             "file": "model.stablehlo",
             "sha256": files.sha256(out / "model.stablehlo"),
             "format": "StableHLO, read by jax.export.deserialize",
-            "also": list(also),
-            **about,
+            "also": [],
             "jax": jax.__version__,
             "calling_convention": exported.calling_convention_version,
             "platforms": list(exported.platforms),
@@ -94,11 +89,26 @@ def run(chosen: Networks, *, out: pathlib.Path, also: Sequence[str] = ()) -> dic
                 name: {"file": file, "sha256": files.sha256(out / file)}
                 for name, file in chosen.files.items()
             },
-            "results": listed,
         }
-        write_json(out / RECORD, description)
+        refused = []
+        write_json(out / RECORD, {**description, "results": listed})
+        for name, form in formats.items():
+            try:
+                entry, write = form.make(models, size=size, protocol=protocol)
+            except ConfigError as error:
+                old = [file for file in form.files if (out / file).exists()]
+                stale = f"; {', '.join(old)} there is of an earlier export" if old else ""
+                refused.append(f"{error}\n{out} holds the export without --also={name}{stale}")
+            else:
+                write(out)
+                description["also"].append(name)
+                description[name] = {"files": form.files, **entry}
+        there = [name for name in listed if name == RECORD or (out / name).exists()]
+        write_json(out / RECORD, {**description, "results": there})
     log.say(f"  {len(program) / 1e6:.1f} MB for {' and '.join(PLATFORMS)} in {out}")
-    return json.loads(json.dumps(description))
+    if refused:
+        raise ConfigError("\n".join(refused))
+    return read_json(out / RECORD)
 
 
 def segmenter(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Segment:
@@ -197,12 +207,18 @@ def tflite_runner(
     return run
 
 
-def make_onnx(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Product:
-    """Makes ONNX models of any number of images and of one, and compares them in onnxruntime."""
+def _onnx() -> types.ModuleType:
+    """Returns the module that converts to ONNX; a ConfigError says what to install for it."""
     try:
         from rtda_jax.deploy import onnx
     except ImportError:
         raise ConfigError("ONNX needs two packages: pip install 'rtda_jax[onnx]'") from None
+    return onnx
+
+
+def make_onnx(models: Sequence[evaluate.Model], *, size: Size, protocol: Protocol) -> Product:
+    """Makes ONNX models of any number of images and of one, and compares them in onnxruntime."""
+    onnx = _onnx()
     segment = segmenter(_in_float32(models), size=size, protocol=protocol)
     (batch,) = jax.export.symbolic_shape("b")
     agreements, contents = [], {}
@@ -236,15 +252,17 @@ class Format(NamedTuple):
       make: converts networks and checks the result; returns its entry in model.json, and a function
         that writes it into a folder.
       files: the names of its files; a name with a slash at the end is a folder.
+      check: raises ConfigError if a package is missing, before anything is written.
     """
 
     make: Callable[..., Product]
     files: tuple[str, ...]
+    check: Callable[[], object] = lambda: None
 
 
 # Formats besides model.stablehlo, which is always written.
 FORMATS = {
-    "onnx": Format(make_onnx, ("model.onnx", "model.batch1.onnx")),
+    "onnx": Format(make_onnx, ("model.onnx", "model.batch1.onnx"), check=_onnx),
     "saved_model": Format(make_saved_model, ("saved_model/",)),
     "tflite": Format(make_tflite, ("model.tflite",)),
 }

@@ -151,10 +151,10 @@ def _record(workdir: pathlib.Path) -> pathlib.Path:
     if seeds:
         raise ConfigError(
             f"{workdir} holds the runs of {len(seeds)} seeds; name one of them: "
-            + " ".join(f"--weights={seed}" for seed in seeds)
+            + " or ".join(f"--weights={seed}" for seed in seeds)
         )
     raise ConfigError(
-        f"{workdir} holds no run; train it first (--job=run), or name another with --weights"
+        f"{workdir} holds no run; train it first with the job run, or name another with --weights"
     )
 
 
@@ -185,7 +185,7 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
     names = tuple(plan[stage].models) if stage in evaluated else (stage,)
     for name in names:
         if not (workdir / parse(name)[0] / "checkpoints").is_dir():
-            raise ConfigError(f"{workdir / parse(name)[0]} is not trained; run --job=run")
+            raise ConfigError(f"{workdir / parse(name)[0]} is not trained; the job run trains it")
     models = tuple(load_network(plan, name, workdir) for name in names)
     networks = tuple(architecture(plan, name) for name in names)
     return Networks(

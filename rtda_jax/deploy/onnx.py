@@ -84,7 +84,7 @@ def convert(function: Callable, images: jax.ShapeDtypeStruct) -> onnx.ModelProto
     The input of the model is called `images` and its output `classes`.
 
     Raises:
-      ConfigError: names a primitive that has no rule.
+      ConfigError: names a primitive that has no rule, and the module that uses it.
     """
     closed = jax.make_jaxpr(function)(images)
     (source,), (target,) = closed.jaxpr.invars, closed.jaxpr.outvars
@@ -115,8 +115,17 @@ def runner(
     return lambda images: session.run(None, {"images": images})[0]
 
 
-def _translate(graph: Graph, closed: Any, operands: Sequence[Operand]) -> list[Operand]:
-    """Translates the equations of a jaxpr and returns its outputs."""
+def _translate(
+    graph: Graph, closed: Any, operands: Sequence[Operand], place: str = ""
+) -> list[Operand]:
+    """Translates the equations of a jaxpr and returns its outputs.
+
+    Args:
+      graph: the graph that grows.
+      closed: the jaxpr with its constants.
+      operands: the inputs.
+      place: the modules and functions in which the jaxpr is called, for errors.
+    """
     jaxpr = closed.jaxpr
     values: dict[Any, Operand] = dict(zip(jaxpr.invars, operands, strict=True))
     values.update(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
@@ -128,35 +137,46 @@ def _translate(graph: Graph, closed: Any, operands: Sequence[Operand]) -> list[O
         return values[variable]
 
     for equation in jaxpr.eqns:
-        outputs = _outputs(graph, equation, [read(variable) for variable in equation.invars])
+        inputs = [read(variable) for variable in equation.invars]
+        outputs = _outputs(graph, equation, inputs, place)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
 
 
-def _outputs(graph: Graph, equation: Any, operands: list[Operand]) -> Sequence[Operand]:
+def _outputs(graph: Graph, equation: Any, operands: list[Operand], place: str) -> Sequence[Operand]:
     """Returns the outputs of an equation: computed if all inputs are constant, else translated."""
     primitive, parameters = equation.primitive.name, equation.params
+    place = _joined(place, str(equation.source_info.name_stack))
     if primitive == "platform_index":  # the branch for all other platforms
         return [np.asarray(parameters["platforms"].index(None), np.int32)]
     if primitive == "cond" and isinstance(operands[0], np.ndarray):
-        return _translate(graph, parameters["branches"][int(operands[0])], operands[1:])
+        return _translate(graph, parameters["branches"][int(operands[0])], operands[1:], place)
     rule = RULES.get(primitive)
     if primitive in CALLS:
         rule = FUNCTIONS.get(parameters.get("name", ""))
         if rule is None:
-            return _translate(graph, parameters[CALLS[primitive]], operands)
+            inside = _joined(place, parameters.get("name", ""))
+            return _translate(graph, parameters[CALLS[primitive]], operands, inside)
     if primitive != "broadcast_in_dim" and _is_constant(equation, operands):
         values = zip(operands, equation.invars, strict=True)
         inputs = [np.broadcast_to(np.asarray(x), v.aval.shape) for x, v in values]
         outputs = equation.primitive.bind(*inputs, **parameters)
         outputs = outputs if equation.primitive.multiple_results else [outputs]
         return [np.asarray(output) for output in outputs]
+    where = f"\n  in {place}" if place else ""
     if rule is None:
         raise ConfigError(
             f"ONNX: the network uses the primitive {primitive!r}, which no rule translates; there "
-            f"are rules for {', '.join(RULES)}"
+            f"are rules for {', '.join(RULES)}{where}"
         )
-    return [rule(graph, equation, *operands)]
+    try:
+        return [rule(graph, equation, *operands)]
+    except ConfigError as error:
+        raise ConfigError(f"{error}{where}") from None
+
+
+def _joined(*places: str) -> str:
+    return "/".join(filter(None, places))
 
 
 def _is_constant(equation: Any, operands: list[Operand]) -> bool:

@@ -16,11 +16,11 @@ from PIL import Image
 
 from rtda_jax import evaluate
 from rtda_jax.data import pictures
-from rtda_jax.data.labels import class_set
+from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.data.listing import sentences
 from rtda_jax.deploy import Networks, media, video
 from rtda_jax.deploy.media import Input, Key, Picture
-from rtda_jax.errors import DataError, Interrupted, lookup, require
+from rtda_jax.errors import ConfigError, DataError, Interrupted, lookup, require
 from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, signals
 from rtda_jax.run.log import Progress
@@ -83,10 +83,10 @@ def run(
       resolution: key of RESOLUTIONS: the size at which the network reads images.
 
     Raises:
-      ConfigError: a name is unknown, there is no view, PyAV is missing for a video, or the folder
-        has files of these names that no earlier prediction wrote.
-      DataError: names the files that could not be read, after all others are done; or a class has
-        no label id of its own.
+      ConfigError: a name is unknown, there is no view, a class has no label id of its own to show,
+        PyAV is missing for a video, or the folder has files of these names that no earlier
+        prediction wrote.
+      DataError: names the files that could not be read, after all others are done.
       Interrupted: SIGTERM or SIGINT arrived; the files written so far are complete. For a camera or
         a stream, this is the normal end of the recording and not an error.
     """
@@ -103,7 +103,7 @@ def run(
     chosen = choose()
     protocol = read(Protocol, chosen.config.eval, "eval")
     classes = class_set(chosen.config.benchmark.classes)
-    ids = tuple(classes.label_ids().tolist()) if "label_ids" in views else ()
+    ids = _label_ids(classes) if "label_ids" in views else ()
     key = Key(classes.names, classes.colours, ids)
     predict = evaluate.predictor(chosen.models, protocol=protocol)
     inputs_of = _counted(len(items), "stream" if live else "file")
@@ -122,10 +122,8 @@ def run(
         with media.Writer(out, views=shown, key=key) as writer:
             stream = _pictures(items, lambda pixels: prepare(pixels, chosen.config))
             if live:
-                log.say(
-                    f"  {out / files[0]} can be watched while it grows; Ctrl-C ends the recording"
-                )
-                tally = _record(stream, classify, writer, items[0])
+                begun = f"{out / files[0]} can be watched while it grows; Ctrl-C ends the recording"
+                tally = _record(stream, classify, writer, items[0], begun=begun)
             else:
                 total = sum(_length(item) for item in items)
                 tally = _predict(stream, classify, writer, total=total, out=out)
@@ -145,7 +143,8 @@ def run(
             "failed": tally.failed,
             "left_out": list(left_out),
             "pictures_per_second": rates,
-            "results": listed,
+            # A file that could not be read has no results, unless earlier ones are still there.
+            "results": [name for name in listed if name == media.RECORD or (out / name).exists()],
         }
         write_json(out / media.RECORD, record)
     log.say(f"{_counted(tally.count, 'picture')} in {out}{_speeds(**rates)}")
@@ -217,8 +216,13 @@ def _record(
     classify: Callable[[Picture], Any],
     writer: media.Writer,
     item: Input,
+    *,
+    begun: str,
 ) -> Tally:
-    """Classifies and writes the frames of a camera or a URL, until it ends or a signal arrives."""
+    """Classifies and writes the frames of a camera or a URL, until it ends or a signal arrives.
+
+    It prints the sentence `begun` after the first frame, when the camera is known to answer.
+    """
     failed: dict[str, str] = {}
     count, first, reported, example = 0, 0.0, time.perf_counter(), None
     with signals.shutdown_event() as stop, behind(writer.write, depth=1) as put:
@@ -230,6 +234,8 @@ def _record(
             if picture.pixels is None:
                 continue
             put((picture, classify(picture)))
+            if not count:
+                log.say(f"  {begun}")
             count, example = count + 1, picture
             now = time.perf_counter()
             first = first or now
@@ -258,6 +264,13 @@ def _pictures(
             yield Picture(item, last=True)
         except DataError as error:
             yield Picture(item, problem=str(error), last=True)
+
+
+def _label_ids(classes: ClassSet) -> tuple[int, ...]:
+    try:
+        return tuple(classes.label_ids().tolist())
+    except DataError as error:  # of the classes, not of a file
+        raise ConfigError(f"--view=label_ids: {error}; the view train_ids needs no ids") from None
 
 
 def _length(item: Input) -> int:

@@ -6,6 +6,7 @@ scores), and `README.md`, the model card in the form of the Hugging Face Hub. `p
 and `retrieve` accept such a folder in place of a workdir, and `hf://OWNER/NAME` for one on the hub.
 """
 
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -231,7 +232,7 @@ def model_card(
             + ". Protocol:",
             "",
             "```",
-            json.dumps(measured["protocol"], indent=2),
+            json.dumps(_with_names(measured["protocol"]), indent=2),
             "```",
             "",
             "| class | IoU, % |",
@@ -292,6 +293,28 @@ def _is_of(result: Mapping[str, Any], chosen: Networks) -> bool:
     )
 
 
+def _with_names(protocol: Any) -> Any:
+    """Returns a protocol with the names of the user's classes in place of their definitions."""
+    if not isinstance(protocol, Mapping):
+        return protocol
+    return {
+        field: list(class_set(value).names)
+        if isinstance(value, str) and value.lstrip().startswith("{")
+        else value
+        for field, value in protocol.items()
+    }
+
+
 def _named(spec: ConfigDict) -> str:
-    """Returns the name of a data set, and of the part of it where it has several."""
-    return f"`{spec.name}`" + (f" (`{spec.split}`)" if spec.get("split") else "")
+    """Returns the name of a data set, and of the part of it where it has several.
+
+    A data set of the user's own is named by the last two folders of its images, which say what it
+    is and not where the user keeps it.
+    """
+    path = pathlib.Path(spec.get("images") or "").expanduser()
+    if path.is_relative_to(pathlib.Path.home()):
+        path = path.relative_to(pathlib.Path.home())
+    parts = [*itertools.takewhile(lambda part: not set("*?[") & set(part), path.parts)]
+    folders = "/".join(part for part in parts[-2:] if part != path.anchor)
+    part = folders or spec.get("split")
+    return f"`{spec.name}`" + (f" (`{part}`)" if part else "")

@@ -271,16 +271,18 @@ def with_bar(side: Side, index: int, colours: np.ndarray) -> np.ndarray:
 
 
 def _table(record: dict[str, Any]) -> Iterator[str]:
-    count = record["neighbours"]
-    yield f"{'%':<26}  first  mean of {count}  chance   best   other domain (chance)"
+    # Without labels there is no agreement; of one neighbour, the first is the mean.
+    titles = {"first": "first", "all": f"mean of {record['neighbours']}"}
+    titles |= {"chance": "chance", "best": "best"}
+    shown = [k for k in titles if record["labelled"] and (k != "all" or record["neighbours"] > 1)]
+    heads = "".join(f"  {titles[k]:>6}" for k in shown)
+    yield f"{'%':<26}{heads}   other domain (chance)"
     for name, numbers in record["runs"].items():
         for direction in ("source_to_target", "target_to_source"):
             alike, mixed = numbers[direction]["agreement"], numbers[direction]["mixing"]
-            values = [f"{100 * alike[k]:.1f}" for k in alike] if alike else ["n/a"] * 4
-            first, mean, chance, best = values
-            yield (
-                f"{name + ' ' + direction:<26}  {first:>5}  {mean:>9}  {chance:>6}  {best:>5}"
-                f"   {100 * mixed['other_domain']:.1f} ({100 * mixed['chance']:.1f})"
-            )
+            values = "".join(f"  {100 * alike[k]:>{max(6, len(titles[k]))}.1f}" for k in shown)
+            share = f"{100 * mixed['other_domain']:.1f} ({100 * mixed['chance']:.1f})"
+            alone = mixed["chance"] == 1  # a single query: all other images are the other domain's
+            yield f"{name + ' ' + direction:<26}{values}   {'n/a' if alone else share}"
     if not record["labelled"]:
         yield "a domain has no labels, so the agreement of classes cannot be measured"

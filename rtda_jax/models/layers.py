@@ -125,7 +125,10 @@ class Network(nn.Module):
         return "trunk" if path[0] == "backbone" else "heads"
 
     def norm_layer(self, **options: float) -> Callable[..., nn.Module]:
-        """Returns the constructor of the network's normalisation layers."""
+        """Returns the constructor of the network's normalisation layers.
+
+        A layer is called as `layer(x, train=train)`: there is no `use_running_average`.
+        """
         return batch_norm_layer(
             self.batch_norm, axis_name=self.axis_name, dtype=self.dtype, **options
         )

@@ -31,7 +31,7 @@ def write(
     Args:
       patterns: workdirs, or globs of them.
       out: the folder; created if it does not exist.
-      speeds: `speed.json` files of --job=benchmark.
+      speeds: `speed.json` files of the job benchmark.
       published: papers to show in addition to those with the runs' own data, see published.toml.
 
     Returns:
@@ -43,7 +43,7 @@ def write(
     """
     for library in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(library) is None:
-            raise ConfigError(f"--job=report needs {library}: pip install 'rtda_jax[report]'")
+            raise ConfigError(f"the job report needs {library}: pip install 'rtda_jax[report]'")
     from rtda_jax.report import contents, page
     from rtda_jax.stages import KINDS
 

@@ -1,7 +1,9 @@
 """Sections about the background of the scores: speed, cost, commands, machines, papers' numbers."""
 
 import functools
+import json
 import pathlib
+import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -115,7 +117,27 @@ def provenance(
     return blocks
 
 
+def in_words(value: Any) -> str:
+    """Returns the value of a field of a protocol, where a definition of classes has their names."""
+    if isinstance(value, Mapping):
+        return " ".join(str(v) for k, v in value.items() if k in ("name", "split") and v)
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return "the run's own" + _class_names(value)
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _class_names(definition: str) -> str:
+    """Returns the first names of a definition in brackets, or nothing if it is another text."""
+    try:
+        names = [str(row["name"]) for row in json.loads(definition)["classes"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return f" ({textwrap.shorten(', '.join(names), 60, placeholder=' ...')})"
+
+
 def _value(value: Any) -> str:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return in_words(value)
     return "none" if value is None else str(value).replace("'", "")
 
 
@@ -152,7 +174,9 @@ def _run(run: Run) -> Details:
 def _differing(evaluation: Evaluation, other: Mapping[str, Any]) -> str:
     """Returns how an earlier evaluation of the same stage differs: its steps and its protocol."""
     fields, now = other["protocol"], evaluation.protocol
-    differing = [f"{k} {fields[k]}" for k in sorted(fields) if now.get(k, ...) != fields[k]]
+    differing = [
+        f"{k} {in_words(fields[k])}" for k in sorted(fields) if now.get(k, ...) != fields[k]
+    ]
     return ", ".join([f"{other['step']:,} steps", *differing])
 
 

@@ -147,7 +147,7 @@ def _scores(board: Board, where: str) -> list[Block]:
     head = ["method", "steps", "mIoU, %", *(f"seed {seed}" for seed in seeds)]
     pairs = enumerate(itertools.pairwise(board.rows), 1)
     ruled = {i for i, (above, below) in pairs if above.budget != below.budget}
-    about = ", ".join(f"{k} {_words(v)}" for k, v in sorted(board.protocol.items()))
+    about = ", ".join(f"{k} {accounts.in_words(v)}" for k, v in sorted(board.protocol.items()))
     about = about.replace("`", "'")  # a backtick would mark code
     counts = sorted({e.images for series in board.rows for e in series.evaluations.values()})
     small = f" {WORDS['streets']}" if board.benchmark == "streets" else ""
@@ -161,14 +161,6 @@ def _scores(board: Board, where: str) -> list[Block]:
 
 def _seed(stage: Stage | None) -> Cell:
     return Cell(shown(stage.evaluation.miou), run_id(stage.run)) if stage else Cell("")
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(str(v) for k, v in value.items() if k in ("name", "split") and v)
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        return "the run's own"  # classes, by their whole definition
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _predictions(board: Board) -> list[Block]:

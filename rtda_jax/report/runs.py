@@ -309,7 +309,7 @@ def _classes(protocol: Mapping[str, str], field: str, where: str) -> ClassSet:
     require(
         not file,
         f"{where}: field {field!r} must be classes, not a file of them; evaluating the run again "
-        "(--job=evaluate) records its classes",
+        "with the job evaluate records its classes",
     )
     try:
         return class_set(protocol[field])
@@ -318,7 +318,7 @@ def _classes(protocol: Mapping[str, str], field: str, where: str) -> ClassSet:
 
 
 def speeds(paths: Sequence[pathlib.Path]) -> dict[str, dict[str, Any]]:
-    """Reads `speed.json` files of --job=benchmark.
+    """Reads `speed.json` files of the job benchmark.
 
     Returns:
       Network -> `ms` of an image at the largest `size` timed, `device`, `commit`.

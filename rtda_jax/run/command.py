@@ -1,7 +1,6 @@
 """Reads the command line: the job, its flags, and the configuration with what the user changed."""
 
 import argparse
-import ast
 import difflib
 import importlib
 import importlib.util
@@ -18,7 +17,13 @@ from ml_collections import ConfigDict, config_flags
 from rtda_jax import errors
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run import log
-from rtda_jax.run.options import check_followed, flat, open_stage_field, stage_fields
+from rtda_jax.run.options import (
+    check_followed,
+    check_word,
+    flat,
+    open_stage_field,
+    stage_fields,
+)
 from rtda_jax.tools import hub
 from rtda_jax.tools.environment import configs_folder, provide_configs
 
@@ -267,7 +272,7 @@ def parse(
     elif job.positional_flag and len(rest) == 1 and values[job.positional_flag].value is None:
         setattr(values, job.positional_flag, rest[0])
     elif rest:
-        raise ConfigError(f"unexpected arguments: {' '.join(rest)}")
+        raise ConfigError(_unexpected(rest, job, values))
     overrides = config_flags.get_override_values(values["config"])
     for sentence in check_followed(config, before, overrides):
         log.say(sentence)
@@ -279,6 +284,22 @@ def parse(
         config.data_dir = values.data_dir
     workdir = hub.find_workdir(source, workdir=values.workdir, weights=values.weights)
     return job, Command(config, given, overrides, workdir, values)
+
+
+def _unexpected(rest: Sequence[str], job: Job, values: flags.FlagValues) -> str:
+    """Returns the error for words that belong to no flag."""
+    shown = ", ".join(rest[:3]) + (f" and {len(rest) - 3} more" if len(rest) > 3 else "")
+    spaces = "a path with spaces needs quotes"
+    if not job.positional_flag:
+        return f"unexpected arguments: {shown}; {spaces}"
+    given = values[job.positional_flag].value
+    several = [*rest] if given is None else [given, *rest]
+    folders = {os.path.dirname(word) or "." for word in several if os.path.isfile(word)}
+    folder = f"the folder {folders.pop()}" if len(folders) == 1 else "a folder"
+    return (
+        f"the job {values.job} takes one {job.positional_flag}, got {len(several)}: {shown}; give "
+        f"{folder} to have everything in it read; {spaces}"
+    )
 
 
 def check_read(given: Iterable[str], job: str, jobs: Mapping[str, Job]) -> None:
@@ -315,15 +336,12 @@ def check_fields(words: Sequence[str], config: ConfigDict) -> None:
     """
     for name, value in _flags(words):
         if name.startswith("config."):
-            open_stage_field(config, name.removeprefix("config."))
-            current = _field(config, name.removeprefix("config."))
+            field = name.removeprefix("config.")
+            open_stage_field(config, field)
+            current, declared = _field(config, field)
             require(name != "config.benchmark.name" or value == current, _CHOOSE_BENCHMARK)
-            what, parse_value = _KINDS.get(type(current), ("", str))
-            try:
-                if value is not None:
-                    parse_value(value)
-            except (ValueError, SyntaxError):
-                raise ConfigError(f"--{name} must be {what}, got {value!r}") from None
+            if value is not None:
+                check_word(value, declared, f"--{name}")
 
 
 def _flags(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -336,9 +354,10 @@ def _flags(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield name, value if equals else next(iter(words[i + 1 :]), None)
 
 
-def _field(config: ConfigDict, field: str) -> Any:
-    """Returns the value of a dotted field; the ConfigError for an unknown one suggests names."""
+def _field(config: ConfigDict, field: str) -> tuple[Any, type]:
+    """Returns value and type of a dotted field; the ConfigError for an unknown suggests names."""
     value: Any = config
+    declared: type = ConfigDict
     names = field.split(".")
     for depth, name in enumerate(names):
         place = ".".join(names[:depth])
@@ -347,13 +366,13 @@ def _field(config: ConfigDict, field: str) -> Any:
         bare, bracket, _ = name.partition("[")
         if bare not in value:
             raise ConfigError(f"the configuration has no field {field!r}{_nearest(config, field)}")
-        value = value[bare]
+        declared, value = value.get_type(bare), value[bare]  # a value of None has a type, too
         if bracket:
             raise ConfigError(
                 f"--config.{field}: values of a tuple are set together, as in "
                 f"--config.benchmark.crop=96,192; {'.'.join([*names[:depth], bare])} is {value!r}"
             )
-    return value
+    return value, declared
 
 
 def _nearest(config: ConfigDict, field: str) -> str:
@@ -371,30 +390,3 @@ def _nearest(config: ConfigDict, field: str) -> str:
     while names and isinstance(section.get(names[0]), ConfigDict):
         section = section[names.pop(0)]
     return f"; known: {', '.join(sorted(section))}"
-
-
-def _bool(text: str) -> None:
-    if not text.startswith("-") and text.lower() not in ("true", "t", "1", "false", "f", "0"):
-        raise ValueError
-
-
-def _tuple(text: str) -> None:
-    """Parses a tuple as the flag library does, which reads values without brackets as strings."""
-    if text.startswith(("(", "[", "{", "'", '"')):
-        ast.literal_eval(text)
-
-
-def _dict(text: str) -> None:
-    if not isinstance(ast.literal_eval(text), dict):
-        raise ValueError
-
-
-# By type: what errors call a value, and a function that parses it or raises ValueError or
-# SyntaxError.
-_KINDS: dict[type, tuple[str, Callable[[str], Any]]] = {
-    int: ("a whole number", int),
-    float: ("a number", float),
-    bool: ("true or false", _bool),
-    tuple: ("values with commas between them, such as 96,192 or \"('a','b')\"", _tuple),
-    ConfigDict: ("set by its fields, as in --config.optim.g_lr=0.01", _dict),
-}

@@ -5,12 +5,13 @@ validates values. `section` makes a part of `configs/base.py` from such dataclas
 dataclass from that part, including the user's changes.
 """
 
+import ast
 import dataclasses
 import json
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -115,6 +116,42 @@ def typed(value: Any, hint: Any, path: str) -> Any:
 
 
 _WORDS = {bool: "True or False", int: "a whole number", str: "a text"}
+
+
+def check_word(word: str, declared: type, name: str) -> None:
+    """Raises ConfigError unless a word of a command line is a value of the declared type."""
+    what, parse = _WORD_PARSERS.get(declared, ("", str))
+    try:
+        parse(word)
+    except (ValueError, SyntaxError):
+        raise ConfigError(f"{name} must be {what}, got {word!r}") from None
+
+
+def _bool(word: str) -> None:
+    if not word.startswith("-") and word.lower() not in ("true", "t", "1", "false", "f", "0"):
+        raise ValueError
+
+
+def _tuple(word: str) -> None:
+    """Parses a tuple as the flag library does, which reads values without brackets as strings."""
+    if word.startswith(("(", "[", "{", "'", '"')):
+        ast.literal_eval(word)
+
+
+def _dict(word: str) -> None:
+    if not isinstance(ast.literal_eval(word), dict):
+        raise ValueError
+
+
+# By type: what errors call a value, and a function that parses it or raises ValueError or
+# SyntaxError.
+_WORD_PARSERS: dict[type, tuple[str, Callable[[str], Any]]] = {
+    int: ("a whole number", int),
+    float: ("a number", float),
+    bool: ("true or false", _bool),
+    tuple: ("values with commas between them, such as 96,192 or \"('a','b')\"", _tuple),
+    ConfigDict: ("set by its fields, as in --config.optim.g_lr=0.01", _dict),
+}
 
 
 def _of(value: Any, classes: tuple[type, ...], words: str, path: str) -> Any:

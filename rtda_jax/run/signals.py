@@ -141,7 +141,7 @@ def compiling(
     start, quiet = time.monotonic(), True
     while not concurrent.futures.wait([outcome], timeout=0.1).done:
         if quiet and time.monotonic() - start > PATIENCE:
-            say(f"  compiling {what}; the next start takes it from the cache")
+            say(f"  compiling {what}, unless an earlier start left it in the cache")
             quiet = False
         if stop is not None and stop.is_set() and parallel.process()[1] == 1:
             raise Interrupted(sentence)

@@ -393,6 +393,6 @@ def restore(stage: Stage, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[
                 raise
             raise CheckpointError(
                 f"{error}\nIt has no seal ({checkpoint.MANIFEST}), so the damage was not noticed "
-                f"earlier. Remove {folder / 'done.json'}; --job=run then continues training from "
+                f"earlier. Remove {folder / 'done.json'}; the job run then continues from "
                 "the previous checkpoint"
             ) from error

@@ -48,8 +48,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             pseudo_folder = workdir / stage.pseudo_labels if stage.pseudo_labels else None
             if pseudo_folder is not None and not pseudo_folder.exists():
                 say(
-                    f"[{name}] skipped: {pseudo_folder} does not hold its pseudo-labels yet "
-                    "(--job=run)"
+                    f"[{name}] skipped: {pseudo_folder} does not hold its pseudo-labels yet, "
+                    "which the job run makes"
                 )
                 continue
             say(f"[{name}] {STEPS} steps, twice")
