@@ -148,7 +148,8 @@ LINES = {f"--config=fda {words}": sentence for words, sentence in MISTYPED.items
     "summary --output nowhere": "--output goes with predict, export, publish, retrieve, report, n",
     "report a --config.steps=3": "--config goes with run, train, evaluate, predict,",
     "summary extra": "unexpected arguments: extra",
-    "predict a.jpg b.jpg": "unexpected arguments: a.jpg b.jpg",
+    "predict a.jpg b.jpg": "one input; of several files, give their folder: a.jpg, b.jpg (quote",
+    "predict a b c d e": "give their folder: a, b, c, ... (quote a path that holds spaces)",
     "report": "name the workdirs to report on",
     "report nothing": "nothing finds no folder",
     "--config": "--config names one of adabn, ",
@@ -326,7 +327,7 @@ def strange_id(root):
 
 def no_folder(root):
     (root / "source").rename(root / "elsewhere")
-    return "streets"
+    return "no such folder"
 
 
 @pytest.mark.parametrize("damage", [broken_image, other_size, strange_id, no_folder])

@@ -267,7 +267,9 @@ def parse(
     elif job.positional_flag and len(rest) == 1 and values[job.positional_flag].value is None:
         setattr(values, job.positional_flag, rest[0])
     elif rest:
-        raise ConfigError(f"unexpected arguments: {' '.join(rest)}")
+        one = f"{values.job} takes one {job.positional_flag}; of several files, give their folder"
+        what = one if job.positional_flag else "unexpected arguments"
+        raise ConfigError(f"{what}: {errors.named(rest)} (quote a path that holds spaces)")
     overrides = config_flags.get_override_values(values["config"])
     for sentence in check_followed(config, before, overrides):
         log.say(sentence)
