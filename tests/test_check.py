@@ -118,7 +118,8 @@ def test_frequencies_and_weights_equal_a_brute_force_count(tmp_path):
     assert manifest["ignored"] == pytest.approx((classes == 255).mean())
 
 
-def test_reading_a_whole_set_shows_how_far_it_is(tmp_path, capsys):
+def test_reading_a_whole_set_shows_how_far_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rtda_jax.run.log._SHORT_SECONDS", 0)
     spec = data_files.folders(tmp_path, count=4)
     count_labels(load(spec, data_dir=tmp_path, classes="cityscapes19"))
     check_data(spec, data_dir=tmp_path, out=tmp_path / "out", **QUIET)
