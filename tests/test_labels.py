@@ -309,7 +309,9 @@ def test_a_labelling_by_name_maps_to_other_classes(tmp_path):
     data = load(spec, data_dir=tmp_path, classes=head)
     np.testing.assert_array_equal(decode.examine(data, 0)[1], np.array([3, 2, 1])[numbers])
     with pytest.raises(
-        DataError, match=r"labels\.json: names the classes rail, .* benchmark.classes"
+        DataError,
+        match=r"labels\.json: 'cityscapes19' lacks its classes rail \(and has without a pair: "
+        r"sidewalk, .*\); .* one name in both files, list its ids under 'ignore' or .*classes",
     ):
         load(spec, data_dir=tmp_path, classes="cityscapes19")
     # A labelling that is given is not replaced by the file beside the data.
