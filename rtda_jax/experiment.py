@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from rtda_jax import evaluate
 from rtda_jax.data import batches
 from rtda_jax.data.labels import class_set, with_definitions
+from rtda_jax.data.sampling import glance
 from rtda_jax.errors import ConfigError, DataError, require
 from rtda_jax.evaluate import percent
 from rtda_jax.run import binding, checkpoint, log, parallel
@@ -141,14 +142,17 @@ def check_images(plan: Plan) -> None:
 def check_data(plan: Plan, workdir: pathlib.Path) -> None:
     """Looks for the images and labels of all unfinished stages, before the first of them runs.
 
+    Warns if the labels of an evaluation seem to mean something other than the configuration says.
+
     Raises:
       DataError: names the stage and what is missing; if it is an evaluation, also how to train
         without one.
     """
+    doubts: dict[str, None] = {}  # each once: stages often score the same images
     for name, stage in plan.items():
         if stage.kind == "evaluate" and not (workdir / name / RESULT).exists():
             try:
-                evaluate_stage.scored_set(stage.config)
+                doubts |= dict.fromkeys(glance(evaluate_stage.scored_set(stage.config)))
             except DataError as error:
                 raise DataError(
                     f"stage {name}: {error}; to train without an evaluation: "
@@ -157,6 +161,8 @@ def check_data(plan: Plan, workdir: pathlib.Path) -> None:
         elif stage.kind != "evaluate" and not (workdir / name / "done.json").exists():
             with naming(name):
                 batches.look_for(stage.config, KINDS[stage.kind].reads(stage))
+    for doubt in doubts:
+        log.say(f"warning: labels of benchmark.eval: {doubt}")
 
 
 def check_same_data(plan: Plan, workdir: pathlib.Path) -> None:

@@ -297,7 +297,9 @@ def test_as_many_colours_as_there_may_be_are_told_apart_and_from_others(tmp_path
     spec = {"name": "folders", "images": "images", "labels": "labels"}
     data = load(spec, data_dir=tmp_path, classes=str(tmp_path / "labels.json"))
     np.testing.assert_array_equal(decode.examine(data, 0)[1], numbers > 0)
-    with pytest.raises(DataError, match=r"other\.png: 254 label pixels .* outside"):
+    with pytest.raises(
+        DataError, match=r"other\.png: 254 label pixels of no colour in .*, near a \[0, 0, 7\]"
+    ):
         decode.examine(data, 1)
 
 

@@ -144,8 +144,8 @@ def _changed(plan: Plan, name: str, workdir: pathlib.Path, record: dict[str, Any
 
 def scored_set(config: ConfigDict) -> Dataset:
     """Returns the set of images that an evaluate stage scores."""
-    spec, classes = config.benchmark.eval, config.benchmark.classes
-    return load(spec, data_dir=config.data_dir, classes=class_set(classes).name)
+    spec, classes = config.benchmark.eval, class_set(config.benchmark.classes).name
+    return load(spec, data_dir=config.data_dir, classes=classes, role="eval")
 
 
 def _files(dataset: Dataset) -> str:
