@@ -14,7 +14,7 @@ from PIL import Image
 
 from rtda_jax import evaluate, fda
 from rtda_jax.data import Dataset, load
-from rtda_jax.data.labels import class_set
+from rtda_jax.data.labels import IGNORE, class_set
 from rtda_jax.data.spec import is_labelled
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, one_of, require
@@ -391,4 +391,7 @@ def picture_grid(config: ConfigDict, rows: list[Row], *, beta: float | None) -> 
     titles = ["source", "target", "prediction"] + ["truth"] * ("label" in rows[0][0])
     if beta is not None:
         titles.insert(1, f"source as target (FDA {beta:g})")
-    return drawing.grid(cells, titles=titles, names=head.names, colours=colours)
+    ignored = any(
+        (example.get("label", prediction) == IGNORE).any() for example, prediction in rows
+    )
+    return drawing.grid(cells, titles=titles, names=head.names, colours=colours, ignored=ignored)
