@@ -131,7 +131,8 @@ def test_the_rows_of_a_sheet_differ_by_the_names_of_their_images(tmp_path):
     check(tmp_path, {"name": "folders", "images": folder, "use": "unlabelled"})
     with Image.open(tmp_path / "out" / "sheet.png") as picture:
         sheet = np.asarray(picture)
-    line, height = 16, 240
-    first, second = (sheet[20 + k * (line + height + 4) :][:line] for k in range(2))
+    line, height = 19, 240
+    first, second = (sheet[23 + k * (line + height + 4) :][:line] for k in range(2))
     assert (first < 128).any() and (second < 128).any() and (first != second).any()
     assert (sheet[:line] < 128).any()
+    assert (sheet[line - 1] == 255).all()  # no comma is cut

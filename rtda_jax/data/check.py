@@ -34,7 +34,7 @@ _DARK = 32  # a picture whose largest value is at most this is almost black
 _WIDTH = 320  # pixels of a panel
 _TALLEST = 3 * _WIDTH  # a panel that would be taller is squeezed
 _GAP = 4
-_LINE = 16  # height of a line of text
+_LINE = 19  # height of a line of text
 _ROWS = 6
 _MIX = 0.55  # share of the label's colour in the overlay
 
