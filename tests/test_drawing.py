@@ -179,6 +179,7 @@ def test_a_title_that_is_wider_than_its_column_continues_below():
     sheet = drawing.grid(cells, titles=[title, "b"], names=(), colours=TWO)
     lower = np.asarray(sheet)[18:36, :100]  # the second line of text
     assert (lower < 128).all(-1).any()
+    assert (lower[:, drawing.MARGIN :] == drawing.PAPER).all(-1).mean() > 0.5  # not the image
     assert count(sheet, (9, 9, 9)) == count(sheet, (8, 8, 8)) == 64 * 96
     np.testing.assert_array_equal(drawing.cells(sheet)[title], [cells[0][0]])
 
