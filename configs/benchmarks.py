@@ -230,7 +230,7 @@ def follow_images(
     Raises:
       DataError: there are no images.
     """
-    from rtda_jax.data import load, sampling  # imports TensorFlow
+    from rtda_jax.data import load, pictures, sampling  # imports TensorFlow
 
     benchmark, default = config.benchmark, BENCHMARKS["folders"]["size"]
     fixed = {f"benchmark.{name}" for name in ("size", "crop", "source_size", "source_crop")}
@@ -251,7 +251,7 @@ def follow_images(
             return []
         (height, width), _ = shapes[0]
         pixels = min(height * width, default[0] * default[1])
-        rows, columns = benchmark.size = sampling.fitting((height, width), pixels=pixels)
+        rows, columns = benchmark.size = pictures.fitting((height, width), pixels=pixels)
         lines = [
             f"images of {width}x{height} are read as {columns}x{rows}; another size is set by "
             "--config.benchmark.size=HEIGHT,WIDTH"

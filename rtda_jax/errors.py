@@ -1,7 +1,9 @@
 """User-facing errors and the exit code that each one ends the program with."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+_NAMED = 3  # a sentence names at most this many files and then "..."
 
 
 class ConfigError(ValueError):
@@ -90,6 +92,11 @@ def require(condition: object, message: str) -> None:
     """Raises a ConfigError with the message unless the condition is true, or not empty."""
     if not condition:
         raise ConfigError(message)
+
+
+def named(names: Sequence[str]) -> str:
+    """Names the first few of some files or other things."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def printable(text: object, *, limit: int | None = 200) -> str:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from rtda_jax import evaluate
 from rtda_jax.data import batches
 from rtda_jax.data.labels import class_set, with_definitions
+from rtda_jax.data.sampling import glance
 from rtda_jax.errors import ConfigError, DataError, require
 from rtda_jax.evaluate import percent
 from rtda_jax.run import binding, checkpoint, log, parallel
@@ -62,7 +63,7 @@ def reevaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any
     """
     workdir = pathlib.Path(workdir)
     if not (workdir / "config.json").exists():
-        raise ConfigError(f"{workdir} holds no run; train it first (--job=run)")
+        raise ConfigError(f"{workdir} holds no run; train it first (the job run)")
     hub.check_unpublished(workdir)
     plan = checked_plan(config)
     _check_trained(plan, workdir, config)
@@ -84,9 +85,11 @@ def _check_trained(plan: Plan, workdir: pathlib.Path, config: ConfigDict) -> Non
             not done.exists()
             or read_json(done).get("step", stage.config.steps) < stage.config.steps
         ):
-            raise ConfigError(f"{workdir / name} is not trained to its end; run --job=run")
+            raise ConfigError(f"{workdir / name} is not trained to its end; the job run goes on")
         if checkpoint.is_damaged(workdir / name / "checkpoints"):
-            raise ConfigError(f"{workdir / name} lost its last checkpoint; run --job=run")
+            raise ConfigError(
+                f"{workdir / name} lost its last checkpoint; the job run trains it again"
+            )
 
 
 @contextlib.contextmanager
@@ -144,14 +147,17 @@ def check_images(plan: Plan) -> None:
 def check_data(plan: Plan, workdir: pathlib.Path) -> None:
     """Looks for the images and labels of all unfinished stages, before the first of them runs.
 
+    Warns if the labels of an evaluation seem to mean something other than the configuration says.
+
     Raises:
       DataError: names the stage and what is missing; if it is an evaluation, also how to train
         without one.
     """
+    doubts: dict[str, None] = {}  # each once: stages often score the same images
     for name, stage in plan.items():
         if stage.kind == "evaluate" and not (workdir / name / RESULT).exists():
             try:
-                evaluate_stage.scored_set(stage.config)
+                doubts |= dict.fromkeys(glance(evaluate_stage.scored_set(stage.config)))
             except DataError as error:
                 raise DataError(
                     f"stage {name}: {error}; to train without an evaluation: "
@@ -160,6 +166,8 @@ def check_data(plan: Plan, workdir: pathlib.Path) -> None:
         elif stage.kind != "evaluate" and not (workdir / name / "done.json").exists():
             with naming(name):
                 batches.look_for(stage.config, KINDS[stage.kind].reads(stage))
+    for doubt in doubts:
+        log.say(f"warning: labels of benchmark.eval: {doubt}")
 
 
 def check_same_data(plan: Plan, workdir: pathlib.Path) -> None:

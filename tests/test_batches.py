@@ -165,9 +165,9 @@ def path_pixels(path):
 def test_the_introduction_names_both_domains_and_the_padding(root):
     chosen = made(root, augment__scale=(0.5, 1.0))
     lines = batches.introduction(chosen, needs_target=True)
-    assert [line.split(":")[0] for line in lines if "images" in line] == [
-        "folders/source/images",
-        "folders/target/images",
+    assert [line.rpartition(":")[0] for line in lines if "images" in line] == [
+        "source: source/images",
+        "target: target/images",
     ]
     assert any(line.startswith("labels cityscapes_ids, in 4 of them") for line in lines)
     assert any("the rest is black and ignored" in line for line in lines)

@@ -12,7 +12,8 @@ from PIL import Image
 from rtda_jax.data import DataError, count_labels, enet_weights, frequencies, load, sampling
 from rtda_jax.data.batches import introduction
 from rtda_jax.data.check import check_benchmark, check_data
-from rtda_jax.data.sampling import dataset_sentences, fitting, stretching
+from rtda_jax.data.pictures import fitting, stretching
+from rtda_jax.data.sampling import dataset_sentences
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.run.command import load_config
 
@@ -118,7 +119,8 @@ def test_frequencies_and_weights_equal_a_brute_force_count(tmp_path):
     assert manifest["ignored"] == pytest.approx((classes == 255).mean())
 
 
-def test_reading_a_whole_set_shows_how_far_it_is(tmp_path, capsys):
+def test_reading_a_whole_set_shows_how_far_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rtda_jax.run.log._SHORT_SECONDS", 0)
     spec = data_files.folders(tmp_path, count=4)
     count_labels(load(spec, data_dir=tmp_path, classes="cityscapes19"))
     check_data(spec, data_dir=tmp_path, out=tmp_path / "out", **QUIET)
@@ -217,7 +219,7 @@ def test_the_start_of_training_says_what_the_labels_mean(tmp_path):
     raw[:6] = 23
     raw[-6:] = 0
     lines = told(tmp_path, raw, "cityscapes_ids")
-    assert lines[0] == "folders/images: 1 image"
+    assert lines[0] == "images: 1 image"
     assert lines[1].startswith(
         "labels cityscapes_ids, in 1 of them: 25.0% of the pixels are ignored; classes road 66.7%, "
         "sky 33.3%; none of sidewalk, building"
@@ -292,8 +294,7 @@ def test_the_target_is_checked_unless_all_of_it_was_with_labels(tmp_path, case):
         damaged.write_bytes(damaged.read_bytes()[:300])
     found = check_benchmark(benchmark, data_dir=tmp_path, out=tmp_path / "out", say=len)
     assert set(found) == {"target_labelled", *(("target",) if case != "same" else ())}
-    last = list(found.values())[-1]
-    assert "truncated or damaged" in last["quarantine"]["001"]
+    assert "truncated or damaged" in [*found.values()][-1]["quarantine"]["001"]
 
 
 def test_a_set_without_a_usable_example_fails_after_all_sets_were_checked(tmp_path):
@@ -303,8 +304,7 @@ def test_a_set_without_a_usable_example_fails_after_all_sets_were_checked(tmp_pa
     benchmark = {"classes": "cityscapes19", "source": None, "source_eval": None, "eval": spec,
                  "target": target, "target_labelled": None}  # fmt: skip
     out = tmp_path / "out"
-    message = r"no example is usable of: target \(folders.*empty.png\)"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"no example is usable of: target;"):
         check_benchmark(benchmark, data_dir=tmp_path, out=out, say=lambda line: None)
     assert all((out / role / "manifest.json").exists() for role in ("target", "eval"))
 

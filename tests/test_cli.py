@@ -329,7 +329,7 @@ def strange_id(root):
 
 def no_folder(root):
     (root / "source").rename(root / "elsewhere")
-    return "streets"
+    return "no such folder"
 
 
 @pytest.mark.parametrize("damage", [broken_image, other_size, strange_id, no_folder])

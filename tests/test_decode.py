@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtda_jax.data import DataError, decode, load
+from rtda_jax.data import DataError, count_labels, decode, load
 from rtda_jax.data.check import check_data
 from rtda_jax.data.labels import class_set
+from rtda_jax.data.sampling import dataset_sentences
 from rtda_jax.data.stream import eval_stream
 
 CLASSES = "cityscapes19"
@@ -259,3 +260,61 @@ def test_defects_are_named(root, defect):
     data = load(spec, data_dir=root, classes=CLASSES)
     with pytest.raises(DataError, match=message):
         next(data_files.stream(data, seed=0, batch_size=2, threads=1))
+
+
+@pytest.mark.parametrize("store", ["plain", "blended", "grey"])
+def test_colours_of_no_class_are_named_with_what_is_near_them(root, store):
+    """Of thousands of pixels, one colour is wrong by a level: its numbers say which."""
+    rows = [
+        {"name": "road", "colour": [128, 64, 128]},
+        {"name": "pavement", "colour": [244, 35, 232]},
+    ]
+    (root / "labels.json").write_text(
+        json.dumps({"classes": rows, "ignore": [[0, 0, 0]], "encoding": "rgb"})
+    )
+    pixels = np.full((*data_files.SIZE, 3), (128, 64, 128), np.uint8)
+    pixels[:3], pixels[3] = (244, 35, 231), (9, 200, 9)
+    if store == "blended":
+        pixels[4:, :, 0] += np.arange(32, dtype=np.uint8)
+    data_files.save(label(root), pixels[..., 0] if store == "grey" else pixels)
+    data = load(
+        {"name": "folders", "images": "images", "labels": "labels"},
+        data_dir=root,
+        classes=str(root / "labels.json"),
+    )
+    with pytest.raises(DataError, match=r"000\.png: \d+ label pixels of no colour in") as error:
+        decode.examine(data, 0)
+    if store == "grey":
+        assert "[128, 128, 128] (640 pixels)" in str(error.value)
+        assert str(error.value).endswith(
+            "the file is grey: are its labels ids, of the encoding 'index'?"
+        )
+        return
+    named = "[244, 35, 231] (96 pixels, near pavement [244, 35, 232]), [9, 200, 9] (32 pixels)"
+    assert named in str(error.value)
+    assert ("33 colours; was the picture resized" in str(error.value)) == (store == "blended")
+
+
+def test_a_file_that_cannot_be_read_later_says_what_to_do(root):
+    image(root).write_bytes(image(root).read_bytes()[:300])
+    spec = {"name": "folders", "images": "images", "labels": "labels"}
+    data = load(spec, data_dir=root, classes=CLASSES, role="target")
+    what = (
+        r"000\.png: truncated or damaged.*; check_data names all such files and writes the list "
+        r"for --config\.benchmark\.target\.quarantine$"
+    )
+    with pytest.raises(DataError, match=what):
+        next(data_files.stream(data, seed=0, batch_size=1, threads=1))
+    with pytest.raises(DataError, match=what):
+        next(data_files.stream(data, data.unlabelled(), seed=0, batch_size=1, threads=1))
+    with pytest.raises(DataError, match=what):
+        list(eval_stream(data))
+    with pytest.raises(DataError, match=what):
+        dataset_sentences(data)
+    with pytest.raises(DataError, match=what):
+        load({**spec, "store": "shards"}, data_dir=root, classes=CLASSES, role="target")
+    label(root).write_bytes(b"")
+    with pytest.raises(DataError, match="zero bytes; expected a picture; check_data names"):
+        count_labels(data)
+    manifest = check_data(spec, data_dir=root, classes=CLASSES, out=root / "out", say=len)
+    assert "check_data" not in manifest["quarantine"]["000"]  # it is that job

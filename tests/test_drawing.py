@@ -150,3 +150,41 @@ def test_cells_outside_of_the_sheet_are_refused(change):
     sheet.info[drawing.CELLS] = json.dumps({**json.loads(sheet.info[drawing.CELLS]), **change})
     with pytest.raises(ValueError, match="cells of"):
         drawing.cells(sheet)
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("a-Z 9_.", "a-Z  9_."),
+        ("Köln", "Koln"),
+        ("Straße", "Strasse"),
+        ("véhicule à Łódź", "vehicule  a  Lodz"),
+        ("smørrebrød, piñata, façade", "smorrebrod,  pinata,  facade"),
+        ("o\u0308", "o"),
+        ("道路", "\\u9053\\u8def"),
+        ("a…b", "a…b"),
+    ],
+)
+def test_letters_that_the_typeface_lacks_are_no_boxes(text, drawn):
+    assert drawing.drawable(text) == drawn
+    sheets = [drawing.legend(names=[name], colours=TWO, width=400) for name in (text, drawn)]
+    plain = drawing.legend(names=[drawn.replace("  ", " ")], colours=TWO, width=400)
+    np.testing.assert_array_equal(sheets[0], plain)
+
+
+def test_a_title_that_is_wider_than_its_column_continues_below():
+    """Nothing of it is cut, and the cells are found below all of its lines."""
+    title = "source as target (FDA 0.01)"
+    cells = [[cell(9, 9, 9, height=64, width=96), cell(8, 8, 8, height=64, width=96)]]
+    sheet = drawing.grid(cells, titles=[title, "b"], names=(), colours=TWO)
+    lower = np.asarray(sheet)[18:36, :100]  # the second line of text
+    assert (lower < 128).all(-1).any()
+    assert (lower[:, drawing.MARGIN :] == drawing.PAPER).all(-1).mean() > 0.5  # not the image
+    assert count(sheet, (9, 9, 9)) == count(sheet, (8, 8, 8)) == 64 * 96
+    np.testing.assert_array_equal(drawing.cells(sheet)[title], [cells[0][0]])
+
+
+def test_a_legend_names_ignored_pixels_only_where_there_are_some():
+    row = [[cell(200, 200, 200)]]
+    assert count(grid(row, width=320, ignored=False), drawing.BLACK) == 0
+    assert count(grid(row, width=320), drawing.BLACK) > 100

@@ -63,10 +63,40 @@ def test_scores_need_no_image_of_the_source(finished, copy, capsys):
     assert "warning: no pictures: " in told
 
 
+@pytest.mark.parametrize("ids", [[7], [7, 0]])
+def test_the_legend_of_the_pictures_names_ignored_pixels_if_there_are_some(copy, monkeypatch, ids):
+    for path in (copy / "data" / "target" / "labels").iterdir():
+        label = np.full((40, 80), ids[0], np.uint8)
+        label[0, 0] = ids[-1]
+        Image.fromarray(label).save(path)
+    grid, asked = drawing.grid, []
+
+    def noting(*args, **options):
+        asked.append(options["ignored"])
+        return grid(*args, **options)
+
+    monkeypatch.setattr(drawing, "grid", noting)
+    evaluated(copy)
+    assert asked == [len(ids) == 2]
+
+
 def test_no_pictures_are_asked_for(finished, copy):
     record = evaluated(copy, eval__pictures=0)
     assert record["confusion"] == finished[1]["stages"]["evaluate"]["confusion"]
     assert not (copy / "run" / "evaluate" / "predictions.png").exists()
+
+
+def test_a_run_doubts_the_labels_of_its_evaluation_before_it_trains(copy, capsys):
+    for path in (copy / "data" / "target" / "labels").iterdir():
+        Image.fromarray(np.full((40, 80), 3, np.uint8)).save(path)
+    made = tiny(copy / "data")
+    made.stage = {**made.stage.to_dict(), "again": {"kind": "evaluate", "models": ("train",)}}
+    made.stages = (*made.stages, "again")
+    experiment.run(made.lock(), copy / "new")
+    before, trained, after = capsys.readouterr().out.partition("  step 1/1")
+    assert trained
+    sentence = "warning: labels of benchmark.eval: labelling 'cityscapes_ids': only ids 3 occur"
+    assert (before.count(sentence), after.count(sentence)) == (1, 0)
 
 
 def test_labels_without_a_class_give_no_score_and_say_so(copy, capsys):

@@ -209,13 +209,13 @@ def test_a_run_begins_by_saying_what_its_data_are(root, tmp_path, capsys):
     introduction, _, rest = capsys.readouterr().out.partition("  step 1/1")
     assert rest
     for sentence in (
-        "  folders/source/images: 4 images\n",
+        "  source: source/images: 4 images\n",
         "  labels cityscapes_ids, in 4 of them: 0.0% of the pixels are ignored; classes ",
         "  warning: zoomed by 0.5 to 1, a source image of 32x64 fills ",
         "  warning: the learning rate rises for optim.warmup_steps=1 of 1 steps\n",
     ):
         assert introduction.count(sentence) == 1
-    assert "folders/target/images: 4 images" not in introduction  # source_only does not read them
+    assert "target: target/images: 4 images" not in introduction  # source_only does not read them
     experiment.run(folder_config(root, **settings, steps=2).lock(), tmp_path)
     continued = capsys.readouterr().out
     assert "of the pixels are ignored" not in continued
@@ -224,7 +224,7 @@ def test_a_run_begins_by_saying_what_its_data_are(root, tmp_path, capsys):
 
 def test_the_target_is_introduced_where_it_is_read(root, tmp_path, capsys):
     experiment.run(folder_config(root, name="fda", steps=1).lock(), tmp_path)
-    assert "  folders/target/images: 4 images\n" in capsys.readouterr().out
+    assert "  target: target/images: 4 images\n" in capsys.readouterr().out
 
 
 def test_a_run_that_failed_before_its_first_step_may_be_corrected(root, tmp_path):

@@ -50,7 +50,7 @@ def test_a_damaged_image_does_not_decide_the_size(own_images, tmp_path, capfd):
     places = [f"--config.{field}={value}" for field, value in folder_fields(tmp_path).items()]
     words = ["check_data", "--config=fda:folders", f"--workdir={tmp_path / 'checked'}", *places]
     assert main(words) == 0
-    assert "folders/target/images: 3 of 4 examples are usable" in capfd.readouterr().out
+    assert "target/images: 3 of 4 examples are usable" in capfd.readouterr().out
     for image in images:
         image.write_bytes(b"")
     assert own_images().benchmark.size == (256, 512)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import socket
 
 import data_files
@@ -338,9 +339,7 @@ def test_quarantined_names_stay_out(tmp_path, monkeypatch, name):
     check_data(
         spec, data_dir=tmp_path / "data", classes="cityscapes19", out="chk", say=lines.append
     )
-    said = next(line for line in lines if "field quarantine" in line).split(
-        " of this data set to "
-    )[1]
+    (said,) = shlex.split(next(line for line in lines if "quarantine=" in line).split("=")[1])
     data = load({**spec, "quarantine": said}, data_dir=tmp_path / "data", classes="cityscapes19")
     assert sorted(data.keys) == ["12", "frame"]
 

@@ -32,6 +32,22 @@ def test_a_line_shows_step_terms_discriminator_rates_and_time_left():
     )
 
 
+def test_all_lines_of_a_stage_show_the_same_numbers():
+    """Numbers of fewer digits leave room for another, which would then come and go."""
+    shown = set()
+    for term in ("x" * n for n in range(1, 14)):
+        for rate, wait, speed, left in (
+            (0.01, 0.0, 9.5, 59.0), (0.0031, 0.06, 132.1, 3599.0), (1.2e-05, 0.31, 12.0, 7500.0),
+        ):  # fmt: skip
+            record = {"step": 20, "loss": 2.5, term: 0.7, "g_lr": rate, "images_per_second": speed,
+                      "data_wait": wait, "seconds_left": left}  # fmt: skip
+            record |= {"d_output_accuracy_source": 0.5, "d_output_accuracy_target": 0.75}
+            line = log.line(record, steps=400, objective=[term])
+            shown.add((len(term), "lr" in line, "data" in line))
+    assert len(shown) == 13  # one for each term
+    assert {(lr, data) for _, lr, data in shown} >= {(True, False), (False, False)}
+
+
 def test_a_line_of_many_terms_fits_into_100_columns_and_keeps_speed_and_time():
     terms = [f"consistency_aux{n}" for n in range(12)]
     record = {
@@ -133,15 +149,33 @@ def test_progress_in_a_file_is_a_line_every_quarter(monkeypatch):
     monkeypatch.setattr(said, "flush", lambda: flushed.append(said.getvalue().count("\n")))
     progress = Progress("images", 8, to=said)
     for _ in range(8):
-        now[0] += 0.5
+        now[0] += 2.0
         progress.add(1)
     progress.end()
     assert flushed == [1, 2, 3, 4]  # who reads the file sees each line at once
     assert said.getvalue().splitlines() == [
-        "images: 2/8  2.0 img/s  left 3s",
-        "images: 4/8  2.0 img/s  left 2s",
-        "images: 6/8  2.0 img/s  left 1s",
-        "images: 8/8  2.0 img/s  left 0s",
+        "images: 2/8  0.5 img/s  left 12s",
+        "images: 4/8  0.5 img/s  left 8s",
+        "images: 6/8  0.5 img/s  left 4s",
+        "images: 8/8  0.5 img/s  left 0s",
+    ]
+
+
+def test_a_job_of_a_moment_writes_no_progress_to_a_file(monkeypatch):
+    now = [10.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    short, longer = io.StringIO(), io.StringIO()
+    for seconds, out in ((0.2, short), (0.8, longer)):
+        progress = Progress("images", 8, to=out)
+        for _ in range(8):
+            now[0] += seconds
+            progress.add(1)
+        progress.end()
+    assert short.getvalue() == ""
+    assert [line.split("  ")[0] for line in longer.getvalue().splitlines()] == [
+        "images: 4/8",
+        "images: 6/8",
+        "images: 8/8",
     ]
 
 
@@ -169,7 +203,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_more_than_was_expected_is_no_negative_time():
+def test_more_than_was_expected_is_no_negative_time(monkeypatch):
+    monkeypatch.setattr(log, "_SHORT_SECONDS", 0)
     out = io.StringIO()
     progress = Progress("frames", 8, to=out)
     progress.add(8)
@@ -184,6 +219,7 @@ def test_more_than_was_expected_is_no_negative_time():
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_a_long_or_hostile_name_is_one_line_that_fits(kind, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(log, "_SHORT_SECONDS", 0)
     out = kind()
     progress = Progress("a\x1b]0;b\n" * 40, 4, to=out)
     progress.add(4)

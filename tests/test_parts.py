@@ -24,7 +24,8 @@ def made_in_a_worker(argument):
     yield Example(argument, str(os.getpid()).encode(), b"")
 
 
-def test_worker_processes_make_parts_and_report_errors(tmp_path, capfd):
+def test_worker_processes_make_parts_and_report_errors(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("rtda_jax.run.log._SHORT_SECONDS", 0)
     names = [f"{i}" for i in range(4)]
     parts.make(tmp_path, made_in_a_worker, {n: n for n in names}, total=4, what="t", workers=2)
     examples = list(parts.read_all(tmp_path, names))

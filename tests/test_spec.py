@@ -65,13 +65,36 @@ def test_missing_pairs_are_named(tmp_path):
 
 
 def test_missing_folders_say_what_to_do(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: no such folder.*benchmark 'streets' needs no"):
+    with pytest.raises(DataError, match=r"nowhere: no such folder .*starts at .* \(--data_dir\)$"):
         load({"name": "folders", "images": "nowhere/im"}, data_dir=tmp_path, classes=CLASSES)
+    with pytest.raises(DataError, match=r"no such folder \(looking for '/no/im'\)$"):
+        load({"name": "folders", "images": "/no/im"}, data_dir=tmp_path, classes=CLASSES)
+    with pytest.raises(DataError, match=r"gta5: no such folder.*visinf.*benchmark 'streets' needs"):
+        load({"name": "gta5", "split": "all"}, data_dir=tmp_path, classes=CLASSES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: holds no \.png, \.jpg"):
         load({"name": "folders", "images": "empty"}, data_dir=tmp_path, classes=CLASSES)
     with pytest.raises(ConfigError, match="no images given"):
         load({"name": "folders"}, data_dir=tmp_path, classes=CLASSES)
+
+
+@pytest.mark.parametrize("field", ["images", "labels", "list", "quarantine", "labelling"])
+def test_a_relative_path_that_lies_in_the_current_folder_is_recognised(
+    tmp_path, monkeypatch, field
+):
+    """Relative paths start at data_dir, and not where the user's shell is."""
+    spec = data_files.folders(tmp_path / "data", count=2)
+    here, name = tmp_path / "here", "there.json" if field == "labelling" else "there"
+    here.mkdir()
+    (here / name).touch()
+    monkeypatch.chdir(here)
+    message = rf"{tmp_path}/data/{name}: no such (file|folder).*; a relative path starts at "
+    message += rf"{tmp_path}/data \(--data_dir\); did you mean {here}/{name}\?$"
+    with pytest.raises(DataError, match=message):
+        load({**spec, field: name}, data_dir=tmp_path / "data", classes=CLASSES)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"\(--data_dir\)$"):
+        load({**spec, field: name}, data_dir=tmp_path / "data", classes=CLASSES)
 
 
 @pytest.mark.parametrize(

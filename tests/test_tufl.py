@@ -345,8 +345,7 @@ def test_class_weights_are_those_of_frequencies_but_some_count_twice(pair):
     # Weights are 1 / ln(1.1 + frequency), and the frequencies of all classes add up to about 1.
     assert sum(np.exp(1 / weight) - 1.1 for weight in once.values()) == pytest.approx(1, abs=0.06)
     assert once["road"] == (3.9157 if pair.startswith("synthia") else 2.6237)
-    related = "gta5" if pair.startswith("gta5") else "synthia"
-    assert plan["two"].long_tail.related == related
+    assert plan["two"].long_tail.related == ("gta5" if pair.startswith("gta5") else "synthia")
 
 
 def test_classes_of_ones_own_are_weighted_by_their_own_frequencies():

@@ -123,7 +123,8 @@ def partial(path):
     return path.with_name("x.pth.partial")
 
 
-def test_a_file_appears_whole_and_is_fetched_once(serve, path, capfd):
+def test_a_file_appears_whole_and_is_fetched_once(serve, path, capfd, monkeypatch):
+    monkeypatch.setattr("rtda_jax.run.log._SHORT_SECONDS", 0)
     url, ranges = serve(whole)
     fetch(url, path)
     assert path.read_bytes() == CONTENT

@@ -4,6 +4,7 @@ Only this package uses TensorFlow. Importing the package does not import it; the
 prepared data set does.
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from rtda_jax.data.sampling import (
     enet_weights,
     frequencies,
 )
-from rtda_jax.data.spec import PREPARED, checked, survey
+from rtda_jax.data.spec import PREPARED, checked, survey, users_file
 from rtda_jax.errors import DataError
 
 __all__ = [
@@ -46,7 +47,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
-def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) -> Dataset:
+def load(
+    spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str, role: str = ""
+) -> Dataset:
     """Returns the data set of a specification; all files exist, but none is decoded yet.
 
     Args:
@@ -54,6 +57,7 @@ def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) 
         all fields and their defaults. Paths are relative to data_dir, or absolute.
       data_dir: the root of the data sets; if empty, $RTDA_JAX_DATA or ~/.cache/rtda_jax.
       classes: the class set that labels are mapped to, see `labels.class_set`.
+      role: its field in a benchmark, such as "source", for what people read.
 
     Raises:
       DataError: a folder (the message says how to get the data), an image or a label is missing, or
@@ -64,11 +68,11 @@ def load(spec: Mapping[str, Any], *, data_dir: str | os.PathLike, classes: str) 
     mapped_to = class_set(classes)
     root = root_of(data_dir)
     if fields["name"] in PREPARED:
-        return _prepared(fields, root, mapped_to)
-    files = survey(fields, root, mapped_to)
+        return dataclasses.replace(_prepared(fields, root, mapped_to), role=role)
+    files = survey(fields, root, mapped_to, role=role)
     keys = files.keys
     if fields["quarantine"]:
-        path = root / os.path.expanduser(fields["quarantine"])
+        path = users_file(fields["quarantine"], root)
         dropped = set(listing.choose(keys, listing.read_list(path), what=str(path)))
         keys = tuple(key for key in keys if key not in dropped)
         if not keys:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rtda_jax.data import load
 from rtda_jax.data.dataset import Dataset, Images, fingerprint
 from rtda_jax.data.labels import class_set
-from rtda_jax.data.pictures import FILTERS
+from rtda_jax.data.pictures import FILTERS, stretching
 from rtda_jax.data.pseudo import load_pseudo
 from rtda_jax.data.sampling import (
     Candidates,
@@ -23,7 +23,6 @@ from rtda_jax.data.sampling import (
     enet_weights,
     frequencies,
     shapes,
-    stretching,
 )
 from rtda_jax.data.stream import (
     Batch,
@@ -88,7 +87,8 @@ def labelled_set(config: ConfigDict) -> Dataset:
     spec = lookup(specs, config.labelled, "labelled")
     if not spec:
         raise DataError(f"benchmark {benchmark.name} has no labelled target images to train on")
-    return load(spec, data_dir=config.data_dir, classes=benchmark.classes)
+    role = "source" if config.labelled == "source" else "target_labelled"
+    return load(spec, data_dir=config.data_dir, classes=benchmark.classes, role=role)
 
 
 def frame(config: ConfigDict, domain: str) -> Frame:
@@ -119,7 +119,7 @@ def look_for(config: ConfigDict, roles: Iterable[str]) -> dict[str, Dataset]:
             raise DataError(f"benchmark {benchmark.name} has no {role} images")
         spec = dict(benchmark[role])
         spec |= {"store": "files"} if "store" in spec else {}
-        sets[role] = load(spec, data_dir=config.data_dir, classes=benchmark.classes)
+        sets[role] = load(spec, data_dir=config.data_dir, classes=benchmark.classes, role=role)
     return sets
 
 
@@ -172,7 +172,9 @@ def check_frames(config: ConfigDict, *, needs_target: bool) -> None:
 def target_set(config: ConfigDict) -> Dataset:
     """Returns the set of the target's training images."""
     benchmark = config.benchmark
-    return load(benchmark.target, data_dir=config.data_dir, classes=benchmark.classes)
+    return load(
+        benchmark.target, data_dir=config.data_dir, classes=benchmark.classes, role="target"
+    )
 
 
 def introduction(config: ConfigDict, *, needs_target: bool) -> list[str]:

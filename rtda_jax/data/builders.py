@@ -228,7 +228,8 @@ def stored_examples(job: Job) -> Iterator[Example]:
     """Yields the encoded examples of a job; a DataError names a file that cannot be stored."""
     dataset, size, resize, image_format = job
     for i, key in enumerate(dataset.keys):
-        image, ids = decode.examine_ids(dataset, i)
+        with decode.remedied(dataset):
+            image, ids = decode.examine_ids(dataset, i)
         if size:
             image = geometry.resized(tf.constant(image), size, resize=resize).numpy()
         if ids is None:
@@ -286,6 +287,7 @@ def stored(
         reader=reader,
         labelling=dataset.labelling and labels.stored(dataset.labelling),
         lenient=frozenset(),
+        remedy="",  # a damaged shard is no file of the user's
     )
 
 

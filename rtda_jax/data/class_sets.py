@@ -306,14 +306,14 @@ class ClassSet:
         if raw.name in _NUMBERED:
             return {number + _NUMBERED[raw.name]: number for number in range(len(self))}
         if raw.classes:
-            absent = [
-                name for name in dict.fromkeys(raw.classes.values()) if name not in self.names
-            ]
-            if absent:
+            named = tuple(dict.fromkeys(raw.classes.values()))
+            if absent := [name for name in named if name not in self.names]:
+                unused = [name for name in self.names if name not in named]
                 raise DataError(
-                    f"{raw.name}: names the classes {', '.join(absent)}, which are not among "
-                    f"{self.title!r} ({', '.join(self.names)}); set benchmark.classes to this file "
-                    "to train on its classes, or list their ids under 'ignore'"
+                    f"{raw.name}: {self.title!r} lacks its classes {', '.join(absent)} (and has "
+                    f"without a pair: {', '.join(unused) or 'none'}); give a class one name in "
+                    f"both files, list its {'colours' if raw.colours else 'ids'} under 'ignore' or "
+                    "train on its classes, benchmark.classes, if the source's labels have them too"
                 )
             return {number: self.names.index(name) for number, name in raw.classes.items()}
         if raw.name not in self.labellings:

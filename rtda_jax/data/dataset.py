@@ -84,6 +84,8 @@ class Dataset:
       reader: random access to the bytes.
       lenient: keys of files with known faults, whose label pixels outside the table are ignored.
       notes: sentences for the user about what was found and left out.
+      role: its field in a benchmark, such as "source"; empty outside of one.
+      remedy: what to do about files that cannot be read, after "; " in errors; may be empty.
     """
 
     name: str
@@ -93,9 +95,17 @@ class Dataset:
     reader: Reader
     lenient: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    role: str = ""
+    remedy: str = ""
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def title(self) -> str:
+        """Returns what people read: its role, if it has one, and its name or the user's path."""
+        name = self.name.removeprefix("folders/")
+        return f"{self.role}: {name}" if self.role else name
 
     def unlabelled(self) -> "Dataset":
         """Returns the same images; their labels will never be opened."""

@@ -1,6 +1,7 @@
 """Decodes a data set's files to arrays: the pixels, raw ids and classes of one example."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from rtda_jax.errors import DataError
 
 _PART = 2**22  # channels of a picture
 _NAMED = 4  # of many numbers, a sentence names so many and then "..."
+_NEAR = 8  # levels of a channel by which a colour may miss that of a class to be taken for it
+_BLENDED = 16  # colours of no class in one label; more come from resizing or a lossy format
 
 
 def examine(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -34,7 +37,7 @@ def examine_ids(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None
         return pictures.rgb(dataset.reader.image(i), image_name), None
     image_data, label_data = dataset.reader.pair(i)
     image = pictures.rgb(image_data, image_name)
-    ids = _known(dataset, i, raw_ids(label_data, label_name, dataset.labelling))
+    ids = _known(dataset, i, raw_ids(label_data, label_name, dataset.labelling), label_data)
     if image.shape[:2] != ids.shape:
         (height, width), (rows, columns) = ids.shape, image.shape[:2]
         stored = pictures.header(image_data, image_name)
@@ -49,8 +52,18 @@ def examine_ids(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray | None
 def label(dataset: Dataset, i: int) -> np.ndarray:
     """Decodes the label of example i of a labelled set to classes, uint8 [H,W]."""
     meaning = _labelling(dataset)
-    ids = raw_ids(dataset.reader.label(i), dataset.reader.where(i)[1], meaning)
-    return _classes(dataset, _known(dataset, i, ids))
+    data = dataset.reader.label(i)
+    ids = raw_ids(data, dataset.reader.where(i)[1], meaning)
+    return _classes(dataset, _known(dataset, i, ids, data))
+
+
+@contextlib.contextmanager
+def remedied(dataset: Dataset) -> Iterator[None]:
+    """Adds to an error about a file of a data set what to do about such files."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; {dataset.remedy}" if dataset.remedy else str(error)) from error
 
 
 def raw_ids(data: bytes, where: str, meaning: Labelling) -> np.ndarray:
@@ -96,7 +109,7 @@ def _refuse(strange: np.ndarray, where: str, meaning: Labelling) -> None:
     if strange.size:
         numbers = [f"{value:g}" for value in np.unique(strange).tolist()]
         shown = ", ".join(numbers[:_NAMED]) + (", ..." if len(numbers) > _NAMED else "")
-        ids = _ranges(sorted(meaning.numbers)) if meaning.numbers else f"0..{IGNORE}"
+        ids = ranges(sorted(meaning.numbers)) if meaning.numbers else f"0..{IGNORE}"
         raise DataError(
             f"{where}: {strange.size} label pixels ({shown}) outside the ids of {meaning.name!r} "
             f"({ids})"
@@ -186,8 +199,14 @@ def _classes(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
     return np.take(np.where(table == OUTSIDE, np.uint8(IGNORE), table), ids)
 
 
-def _known(dataset: Dataset, i: int, ids: np.ndarray) -> np.ndarray:
-    """Refuses ids outside the labelling's table; in lenient files they become IGNORE."""
+def _known(dataset: Dataset, i: int, ids: np.ndarray, data: bytes) -> np.ndarray:
+    """Refuses ids outside the labelling's table; in lenient files they become IGNORE.
+
+    Args:
+      dataset, i: the example.
+      ids: its raw ids.
+      data: its label file, which holds the colours that are no id.
+    """
     meaning = _labelling(dataset)
     listed = labels.known_ids(meaning, dataset.classes)
     known = np.zeros(256, bool)
@@ -197,13 +216,38 @@ def _known(dataset: Dataset, i: int, ids: np.ndarray) -> np.ndarray:
         return ids
     if dataset.keys[i] in dataset.lenient:
         return np.where(outside, np.uint8(IGNORE), ids)
+    where, count = dataset.reader.where(i)[1], int(outside.sum())
+    if meaning.encoding == "rgb":
+        strange = _strange_colours(pictures.rgb(data, where)[outside], meaning)
+        if pictures.header(data, where).channels == 1:
+            strange += "; the file is grey: are its labels ids, of the encoding 'index'?"
+        raise DataError(
+            f"{where}: {count} label pixels of no colour in {meaning.name!r}: {strange}"
+        )
     strange = labels.ENCODINGS[meaning.encoding]
     if meaning.encoding in ("index", "red"):
-        strange = f"ids {_ranges(np.unique(ids[outside]).tolist())}"
+        strange = f"ids {ranges(np.unique(ids[outside]).tolist())}"
     raise DataError(
-        f"{dataset.reader.where(i)[1]}: {int(outside.sum())} label pixels ({strange}) outside the "
-        f"table of {meaning.name!r} ({_ranges(listed)})"
+        f"{where}: {count} label pixels ({strange}) outside the table of {meaning.name!r} "
+        f"({ranges(listed)})"
     )
+
+
+def _strange_colours(pixels: np.ndarray, meaning: Labelling) -> str:
+    """Names the most frequent of some colours [N,3] that mean nothing, and what is near them."""
+    colours, counts = np.unique(pixels, axis=0, return_counts=True)
+    table, shown = np.array(meaning.colours, int), []
+    for k in np.argsort(-counts, kind="stable")[:_NAMED]:
+        away = np.abs(table - colours[k]).max(axis=1)
+        near, about = int(away.argmin()), f"{counts[k]} pixels"
+        if away[near] <= _NEAR:
+            name = meaning.classes.get(near, "")
+            about += f", near {name} {table[near].tolist()}".replace("  ", " ")
+        shown.append(f"{colours[k].tolist()} ({about})")
+    more = ", ..." if len(colours) > _NAMED else ""
+    if len(colours) > _BLENDED:
+        more += f" ({len(colours)} colours; was the picture resized, or saved as JPEG before?)"
+    return ", ".join(shown) + more
 
 
 def _labelling(dataset: Dataset) -> Labelling:
@@ -213,7 +257,7 @@ def _labelling(dataset: Dataset) -> Labelling:
     return dataset.labelling
 
 
-def _ranges(ids: Sequence[int]) -> str:
+def ranges(ids: Sequence[int]) -> str:
     """Writes numbers as ranges: 0..33, 255."""
     runs: list[list[int]] = []
     for i in sorted(ids):

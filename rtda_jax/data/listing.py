@@ -20,12 +20,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from rtda_jax.data.class_sets import DEFINITION_FILE
-from rtda_jax.data.dataset import Files
 from rtda_jax.data.pictures import EXTENSIONS
-from rtda_jax.errors import DataError
+from rtda_jax.errors import DataError, named
 from rtda_jax.run.files import read_bytes, reason, write_bytes
-
-_NAMED = 3  # a sentence names at most this many files and then "..."
 
 
 class LeftOut(NamedTuple):
@@ -132,11 +129,6 @@ def sentences(left_out: Iterable[LeftOut]) -> tuple[str, ...]:
     return tuple(f"{len(paths)} left out, {why}: {named(paths)}" for why, paths in rows)
 
 
-def named(paths: Sequence[str]) -> str:
-    """Names the first few of some files."""
-    return ", ".join(paths[:_NAMED]) + (", ..." if len(paths) > _NAMED else "")
-
-
 def find(root: pathlib.Path, pattern: str, *, how_to_get: str) -> Pictures:
     """Finds the pictures of a path or a pattern.
 
@@ -147,7 +139,7 @@ def find(root: pathlib.Path, pattern: str, *, how_to_get: str) -> Pictures:
     Args:
       root: the folder to which relative paths refer.
       pattern: the path or pattern.
-      how_to_get: a sentence about the data, for the error.
+      how_to_get: what the error says about the data, from "; " on.
 
     Raises:
       DataError: nothing was found, or two pictures have the same name.
@@ -161,7 +153,7 @@ def find(root: pathlib.Path, pattern: str, *, how_to_get: str) -> Pictures:
         folder, paths, left_out = base, *_glob(base, rest)
     else:
         missing = os.path.join(base, pathlib.PurePath(rest).parts[0])
-        raise DataError(f"{missing}: no such folder (looking for {pattern!r}); {how_to_get}")
+        raise DataError(f"{missing}: no such folder (looking for {pattern!r}){how_to_get}")
     files: dict[str, str] = {}
     for path in paths:
         stem = composed(os.path.splitext(os.path.relpath(path, folder))[0])
@@ -175,7 +167,7 @@ def find(root: pathlib.Path, pattern: str, *, how_to_get: str) -> Pictures:
         raise DataError(
             f"{os.path.join(base, rest) if rest else base}: holds no {', '.join(EXTENSIONS)} files"
             + "".join(f"; {sentence}" for sentence in sentences(left_out))
-            + f"; {how_to_get}"
+            + how_to_get
         )
     return Pictures(folder, files, left_out)
 
@@ -206,19 +198,6 @@ def pair(
     left_out += [LeftOut(path, "a label without an image") for path in lone]
     pattern = os.path.join(labels.folder, f"*{label_suffix}.png")
     return Pairs(of_key, of_label, pattern, sentences(left_out))
-
-
-def complete(pairs: Pairs, keys: Collection[str], *, labelled: bool) -> Files:
-    """Returns the files of some examples; DataError names images that have no label."""
-    if not labelled:
-        return Files(tuple(pairs.images[key] for key in keys))
-    lonely = [pairs.images[key] for key in keys if key not in pairs.labels]
-    if lonely:
-        raise DataError(
-            f"{named(lonely)}: {len(lonely)} of {len(keys)} images have no label; looked for them "
-            f"as {pairs.pattern}; --job=check_data writes a quarantine list that leaves them out"
-        )
-    return Files(tuple(pairs.images[key] for key in keys), tuple(pairs.labels[key] for key in keys))
 
 
 def read_list(path: str | os.PathLike, *, sha256: str = "") -> tuple[str, ...]:

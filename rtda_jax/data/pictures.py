@@ -10,10 +10,11 @@ reason why TensorFlow does not decode pictures here.
 
 import contextlib
 import io
+import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ MAX_PIXELS = 50_000_000  # of a picture; larger ones are refused before they are
 _MOST_SCANS = 100  # of a JPEG, each of which costs as much as decoding all of its pixels
 # Pixels that are converted at a time, so that there is never a third copy of a large picture.
 _BAND = 2**22
+_STRETCHED = 1.2  # by how much wider or higher things may become without a word
+_UNIT = 32  # pixels: sides that are multiples of it need no padding in any network
 
 # Common formats that are not read, by the position and bytes with which their content begins.
 _OTHERS = (
@@ -275,3 +278,46 @@ def _encoded(pixels: np.ndarray, image_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def stretching(
+    images: Mapping[tuple[int, int], int], size: tuple[int, int], *, field: str
+) -> list[str]:
+    """Returns a warning if resizing changes the proportions of most images by a fifth or more.
+
+    Args:
+      images: how many images have each shape (H, W).
+      size: (H, W) that images are resized to.
+      field: of the configuration that says so.
+    """
+    if not images:
+        return []
+    height, width = max(images, key=lambda shape: images[shape])
+
+    def factor(size: tuple[int, int]) -> float:
+        return size[1] / size[0] * height / width
+
+    def change(size: tuple[int, int]) -> float:
+        return max(factor(size), 1 / factor(size))
+
+    if change(size) < _STRETCHED:
+        return []
+    better = fitting((height, width), pixels=size[0] * size[1])
+    advice = f"--config.{field}={better[0]},{better[1]} keeps their proportions"
+    if change(better) >= change(size):
+        advice = "only a larger size could keep their proportions"
+    return [
+        f"warning: images of {width}x{height} are resized to {size[1]}x{size[0]}, which makes "
+        f"things {factor(size):.2g} times as wide as they are; {advice}"
+    ]
+
+
+def fitting(shape: tuple[int, int], *, pixels: int) -> tuple[int, int]:
+    """Returns the size (H, W) of about this many pixels with the proportions of a shape (H, W).
+
+    Both sides are multiples of 32, so that no network has to pad them.
+    """
+    height, width = shape
+    rows = math.sqrt(pixels * height / width)
+    tall, wide = (max(_UNIT * round(s / _UNIT), _UNIT) for s in (rows, rows * width / height))
+    return tall, wide

@@ -112,13 +112,16 @@ class Pairs:
         """Decodes the files of a position one by one, so that a broken one raises by its name."""
         for domain, examples in self.examples.items():
             index = int(self._drawn(domain, tf.constant(position, tf.int64))[0])
-            decode.examine(examples.dataset, index)
+            with decode.remedied(examples.dataset):
+                decode.examine(examples.dataset, index)
             if domain == "target" and self.pseudo_labels is not None:
                 self.pseudo_labels.examine(index)
         if self.candidates is not None:
             key = seed_of(self.seed, _PASTE, position)
+            source = self.examples["source"].dataset
             for index in candidate_draws(self.candidates, key)[2]:
-                decode.examine(self.examples["source"].dataset, int(index))
+                with decode.remedied(source):
+                    decode.examine(source, int(index))
 
     def _drawn(self, domain: str, position: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the index of an example, and the class for which it was drawn, if any."""

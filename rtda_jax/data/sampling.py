@@ -7,9 +7,8 @@ import collections
 import contextlib
 import dataclasses
 import json
-import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,16 +16,15 @@ import numpy as np
 
 from rtda_jax.data import decode, pictures
 from rtda_jax.data.dataset import Dataset
-from rtda_jax.data.labels import IGNORE, known_ids, unnamed
+from rtda_jax.data.labels import IGNORE, LABELLINGS, ClassSet, known_ids, unnamed
 from rtda_jax.errors import ConfigError, DataError, printable
 from rtda_jax.run.files import read_npz, write_npz
 from rtda_jax.run.log import Progress
 from rtda_jax.tools import environment
 
 _SAMPLE = 32  # labels that `dataset_sentences` reads
+_GLANCE = 8  # labels that `glance` reads
 _SHAPES = 8  # images whose size is looked up
-_STRETCHED = 1.2  # by how much wider or higher things may become without a word
-_UNIT = 32  # pixels: sides that are multiples of it need no padding in any network
 
 
 def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
@@ -46,7 +44,9 @@ def count_labels(dataset: Dataset, *, threads: int | None = None) -> np.ndarray:
     counts = np.zeros((len(dataset), classes + 1), np.int64)
 
     def count(i: int) -> None:
-        histogram = np.bincount(decode.label(dataset, i).ravel(), minlength=IGNORE + 1)
+        with decode.remedied(dataset):
+            classes_of = decode.label(dataset, i)
+        histogram = np.bincount(classes_of.ravel(), minlength=IGNORE + 1)
         counts[i, :classes] = histogram[:classes]
         counts[i, classes] = histogram[IGNORE]
 
@@ -164,26 +164,44 @@ def dataset_sentences(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
     """
     count = len(dataset)
     images = "1 image" if count == 1 else f"{count} images"
-    lines = [f"{dataset.name}: {images}", *dataset.notes]
+    lines = [f"{dataset.title}: {images}", *dataset.notes]
     if dataset.labelling is None:
         return [printable(line, limit=None) for line in lines]
-    places = _evenly(len(dataset), sample)
-    raw = np.zeros(256, np.int64)
-    for i in places:
-        ids = decode.examine_ids(dataset, i)[1]
-        assert ids is not None
-        raw += np.bincount(ids.ravel(), minlength=256)
+    raw, read = _sampled(dataset, sample), min(sample, count)
     summary = contents(dataset, raw)
     shares = sorted(summary["frequencies"].items(), key=lambda row: -row[1])
     absent = [name for name, share in shares if not share]
     lines.append(
-        f"labels {dataset.labelling.name}, in {len(places)} of them: {summary['ignored']:.1%} of "
+        f"labels {dataset.labelling.name}, in {read} of them: {summary['ignored']:.1%} of "
         "the pixels are ignored; classes "
         + (", ".join(f"{name} {share:.1%}" for name, share in shares if share) or "none")
         + (f"; none of {', '.join(absent)}" if absent else "")
     )
     lines += [f"warning: {doubt}" for doubt in suspicions(dataset, raw)]
     return [printable(line, limit=None) for line in lines]
+
+
+def glance(dataset: Dataset) -> list[str]:
+    """Returns reasons to doubt the configured labelling, from a few of the labels.
+
+    Raises:
+      DataError: a label that cannot be read.
+    """
+    if dataset.labelling is None:
+        return []
+    doubts = suspicions(dataset, _sampled(dataset, _GLANCE))
+    return [printable(doubt, limit=None) for doubt in doubts]
+
+
+def _sampled(dataset: Dataset, sample: int) -> np.ndarray:
+    """Counts the raw ids in evenly spaced labels, int64 [256]."""
+    raw = np.zeros(256, np.int64)
+    for i in _evenly(len(dataset), sample):
+        with decode.remedied(dataset):
+            ids = decode.examine_ids(dataset, i)[1]
+        assert ids is not None
+        raw += np.bincount(ids.ravel(), minlength=256)
+    return raw
 
 
 def shapes(dataset: Dataset) -> collections.Counter[tuple[int, int]]:
@@ -199,49 +217,6 @@ def shapes(dataset: Dataset) -> collections.Counter[tuple[int, int]]:
     return images
 
 
-def stretching(
-    images: Mapping[tuple[int, int], int], size: tuple[int, int], *, field: str
-) -> list[str]:
-    """Returns a warning if resizing changes the proportions of most images by a fifth or more.
-
-    Args:
-      images: how many images have each shape (H, W).
-      size: (H, W) that images are resized to.
-      field: of the configuration that says so.
-    """
-    if not images:
-        return []
-    height, width = max(images, key=lambda shape: images[shape])
-
-    def factor(size: tuple[int, int]) -> float:
-        return size[1] / size[0] * height / width
-
-    def change(size: tuple[int, int]) -> float:
-        return max(factor(size), 1 / factor(size))
-
-    if change(size) < _STRETCHED:
-        return []
-    better = fitting((height, width), pixels=size[0] * size[1])
-    advice = f"--config.{field}={better[0]},{better[1]} keeps their proportions"
-    if change(better) >= change(size):
-        advice = "only a larger size could keep their proportions"
-    return [
-        f"warning: images of {width}x{height} are resized to {size[1]}x{size[0]}, which makes "
-        f"things {factor(size):.2g} times as wide as they are; {advice}"
-    ]
-
-
-def fitting(shape: tuple[int, int], *, pixels: int) -> tuple[int, int]:
-    """Returns the size (H, W) of about this many pixels with the proportions of a shape (H, W).
-
-    Both sides are multiples of 32, so that no network has to pad them.
-    """
-    height, width = shape
-    rows = math.sqrt(pixels * height / width)
-    tall, wide = (max(_UNIT * round(s / _UNIT), _UNIT) for s in (rows, rows * width / height))
-    return tall, wide
-
-
 def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
     """Returns reasons to doubt the configured labelling, from the raw ids that occur.
 
@@ -255,6 +230,14 @@ def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
     classes = dataset.classes
     ignored = contents(dataset, raw)["ignored"]
     occurring = set(np.flatnonzero(raw).tolist())
+    table = classes.lut(meaning)
+    if not any(table[i] < len(classes) for i in occurring):
+        fitting = [name for name in classes.labellings if _gives(classes, name, occurring)]
+        others = (
+            f"; labellings in which they mean something: {', '.join(fitting)}" if fitting else ""
+        )
+        numbers = decode.ranges([meaning.number(i) for i in occurring])
+        return [f"labelling {meaning.name!r}: only ids {numbers} occur, all ignored by it{others}"]
     doubts = []
     as_train_ids = meaning.name in ("cityscapes_ids", "gta5_ids") and ignored > 0.2
     if as_train_ids and occurring <= {*range(19), IGNORE}:
@@ -263,7 +246,6 @@ def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
             "pixels are ignored; these look like train ids (labelling 'train_ids')"
         )
     if ignored > 0.5 and not doubts:
-        table = classes.lut(meaning)
         lost = [i for i in np.argsort(-raw) if raw[i] and table[i] >= len(classes)]
         shares = ", ".join(f"id {meaning.number(int(i))} {raw[i] / total:.0%}" for i in lost[:4])
         doubts.append(
@@ -281,6 +263,14 @@ def suspicions(dataset: Dataset, raw: np.ndarray) -> list[str]:
             f"{meaning.name}: only the ids {sorted(map(meaning.number, occurring))} occur"
         )
     return doubts
+
+
+def _gives(classes: ClassSet, name: str, occurring: set[int]) -> bool:
+    """Returns whether files of one channel with these ids may be of a labelling, by its name."""
+    meaning = LABELLINGS[name]
+    table, ids = classes.lut(meaning), list(occurring)
+    listed = meaning.encoding == "index" and occurring <= {*known_ids(meaning, classes)}
+    return listed and bool((table[ids] < len(classes)).any())
 
 
 def _evenly(count: int, sample: int) -> Sequence[int]:

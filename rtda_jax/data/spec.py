@@ -1,18 +1,22 @@
 """Specifications of data sets in a config: their fields, and the files that they refer to."""
 
 import dataclasses
+import glob
+import itertools
 import os
 import pathlib
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rtda_jax.data import labels as meanings
 from rtda_jax.data import listing
-from rtda_jax.data.dataset import Dataset
+from rtda_jax.data.dataset import Dataset, Files
 from rtda_jax.data.labels import ClassSet, Labelling
 from rtda_jax.data.layouts import HINT, LAYOUTS, Split
 from rtda_jax.data.pictures import FILTERS
-from rtda_jax.errors import DataError, lookup, one_of, require
+from rtda_jax.errors import DataError, lookup, named, one_of, require
 
 _COMMON = {
     "use": "labelled",  # or "unlabelled": the labels are never looked for
@@ -58,6 +62,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 USES = ("labelled", "unlabelled")
 STORES = ("files", "shards")
+_TRIED = 3  # images whose labels are looked for under other names
+_KINDS = 8  # of labels of one image
 
 
 class Survey(NamedTuple):
@@ -70,13 +76,47 @@ class Survey(NamedTuple):
     labelling: Labelling | None
     lenient: frozenset[str]
     notes: tuple[str, ...]
+    role: str = ""
+    label_suffix: str = ""
+    suffixes: tuple[tuple[str, str], ...] = ()  # with which names would agree, where none does
 
     def dataset(self, keys: Sequence[str]) -> Dataset:
         """Returns the data set of some keys; a DataError names images that have no label."""
-        reader = listing.complete(self.pairs, keys, labelled=self.labelling is not None)
+        reader = Files(tuple(self.pairs.images[key] for key in keys))
+        if self.labelling is not None:
+            lonely = [self.pairs.images[key] for key in keys if key not in self.pairs.labels]
+            if lonely:
+                raise DataError(
+                    f"{named(lonely)}: {len(lonely)} of {len(keys)} images have no label; "
+                    f"looked for them as {self.pairs.pattern}; {self.how_to_pair()}"
+                )
+            reader = Files(reader.images, tuple(self.pairs.labels[key] for key in keys))
         return Dataset(
-            self.name, keys, self.classes, self.labelling, reader, self.lenient, self.notes
+            self.name,
+            keys,
+            self.classes,
+            self.labelling,
+            reader,
+            self.lenient,
+            self.notes,
+            self.role,
+            f"check_data names all such files and writes the list for {self.field('quarantine')}",
         )
+
+    def how_to_pair(self) -> str:
+        """Returns what to do about images without a label: suffixes, or to leave them out."""
+        if not self.suffixes:
+            return "check_data writes a list that leaves them out, for " + self.field("quarantine")
+        (image, label), *rest = self.suffixes
+        others = [other for of_image, other in rest if of_image == image]
+        shown = [f"{self.field('image_suffix')}={shlex.quote(image)}"] if image else []
+        shown += [f"{self.field('label_suffix')}={shlex.quote(label)}"] if label else []
+        more = f" (or {', '.join(others)})" if others else ""
+        return f"images end in {image!r} and labels in {label!r}{more}: {' '.join(shown)}"
+
+    def field(self, name: str) -> str:
+        """Returns the flag of a field of this specification, or its name if no role is known."""
+        return f"--config.benchmark.{self.role}.{name}" if self.role else f"the field {name}"
 
 
 def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +152,9 @@ def is_labelled(spec: Mapping[str, Any]) -> bool:
     return fields["use"] == "labelled" and bool(fields.get("labels", True))
 
 
-def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> Survey:
+def survey(
+    fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet, *, role: str = ""
+) -> Survey:
     """Finds the files of a checked specification, paired by name; labels may still be missing.
 
     Raises:
@@ -125,11 +167,16 @@ def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> 
         classes.lut(place.labelling)  # fails early where there is no map
     labelled = place.labelling is not None
     split, folder = place.split, place.folder
-    images = listing.find(folder, split.images, how_to_get=place.how_to_get)
-    labels = listing.find(folder, split.labels, how_to_get=place.how_to_get) if labelled else None
+    paths = [split.images, split.labels] if labelled else [split.images]
+    images, *rest = (
+        listing.find(folder, path, how_to_get=place.how_to_get or begins(path, folder))
+        for path in paths
+    )
+    labels = rest[0] if rest else None
     pairs = listing.pair(
         images, labels, image_suffix=place.image_suffix, label_suffix=place.label_suffix
     )
+    alike = pairs.images.keys() & pairs.labels.keys()
     keys, notes = _chosen(tuple(pairs.images), place, fields)
     if not keys:
         raise DataError(f"{place.name}: the list names none of its {len(pairs.images)} images")
@@ -139,7 +186,7 @@ def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> 
     if count and len(keys) != count:
         raise DataError(
             f"{folder / split.images}: {len(keys)} images for {place.name}, expected {count}; the "
-            f"spec's count=0 accepts any number; {place.how_to_get}"
+            f"spec's count=0 accepts any number{place.how_to_get}"
         )
     return Survey(
         place.name,
@@ -149,7 +196,59 @@ def survey(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSet) -> 
         place.labelling,
         place.lenient,
         (*pairs.notes, *notes),
+        role,
+        place.label_suffix,
+        () if labels is None or alike else suffixes([*images.files], [*labels.files]),
     )
+
+
+def suffixes(images: Sequence[str], labels: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Returns the ends of image names and label names without which most images have a label.
+
+    There are several if the labels are of several kinds, such as ids and colours.
+    """
+    known = set(labels)
+
+    def fits(ends: tuple[str, str]) -> bool:
+        stems = [name.removesuffix(ends[0]) for name in images if name.endswith(ends[0])]
+        return 2 * sum(stem + ends[1] in known for stem in stems) > len(images)
+
+    for image in images[:_TRIED]:
+        most = max((len(_common(image, label)) for label in labels), default=0)
+        # "a_rgb" and "a_raw" have more in common than the name, which ends before the "_".
+        part = re.fullmatch(r"(.*)[_. -].*", image[:most], re.DOTALL)
+        starts = [len(part[1]), most] if part and len(images) > 1 else [most]
+        for start in filter(None, starts):
+            near = [label for label in labels if label.startswith(image[:start])][:_KINDS]
+            ends = [(image[start:], label[start:]) for label in near]
+            if found := tuple(filter(fits, ends)):
+                return found
+    return ()
+
+
+def _common(one: str, other: str) -> str:
+    """Returns the signs with which both texts begin."""
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return one[: sum(1 for _ in pairs)]
+
+
+def begins(path: str, root: pathlib.Path) -> str:
+    """Returns what an error says about a path that is not there: where a relative one starts."""
+    path = os.path.expanduser(path)
+    if os.path.isabs(path):
+        return ""
+    here, there = os.path.abspath(path), os.path.abspath(root / path)
+    exists = os.path.lexists(path) or any(glob.iglob(path, recursive=True))
+    meant = f"; did you mean {here}?" if exists and here != there else ""
+    return f"; a relative path starts at {root} (--data_dir){meant}"
+
+
+def users_file(name: str, root: pathlib.Path) -> pathlib.Path:
+    """Returns the path of a file that a specification names; DataError if there is none."""
+    path = root / os.path.expanduser(name)
+    if not path.exists():
+        raise DataError(f"{path}: no such file{begins(name, root)}")
+    return path
 
 
 def packaged(name: str) -> tuple[str, ...]:
@@ -185,7 +284,7 @@ def _own_folders(fields: Mapping[str, Any], root: pathlib.Path, classes: ClassSe
         folder=root,
         split=Split(fields["images"], fields["labels"]),
         labelling=_own_labelling(fields, root, classes) if labelled else None,
-        how_to_get=HINT,
+        how_to_get="",
         image_suffix=fields["image_suffix"],
         label_suffix=fields["label_suffix"],
     )
@@ -195,7 +294,7 @@ def _own_labelling(fields: Mapping[str, Any], root: pathlib.Path, classes: Class
     """Returns the labelling of folders; see the field `labelling`."""
     name = fields["labelling"]
     if name.endswith(".json"):
-        return meanings.labelling(str(root / os.path.expanduser(name)))
+        return meanings.labelling(str(users_file(name, root)))
     if name:
         return meanings.labelling(name)
     # Of a pattern, the folder that it searches: it may name many folders below.
@@ -219,7 +318,7 @@ def _known(fields: Mapping[str, Any], root: pathlib.Path) -> _Place:
         folder=root / layout.folder,
         split=split,
         labelling=meanings.labelling(layout.labelling) if labelled else None,
-        how_to_get=f"get {fields['name']}: {layout.how_to_get}; {HINT}",
+        how_to_get=f"; get {fields['name']}: {layout.how_to_get}; {HINT}",
         image_suffix=layout.image_suffix,
         label_suffix=layout.label_suffix,
         lenient=layout.lenient,
@@ -238,7 +337,7 @@ def _chosen(
         path = place.folder / split.listed
         chosen_by.append((str(path), listing.read_list(path)))
     if fields["list"]:
-        path = place.folder / os.path.expanduser(fields["list"])
+        path = users_file(fields["list"], place.folder)
         chosen_by.append((str(path), listing.read_list(path, sha256=fields["list_sha256"])))
     for what, lines in chosen_by:
         chosen = listing.choose(keys, lines, what=what, suffix=place.image_suffix)

@@ -302,7 +302,8 @@ def eval_stream(
     graph = pipeline.mapped(graph, element, threads=threads).prefetch(prefetch)
 
     def diagnose(number: int) -> None:
-        decode.examine(dataset, int(chosen[number]))
+        with decode.remedied(dataset):
+            decode.examine(dataset, int(chosen[number]))
 
     for example in pipeline.arrays(graph, diagnose, start=0, threads=threads):
         index = int(example["index"])

@@ -22,7 +22,9 @@ Metrics = Mapping[str, float]
 WIDTH = 98  # columns of a line; with an indent of two it fits into 100
 
 _LARGEST = 2**30  # bytes of a log
+_WIDEST_END = ("999.9 img/s", "left 99h59m")  # of the lines of a stage
 _REDRAW_SECONDS = 0.2  # between two updates of a line on a terminal
+_SHORT_SECONDS = 2.0  # a job that ends within them writes no progress to a file
 
 
 def say(text: str = "", *, to: TextIO | None = None) -> None:
@@ -117,26 +119,31 @@ def line(metrics: Metrics, *, steps: int, objective: Sequence[str]) -> str:
     """Returns a log row as a readable line, at most `WIDTH` columns wide.
 
     It always has step, loss, speed and time left. The discriminators' accuracies on source and
-    target, terms, learning rates and the share of waiting follow as far as they fit. metrics.jsonl
-    has everything.
+    target, terms, learning rates and the share of waiting follow as far as they fit. What fits is
+    decided for the widest numbers, so that all lines of a stage show the same. metrics.jsonl has
+    everything.
     """
     width = len(str(steps))
     start = [f"step {metrics['step']:>{width}}/{steps}", f"loss {metrics['loss']:.3f}"]
+    filled = len("  ".join([start[0], max(start[1], "loss 99.999", key=len), *_WIDEST_END]))
     end = []
     if math.isfinite(metrics["images_per_second"]):
         end.append(f"{metrics['images_per_second']:.1f} img/s")
         end.append(f"left {duration(metrics['seconds_left'])}")
     more = [
-        f"D({level}) acc {source:.2f}/{target:.2f}"
+        (f"D({level}) acc {source:.2f}/{target:.2f}", "")
         for level, (source, target) in accuracies(metrics).items()
     ]
-    more += [f"{name} {metrics[name]:.3f}" for name in objective]
+    more += [(f"{name} {metrics[name]:.3f}", f"{name} 99.999") for name in objective]
     rates = [metrics[name] for name in ("g_lr", "d_lr") if name in metrics]
-    more.append("lr " + "/".join(f"{rate:.2g}" for rate in rates))
-    more.append(f"data {100 * metrics['data_wait']:.0f}%")
+    widest = "lr " + "/".join(["0.00012"] * len(rates))
+    more.append(("lr " + "/".join(f"{rate:.2g}" for rate in rates), widest))
+    more.append((f"data {100 * metrics['data_wait']:.0f}%", "data 99%"))
     middle: list[str] = []
-    for part in more:
-        if len("  ".join([*start, *middle, part, *end])) <= WIDTH:
+    for part, widest in more:
+        room = 2 + max(len(part), len(widest))
+        if filled + room <= WIDTH:
+            filled += room
             middle.append(part)
     return "  ".join([*start, *middle, *end])
 
@@ -205,6 +212,8 @@ class Clock:
 class Progress:
     """Shows the progress of a job: redrawn on a terminal, a line for every quarter in a log file.
 
+    Nothing is written to a file in the first seconds, so that short jobs leave no lines.
+
     Args:
       what: the beginning of the line.
       total: how many items there are.
@@ -234,7 +243,8 @@ class Progress:
         quarter = 4 * self.done // max(self.total, 1)
         if quarter > self.quarter:
             self.quarter = quarter
-            print(text, file=self.to, flush=True)
+            if now - self.start >= _SHORT_SECONDS:
+                print(text, file=self.to, flush=True)
 
     def _line(self) -> str:
         seconds = max(time.monotonic() - self.start, 1e-6)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from rtda_jax import evaluate, fda
 from rtda_jax.data import Dataset, load
-from rtda_jax.data.labels import class_set
+from rtda_jax.data.labels import IGNORE, class_set
 from rtda_jax.data.spec import is_labelled
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, DataError, one_of, require
@@ -144,8 +144,8 @@ def _changed(plan: Plan, name: str, workdir: pathlib.Path, record: dict[str, Any
 
 def scored_set(config: ConfigDict) -> Dataset:
     """Returns the set of images that an evaluate stage scores."""
-    spec, classes = config.benchmark.eval, config.benchmark.classes
-    return load(spec, data_dir=config.data_dir, classes=class_set(classes).name)
+    spec, classes = config.benchmark.eval, class_set(config.benchmark.classes).name
+    return load(spec, data_dir=config.data_dir, classes=classes, role="eval")
 
 
 def _files(dataset: Dataset) -> str:
@@ -395,4 +395,6 @@ def picture_grid(config: ConfigDict, rows: list[Row], *, beta: float | None) -> 
     titles = ["source", "target", "prediction"] + ["truth"] * ("label" in rows[0][0])
     if beta is not None:
         titles.insert(1, f"source as target (FDA {beta:g})")
-    return drawing.grid(cells, titles=titles, names=head.names, colours=colours)
+    truth = [example.get("label", prediction) for example, prediction in rows]
+    ignored = any((label == IGNORE).any() for label in truth)
+    return drawing.grid(cells, titles=titles, names=head.names, colours=colours, ignored=ignored)

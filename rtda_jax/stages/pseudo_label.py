@@ -205,8 +205,9 @@ def _files(dataset: Dataset) -> set[str]:
 
 def images(config: ConfigDict) -> Dataset:
     """Returns the images that a stage labels; their own labels are never opened."""
-    spec = {**config.benchmark[config.pseudo.split], "use": "unlabelled"}
-    dataset = load(spec, data_dir=config.data_dir, classes=config.benchmark.classes)
+    role, classes = config.pseudo.split, config.benchmark.classes
+    spec = {**config.benchmark[role], "use": "unlabelled"}
+    dataset = load(spec, data_dir=config.data_dir, classes=classes, role=role)
     return dataset.unlabelled()
 
 

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,13 @@ BLACK, INK, PAPER = (0, 0, 0), (30, 30, 30), (255, 255, 255)
 MARGIN = 6
 SMALLEST_TEXT = 12  # pixels; below it letters run together
 WIDEST_CELL = 512
+
+_NO_SIGN = "\uffff"
+# Letters that have no accent to leave out.
+_PLAIN = {"ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O",
+          "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th",
+          "\u0131": "i", "\u2013": "-", "\u2014": "-", "\u2018": "'", "\u2019": "'",
+          "\u201c": '"', "\u201d": '"'}  # fmt: skip
 
 
 def colourise(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -41,8 +49,11 @@ def grid(
     colours: np.ndarray,
     width: int | None = None,
     captions: Sequence[Sequence[str]] = (),
+    ignored: bool = True,
 ) -> Image.Image:
-    """Returns a titled grid of images with a legend of the classes and of ignored pixels below.
+    """Returns a titled grid of images with a legend of the classes below.
+
+    A title that is wider than its column continues in a further line.
 
     Args:
       rows: uint8 images [H,W,3], one per title in every row; labels keep their colours when they
@@ -52,6 +63,7 @@ def grid(
       colours: the colours of the classes, uint8 [K,3].
       width: the width of a cell in pixels; by default that of the widest image, up to WIDEST_CELL.
       captions: lines below the images, one per image.
+      ignored: whether the legend names ignored pixels, which are black.
     """
     images = [image for row in rows for image in row]
     width = width or min(WIDEST_CELL, max(image.shape[1] for image in images))
@@ -61,24 +73,28 @@ def grid(
     across, down = width + MARGIN, height + MARGIN + (line if captions else 0)
     wide = len(titles) * across + MARGIN
     table = np.concatenate([np.reshape(colours, (-1, 3)), [BLACK]])
-    below = legend(names=(*names, IGNORED), colours=table, width=wide) if names else None
-    top = line + len(rows) * down
+    shown = (*names, IGNORED) if ignored else names
+    below = legend(names=shown, colours=table, width=wide) if names else None
+    headings = [_wrapped(title, size=size, within=width) for title in titles]
+    first = line * max(map(len, headings))
+    top = first + len(rows) * down
     sheet = Image.new("RGB", (wide, top + (below.height if below else 0)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for c, title in enumerate(titles):
-        _write(draw, (MARGIN + c * across, 0), title, size=size, within=width)
+    for c, heading in enumerate(headings):
+        for k, part in enumerate(heading):
+            write(draw, (MARGIN + c * across, k * line), part, size=size, within=width)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
-            left, upper = MARGIN + c * across, line + r * down
+            left, upper = MARGIN + c * across, first + r * down
             tall = round(width * image.shape[0] / image.shape[1])
             cell = Image.fromarray(image).resize((width, tall), Image.Resampling.NEAREST)
             sheet.paste(cell, (left, upper))
             if captions:
-                _write(draw, (left, upper + height), captions[r][c], size=size, within=width)
+                write(draw, (left, upper + height), captions[r][c], size=size, within=width)
     if below:
         sheet.paste(below, (0, top))
     layout = {"titles": list(titles), "rows": len(rows), "size": [height, width]}
-    sheet.info[CELLS] = json.dumps({**layout, "top": line, "step": [down, across]})
+    sheet.info[CELLS] = json.dumps({**layout, "top": first, "step": [down, across]})
     return sheet
 
 
@@ -90,7 +106,7 @@ def legend(*, names: Sequence[str], colours: np.ndarray, width: int) -> Image.Im
     """
     size = max(SMALLEST_TEXT, width // 100)
     swatch, gap = 5 * size // 4, size // 2
-    names = [spaced(name) for name in names]
+    names = [drawable(name) for name in names]
     longest = max((font(size).getlength(name) for name in names), default=0)
     step = swatch + math.ceil(longest) + 3 * gap
     per_line = max(1, (width - MARGIN) // step)
@@ -114,16 +130,52 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return typeface
 
 
-def spaced(text: str) -> str:
-    """Doubles the spaces of a text, because the typeface draws them too narrow."""
-    return text.replace(" ", "  ")
+def drawable(text: str) -> str:
+    """Returns a text as the typeface can draw it, with spaces that are wide enough to be seen.
+
+    It draws a box for a letter that it lacks, so that "Köln" becomes "Koln" and a Chinese sign its
+    number.
+    """
+    return "".join("  " if sign == " " else _letters(sign) for sign in text)
 
 
-def _write(
+@functools.lru_cache(maxsize=1024)
+def _letters(sign: str) -> str:
+    """Returns a sign, or if the typeface lacks it, letters without accents or its number."""
+    if _has(sign):
+        return sign
+    plain = _PLAIN.get(sign) or "".join(
+        part for part in unicodedata.normalize("NFKD", sign) if not unicodedata.combining(part)
+    )
+    if all(map(_has, plain)):  # nothing remains of an accent alone
+        return plain
+    return sign.encode("ascii", "backslashreplace").decode()
+
+
+def _has(sign: str) -> bool:
+    """Returns whether the typeface has a sign: otherwise it draws what it draws for no sign."""
+    letters = font(SMALLEST_TEXT)
+    mask, box = letters.getmask(sign), letters.getmask(_NO_SIGN)
+    return sign.isspace() or (mask.size, bytes(mask)) != (box.size, bytes(box))
+
+
+def _wrapped(text: str, *, size: int, within: int) -> list[str]:
+    """Returns the lines of a text; only a word that is too wide alone is wider than they may be."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font(size).getlength(drawable(longer)) > within:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def write(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, *, size: int, within: int
 ) -> None:
     """Writes a line of text and leaves out its middle if it is too wide."""
-    letters, text = font(size), spaced(text)
+    letters, text = font(size), drawable(text)
     shown = text
     for length in range(len(text) - 1, 0, -1):
         if letters.getlength(shown) <= within:
