@@ -250,7 +250,8 @@ def test_every_image_gives_a_heartbeat(tmp_path):
     assert len(beats) == 3 * len(KEYS)
 
 
-def test_progress_is_said(tmp_path, capsys):
+def test_progress_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rtda_jax.run.log._SHORT_SECONDS", 0)
     generate(tmp_path)
     said = capsys.readouterr().err
     assert "counting confidences: 7/7" in said
