@@ -21,7 +21,7 @@ from rtda_jax.errors import DataError, Interrupted, one_of, require
 from rtda_jax.run import binding, checkpoint, health, log, parallel
 from rtda_jax.run.loggers import Loggers
 from rtda_jax.run.loggers import check as check_loggers
-from rtda_jax.run.options import among, flat, plain, read
+from rtda_jax.run.options import Fields, among, flat, plain, read
 from rtda_jax.run.signals import compiling, compiling_first, shutdown_event, watchdog
 from rtda_jax.run.workdir import read_json, write_json
 
@@ -29,6 +29,21 @@ from rtda_jax.run.workdir import read_json, write_json
 # to bound memory.
 AHEAD = 4
 CONTINUES = "the same command continues there"
+
+# Fields that a train stage does not read, besides binding.FREE. The numbers of a benchmark are only
+# defaults.
+UNREAD = (
+    "eval",
+    "pseudo",
+    "statistics",
+    "benchmark.eval",
+    "benchmark.eval_classes",
+    "benchmark.eval_size",
+    "benchmark.source_eval",
+    "benchmark.steps",
+    "benchmark.batch_size",
+    "benchmark.g_lr",
+)
 
 # A function from a state to the same state with other weights, and a sentence about them.
 Initialiser = Callable[[TrainState], tuple[TrainState, str]]
@@ -67,6 +82,13 @@ class LoopOptions:
             require(value >= least, f"{name} must be at least {least}, got {value:g}")
         one_of(self.on_not_finite, health.POLICIES, "on_not_finite")
         check_loggers(self.loggers)
+
+
+def bound(fields: Fields) -> Fields:
+    """Returns the fields of a stage that decide what it trains."""
+    labelled = () if fields.get("labelled") == "target" else ("benchmark.target_labelled",)
+    unread = (*binding.FREE, *UNREAD, *labelled)
+    return {k: v for k, v in fields.items() if not among(k, unread)}
 
 
 def with_class_weights(method: Method, config: ConfigDict, folder: pathlib.Path) -> Method:
@@ -191,7 +213,8 @@ def _bind(workdir: pathlib.Path, config: ConfigDict) -> None:
     if (workdir / binding.RECORD).exists():
         return
     path = workdir / "config.json"
-    fields = {k: v for k, v in flat(plain(config)).items() if not among(k, binding.FREE)}
+    stage = {k: v for k, v in plain(config).items() if k not in ("stages", "stage")}
+    fields = binding.comparable(bound(flat(stage)))
     if binding.begun(workdir) and path.exists():
         for field, then in read_json(path).items():
             now = fields.get(field)

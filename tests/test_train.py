@@ -262,6 +262,8 @@ def test_a_folder_of_another_configuration_and_batches_that_end_are_refused(tmp_
         train(chosen(), tmp_path / "short", batches=some)
     train(chosen(), tmp_path, batches=batches)
     other = chosen().copy_and_resolve_references()
+    other.data_dir, other.eval.pictures = "elsewhere", 1  # these decide nothing that is trained
+    train(other, tmp_path, batches=batches)
     other.optim.g_lr = 0.5
     with pytest.raises(ConfigError, match=r"began with optim\.g_lr=0\.01, and now it is 0\.5"):
         train(other, tmp_path, batches=batches)

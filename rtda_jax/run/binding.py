@@ -233,7 +233,7 @@ def bound_fields(config: Fields, name: str, kinds: Kinds, *, placed: bool = Fals
     """
     fields = _stage_fields(config, name, kinds)
     fields = lookup(kinds, fields["kind"], "kind").bound(fields)
-    return fields if placed else _binding(fields)
+    return fields if placed else comparable(fields)
 
 
 def without_later(fields: Fields, earlier: Fields, config: Fields) -> Fields:
@@ -337,7 +337,7 @@ def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fiel
     if path.exists():
         record = read_json(path)
         if isinstance(record.get("fields"), dict):
-            return f"release {printable(record.get('release'))}", _binding(record["fields"])
+            return f"release {printable(record.get('release'))}", comparable(record["fields"])
         raise ConfigError(f"{path}: not the record this program writes there")
     path = workdir / "config.json"
     try:
@@ -348,7 +348,7 @@ def _recorded(workdir: pathlib.Path, name: str, kinds: Kinds) -> tuple[str, Fiel
         ) from None
 
 
-def _binding(fields: Fields) -> Fields:
+def comparable(fields: Fields) -> Fields:
     """Returns fields of a stage without places, and of the user's own classes their names."""
     fields = _unplaced(fields)
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # no definition

@@ -1,5 +1,6 @@
 """The kinds of stages that an experiment is made of, in one table."""
 
+from rtda_jax import train as loop
 from rtda_jax.stages import evaluate, pseudo_label, statistics, train
 from rtda_jax.stages.plan import Kind
 
@@ -8,7 +9,7 @@ KINDS = {
         run=train.run,
         check=train.check,
         reads=train.reads,
-        bound=train.bound,
+        bound=loop.bound,
         record="training",
         sees_target=True,
         leaves_network=True,

@@ -17,8 +17,8 @@ from rtda_jax.data.batches import check_frames, introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run import checkpoint, log, parallel
-from rtda_jax.run.binding import FREE, begun
-from rtda_jax.run.options import Fields, among, read
+from rtda_jax.run.binding import begun
+from rtda_jax.run.options import read
 from rtda_jax.run.workdir import read_json, write_json
 from rtda_jax.stages.plan import (
     Plan,
@@ -33,21 +33,6 @@ from rtda_jax.stages.plan import (
 )
 from rtda_jax.tools import cost
 from rtda_jax.train import train
-
-# Fields that a train stage does not read, besides FREE. The numbers of a benchmark are only
-# defaults.
-UNREAD = (
-    "eval",
-    "pseudo",
-    "statistics",
-    "benchmark.eval",
-    "benchmark.eval_classes",
-    "benchmark.eval_size",
-    "benchmark.source_eval",
-    "benchmark.steps",
-    "benchmark.batch_size",
-    "benchmark.g_lr",
-)
 
 
 def check(plan: Plan, stage: Stage) -> None:
@@ -174,13 +159,6 @@ def check_weights(plan: Plan, workdir: pathlib.Path) -> None:
             load = functools.partial(build.pretrained_state, config=config)
             with naming(name):
                 jax.eval_shape(lambda begin=begin, load=load: load(begin())[0])
-
-
-def bound(fields: Fields) -> Fields:
-    """Returns the fields of a stage that decide what it trains."""
-    labelled = () if fields.get("labelled") == "target" else ("benchmark.target_labelled",)
-    unread = (*FREE, *UNREAD, *labelled)
-    return {k: v for k, v in fields.items() if not among(k, unread)}
 
 
 def run(plan: Plan, name: str, workdir: pathlib.Path) -> dict[str, Any]:
