@@ -17,6 +17,17 @@ def test_a_folder_is_taken_by_its_name_before_it_is_a_glob(workdirs, tmp_path):
     assert [path.name for path in folders] == ["a[1]"]
 
 
+def test_a_folder_without_a_run_may_be_named_beside_runs(workdirs, tmp_path):
+    named = [str(tmp_path / "a"), str(tmp_path / "old_report")]
+    shutil.copytree(workdirs[0], named[0])
+    pathlib.Path(named[1]).mkdir()
+    folders, others = runs.find(named)  # as a shell passes runs/* on
+    assert ([*map(str, folders)], [*map(str, others)]) == (named[:1], named[1:])
+    with pytest.raises(ConfigError, match=r"no run is in .*old_report, .*other"):
+        (tmp_path / "other").mkdir()
+        runs.find([named[1], str(tmp_path / "other")])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

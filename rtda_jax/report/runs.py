@@ -157,7 +157,8 @@ def find(patterns: Sequence[str]) -> tuple[list[pathlib.Path], list[pathlib.Path
 
     Returns:
       The folders of runs, sorted and without repetitions; and the folders without a run that a glob
-      matched.
+      matched. A shell expands globs too, so that a folder that is named beside others may also have
+      none.
 
     Raises:
       ConfigError: nothing is named, or a path or glob finds nothing.
@@ -175,12 +176,13 @@ def find(patterns: Sequence[str]) -> tuple[list[pathlib.Path], list[pathlib.Path
         for path in filter(pathlib.Path.is_dir, paths):
             inside = [seed for seed in path.glob("seed*") if SEED.fullmatch(seed.name)]
             workdirs = [folder for folder in (path, *inside) if _begun(folder)]
-            if workdirs or path == literal:
+            if workdirs or (len(patterns) == 1 and path == literal):
                 folders |= {folder.resolve(): folder for folder in workdirs or [path]}
             else:
                 others.add(path)
     if not folders:
-        raise ConfigError("report: name the workdirs to report on, --runs=runs/a,runs/b or runs/*")
+        found = f"; no run is in {', '.join(map(str, sorted(others)))}" if others else ""
+        raise ConfigError(f"report: name the workdirs to report on, report runs/a runs/b{found}")
     return [folders[resolved] for resolved in sorted(folders)], sorted(others)
 
 
