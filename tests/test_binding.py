@@ -9,7 +9,7 @@ import pytest
 from configs import base
 from rtda_jax.data.labels import define
 from rtda_jax.errors import ConfigError
-from rtda_jax.run import binding
+from rtda_jax.run import binding, log
 from rtda_jax.run.options import only, plain
 from rtda_jax.run.workdir import write_json
 from rtda_jax.stages import KINDS
@@ -124,9 +124,12 @@ def test_a_train_stage_may_be_given_more_steps(trained):
     )
     assert not (trained / "train" / "done.json").exists()
     assert claim(trained, config(steps=800)) == []
-    # Nothing was computed since, so that the finished network is still there.
+    # No step was saved since, so that the finished network is still there.
+    for step in (400, 450):
+        log.append(trained / "train" / log.METRICS_FILE, {"step": step})
     assert claim(trained, config()) == ["[train] goes back to its 400 finished steps"]
     assert json.loads((trained / "train" / "done.json").read_text()) == {"step": 400}
+    assert log.read(trained / "train" / log.METRICS_FILE) == [{"step": 400}]
     claim(trained, config(steps=800))
     (trained / "train" / "checkpoints" / "500").mkdir()
     with pytest.raises(ConfigError, match="steps: 800 there, 400 now"):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import rtda_jax
 from rtda_jax.errors import ConfigError, lookup, printable
-from rtda_jax.run import parallel
+from rtda_jax.run import log, parallel
 from rtda_jax.run.options import Fields, among, flat
 from rtda_jax.run.workdir import lock, read_json, write_json
 from rtda_jax.tools import environment
@@ -117,6 +117,7 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
             then, now = _recorded(workdir, name, kinds)[1].get("steps"), fields.get("steps")
             finished, earlier = folder / "done.json", folder / f"done-{now}.json"
             if then != now and earlier.exists():
+                log.truncate(folder / log.METRICS_FILE, after=now)  # rows beyond were never saved
                 earlier.replace(finished)
             elif then != now and finished.exists():
                 finished.replace(folder / f"done-{then}.json")
