@@ -346,9 +346,7 @@ def _row(dataset: Dataset, i: int) -> Image.Image:
     pixels, label = decode.examine(dataset, i)
     panels = [(pixels, Image.Resampling.BILINEAR)]
     if label is not None:
-        colours = np.zeros((256, 3), np.uint8)
-        colours[: len(dataset.classes)] = dataset.classes.colours
-        painted = colours[label]
+        painted = drawing.colourise(label, np.asarray(dataset.classes.colours, np.uint8))
         mixed = (_MIX * painted + (1 - _MIX) * pixels).astype(np.uint8)
         valid = (label < len(dataset.classes))[..., None]
         panels.append((np.where(valid, mixed, pixels), Image.Resampling.BILINEAR))
