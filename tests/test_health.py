@@ -66,11 +66,6 @@ def poisoned_batches(start):
         yield {**batch, "poison": poison, "source_index": index, "target_index": index + 5}
 
 
-def clean_batches(start):
-    for batch in poisoned_batches(start):
-        yield {**batch, "poison": np.zeros(4, np.int32)}
-
-
 WHERE = {
     "generator loss": (in_generator, nan_loss, "grad_norm, loss, .*seg"),
     "generator gradient": (in_generator, nan_gradient, "(pull_target, )?grad_norm, .*"),
