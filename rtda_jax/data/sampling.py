@@ -19,7 +19,7 @@ from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import IGNORE, LABELLINGS, ClassSet, known_ids, unnamed
 from rtda_jax.errors import ConfigError, DataError, printable
 from rtda_jax.run.files import read_npz, write_npz
-from rtda_jax.run.log import Progress
+from rtda_jax.run.log import Progress, counted
 from rtda_jax.tools import environment
 
 _SAMPLE = 32  # labels that `dataset_sentences` reads
@@ -163,8 +163,7 @@ def dataset_sentences(dataset: Dataset, *, sample: int = _SAMPLE) -> list[str]:
       DataError: a label that cannot be read.
     """
     count = len(dataset)
-    images = "1 image" if count == 1 else f"{count} images"
-    lines = [f"{dataset.title}: {images}", *dataset.notes]
+    lines = [f"{dataset.title}: {counted(count, 'image')}", *dataset.notes]
     if dataset.labelling is None:
         return [printable(line, limit=None) for line in lines]
     raw, read = _sampled(dataset, sample), min(sample, count)

@@ -23,7 +23,7 @@ from rtda_jax.deploy.media import Input, Key, Picture
 from rtda_jax.errors import ConfigError, DataError, Interrupted, lookup, require
 from rtda_jax.evaluate import Protocol
 from rtda_jax.run import log, signals
-from rtda_jax.run.log import Progress
+from rtda_jax.run.log import Progress, counted
 from rtda_jax.run.options import read
 from rtda_jax.run.workdir import claimed, write_json
 from rtda_jax.tools import drawing
@@ -106,7 +106,7 @@ def run(
     ids = _label_ids(classes) if "label_ids" in views else ()
     key = Key(classes.names, classes.colours, ids)
     predict = evaluate.predictor(chosen.models, protocol=protocol)
-    inputs_of = _counted(len(items), "stream" if live else "file")
+    inputs_of = counted(len(items), "stream" if live else "file")
     log.say(f"{chosen.stage}: {' + '.join(chosen.names)} of {chosen.workdir} on {inputs_of}")
     left_out = sentences(listing.left_out)
     for sentence in left_out:
@@ -147,7 +147,7 @@ def run(
             "results": [name for name in listed if name == media.RECORD or (out / name).exists()],
         }
         write_json(out / media.RECORD, record)
-    log.say(f"{_counted(tally.count, 'picture')} in {out}{_speeds(**rates)}")
+    log.say(f"{counted(tally.count, 'picture')} in {out}{_speeds(**rates)}")
     if tally.failed:
         others = "; the others are done" if len(tally.failed) < len(items) else ""
         raise DataError(
@@ -188,7 +188,7 @@ def _predict(
     progress = Progress("  pictures", total)
     with signals.shutdown_event() as stop, behind(writer.write, depth=DEPTH) as put:
         for picture in ahead(stream, depth=DEPTH):
-            sentence = f"stopped after {_counted(count, 'picture')}, in {out}"
+            sentence = f"stopped after {counted(count, 'picture')}, in {out}"
             if stop.is_set():
                 raise Interrupted(sentence)
             classes = None
@@ -241,7 +241,7 @@ def _record(
             first = first or now
             if now - reported > REPORT_EVERY:
                 reported = now
-                log.say(f"  {_counted(count, 'frame')}, {(count - 1) / (now - first):.1f} a second")
+                log.say(f"  {counted(count, 'frame')}, {(count - 1) / (now - first):.1f} a second")
         put((Picture(item, last=True), None))
     seconds = time.perf_counter() - first
     return Tally(count, failed, (count - 1) / seconds if count > 1 else None, example)
@@ -316,10 +316,6 @@ def _rate(classify: Callable[[Picture], Any], picture: Picture) -> float:
         np.asarray(classify(picture))
         count += 1
     return count / (time.perf_counter() - begin)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _speeds(with_io: float | None, network_only: float | None) -> str:

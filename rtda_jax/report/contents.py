@@ -22,6 +22,7 @@ from rtda_jax.report.page import (
     anchor,
 )
 from rtda_jax.report.runs import Run
+from rtda_jax.run.log import counted
 
 MOST_DRAWINGS = 120  # drawings of a kind; a sentence gives the number of the rest
 TARGET, TRUTH, PREDICTION = "target", "truth", "prediction"  # titles of a sheet's columns
@@ -74,16 +75,12 @@ def document(
     }
     seeds = sorted({run.seed for run in runs})
     lead = (
-        f"{_count(len(runs), 'run')}, {_count(sum(len(b.rows) for b in boards), 'method')}, "
+        f"{counted(len(runs), 'run')}, {counted(sum(len(b.rows) for b in boards), 'method')}, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; everything here is read from "
         "the runs' own records."
     )
     filled = {title: blocks for title, blocks in sections.items() if blocks}
     return Document(", ".join(names), lead, _facts(boards), filled)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _places(boards: Sequence[Board]) -> list[str]:

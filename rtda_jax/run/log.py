@@ -171,6 +171,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things in words: 1 image, 2 images."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class Clock:
     """Measures the wall time between two log rows and the share of it spent waiting for data."""
 
