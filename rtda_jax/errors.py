@@ -3,8 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-_NAMED = 3  # a sentence names at most this many files and then "..."
-
 
 class ConfigError(ValueError):
     """A configuration that cannot be run."""
@@ -94,9 +92,9 @@ def require(condition: object, message: str) -> None:
         raise ConfigError(message)
 
 
-def named(names: Sequence[str]) -> str:
-    """Names the first few of some files or other things."""
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+def named(names: Sequence[str], *, most: int = 3) -> str:
+    """Names the first few of some files or other things, and then "..." for the others."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def printable(text: object, *, limit: int | None = 200) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from rtda_jax.errors import printable
+from rtda_jax.errors import named, printable
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,11 @@ def test_long_text_is_cut_in_its_middle():
     assert printable(text, limit=None) == text
     assert printable("x" * 200) == "x" * 200
     assert len(printable("\n" * 150)) == 200
+
+
+@pytest.mark.parametrize(
+    ("names", "most", "text"),
+    [("a", 2, "a"), ("ab", 2, "a, b"), ("abc", 2, "a, b, ..."), ("abcd", 3, "a, b, c, ...")],
+)
+def test_a_sentence_names_the_first_few(names, most, text):
+    assert named([*names], most=most) == text

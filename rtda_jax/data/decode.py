@@ -8,7 +8,7 @@ import numpy as np
 from rtda_jax.data import labels, pictures
 from rtda_jax.data.dataset import Dataset
 from rtda_jax.data.labels import DEFINITION_FILE, IGNORE, OUTSIDE, Labelling
-from rtda_jax.errors import DataError
+from rtda_jax.errors import DataError, named
 
 _PART = 2**22  # channels of a picture
 _NAMED = 4  # of many numbers, a sentence names so many and then "..."
@@ -108,11 +108,10 @@ def _refuse(strange: np.ndarray, where: str, meaning: Labelling) -> None:
     """Refuses the values of pixels that are no id, if there are any."""
     if strange.size:
         numbers = [f"{value:g}" for value in np.unique(strange).tolist()]
-        shown = ", ".join(numbers[:_NAMED]) + (", ..." if len(numbers) > _NAMED else "")
         ids = ranges(sorted(meaning.numbers)) if meaning.numbers else f"0..{IGNORE}"
         raise DataError(
-            f"{where}: {strange.size} label pixels ({shown}) outside the ids of {meaning.name!r} "
-            f"({ids})"
+            f"{where}: {strange.size} label pixels ({named(numbers, most=_NAMED)}) outside the ids "
+            f"of {meaning.name!r} ({ids})"
         )
 
 

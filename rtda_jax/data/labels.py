@@ -20,7 +20,7 @@ from rtda_jax.data.class_sets import (
     Labelling,
     known_ids,
 )
-from rtda_jax.errors import DataError, lookup
+from rtda_jax.errors import DataError, lookup, named
 from rtda_jax.run.files import read_bytes
 
 __all__ = [
@@ -162,7 +162,7 @@ def parse(text: str | bytes, where: str) -> tuple[ClassSet, Labelling]:
             colours,
             {i: k for k, group in enumerate(cities) for i in group},
             official=labelling,
-            title=f"own classes ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})",
+            title=f"own classes ({named(names, most=4)})",
         ),
         labelling,
     )

@@ -13,11 +13,10 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, named
 from rtda_jax.run import files, parallel
 
 RESULT = "result.json"
-_NAMED = 3  # an error names at most this many files and then "..."
 _EVERYTHING = ""  # in the list of a record: everything in its folder
 _LARGEST = 2**24  # bytes of a record
 _LARGEST_LIST = 2**29  # bytes of a record that lists results, one for each image
@@ -96,10 +95,9 @@ def claimed(
         ours, names = written(out / record), {record, *results}
         there = sorted(name for name in names if (out / name).exists() and not covers(ours, name))
         if there:
-            some = ", ".join(there[:_NAMED]) + (" ..." if len(there) > _NAMED else "")
             raise ConfigError(
-                f"{out} holds {some}, which this job would overwrite and no earlier one wrote; "
-                "choose another --output"
+                f"{out} holds {named(there)}, which this job would overwrite and no earlier one "
+                "wrote; choose another --output"
             )
         listed = sorted(names | {name for name in ours - {_EVERYTHING} if (out / name).exists()})
 
