@@ -136,7 +136,7 @@ def find_result(folder: pathlib.Path, identity: Mapping[str, Any]) -> dict[str, 
       folder: the stage's.
       identity: the fields that decide the numbers: protocol, models and step.
     """
-    wanted = json.loads(json.dumps(dict(identity)))
+    wanted = _as_recorded(identity)
     for path in _results(folder):
         record = read_json(path)
         if _identity_of(record, identity) == wanted:
@@ -152,7 +152,7 @@ def save_result(
     An earlier result under another identity is moved to `result-HASH.json`, so that all of them are
     kept.
     """
-    record, path = json.loads(json.dumps(dict(record))), folder / RESULT
+    record, path = _as_recorded(record), folder / RESULT
     if parallel.is_main() and path.exists():
         earlier = read_json(path)
         if _identity_of(earlier, identity) != _identity_of(record, identity):
@@ -165,13 +165,18 @@ def save_result(
 def other_results(folder: pathlib.Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the results that an evaluate stage measured under other identities."""
     records = [read_json(path) for path in _results(folder)]
-    wanted = json.loads(json.dumps(dict(identity)))
+    wanted = _as_recorded(identity)
     return [record for record in records if _identity_of(record, identity) != wanted]
 
 
 def _results(folder: pathlib.Path) -> list[pathlib.Path]:
     newest = folder / RESULT
     return ([newest] if newest.exists() else []) + sorted(folder.glob("result-*.json"))
+
+
+def _as_recorded(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields as a record in JSON has them: with lists for tuples."""
+    return json.loads(json.dumps(dict(fields)))
 
 
 def _identity_of(record: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
