@@ -190,7 +190,6 @@ def hold(
 ) -> Iterator[list[str]]:
     """Locks a workdir for one job, binds it to the job's configuration, and yields what changes.
 
-
     All processes of the job must have the same configuration, code and packages, and see the same
     folder. Only the main process locks and claims it, so that they do not race.
 
@@ -214,14 +213,20 @@ def hold(
 
 def begun(folder: pathlib.Path) -> bool:
     """Returns whether a stage has left files from which it would continue."""
-    steps = [path for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
-    return bool(steps) or (folder / "done.json").exists() or any((folder / "labels").glob("*"))
+    results = (folder / "done.json").exists() or any((folder / "labels").glob("*"))
+    return results or bool(_saved_steps(folder))
 
 
 def _was_finished(folder: pathlib.Path, steps: Any) -> bool:
     """Returns whether a stage was finished after some steps, and has computed nothing since."""
-    saved = [int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
-    return (folder / f"done-{steps}.json").exists() and max(saved, default=0) == steps
+    newest = max(_saved_steps(folder), default=0)
+    return (folder / f"done-{steps}.json").exists() and newest == steps
+
+
+def _saved_steps(folder: pathlib.Path) -> list[int]:
+    """Returns the steps of which a stage has checkpoints."""
+    names = (path.name for path in (folder / "checkpoints").glob("*"))
+    return [int(name) for name in names if name.isdecimal()]
 
 
 def bound_fields(config: Fields, name: str, kinds: Kinds, *, placed: bool = False) -> Fields:
