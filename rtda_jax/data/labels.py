@@ -34,6 +34,7 @@ __all__ = [
     "Labelling",
     "class_set",
     "define",
+    "is_definition",
     "known_ids",
     "labelling",
     "parse",
@@ -52,7 +53,7 @@ _MOST_NUMBERS = 254  # that raw ids can stand for, beside IGNORE and OUTSIDE
 
 def labelling(name: str) -> Labelling:
     """Returns a labelling by its name, by a definition's file (`.json`) or by its text."""
-    if _is_definition(name):
+    if _is_own(name):
         return _definition(name)[1]
     return lookup(LABELLINGS, name, f"labelling (or {DEFINITION_FILE} of your own)")
 
@@ -63,7 +64,7 @@ def class_set(name: str) -> ClassSet:
     The `name` of a user's set is the text of its definition, so that a run that records it no
     longer needs the file.
     """
-    if _is_definition(name):
+    if _is_own(name):
         return _definition(name)[0]
     return lookup(CLASS_SETS, name, f"classes (or {DEFINITION_FILE} of your own)")
 
@@ -84,6 +85,11 @@ def define(
     rows = [{"name": row} if isinstance(row, str) else dict(row) for row in classes]
     content = {"classes": rows, "ignore": list(ignore), "encoding": encoding}
     return parse(json.dumps(content), "classes")[0].name
+
+
+def is_definition(value: object) -> bool:
+    """Returns whether a value of a configuration is the text of a definition of classes."""
+    return isinstance(value, str) and value.lstrip().startswith("{")
 
 
 def with_definitions(record: Any) -> Any:
@@ -225,8 +231,8 @@ def _all_filled(rows: list[dict], groups: list[list], where: str) -> None:
         raise DataError(f"{where}: no ids or label colours for {', '.join(empty)}")
 
 
-def _is_definition(name: str) -> bool:
-    return name.endswith(".json") or name.lstrip().startswith("{")
+def _is_own(name: str) -> bool:
+    return name.endswith(".json") or is_definition(name)
 
 
 def _definition(name: str) -> tuple[ClassSet, Labelling]:

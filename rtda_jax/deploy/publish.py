@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 import rtda_jax
 from rtda_jax import evaluate
-from rtda_jax.data.labels import class_set, with_definitions
+from rtda_jax.data.labels import class_set, is_definition, with_definitions
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.run import files, log
@@ -298,9 +298,7 @@ def _with_names(protocol: Any) -> Any:
     if not isinstance(protocol, Mapping):
         return protocol
     return {
-        field: list(class_set(value).names)
-        if isinstance(value, str) and value.lstrip().startswith("{")
-        else value
+        field: list(class_set(value).names) if is_definition(value) else value
         for field, value in protocol.items()
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rtda_jax.data.labels import is_definition
 from rtda_jax.errors import one_of
 from rtda_jax.report import figures
 from rtda_jax.report.compare import Board, Series, Summary, differences
@@ -121,7 +122,7 @@ def in_words(value: Any) -> str:
     """Returns the value of a field of a protocol, where a definition of classes has their names."""
     if isinstance(value, Mapping):
         return " ".join(str(v) for k, v in value.items() if k in ("name", "split") and v)
-    if isinstance(value, str) and value.lstrip().startswith("{"):
+    if is_definition(value):
         return "the run's own" + _class_names(value)
     return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -136,7 +137,7 @@ def _class_names(definition: str) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, str) and value.lstrip().startswith("{"):
+    if is_definition(value):
         return in_words(value)
     return "none" if value is None else str(value).replace("'", "")
 
