@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from rtda_jax import errors
-from rtda_jax.errors import ConfigError, require
+from rtda_jax.errors import ConfigError, named, require
 from rtda_jax.run import log
 from rtda_jax.run.options import (
     check_followed,
@@ -212,7 +212,7 @@ def _check_complete(config: ConfigDict, path: pathlib.Path) -> None:
     base = importlib.import_module("configs.base")  # from the folder that this one came from
     lacking = sorted(fields(base.get_config()) - fields(config))
     begin = "; begin with configs.base.get_config()"
-    require(not lacking, f"{path}: the configuration lacks {', '.join(lacking[:3])}{begin}")
+    require(not lacking, f"{path}: the configuration lacks {named(lacking)}{begin}")
 
 
 def fields(config: ConfigDict) -> set[str]:

@@ -22,7 +22,7 @@ from rtda_jax.adapt.state import NetworkSpec, TrainState
 from rtda_jax.data.batches import BenchmarkOptions
 from rtda_jax.data.labels import class_set
 from rtda_jax.data.stream import StreamOptions
-from rtda_jax.errors import CheckpointError, ConfigError, DataError, lookup, require
+from rtda_jax.errors import CheckpointError, ConfigError, DataError, lookup, named, require
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.binding import FREE, Traits
 from rtda_jax.run.files import sha256
@@ -220,7 +220,7 @@ def check_classes(plan: Plan, network: str, config: ConfigDict, *, field: str) -
 def _same_classes(theirs: ConfigDict, ours: ConfigDict, who: str) -> None:
     known, wanted = (class_set(config.benchmark.classes).names for config in (theirs, ours))
     strange = sorted(set(known) ^ set(wanted)) or ["their order"]
-    differ = f"they differ in {', '.join(strange[:3])}"
+    differ = f"they differ in {named(strange)}"
     require(known == wanted, f"{who} other classes than benchmark.classes; {differ}")
 
 
