@@ -10,6 +10,7 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from html import escape
 from typing import NamedTuple, TypeAlias
 
 import jinja2
@@ -185,8 +186,7 @@ def _code(text: str) -> markupsafe.Markup:
 
 def plain(text: str) -> str:
     """Returns Markdown that shows a text literally: no HTML, no emphasis, no links."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"[\\`*|\[\]$~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    return re.sub(r"[\\`*|\[\]$~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", escape(text, quote=False))
 
 
 def _plain_code(text: str) -> str:
