@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import pathlib
+import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -65,13 +66,8 @@ class Parted(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Makes the parts, then passes their examples to TFDS."""
         folder = self._parts / split
-        parts.make(
-            folder,
-            maker,
-            arguments,
-            total=total,
-            what=f"preparing {self.name} {split}",
-        )
+        what = f"preparing {self.name} {split}"
+        parts.make(folder, maker, arguments, total=total, what=what)
         # TFDS sorts the examples by 128-bit numbers. It divides those of a large set by ranges of
         # numbers among 1000 files, which it sorts in memory one by one.
         step = 2**128 // total
@@ -94,7 +90,7 @@ class Parted(tfds.core.GeneratorBasedBuilder):
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         super()._download_and_prepare(*args, **kwargs)
-        parts.drop(self._parts)
+        shutil.rmtree(self._parts, ignore_errors=True)
 
 
 def _renderer() -> str:

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import pickle
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -119,11 +118,6 @@ def read_all(folder: pathlib.Path, names: Iterable[str]) -> Iterator[Example]:
     """Yields the examples of finished parts, in order."""
     for name in names:
         yield from read(folder / name)
-
-
-def drop(folder: pathlib.Path) -> None:
-    """Removes parts that are no longer needed."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> int:
