@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,13 +82,22 @@ class BenchmarkOptions:
 
 def labelled_set(config: ConfigDict) -> Dataset:
     """Returns the set whose labels supervise; the target's are opened only by labelled="target"."""
-    benchmark = config.benchmark
-    specs = {"source": benchmark.source, "target": benchmark.target_labelled}
-    spec = lookup(specs, config.labelled, "labelled")
-    if not spec:
-        raise DataError(f"benchmark {benchmark.name} has no labelled target images to train on")
-    role = "source" if config.labelled == "source" else "target_labelled"
-    return load(spec, data_dir=config.data_dir, classes=benchmark.classes, role=role)
+    roles = {"source": "source", "target": "target_labelled"}
+    role = lookup(roles, config.labelled, "labelled")
+    if not config.benchmark[role]:
+        name = config.benchmark.name
+        raise DataError(f"benchmark {name} has no labelled target images to train on")
+    return _load(config, role, config.benchmark[role])
+
+
+def target_set(config: ConfigDict) -> Dataset:
+    """Returns the set of the target's training images."""
+    return _load(config, "target", config.benchmark.target)
+
+
+def _load(config: ConfigDict, role: str, spec: Mapping[str, Any]) -> Dataset:
+    """Loads the data set of a specification, which has a role in the benchmark."""
+    return load(spec, data_dir=config.data_dir, classes=config.benchmark.classes, role=role)
 
 
 def frame(config: ConfigDict, domain: str) -> Frame:
@@ -119,7 +128,7 @@ def look_for(config: ConfigDict, roles: Iterable[str]) -> dict[str, Dataset]:
             raise DataError(f"benchmark {benchmark.name} has no {role} images")
         spec = dict(benchmark[role])
         spec |= {"store": "files"} if "store" in spec else {}
-        sets[role] = load(spec, data_dir=config.data_dir, classes=benchmark.classes, role=role)
+        sets[role] = _load(config, role, spec)
     return sets
 
 
@@ -167,14 +176,6 @@ def check_frames(config: ConfigDict, *, needs_target: bool) -> None:
         check_candidates(source)
         classes = class_set(config.benchmark.classes)
         check_classes(config.long_tail.classes, num_classes=len(classes))
-
-
-def target_set(config: ConfigDict) -> Dataset:
-    """Returns the set of the target's training images."""
-    benchmark = config.benchmark
-    return load(
-        benchmark.target, data_dir=config.data_dir, classes=benchmark.classes, role="target"
-    )
 
 
 def introduction(config: ConfigDict, *, needs_target: bool) -> list[str]:
