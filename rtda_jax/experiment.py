@@ -21,7 +21,7 @@ from rtda_jax.evaluate import percent
 from rtda_jax.run import binding, checkpoint, log, parallel
 from rtda_jax.run.options import plain, read
 from rtda_jax.run.signals import stop_at_once
-from rtda_jax.run.workdir import RESULT, read_json, write_json
+from rtda_jax.run.workdir import RESULT, read_json, read_results, write_json
 from rtda_jax.stages import KINDS, pseudo_label
 from rtda_jax.stages import evaluate as evaluate_stage
 from rtda_jax.stages import train as train_stage
@@ -199,7 +199,7 @@ def _run(
         "command": first_command(workdir),
         "stages": {},
     }
-    earlier = earlier_results(workdir).get("stages", {})
+    earlier = read_results(workdir).get("stages", {})
     # Their folders were removed, and older records do not say of which weights the scores are.
     anew = {name for name in plan if not binding.begun(workdir / name)}
     for name, stage in plan.items():
@@ -226,15 +226,9 @@ def recorded(config: ConfigDict) -> dict[str, Any]:
     return with_definitions(plain(config))
 
 
-def earlier_results(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the content of results.json, which is empty before the first stage has ended."""
-    path = workdir / "results.json"
-    return read_json(path) if path.exists() else {}
-
-
 def first_command(workdir: pathlib.Path) -> str:
     """Returns the command line that began this workdir; a later one does not replace it."""
-    return earlier_results(workdir).get("command") or environment.command()
+    return read_results(workdir).get("command") or environment.command()
 
 
 def each_seed(config: ConfigDict, workdir: pathlib.Path, *, count: int | None, job: Job) -> None:

@@ -21,7 +21,7 @@ from rtda_jax.ops.activations import argmax
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import files, log
 from rtda_jax.run.options import read
-from rtda_jax.run.workdir import claimed, read_json, write_json
+from rtda_jax.run.workdir import claimed, read_json, read_results, write_json
 from rtda_jax.tools import environment
 from rtda_jax.weights import export_pretrained
 
@@ -345,8 +345,6 @@ def _interface(chosen: Networks, size: Size, protocol: Protocol) -> dict[str, An
 
 def _run(chosen: Networks) -> dict[str, Any]:
     """Describes the run that trained the networks."""
-    path = chosen.workdir / "results.json"
-    results = read_json(path) if path.exists() else {}
     score = publish.score(chosen) or {}
     return {
         "workdir": chosen.workdir.resolve().name,
@@ -359,6 +357,6 @@ def _run(chosen: Networks) -> dict[str, Any]:
         "miou": score.get("miou"),
         "protocol": score.get("protocol"),  # of that score; the export may have another
         "config_sha256": files.sha256(chosen.workdir / "config.json"),
-        "trained_at_commit": results.get("commit"),
+        "trained_at_commit": read_results(chosen.workdir).get("commit"),
         "exported_at_commit": environment.commit(),
     }

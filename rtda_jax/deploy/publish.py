@@ -20,7 +20,7 @@ from rtda_jax.data.labels import class_set, is_definition, with_definitions
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.run import files, log
-from rtda_jax.run.workdir import claimed, read_json, write_json
+from rtda_jax.run.workdir import claimed, read_json, read_results, write_json
 from rtda_jax.stages.plan import Plan, architecture, parse
 from rtda_jax.tools import environment, hub
 from rtda_jax.tools.hub import RECORD
@@ -274,8 +274,7 @@ def score(chosen: Networks) -> dict[str, Any] | None:
     """
     if is_published(chosen.workdir):
         return read(chosen.workdir).score
-    path = chosen.workdir / "results.json"
-    stages = read_json(path).get("stages", {}) if path.exists() else {}
+    stages = read_results(chosen.workdir).get("stages", {})
     fields = ("miou", "pixel_accuracy", "iou", "images", "step", "protocol")
     for result in (stages.get(chosen.stage, {}), *stages.values()):
         if result.get("miou") is not None and _is_of(result, chosen):

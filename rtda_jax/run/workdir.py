@@ -51,6 +51,12 @@ def read_json(path: pathlib.Path, *, most: int = _LARGEST) -> dict[str, Any]:
     return value
 
 
+def read_results(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the content of results.json, which is empty before the first stage has ended."""
+    path = workdir / "results.json"
+    return read_json(path) if path.exists() else {}
+
+
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
     """Locks a workdir for one job; if the job has several processes, the main one locks it.
