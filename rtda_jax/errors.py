@@ -92,6 +92,11 @@ def require(condition: object, message: str) -> None:
         raise ConfigError(message)
 
 
+def check_probability(value: float, what: str) -> None:
+    """Raises a ConfigError, which says what the value is, unless it lies in [0, 1]."""
+    require(0 <= value <= 1, f"{what} must be a probability, got {value:g}")
+
+
 def named(names: Sequence[str], *, most: int = 3) -> str:
     """Names the first few of some files or other things, and then "..." for the others."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rtda_jax.augment import image_keys, photometric
-from rtda_jax.errors import lookup, one_of, require
+from rtda_jax.errors import check_probability, lookup, one_of, require
 
 Range = tuple[float, float]
 # A function (images [B,H,W,3] in [0,255], key, index int32 [B]) -> images of the same kind.
@@ -282,8 +282,7 @@ class ColourOptions:
     draw: str = "image"
 
     def __post_init__(self) -> None:
-        valid = 0 <= self.colour <= 1
-        require(valid, f"augment.colour must be a probability, got {self.colour:g}")
+        check_probability(self.colour, "augment.colour")
         for name in ("contrast", "saturation"):
             bounds = getattr(self, name)
             valid = len(bounds) == 2 and 0 <= bounds[0] <= bounds[1]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rtda_jax.augment import image_keys
 from rtda_jax.augment.colour import RECOLOURS
-from rtda_jax.errors import one_of, require
+from rtda_jax.errors import check_probability, one_of, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,7 @@ class AffineOptions:
             )
         valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
         require(valid, f"affine.scale must be a range (low, high) above 0, got {self.scale}")
-        valid = 0 <= self.mirror <= 1
-        require(valid, f"affine.mirror must be a probability, got {self.mirror:g}")
+        check_probability(self.mirror, "affine.mirror")
 
 
 def matrices(key: jax.Array, index: jax.Array, *, options: AffineOptions) -> jax.Array:
@@ -124,8 +123,7 @@ class MaskOptions:
     def __post_init__(self) -> None:
         valid = self.block >= 1
         require(valid, f"masked.block must be a number of pixels from 1, got {self.block}")
-        valid = 0 <= self.ratio <= 1
-        require(valid, f"masked.ratio must be a probability, got {self.ratio:g}")
+        check_probability(self.ratio, "masked.ratio")
         one_of(self.colour, RECOLOURS, "masked.colour")
 
 

@@ -30,7 +30,7 @@ from rtda_jax.augment.classes import (
 )
 from rtda_jax.augment.colour import RECOLOURS, Recolour
 from rtda_jax.augment.photometric import gaussian_blur
-from rtda_jax.errors import one_of, require
+from rtda_jax.errors import check_probability, one_of, require
 from rtda_jax.losses import IGNORE
 
 
@@ -139,8 +139,7 @@ class LongTailOptions:
     min_pixels: int = 1
 
     def __post_init__(self) -> None:
-        valid = 0 <= self.probability <= 1
-        require(valid, f"long_tail.probability must be a probability, got {self.probability:g}")
+        check_probability(self.probability, "long_tail.probability")
         one_of(self.choice, CHOICES, "long_tail.choice")
         one_of(self.related, RELATED, "long_tail.related")
         least, most = self.count
