@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import draw, value_and_pull
 
 from rtda_jax.ops import conv
 from rtda_jax.ops.conv import Geometry, conv2d, plain_conv2d
@@ -55,10 +56,6 @@ def pair(value):
     return (value, value) if isinstance(value, int) else value
 
 
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 def build(name, dtype=jnp.float32):
     """Geometry, input, kernel and cotangent of a case, ours and the plain convolution."""
     shape, features, size, stride, padding, dilation, groups = CASES[name]
@@ -72,14 +69,6 @@ def build(name, dtype=jnp.float32):
     )
     plain = functools.partial(plain_conv2d, geometry=g)
     return g, tuple(jnp.asarray(v, dtype) for v in (x, kernel, dy)), ours, plain
-
-
-def value_and_pull(function, x, kernel, dy):
-    def run(x, kernel, dy):
-        y, pull = jax.vjp(function, x, kernel)
-        return y, *pull(dy)
-
-    return jax.jit(run)(x, kernel, dy)
 
 
 def assert_equal(got, expected, tolerance):

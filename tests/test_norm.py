@@ -4,14 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import draw
 
 from rtda_jax.ops.norm import BatchNorm
 
 SHAPE = (4, 5, 6, 3)
-
-
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def make_variables(channels: int = 3) -> dict:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import draw
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from test_fold import random_variables
@@ -28,10 +29,6 @@ pytest.importorskip("onnxruntime")
 
 SIZE = (64, 96)
 FAST = ("bisenet_resnet18", "bisenet_tufl")  # others are compared at an odd size, see below
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def operators(model):

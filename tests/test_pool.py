@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import draw
 
 from rtda_jax.ops.pool import max_pool
 
@@ -26,10 +27,6 @@ CASES = [
 
 def pair(value):
     return (value, value) if isinstance(value, int) else value
-
-
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def max_by_loop(x, dy, size, window, stride, padding):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import draw, value_and_pull
 
 from rtda_jax.ops.resize import upsample
 
@@ -34,20 +35,6 @@ def matrix(length: int, size: int, align: str) -> np.ndarray:
         out[i, low] += 1 - (position - low)
         out[i, high] += position - low
     return out
-
-
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def value_and_pull(function, x, dy):
-    """Value of function at x, and dy pulled back, in one compilation."""
-
-    def run(v, cotangent):
-        y, pull = jax.vjp(function, v)
-        return y, pull(cotangent)[0]
-
-    return jax.jit(run)(x, dy)
 
 
 @pytest.mark.parametrize("align", ["half_pixel", "corners"])
