@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import config, folder_fields, normalised, write_folders
 from PIL import Image
+from variables import plausible_variables
 
 from rtda_jax import experiment, models
 from rtda_jax.adapt.state import output_shapes
@@ -22,28 +23,12 @@ FAST = ("bisenet_resnet18", "bisenet_stdc1", "bisenet_lite0")
 SIZE = (64, 96)  # of images for whole networks
 
 
-def random_variables(model, seed=0, *, train=False):
-    """Weights, affine parameters and statistics that a missed or wrong fold would betray."""
-    images = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=train), images)
-    rng = np.random.default_rng(seed)
-
-    def fill(path, leaf):
-        if len(leaf.shape) == 4:
-            spread = (2 / np.prod(leaf.shape[:3])) ** 0.5
-            return jnp.asarray(spread * rng.standard_normal(leaf.shape), jnp.float32)
-        low, high = (0.5, 1.5) if path[-1].key in ("scale", "var") else (-0.3, 0.3)
-        return jnp.asarray(rng.uniform(low, high, leaf.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in MODELS]
 )
 def test_folded_networks_give_the_same_outputs(name):
     model = create_model(name, 5)
-    variables = random_variables(model)
+    variables = plausible_variables(model)
     folded, lighter = fold(model, variables)
     assert not lighter.get("batch_stats")
     assert "scale" not in {path[-1].key for path, _ in jax.tree.leaves_with_path(lighter)}
@@ -60,7 +45,7 @@ def test_folded_networks_give_the_same_outputs(name):
 @pytest.mark.parametrize("name", FAST)
 def test_what_training_leaves_is_folded_with_its_auxiliary_heads(name):
     model = create_model(name, 5)
-    variables = random_variables(model, train=True)
+    variables = plausible_variables(model, train=True)
     folded, lighter = fold(model, variables)
     images = jnp.asarray(np.random.default_rng(1).normal(size=(1, *SIZE, 3)), jnp.float32)
     expected = jax.jit(model.apply)(variables, images)["logits"]
@@ -71,12 +56,14 @@ def test_what_training_leaves_is_folded_with_its_auxiliary_heads(name):
 
 def test_what_is_folded_stays_as_it_is():
     model = create_model("bisenet_resnet18", 5)
-    once = fold(model, random_variables(model))
+    once = fold(model, plausible_variables(model))
     jax.tree.map(np.testing.assert_array_equal, fold(*once)[1], once[1])
 
 
 def test_folded_networks_do_not_train():
-    folded, variables = fold(model := create_model("bisenet_resnet18", 5), random_variables(model))
+    folded, variables = fold(
+        model := create_model("bisenet_resnet18", 5), plausible_variables(model)
+    )
     with pytest.raises(ValueError, match="'folded' is for inference"):
         jax.eval_shape(lambda v: folded.apply(v, jnp.zeros((1, *SIZE, 3)), train=True), variables)
 
@@ -152,7 +139,7 @@ ARRANGEMENTS = {
 @pytest.mark.parametrize("arrangement", ["odd names", "dense", "recomputed", "unnamed"])
 def test_names_do_not_matter(arrangement):
     model = Trial(5, arrangement=arrangement)
-    variables = random_variables(model)
+    variables = plausible_variables(model)
     folded, lighter = fold(model, variables)
     assert not lighter.get("batch_stats")
     images = jnp.asarray(np.random.default_rng(1).normal(size=(1, *SIZE, 3)), jnp.float32)
@@ -173,7 +160,7 @@ def test_names_do_not_matter(arrangement):
 )
 def test_what_cannot_be_folded_is_evaluated_as_it_is(arrangement, reason, capsys):
     module = Trial(5, arrangement=arrangement)
-    variables = random_variables(module)
+    variables = plausible_variables(module)
     with pytest.raises(Unfoldable, match=reason):
         fold(module, variables)
     assert fold_or_keep(module, variables, say=print) == (module, variables)

@@ -10,7 +10,7 @@ import pytest
 from arrays import draw
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from test_fold import random_variables
+from variables import plausible_variables
 
 from rtda_jax import evaluate
 from rtda_jax.deploy import export
@@ -168,7 +168,7 @@ def test_what_is_refused_is_placed_in_its_module():
 def models(*names, normalisation):
     for seed, name in enumerate(names):
         module = create_model(name)
-        yield Model(*fold(module, random_variables(module, seed)), normalisation)
+        yield Model(*fold(module, plausible_variables(module, seed)), normalisation)
 
 
 def compare(*names, normalisation, batches=(1, 4), size=SIZE):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import config, folder_fields, pixelwise, write_folders
 from PIL import Image
-from test_fold import random_variables
+from variables import plausible_variables
 
 from rtda_jax.augment import normalise
 from rtda_jax.data.labels import class_set
@@ -69,7 +69,7 @@ def test_a_description_is_the_mean_feature_of_length_one():
 
 def test_a_network_is_described_without_its_normalisations(monkeypatch):
     model = create_model("bisenet_resnet18", 5)
-    variables = random_variables(model)
+    variables = plausible_variables(model)
     image = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
     feature = model.apply(variables, normalise.normalise(image[None], name="imagenet"))["feature"]
     mean = np.asarray(feature).mean((0, 1, 2))
