@@ -16,13 +16,6 @@ from rtda_jax.errors import ConfigError
 from rtda_jax.run import parallel
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("folders")
-    write_folders(folder)
-    return folder
-
-
 def made(root, **fields):
     chosen = config("source_only", "folders", **fields)
     chosen.update_from_flattened_dict(folder_fields(root))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Tiny, config, folder_fields, get, stages, write_folders
+from helpers import Tiny, config, folder_fields, get, softmax, stages, write_folders
 from test_self_training import arrays
 
 from configs import base
@@ -73,11 +73,6 @@ def root(networks_of_two_kinds, tmp_path_factory):
 def whole(root, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     return experiment.run(soft(root), workdir), workdir
-
-
-def softmax(z):
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
