@@ -87,7 +87,7 @@ def create_state(
     *,
     seed: int,
     size: tuple[int, int],
-    memory: Mapping[str, jax.Array] | None = None,
+    memory: Mapping[str, jax.Array],
 ) -> TrainState:
     """Returns a fresh state whose arrays depend on the seed and the networks alone.
 
@@ -124,7 +124,7 @@ def create_state(
         g_opt=jax.jit(g_tx.init)(variables["params"]),
         d_params=d_params,
         d_opt=jax.jit(d_tx.init)(d_params),
-        memory=dict(memory or {}),
+        memory=dict(memory),
     )
 
 

@@ -303,7 +303,7 @@ def distil_weights(areas: jax.Array, *, strength: float) -> jax.Array:
 
 
 def with_teacher(
-    state: TrainState, options: TeacherOptions, *, network: NetworkSpec | None = None
+    state: TrainState, options: TeacherOptions, *, network: NetworkSpec | None
 ) -> TrainState:
     """Returns the state with a teacher that equals its student, if the method has a teacher.
 

@@ -27,7 +27,7 @@ _REDRAW_SECONDS = 0.2  # between two updates of a line on a terminal
 _SHORT_SECONDS = 2.0  # a job that ends within them writes no progress to a file
 
 
-def say(text: str = "", *, to: TextIO | None = None) -> None:
+def say(text: str, *, to: TextIO | None = None) -> None:
     """Prints lines and flushes them, on a terminal as in a log file.
 
     Control characters are escaped, because names of files may contain any of them. So are

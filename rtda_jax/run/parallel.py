@@ -276,7 +276,7 @@ def deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
-def check_batch(batch_size: int, devices: int, *, accumulate: int = 1) -> None:
+def check_batch(batch_size: int, devices: int, *, accumulate: int) -> None:
     """Raises ConfigError if a global batch cannot be split evenly over devices and micro-batches.
 
     Args:
@@ -317,12 +317,11 @@ def compile_step(step: Callable, over: Mesh) -> Callable:
     A single process maps the step with `jax.pmap`, which accepts a batch of NumPy arrays. Among
     several processes, none has the whole batch: they map the step with `jax.shard_map` over global
     arrays, to which each process contributes its share. In both cases the state has no device axis.
+    The returned step takes this process's share of the batch and donates the state.
 
     Args:
       step: a step written with `axis_name=AXIS`.
       over: the devices.
-
-    The returned step takes this process's share of the batch and donates the state.
     """
     return (pmapped if jax.process_count() == 1 else shard_mapped)(step, over)
 
