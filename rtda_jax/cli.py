@@ -38,7 +38,7 @@ from rtda_jax.tools import environment, hub
 if TYPE_CHECKING:
     from rtda_jax.deploy import Networks
 
-CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rtda_jax"
+CACHE = environment.user_cache() / "rtda_jax"
 WIDTH = 100  # columns of the help
 
 UNFORESEEN = 1  # exit code, as of any Python program

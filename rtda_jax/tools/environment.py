@@ -143,6 +143,11 @@ def provide_configs(*folders: pathlib.Path) -> None:
     sys.modules["configs"] = package
 
 
+def user_cache() -> pathlib.Path:
+    """Returns the folder for caches of this user: $XDG_CACHE_HOME or ~/.cache."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+
+
 def trained_folder() -> pathlib.Path:
     """Returns the folder of the trained networks that come with the package, each published."""
     return pathlib.Path(rtda_jax.__file__).parent / "deploy" / "trained"

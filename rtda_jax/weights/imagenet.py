@@ -12,6 +12,7 @@ import os
 import pathlib
 
 from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.tools import environment
 from rtda_jax.weights import download, namings
 
 NAME = "imagenet"  # the value of model.pretrained instead of a path
@@ -132,15 +133,11 @@ def _places(trunk: Trunk) -> list[pathlib.Path]:
     return places
 
 
-def _user_cache() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-
-
 def _cache() -> pathlib.Path:
-    return _user_cache() / "rtda_jax" / "weights"
+    return environment.user_cache() / "rtda_jax" / "weights"
 
 
 def _torchvision_cache() -> pathlib.Path:
     home = os.environ.get("TORCH_HOME")
-    root = pathlib.Path(home).expanduser() if home else _user_cache() / "torch"
+    root = pathlib.Path(home).expanduser() if home else environment.user_cache() / "torch"
     return root / "hub" / "checkpoints"
