@@ -238,7 +238,7 @@ def cost_table() -> str:
     )
     lines = []
     for c in costs:
-        is_discriminator = c.name.startswith("fcd")
+        is_discriminator = c.name.startswith(tuple(DISCRIMINATORS))
         flops = [f"{f(c):,}" if is_discriminator else "" for f in CONVENTIONS.values()]
         counts = (c.pytorch_parameters, c.training_parameters, c.inference_parameters, c.macs)
         cells = [c.name, *(f"{n:,}" for n in counts), *flops]
