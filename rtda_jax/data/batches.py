@@ -42,6 +42,8 @@ from rtda_jax.run.options import read
 from rtda_jax.run.workdir import write_json
 
 Batches = Callable[[int], Iterator[Batch]]
+# The role of the set whose labels supervise, by the value of `labelled`.
+LABELLED_ROLES = {"source": "source", "target": "target_labelled"}
 LARGEST_SIDE = 2**16  # enough for any image, and small enough for shapes to be machine integers
 
 
@@ -82,8 +84,7 @@ class BenchmarkOptions:
 
 def labelled_set(config: ConfigDict) -> Dataset:
     """Returns the set whose labels supervise; the target's are opened only by labelled="target"."""
-    roles = {"source": "source", "target": "target_labelled"}
-    role = lookup(roles, config.labelled, "labelled")
+    role = lookup(LABELLED_ROLES, config.labelled, "labelled")
     if not config.benchmark[role]:
         name = config.benchmark.name
         raise DataError(f"benchmark {name} has no labelled target images to train on")

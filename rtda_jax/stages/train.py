@@ -13,7 +13,7 @@ from rtda_jax.adapt.adversary import LEVELS
 from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.state import NetworkSpec, TrainState, check_one_image, output_shapes
 from rtda_jax.adapt.terms import TAUGHT, formula
-from rtda_jax.data.batches import check_frames, introduction
+from rtda_jax.data.batches import LABELLED_ROLES, check_frames, introduction
 from rtda_jax.data.stream import MoveOptions, check_margins
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.run import checkpoint, log, parallel
@@ -73,7 +73,7 @@ def check(plan: Plan, stage: Stage) -> None:
 
 def reads(stage: Stage) -> tuple[str, ...]:
     """Returns the sets of images that the stage trains on."""
-    labelled = {"source": "source", "target": "target_labelled"}[stage.config.labelled]
+    labelled = LABELLED_ROLES[stage.config.labelled]
     return (labelled, "target") if method_of(stage).needs_target else (labelled,)
 
 
