@@ -28,7 +28,6 @@ Predict = Callable[..., jax.Array]
 MODES = ("whole", "slide")
 OUTPUTS = ("logits", "coarse")
 
-
 # Fusions of several networks: functions of their logits [M,B,h,w,K].
 FUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softmax": jax.nn.softmax,  # multi-band transfer (FDA, Nikiforos)
@@ -170,6 +169,14 @@ def folded(models: Sequence[Model]) -> list[Model]:
     ]
 
 
+def outputs_of(models: Sequence[Model], variables: Sequence[Any], images: jax.Array) -> list[Any]:
+    """Returns each network's outputs, given its variables, for images [B,h,w,3] in [0,255]."""
+    return [
+        model.module.apply(v, normalise(images, name=model.normalisation), train=False)
+        for model, v in zip(models, variables, strict=True)
+    ]
+
+
 def class_scores(
     models: Sequence[Model],
     variables: Sequence[Any],
@@ -188,12 +195,8 @@ def class_scores(
     Raises:
       ConfigError: a network does not have the output.
     """
-    pixels = images.astype(jnp.float32)
     stacked = []
-    for model, v in zip(models, variables, strict=True):
-        outputs: Any = model.module.apply(
-            v, normalise(pixels, name=model.normalisation), train=False
-        )
+    for model, outputs in zip(models, outputs_of(models, variables, images), strict=True):
         one_of(protocol.output, outputs, f"eval.output of {type(model.module).__name__}:")
         stacked.append(outputs[protocol.output].astype(jnp.float32))
     if len(models) == 1:

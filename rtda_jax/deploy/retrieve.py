@@ -10,13 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, load
 from rtda_jax.data.labels import ClassSet, class_set
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError
-from rtda_jax.evaluate import Model, folded
+from rtda_jax.evaluate import Model, folded, outputs_of
 from rtda_jax.run import log
 from rtda_jax.run.log import Progress
 from rtda_jax.run.workdir import claimed, write_json
@@ -143,9 +142,7 @@ def describer(models: Sequence[Model]) -> Callable[[np.ndarray], np.ndarray]:
     @jax.jit
     def describe(variables: Sequence[Any], image: jax.Array) -> jax.Array:
         parts = []
-        for model, v in zip(models, variables, strict=True):
-            images = normalise(image[None], name=model.normalisation)
-            outputs: Any = model.module.apply(v, images, train=False)
+        for outputs in outputs_of(models, variables, image[None]):
             mean = outputs["feature"].astype(jnp.float32).mean((0, 1, 2))
             parts.append(mean / jnp.maximum(jnp.linalg.norm(mean), 1e-12))
         return jnp.concatenate(parts) / len(models) ** 0.5

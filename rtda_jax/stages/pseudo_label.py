@@ -25,7 +25,6 @@ from ml_collections import ConfigDict
 
 from rtda_jax.adapt import pseudo_labels
 from rtda_jax.adapt.pseudo_labels import PseudoLabelOptions
-from rtda_jax.augment.normalise import normalise
 from rtda_jax.data import Dataset, load, pictures
 from rtda_jax.data.dataset import fingerprint
 from rtda_jax.data.labels import class_set
@@ -41,7 +40,7 @@ from rtda_jax.data.pseudo import (
 from rtda_jax.data.spec import is_labelled
 from rtda_jax.data.stream import eval_stream
 from rtda_jax.errors import ConfigError, Interrupted, one_of
-from rtda_jax.evaluate import Model, folded
+from rtda_jax.evaluate import Model, folded, outputs_of
 from rtda_jax.ops.resize import upsample
 from rtda_jax.run import log, parallel
 from rtda_jax.run.binding import bind_data
@@ -222,11 +221,11 @@ def predictor(models: Sequence[Model], *, heads: Sequence[str], fusion: str) -> 
     models = folded([m._replace(module=m.module.clone(auxiliary="always")) for m in models])
 
     def maps(variables: Sequence[Any], image: jax.Array) -> list[jax.Array]:
-        softmax = []
-        for model, v in zip(models, variables, strict=True):
-            pixels = normalise(image[None], name=model.normalisation)
-            outputs: Any = model.module.apply(v, pixels, train=False)
-            softmax += [jax.nn.softmax(outputs[h].astype(jnp.float32), axis=-1) for h in heads]
+        softmax = [
+            jax.nn.softmax(outputs[head].astype(jnp.float32), axis=-1)
+            for outputs in outputs_of(models, variables, image[None])
+            for head in heads
+        ]
         # The softmax of a DeepLab's "coarse" is resized (BDL, FDA); all others have the image's
         # size.
         size = (image.shape[0], image.shape[1])
