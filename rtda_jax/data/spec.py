@@ -221,8 +221,8 @@ def suffixes(images: Sequence[str], labels: Sequence[str]) -> tuple[tuple[str, s
         for start in filter(None, starts):
             near = [label for label in labels if label.startswith(image[:start])][:_KINDS]
             ends = [(image[start:], label[start:]) for label in near]
-            if found := tuple(filter(fits, ends)):
-                return found
+            if fitting := tuple(filter(fits, ends)):
+                return fitting
     return ()
 
 

@@ -45,14 +45,14 @@ class Input(NamedTuple):
     kind: str
 
 
-class Found(NamedTuple):
+class Listing(NamedTuple):
     """The inputs to predict, in the order of their names, and the files that were left out."""
 
     inputs: tuple[Input, ...]
     left_out: tuple[LeftOut, ...] = ()
 
 
-def find(source: str, *, out: pathlib.Path) -> Found:
+def find(source: str, *, out: pathlib.Path) -> Listing:
     """Finds the inputs that a command line names.
 
     Args:
@@ -66,19 +66,19 @@ def find(source: str, *, out: pathlib.Path) -> Found:
     """
     path = pathlib.Path(source).expanduser()
     if not path.exists() and re.fullmatch(r"\d+", source):
-        return Found((Input(source, pathlib.PurePath(f"camera{source}"), "stream"),))
+        return Listing((Input(source, pathlib.PurePath(f"camera{source}"), "stream"),))
     if "://" in source:
         address = re.sub(r"^\w+://([^/@]*@)?", "", source)  # without the password
         name = re.sub(r"[^\w.-]+", "_", address).strip("._")[:80] or "stream"
-        return Found((Input(source, pathlib.PurePath(name), "stream"),))
+        return Listing((Input(source, pathlib.PurePath(name), "stream"),))
     if path.is_dir():
         return _in_folder(path, out)
     if not path.exists():
         raise DataError(f"{source}: no such file or folder")
-    return Found((Input(str(path), pathlib.PurePath(path.stem), kind_of(path)),))
+    return Listing((Input(str(path), pathlib.PurePath(path.stem), kind_of(path)),))
 
 
-def _in_folder(folder: pathlib.Path, out: pathlib.Path) -> Found:
+def _in_folder(folder: pathlib.Path, out: pathlib.Path) -> Listing:
     without = None if out.resolve() == folder.resolve() else out
     extensions = (*pictures.EXTENSIONS, *VIDEOS)
     files, left_out = listing.walk(folder, extensions=extensions, without=without)
@@ -104,7 +104,7 @@ def _in_folder(folder: pathlib.Path, out: pathlib.Path) -> Found:
     if not inputs:
         why = "; ".join(listing.sentences(left_out)) or "it is empty"
         raise DataError(f"{folder}: holds no image or video ({why})")
-    return Found(tuple(inputs), left_out)
+    return Listing(tuple(inputs), left_out)
 
 
 def kind_of(path: str | pathlib.Path) -> str:
