@@ -61,9 +61,8 @@ def test_what_is_folded_stays_as_it_is():
 
 
 def test_folded_networks_do_not_train():
-    folded, variables = fold(
-        model := create_model("bisenet_resnet18", 5), plausible_variables(model)
-    )
+    model = create_model("bisenet_resnet18", 5)
+    folded, variables = fold(model, plausible_variables(model))
     with pytest.raises(ValueError, match="'folded' is for inference"):
         jax.eval_shape(lambda v: folded.apply(v, jnp.zeros((1, *SIZE, 3)), train=True), variables)
 

@@ -155,6 +155,7 @@ def test_an_older_release_listed_no_results(tmp_path, classify):
     (out / "predict.json").write_text('{"workdir": "x", "views": ["train_ids"], "files": 1}')
     Image.fromarray(noise(8, 8)).save(tmp_path / "a.png")
     run(tmp_path, tmp_path / "a.png")
+    assert result(out / "train_ids" / "a.png").shape == (8, 8)
 
 
 def test_what_is_left_out_is_named(tmp_path, classify, capsys):
