@@ -68,7 +68,7 @@ def test_other_files_that_cannot_be_read_are_named(workdirs, tmp_path):
     with pytest.raises(ConfigError, match="name the workdirs"):
         report.write([], tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"empty/results\.json: No such file"):
+    with pytest.raises(ConfigError, match=r"empty/results\.json: no such file"):
         report.write([str(tmp_path / "empty")], tmp_path / "out")
     torn = edited(workdirs[0], tmp_path / "torn", same)
     with (pathlib.Path(torn) / "train" / log.METRICS_FILE).open("a") as file:

@@ -33,7 +33,7 @@ def test_other_files_are_refused_by_name(tmp_path, data):
     ("make", "words"),
     [
         (os.mkfifo, "is not a regular file"),
-        (os.mkdir, "Is a directory"),
+        (os.mkdir, "is a folder, not a file"),
         (lambda path: path.write_bytes(b" " * (2**24 + 1)), "has 16,777,217 bytes"),
     ],
 )

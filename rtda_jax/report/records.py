@@ -98,7 +98,7 @@ def read_json(path: pathlib.Path, *, inside: pathlib.Path | None = None) -> Any:
     """Returns the content of a JSON file; a ConfigError names a file that is missing or invalid."""
     data = read(path, inside=inside, most=MOST_BYTES)
     if data is None:
-        raise ConfigError(f"{path}: No such file; the job run writes it")
+        raise ConfigError(f"{path}: no such file; the job run writes it")
     return parse(str(path), data)
 
 

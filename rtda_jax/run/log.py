@@ -96,7 +96,7 @@ def _content(path: pathlib.Path) -> bytes:
     try:
         return files.read(path, most=_LARGEST)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {files.reason(path, error)}") from None
 
 
 def _is_step(value: object) -> bool:

@@ -43,7 +43,7 @@ def read_json(path: pathlib.Path, *, most: int = _LARGEST) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {files.reason(path, error)}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not the JSON this program writes there: {error}") from None
     if not isinstance(value, dict):
