@@ -1,6 +1,8 @@
 """Batches and configurations small enough for two CPU cores."""
 
 import importlib
+import os
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -20,6 +22,16 @@ from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 
 SIZE = (32, 64)
+
+
+def environment():
+    """The variables of another process that runs this clone on the CPU, with the same cache."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    }
 
 
 class Tiny(Network):

@@ -17,14 +17,14 @@ import sys
 import tempfile
 import time
 
-import jax
 import numpy as np
 import pytest
 import tiny
+from helpers import environment
 
 from rtda_jax.errors import CheckpointError, ConfigError, Interrupted
 from rtda_jax.run import checkpoint
-from rtda_jax.run.signals import STALLED as STALLED
+from rtda_jax.run.signals import STALLED
 from rtda_jax.run.workdir import lock
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -76,16 +76,10 @@ def half(family, workdir, step=5):
 
 
 def start(family, workdir, *words):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-    }
     command = [sys.executable, str(ROOT / "tests" / "tiny.py"), family, str(workdir)]
     return subprocess.Popen(
         command + [str(word) for word in words],
-        env=environment,
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

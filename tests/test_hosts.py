@@ -1,7 +1,6 @@
 """Several processes on the loopback interface compute what one process computes."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -58,19 +57,13 @@ def slurm(index, count, *, port):
 
 def launch(count, job, *arguments, scheduler=None):
     port = free_port(SLURM_PORTS if scheduler else 0)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-    }
     return [
         subprocess.Popen(
             [
                 sys.executable, str(ROOT / "tests" / "host.py"),
                 *map(str, ("auto" if scheduler else port, count, index, job, *arguments)),
             ],
-            env=environment | (scheduler(index, count, port=port) if scheduler else {}),
+            env=helpers.environment() | (scheduler(index, count, port=port) if scheduler else {}),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for index in range(count)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from helpers import SIZE, config, folder_fields, write_folders
+from helpers import SIZE, config, environment, folder_fields, write_folders
 from PIL import Image
 
 from rtda_jax import experiment, train
@@ -164,12 +164,7 @@ def alone(root, workdir, *moment):
     """Runs the same experiment in another process."""
     return subprocess.run(
         [sys.executable, str(TESTS / "whole.py"), str(root), str(workdir), *map(str, moment)],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(TESTS.parent),
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        },
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
