@@ -45,7 +45,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
         plan = checked_plan(config)
         train_stage.check_batches(plan, workdir)
         train_stage.check_weights(plan, workdir)
-        check_data(plan, workdir)
+        look_for_data(plan, workdir)
         check_same_data(plan, workdir)
     with _locked(workdir, config):
         return _run(config, plan, workdir, KINDS)
@@ -144,7 +144,7 @@ def check_images(plan: Plan) -> None:
             )
 
 
-def check_data(plan: Plan, workdir: pathlib.Path) -> None:
+def look_for_data(plan: Plan, workdir: pathlib.Path) -> None:
     """Looks for the images and labels of all unfinished stages, before the first of them runs.
 
     Warns if the labels of an evaluation seem to mean something other than the configuration says.

@@ -76,7 +76,7 @@ def test_an_evaluation_whose_files_are_missing_is_refused_before_training(root, 
     assert not any(tmp_path.iterdir())
     for name in ("eval_001", "eval_005", "eval_mbt"):  # their scores stand without the files
         write_json(tmp_path / name / "result.json", {})
-    experiment.check_data(experiment.checked_plan(made), tmp_path)
+    experiment.look_for_data(experiment.checked_plan(made), tmp_path)
 
 
 def test_classes_to_report_that_the_network_lacks_are_refused_before_training(root):

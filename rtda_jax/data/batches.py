@@ -36,7 +36,7 @@ from rtda_jax.data.stream import (
 )
 from rtda_jax.errors import DataError, lookup, one_of, require
 from rtda_jax.run import parallel
-from rtda_jax.run.binding import begun, bind_data, check_data
+from rtda_jax.run.binding import begun, bind_data, check_fingerprints
 from rtda_jax.run.files import read_npz
 from rtda_jax.run.options import read
 from rtda_jax.run.workdir import write_json
@@ -160,7 +160,7 @@ def check_same(config: ConfigDict, role: str, folder: pathlib.Path) -> None:
         if config.benchmark[role].get("store") == "shards":
             images = _Named(images.keys)
         bound = "source" if role == "target_labelled" else role  # see `paired_batches`
-        check_data(folder, {bound: fingerprint(images)})
+        check_fingerprints(folder, {bound: fingerprint(images)})
 
 
 def check_frames(config: ConfigDict, *, needs_target: bool) -> None:

@@ -295,14 +295,14 @@ def bind_data(folder: pathlib.Path, fingerprints: Mapping[str, str]) -> None:
     parallel.check_agreement({f"data of {role}": value for role, value in fingerprints.items()})
 
     def record() -> None:
-        old = check_data(folder, fingerprints)
+        old = check_fingerprints(folder, fingerprints)
         if old != {**old, **fingerprints}:
             write_json(folder / DATA, {**old, **fingerprints})
 
     parallel.on_main(record)
 
 
-def check_data(folder: pathlib.Path, fingerprints: Mapping[str, str]) -> Mapping[str, str]:
+def check_fingerprints(folder: pathlib.Path, fingerprints: Mapping[str, str]) -> Mapping[str, str]:
     """Returns the fingerprints of the data with which a stage began, by role, if it has begun.
 
     Raises:
