@@ -240,8 +240,8 @@ def _strange_colours(pixels: np.ndarray, meaning: Labelling) -> str:
         away = np.abs(table - colours[k]).max(axis=1)
         near, about = int(away.argmin()), f"{counts[k]} pixels"
         if away[near] <= _NEAR:
-            name = meaning.classes.get(near, "")
-            about += f", near {name} {table[near].tolist()}".replace("  ", " ")
+            name = f"{meaning.classes[near]} " if near in meaning.classes else ""
+            about += f", near {name}{table[near].tolist()}"
         shown.append(f"{colours[k].tolist()} ({about})")
     more = ", ..." if len(colours) > _NAMED else ""
     if len(colours) > _BLENDED:
