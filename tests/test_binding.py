@@ -1,41 +1,16 @@
 """A workdir is bound to some fields of its configuration; the others may change."""
 
-import copy
-import functools
 import json
 
 import pytest
+from bindings import begin, bound_fields, chain, check_bound, claim, config
 
-from configs import base
 from rtda_jax.data.labels import define
 from rtda_jax.errors import ConfigError
 from rtda_jax.run import binding, log
-from rtda_jax.run.options import only, plain
+from rtda_jax.run.options import only
 from rtda_jax.run.workdir import write_json
 from rtda_jax.stages import KINDS
-
-PLAIN = plain(base.get_config())
-claim = functools.partial(binding.claim, kinds=KINDS)
-check_bound = functools.partial(binding.check_bound, kinds=KINDS)
-bound_fields = functools.partial(binding.bound_fields, kinds=KINDS)
-
-
-def config(**fields):
-    """Returns the default experiment with changed fields; two underscores stand for a dot."""
-    changed = copy.deepcopy(PLAIN)
-    for name, value in fields.items():
-        *groups, last = name.split("__")
-        section = changed
-        for group in groups:
-            section = section[group]
-        section[last] = value
-    return changed
-
-
-def begin(workdir, *names, step=400):
-    for name in names:
-        (workdir / name / "checkpoints" / str(step)).mkdir(parents=True)
-        write_json(workdir / name / "done.json", {"step": step})
 
 
 @pytest.fixture
@@ -136,13 +111,6 @@ def test_a_train_stage_may_be_given_more_steps(trained):
         claim(trained, config())
     with pytest.raises(ConfigError, match="steps: 800 there, 500 now"):
         claim(trained, config(steps=500))
-
-
-def chain(**fields):
-    made = config(stages=["train", "labels", "again"], **fields)
-    made["stage"]["labels"] = {"kind": "pseudo_label", "models": ["train"]}
-    made["stage"]["again"] = {"kind": "train", "init": "train", "pseudo_labels": "labels"}
-    return made
 
 
 def test_steps_are_bound_where_a_later_stage_began_with_the_result(tmp_path):

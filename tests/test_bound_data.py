@@ -4,8 +4,8 @@ import pathlib
 import shutil
 
 import pytest
+from bindings import begin
 from helpers import folder_config, write_folders
-from test_binding import begin
 
 from rtda_jax import experiment
 from rtda_jax.data.dataset import fingerprint

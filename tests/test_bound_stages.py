@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from test_binding import begin, chain, check_bound, claim
+from bindings import begin, chain, check_bound, claim
 
 from rtda_jax.data.pseudo import HISTOGRAM, part_of_histogram
 from rtda_jax.errors import ConfigError

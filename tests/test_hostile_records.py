@@ -7,10 +7,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from bindings import begin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutilate import JSONS, changed, fuzz, mutilated
-from test_binding import begin
 
 from configs import base
 from rtda_jax import experiment
