@@ -7,13 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import (
-    LARGE,
-    batch,
-    normalised,
-    online,
-)
-from test_taught import softmax
+from helpers import LARGE, batch, normalised, online, softmax
 
 from rtda_jax.adapt import build, teacher, terms
 from rtda_jax.adapt import step as adapt_step

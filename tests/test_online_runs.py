@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers import LARGE, SMALL, config, folder_fields, get, online, trained, write_folders
-from test_self_training import arrays
-from test_taught import stopping
+from tiny import arrays, stopping
 
 from rtda_jax import experiment, train
 from rtda_jax.adapt import terms

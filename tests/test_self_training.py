@@ -11,11 +11,10 @@ import sys
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from helpers import SIZE, config, environment, folder_fields, write_folders
 from PIL import Image
-from tiny import leaves
+from tiny import arrays
 
 from rtda_jax import experiment, train
 from rtda_jax.data import DataError, batches, load, load_pseudo
@@ -75,11 +74,6 @@ def root(tmp_path_factory):
 def whole(root, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     return experiment.run(tiny(root), workdir), workdir
-
-
-def arrays(workdir, stage):
-    folder = workdir / stage / "checkpoints" / "3" / "default"
-    return leaves(ocp.StandardCheckpointer().restore(folder.absolute()))
 
 
 def files(workdir):

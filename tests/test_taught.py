@@ -1,6 +1,5 @@
 """A frozen teacher of another architecture, and the soft labels that it gives."""
 
-import itertools
 import json
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import Tiny, config, folder_fields, get, softmax, stages, write_folders
-from test_self_training import arrays
+from tiny import arrays, stopping
 
 from configs import base
 from rtda_jax import experiment
@@ -140,17 +139,6 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(whole, root, tmp_path, m
     experiment.run(made, tmp_path)
     for stage in ("large", "small"):
         assert arrays(tmp_path, stage) == arrays(whole[1], stage)
-
-
-def stopping(add, *, after):
-    calls = itertools.count(1)
-
-    def stop(*arguments):
-        if next(calls) == after:
-            raise KeyboardInterrupt
-        return add(*arguments)
-
-    return stop
 
 
 def test_the_record_and_the_log_name_the_term(whole):

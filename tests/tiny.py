@@ -8,6 +8,7 @@ FAULT, a key of `FAULTS`, is what happens to it on the way.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from rtda_jax.adapt import build
 from rtda_jax.errors import CheckpointError, Interrupted
@@ -135,6 +137,24 @@ def leaves(state):
         ).tobytes()
         for path, x in jax.tree_util.tree_leaves_with_path(state)
     }
+
+
+def arrays(workdir, stage):
+    """The bytes of every leaf that a stage saved after its third step, by its path."""
+    folder = workdir / stage / "checkpoints" / "3" / "default"
+    return leaves(ocp.StandardCheckpointer().restore(folder.absolute()))
+
+
+def stopping(function, *, after):
+    """A function that raises KeyboardInterrupt at a call, counted from 1."""
+    calls = itertools.count(1)
+
+    def stop(*arguments):
+        if next(calls) == after:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return stop
 
 
 def digests(state):
