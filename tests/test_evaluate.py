@@ -1,8 +1,8 @@
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import Pixelwise, softmax
 
 from rtda_jax import evaluate
 from rtda_jax.augment.normalise import normalise
@@ -12,19 +12,11 @@ from rtda_jax.models import create_model
 from rtda_jax.ops.resize import upsample
 
 
-class Pixelwise(nn.Module):
-    """Logits of each pixel from its colour alone, at the input's resolution."""
-
-    @nn.compact
-    def __call__(self, images, *, train=False):
-        return {"logits": nn.Dense(4, name="dense")(images)}
-
-
 def models(count):
     """Networks of different weights that read differently normalised images."""
     made = []
     for seed in range(count):
-        module = Pixelwise()
+        module = Pixelwise(classes=4)
         variables = module.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 3)))
         made.append(evaluate.Model(module, variables, ("imagenet", "tensorflow")[seed]))
     return made
@@ -38,12 +30,11 @@ def images(count, size, seed=0):
     return [{"image": i, "label": y} for i, y in zip(pixels, labels, strict=True)]
 
 
-def softmax(model, image):
+def probabilities(model, image):
     x = np.asarray(normalise(jnp.float32(image)[None], name=model.normalisation))
     dense = model.variables["params"]["dense"]
     z = x @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return (e / e.sum(-1, keepdims=True))[0]
+    return softmax(z)[0]
 
 
 @pytest.mark.parametrize("mode", ["whole", "slide"])
@@ -60,7 +51,7 @@ def test_fusion_is_the_mean_softmax_over_one_confusion_matrix(mode, count):
     )
     expected = np.zeros((4, 4), np.int64)
     for example in data:
-        mean = np.mean([softmax(model, example["image"]) for model in fused], 0)
+        mean = np.mean([probabilities(model, example["image"]) for model in fused], 0)
         for truth, guess in zip(example["label"].ravel(), mean.argmax(-1).ravel(), strict=True):
             if truth != 255:
                 expected[truth, guess] += 1

@@ -3,8 +3,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import config, folder_fields, write_folders
-from test_evaluate import images, models, softmax
+from helpers import config, folder_fields, softmax, write_folders
+from test_evaluate import images, models, probabilities
 
 from rtda_jax import evaluate, experiment
 from rtda_jax.augment.normalise import NORMALISATIONS, normalise
@@ -16,9 +16,7 @@ from rtda_jax.stages.plan import make_plan
 
 
 def random_softmax(seed, *shape):
-    z = 3 * np.random.default_rng(seed).normal(size=shape)
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    return softmax(3 * np.random.default_rng(seed).normal(size=shape))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +74,7 @@ def test_evaluation_shows_its_softmax_and_decides_as_without(mode, count):
     )
     np.testing.assert_array_equal(observed, evaluate.evaluate(fused, data, **given))
     for example, p in zip(data, seen, strict=True):
-        expected = np.mean([softmax(model, example["image"]) for model in fused], 0)
+        expected = np.mean([probabilities(model, example["image"]) for model in fused], 0)
         np.testing.assert_allclose(p[0], expected, rtol=2e-5, atol=1e-6)
 
 
@@ -139,7 +137,7 @@ def test_masked_agreement_is_the_iou_of_predictions_with_and_without_masks(count
     scores = validation.report(made, networks, None, protocol=Protocol())
 
     def classes(image):
-        return np.mean([softmax(model, image) for model in networks], 0).argmax(-1)
+        return np.mean([probabilities(model, image) for model in networks], 0).argmax(-1)
 
     confusion, changed = np.zeros((11, 11)), 0
     for index, example in enumerate(data[:2]):
