@@ -23,7 +23,8 @@ from matplotlib.patches import Rectangle
 
 from rtda_jax.data.labels import class_set
 from rtda_jax.report.compare import COLOURS, Board, Series, Summary, summarise
-from rtda_jax.report.runs import ACCURACY, HEALTH
+from rtda_jax.report.runs import HEALTH
+from rtda_jax.run.log import ACCURACY
 
 # Each ink is drawn in a unique colour, which is then replaced by the ink's name.
 INKS = {

@@ -17,7 +17,7 @@ from rtda_jax.errors import ConfigError, DataError, lookup, printable, require
 from rtda_jax.report import records
 from rtda_jax.report.records import LARGEST, NUMBER, OPTIONAL, Default, Least, checked
 from rtda_jax.run.binding import Kinds, bound_fields
-from rtda_jax.run.log import METRICS_FILE
+from rtda_jax.run.log import ACCURACY, METRICS_FILE
 
 RESULTS, CONFIG, PICTURE = "results.json", "config.json", "predictions.png"
 SEED = re.compile(r"seed\d+")  # a folder of --seeds=N
@@ -30,7 +30,6 @@ DATA = ("images", "labels", "labelling", "list", "quarantine")  # say which data
 
 HEALTH = ("target_entropy", "target_classes")  # logged signs of a collapse
 SPEED = ("images_per_second", "data_wait")
-ACCURACY = re.compile(r"d_(.+)_accuracy_(source|target)")
 
 # The fields of results.json that the report reads, and of the records of its stages.
 RUN = {

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -15,6 +16,8 @@ from rtda_jax.run import files
 from rtda_jax.run.files import write_bytes
 
 METRICS_FILE = "metrics.jsonl"
+# How often the discriminator of a level is right on a domain.
+ACCURACY = re.compile(r"d_(.+)_accuracy_(source|target)")
 
 # The values of one log row by name; "step" is among them.
 Metrics = Mapping[str, float]
@@ -150,11 +153,8 @@ def line(metrics: Metrics, *, steps: int, objective: Sequence[str]) -> str:
 
 def accuracies(metrics: Metrics) -> dict[str, tuple[float, float]]:
     """Returns how often the discriminator of each level is right, on the source and the target."""
-    levels = [
-        key.removeprefix("d_").removesuffix("_accuracy_source")
-        for key in metrics
-        if key.startswith("d_") and key.endswith("_accuracy_source")
-    ]
+    matches = filter(None, map(ACCURACY.fullmatch, metrics))
+    levels = [match[1] for match in matches if match[2] == "source"]
     return {
         level: (metrics[f"d_{level}_accuracy_source"], metrics[f"d_{level}_accuracy_target"])
         for level in levels
