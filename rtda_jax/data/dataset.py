@@ -103,7 +103,7 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """Returns what people read: its role, if it has one, and its name or the user's path."""
+        """What people read: its role, if it has one, and its name or the user's path."""
         name = self.name.removeprefix("folders/")
         return f"{self.role}: {name}" if self.role else name
 
@@ -133,7 +133,7 @@ class Images(Protocol):
         """A unique name for each example."""
 
     def where(self, i: int) -> str:
-        """The path of an example's image, or another name if it has no file."""
+        """Returns the path of an example's image, or another name if it has no file."""
 
 
 def fingerprint(images: Images) -> str:

@@ -353,7 +353,7 @@ class Candidates:
 
     @property
     def drawn(self) -> np.ndarray:
-        """Returns the classes to draw from: the requested ones that some example shows."""
+        """The classes to draw from: the requested ones that some example shows."""
         present = np.flatnonzero((self.counts >= self.min_pixels).any(axis=0))
         return np.intersect1d(present, self.classes) if self.classes else present
 

@@ -139,7 +139,7 @@ class MoveOptions:
 
     @property
     def zooms(self) -> bool:
-        """Returns whether images are zoomed at random."""
+        """Whether images are zoomed at random."""
         return self.scale != (1.0, 1.0)
 
 
