@@ -254,9 +254,6 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             _set(self.stack[-1], key, value)
 
-    def add_items(self, _: Any) -> None:
-        self.since_mark()
-
     def constant(self, name: str) -> None:
         """Pushes the replacement of "module name", a class or a function."""
         module, _, inside = name.partition(" ")
@@ -361,7 +358,7 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "APPENDS": _Machine.extend,
     "SETITEM": _Machine.set_item,
     "SETITEMS": _Machine.set_items,
-    "ADDITEMS": _Machine.add_items,
+    "ADDITEMS": _Machine.drop_since_mark,  # of a set, which is opaque
     "GLOBAL": _Machine.constant,
     "STACK_GLOBAL": _Machine.constant_of_stack,
     "REDUCE": _Machine.call,
