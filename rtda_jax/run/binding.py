@@ -117,7 +117,8 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
             then, now = _recorded(workdir, name, kinds)[1].get("steps"), fields.get("steps")
             finished, earlier = folder / "done.json", folder / f"done-{now}.json"
             if then != now and earlier.exists():
-                log.truncate(folder / log.METRICS_FILE, after=now)  # rows beyond were never saved
+                # Rows beyond were never saved.
+                log.truncate(folder / log.METRICS_FILE, after=fields["steps"])
                 earlier.replace(finished)
             elif then != now and finished.exists():
                 finished.replace(folder / f"done-{then}.json")
