@@ -1,7 +1,9 @@
 """The tf.data side of the streams: examples by index, drawn, decoded and moved inside a graph."""
 
+import atexit
 import dataclasses
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -332,13 +334,35 @@ def arrays(graph: Any, diagnose: Any, *, start: int, threads: int) -> Iterator[d
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     options.deterministic = True
-    return _elements(iter(graph.with_options(options)), diagnose, start)
+    opened = _Opened(iter(graph.with_options(options)))
+    _OPENED.add(opened)
+    return _elements(opened, diagnose, start)
 
 
-def _elements(iterator: Any, diagnose: Any, number: int) -> Iterator[dict[str, Any]]:
+class _Opened:
+    """Holds the only reference to an iterator of TensorFlow."""
+
+    def __init__(self, iterator: Any) -> None:
+        self.iterator = iterator
+
+
+_OPENED: weakref.WeakSet[_Opened] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Closes the iterators that the traceback of an error still refers to when the program ends.
+
+    Closing waits for threads that call Python. After the end of Python it would wait forever.
+    """
+    for opened in list(_OPENED):
+        opened.iterator = None
+
+
+def _elements(opened: _Opened, diagnose: Any, number: int) -> Iterator[dict[str, Any]]:
     while True:
         try:
-            element = next(iterator)
+            element = next(opened.iterator)
         except StopIteration:
             return
         except tf.errors.OpError as error:
