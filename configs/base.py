@@ -30,6 +30,7 @@ from rtda_jax.stages.statistics import StatisticsOptions
 from rtda_jax.tools.cost import SpeedOptions
 from rtda_jax.train import LoopOptions
 
+FREE = ("stage", *benchmarks.ROLES)  # sections whose fields are not those of the defaults
 HEADS = ("", "_aux16", "_aux32")  # suffixes of terms: the main head and both auxiliary heads
 
 
@@ -102,6 +103,29 @@ def unchanged(benchmark: str) -> ConfigDict:
     """Returns the defaults on a benchmark, also on one that a user's own configuration defines."""
     known = benchmark in benchmarks.BENCHMARKS
     return make(benchmark if known else benchmarks.DEFAULT)
+
+
+def unknown_fields(config: ConfigDict) -> list[str]:
+    """Returns the dotted names of fields that an experiment does not have and nothing would read.
+
+    Those of stages are left out, because the plan of an experiment refuses them.
+
+    Raises:
+      ConfigError: names an invalid field of a data set.
+    """
+    benchmarks.check(config.benchmark)
+    return _unknown(config, unchanged(config.benchmark.name), "")
+
+
+def _unknown(config: ConfigDict, known: ConfigDict, place: str) -> list[str]:
+    names = []
+    for name, value in config.items():
+        if name not in known:
+            names.append(place + name)
+        # A section that is empty by default, such as model.options, takes any field.
+        elif isinstance(value, ConfigDict) and known[name] and name not in FREE:
+            names += _unknown(value, known[name], f"{place}{name}.")
+    return names
 
 
 get_config = arguments.parsed(make)

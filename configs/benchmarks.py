@@ -29,7 +29,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rtda_jax.data import spec
-from rtda_jax.errors import lookup
+from rtda_jax.errors import ConfigError, lookup
 from rtda_jax.run.binding import begun
 from rtda_jax.run.options import typed
 from rtda_jax.run.workdir import read_json
@@ -165,6 +165,9 @@ BENCHMARKS = {
     },
 }
 
+# The fields that are the specification of a data set, or None.
+ROLES = ("source", "source_eval", "target", "target_labelled", "eval")
+
 DEFAULT = "streets"  # built in; needs no download
 
 # Pairs that train from scratch in minutes.
@@ -194,6 +197,16 @@ def get(name: str) -> ConfigDict:
             for name in ("size", "resize"):  # of shards
                 benchmark[role][name] = benchmark.get_oneway_ref(f"{prefix}{name}")
     return benchmark
+
+
+def check(benchmark: ConfigDict) -> None:
+    """Raises ConfigError for an invalid field of one of the benchmark's data sets, by its name."""
+    for role in ROLES:
+        if benchmark[role] is not None:
+            try:
+                spec.checked(benchmark[role].to_dict())
+            except ConfigError as error:
+                raise ConfigError(f"benchmark.{role}: {error}") from None
 
 
 def windows(crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:
@@ -241,7 +254,7 @@ def follow_images(
         benchmark.size = recorded
     else:
         specs = [benchmark[role].to_dict() for role in ("target", "source")]
-        spec = next((spec for spec in specs if spec["images"]), None)
+        spec = next((spec for spec in specs if spec.get("images")), None)
         if spec is None:
             return []
         spec |= {"use": "unlabelled", "store": "files"}

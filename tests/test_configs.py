@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import base, benchmarks
 from rtda_jax.adapt import build
 from rtda_jax.errors import ConfigError
-from rtda_jax.run.command import config_names
+from rtda_jax.run.command import config_names, load_config
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import make_plan
 
@@ -364,3 +364,30 @@ def test_the_objective_learns_from_the_labels_with_three_heads_unless_told_other
     values = base.defaults("streets")
     weights = {k: v for k, v in values.items() if k.startswith("objective.") and v}
     assert weights == {f"objective.seg{head}": 1.0 for head in ("", "_aux16", "_aux32")}
+
+
+def with_line(folder, line):
+    """Loads a file whose configuration is that of the defaults with one line more."""
+    imports = "from ml_collections import ConfigDict\nfrom configs import base\n"
+    body = f"    config = base.get_config()\n    config.{line}\n    return config\n"
+    (folder / "mine.py").write_text(f"{imports}def get_config():\n{body}")
+    return load_config(str(folder / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("fda_bta = 0.05", "no field 'fda_bta'; did you mean fda_beta?"),
+        ("optim.lr = 0.1", "no field 'optim.lr'; did you mean optim.g_lr"),
+        ("mine = ConfigDict({'gain': 1.0})", "no field 'mine'"),
+        ("benchmark.evalsize = (8, 8)", "no field 'benchmark.evalsize'; did you mean"),
+        ("benchmark.eval.spilt = 'all'", "benchmark.eval: unknown field of data set 'streets'"),
+    ],
+)
+def test_a_field_that_nothing_reads_is_refused(tmp_path, line, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        with_line(tmp_path, line)
+
+
+def test_options_of_a_network_of_ones_own_may_have_any_names(tmp_path):
+    assert with_line(tmp_path, "model.options = {'width': 8}").model.options.width == 8

@@ -213,6 +213,9 @@ def _check_complete(config: ConfigDict, path: pathlib.Path) -> None:
     lacking = sorted(fields(base.get_config()) - fields(config))
     begin = "; begin with configs.base.get_config()"
     require(not lacking, f"{path}: the configuration lacks {named(lacking)}{begin}")
+    for name in base.unknown_fields(config):
+        near = _nearest(base.unchanged(config.benchmark.name), name)
+        raise ConfigError(f"{path}: the configuration has no field {name!r}{near}")
 
 
 def fields(config: ConfigDict) -> set[str]:
