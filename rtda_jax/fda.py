@@ -157,7 +157,7 @@ def exchange(source: jax.Array, target: jax.Array, share: jax.typing.ArrayLike) 
 
 def _common_size(source: jax.Array, target: jax.Array) -> tuple[int, int]:
     """Returns (H, W); raises ValueError for different shapes, or no batches of images."""
-    if source.shape != target.shape or source.ndim != 4:
+    if source.shape != target.shape or source.ndim != 4 or source.shape[-1] != 3:
         both = f"{source.shape} and {target.shape}"
         raise ValueError(f"FDA needs two batches of the same shape [B,H,W,3], got {both}")
     return source.shape[1], source.shape[2]

@@ -20,13 +20,28 @@ def confusion_matrix(labels: jax.Array, predictions: jax.Array, num_classes: int
 
     Returns:
       The counts of the given pixels; add them up over batches on the host, in int64.
+
+    Raises:
+      ValueError: a label or the prediction of a labelled pixel is no class. In a compiled function,
+        which cannot raise, such pixels are not counted.
     """
     labels = jnp.asarray(labels).reshape(-1).astype(jnp.int32)
     predictions = jnp.asarray(predictions).reshape(-1).astype(jnp.int32)
     bins = num_classes * num_classes
-    cell = jnp.where(labels == IGNORE, bins, labels * num_classes + predictions)
+    strange = (labels != IGNORE) & ~(_among(labels, num_classes) & _among(predictions, num_classes))
+    if not isinstance(strange, jax.core.Tracer) and strange.any():
+        label, prediction = int(labels[strange][0]), int(predictions[strange][0])
+        raise ValueError(
+            f"labels must be 0..{num_classes - 1} or {IGNORE}, and predictions 0.."
+            f"{num_classes - 1}; a pixel of label {label} is predicted as {prediction}"
+        )
+    cell = jnp.where((labels == IGNORE) | strange, bins, labels * num_classes + predictions)
     counts = jnp.bincount(cell, length=bins + 1)[:bins]
     return counts.reshape(num_classes, num_classes).astype(jnp.int32)
+
+
+def _among(classes: jax.Array, num_classes: int) -> jax.Array:
+    return (classes >= 0) & (classes < num_classes)
 
 
 def iou_per_class(confusion: np.ndarray) -> np.ndarray:

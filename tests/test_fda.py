@@ -171,9 +171,14 @@ def test_the_square_is_the_default_window():
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [((1, 16, 16, 3), (1, 16, 18, 3)), ((16, 18, 3), (16, 18, 3)), ((16, 18), (16, 18))],
+    [
+        ((1, 16, 16, 3), (1, 16, 18, 3)),
+        ((1, 3, 16, 18), (1, 3, 16, 18)),
+        ((16, 18, 3), (16, 18, 3)),
+        ((16, 18), (16, 18)),
+    ],
 )
-def test_refuses_unequal_shapes_and_single_images(source, target):
+def test_refuses_unequal_shapes_other_channels_and_single_images(source, target):
     pair = (jnp.zeros(source), jnp.zeros(target))
     key, index = jax.random.key(0), jnp.zeros(1, jnp.int32)
     for function in (

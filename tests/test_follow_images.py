@@ -23,7 +23,7 @@ def own_images(tmp_path, monkeypatch):
     monkeypatch.setattr(logging, "use_absl_handler", lambda: None)
     places = [f"--config.{field}={value}" for field, value in folder_fields(tmp_path).items()]
 
-    def run(*words, config="fda:folders"):
+    def run(*words, config="fda:folders", places=places):
         assert main([f"--config={config}", f"--workdir={tmp_path / 'run'}", *places, *words]) == 0
         return configurations[-1]
 
@@ -66,6 +66,18 @@ def test_a_size_of_the_user_is_not_changed(own_images, tmp_path, capfd):
     )
     assert own_images(config=str(file)).benchmark.size == (96, 96)
     assert "are read as" not in capfd.readouterr().out
+
+
+def test_own_images_may_be_the_source_of_a_target_that_is_known(own_images, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs import base\n"
+        "def get_config():\n    config = base.get_config('folders')\n"
+        "    streets = {'name': 'streets', 'split': 'camera_train', 'use': 'unlabelled'}\n"
+        "    config.benchmark.target = streets\n    return config\n"
+    )
+    source = f"--config.benchmark.source.images={tmp_path / 'source' / 'images'}"
+    assert own_images(source, config=str(file), places=()).benchmark.size == (64, 128)
 
 
 def test_a_run_that_has_begun_keeps_its_size(own_images, tmp_path, capfd):

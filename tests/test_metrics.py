@@ -1,3 +1,5 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,6 +39,20 @@ def test_confusion_matrix_against_brute_force(seed):
 def test_rows_are_the_truth_and_columns_the_predictions():
     counts = metrics.confusion_matrix(np.array([0, 0, 255]), np.array([1, 1, 0]), 2)
     np.testing.assert_array_equal(counts, [[0, 2], [0, 0]])
+
+
+@pytest.mark.parametrize("pixel", [(-1, 0), (3, 0), (0, 3), (0, -1), (0, 255), (256, 0)])
+def test_a_pixel_of_no_class_is_refused_and_counts_as_no_other_class(pixel):
+    labels, predictions = (jnp.array([1, value]) for value in pixel)
+    with pytest.raises(ValueError, match=rf"label {pixel[0]} is predicted as {pixel[1]}$"):
+        metrics.confusion_matrix(labels, predictions, 3)
+    counts = jax.jit(metrics.confusion_matrix, static_argnums=2)(labels, predictions, 3)
+    np.testing.assert_array_equal(counts, np.diag([0, 1, 0]))
+
+
+def test_what_is_predicted_where_a_pixel_is_ignored_does_not_matter():
+    counts = metrics.confusion_matrix(jnp.array([0, 255]), jnp.array([0, 9]), 3)
+    assert counts.sum() == 1
 
 
 def test_scores_by_hand():
