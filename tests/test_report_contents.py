@@ -175,6 +175,31 @@ def test_every_validator_correlates_in_its_own_direction(name, rises):
     assert set(contents.DIRECTION) == known
 
 
+def test_own_validators_are_shown_as_they_are_and_not_ranked(undrawn, workdirs, tmp_path):
+    def add(results):
+        validators = results["stages"]["evaluate"]["validators"]
+        validators |= {"mean_max": 0.0993, "own_miou": 0.25, "source_images": 100}
+
+    paths = [edited(path, tmp_path / pathlib.Path(path).name, add) for path in workdirs[:3]]
+    report.write(paths, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    row = table(text, "method | source_miou | entropy")["source_only"]
+    assert (row["mean_max"], row["own_miou"]) == ("0.099 ± 0.000", "0.250 ± 0.000")
+    assert set(table(text, "validator")) == {"source_miou", "entropy"}
+    assert "source_images" not in text
+    assert "nothing says whether they rise or fall" in text
+    shown = contents.WORDS["own_validators"]
+    report.write([str(workdirs[0])], tmp_path / "shipped")
+    assert shown not in (tmp_path / "shipped" / "report.md").read_text()
+
+    def flood(results):
+        results["stages"]["evaluate"]["validators"] = {f"v{i}": 0.1 for i in range(17)}
+
+    path = edited(workdirs[0], tmp_path / "flood", flood)
+    with pytest.raises(ConfigError, match="stages: evaluate: more than 16 validators"):
+        report.write([path], tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("balanced", "words"),
     [

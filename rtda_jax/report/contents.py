@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rtda_jax.data.labels import class_set
+from rtda_jax.errors import printable
 from rtda_jax.report import accounts, compare, figures, records
 from rtda_jax.report.accounts import NOTHING, run_id, shown
 from rtda_jax.report.compare import Board, Series, Stage, summarise
@@ -21,7 +22,7 @@ from rtda_jax.report.page import (
     Table,
     anchor,
 )
-from rtda_jax.report.runs import Run
+from rtda_jax.report.runs import LONGEST_NAME, Run
 from rtda_jax.run.log import counted
 
 MOST_DRAWINGS = 120  # drawings of a kind; a sentence gives the number of the rest
@@ -35,6 +36,7 @@ DIRECTION = {  # whether a validator rises or falls when scores rise
     "nuclear_norm": 1,
     "masked_agreement": 1,
 }
+IMAGES_OF_SOURCE = "source_images"  # how many images source_miou read, recorded beside it
 
 
 def document(
@@ -266,7 +268,10 @@ def reading(balanced: float) -> str:
 
 def _validation(board: Board) -> list[Block]:
     evaluations = [e for series in board.rows for e in series.evaluations.values()]
-    names = [name for name in DIRECTION if any(name in e.validators for e in evaluations)]
+    measured = {name for e in evaluations for name in e.validators}
+    known = [name for name in DIRECTION if name in measured]
+    own = sorted(measured - {*known, IMAGES_OF_SOURCE})  # of a user's own configuration
+    names = [*known, *own]
     if not names:
         return []
     rows = []
@@ -274,16 +279,18 @@ def _validation(board: Board) -> list[Block]:
         cells = []
         for name in names:
             score = summarise([e.validators.get(name) for e in series.evaluations.values()])
-            cells.append(shown(score) if name.endswith("miou") else shown(score, 1, 3))
+            cells.append(shown(score) if name == "source_miou" else shown(score, 1, 3))
         rows.append((series.label, *cells, shown(series.miou)))
     head = ["validator", "rank correlation with target mIoU", "evaluations"]
-    drawn = [panel for name in names if (panel := figures.validator(name, board))]
+    drawn = [panel for name in known if (panel := figures.validator(name, board))]
     experiments = {s.stages[0].run.experiment: s.colour for s in board.rows}
     keys = [figures.Key(name, colour) for name, colour in experiments.items()]
-    scores = Table(["method", *names, "target mIoU, % (oracle)"], rows, method=0)
-    ranks = Table(head, [correlation(name, board) for name in names])
+    columns = [printable(name, limit=LONGEST_NAME) for name in names]
+    scores = Table(["method", *columns, "target mIoU, % (oracle)"], rows, method=0)
+    ranks = Table(head, [correlation(name, board) for name in known])
     compared = [ranks, WORDS["ranks"], Figures(drawn, keys)] if drawn else []
-    return [WORDS["validation"], scores, *compared]
+    unranked = [WORDS["own_validators"]] if own else []
+    return [WORDS["validation"], scores, *unranked, *compared]
 
 
 def correlation(name: str, board: Board) -> tuple[str, str, str]:

@@ -26,6 +26,7 @@ MOST_METRICS = 64 << 20  # bytes
 MOST_FIELDS = 4096  # of a configuration
 MOST_STAGES = 64
 MOST_KEYS = 48  # of metrics.jsonl that the report draws
+MOST_VALIDATORS = 16
 DATA = ("images", "labels", "labelling", "list", "quarantine")  # say which data a set has
 
 HEALTH = ("target_entropy", "target_classes")  # logged signs of a collapse
@@ -301,6 +302,8 @@ def _evaluation(value: Any, where: str, folder: pathlib.Path) -> Evaluation:
     require(counts, f"{where}: field 'confusion' holds something else than counts")
     same = tuple(record["iou"]) == scored.names
     require(same, f"{where}: field 'iou' does not have the classes of {scored.name}")
+    few = len(record["validators"]) <= MOST_VALIDATORS
+    require(few, f"{where}: more than {MOST_VALIDATORS} validators")
     picture = folder / PICTURE
     return Evaluation(**record, picture=picture if picture.exists() else None)
 
