@@ -1,5 +1,6 @@
 """Prepared data sets, the built-in pair and shards, are made once, and completely or not at all."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -24,6 +25,7 @@ from rtda_jax.data import (
     parts,
     sampling,
     shards,
+    spec,
 )
 from rtda_jax.data.dataset import Dataset, Files
 from rtda_jax.data.streets import render
@@ -286,6 +288,24 @@ def test_every_layout_has_a_builder_of_its_own():
         splits = layouts.LAYOUTS[name].splits if name != "folders" else {}
         assert [config.name for config in builder.BUILDER_CONFIGS] == list(splits)
     assert len({builder.name for builder in builders.BUILDERS.values()}) == len(builders.BUILDERS)
+
+
+def test_a_layout_of_a_user_s_own_is_stored_as_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(builders, "BUILDERS", dict(builders.BUILDERS))
+    mine = layouts.Layout("mine", "own", "train_ids", {"all": layouts.Split("i", "l")}, "nothing")
+    monkeypatch.setitem(layouts.LAYOUTS, "my_data", mine)
+    monkeypatch.setitem(spec.FIELDS, "my_data", spec.FIELDS["gta5"])
+    data_files.save(tmp_path / "own/i/a.png", data_files.picture(3))
+    data_files.save(tmp_path / "own/l/a.png", data_files.ids(0, range(19)))
+    wanted = {"name": "my_data", "split": "all"}
+    files, stored = (
+        load(wanted | {"store": store}, data_dir=tmp_path, classes="cityscapes19")
+        for store in ("files", "shards")
+    )
+    for ours, theirs in zip(decode.examine(stored, 0), decode.examine(files, 0), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ConfigError, match=r"unknown layout 'other'; known: .*my_data"):
+        builders.stored(dataclasses.replace(files, name="other/all"), data_dir=tmp_path)
 
 
 def test_damaged_shards_say_so(tmp_path, small):

@@ -23,7 +23,7 @@ from rtda_jax.data.dataset import Dataset, Files
 from rtda_jax.data.geometry import tf
 from rtda_jax.data.layouts import HINT, LAYOUTS
 from rtda_jax.data.parts import Example, Maker
-from rtda_jax.errors import DataError, one_of
+from rtda_jax.errors import DataError, lookup, one_of
 
 # The built-in pair: the examples of each split, and what they are rendered from.
 STREETS_SIZE = (96, 192)
@@ -193,7 +193,7 @@ class Folders(Parted):
 
 def _builder(name: str) -> type[Folders]:
     """Makes and registers the builder of a known layout; its configurations are the splits."""
-    layout = LAYOUTS[name]
+    layout = lookup(LAYOUTS, name, "layout")
     fields = {
         # TFDS has a builder "cityscapes" of its own, which reads the archives.
         "name": "cityscapes_folders" if name == "cityscapes" else name,
@@ -252,7 +252,7 @@ def stored(
     Raises:
       DataError: names a file that cannot be stored; only finished parts are left behind, from which
         the next call continues.
-      ConfigError: the image format is unknown.
+      ConfigError: the image format is unknown, or the data set has the name of no layout.
     """
     if not isinstance(dataset.reader, Files):
         raise DataError(f"{dataset.name}: is stored already")
@@ -273,6 +273,8 @@ def stored(
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every configuration that is not listed
     try:
+        if name not in BUILDERS:  # a layout that a configuration of the user's own has added
+            BUILDERS[name] = _builder(name)
         builder = BUILDERS[name](config=config, data_dir=data_dir / "prepared")
     finally:
         logging.set_verbosity(verbosity)
