@@ -20,7 +20,16 @@ def test_stage_overrides_apply_to_the_stage_alone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.stage.train.update(fda_bta=0.1), "fda_bta"),
+        (
+            lambda c: c.stage.train.update(fda_bta=0.1),
+            r"^stage train: the configuration has no field 'fda_bta'; did you mean fda_beta\?$",
+        ),
+        (
+            lambda c: c.stage.train.update(optim={"g_lrr": 0.1}),
+            "the configuration has no field 'optim.g_lrr'; did you mean optim.g_lr",
+        ),
+        (lambda c: c.stage.train.update(steps="many"), "^stage train: .*steps"),
+        (lambda c: c.stage.train.update(stage={"x": 1}), r"no field 'stage\.x'"),
         (lambda c: c.stage.train.update(kind="trane"), "unknown kind 'trane'; known: .*train"),
         (lambda c: c.stage.evaluate.update(models=("x",)), "'x' is no earlier train or stat"),
         (

@@ -21,6 +21,7 @@ from rtda_jax.run.options import (
     check_followed,
     check_word,
     flat,
+    nearest,
     open_stage_field,
     stage_fields,
 )
@@ -214,7 +215,7 @@ def _check_complete(config: ConfigDict, path: pathlib.Path) -> None:
     begin = "; begin with configs.base.get_config()"
     require(not lacking, f"{path}: the configuration lacks {named(lacking)}{begin}")
     for name in base.unknown_fields(config):
-        near = _nearest(base.unchanged(config.benchmark.name), name)
+        near = nearest(base.unchanged(config.benchmark.name), name)
         raise ConfigError(f"{path}: the configuration has no field {name!r}{near}")
 
 
@@ -368,7 +369,7 @@ def _field(config: ConfigDict, field: str) -> tuple[Any, type]:
             raise ConfigError(f"--config.{field}: {place} has no fields, it is {value!r}")
         bare, bracket, _ = name.partition("[")
         if bare not in value:
-            raise ConfigError(f"the configuration has no field {field!r}{_nearest(config, field)}")
+            raise ConfigError(f"the configuration has no field {field!r}{nearest(config, field)}")
         declared, value = value.get_type(bare), value[bare]  # a value of None has a type, too
         if bracket:
             raise ConfigError(
@@ -376,20 +377,3 @@ def _field(config: ConfigDict, field: str) -> tuple[Any, type]:
                 f"--config.benchmark.crop=96,192; {'.'.join([*names[:depth], bare])} is {value!r}"
             )
     return value, declared
-
-
-def _nearest(config: ConfigDict, field: str) -> str:
-    """Returns the end of an error message: similar names, or all known names of the section."""
-    known = list(flat(config.to_dict()))
-    if field.startswith("stage."):
-        known = [f"stage.{stage}.{name}" for stage in config.stage for name in known]
-    last = field.rpartition(".")[2]
-    near = [name for name in known if name.rpartition(".")[2] == last]
-    near += difflib.get_close_matches(field, known, n=3, cutoff=0.75)
-    if near:
-        return f"; did you mean {' or '.join(dict.fromkeys(near[:3]))}?"
-    names = field.split(".")
-    section: Any = config
-    while names and isinstance(section.get(names[0]), ConfigDict):
-        section = section[names.pop(0)]
-    return f"; known: {', '.join(sorted(section))}"

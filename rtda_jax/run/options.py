@@ -7,6 +7,7 @@ dataclass from that part, including the user's changes.
 
 import ast
 import dataclasses
+import difflib
 import json
 import sys
 import types
@@ -209,6 +210,34 @@ def open_stage_field(config: ConfigDict, field: str) -> None:
                 own[section] = ConfigDict()
             own = own[section]
         own[last] = whole.get_oneway_ref(last)
+
+
+def check_known(config: ConfigDict, fields: Iterable[str]) -> None:
+    """Raises ConfigError for the first dotted field of a stage that no experiment has."""
+    whole = ConfigDict({name: value for name, value in config.items() if name != "stage"})
+    for field in fields:
+        section: Any = whole
+        for name in field.split("."):
+            known = isinstance(section, ConfigDict) and name in section
+            require(known, f"the configuration has no field {field!r}{nearest(whole, field)}")
+            section = section[name]
+
+
+def nearest(config: ConfigDict, field: str) -> str:
+    """Returns the end of an error message: similar names, or all known names of the section."""
+    known = list(flat(config.to_dict()))
+    if field.startswith("stage.") and "stage" in config:
+        known = [f"stage.{stage}.{name}" for stage in config.stage for name in known]
+    last = field.rpartition(".")[2]
+    near = [name for name in known if name.rpartition(".")[2] == last]
+    near += difflib.get_close_matches(field, known, n=3, cutoff=0.75)
+    if near:
+        return f"; did you mean {' or '.join(dict.fromkeys(near[:3]))}?"
+    names = field.split(".")
+    section: Any = config
+    while names and isinstance(section.get(names[0]), ConfigDict):
+        section = section[names.pop(0)]
+    return f"; known: {', '.join(sorted(section))}"
 
 
 def check_followed(

@@ -26,7 +26,7 @@ from rtda_jax.errors import CheckpointError, ConfigError, DataError, lookup, nam
 from rtda_jax.run import checkpoint, parallel
 from rtda_jax.run.binding import FREE, Traits
 from rtda_jax.run.files import sha256
-from rtda_jax.run.options import among, flat, read
+from rtda_jax.run.options import among, check_known, flat, read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +174,7 @@ def _override(config: ConfigDict, overrides: dict[str, Any]) -> None:
     try:
         config.update(overrides)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
+        check_known(config, flat(overrides))
         raise ConfigError(str(error)) from error
 
 
