@@ -41,6 +41,7 @@ def make(benchmark: str) -> ConfigDict:
 
     config.benchmark = pair  # source -> target pair: data, classes, sizes (benchmarks.py)
     config.data_dir = ""  # the root of the data sets; empty: --data_dir, $RTDA_JAX_DATA, ~/.cache
+    config.code = ""  # a file of the user's own, its argument and a hash; set when it is loaded
     # seed, steps, batch_size, dtype, labelled, pixel_loss, init, taught_by, pseudo_labels
     config.update(section(StageOptions, steps=pair.steps, batch_size=pair.batch_size))
 

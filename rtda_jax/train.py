@@ -219,7 +219,7 @@ def _bind(workdir: pathlib.Path, config: ConfigDict) -> None:
         for field, then in read_json(path).items():
             now = fields.get(field)
             require(
-                then == now or (field == "steps" and then < now),
+                then == now or field == binding.CODE or (field == "steps" and then < now),
                 f"{workdir} began with {field}={then!r}, and now it is {now!r}: choose another "
                 "folder, or give the configuration it began with",
             )

@@ -292,6 +292,7 @@ def test_the_roles_of_a_benchmark_are_separate_fields():
 # field's default, so that a change here also changes the runs that users have begun.
 DEFAULTS = {
     "": {
+        "code": "",
         "seed": 0, "dtype": "float32", "labelled": "source", "pixel_loss": "cross_entropy",
         "init": "", "taught_by": "", "pseudo_labels": "", "normalisation": "auto",
         "fda_beta": None, "fda_other_betas": [], "fda_window": "square",

@@ -10,8 +10,9 @@ from rtda_jax.data.labels import with_definitions
 from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, require
 from rtda_jax.models import MODELS
+from rtda_jax.run import log
+from rtda_jax.run.binding import CODE, bound_fields, check_bound, without_later
 from rtda_jax.run.binding import FREE as RUN_FREE
-from rtda_jax.run.binding import bound_fields, check_bound, without_later
 from rtda_jax.run.options import among, flat, plain
 from rtda_jax.run.workdir import read_json
 from rtda_jax.stages import KINDS
@@ -110,7 +111,8 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     if publish.is_published(workdir):
         _check_published(config, workdir)
     else:
-        check_bound(workdir, with_definitions(plain(config)), KINDS)
+        for note in check_bound(workdir, with_definitions(plain(config)), KINDS):
+            log.say(note)
 
 
 def _check_published(config: ConfigDict, folder: pathlib.Path) -> None:
@@ -126,7 +128,7 @@ def _check_published(config: ConfigDict, folder: pathlib.Path) -> None:
         here = publish.without_paths(here)
         for field in sorted(here.keys() | there.keys()):
             require(
-                here.get(field) == there.get(field),
+                field == CODE or here.get(field) == there.get(field),
                 f"{folder} was published with {field}={there.get(field)!r} of stage {stage}, and "
                 f"--config has {here.get(field)!r}; without --config its own record is used",
             )

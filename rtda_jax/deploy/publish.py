@@ -9,6 +9,7 @@ and `retrieve` accept such a folder in place of a workdir, and `hf://OWNER/NAME`
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from rtda_jax.data.labels import class_set, is_definition, with_definitions
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.run import files, log
+from rtda_jax.run.binding import CODE
 from rtda_jax.run.workdir import claimed, read_json, read_results, write_json
 from rtda_jax.stages.plan import Plan, architecture, parse
 from rtda_jax.tools import environment, hub
@@ -97,10 +99,14 @@ def run(
 def without_paths(value: Any) -> Any:
     """Returns a record in which every absolute path is replaced by its last part.
 
-    The folders of the machine that trained are private and of no use elsewhere.
+    The folders of the machine that trained are private and of no use elsewhere. Paths in the
+    argument of a configuration file, which `code` holds, are replaced as well.
     """
     if isinstance(value, Mapping):
-        return {key: without_paths(child) for key, child in value.items()}
+        fields = {key: without_paths(child) for key, child in value.items()}
+        if isinstance(fields.get(CODE), str):
+            fields[CODE] = re.sub(r"(?<=[:=,])[^:=,]*/", "", fields[CODE])
+        return fields
     if isinstance(value, list):
         return [without_paths(child) for child in value]
     if isinstance(value, str) and (value.startswith("~") or pathlib.PurePath(value).is_absolute()):

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import rtda_jax
 from rtda_jax.errors import ConfigError, lookup, printable
 from rtda_jax.run import log, parallel
-from rtda_jax.run.options import Fields, among, flat
+from rtda_jax.run.options import Fields, among, flat, only, stage_names
 from rtda_jax.run.workdir import lock, read_json, write_json
 from rtda_jax.tools import environment
 
@@ -45,6 +45,9 @@ PLACES = ("images", "labels", "list", "quarantine", "store_dir")
 
 # Of a user's own definition, the names are bound; the ids in label files may be corrected.
 CLASSES = "benchmark.classes"
+
+# The user's file that made a configuration; a change is no error, as it may change no result.
+CODE = "code"
 
 # Files that a stage derives from its configuration, its data and earlier stages before it begins.
 DATA = "data.json"
@@ -114,7 +117,9 @@ def claim(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str]:
             for derived in (path for pattern in DERIVED for path in folder.glob(pattern)):
                 derived.unlink()
         if begun(folder):
-            then, now = _recorded(workdir, name, kinds)[1].get("steps"), fields.get("steps")
+            old = _recorded(workdir, name, kinds)[1]
+            fields |= only(old, (CODE,))
+            then, now = old.get("steps"), fields.get("steps")
             finished, earlier = folder / "done.json", folder / f"done-{now}.json"
             if then != now and earlier.exists():
                 # Rows beyond were never saved.
@@ -132,14 +137,15 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
     """Refuses a configuration that differs from the one with which a stage of the workdir began.
 
     Returns:
-      Sentences for the user: about train stages that are given more steps, and about fields that
-      did not exist in the release with which a stage began.
+      Sentences for the user: about train stages that are given more steps, about fields that did
+      not exist in the release with which a stage began, and about changed code of the user's own.
 
     Raises:
       ConfigError: names every differing field with both values, or a damaged record; or no stage
         that has begun there is one of the configuration.
     """
     differing: dict[str, list[str]] = {}
+    codes: dict[str, list[str]] = {}
     notes = []
     names = stage_names(config)
     there = [path.parent.name for path in sorted(workdir.glob(f"*/{RECORD}"))]
@@ -159,6 +165,11 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
             then, now = old.get(field, "absent"), new.get(field, "absent")
             if then == now or (field == CLASSES and str(then).endswith(".json")):
                 continue  # earlier releases bound the path of a definition
+            if field == CODE:
+                if field in old:
+                    row = f"{printable(then or 'none')} there, {printable(now or 'none')} now"
+                    codes.setdefault(row, []).append(name)
+                continue
             row = f"{field}: {printable(repr(then))} there, {printable(repr(now))} now"
             readers = _readers(workdir, config, name)
             grows = isinstance(then, int) and isinstance(now, int) and then < now
@@ -176,6 +187,11 @@ def check_bound(workdir: pathlib.Path, config: Fields, kinds: Kinds) -> list[str
                 if field == "steps" and readers:
                     row += f"; {', '.join(readers)} began with its result"
                 differing.setdefault(row, []).append(name)
+    notes += [
+        f"[{', '.join(names)}] began with other code or arguments of a configuration of your own: "
+        f"{row}; what it computes may differ"
+        for row, names in codes.items()
+    ]
     if differing:
         raise ConfigError(
             f"{workdir} holds a run of another configuration:\n"
@@ -265,22 +281,6 @@ def without_later(fields: Fields, earlier: Fields, config: Fields) -> Fields:
 def shared_fields(config: Fields) -> Fields:
     """Returns the fields in which the processes of one job must agree, by dotted name."""
     return {k: v for k, v in _unplaced(flat(config)).items() if not among(k, HOST)}
-
-
-def stage_names(config: Fields) -> list[str]:
-    """Returns the stages of a configuration in their order.
-
-    Raises:
-      ConfigError: the configuration is not that of an experiment.
-    """
-    names, stages = config.get("stages"), config.get("stage")
-    if not isinstance(names, list) or not isinstance(stages, dict):
-        raise ConfigError("not the configuration of an experiment: it has no stages")
-    for name in names:
-        stage = stages.get(name) if isinstance(name, str) else None
-        if not isinstance(stage, dict) or not isinstance(stage.get("kind"), str):
-            raise ConfigError(f"`stages` names {printable(name)}, which `stage` does not describe")
-    return names
 
 
 def bind_data(folder: pathlib.Path, fingerprints: Mapping[str, str]) -> None:

@@ -26,12 +26,13 @@ from rtda_jax.run.options import (
     stage_fields,
 )
 from rtda_jax.tools import hub
-from rtda_jax.tools.environment import configs_folder, provide_configs
+from rtda_jax.tools.environment import configs_folder, provide_configs, user_code
 
 DEFAULT_CONFIG = "fda_mbt"
 _CHOOSE_BENCHMARK = (
     "a benchmark is chosen after the colon of --config, as in fda:streets, not by its name"
 )
+_CODE = "code records which file of your own made a configuration, and no flag sets it"
 CONFIG_HELPERS = ("arguments", "base", "benchmarks", "recipes")  # modules that others import
 NOT_EMPTY = ("workdir", "weights", "output", "data_dir", "input", "before", "coordinator")  # flags
 PROCESSES = ("run", "train", "evaluate")  # jobs of several seeds and processes
@@ -149,7 +150,8 @@ def load_config(source: str) -> ConfigDict:
     Args:
       source: NAME[:ARGUMENT] of a configuration that comes with the package, or
         FILE.py[:ARGUMENT] of any other. Such a file may import `configs.base` and other modules of
-        `configs`. It may import files of its own folder as modules of `configs`, too.
+        `configs`. It may import files of its own folder as modules of `configs`, too. The field
+        `code` records this file, its argument and its code.
 
     Raises:
       ConfigError: there is no such configuration, it refuses its argument, or its file raises an
@@ -173,6 +175,12 @@ def load_config(source: str) -> ConfigDict:
             raise
         raise ConfigError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
     _check_complete(config, path)
+    if path.resolve().parent != configs_folder().resolve():
+        code, hidden = user_code(path, module)
+        config.code = f"{path.name}{colon}{argument} {code}"
+        if hidden:
+            names = ", ".join(hidden)
+            log.say(f"not read in {path.parent}: {names}; rtda_jax has configurations of this name")
     return config
 
 
@@ -344,6 +352,8 @@ def check_fields(words: Sequence[str], config: ConfigDict) -> None:
             open_stage_field(config, field)
             current, declared = _field(config, field)
             require(name != "config.benchmark.name" or value == current, _CHOOSE_BENCHMARK)
+            recorded = field == "code" or re.fullmatch(r"stage\.[^.]*\.code", field)
+            require(not recorded or value == current, _CODE)
             if value is not None:
                 check_word(value, declared, f"--{name}")
 

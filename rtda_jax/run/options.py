@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from rtda_jax.errors import ConfigError, require
+from rtda_jax.errors import ConfigError, printable, require
 
 Fields = dict[str, Any]
 Options = TypeVar("Options")
@@ -181,6 +181,22 @@ def stage_fields(config: ConfigDict) -> dict[str, dict[str, Any]]:
     """Returns the fields that each stage of an experiment sets for itself, by its name."""
     sections = config.stage.to_dict()
     return {name: flat(sections[name]) for name in config.stages if name in sections}
+
+
+def stage_names(config: Fields) -> list[str]:
+    """Returns the stages of a configuration in their order.
+
+    Raises:
+      ConfigError: the configuration is not that of an experiment.
+    """
+    names, stages = config.get("stages"), config.get("stage")
+    if not isinstance(names, list) or not isinstance(stages, dict):
+        raise ConfigError("not the configuration of an experiment: it has no stages")
+    for name in names:
+        stage = stages.get(name) if isinstance(name, str) else None
+        if not isinstance(stage, dict) or not isinstance(stage.get("kind"), str):
+            raise ConfigError(f"`stages` names {printable(name)}, which `stage` does not describe")
+    return names
 
 
 def open_stage_field(config: ConfigDict, field: str) -> None:

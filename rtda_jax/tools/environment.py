@@ -3,11 +3,13 @@
 JAX is imported only inside of functions, because `keep_freed_memory` must be called before that.
 """
 
+import ast
 import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
@@ -15,6 +17,7 @@ import shlex
 import subprocess
 import sys
 import types
+import warnings
 from typing import Any
 
 import rtda_jax
@@ -165,6 +168,63 @@ def code_digest() -> str:
     for name, path in sorted(sources.items()):
         digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def user_code(path: pathlib.Path, module: types.ModuleType) -> tuple[str, list[str]]:
+    """Returns a hash of a user's configuration and of the modules that it imports from its folder.
+
+    Comments, docstrings and formatting do not count.
+
+    Args:
+      path: the file of the configuration; `provide_configs` was given its folder.
+      module: what the file became.
+
+    Returns:
+      The hash, and the names of files in the folder that are not read, because the modules of
+      these names that it imports are shipped ones.
+    """
+    folder, hidden = path.resolve().parent, set[str]()
+    waiting, codes = {"": module}, dict[str, str]()
+    while waiting:
+        name, source = waiting.popitem()
+        with warnings.catch_warnings(action="ignore"):  # Python has shown them
+            tree = ast.parse(pathlib.Path(source.__file__ or "").read_bytes())
+        codes[name] = _without_docstrings(tree)
+        for other in _imported(tree, source.__package__ or "") & sys.modules.keys() - codes.keys():
+            place = folder.joinpath(*other.removeprefix("configs.").split("."))
+            ours = configs_folder() / f"{place.name}.py"
+            file = pathlib.Path(getattr(sys.modules[other], "__file__", None) or "")
+            file = file.parent.resolve() / file.name
+            if file in (place.parent / ours.name, place / "__init__.py"):
+                waiting[other] = sys.modules[other]
+            elif file == ours.resolve() and (folder / ours.name).is_file():
+                hidden.add(ours.name)
+    digest = hashlib.sha256(repr(sorted(codes.items())).encode()).hexdigest()
+    return digest[:8], sorted(hidden - {path.name})
+
+
+def _imported(tree: ast.Module, package: str) -> set[str]:
+    """Returns the names of all modules that a module of a package may import."""
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            name = importlib.util.resolve_name(name, package) if node.level else name
+            names |= {name, *(f"{name}.{alias.name}" for alias in node.names)}
+    parts = [name.split(".") for name in names]
+    names = {".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)}
+    return {name for name in names if name.partition(".")[0] != "rtda_jax"}
+
+
+def _without_docstrings(tree: ast.Module) -> str:
+    """Returns the code of a module without docstrings, comments and its formatting."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def program() -> str:
