@@ -137,6 +137,19 @@ def test_networks_that_another_stage_made_are_no_source_only_ones(name, adapted,
     assert not rows[adapted].source_only
 
 
+def test_a_kind_of_stage_of_a_users_own_has_no_record(undrawn, workdirs, tmp_path):
+    def rename(results):
+        results["config"]["stage"]["adabn"]["kind"] = "average"
+
+    folder = write_run(tmp_path / "plain", "adabn", 0, skill=0.4)
+    own = edited(folder, tmp_path / "own", rename)
+    rows = {row.stages[0].name: row for row in board([own]).rows}
+    assert rows["eval_adabn"].budget == 40 and not rows["eval_adabn"].source_only
+    report.write([own, str(workdirs[0])], tmp_path / "out")
+    scores = table((tmp_path / "out" / "report.md").read_text(), "method")
+    assert set(scores) == {"own · eval_adabn", "source_only"}
+
+
 def test_steps_are_those_behind_a_network(tmp_path):
     """Self-training has the steps of both its stages, a fusion those of one network."""
     folders = [write_run(tmp_path / n, n, 0, skill=0.4) for n in ("ssl", "fda_mbt")]

@@ -13,11 +13,12 @@ import flax
 import numpy as np
 
 from rtda_jax.data.labels import ClassSet, class_set
-from rtda_jax.errors import ConfigError, DataError, lookup, printable, require
+from rtda_jax.errors import ConfigError, DataError, printable, require
 from rtda_jax.report import records
 from rtda_jax.report.records import LARGEST, NUMBER, OPTIONAL, Default, Least, checked
-from rtda_jax.run.binding import Kinds, bound_fields
+from rtda_jax.run.binding import FREE, Kinds, Traits, bound_fields
 from rtda_jax.run.log import ACCURACY, METRICS_FILE
+from rtda_jax.run.options import among
 
 RESULTS, CONFIG, PICTURE = "results.json", "config.json", "predictions.png"
 SEED = re.compile(r"seed\d+")  # a folder of --seeds=N
@@ -28,6 +29,11 @@ MOST_STAGES = 64
 MOST_KEYS = 48  # of metrics.jsonl that the report draws
 MOST_VALIDATORS = 16
 DATA = ("images", "labels", "labelling", "list", "quarantine")  # say which data a set has
+
+# A kind of stage that a user's own configuration defines: no report shows its record.
+UNKNOWN = Traits(
+    bound=lambda fields: {k: v for k, v in fields.items() if not among(k, FREE)}, sees_target=True
+)
 
 HEALTH = ("target_entropy", "target_classes")  # logged signs of a collapse
 SPEED = ("images_per_second", "data_wait")
@@ -235,7 +241,8 @@ def load(folder: pathlib.Path, kinds: Kinds, name: str = "run") -> Run:
         if stage in ("", ".", "..") or re.search(r"[/\\]", stage) or len(stage.encode()) > 200:
             raise ConfigError(f"{path}: {reprlib.repr(stage)} cannot be the name of a stage")
     plan = checked(config["stage"], dict.fromkeys(planned, PLANNED), f"{where}: stage")
-    known = {s: lookup(kinds, row["kind"], f"{where}: kind of stage") for s, row in plan.items()}
+    kinds = {row["kind"]: UNKNOWN for row in plan.values()} | dict(kinds)
+    known = {stage: kinds[row["kind"]] for stage, row in plan.items()}
     readers = {"training": _training, "scores": _evaluation}
     results: dict[str, dict[str, Any]] = {kind: {} for kind in readers}
     for stage in stages:
