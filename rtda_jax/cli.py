@@ -333,7 +333,7 @@ def _start(words: Sequence[str]) -> None:
             command.config, overrides=command.overrides, workdir=command.workdir
         ):
             log.say(line)
-    job.run(command)
+    job.start(command)
 
 
 def join(values: flags.FlagValues) -> None:

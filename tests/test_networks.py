@@ -1,7 +1,10 @@
 """The networks of a workdir, and the configuration that it records."""
 
 import json
+import shutil
 
+import jax
+import numpy as np
 import pytest
 from helpers import config, write_workdir
 from ml_collections import ConfigDict
@@ -109,6 +112,24 @@ def test_a_record_of_a_network_of_somebodys_own_asks_for_its_file(trained, tmp_p
     write_json(tmp_path / "config.json", record.to_dict())
     with pytest.raises(ConfigError, match=rf"unknown {field} 'mine'; .* give --config FILE\.py"):
         recorded(tmp_path)
+    write_json(tmp_path / "config.json", record.to_dict() | {"code": "mine.py:x=1 0123"})
+    with pytest.raises(ConfigError, match=r"give --config mine\.py:x=1 and the flags"):
+        recorded(tmp_path)
+
+
+def test_a_network_of_a_run_with_own_terms_needs_no_file(trained, tmp_path):
+    record = json.loads((trained[1] / "config.json").read_text())
+    shutil.copytree(trained[1], tmp_path / "run")
+
+    def chosen(**objective):
+        record["objective"] |= objective
+        write_json(tmp_path / "run" / "config.json", record)
+        return networks.choose(recorded(tmp_path / "run"), tmp_path / "run")
+
+    ours, theirs = (c.models[0].variables for c in (networks.choose(*trained), chosen(mine=0.1)))
+    assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
+    with pytest.raises(ConfigError, match="unknown term of the objective 'mine'; known"):
+        chosen(**(dict.fromkeys(record["objective"], 0.0) | {"mine": 0.1}))
 
 
 def test_a_damaged_record_is_named(tmp_path):

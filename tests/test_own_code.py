@@ -11,8 +11,8 @@ from rtda_jax import train
 from rtda_jax.cli import JOBS
 from rtda_jax.deploy import networks, publish
 from rtda_jax.errors import ConfigError
-from rtda_jax.run.command import load_config, parse
-from rtda_jax.run.options import plain
+from rtda_jax.run.command import Command, Job, load_config, parse
+from rtda_jax.run.options import explained, plain
 from rtda_jax.run.workdir import write_json
 from rtda_jax.tools.environment import configs_folder
 
@@ -191,3 +191,41 @@ def test_runs_of_other_code_are_other_rows(tmp_path):
     ]
     trained, boards = series(of_three)
     assert len(trained) == len(boards[0].rows) == 3
+
+
+@pytest.mark.parametrize("seeds", [False, True])
+@pytest.mark.parametrize(
+    ("words", "given", "explained"),
+    [
+        ("stage a: unknown kind 'average'; known: train", False, True),
+        ("unknown term of the objective 'mine'; known: seg", False, True),
+        ("unknown term of the objective 'mine'; known: seg", True, False),
+        ("unknown view 'ouverlay'; known: overlay", False, False),
+        ("unknown model.name 'mine'; give --config X", False, False),
+        ("the objective has no term of non-zero weight", False, False),
+    ],
+)
+def test_an_unknown_name_in_a_record_asks_for_the_file(tmp_path, words, given, explained, seeds):
+    record = {"stage": {"a": {"kind": "average"}}, "objective": {"mine": 1.0}}
+    folder = tmp_path / "seed0" if seeds else tmp_path
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "config.json", record | {"code": "my own.py:x=1 0123"})
+
+    def refuse(_):
+        raise ConfigError(words)
+
+    hint = (
+        "; if a configuration file of your own defines it, give --config my own.py:x=1 and the "
+        "flags that the run began with"
+    )
+    with pytest.raises(ConfigError) as raised:
+        Job(refuse, "", "").start(Command(None, given, {}, tmp_path, None))
+    assert str(raised.value) == words + hint * explained
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '["average"]', "\udcff"])
+def test_an_error_beside_a_damaged_record_stays_as_it_is(tmp_path, text):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text, errors="surrogateescape")
+    error = ConfigError("unknown kind 'average'")
+    assert explained(error, tmp_path) is error

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rtda_jax.adapt.terms import TERMS
 from rtda_jax.data.labels import with_definitions
 from rtda_jax.deploy import Networks, publish
 from rtda_jax.errors import ConfigError, require
@@ -13,7 +14,7 @@ from rtda_jax.models import MODELS
 from rtda_jax.run import log
 from rtda_jax.run.binding import CODE, bound_fields, check_bound, without_later
 from rtda_jax.run.binding import FREE as RUN_FREE
-from rtda_jax.run.options import among, flat, plain
+from rtda_jax.run.options import among, flat, own_file, plain
 from rtda_jax.run.workdir import read_json
 from rtda_jax.stages import KINDS
 from rtda_jax.stages.plan import architecture, load_network, make_plan, parse, seals
@@ -70,8 +71,7 @@ def recorded(
     for field, name in flat(plain(config)).items():
         require(
             not field.endswith("model.name") or str(name) in MODELS,
-            f"{workdir / 'config.json'}: unknown {field} {name!r}; if a configuration file of your "
-            "own defines this network, give --config FILE.py and the flags that the run began with",
+            f"{workdir / 'config.json'}: unknown {field} {name!r}{own_file(record)}",
         )
     return config
 
@@ -160,6 +160,17 @@ def _record(workdir: pathlib.Path) -> pathlib.Path:
     )
 
 
+def _with_known_terms(config: ConfigDict) -> ConfigDict:
+    """Returns a configuration whose objectives have no terms that the package does not know."""
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        for section in (changed, *changed.stage.values()):
+            objective = section.get("objective", {})
+            for name in objective.keys() - TERMS.keys():
+                del objective[name]
+    return changed.lock()
+
+
 def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = None) -> Networks:
     """Loads the networks of a stage.
 
@@ -170,7 +181,10 @@ def choose(config: ConfigDict, workdir: pathlib.Path, *, stage: str | None = Non
     Raises:
       ConfigError: the stage does not exist, or one of its networks is not trained to its end.
     """
-    plan = make_plan(config, KINDS)
+    try:  # predictions do not need the terms of a configuration of the user's own
+        plan = make_plan(_with_known_terms(config), KINDS)
+    except ConfigError:
+        plan = make_plan(config, KINDS)
     if publish.is_published(workdir):
         published = publish.load(workdir, plan)
         require(

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import pathlib
 import re
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,13 +19,20 @@ from rtda_jax.run import log
 from rtda_jax.run.options import (
     check_followed,
     check_word,
+    explained,
     flat,
     nearest,
     open_stage_field,
     stage_fields,
 )
 from rtda_jax.tools import hub
-from rtda_jax.tools.environment import configs_folder, provide_configs, user_code
+from rtda_jax.tools.environment import (
+    configs_folder,
+    is_ours,
+    place_of,
+    provide_configs,
+    user_code,
+)
 
 DEFAULT_CONFIG = "fda_mbt"
 _CHOOSE_BENCHMARK = (
@@ -90,6 +96,15 @@ class Job(NamedTuple):
     example: str
     positional_flag: str = ""
     configured: bool = True
+
+    def start(self, command: Command) -> None:
+        """Runs the job; an error about a name in the run's record says which file may define it."""
+        try:
+            self.run(command)
+        except ConfigError as error:
+            if command.given or not self.configured:
+                raise
+            raise explained(error, command.workdir) from error.__cause__
 
 
 def define_flags() -> flags.FlagValues:
@@ -171,9 +186,9 @@ def load_config(source: str) -> ConfigDict:
     except errors.ERRORS:
         raise
     except Exception as error:  # the file is the user's program and may raise anything
-        if _is_ours(error, path):
+        if is_ours(error, path, pathlib.Path(__file__)):
             raise
-        raise ConfigError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{place_of(error, path)}: {type(error).__name__}: {error}") from error
     _check_complete(config, path)
     if path.resolve().parent != configs_folder().resolve():
         code, hidden = user_code(path, module)
@@ -194,24 +209,6 @@ def _config_file(name: str) -> pathlib.Path:
     require(path.is_file(), f"no configuration file {name}{hint}")
     require(path.suffix == ".py", f"--config={name}: the name of a file of Python ends in .py")
     return path
-
-
-def _is_ours(error: Exception, path: pathlib.Path) -> bool:
-    """Returns whether the error arose in this package and not in the file of a configuration."""
-    place = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-    others = {path.resolve(), pathlib.Path(__file__).resolve()}
-    folders = (pathlib.Path(__file__).parents[1].resolve(), configs_folder().resolve())
-    return place not in others and any(place.is_relative_to(folder) for folder in folders)
-
-
-def _place(error: Exception, path: pathlib.Path) -> str:
-    """Returns the file of a configuration and the last of its lines in an error's traceback."""
-    file = os.path.realpath(path)
-    passed = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError):
-        passed.append((error.filename or "", error.lineno))
-    lines = [line for name, line in passed if os.path.realpath(name) == file]
-    return f"{path}, line {lines[-1]}" if lines else str(path)
 
 
 def _check_complete(config: ConfigDict, path: pathlib.Path) -> None:

@@ -6,9 +6,12 @@ dataclass from that part, including the user's changes.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import json
+import pathlib
+import re
 import sys
 import types
 import typing
@@ -292,6 +295,35 @@ def check_followed(
             )
             sentences.append(sentence)
     return sentences
+
+
+def own_file(record: Mapping[str, Any]) -> str:
+    """Returns the end of an error about a name that only a file of the user's own may define.
+
+    Args:
+      record: the configuration that a run recorded.
+    """
+    made_by = printable(str(record.get("code", "")).rpartition(" ")[0]) or "FILE.py"
+    return (
+        f"; if a configuration file of your own defines it, give --config {made_by} and the flags "
+        "that the run began with"
+    )
+
+
+def explained(error: ConfigError, workdir: pathlib.Path) -> ConfigError:
+    """Returns an error of a job without --config, with the file that may define an unknown name.
+
+    An error about anything but a name in the run's record stays as it is.
+    """
+    name = re.search(r"unknown [^']*'([^']+)'", str(error))
+    if name is None or "--config" in str(error):
+        return error
+    for path in (workdir / "config.json", workdir / "seed0" / "config.json"):
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # no run, or a damaged one
+            record = json.loads(path.read_text())
+            if isinstance(record, dict) and json.dumps(name[1]) in json.dumps(record):
+                return ConfigError(f"{error}{own_file(record)}")
+    return error
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import traceback
 import types
 import warnings
 from typing import Any
@@ -144,6 +145,29 @@ def provide_configs(*folders: pathlib.Path) -> None:
     package = types.ModuleType("configs")
     package.__path__ = [str(folder) for folder in (configs_folder(), *folders)]
     sys.modules["configs"] = package
+
+
+def is_ours(error: Exception, *others: pathlib.Path) -> bool:
+    """Returns whether an error arose in the package or the shipped configurations.
+
+    Args:
+      error: what loading a configuration raised.
+      *others: files that do not count: the configuration itself, and the caller.
+    """
+    place = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    folders = (pathlib.Path(rtda_jax.__file__).parent.resolve(), configs_folder().resolve())
+    ours = any(place.is_relative_to(folder) for folder in folders)
+    return ours and place not in [other.resolve() for other in others]
+
+
+def place_of(error: Exception, path: pathlib.Path) -> str:
+    """Returns the file of a configuration and the last of its lines in an error's traceback."""
+    file = os.path.realpath(path)
+    passed = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        passed.append((error.filename or "", error.lineno))
+    lines = [line for name, line in passed if os.path.realpath(name) == file]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
 
 
 def user_cache() -> pathlib.Path:
