@@ -160,7 +160,7 @@ def test_jobs_that_read_a_run_note_other_code(tmp_path, capsys):
     assert "[train] began with other code" in capsys.readouterr().out
 
 
-def test_a_published_record_has_no_folders_and_is_read_with_other_code(tmp_path):
+def test_a_published_record_has_no_folders_and_is_read_with_other_code(tmp_path, capsys):
     made = load_config("source_only")
     made.code = "a.py:folders,images=/home/ann/x,labels=~/ann/y:z=/q/w 11"
     record = publish.without_paths(plain(made))
@@ -168,8 +168,11 @@ def test_a_published_record_has_no_folders_and_is_read_with_other_code(tmp_path)
     write_json(tmp_path / "config.json", record)
     score = {"stage": "evaluate", "networks": {"train": {"file": "f", "sha256": ""}}}
     write_json(tmp_path / "published.json", score)
+    networks.check(made, tmp_path)
+    assert capsys.readouterr().out == ""
     made.code = "b.py 22"
     networks.check(made, tmp_path)
+    assert "z=w 11 there, b.py 22 now" in capsys.readouterr().out
     assert publish.without_paths({"iou": {"code": 0.5}}) == {"iou": {"code": 0.5}}
 
 

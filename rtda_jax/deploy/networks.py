@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rtda_jax.adapt.terms import TERMS
 from rtda_jax.data.labels import with_definitions
 from rtda_jax.deploy import Networks, publish
-from rtda_jax.errors import ConfigError, require
+from rtda_jax.errors import ConfigError, printable, require
 from rtda_jax.models import MODELS
 from rtda_jax.run import log
 from rtda_jax.run.binding import CODE, bound_fields, check_bound, without_later
@@ -126,6 +126,12 @@ def _check_published(config: ConfigDict, folder: pathlib.Path) -> None:
         there = bound_fields(theirs, stage, KINDS)
         here = without_later(bound_fields(given, stage, KINDS), there, given)
         here = publish.without_paths(here)
+        if CODE in there and here.get(CODE) != there[CODE]:
+            log.say(
+                f"[{stage}] was published with other code or arguments of a configuration of one's "
+                f"own: {printable(there[CODE] or 'none')} there, {here.get(CODE) or 'none'} now; "
+                "what it computes may differ"
+            )
         for field in sorted(here.keys() | there.keys()):
             require(
                 field == CODE or here.get(field) == there.get(field),

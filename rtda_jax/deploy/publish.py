@@ -20,6 +20,7 @@ from rtda_jax import evaluate
 from rtda_jax.data.labels import class_set, is_definition, with_definitions
 from rtda_jax.deploy import Networks
 from rtda_jax.errors import ConfigError, one_of, require
+from rtda_jax.models import MODELS
 from rtda_jax.run import files, log
 from rtda_jax.run.binding import CODE
 from rtda_jax.run.workdir import claimed, read_json, read_results, write_json
@@ -91,6 +92,11 @@ def run(
         card = model_card(chosen, record, repository=repository, licence=licence)
         files.write_bytes(out / "README.md", card.encode())
     log.say(f"{' + '.join(chosen.names)} of {chosen.workdir} in {out}")
+    if own := own_networks(chosen):
+        log.say(
+            f"  warning: {' and '.join(own)} is no network of rtda_jax: who receives this folder "
+            "needs the configuration file that defines it, too, as README.md says"
+        )
     if repository is not None:
         log.say(f"  uploaded to {hub.upload(out, repository, names=listed)}")
     return record
@@ -196,6 +202,13 @@ def is_published(folder: pathlib.Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def own_networks(chosen: Networks) -> list[str]:
+    """Returns those networks, by their names, that a user's own configuration file defines."""
+    classes = {name: getattr(MODELS[name], "func", MODELS[name]) for name in chosen.networks}
+    package = f"{rtda_jax.__name__}."
+    return [name for name, network in classes.items() if not network.__module__.startswith(package)]
+
+
 def model_card(
     chosen: Networks, record: dict[str, Any], *, repository: str | None, licence: str
 ) -> str:
@@ -224,9 +237,17 @@ def model_card(
         f"rtda-jax predict photo.jpg --weights {address}",
         "```",
         "",
-        "## Score",
-        "",
     ]
+    if own := own_networks(chosen):
+        file = without_paths({CODE: config.code})[CODE].rpartition(" ")[0] or "FILE.py"
+        lines += [
+            f"`{'` and `'.join(own)}` is no network of rtda_jax. This command also needs `--config "
+            f"{file}`, the configuration file that defines it, and what that file imports from its "
+            "folder. They are code, which is not published here: ask the authors for it. Where the "
+            "file has other values than `config.json`, they are flags, as in `--config.steps=100`.",
+            "",
+        ]
+    lines += ["## Score", ""]
     if measured is None:
         lines += ["These networks were not evaluated on labels before they were published.", ""]
     else:
