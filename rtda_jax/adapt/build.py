@@ -107,7 +107,9 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
 
     generator = _generator(config, axis_name)
     outputs = output_shapes(generator, size=size)
-    terms.check_heads(sections.model.name, objective, outputs)
+    num_classes = len(class_set(config.benchmark.classes))
+    name = sections.model.name
+    terms.check_outputs(name, objective, outputs, size=size, num_classes=num_classes)
     if stage.batch_size <= sections.optim.accumulate:
         check_one_image(generator, size=size)
 
@@ -126,7 +128,7 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
         d_tx=optim.discriminator_optimizer(sections.optim, d_schedule),
         g_schedule=g_schedule,
         d_schedule=d_schedule,
-        num_classes=len(class_set(config.benchmark.classes)),
+        num_classes=num_classes,
         size=size,
         seed=stage.seed,
         needs_target=needs_target,

@@ -16,7 +16,6 @@ be wrong wherever devices ignore different numbers of pixels.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -309,11 +308,18 @@ def select(weights: Mapping[str, float], context: TermContext) -> dict[str, tupl
     return objective
 
 
-def check_heads(name: str, objective: Objective, outputs: Mapping[str, Any]) -> None:
-    """Refuses terms that read an output which the network does not have.
+def check_outputs(
+    name: str,
+    objective: Objective,
+    outputs: Mapping[str, jax.ShapeDtypeStruct],
+    *,
+    size: tuple[int, int],
+    num_classes: int,
+) -> None:
+    """Refuses a network that lacks an output which a term reads, or whose logits do not fit.
 
     Raises:
-      ConfigError: names the term and the outputs there are.
+      ConfigError: names the network, and the term and the outputs there are, or the logits.
     """
     for term_name, (term, _) in objective.items():
         if term.head not in outputs and term.head != distance.HEAD:
@@ -321,6 +327,26 @@ def check_heads(name: str, objective: Objective, outputs: Mapping[str, Any]) -> 
             raise ConfigError(
                 f"term {term_name} needs the output {term.head!r}; {name} has: {heads}"
             )
+    require(
+        "logits" in outputs,
+        f"model.name={name!r} has no output 'logits'; it has: {', '.join(outputs)}",
+    )
+    read = {term.head for term, _ in objective.values()}
+    for head in HEADS.values():
+        if head == "logits" or head in read:
+            logits = outputs[head]
+            require(
+                logits.shape[1:] == (*size, num_classes)
+                and jnp.issubdtype(logits.dtype, jnp.floating),
+                f"model.name={name!r}: the output {head!r} is {logits.dtype} "
+                f"{_sides(logits.shape[1:])}; expected floats {_sides((*size, num_classes))}, the "
+                f"size of the crop and the {num_classes} classes of the benchmark",
+            )
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    """Returns the shape of a batch of images whose number does not matter, as "[B,64,128,19]"."""
+    return f"[B,{','.join(map(str, shape))}]"
 
 
 def views(objective: Objective) -> frozenset[str]:
