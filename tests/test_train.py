@@ -13,7 +13,7 @@ import pytest
 from helpers import batch, batches, config, shrink
 
 from rtda_jax import train as train_loop
-from rtda_jax.adapt import build
+from rtda_jax.adapt import build, terms
 from rtda_jax.errors import ConfigError, DataError, Interrupted, NotFiniteError
 from rtda_jax.run import parallel, signals
 from rtda_jax.train import Journal, LoopOptions, train
@@ -101,6 +101,8 @@ def test_log_lines_hold_what_people_watch(undisturbed):
         "d_output_accuracy_source", "d_output_accuracy_target", "images_per_second", "data_wait",
         "seconds_left", "grad_norm", "d_grad_norm",
     } <= set(row)  # fmt: skip
+    terms_of_the_run = {"seg", "seg_aux16", "seg_aux32", "adv_output"}
+    assert {name for name in row if not terms.is_logged(name)} == terms_of_the_run
     assert row["g_lr"] == pytest.approx(0.01 * (1 - 5 / 6) ** 0.9)
     assert row["d_lr"] == pytest.approx(1e-4 * (1 - 5 / 6) ** 0.9)
 

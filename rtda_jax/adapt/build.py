@@ -212,7 +212,7 @@ def _preparation(
 def large_config(config: ConfigDict) -> ConfigDict:
     """Returns the configuration of the network that model.large names, as if it were the only one.
 
-    It learns from all terms but distil, except on heads that it does not have.
+    It learns from all terms but those that distil, except on heads that it does not have.
     """
     large = config.copy_and_resolve_references()
     with large.unlocked():
@@ -225,7 +225,7 @@ def large_config(config: ConfigDict) -> ConfigDict:
             {
                 name: weight
                 for name, (term, weight) in make_objective(config).items()
-                if not terms.is_distil(name) and term.head in heads | {distance.HEAD}
+                if not term.distils and term.head in heads | {distance.HEAD}
             }
         )
     return large
@@ -286,14 +286,15 @@ def check_combination(
         "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
         "so fda_beta must be None and no term may look at the target",
     )
-    pseudo = sorted(name for name in objective if name.startswith("pseudo"))
+    pseudo = sorted(name for name, (term, _) in objective.items() if term.needs_pseudo_labels)
     require(
         not pseudo or stage.pseudo_labels,
         f"term {' and '.join(pseudo)} needs pseudo_labels, an earlier pseudo_label stage",
     )
     require(
         pseudo or not stage.pseudo_labels,
-        f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo a weight",
+        f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo a "
+        "weight; a term of your own that reads them has needs_pseudo_labels=True",
     )
     names = [name for name, (term, _) in objective.items() if term.needs_teacher]
     require(

@@ -162,7 +162,9 @@ class Method:
     @property
     def weighs_classes(self) -> bool:
         """Whether distil terms weigh classes, for which `memory["agreement"]` is measured."""
-        return self.teacher.inconsistency > 0 and any(map(terms.is_distil, self.objective))
+        return self.teacher.inconsistency > 0 and any(
+            term.distils for term, _ in self.objective.values()
+        )
 
     def network(self, weights: str) -> NetworkSpec:
         """Returns the network of "student", "large" or "teacher".

@@ -44,6 +44,9 @@ class Term:
       head: the output that the term reads.
       level: the level of the discriminator that the term needs; None if it needs none.
       needs_teacher: whether the term reads the teacher's predictions for the target.
+      needs_pseudo_labels: whether it reads `target_label`, the labels of a pseudo_label stage.
+      distils: whether it learns from the teacher's soft labels. Then teacher.inconsistency weighs
+        its classes, and a large network, which the teacher follows, does not learn from it.
     """
 
     evaluate: Callable[[Outputs, Batch], Sum]
@@ -51,6 +54,8 @@ class Term:
     head: str
     level: str | None = None
     needs_teacher: bool = False
+    needs_pseudo_labels: bool = False
+    distils: bool = False
 
 
 Objective = Mapping[str, tuple[Term, float]]
@@ -123,7 +128,7 @@ def _pseudo(head: str, context: TermContext) -> Term:
         loss = losses.cross_entropy(outputs["target"][head], labels)
         return Sum(loss.sum(), losses.valid(labels).sum(dtype=jnp.float32))
 
-    return Term(evaluate, frozenset({"target"}), head)
+    return Term(evaluate, frozenset({"target"}), head, needs_pseudo_labels=True)
 
 
 def _by_teacher(view: str) -> Callable[[str, TermContext], Term]:
@@ -165,7 +170,7 @@ def _distil(head: str, context: TermContext) -> Term:
         weights = jnp.where(labelled, by_pixel, 0.0)
         return Sum((weights * loss).sum(), weights.sum())
 
-    return Term(evaluate, frozenset({"target"}), head, needs_teacher=True)
+    return Term(evaluate, frozenset({"target"}), head, needs_teacher=True, distils=True)
 
 
 def _consistency(head: str, context: TermContext) -> Term:
@@ -290,12 +295,26 @@ TERMS: dict[str, Callable[[TermContext], Term]] = {
     "feature_distance": _feature_distance,
 }
 
+# The other numbers in a row of the log, by their names or by how these begin.
+LOGGED = {
+    "step", "skipped", "loss", "grad_norm", "g_lr", "images_per_second", "data_wait",
+    "seconds_left", "sure", "theta", "inconsistency", "agreement", "target_entropy",
+    "target_average", "target_classes", "teacher_sure", "teacher_classes",
+}  # fmt: skip
+LOGGED_PREFIXES = ("d_", "pull_", "large_")
+
+
+def is_logged(name: str) -> bool:
+    """Returns whether a number in the log that is no term has this name, or may have it."""
+    return name in LOGGED or name.startswith(LOGGED_PREFIXES)
+
 
 def select(weights: Mapping[str, float], context: TermContext) -> dict[str, tuple[Term, float]]:
     """Returns the active terms with their weights; a term of weight 0 is not traced at all.
 
     Raises:
-      ConfigError: a term is unknown, a weight is negative, or no term has a weight.
+      ConfigError: a term is unknown or has a name of the log, a weight is negative, or no term has
+        a weight.
     """
     objective = {}
     for name, weight in weights.items():
@@ -303,6 +322,10 @@ def select(weights: Mapping[str, float], context: TermContext) -> dict[str, tupl
         weight = typed(weight, float, f"objective.{name}")
         require(weight >= 0, f"objective.{name} must be at least 0, got {weight:g}")
         if weight:
+            require(
+                not is_logged(name),
+                f"term {name}: the log gives this name to another number; rename the term",
+            )
             objective[name] = (make(context), weight)
     require(objective, "the objective has no term of non-zero weight")
     return objective
@@ -362,11 +385,6 @@ def uses_reference(objective: Objective) -> bool:
 def adapts_thresholds(objective: Objective, options: ConsistencyOptions) -> bool:
     """Returns whether consistency terms adapt their thresholds, `memory["theta"]` of the state."""
     return options.adapts and "strong" in views(objective)
-
-
-def is_distil(name: str) -> bool:
-    """Returns whether the term of this name reads the teacher's soft labels."""
-    return name.partition("_")[0] == "distil"
 
 
 def heads(objective: Objective, *, view: str) -> list[str]:
