@@ -66,14 +66,23 @@ def dropped(x, train):
         (lambda x, train: {"scores": x}, r"term seg needs the output 'logits'; odd has: scores"),
         (
             lambda x, train: {"logits": x[..., :-3]},
-            r"model\.name='odd': the output 'logits' is float32 \[B,32,64,16\]; expected floats "
-            r"\[B,32,64,19\], the size of the crop and the 19 classes",
+            r"model\.name='odd': the output 'logits' is float32 \(2, 32, 64, 16\); expected floats "
+            r"\(2, 32, 64, 19\), of the crop's size and the benchmark's 19 classes",
         ),
-        (lambda x, train: {"logits": x.repeat(2, -1)}, r"float32 \[B,32,64,38\]; expected floats"),
-        (lambda x, train: {"logits": x[:, ::4, ::4]}, r"float32 \[B,8,16,19\]; expected floats"),
-        (lambda x, train: {"logits": x.argmax(-1)}, r"is int32 \[B,32,64\]; expected floats"),
-        (lambda x, train: {"logits": x.astype("int8")}, r"is int8 \[B,32,64,19\]; expected floats"),
-        (lambda x, train: {"logits": x, "aux16": x[:, ::2]}, r"'aux16' is float32 \[B,16,64,19\]"),
+        (
+            lambda x, train: {"logits": x.repeat(2, -1)},
+            r"float32 \(2, 32, 64, 38\); expected floats",
+        ),
+        (lambda x, train: {"logits": x[:, ::4, ::4]}, r"float32 \(2, 8, 16, 19\); expected floats"),
+        (lambda x, train: {"logits": x.argmax(-1)}, r"is int32 \(2, 32, 64\); expected floats"),
+        (
+            lambda x, train: {"logits": x.astype("int8")},
+            r"is int8 \(2, 32, 64, 19\); expected floats",
+        ),
+        (
+            lambda x, train: {"logits": x, "aux16": x[:, ::2]},
+            r"'aux16' is float32 \(2, 16, 64, 19\)",
+        ),
         (dropped, r"model\.name: Odd has a Dropout, which needs random keys"),
     ],
 )
@@ -92,7 +101,7 @@ def test_logits_that_only_an_evaluation_reads_have_to_fit_too(monkeypatch):
 
     monkeypatch.setitem(MODELS, "odd", functools.partial(Odd, distort=distort))
     auxiliary = {"objective__seg": 0.0, "objective__seg_aux32": 0.0}
-    with pytest.raises(ConfigError, match=r"the output 'logits' is float32 \[B,32,64,18\]"):
+    with pytest.raises(ConfigError, match=r"the output 'logits' is float32 \(2, 32, 64, 18\)"):
         build.build(config(model__name="odd", **auxiliary))
 
 

@@ -102,7 +102,8 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
     stage, sections = read(StageOptions, config, ""), read(Sections, config, "")
     size = tuple(config.benchmark.crop)
     objective = make_objective(config)
-    needs_target = config.fda_beta is not None or terms.views(objective) != {"source"}
+    domains = {views.VIEWS[view] for view in terms.views(objective)}
+    needs_target = config.fda_beta is not None or "target" in domains
     check_combination(stage, sections, objective, needs_target=needs_target)
 
     generator = _generator(config, axis_name)

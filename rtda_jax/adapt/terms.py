@@ -25,9 +25,9 @@ from rtda_jax.adapt import adversary, consistency, distance, teacher
 from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
-from rtda_jax.adapt.views import TEACHER_LABELLED_VIEWS
+from rtda_jax.adapt.views import TEACHER_LABELLED_VIEWS, VIEWS
 from rtda_jax.augment import Batch
-from rtda_jax.errors import ConfigError, lookup, require
+from rtda_jax.errors import ConfigError, lookup, one_of, require
 from rtda_jax.losses import LossOptions, Sum
 from rtda_jax.run.options import typed
 
@@ -313,8 +313,8 @@ def select(weights: Mapping[str, float], context: TermContext) -> dict[str, tupl
     """Returns the active terms with their weights; a term of weight 0 is not traced at all.
 
     Raises:
-      ConfigError: a term is unknown or has a name of the log, a weight is negative, or no term has
-        a weight.
+      ConfigError: a term or its view is unknown, a term has a name of the log, a weight is
+        negative, or no term has a weight.
     """
     objective = {}
     for name, weight in weights.items():
@@ -326,7 +326,10 @@ def select(weights: Mapping[str, float], context: TermContext) -> dict[str, tupl
                 not is_logged(name),
                 f"term {name}: the log gives this name to another number; rename the term",
             )
-            objective[name] = (make(context), weight)
+            term = make(context)
+            for view in term.views:
+                one_of(view, VIEWS, f"view of term {name}")
+            objective[name] = (term, weight)
     require(objective, "the objective has no term of non-zero weight")
     return objective
 
@@ -354,22 +357,14 @@ def check_outputs(
         "logits" in outputs,
         f"model.name={name!r} has no output 'logits'; it has: {', '.join(outputs)}",
     )
-    read = {term.head for term, _ in objective.values()}
-    for head in HEADS.values():
-        if head == "logits" or head in read:
-            logits = outputs[head]
-            require(
-                logits.shape[1:] == (*size, num_classes)
-                and jnp.issubdtype(logits.dtype, jnp.floating),
-                f"model.name={name!r}: the output {head!r} is {logits.dtype} "
-                f"{_sides(logits.shape[1:])}; expected floats {_sides((*size, num_classes))}, the "
-                f"size of the crop and the {num_classes} classes of the benchmark",
-            )
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    """Returns the shape of a batch of images whose number does not matter, as "[B,64,128,19]"."""
-    return f"[B,{','.join(map(str, shape))}]"
+    read = {"logits", *(term.head for term, _ in objective.values())}
+    for head in (head for head in HEADS.values() if head in read):
+        found, expected = outputs[head], (*outputs[head].shape[:1], *size, num_classes)
+        require(
+            found.shape == expected and jnp.issubdtype(found.dtype, jnp.floating),
+            f"model.name={name!r}: the output {head!r} is {found.dtype} {found.shape}; expected "
+            f"floats {expected}, of the crop's size and the benchmark's {num_classes} classes",
+        )
 
 
 def views(objective: Objective) -> frozenset[str]:
