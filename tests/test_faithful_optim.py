@@ -81,9 +81,8 @@ def flat(tree):
 def ours(start, gradients, *, repeats):
     options = OptimOptions(g_decay=0.05, g_groups="heads", g_factor=10.0, g_repeats=repeats)
     network = create_model("deeplab_resnet101", num_classes=4)
-    transform = optim.generator_optimizer(
-        options, network, optim.decay(0.1, OptimOptions(), steps=STEPS)
-    )
+    schedule = optim.decay(0.1, OptimOptions(), steps=STEPS)
+    transform = optim.generator_optimizer(options, network, schedule)
     params = nested(start)
     state = transform.init(params)
     for gradient in gradients:
