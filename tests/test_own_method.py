@@ -1,8 +1,10 @@
 """The example of a method of one's own: its change of colours, its view and its term are used."""
 
+import functools
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from rtda_jax.adapt import build, terms, views
 from rtda_jax.adapt.step import make_train_step
 from rtda_jax.augment import colour
 from rtda_jax.errors import ConfigError
+from rtda_jax.models import DISCRIMINATORS, create_discriminator
 from rtda_jax.run.command import load_config
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "own_method.py"
@@ -134,3 +137,53 @@ def test_a_misspelt_view_of_a_term_is_named(monkeypatch):
     message = "unknown view of term mine 'traget'; known: masked, mixed, source, strong, target"
     with pytest.raises(ConfigError, match=message):
         build.build(config(objective__mine=1.0))
+
+
+class Judge(nn.Module):
+    """A discriminator of one's own, with one layer between its convolution and its verdict."""
+
+    layer: object = None
+    in_channels: int = 19
+    dtype: object = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps):
+        return self.layer(nn.Conv(1, (4, 4), strides=4)(maps))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            lambda x: nn.BatchNorm(use_running_average=False)(x),
+            r"network='mine' has the variables batch_stats, params; expected params alone",
+        ),
+        (
+            lambda x: nn.Dropout(0.5, deterministic=False)(x),
+            r"adversary\.network='mine': .* needs PRNG",
+        ),
+        (lambda x: x.mean((1, 2, 3)), r"returns .*\(2,\).* for \(2, 32, 64, 19\); expected logits"),
+        (lambda x: x.repeat(2, -1), r"returns .*\(2, 8, 16, 2\).*; expected logits \[B,h,w,1\]"),
+        (lambda x: {"logits": x}, "returns {'logits': .*; expected logits"),
+    ],
+)
+def test_a_discriminator_that_cannot_be_trained_is_refused(layer, message, monkeypatch):
+    monkeypatch.setattr(build, "create_discriminator", create_discriminator)
+    monkeypatch.setitem(DISCRIMINATORS, "mine", functools.partial(Judge, layer))
+    with pytest.raises(ConfigError, match=message):
+        build.build(config("adversarial", adversary__network="mine"))
+
+
+def test_a_discriminator_of_ones_own_is_built(monkeypatch):
+    monkeypatch.setattr(build, "create_discriminator", create_discriminator)
+    monkeypatch.setitem(DISCRIMINATORS, "mine", functools.partial(Judge, nn.leaky_relu))
+    method = build.build(config("adversarial", adversary__network="mine"))
+    assert isinstance(method.adversary.networks["output"], Judge)
+
+
+def test_colours_that_are_not_drawn_once_for_a_batch_are_refused(chosen):
+    chosen.augment.draw = "batch"
+    with pytest.raises(ConfigError, match="the change of colours 'darken' has no keyword `once`"):
+        build.build(chosen)
+    for name in colour.RECOLOURS.keys() - {"darken"}:
+        colour.recolour(name, draw="batch", seed=0)

@@ -171,7 +171,9 @@ def _adversary(
         )
         for level in levels
     }
-    return Adversary(networks, options)
+    adversary = Adversary(networks, options)
+    adversary.check(outputs, size=tuple(config.benchmark.crop))
+    return adversary
 
 
 def _check_options(options: Mapping[str, Any], fields: Mapping[str, str], section: str) -> None:
