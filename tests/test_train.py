@@ -326,6 +326,13 @@ def test_labels_of_any_integer_type_and_keys_of_ones_own_are_taken(tmp_path):
     train(made, tmp_path, batches=lambda start: iter([several]))
 
 
+def test_pseudo_labels_are_asked_for_where_terms_read_them():
+    made = config(objective__pseudo=1.0, pseudo_labels="label")
+    check_batch(changed(), made, needs_target=True)
+    with pytest.raises(DataError, match="target_label of the first batch is absent"):
+        check_batch(changed(target_label=None), made, needs_target=True)
+
+
 def test_a_process_brings_its_share_of_a_batch(monkeypatch):
     monkeypatch.setattr(parallel, "process", lambda: (1, 2))
     made = config("adversarial")

@@ -340,6 +340,8 @@ def check_batch(batch: Batch, config: ConfigDict, *, needs_target: bool) -> None
       DataError: names the key, what it holds and what is expected.
     """
     images = config.batch_size // parallel.process()[1]
+    needed = ["source_image", "source_label", "source_index"]
+    needed += ["target_image"] * needs_target + ["target_label"] * bool(config.pseudo_labels)
     share = f"batch_size={config.batch_size}, of which this process has {images}"
     for domain, role in (("source", config.labelled), ("target", "target")):
         crop = frame(config, role).crop or ()
@@ -354,8 +356,7 @@ def check_batch(batch: Batch, config: ConfigDict, *, needs_target: bool) -> None
                 fits = np.issubdtype(array.dtype, kind) and array.shape == shape
                 found = f"{array.dtype} {array.shape}"
             else:
-                fits = domain == "target" and not (needs_target and name == "image")
-                found = "absent"
+                fits, found = key not in needed, "absent"
             if not fits:
                 raise DataError(
                     f"{key} of the first batch is {found}; expected {kind.__name__} {shape}: "
