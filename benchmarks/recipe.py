@@ -52,6 +52,7 @@ TRAINED = (
     ("optim.g_decayed", ("all",)),
     ("optim.g_groups", ("one",)),
     ("optim.warmup_steps", (0,)),
+    ("optim.schedule", ("poly",)),
     ("optim.schedule_every_steps", (1,)),
     ("pixel_loss", ("cross_entropy",)),
     ("labelled", ("source",)),

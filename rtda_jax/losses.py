@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -35,9 +36,22 @@ def valid(labels: jax.Array) -> jax.Array:
     return labels != IGNORE
 
 
-def _as_classes(labels: jax.Array) -> jax.Array:
-    """Returns labels int32 with class 0 for ignored pixels, so that they index logits safely."""
-    return jnp.where(valid(labels), labels, 0).astype(jnp.int32)
+def _as_classes(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Returns labels int32 with class 0 for ignored pixels, so that they index logits safely.
+
+    A label that is no class raises ValueError, and under jit its loss is nan.
+    """
+    if not isinstance(labels, jax.core.Tracer):
+        values = np.setdiff1d(labels, [*range(num_classes), IGNORE])
+        if values.size:
+            found = ", ".join(map(str, values[:8]))
+            raise ValueError(
+                f"labels have the values {found}; expected 0..{num_classes - 1}, or 255"
+            )
+    classes = jnp.where(valid(labels), labels, 0).astype(jnp.int32)
+    if jnp.issubdtype(labels.dtype, jnp.signedinteger):
+        classes = jnp.where(classes < 0, num_classes, classes)  # -1 would be the last class
+    return classes
 
 
 def label_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
@@ -47,7 +61,7 @@ def label_weights(labels: jax.Array, class_weights: jax.Array) -> jax.Array:
       labels: integer [B,H,W] in 0..K-1, or 255 where the pixel is ignored.
       class_weights: float [K].
     """
-    weights = jnp.take(jnp.asarray(class_weights, jnp.float32), _as_classes(labels))
+    weights = jnp.take(jnp.float32(class_weights), _as_classes(labels, len(class_weights)))
     return jnp.where(valid(labels), weights, 0.0)
 
 
@@ -71,13 +85,12 @@ def cross_entropy(
       float32 [B,H,W], 0 where ignored.
 
     Raises:
-      ValueError: logits and labels are not of the same pixels.
+      ValueError: logits and labels are not of the same pixels, or a label is no class and not 255.
     """
     _check_shapes(logits.shape[:-1], labels)
     # The label is replaced before the loss, since a mask after it would keep the NaN of class 255.
-    loss = optax.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), _as_classes(labels)
-    )
+    classes = _as_classes(labels, logits.shape[-1])
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), classes)
     loss = jnp.where(valid(labels), loss, 0.0)
     return loss if class_weights is None else loss * label_weights(labels, class_weights)
 
@@ -213,10 +226,8 @@ def detail_targets(labels: jax.Array) -> jax.Array:
             precision=lax.Precision.HIGHEST,
         )[..., 0]
         # Nearest neighbour as in PyTorch: floor(i h / H).
-        rows, columns = (
-            jnp.arange(side) * short // side
-            for side, short in zip((height, width), edges.shape[1:], strict=True)
-        )
+        rows = jnp.arange(height) * edges.shape[1] // height
+        columns = jnp.arange(width) * edges.shape[2] // width
         full = jnp.take(jnp.take(edges, rows, axis=1), columns, axis=2)
         summed += weight * (full > DETAIL_CUT)
     return (summed > DETAIL_CUT).astype(jnp.float32)
@@ -325,24 +336,15 @@ def check_weights(options: LossOptions, *, num_classes: int) -> None:
 
 
 def _sum_of_weights(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
-    return _count_valid(labels, None) if weights is None else label_weights(labels, weights).sum()
-
-
-def _count_valid(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
-    del weights
-    return valid(labels).sum(dtype=jnp.float32)
-
-
-def _count_all(labels: jax.Array, weights: jax.Array | None) -> jax.Array:
-    del weights
-    return jnp.float32(labels.size)
+    counted = valid(labels) if weights is None else label_weights(labels, weights)
+    return counted.sum(dtype=jnp.float32)
 
 
 # What a summed loss is divided by: functions (labels [B,H,W], class weights [K] or None).
 REDUCTIONS: dict[str, Callable[[jax.Array, jax.Array | None], jax.Array]] = {
     "weights": _sum_of_weights,  # those of the valid pixels, as in PyTorch's cross-entropy
-    "valid": _count_valid,  # the number of valid pixels
-    "pixels": _count_all,  # the number of all pixels: Brunstein's focal loss, TUFL
+    "valid": lambda labels, _: valid(labels).sum(dtype=jnp.float32),
+    "pixels": lambda labels, _: jnp.float32(labels.size),  # Brunstein's focal loss, TUFL
 }
 
 

@@ -15,7 +15,13 @@ from rtda_jax.adapt.method import Method
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.step import Logs, make_train_step
 from rtda_jax.adapt.teacher import with_teacher
-from rtda_jax.data.batches import Batches, example_names, paired_batches, with_enet_weights
+from rtda_jax.data.batches import (
+    Batches,
+    checked,
+    example_names,
+    paired_batches,
+    with_enet_weights,
+)
 from rtda_jax.data.stream import Batch
 from rtda_jax.errors import DataError, Interrupted, one_of, require
 from rtda_jax.run import binding, checkpoint, health, log, parallel
@@ -119,8 +125,8 @@ def train(
       config: the stage's configuration, see `configs/base.py`.
       workdir: the stage's folder; gets `metrics.jsonl` and `checkpoints/`.
       method: the result of `build.build` for the configuration; by default it is built here.
-      batches: the function start step -> iterator of batches; by default the benchmark's paired
-        stream.
+      batches: the function start step -> iterator of batches, of which each process gets its
+        share, see `data.stream.Batch`; by default the benchmark's paired stream.
       start_from: the initialiser of a fresh state's weights; by default it reads
         `model.pretrained`, if that is set.
       taught_by: the initialiser of a teacher that is another network.
@@ -131,7 +137,8 @@ def train(
 
     Raises:
       ConfigError: the configuration cannot be used, or the folder began with another one.
-      DataError: the data cannot be used, or the batches end before the last step.
+      DataError: the data cannot be used, the first of `batches` is not as the configuration says,
+        or they end before the last step.
       NotFiniteError: a loss or gradient is nonfinite and `on_not_finite` is "stop"; no checkpoint
         is written after it.
       CheckpointError: a checkpoint cannot be written, or none of them is healthy.
@@ -156,9 +163,12 @@ def train(
         method = build.build(config, axis_name=parallel.AXIS)
     method = with_class_weights(method, config, workdir)
     names = health.example_numbers if batches else functools.partial(example_names, config)
-    batches = batches or paired_batches(
-        config, needs_target=method.needs_target, folder=workdir, pseudo_folder=pseudo_folder
-    )
+    if batches:
+        batches = checked(batches, config, needs_target=method.needs_target)
+    else:
+        batches = paired_batches(
+            config, needs_target=method.needs_target, folder=workdir, pseudo_folder=pseudo_folder
+        )
     guard = health.POLICIES[options.on_not_finite]
     compiled_step = parallel.compile_step(guard(make_train_step(method)), mesh)
     initialisers = [start_from] if start_from else []

@@ -4,12 +4,13 @@ import types
 
 import jax
 import pytest
-from helpers import config, get
+from helpers import config, get, online
 
-from rtda_jax.adapt import build, optim
+from rtda_jax.adapt import build, optim, terms
 from rtda_jax.adapt.method import ModelOptions
 from rtda_jax.adapt.optim import OptimOptions
 from rtda_jax.adapt.state import TrainState
+from rtda_jax.adapt.terms import Term
 from rtda_jax.errors import ConfigError
 from rtda_jax.run.options import check_followed, open_stage_field, read, stage_fields
 from rtda_jax.stages import KINDS
@@ -262,3 +263,30 @@ def test_a_flag_may_change_any_field_of_one_stage():
     for field in ("steps", "stage.train.steps", "stage.beta_001.stepz", "stage.beta_001.optim"):
         open_stage_field(made, field)
     assert made.to_json_best_effort() == before
+
+
+def own_term(**fields):
+    """A term of one's own that reads the target, as a table of terms has it."""
+    evaluate = lambda outputs, batch: None  # noqa: E731
+    return lambda context: Term(evaluate, frozenset({"target"}), "logits", **fields)
+
+
+def test_a_term_of_ones_own_says_that_it_reads_pseudo_labels(monkeypatch):
+    monkeypatch.setitem(terms.TERMS, "mine", own_term(needs_pseudo_labels=True))
+    build.build(config(objective__mine=1.0, pseudo_labels="label"))
+    with pytest.raises(ConfigError, match="term mine needs pseudo_labels, an earlier pseudo_label"):
+        build.build(config(objective__mine=1.0))
+    monkeypatch.setitem(terms.TERMS, "pseudo_mine", own_term())
+    with pytest.raises(ConfigError, match="has needs_pseudo_labels=True"):
+        build.build(config(objective__pseudo_mine=1.0, pseudo_labels="label"))
+
+
+def test_a_large_network_learns_from_terms_of_any_name_but_those_that_distil(monkeypatch):
+    monkeypatch.setitem(terms.TERMS, "distil_mine", own_term())
+    monkeypatch.setitem(terms.TERMS, "mine", own_term(distils=True, needs_teacher=True))
+    method = build.build(online(objective__distil_mine=1.0, objective__mine=1.0))
+    assert {"distil_mine", "mine", "distil"} <= {*method.objective}
+    assert "distil_mine" in method.large.objective
+    assert not {"mine", "distil"} & {*method.large.objective}
+    alone = {"objective__distil": 0.0, "objective__distil_aux16": 0.0, "objective__mine": 1.0}
+    assert build.build(online(**alone)).weighs_classes

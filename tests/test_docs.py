@@ -7,12 +7,15 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
+from helpers import SIZE, batch, shrink
 from ml_collections import ConfigDict
 
 import rtda_jax.data.labels
 from rtda_jax.cli import JOBS
 from rtda_jax.data.labels import class_set
+from rtda_jax.run import log
 from rtda_jax.run.command import parse
 from rtda_jax.tools import hub
 
@@ -92,6 +95,19 @@ def test_classes_of_ones_own_are_defined_as_the_page_shows():
     assert class_set(config.benchmark.classes).names == ("road", "rail")
     (listing,) = re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)
     assert class_set(json.dumps(json.loads(listing))).names[:2] == ("road", "rail")
+
+
+def test_training_in_python_is_as_the_page_shows(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (code,) = re.findall(r"^```python\n(import itertools.*?)^```", page, re.M | re.S)
+    shrink(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    small = f"config.steps = 2; config.benchmark.size = config.benchmark.crop = {SIZE}"
+    image = np.zeros((*SIZE, 3), np.uint8)
+    scope = {"read_batch": batch, "image": image}
+    exec(code.replace("config.steps = 400", small), scope)
+    assert (scope["classes"].shape, scope["classes"].dtype) == (SIZE, np.uint8)
+    assert log.read(tmp_path / "runs/mine/train" / log.METRICS_FILE)[-1]["step"] == 2
 
 
 def test_the_readme_shows_a_config_as_it_is():

@@ -81,7 +81,8 @@ def flat(tree):
 def ours(start, gradients, *, repeats):
     options = OptimOptions(g_decay=0.05, g_groups="heads", g_factor=10.0, g_repeats=repeats)
     network = create_model("deeplab_resnet101", num_classes=4)
-    transform = optim.generator_optimizer(options, network, optim.poly(0.1, steps=STEPS, power=0.9))
+    schedule = optim.decay(0.1, OptimOptions(), steps=STEPS)
+    transform = optim.generator_optimizer(options, network, schedule)
     params = nested(start)
     state = transform.init(params)
     for gradient in gradients:
@@ -177,4 +178,4 @@ def test_repeats_of_another_network_are_refused():
     options = OptimOptions(g_repeats="released")
     network = create_model("bisenet_resnet18", num_classes=4)
     with pytest.raises(ConfigError, match="other networks"):
-        optim.generator_optimizer(options, network, optim.poly(0.1, steps=5, power=0.9))
+        optim.generator_optimizer(options, network, optim.decay(0.1, OptimOptions(), steps=5))

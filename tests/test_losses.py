@@ -49,6 +49,36 @@ def test_labels_of_another_shape_are_not_broadcast(loss):
         loss(jnp.float32(logits), jnp.asarray(labels[:1]))
 
 
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.focal])
+@pytest.mark.parametrize("value", [-1, -5, 5, 30, 254])
+def test_labels_of_no_class_are_named_and_nan_under_jit(loss, value):
+    logits, labels = example()
+    labels = labels.astype(np.int32)
+    labels[0, 1, :2] = value, 255
+    with pytest.raises(
+        ValueError, match=rf"labels have the values {value}; expected 0\.\.4, or 255"
+    ):
+        loss(jnp.float32(logits), jnp.asarray(labels))
+    with pytest.raises(
+        ValueError, match=rf"labels have the values {value}; expected 0\.\.4, or 255"
+    ):
+        losses.label_weights(labels, np.ones(5))
+    loud = np.argwhere(np.isnan(jax.jit(loss)(jnp.float32(logits), jnp.asarray(labels))))
+    np.testing.assert_array_equal(loud, [[0, 1, 0]])
+    weights = jax.jit(losses.label_weights)(jnp.asarray(labels), jnp.ones(5))
+    np.testing.assert_array_equal(np.argwhere(np.isnan(weights)), [[0, 1, 0]])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint8, np.uint16])
+def test_labels_of_every_integer_type_give_the_same_loss(dtype):
+    logits, labels = example()
+    if dtype == np.int8:  # which has no 255
+        labels[labels == 255] = 0
+    expected = jax.jit(losses.cross_entropy)(jnp.float32(logits), jnp.asarray(labels))
+    loss = jax.jit(losses.cross_entropy)(jnp.float32(logits), jnp.asarray(labels.astype(dtype)))
+    np.testing.assert_array_equal(loss, expected)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 0.5])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_focal_against_numpy(gamma, weighted):

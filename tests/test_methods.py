@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import batch, config, shrink, streets_batch
 
-from rtda_jax.adapt import build
+from rtda_jax.adapt import build, terms
 from rtda_jax.adapt.step import make_train_step
 from rtda_jax.run import parallel
 from rtda_jax.stages import KINDS
@@ -47,6 +47,7 @@ def two_steps(chosen):
     for n in range(2):
         current, logs = step(current, batch(n, target=stage.needs_target))
         assert all(np.isfinite(v) for v in jax.device_get(logs).values()), logs
+    assert {name for name in logs if not terms.is_logged(name)} == {*stage.objective}
     assert len(traces) == 1
     assert int(current.step) == 2
     after = jax.tree.map(np.asarray, (current.g_params, current.d_params))

@@ -17,7 +17,7 @@ STEPS = 7
 
 
 def test_poly_is_the_formula_and_stays_zero_after_its_end():
-    schedule = jax.jit(optim.poly(0.025, steps=STEPS, power=0.9))
+    schedule = jax.jit(optim.decay(0.025, OptimOptions(), steps=STEPS))
     ours = [float(schedule(jnp.int32(t))) for t in range(STEPS + 3)]
     expected = [0.025 * max(1 - t / STEPS, 0) ** 0.9 for t in range(STEPS + 3)]
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-9)
@@ -25,8 +25,56 @@ def test_poly_is_the_formula_and_stays_zero_after_its_end():
 
 @pytest.mark.parametrize("steps", [3, 6, 7, 49, 300, 1000])
 def test_poly_is_never_nan_where_it_ends(steps):
-    schedule = jax.jit(optim.poly(1.0, steps=steps, power=0.9))
+    schedule = jax.jit(optim.decay(1.0, OptimOptions(), steps=steps))
     assert float(schedule(jnp.int32(steps))) == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("name", ["cosine", "constant", "poly"])
+@pytest.mark.parametrize("warmup", ["linear", "linear_factor", None])
+def test_both_learning_rates_follow_the_schedule_by_its_formula(name, every, warmup):
+    rise, total = 4 if warmup else 0, 20
+    fields = {"warmup": warmup, "warmup_steps": rise, "warmup_start": 0.02} if warmup else {}
+    options = OptimOptions(
+        g_lr=0.1, d_lr=0.3, power=0.7, schedule=name, schedule_every_steps=every, **fields
+    )
+    generator, discriminator = (jax.jit(s) for s in optim.schedules(options, steps=total))
+
+    def factor(t, steps):
+        progress = min(t // every * every / steps, 1.0)
+        cosine = 0.5 * (1 + np.cos(np.pi * progress))
+        return {"cosine": cosine, "constant": 1.0, "poly": (1 - progress) ** 0.7}[name]
+
+    for t in range(total + 3):
+        if warmup == "linear":
+            rate = 0.02 + 0.08 * t / rise if t <= rise else 0.1 * factor(t - rise, total - rise)
+        else:
+            rate = 0.1 * factor(t, total)
+            if warmup and t < rise:
+                rate *= 0.02 + 0.98 * t / rise
+        assert float(generator(jnp.int32(t))) == pytest.approx(rate, rel=1e-5, abs=1e-7), t
+        expected = 0.3 * factor(t, total)
+        assert float(discriminator(jnp.int32(t))) == pytest.approx(expected, rel=1e-5, abs=1e-7), t
+
+
+def test_poly_keeps_every_bit():
+    """States its earlier code, whose runs continue."""
+
+    def poly(step):
+        return 0.025 * jnp.maximum(1.0 - step // 3 * 3 / 40, 0.0) ** 0.9
+
+    options = OptimOptions(g_lr=0.025, schedule_every_steps=3)
+    schedule, _ = optim.schedules(options, steps=40)
+    steps = jnp.arange(50)
+    np.testing.assert_array_equal(jax.jit(schedule)(steps), jax.jit(poly)(steps))
+
+
+def test_a_schedule_of_ones_own_is_an_entry_of_the_table(monkeypatch):
+    halved = lambda progress, options: jnp.where(progress < 0.5, 1.0, 0.1)  # noqa: E731
+    monkeypatch.setitem(optim.SCHEDULES, "step", halved)
+    schedule, _ = optim.schedules(OptimOptions(g_lr=0.2, schedule="step"), steps=10)
+    rates = [float(schedule(t)) for t in range(10)]
+    np.testing.assert_allclose(rates, [0.2] * 5 + [0.02] * 5, rtol=1e-6)
 
 
 def follow(transform, gradients, start):
@@ -42,7 +90,7 @@ def test_sgd_and_adam_follow_pytorch_under_poly():
     rng = np.random.default_rng(0)
     start = rng.normal(size=(4, 3)).astype(np.float32)
     gradients = rng.normal(size=(STEPS, 4, 3)).astype(np.float32)
-    schedule = optim.poly(0.1, steps=STEPS, power=0.9)
+    schedule = optim.decay(0.1, OptimOptions(), steps=STEPS)
     cases = [
         (
             optim.sgd(schedule, OptimOptions(g_decay=1e-2)),
@@ -75,7 +123,7 @@ def test_sgd_and_adam_follow_pytorch_under_poly():
 def test_only_the_trained_parameters_move_or_decay():
     params = {"a": jnp.ones(3), "b": jnp.ones(3)}
     transform = optim.restricted_to(
-        optim.sgd(optim.poly(0.1, steps=5, power=0.9), OptimOptions(g_decay=0.1)),
+        optim.sgd(optim.decay(0.1, OptimOptions(), steps=5), OptimOptions(g_decay=0.1)),
         trained=lambda tree: {"a": True, "b": False},
     )
     after = follow(transform, [params, params], params)
@@ -203,7 +251,7 @@ def network(seed):
 def test_groups_follow_pytorchs_parameter_groups(groups, decayed):
     torch = pytest.importorskip("torch")
     start, gradients = network(0), [network(seed) for seed in range(1, STEPS)]
-    schedule = optim.poly(0.01, steps=STEPS, power=0.9)
+    schedule = optim.decay(0.01, OptimOptions(), steps=STEPS)
     ours = optim.with_factors(
         optim.sgd(schedule, OptimOptions(g_decay=0.1, g_decayed=decayed)),
         group_of=functools.partial(group_of, create_model("bisenet_resnet18")),
@@ -278,6 +326,7 @@ def test_the_defaults_are_those_of_the_papers_sgd_and_adam():
         "warmup_start": 1e-5,
         "d_lr": 1e-4,
         "d_betas": (0.9, 0.99),
+        "schedule": "poly",
         "power": 0.9,
         "schedule_steps": 0,
         "schedule_every_steps": 1,
@@ -309,6 +358,7 @@ def test_the_defaults_are_those_of_the_papers_sgd_and_adam():
             {"warmup": "cosine"},
             r"optim\.warmup 'cosine'; known: exponential, linear, linear_factor",
         ),
+        ({"schedule": "step"}, r"optim\.schedule 'step'; known: constant, cosine, poly"),
         ({"warmup": "linear_factor", "warmup_start": 2.0}, r"is a factor in \[0, 1\].*, got 2"),
         ({"g_repeats": "released", "g_optimizer": "adamw"}, "is the released SGD of DeepLab"),
         ({"g_repeats": "released", "g_decayed": "kernels"}, "is the released SGD of DeepLab"),
@@ -323,6 +373,6 @@ def test_numbers_that_make_no_sense_are_refused(fields, message):
 def test_limits_are_allowed():
     zeros = dict.fromkeys(("g_lr", "g_decay", "g_factor", "d_lr", "power", "g_momentum"), 0.0)
     OptimOptions(**zeros, g_betas=(0.0, 0.0), d_betas=(0.0, 0.0))
-    OptimOptions(warmup="linear", warmup_steps=1, warmup_start=0.0)
+    OptimOptions(warmup="linear", warmup_steps=0, warmup_start=0.0)
     OptimOptions(warmup="exponential", warmup_steps=0, warmup_start=0.0)
     OptimOptions(g_repeats="released", g_groups="heads")

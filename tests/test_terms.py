@@ -160,8 +160,10 @@ def test_every_head_of_a_family_needs_a_teacher_as_the_main_one_does():
 
 @pytest.mark.parametrize("suffix", terms.HEADS)
 def test_an_objective_distils_with_any_head(suffix):
-    assert terms.is_distil(f"distil{suffix}")
-    assert not any(map(terms.is_distil, ["seg", f"mix{suffix}", f"masked{suffix}"]))
+    families = ("distil", "seg", "mix", "masked", "pseudo", "consistency", "minent")
+    made = {name: terms.TERMS[f"{name}{suffix}"](context()) for name in families}
+    assert [name for name, term in made.items() if term.distils] == ["distil"]
+    assert [name for name, term in made.items() if term.needs_pseudo_labels] == ["pseudo"]
 
 
 def test_distilling_without_weights_is_the_mean_over_the_labelled_pixels():
@@ -194,3 +196,21 @@ def test_unknown_terms_and_losses_are_named():
         losses.pixel_loss("ce", losses.LossOptions(), num_classes=K)
     with pytest.raises(ConfigError, match=r"gan_loss 'wgan'; known: bce, least_squares"):
         AdversaryOptions(gan_loss="wgan")
+
+
+@pytest.mark.parametrize(
+    "name", ["loss", "g_lr", "target_entropy", "teacher_sure", "d_loss", "large_seg", "pull_me"]
+)
+def test_a_term_may_not_have_the_name_of_another_number_of_the_log(name, monkeypatch):
+    monkeypatch.setitem(terms.TERMS, name, terms.TERMS["seg"])
+    with pytest.raises(
+        ConfigError, match=f"term {name}: the log gives this name to another number"
+    ):
+        terms.select({"seg": 1.0, name: 0.5}, context())
+    assert set(terms.select({"seg": 1.0, name: 0.0}, context())) == {"seg"}
+
+
+def test_terms_of_any_other_name_are_taken(monkeypatch):
+    for name in ("target_kl", "teacher_kl", "losses", "distant", "stepwise"):
+        monkeypatch.setitem(terms.TERMS, name, terms.TERMS["seg"])
+        assert name in terms.select({name: 0.5}, context())

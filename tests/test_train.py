@@ -13,7 +13,8 @@ import pytest
 from helpers import batch, batches, config, shrink
 
 from rtda_jax import train as train_loop
-from rtda_jax.adapt import build
+from rtda_jax.adapt import build, terms
+from rtda_jax.data.batches import check_batch
 from rtda_jax.errors import ConfigError, DataError, Interrupted, NotFiniteError
 from rtda_jax.run import parallel, signals
 from rtda_jax.train import Journal, LoopOptions, train
@@ -101,6 +102,8 @@ def test_log_lines_hold_what_people_watch(undisturbed):
         "d_output_accuracy_source", "d_output_accuracy_target", "images_per_second", "data_wait",
         "seconds_left", "grad_norm", "d_grad_norm",
     } <= set(row)  # fmt: skip
+    terms_of_the_run = {"seg", "seg_aux16", "seg_aux32", "adv_output"}
+    assert {name for name in row if not terms.is_logged(name)} == terms_of_the_run
     assert row["g_lr"] == pytest.approx(0.01 * (1 - 5 / 6) ** 0.9)
     assert row["d_lr"] == pytest.approx(1e-4 * (1 - 5 / 6) ** 0.9)
 
@@ -267,3 +270,81 @@ def test_a_folder_of_another_configuration_and_batches_that_end_are_refused(tmp_
     other.optim.g_lr = 0.5
     with pytest.raises(ConfigError, match=r"began with optim\.g_lr=0\.01, and now it is 0\.5"):
         train(other, tmp_path, batches=batches)
+
+
+def changed(**arrays):
+    """The first batch of the helpers with other arrays; None leaves a key out."""
+    made = {**batch(), "target_index": np.arange(4), **arrays}
+    return {key: array for key, array in made.items() if array is not None}
+
+
+IMAGES = np.zeros((4, 32, 64, 3), np.uint8)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"source_image": IMAGES / np.float32(255)},
+            r"source_image of .* float32 \(4, 32, 64, 3\)",
+        ),
+        (
+            {"source_image": IMAGES[:2]},
+            r"is uint8 \(2, 32, 64, 3\); expected uint8 \(4, 32, 64, 3\)",
+        ),
+        (
+            {"target_image": IMAGES[:, :16]},
+            r"target_image .* \(4, 16, 64, 3\); .* crops of \(32, 64\)",
+        ),
+        (
+            {"target_image": IMAGES.transpose(0, 3, 1, 2)},
+            r"target_image .* is uint8 \(4, 3, 32, 64\)",
+        ),
+        ({"target_image": None}, "target_image of the first batch is absent"),
+        ({"source_label": None}, "source_label of the first batch is absent"),
+        ({"source_label": IMAGES}, r"source_label .* \(4, 32, 64, 3\); expected integer"),
+        ({"source_label": np.zeros((4, 32, 64))}, r"source_label .* is float64 \(4, 32, 64\)"),
+        ({"target_label": IMAGES[:, :, ::2, 0]}, r"target_label .* is uint8 \(4, 32, 32\)"),
+        (
+            {"source_index": np.arange(5)},
+            r"source_index .* is int64 \(5,\); expected integer \(4,\)",
+        ),
+    ],
+)
+def test_a_first_batch_that_contradicts_the_configuration_is_refused(arrays, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        train(chosen(), tmp_path, batches=lambda start: iter([changed(**arrays)] * 9))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_labels_of_any_integer_type_and_keys_of_ones_own_are_taken(tmp_path):
+    made = config("source_only", steps=1)
+    labels = batch()["source_label"].astype(np.int64)
+    several = changed(source_label=labels, target_image=None, target_label=None, mine=np.zeros(4))
+    train(made, tmp_path, batches=lambda start: iter([several]))
+
+
+def test_pseudo_labels_are_asked_for_where_terms_read_them():
+    made = config(objective__pseudo=1.0, pseudo_labels="label")
+    check_batch(changed(), made, needs_target=True)
+    with pytest.raises(DataError, match="target_label of the first batch is absent"):
+        check_batch(changed(target_label=None), made, needs_target=True)
+
+
+def test_a_process_brings_its_share_of_a_batch(monkeypatch):
+    monkeypatch.setattr(parallel, "process", lambda: (1, 2))
+    made = config("adversarial")
+    check_batch(batch(size=2), made, needs_target=True)
+    with pytest.raises(DataError, match="batch_size=4, of which this process has 2"):
+        check_batch(batch(size=4), made, needs_target=True)
+
+
+def test_crops_of_the_source_have_a_size_of_their_own():
+    made = config("adversarial")
+    made.benchmark.source_crop = (16, 64)
+    half = {key: batch()[key][:, :16] for key in ("source_image", "source_label")}
+    check_batch({**batch(), **half}, made, needs_target=True)
+    with pytest.raises(DataError, match=r"expected uint8 \(4, 16, 64, 3\)"):
+        check_batch(batch(), made, needs_target=True)

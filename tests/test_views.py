@@ -56,7 +56,8 @@ def indexed(step=0):
 
 def prepared(chosen, made):
     """The batch after all parts, and the key of each by what the part does."""
-    parts = [make.__name__ for make in views.PARTS if make(chosen) is not None]
+    both = {**views.PARTS, **views.NORMALISED_PARTS}
+    parts = [name for name, make in both.items() if make(chosen) is not None]
     keys = {name: jax.random.fold_in(KEY, number) for number, name in enumerate(parts)}
     return views.prepare(views.preparation(chosen), made, KEY, NOTHING), keys
 

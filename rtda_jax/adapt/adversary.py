@@ -6,15 +6,17 @@ from this output, for the source and for the target, and learns to label the sou
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rtda_jax import losses
-from rtda_jax.errors import one_of, require
+from rtda_jax.errors import ConfigError, one_of, require
 from rtda_jax.losses import Sum
 from rtda_jax.ops.resize import upsample
 
@@ -136,6 +138,35 @@ class Adversary:
             judged = self.read(name, outputs, size=size)
             verdicts[name] = network.apply({"params": params[name]}, judged)
         return verdicts
+
+    def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct], *, size: Size) -> None:
+        """Refuses discriminators that the step cannot train.
+
+        Args:
+          outputs: the shapes of the segmentation network's outputs for images of `size`.
+          size: (H, W) of these images.
+
+        Raises:
+          ConfigError: names the discriminator and what it does.
+        """
+        name = f"adversary.network={self.options.network!r}"
+        for level, network in self.networks.items():
+            judged = jax.eval_shape(functools.partial(self.read, level, size=size), dict(outputs))
+            try:
+                variables = jax.eval_shape(network.init, jax.random.key(0), judged)
+                require(
+                    variables.keys() == {"params"},
+                    f"{name} has the variables {', '.join(sorted(variables))}; expected params "
+                    "alone, because the state keeps no running statistics of a discriminator",
+                )
+                verdict = jax.eval_shape(network.apply, variables, judged)
+            except flax.errors.FlaxError as error:
+                raise ConfigError(f"{name}: {error}") from error
+            shape: tuple[int, ...] = getattr(verdict, "shape", ())
+            require(
+                len(shape) == 4 and (shape[0], shape[3]) == (judged.shape[0], 1),
+                f"{name} returns {verdict} for {judged.shape}; expected logits [B,h,w,1]",
+            )
 
     def losses(self, verdicts: Verdicts) -> dict[str, Sum]:
         """Returns the loss of every discriminator on each domain, by the name it is logged under.

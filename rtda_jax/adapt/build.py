@@ -102,12 +102,15 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
     stage, sections = read(StageOptions, config, ""), read(Sections, config, "")
     size = tuple(config.benchmark.crop)
     objective = make_objective(config)
-    needs_target = config.fda_beta is not None or terms.views(objective) != {"source"}
+    domains = {views.VIEWS[view] for view in terms.views(objective)}
+    needs_target = config.fda_beta is not None or "target" in domains
     check_combination(stage, sections, objective, needs_target=needs_target)
 
     generator = _generator(config, axis_name)
     outputs = output_shapes(generator, size=size)
-    terms.check_heads(sections.model.name, objective, outputs)
+    num_classes = len(class_set(config.benchmark.classes))
+    name = sections.model.name
+    terms.check_outputs(name, objective, outputs, size=size, num_classes=num_classes)
     if stage.batch_size <= sections.optim.accumulate:
         check_one_image(generator, size=size)
 
@@ -126,7 +129,7 @@ def build(config: ConfigDict, *, axis_name: str | None = None) -> Method:
         d_tx=optim.discriminator_optimizer(sections.optim, d_schedule),
         g_schedule=g_schedule,
         d_schedule=d_schedule,
-        num_classes=len(class_set(config.benchmark.classes)),
+        num_classes=num_classes,
         size=size,
         seed=stage.seed,
         needs_target=needs_target,
@@ -168,7 +171,9 @@ def _adversary(
         )
         for level in levels
     }
-    return Adversary(networks, options)
+    adversary = Adversary(networks, options)
+    adversary.check(outputs, size=tuple(config.benchmark.crop))
+    return adversary
 
 
 def _check_options(options: Mapping[str, Any], fields: Mapping[str, str], section: str) -> None:
@@ -210,7 +215,7 @@ def _preparation(
 def large_config(config: ConfigDict) -> ConfigDict:
     """Returns the configuration of the network that model.large names, as if it were the only one.
 
-    It learns from all terms but distil, except on heads that it does not have.
+    It learns from all terms but those that distil, except on heads that it does not have.
     """
     large = config.copy_and_resolve_references()
     with large.unlocked():
@@ -223,7 +228,7 @@ def large_config(config: ConfigDict) -> ConfigDict:
             {
                 name: weight
                 for name, (term, weight) in make_objective(config).items()
-                if not terms.is_distil(name) and term.head in heads | {distance.HEAD}
+                if not term.distils and term.head in heads | {distance.HEAD}
             }
         )
     return large
@@ -284,14 +289,15 @@ def check_combination(
         "labelled='target' trains on the target's own labels: it leaves no domain to adapt to, "
         "so fda_beta must be None and no term may look at the target",
     )
-    pseudo = sorted(name for name in objective if name.startswith("pseudo"))
+    pseudo = sorted(name for name, (term, _) in objective.items() if term.needs_pseudo_labels)
     require(
         not pseudo or stage.pseudo_labels,
         f"term {' and '.join(pseudo)} needs pseudo_labels, an earlier pseudo_label stage",
     )
     require(
         pseudo or not stage.pseudo_labels,
-        f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo a weight",
+        f"pseudo_labels={stage.pseudo_labels!r} is read by no term: give objective.pseudo a "
+        "weight; a term of your own that reads them has needs_pseudo_labels=True",
     )
     names = [name for name, (term, _) in objective.items() if term.needs_teacher]
     require(

@@ -18,7 +18,6 @@ from rtda_jax.adapt.distance import DistanceOptions
 from rtda_jax.adapt.state import NetworkSpec
 from rtda_jax.adapt.teacher import TeacherOptions
 from rtda_jax.adapt.terms import Objective, Outputs
-from rtda_jax.adapt.views import TARGET_VIEWS, VIEWS
 from rtda_jax.augment import Batch
 from rtda_jax.errors import one_of, require
 from rtda_jax.models import MODELS
@@ -28,8 +27,8 @@ from rtda_jax.weights import imagenet
 # A function (variables, images) -> (outputs, updated variables).
 Apply = Callable[[Any, jax.Array], tuple[Any, Any]]
 
-# The views whose forward passes update the running statistics, by `model.statistics`.
-UPDATING_VIEWS = {"both": VIEWS, "source": ("source",), "target": TARGET_VIEWS}
+# The domains whose views update the running statistics, by `model.statistics`.
+UPDATING = {"both": ("source", "target"), "source": ("source",), "target": ("target",)}
 
 INPUTS = ("same", "any")
 
@@ -42,7 +41,7 @@ class ModelOptions:
       name: the segmentation network, a key of `rtda_jax.models.MODELS`.
       options: further fields of that network.
       batch_norm: "batch" normalises by the batch, "frozen" by running statistics in training too.
-      statistics: the views that update the running statistics, a key of `UPDATING_VIEWS`; the
+      statistics: the domains whose views update the running statistics, a key of `UPDATING`; the
         papers' code has "both". If the network reads only one view, that view updates them.
       remat: what the backward pass computes again to save memory, a key of `REMATS`.
       pretrained: a weight file (.pth, .ckpt, .bin, .safetensors, .npz), or "imagenet" for weights
@@ -79,7 +78,7 @@ class ModelOptions:
         )
         one_of(self.pretrained_input, INPUTS, "model.pretrained_input")
         one_of(self.batch_norm, PASSES, "model.batch_norm")
-        one_of(self.statistics, UPDATING_VIEWS, "model.statistics")
+        one_of(self.statistics, UPDATING, "model.statistics")
         one_of(self.remat, REMATS, "model.remat")
 
 
@@ -162,7 +161,9 @@ class Method:
     @property
     def weighs_classes(self) -> bool:
         """Whether distil terms weigh classes, for which `memory["agreement"]` is measured."""
-        return self.teacher.inconsistency > 0 and any(map(terms.is_distil, self.objective))
+        return self.teacher.inconsistency > 0 and any(
+            term.distils for term, _ in self.objective.values()
+        )
 
     def network(self, weights: str) -> NetworkSpec:
         """Returns the network of "student", "large" or "teacher".
@@ -183,7 +184,7 @@ class Method:
 
 def forward(method: Method, params: Any, stats: Any, batch: Batch) -> tuple[Outputs, Any]:
     """Returns the outputs of every view that a term reads, and the new running statistics."""
-    needed = {view: heads for view in VIEWS if (heads := _heads_needed(method, view))}
+    needed = {view: heads for view in views.VIEWS if (heads := _heads_needed(method, view))}
     return PASSES[method.model.batch_norm](method, needed, params, stats, batch)
 
 
@@ -207,13 +208,13 @@ def _all_views_at_once(
 def _view_by_view(
     method: Method, needed: Mapping[str, tuple[str, ...]], params: Any, stats: Any, batch: Batch
 ) -> tuple[Outputs, Any]:
-    # A network that sees one view only, such as source_only, takes the statistics of that view.
-    updating = UPDATING_VIEWS[method.model.statistics] if len(needed) > 1 else VIEWS
+    updating = UPDATING[method.model.statistics]
     outputs = {}
     for view, heads in needed.items():
         raw_outputs, updated = _apply(method, params, stats, batch[f"{view}_image"])
         outputs[view] = {head: _read(method, head, raw_outputs, updated) for head in heads}
-        if view in updating:
+        # A network that sees one view only, such as source_only, takes the statistics of that view.
+        if len(needed) == 1 or views.VIEWS[view] in updating:
             stats = updated["batch_stats"]
     return outputs, stats
 
@@ -255,6 +256,6 @@ def _read(method: Method, head: str, outputs: Any, captured: Any) -> jax.Array:
 def _heads_needed(method: Method, view: str) -> tuple[str, ...]:
     """Returns the heads of a view that are read, in alphabetical order; XLA drops the others."""
     heads = {term.head for term, _ in method.objective.values() if view in term.views}
-    if heads and view != "source":
+    if heads and views.VIEWS[view] == "target":
         heads.add("logits")  # for `step.target_statistics`
     return tuple(sorted(heads))

@@ -1,9 +1,9 @@
 """The two optimizers: SGD or AdamW for the segmentation network, Adam for the discriminators.
 
-Both learning rates decay by the poly rule. Parameter groups of the segmentation network may have
-different learning rates, and some parameters of some networks are not trained at all. `REPEATS`
-selects how often the trunk of DeepLab is updated in a step; the released code of AdaptSegNet and
-its successors does so several times.
+Both learning rates decay by one of `SCHEDULES`. Parameter groups of the segmentation network may
+have different learning rates, and some parameters of some networks are not trained at all.
+`REPEATS` selects how often the trunk of DeepLab is updated in a step; the released code of
+AdaptSegNet and its successors does so several times.
 """
 
 import dataclasses
@@ -72,14 +72,15 @@ class OptimOptions:
       g_repeats: whether SGD updates the trunk of DeepLab several times in a step, a key of
         `REPEATS`.
       warmup: how g_lr is warmed up, a key of `WARMUPS`. "exponential" and "linear" rise to g_lr
-        before poly begins; "linear_factor" multiplies poly, which then begins at step 0.
-      warmup_steps: the steps of the warm-up; 0 means none.
+        before the decay begins; "linear_factor" multiplies the decay, which then begins at step 0.
+      warmup_steps: the steps of the warm-up; 0 means none, whatever `warmup` is.
       warmup_start: the learning rate at the beginning of the warm-up; the factor if it is one.
       d_lr: the learning rate of the discriminators.
       d_betas: the betas of the discriminators' Adam.
-      power: the exponent of both poly schedules; 1 is linear.
-      schedule_steps: the step at which poly reaches zero; 0 means the last step of the stage.
-      schedule_every_steps: the steps between two changes of poly. Brunstein, Nikiforos and
+      schedule: how both learning rates decay, a key of `SCHEDULES`.
+      power: the exponent of poly; 1 is linear.
+      schedule_steps: the step at which the decay ends; 0 means the last step of the stage.
+      schedule_every_steps: the steps between two changes of the decay. Brunstein, Nikiforos and
         Bartoletti change it once an epoch, the others at every step.
     """
 
@@ -98,6 +99,7 @@ class OptimOptions:
     warmup_start: float = 1e-5
     d_lr: float = 1e-4
     d_betas: tuple[float, float] = (0.9, 0.99)
+    schedule: str = "poly"
     power: float = 0.9
     schedule_steps: int = 0
     schedule_every_steps: int = 1
@@ -108,6 +110,7 @@ class OptimOptions:
         one_of(self.g_groups, GROUPS, "optim.g_groups")
         one_of(self.g_repeats, REPEATS, "optim.g_repeats")
         one_of(self.warmup, WARMUPS, "optim.warmup")
+        one_of(self.schedule, SCHEDULES, "optim.schedule")
         require(
             self.g_repeats == "none"
             or (self.g_optimizer == "sgd" and self.g_decayed == "all" and self.g_groups != "all"),
@@ -148,19 +151,31 @@ class OptimOptions:
         )
 
 
-def poly(learning_rate: float, *, steps: int, power: float, every: int = 1) -> optax.Schedule:
-    """Returns the schedule lr (1 - t/steps)^power, which is 0 from `steps` on.
+def _poly(progress: jax.Array, options: OptimOptions) -> jax.Array:
+    """Returns (1 - t/steps)^power, which is 0 from the end on."""
+    # At the end, a compiled t/steps may exceed 1 by a rounding error. optax's polynomial schedule
+    # would then return nan, the power of a negative base.
+    return jnp.maximum(1.0 - progress, 0.0) ** options.power
 
-    The learning rate changes every `every` iterations.
-    """
 
-    def schedule(step: jax.Array) -> jax.Array:
-        step = step // every * every
-        # At the end, a compiled t/steps may exceed 1 by a rounding error. optax's polynomial
-        # schedule would then return nan, the power of a negative base.
-        return learning_rate * jnp.maximum(1.0 - step / steps, 0.0) ** power
+def _cosine(progress: jax.Array, options: OptimOptions) -> jax.Array:
+    """Returns (1 + cos(pi t/steps)) / 2, which is 0 from the end on (SGDR, without restarts)."""
+    del options
+    return (1 + jnp.cos(jnp.pi * jnp.minimum(progress, 1.0))) / 2
 
-    return schedule
+
+def _constant(progress: jax.Array, options: OptimOptions) -> jax.Array:
+    """Returns 1."""
+    del options
+    return jnp.ones_like(progress)
+
+
+# The factor of a learning rate: functions of the share t/steps of the decay that is over.
+SCHEDULES: dict[str, Callable[[jax.Array, OptimOptions], jax.Array]] = {
+    "poly": _poly,
+    "cosine": _cosine,
+    "constant": _constant,
+}
 
 
 def _exponential(step: jax.Array, *, start: float, end: float, steps: int) -> jax.Array:
@@ -173,43 +188,49 @@ def _linear(step: jax.Array, *, start: float, end: float, steps: int) -> jax.Arr
     return start + (end - start) * (step / steps)
 
 
-def _decay(learning_rate: float, options: OptimOptions, *, steps: int) -> optax.Schedule:
-    return poly(learning_rate, steps=steps, power=options.power, every=options.schedule_every_steps)
+def decay(learning_rate: float, options: OptimOptions, *, steps: int) -> optax.Schedule:
+    """Returns the learning rate times the decay, which ends after `steps`."""
+    factor, every = SCHEDULES[options.schedule], options.schedule_every_steps
+
+    def schedule(step: jax.Array) -> jax.Array:
+        return learning_rate * factor(step // every * every / steps, options)
+
+    return schedule
 
 
-def _before_poly(
+def _before_decay(
     options: OptimOptions, end: int, *, curve: Callable[..., jax.Array]
 ) -> optax.Schedule:
-    """Returns a curve that rises from warmup_start to g_lr, and then poly, which begins there."""
+    """Returns a curve that rises from warmup_start to g_lr, and then the decay from there."""
     rise = options.warmup_steps
-    decay = _decay(options.g_lr, options, steps=max(end - rise, 1))
+    falling = decay(options.g_lr, options, steps=max(end - rise, 1))
 
     def schedule(step: jax.Array) -> jax.Array:
         rising = curve(
             jnp.minimum(step, rise), start=options.warmup_start, end=options.g_lr, steps=rise
         )
-        return jnp.where(step <= rise, rising, decay(jnp.maximum(step - rise, 0)))
+        return jnp.where(step <= rise, rising, falling(jnp.maximum(step - rise, 0)))
 
     return schedule
 
 
-def _times_poly(options: OptimOptions, end: int) -> optax.Schedule:
-    """Returns poly, which begins at step 0, times a factor from warmup_start to 1."""
+def _times_decay(options: OptimOptions, end: int) -> optax.Schedule:
+    """Returns the decay, which begins at step 0, times a factor from warmup_start to 1."""
     rise = options.warmup_steps
-    decay = _decay(options.g_lr, options, steps=end)
+    falling = decay(options.g_lr, options, steps=end)
 
     def schedule(step: jax.Array) -> jax.Array:
         factor = _linear(jnp.minimum(step, rise), start=options.warmup_start, end=1.0, steps=rise)
-        return factor * decay(step)
+        return factor * falling(step)
 
     return schedule
 
 
-# The learning rate with a warm-up: functions (options, step at which poly is 0) -> schedule.
+# The learning rate with a warm-up: functions (options, step at which the decay ends) -> schedule.
 WARMUPS: dict[str, Callable[[OptimOptions, int], optax.Schedule]] = {
-    "exponential": functools.partial(_before_poly, curve=_exponential),
-    "linear": functools.partial(_before_poly, curve=_linear),
-    "linear_factor": _times_poly,  # mmcv, and so the code of DAFormer and MIC
+    "exponential": functools.partial(_before_decay, curve=_exponential),
+    "linear": functools.partial(_before_decay, curve=_linear),
+    "linear_factor": _times_decay,  # mmcv, and so the code of DAFormer and MIC
 }
 
 
@@ -222,8 +243,8 @@ def schedules(options: OptimOptions, *, steps: int) -> tuple[optax.Schedule, opt
     if options.warmup_steps:
         generator = WARMUPS[options.warmup](options, end)
     else:
-        generator = _decay(options.g_lr, options, steps=end)
-    return generator, _decay(options.d_lr, options, steps=end)
+        generator = decay(options.g_lr, options, steps=end)
+    return generator, decay(options.d_lr, options, steps=end)
 
 
 def sgd(schedule: optax.Schedule, options: OptimOptions) -> optax.GradientTransformation:

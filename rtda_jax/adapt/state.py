@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from rtda_jax.adapt.adversary import LEVELS, Adversary
-from rtda_jax.errors import ConfigError
+from rtda_jax.errors import ConfigError, require
 from rtda_jax.models.layers import Network
 from rtda_jax.ops.norm import BatchNorm
 
@@ -156,13 +156,19 @@ def network_shapes(
     A large network is traced for seconds, and the stages of an experiment mostly share one.
 
     Raises:
-      ConfigError: a normalisation of the network does not come from `Network.norm_layer`.
+      ConfigError: a normalisation of the network does not come from `Network.norm_layer`, it has an
+        active Dropout, or its outputs have no names.
     """
     images = jax.ShapeDtypeStruct(sample_shape(size), jnp.float32)
     known: set[tuple[str, ...]] = set()
 
     def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         layer = context.module
+        require(
+            not isinstance(layer, nn.Dropout) or kwargs.get("deterministic", layer.deterministic),
+            f"model.name: {type(generator).__name__} has a Dropout, which needs random keys; the "
+            "training step gives a network none, so leave it out",
+        )
         if isinstance(layer, BatchNorm) and _obeys(layer, generator):
             known.add(layer.path)
         return call(*args, **kwargs)
@@ -171,6 +177,11 @@ def network_shapes(
         outputs, variables = jax.eval_shape(
             lambda x: generator.init_with_output(jax.random.key(0), x, train=True), images
         )
+    require(
+        isinstance(outputs, Mapping),
+        f"model.name: {type(generator).__name__} returns {outputs}; expected a mapping from names "
+        "to arrays, one of them 'logits'",
+    )
     if isinstance(generator, Network):
         statistics = flax.traverse_util.flatten_dict(variables.get("batch_stats", {}))
         for path in sorted({path[:-1] for path in statistics} - known):

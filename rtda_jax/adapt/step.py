@@ -18,7 +18,6 @@ from rtda_jax.adapt import consistency, teacher, views
 from rtda_jax.adapt.method import Method, forward
 from rtda_jax.adapt.state import TrainState
 from rtda_jax.adapt.terms import Outputs
-from rtda_jax.adapt.views import TARGET_VIEWS
 from rtda_jax.augment import Batch
 from rtda_jax.augment.normalise import normalise
 from rtda_jax.losses import Sum
@@ -346,10 +345,10 @@ def target_statistics(outputs: Outputs) -> dict[str, Sum]:
     The entropy is in nats. Both describe the target itself, or the mixed or masked images where the
     target does not go through the network.
     """
-    target_logits = [outputs[view]["logits"] for view in TARGET_VIEWS if view in outputs]
-    if not target_logits:
+    shown = [view for view, domain in views.VIEWS.items() if domain == "target" and view in outputs]
+    if not shown:
         return {}
-    log_p = jax.nn.log_softmax(lax.stop_gradient(target_logits[0]), axis=-1)
+    log_p = jax.nn.log_softmax(lax.stop_gradient(outputs[shown[0]]["logits"]), axis=-1)
     p = jnp.exp(log_p)
     pixels = jnp.float32(p.size // p.shape[-1])
     return {

@@ -16,7 +16,6 @@ be wrong wherever devices ignore different numbers of pixels.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +25,9 @@ from rtda_jax.adapt import adversary, consistency, distance, teacher
 from rtda_jax.adapt.adversary import AdversaryOptions
 from rtda_jax.adapt.consistency import ConsistencyOptions
 from rtda_jax.adapt.distance import DistanceOptions
-from rtda_jax.adapt.views import TEACHER_LABELLED_VIEWS
+from rtda_jax.adapt.views import TEACHER_LABELLED_VIEWS, VIEWS
 from rtda_jax.augment import Batch
-from rtda_jax.errors import ConfigError, lookup, require
+from rtda_jax.errors import ConfigError, lookup, one_of, require
 from rtda_jax.losses import LossOptions, Sum
 from rtda_jax.run.options import typed
 
@@ -45,6 +44,9 @@ class Term:
       head: the output that the term reads.
       level: the level of the discriminator that the term needs; None if it needs none.
       needs_teacher: whether the term reads the teacher's predictions for the target.
+      needs_pseudo_labels: whether it reads `target_label`, the labels of a pseudo_label stage.
+      distils: whether it learns from the teacher's soft labels. Then teacher.inconsistency weighs
+        its classes, and a large network, which the teacher follows, does not learn from it.
     """
 
     evaluate: Callable[[Outputs, Batch], Sum]
@@ -52,6 +54,8 @@ class Term:
     head: str
     level: str | None = None
     needs_teacher: bool = False
+    needs_pseudo_labels: bool = False
+    distils: bool = False
 
 
 Objective = Mapping[str, tuple[Term, float]]
@@ -124,7 +128,7 @@ def _pseudo(head: str, context: TermContext) -> Term:
         loss = losses.cross_entropy(outputs["target"][head], labels)
         return Sum(loss.sum(), losses.valid(labels).sum(dtype=jnp.float32))
 
-    return Term(evaluate, frozenset({"target"}), head)
+    return Term(evaluate, frozenset({"target"}), head, needs_pseudo_labels=True)
 
 
 def _by_teacher(view: str) -> Callable[[str, TermContext], Term]:
@@ -166,7 +170,7 @@ def _distil(head: str, context: TermContext) -> Term:
         weights = jnp.where(labelled, by_pixel, 0.0)
         return Sum((weights * loss).sum(), weights.sum())
 
-    return Term(evaluate, frozenset({"target"}), head, needs_teacher=True)
+    return Term(evaluate, frozenset({"target"}), head, needs_teacher=True, distils=True)
 
 
 def _consistency(head: str, context: TermContext) -> Term:
@@ -291,12 +295,26 @@ TERMS: dict[str, Callable[[TermContext], Term]] = {
     "feature_distance": _feature_distance,
 }
 
+# The other numbers in a row of the log, by their names or by how these begin.
+LOGGED = {
+    "step", "skipped", "loss", "grad_norm", "g_lr", "images_per_second", "data_wait",
+    "seconds_left", "sure", "theta", "inconsistency", "agreement", "target_entropy",
+    "target_average", "target_classes", "teacher_sure", "teacher_classes",
+}  # fmt: skip
+LOGGED_PREFIXES = ("d_", "pull_", "large_")
+
+
+def is_logged(name: str) -> bool:
+    """Returns whether a number in the log that is no term has this name, or may have it."""
+    return name in LOGGED or name.startswith(LOGGED_PREFIXES)
+
 
 def select(weights: Mapping[str, float], context: TermContext) -> dict[str, tuple[Term, float]]:
     """Returns the active terms with their weights; a term of weight 0 is not traced at all.
 
     Raises:
-      ConfigError: a term is unknown, a weight is negative, or no term has a weight.
+      ConfigError: a term or its view is unknown, a term has a name of the log, a weight is
+        negative, or no term has a weight.
     """
     objective = {}
     for name, weight in weights.items():
@@ -304,16 +322,30 @@ def select(weights: Mapping[str, float], context: TermContext) -> dict[str, tupl
         weight = typed(weight, float, f"objective.{name}")
         require(weight >= 0, f"objective.{name} must be at least 0, got {weight:g}")
         if weight:
-            objective[name] = (make(context), weight)
+            require(
+                not is_logged(name),
+                f"term {name}: the log gives this name to another number; rename the term",
+            )
+            term = make(context)
+            for view in term.views:
+                one_of(view, VIEWS, f"view of term {name}")
+            objective[name] = (term, weight)
     require(objective, "the objective has no term of non-zero weight")
     return objective
 
 
-def check_heads(name: str, objective: Objective, outputs: Mapping[str, Any]) -> None:
-    """Refuses terms that read an output which the network does not have.
+def check_outputs(
+    name: str,
+    objective: Objective,
+    outputs: Mapping[str, jax.ShapeDtypeStruct],
+    *,
+    size: tuple[int, int],
+    num_classes: int,
+) -> None:
+    """Refuses a network that lacks an output which a term reads, or whose logits do not fit.
 
     Raises:
-      ConfigError: names the term and the outputs there are.
+      ConfigError: names the network, and the term and the outputs there are, or the logits.
     """
     for term_name, (term, _) in objective.items():
         if term.head not in outputs and term.head != distance.HEAD:
@@ -321,6 +353,18 @@ def check_heads(name: str, objective: Objective, outputs: Mapping[str, Any]) -> 
             raise ConfigError(
                 f"term {term_name} needs the output {term.head!r}; {name} has: {heads}"
             )
+    require(
+        "logits" in outputs,
+        f"model.name={name!r} has no output 'logits'; it has: {', '.join(outputs)}",
+    )
+    read = {"logits", *(term.head for term, _ in objective.values())}
+    for head in (head for head in HEADS.values() if head in read):
+        found, expected = outputs[head], (*outputs[head].shape[:1], *size, num_classes)
+        require(
+            found.shape == expected and jnp.issubdtype(found.dtype, jnp.floating),
+            f"model.name={name!r}: the output {head!r} is {found.dtype} {found.shape}; expected "
+            f"floats {expected}, of the crop's size and the benchmark's {num_classes} classes",
+        )
 
 
 def views(objective: Objective) -> frozenset[str]:
@@ -336,11 +380,6 @@ def uses_reference(objective: Objective) -> bool:
 def adapts_thresholds(objective: Objective, options: ConsistencyOptions) -> bool:
     """Returns whether consistency terms adapt their thresholds, `memory["theta"]` of the state."""
     return options.adapts and "strong" in views(objective)
-
-
-def is_distil(name: str) -> bool:
-    """Returns whether the term of this name reads the teacher's soft labels."""
-    return name.partition("_")[0] == "distil"
 
 
 def heads(objective: Objective, *, view: str) -> list[str]:

@@ -2,10 +2,10 @@
 
 A view is an image that goes through the segmentation network: `source`, `target`, and those that
 parts of the preparation add. A part is a pure function (batch, key, state) -> new entries of the
-batch. Images are float32 [B,H,W,3] in [0,255] until the part that normalises them. `PARTS` lists
-the parts in the order in which they run. The options and the objective decide which of them are
-needed. To add a view, write its part here, add it to `PARTS` and its name to `VIEWS`; if the
-teacher labels its pixels, name its term in `TEACHER_LABELLED_VIEWS`.
+batch. Those of `PARTS` run first, in their order, on float32 [B,H,W,3] in [0,255], and then those
+of `NORMALISED_PARTS`. The options and the objective decide which of them are needed. To add a view,
+add its part to `PARTS` and its name to `VIEWS`; if the teacher labels its pixels, name its term in
+`TEACHER_LABELLED_VIEWS`.
 
 These keys of a batch are added on the device; `data.stream.Batch` lists those of the host:
 
@@ -40,9 +40,9 @@ from rtda_jax.augment.mixing import LongTailOptions, MixOptions
 from rtda_jax.augment.normalise import AUTO, NORMALISATIONS, normalise
 from rtda_jax.errors import one_of, require
 
-# Views go through the network in this order, which decides whose statistics come last.
-VIEWS = ("source", "target", "strong", "mixed", "masked")
-TARGET_VIEWS = VIEWS[1:]  # images of the target: unchanged, changed or mixed
+# The domain that each view shows: unchanged, changed or mixed. Views go through the network in this
+# order, which decides whose statistics come last.
+VIEWS = {"source": "source", **dict.fromkeys(("target", "strong", "mixed", "masked"), "target")}
 
 # From the name of a term to its view, whose `<view>_label` and `<view>_weight` come from the
 # teacher's labels of the target.
@@ -350,26 +350,26 @@ def reference_features(context: PartContext) -> Part | None:
 
     def change(batch: Batch, key: jax.Array, state: TrainState) -> dict[str, jax.Array]:
         del key
-        return {
-            "reference_feature": features(state.memory["reference"], batch["source_image"]),
-        }
+        return {"reference_feature": features(state.memory["reference"], batch["source_image"])}
 
     return Part("", change)
 
 
-PARTS: tuple[Callable[[PartContext], Part | None], ...] = (
-    to_float,
-    recolour_source,
-    stylise,
-    class_mix,
-    texture,
-    strong_view,
-    masked_view,
-    normalised,
-    warp,
-    hide,
-    reference_features,
-)
+PARTS: dict[str, Callable[[PartContext], Part | None]] = {
+    "to_float": to_float,
+    "recolour_source": recolour_source,
+    "stylise": stylise,
+    "class_mix": class_mix,
+    "texture": texture,
+    "strong_view": strong_view,
+    "masked_view": masked_view,
+}
+NORMALISED_PARTS: dict[str, Callable[[PartContext], Part | None]] = {
+    "normalised": normalised,
+    "warp": warp,
+    "hide": hide,
+    "reference_features": reference_features,
+}
 
 
 def preparation(context: PartContext) -> list[Part]:
@@ -378,7 +378,7 @@ def preparation(context: PartContext) -> list[Part]:
     Raises:
       ConfigError: the options ask for what the objective does not allow.
     """
-    parts = [make_part(context) for make_part in PARTS]
+    parts = [make(context) for make in (*PARTS.values(), *NORMALISED_PARTS.values())]
     return [part for part in parts if part is not None]
 
 

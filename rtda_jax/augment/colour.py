@@ -7,6 +7,7 @@ of the image in its data set, not on the rest of the batch or on the device.
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable
 
@@ -226,6 +227,11 @@ def _for_the_batch(name: str, seed: int) -> Recolour:
     del seed
     if name == "none":
         return unchanged
+    require(
+        "once" in inspect.signature(RECOLOURS[name]).parameters,
+        f"augment.draw='batch' draws once for all images, but the change of colours {name!r} has "
+        "no keyword `once`, the key of that draw: give it one, or set augment.draw='image'",
+    )
 
     def recolour(images: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
         return RECOLOURS[name](images, key, index, once=jax.random.fold_in(key, _FOR_ALL))

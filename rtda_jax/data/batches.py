@@ -321,6 +321,49 @@ def paired_batches(
     return batches
 
 
+def checked(batches: Batches, config: ConfigDict, *, needs_target: bool) -> Batches:
+    """Returns batches of the user's own, of which the first is checked by `check_batch`."""
+
+    def checking(start: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(start)):
+            if number == 0:
+                check_batch(batch, config, needs_target=needs_target)
+            yield batch
+
+    return checking
+
+
+def check_batch(batch: Batch, config: ConfigDict, *, needs_target: bool) -> None:
+    """Refuses a batch, or this process's share of one, that is not as the configuration says.
+
+    Raises:
+      DataError: names the key, what it holds and what is expected.
+    """
+    images = config.batch_size // parallel.process()[1]
+    needed = ["source_image", "source_label", "source_index"]
+    needed += ["target_image"] * needs_target + ["target_label"] * bool(config.pseudo_labels)
+    share = f"batch_size={config.batch_size}, of which this process has {images}"
+    for domain, role in (("source", config.labelled), ("target", "target")):
+        crop = frame(config, role).crop or ()
+        for name, kind, shape in (
+            ("image", np.uint8, (images, *crop, 3)),
+            ("label", np.integer, (images, *crop)),
+            ("index", np.integer, (images,)),
+        ):
+            key = f"{domain}_{name}"
+            if key in batch:
+                array: Any = batch[key]  # type: ignore[literal-required]
+                fits = np.issubdtype(array.dtype, kind) and array.shape == shape
+                found = f"{array.dtype} {array.shape}"
+            else:
+                fits, found = key not in needed, "absent"
+            if not fits:
+                raise DataError(
+                    f"{key} of the first batch is {found}; expected {kind.__name__} {shape}: "
+                    f"{share}, and crops of {crop}"
+                )
+
+
 def example_names(config: ConfigDict, domain: str, indices: np.ndarray) -> list[str]:
     """Returns the names of examples of a domain ("source" or "target") of the stream."""
     dataset = labelled_set(config) if domain == "source" else target_set(config)
