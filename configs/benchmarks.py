@@ -29,7 +29,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rtda_jax.data import spec
-from rtda_jax.errors import ConfigError, lookup
+from rtda_jax.errors import ConfigError, lookup, require
 from rtda_jax.run.binding import begun
 from rtda_jax.run.options import typed
 from rtda_jax.run.workdir import read_json
@@ -200,7 +200,9 @@ def get(name: str) -> ConfigDict:
 
 
 def check(benchmark: ConfigDict) -> None:
-    """Raises ConfigError for an invalid field of one of the benchmark's data sets, by its name."""
+    """Raises ConfigError for a field that a benchmark lacks, or an invalid one of its data sets."""
+    lacking = sorted(set(get(DEFAULT)) - set(benchmark))
+    require(not lacking, f"the benchmark {benchmark.get('name')!r} lacks {', '.join(lacking)}")
     for role in ROLES:
         if benchmark[role] is not None:
             try:

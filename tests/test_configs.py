@@ -25,7 +25,6 @@ def planned(name):
 
 SUPERVISED = {"seg": 1.0, "seg_aux16": 1.0, "seg_aux32": 1.0}
 ADVERSARIAL = {**SUPERVISED, "adv_output": 0.001}
-
 MINENT = {**SUPERVISED, "minent": 0.001, "minent_aux16": 0.0002}
 PSEUDO = {"pseudo": 1.0, "pseudo_aux16": 1.0, "pseudo_aux32": 1.0}
 SELF = {**ADVERSARIAL, **PSEUDO}
@@ -392,3 +391,10 @@ def test_a_field_that_nothing_reads_is_refused(tmp_path, line, message):
 
 def test_options_of_a_network_of_ones_own_may_have_any_names(tmp_path):
     assert with_line(tmp_path, "model.options = {'width': 8}").model.options.width == 8
+
+
+def test_a_benchmark_that_lacks_a_field_is_refused():
+    benchmark = benchmarks.get("streets")
+    del benchmark["eval"]
+    with pytest.raises(ConfigError, match="benchmark 'streets' lacks eval"):
+        benchmarks.check(benchmark)

@@ -352,7 +352,7 @@ def check_batch(batch: Batch, config: ConfigDict, *, needs_target: bool) -> None
         ):
             key = f"{domain}_{name}"
             if key in batch:
-                array: Any = batch[key]  # type: ignore[literal-required]
+                array: Any = batch[key]  # type: ignore[literal-required] # the key is made above
                 fits = np.issubdtype(array.dtype, kind) and array.shape == shape
                 found = f"{array.dtype} {array.shape}"
             else:

@@ -160,5 +160,7 @@ def read_cells(path: pathlib.Path) -> Cells:
             raise ValueError(f"{sheet.width}x{sheet.height} pixels; expected at most {MOST_PIXELS}")
         sheet.load()
         return drawing.cells(sheet) or {}
+    except MemoryError:  # of this process, which says nothing about the picture
+        raise
     except Exception as error:  # what Pillow raises for damaged files has no common class
         raise ConfigError(f"{path}: not a picture that a run writes: {error}") from error
